@@ -1,0 +1,74 @@
+package mvm
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind classifies an error by what its receiver can do about it. It is a wire
+// value (API) and decides the CLI's exit code.
+type Kind string
+
+// The kinds of errors.
+const (
+	KindInternal    Kind = "internal"    // a fault of mvm or its host: exit 1
+	KindInvalid     Kind = "invalid"     // the request can never succeed as it is: exit 2
+	KindNotFound    Kind = "not_found"   // the thing named does not exist: exit 3
+	KindExists      Kind = "exists"      // a thing of that name is there already: exit 4
+	KindQuota       Kind = "quota"       // refused by a quota: exit 4
+	KindPolicy      Kind = "policy"      // refused by a policy or role: exit 4
+	KindState       Kind = "state"       // refused by the thing's present state: exit 4
+	KindUnavailable Kind = "unavailable" // not now: the agent or a peer does not answer: exit 5
+	KindTimeout     Kind = "timeout"     // a deadline passed: exit 1
+	KindCanceled    Kind = "canceled"    // the asker gave up: exit 130
+)
+
+// Error is an error with a kind. Its text says what was tried and on what; Fix,
+// where set, says what to do.
+type Error struct {
+	Kind Kind
+	Text string // what was tried, on what, and the cause
+	Fix  string
+	Err  error // the cause, for errors.Is and errors.As; may be nil
+}
+
+// Error returns the text and the fix in one line; the text includes the cause.
+func (e *Error) Error() string {
+	s := e.Text
+	if e.Fix != "" {
+		s += " (" + e.Fix + ")"
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error of the kind; %w in the format keeps its cause reachable.
+func Errorf(kind Kind, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Kind: kind, Text: err.Error(), Err: errors.Unwrap(err)}
+}
+
+// WithFix returns a copy of e that says what to do about it.
+func (e *Error) WithFix(format string, args ...any) *Error {
+	c := *e
+	c.Fix = fmt.Sprintf(format, args...)
+	return &c
+}
+
+// KindOf returns the kind of the first Error in err's chain, and KindInternal
+// when there is none. A nil error has the empty kind.
+func KindOf(err error) Kind {
+	if err == nil {
+		return ""
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return KindInternal
+}
+
+// IsKind reports whether err has the kind.
+func IsKind(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }

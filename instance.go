@@ -1,0 +1,149 @@
+package mvm
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// State is where an instance is in its life (formats.md section 2).
+type State string
+
+// The states. Warm: vCPUs paused, memory held. Sleeping: snapshot on disk, no VMM.
+const (
+	StateCreated   State = "created" // recorded, nothing made yet
+	StateReady     State = "ready"   // disks made, never started
+	StateRunning   State = "running"
+	StateWarm      State = "warm"
+	StateSleeping  State = "sleeping"
+	StateStopped   State = "stopped"
+	StateDestroyed State = "destroyed"
+)
+
+var transitions = map[State][]State{
+	StateCreated:  {StateReady},
+	StateReady:    {StateRunning},
+	StateRunning:  {StateWarm, StateStopped},
+	StateWarm:     {StateRunning, StateSleeping, StateStopped},
+	StateSleeping: {StateRunning, StateStopped},
+	StateStopped:  {StateRunning},
+}
+
+// CanBecome reports whether one step leads from s to the other state.
+func (s State) CanBecome(to State) bool {
+	if to == StateDestroyed {
+		return s != StateDestroyed
+	}
+	return slices.Contains(transitions[s], to)
+}
+
+// CheckTransition returns a clear error where one step does not lead from s to to.
+func CheckTransition(what string, s, to State) error {
+	if s.CanBecome(to) {
+		return nil
+	}
+	return Errorf(KindState, "%s is %s and cannot become %s", what, s, to)
+}
+
+// HoldsMemory reports whether an instance in the state has a VMM process.
+func (s State) HoldsMemory() bool { return s == StateRunning || s == StateWarm }
+
+// Instance is one microVM of a pool.
+type Instance struct {
+	ID      string     `json:"id"`
+	Tenant  string     `json:"tenant"`
+	Pool    string     `json:"pool"`
+	Key     string     `json:"key,omitempty"` // the user it belongs to, with selector by_key
+	Role    Role       `json:"role"`
+	State   State      `json:"state"`
+	Offset  int        `json:"offset"` // in the tenant's subnet
+	IP      netip.Addr `json:"ip"`
+	MAC     string     `json:"mac"`
+	Res     Resources  `json:"resources"`
+	Image   string     `json:"image"` // digest
+	BuildID string     `json:"build_id"`
+	Created time.Time  `json:"created"`
+	Changed time.Time  `json:"changed"` // last change of State
+	// Op is the operation under way, durable before it acts; nil when idle.
+	Op *Op `json:"op,omitempty"`
+	// Last tells how the instance came to its state.
+	Last *Transition `json:"last,omitempty"`
+	// Snapshot is the committed snapshot of a sleeping instance.
+	Snapshot *SnapshotRef `json:"snapshot,omitempty"`
+	// DiskGeneration counts the times the disks were opened for writing.
+	DiskGeneration int `json:"disk_generation"`
+	// UID is the unprivileged user that the VMM runs as.
+	UID int `json:"uid"`
+	// SecretsGeneration is the generation that the guest confirmed last.
+	SecretsGeneration   int       `json:"secrets_generation"`
+	ManualOverrideUntil time.Time `json:"manual_override_until,omitzero"`
+	// Problem says what is wrong with the instance; empty when nothing is.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Address returns the instance's address.
+func (i Instance) Address() Address {
+	return Address{Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID}
+}
+
+// OpKind is an operation on an instance.
+type OpKind string
+
+// The operations.
+const (
+	OpCreate  OpKind = "create"
+	OpStart   OpKind = "start"
+	OpStop    OpKind = "stop"
+	OpWarm    OpKind = "warm"
+	OpResume  OpKind = "resume"
+	OpSleep   OpKind = "sleep"
+	OpWake    OpKind = "wake"
+	OpDestroy OpKind = "destroy"
+)
+
+// Op is the durable intent of an operation.
+type Op struct {
+	Kind    OpKind    `json:"kind"`
+	Step    string    `json:"step,omitempty"` // the last step whose intent was made durable
+	By      Asker     `json:"by"`
+	Why     string    `json:"why,omitempty"`
+	Started time.Time `json:"started"`
+}
+
+// Asker says who asked for something: "cli:root", "gateway:i-…", "policy",
+// "reconcile", "api:…", "recover".
+type Asker string
+
+// Transition records how an operation went.
+type Transition struct {
+	Op      OpKind        `json:"op"`
+	From    State         `json:"from"`
+	To      State         `json:"to"`
+	Kind    string        `json:"kind,omitempty"` // a start or wake: "warm" (from snapshot) or "cold" (from disk)
+	Reason  string        `json:"reason,omitempty"`
+	By      Asker         `json:"by"`
+	Started time.Time     `json:"started"`
+	Took    time.Duration `json:"took_ns"`
+	Stages  []Stage       `json:"stages,omitempty"`
+	// ClockError is the guest clock's error after the gate, as measured by the host.
+	ClockError time.Duration `json:"clock_error_ns,omitempty"`
+}
+
+// Stage is the time that one step took.
+type Stage struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took_ns"`
+}
+
+// SnapshotRef describes a committed snapshot: what it belongs to and its size.
+type SnapshotRef struct {
+	ID             string    `json:"id"`
+	Image          string    `json:"image"`
+	VMM            string    `json:"vmm"`     // driver, version and binary digest
+	Machine        string    `json:"machine"` // machine type and CPU model
+	DiskGeneration int       `json:"disk_generation"`
+	MemMiB         int       `json:"mem_mib"`
+	Bytes          int64     `json:"bytes"` // held on disk, memory and device state
+	Taken          time.Time `json:"taken"`
+	BootID         string    `json:"boot_id"` // of the host
+}

@@ -1,0 +1,81 @@
+// Package api is the agent's API: what it can be asked (Service), the HTTP server
+// that offers it on a unix socket, and the client that the CLI uses. Error kinds
+// become statuses, and come back from them, in one place.
+package api
+
+import (
+	"context"
+
+	"mvm"
+)
+
+// Service is everything that the agent can be asked. The agent implements it, the
+// Server offers it, and the Client implements it again for callers in another
+// process. The asker travels in the context (WithAsker); errors have mvm kinds.
+//
+// progress may be called from other goroutines, one call at a time, until the
+// method returns; it may be nil.
+type Service interface {
+	CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error)
+	UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (mvm.Tenant, error)
+	Tenants(ctx context.Context) ([]mvm.Tenant, error)
+	Tenant(ctx context.Context, id string) (mvm.Tenant, mvm.Usage, error)
+	// DestroyTenant destroys its instances, pools, secrets and network. The audit log stays.
+	DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error
+	// SetSecrets adds and replaces the named secrets (nil value: removes) and gives
+	// them to the running guests. It returns the new generation.
+	SetSecrets(ctx context.Context, tenant string, secrets map[string][]byte) (int, error)
+	// RotateSecrets gives the tenant's secrets a new generation and delivers it.
+	RotateSecrets(ctx context.Context, tenant string) (int, error)
+
+	CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error)
+	UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error)
+	Pools(ctx context.Context, tenant string) ([]mvm.Pool, error) // "" lists every tenant's
+	Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error)
+	// BuildPool builds the pool's image and makes it the one of new instances.
+	BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error)
+	// RollbackPool makes the build before the present one ("" ) or the named one current.
+	RollbackPool(ctx context.Context, tenant, pool, build string) (mvm.Build, error)
+	// GCPool forgets builds that are neither current, previous nor in use.
+	GCPool(ctx context.Context, tenant, pool string) ([]mvm.Build, error)
+	DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error
+
+	// CreateInstance makes an instance without starting it; the pool must have a build.
+	CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error)
+	Instances(ctx context.Context, filter mvm.Address) ([]mvm.Instance, error)
+	Instance(ctx context.Context, addr mvm.Address) (mvm.Instance, error)
+	// Operate walks the instance to where the operation leads and waits.
+	Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error)
+	Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error)
+	Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error
+	Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error)
+
+	// Apply makes the deployment so, and returns the steps that it took, or would take when dry.
+	Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
+	Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error
+
+	NodeInfo(ctx context.Context) (mvm.NodeInfo, error)
+	NodeStats(ctx context.Context) (mvm.NodeStats, error)
+	NodeDisk(ctx context.Context) (mvm.NodeDisk, error)
+	// NodeGC removes images that nothing uses and what was set aside; returns bytes freed.
+	NodeGC(ctx context.Context) (int64, error)
+	// NetVerify checks the host's isolation; live also tries it from running guests.
+	NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error)
+	// Doctor checks the host for what mvm needs.
+	Doctor(ctx context.Context) ([]mvm.Finding, error)
+}
+
+type askerKey struct{}
+
+// WithAsker says in the context who asks.
+func WithAsker(ctx context.Context, a mvm.Asker) context.Context {
+	return context.WithValue(ctx, askerKey{}, a)
+}
+
+// AskerFrom returns who asks, "unknown" when nobody said.
+func AskerFrom(ctx context.Context) mvm.Asker {
+	if a, ok := ctx.Value(askerKey{}).(mvm.Asker); ok {
+		return a
+	}
+	return "unknown"
+}

@@ -1,0 +1,173 @@
+// Package driver is the contract between the agent and one kind of VMM.
+//
+// A VMM is one process that runs one instance. It outlives the agent: a driver
+// keeps nothing in memory that it can't find again from the Spec, which the agent
+// has chosen and made durable before it calls Start. So a VMM can be found and
+// killed even if the call that started it never returned.
+//
+// Life of a VMM:
+//
+//	Start ──────────────► running ◄─ Pause/Resume ─► paused ─ Snapshot ─► paused
+//	Restore ─► paused ─ Resume ─► running                                 │
+//	running | paused ── Stop (orderly) or Kill ──► gone                   ▼
+//	                                            Resume (sleep cancelled) or Kill
+//
+// Concurrency: a Driver may be used from many goroutines for different Specs. For
+// one instance the agent makes one call at a time, except Dial, Stats, Done and
+// Kill, which may come at any moment. Every call honours its context; a call that
+// fails leaves the VMM as it was or, for Start and Restore, leaves nothing behind.
+//
+// Errors have the kinds of package mvm: KindNotFound from Recover when no VMM
+// runs, KindState for a call that the VMM's state does not allow, KindUnavailable
+// when the VMM or guest does not answer, KindInvalid for a Spec or snapshot that
+// does not fit.
+package driver
+
+import (
+	"context"
+	"net"
+	"os"
+	"time"
+)
+
+// Driver runs instances in one kind of VMM.
+type Driver interface {
+	// Info describes the driver on this host. It may probe (boot a tiny guest) the
+	// first time on a host boot; the result is kept.
+	Info(ctx context.Context) (Info, error)
+
+	// Start boots the instance from its disks. It returns when the VMM runs and its
+	// control socket answers; the guest may still be booting. The VMM is running.
+	Start(ctx context.Context, spec Spec) (VMM, error)
+
+	// Restore makes a VMM from the snapshot. It returns with vCPUs paused: nothing
+	// has run, the snapshot is still intact, and Kill gives it up without loss. The
+	// caller must treat the snapshot as consumed before it calls Resume.
+	Restore(ctx context.Context, spec Spec, snap Snapshot) (VMM, error)
+
+	// Recover takes up the VMM that runs for the Spec, after an agent restart.
+	// KindNotFound when there is none.
+	Recover(ctx context.Context, spec Spec) (VMM, error)
+
+	// Destroy kills whatever VMM runs for the Spec, waits until it is gone, and
+	// removes the driver's files in RunDir. It needs only ID, Dir, RunDir and Cgroup
+	// of the Spec. It is idempotent and works after a Start that was cut off anywhere.
+	Destroy(ctx context.Context, spec Spec) error
+
+	// Sweep destroys every VMM of this driver below the root that owned does not
+	// claim, and returns the instance ids that it ended. root is the parent of RunDirs.
+	Sweep(ctx context.Context, root string, owned func(id string) bool) ([]string, error)
+}
+
+// VMM is one VMM process that the agent holds.
+type VMM interface {
+	// PID is the VMM's process id, 0 for drivers without a process.
+	PID() int
+	// Done is closed when the VMM is gone, for whatever reason.
+	Done() <-chan struct{}
+	// Exit says how it ended, once Done is closed.
+	Exit() Exit
+	// Paused reports whether the vCPUs are paused.
+	Paused(ctx context.Context) (bool, error)
+
+	Pause(ctx context.Context) error  // idempotent
+	Resume(ctx context.Context) error // idempotent
+
+	// Snapshot writes device state for the paused VMM; with the memory that the
+	// instance's memory file holds already it can be restored. When it returns, both
+	// files are complete and fsynced. The VMM stays paused: Resume goes on as if
+	// nothing was, and then the snapshot no longer fits and must be discarded.
+	Snapshot(ctx context.Context, snap Snapshot) error
+
+	// Powerdown asks the guest to power off by the machine's means (ACPI). The
+	// guest may ignore it. Use Done to see it end.
+	Powerdown(ctx context.Context) error
+
+	// Kill ends the VMM at once and waits until it is gone.
+	Kill(ctx context.Context) error
+
+	// Dial opens a stream to a port of the guest. KindUnavailable when the guest does
+	// not answer within the context. Streams to the host come in on the unix
+	// socket <RunDir>/v.sock_<port>, on which the agent listens before Start.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+
+	// Stats measures the VMM.
+	Stats(ctx context.Context) (Stats, error)
+
+	// Close lets go of the VMM without ending it. The VMM can then be Recovered.
+	Close() error
+}
+
+// Info describes a driver on this host.
+type Info struct {
+	Name        string `json:"name"`        // "qemu"
+	Version     string `json:"version"`     // of the VMM
+	Digest      string `json:"digest"`      // of the VMM's binary; a snapshot fits only the same
+	Accelerator string `json:"accelerator"` // "kvm", "tcg", "none"
+	Machine     string `json:"machine"`     // machine type and CPU model
+	// Why says how the accelerator was chosen.
+	Why      string   `json:"why"`
+	Features Features `json:"features"`
+}
+
+// Features are what a driver can do, as data.
+type Features struct {
+	Snapshot bool `json:"snapshot"`
+	// Process: VMMs are processes (PID, cgroup).
+	Process bool `json:"process"`
+}
+
+// Spec is all that a VMM needs. The agent chooses every path and id and makes them
+// durable first. Paths are absolute.
+type Spec struct {
+	ID     string // instance id
+	Dir    string // durable folder of the instance
+	RunDir string // volatile folder: sockets, pid file; short enough for unix sockets
+	UID    int    // the VMM runs as this user and group
+	GID    int
+	Cgroup string // name below the agent's own cgroup; may be empty
+
+	VCPUs   int
+	MemMiB  int
+	Kernel  string
+	Initrd  string
+	Cmdline string // of the image; the driver adds console and clock arguments
+	Disks   []Disk // in order: vda, vdb, …
+
+	Memory  string // the guest's memory file, made by the driver, 0600, owned by UID
+	Console string // console log, appended to and bounded by the driver
+
+	TAP *os.File // nil: no network interface. The driver hands it on and does not close it
+	MAC string
+}
+
+// Disk is one virtio-blk disk.
+type Disk struct {
+	Path     string
+	Serial   string // at most 20 bytes; /dev/disk/by-id and the guest find it by this
+	ReadOnly bool
+}
+
+// Snapshot names the files of one snapshot. The memory is Spec.Memory.
+type Snapshot struct {
+	State string // device state
+}
+
+// Exit says how a VMM ended.
+type Exit struct {
+	Code   int
+	Signal int
+	// Guest: the guest powered off or reset by itself.
+	Guest  bool
+	Detail string
+}
+
+// Stats are measures of a VMM, summed since it started.
+type Stats struct {
+	CPU      time.Duration `json:"cpu_ns"`
+	RSSBytes int64         `json:"rss_bytes"`
+	RxBytes  int64         `json:"rx_bytes"` // received by the guest
+	TxBytes  int64         `json:"tx_bytes"`
+	DiskRead int64         `json:"disk_read_bytes"`
+	DiskWrit int64         `json:"disk_written_bytes"`
+}

@@ -1,0 +1,41 @@
+// Package guest is the logic inside the VM: PID 1, configuration from the host,
+// services, the guest channel and, in the gateway role, routing.
+package guest
+
+// ServiceDir holds an image's service definitions, one JSON file each.
+const ServiceDir = "/etc/mvm/services"
+
+// Service is a service definition of an image: ServiceDir/<name>.json. Strict: an
+// unknown field is an error that the console and Status show.
+type Service struct {
+	Name    string            `json:"name"`
+	Command []string          `json:"command"` // argv, no shell
+	User    string            `json:"user,omitempty"`
+	Dir     string            `json:"dir,omitempty"`
+	Env     map[string]string `json:"env,omitempty"` // below the pool's env, which wins
+	// SecretEnv sets a variable to the content of a secret, when the secret is there.
+	SecretEnv map[string]string `json:"secret_env,omitempty"`
+	// Restart is "always" (default), "on-failure" or "never". A restart waits 0.5 s,
+	// doubling to 30 s, and starts over after a minute of running.
+	Restart string `json:"restart,omitempty"`
+	// After names services that must be ready first.
+	After []string `json:"after,omitempty"`
+	// Ready says when the service is ready; nil: once it runs.
+	Ready *Ready `json:"ready,omitempty"`
+	// StopGraceSecs is the time between SIGTERM and SIGKILL, default 10.
+	StopGraceSecs int `json:"stop_grace_secs,omitempty"`
+	// Busy is a URL on loopback that answers {"busy":bool} for WorkerStatus; optional.
+	Busy string `json:"busy,omitempty"`
+}
+
+// Ready is a readiness check; exactly one of the first four is set.
+type Ready struct {
+	HTTP string   `json:"http,omitempty"` // URL on loopback, ready on 2xx
+	TCP  string   `json:"tcp,omitempty"`  // address, ready when it accepts
+	File string   `json:"file,omitempty"` // ready when it exists
+	Exec []string `json:"exec,omitempty"` // ready when it exits 0
+	// IntervalMS is the time between checks, default 500; TimeoutSecs bounds the whole
+	// wait before the service counts as failed and is restarted, default 600.
+	IntervalMS  int `json:"interval_ms,omitempty"`
+	TimeoutSecs int `json:"timeout_secs,omitempty"`
+}

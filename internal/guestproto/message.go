@@ -1,0 +1,347 @@
+// Package guestproto defines what host and guest say to each other: frames, the
+// messages of ports 52 (host asks guest) and 53 (guest asks host), and the preface
+// of the multiplexed virtio-serial channel. It imports the standard library and
+// the nouns only, so that the guest agent stays small.
+//
+// A frame is a 4-byte big-endian length and that many bytes of JSON, at most
+// MaxFrame. Messages are externally tagged: a variant without fields is its name
+// as a JSON string, one with fields is an object with one key. formats.md section
+// 4 fixes the original variants; the ones marked "extension" are mvm's own.
+//
+// Everything that comes from a guest is hostile: readers bound the size before
+// they allocate and callers set a deadline on the connection.
+package guestproto
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"mvm"
+)
+
+// The ports of the guest channel.
+const (
+	GuestPort = 52 // the guest agent listens, the host asks
+	HostPort  = 53 // the host listens, the guest asks
+)
+
+// MaxFrame bounds the JSON of one frame, in bytes.
+const MaxFrame = 256 << 10
+
+// Request is a message of port 52. Exactly one field is set, or Unit names a
+// variant without fields.
+type Request struct {
+	Ping                   bool                    // "Ping"
+	WorkerStatus           bool                    // "WorkerStatus"
+	Wake                   bool                    // "Wake"
+	IntegrationStatus      bool                    // "IntegrationStatus"
+	SleepPrep              *SleepPrep              `json:",omitempty"`
+	CheckpointIntegrations *CheckpointIntegrations `json:",omitempty"`
+
+	// Extensions.
+	Configure   *Configure   `json:",omitempty"` // at boot and at every wake
+	AdjustClock *AdjustClock `json:",omitempty"`
+	Status      bool         // "Status": the workload's readiness, polled while starting
+	Shutdown    *Shutdown    `json:",omitempty"`
+	Exec        *Exec        `json:",omitempty"` // the connection becomes an exec stream
+	Logs        *Logs        `json:",omitempty"` // the connection becomes a stream of LogLine
+	Fence       *Fence       `json:",omitempty"` // to gateways: an instance goes to sleep or is gone
+}
+
+// Response answers a Request. Exactly one field is set.
+type Response struct {
+	Pong                    bool                     // "Pong"
+	WorkerStatus            *WorkerStatus            `json:",omitempty"`
+	SleepPrepAck            *Ack                     `json:",omitempty"`
+	WakeAck                 *WakeAck                 `json:",omitempty"`
+	IntegrationStatusReport *IntegrationStatusReport `json:",omitempty"`
+	CheckpointResult        *CheckpointResult        `json:",omitempty"`
+	Error                   *Error                   `json:",omitempty"`
+
+	// Extensions.
+	ConfigureAck *ConfigureAck `json:",omitempty"`
+	ClockAck     *ClockAck     `json:",omitempty"`
+	Status       *Status       `json:",omitempty"`
+	ShutdownAck  *Ack          `json:",omitempty"`
+	ExecStarted  *ExecStarted  `json:",omitempty"`
+	LogLine      *LogLine      `json:",omitempty"`
+	LogEnd       bool          // "LogEnd"
+	FenceAck     *FenceAck     `json:",omitempty"`
+}
+
+// HostRequest is a message of port 53, from a guest. Tenant ids in it are only
+// compared with the socket's tenant, never trusted.
+type HostRequest struct {
+	WakeInstance        *InstanceName `json:",omitempty"`
+	QueryInstanceStatus *InstanceName `json:",omitempty"`
+
+	// Extensions, for gateways only.
+	Acquire        *Acquire        `json:",omitempty"` // choose or make an instance and have it awake
+	ReportActivity *ReportActivity `json:",omitempty"`
+}
+
+// HostResponse answers a HostRequest.
+type HostResponse struct {
+	WakeResult     *Ack            `json:",omitempty"`
+	InstanceStatus *InstanceStatus `json:",omitempty"`
+	Error          *Error          `json:",omitempty"`
+
+	// Extensions.
+	AcquireResult *AcquireResult `json:",omitempty"`
+	ActivityAck   bool           // "ActivityAck"
+}
+
+// Error says that a request could not be done.
+type Error struct {
+	Message string `json:"message"`
+}
+
+// Ack is a result with a reason.
+type Ack struct {
+	Success bool    `json:"success"`
+	Detail  *string `json:"detail"`
+}
+
+// WakeAck answers "Wake".
+type WakeAck struct {
+	Success bool `json:"success"`
+}
+
+// WorkerStatus says whether the workload is "idle" or "busy".
+type WorkerStatus struct {
+	Status     string     `json:"status"`
+	LastBusyAt *time.Time `json:"last_busy_at"`
+}
+
+// SleepPrep asks the guest to drain: finish what runs, sync disks.
+type SleepPrep struct {
+	DrainTimeoutSecs int `json:"drain_timeout_secs"`
+}
+
+// IntegrationStatusReport answers "IntegrationStatus".
+type IntegrationStatusReport struct {
+	Integrations []IntegrationState `json:"integrations"`
+}
+
+// IntegrationState is one integration's state. Status is "active", "paused",
+// "pending" or {"error":"…"}.
+type IntegrationState struct {
+	Name             string          `json:"name"`
+	Status           json.RawMessage `json:"status"`
+	LastCheckpointAt *time.Time      `json:"last_checkpoint_at"`
+	StateSizeBytes   int64           `json:"state_size_bytes"`
+}
+
+// CheckpointIntegrations asks for the named checkpoints to be made.
+type CheckpointIntegrations struct {
+	Integrations []string `json:"integrations"`
+}
+
+// CheckpointResult answers CheckpointIntegrations.
+type CheckpointResult struct {
+	Success bool     `json:"success"`
+	Failed  []string `json:"failed"`
+	Detail  *string  `json:"detail"`
+}
+
+// Configure gives the guest all that it is and has. It is sent after boot and
+// after every restore, before any traffic is let in; applying it twice is the same
+// as once. Order in the guest: clock, entropy, network, secrets, the rest.
+type Configure struct {
+	Reason       string            `json:"reason"` // "boot", "wake" or "update" (no clock, no entropy)
+	UnixNanos    int64             `json:"unix_nanos,omitempty"`
+	Entropy      []byte            `json:"entropy,omitempty"` // at least 32 bytes at boot and wake
+	TenantID     string            `json:"tenant_id"`
+	PoolID       string            `json:"pool_id"`
+	InstanceID   string            `json:"instance_id"`
+	Role         mvm.Role          `json:"role"`
+	Key          string            `json:"key,omitempty"`
+	Hostname     string            `json:"hostname"`
+	Net          *Net              `json:"net,omitempty"`
+	Generation   int               `json:"secrets_generation"`
+	Secrets      map[string][]byte `json:"secrets,omitempty"` // path below /run/secrets -> value
+	Env          map[string]string `json:"env,omitempty"`
+	Integrations []mvm.Integration `json:"integrations,omitempty"`
+	Routes       *mvm.RoutingTable `json:"routes,omitempty"`
+	// ListenPorts are the ports on which a gateway takes connections from its host
+	// with a PROXY protocol v2 header; see docs/adr.
+	ListenPorts []int `json:"listen_ports,omitempty"`
+}
+
+// Net is the guest's only network interface.
+type Net struct {
+	MAC     string       `json:"mac"`
+	Address netip.Prefix `json:"address"` // address with the subnet's length
+	Gateway netip.Addr   `json:"gateway"`
+	DNS     []netip.Addr `json:"dns,omitempty"`
+	MTU     int          `json:"mtu,omitempty"` // 0: leave
+}
+
+// ConfigureAck says that all of a Configure is in force.
+type ConfigureAck struct {
+	Success    bool    `json:"success"`
+	Detail     *string `json:"detail"` // the first thing that failed
+	Generation int     `json:"secrets_generation"`
+	// UnixNanos is the guest's clock when it wrote the answer.
+	UnixNanos int64 `json:"unix_nanos"`
+	// BootID is the guest kernel's random boot id: the same after a wake.
+	BootID string `json:"boot_id"`
+}
+
+// AdjustClock steps the guest's clock by the offset; 0 asks for the time only.
+type AdjustClock struct {
+	OffsetNanos int64 `json:"offset_nanos"`
+}
+
+// ClockAck answers AdjustClock with the guest's clock after the step.
+type ClockAck struct {
+	UnixNanos int64 `json:"unix_nanos"`
+}
+
+// Status answers "Status".
+type Status struct {
+	Ready    bool            `json:"ready"` // configured and every service ready
+	Detail   string          `json:"detail,omitempty"`
+	Services []ServiceStatus `json:"services"`
+	// ActiveRequests counts a gateway's requests and connections under way.
+	ActiveRequests int     `json:"active_requests"`
+	UptimeSecs     float64 `json:"uptime_secs"`
+}
+
+// ServiceStatus is one service of the image.
+type ServiceStatus struct {
+	Name     string `json:"name"`
+	State    string `json:"state"` // "starting", "ready", "failed", "backoff", "stopped", "done"
+	PID      int    `json:"pid"`
+	Restarts int    `json:"restarts"`
+	Detail   string `json:"detail,omitempty"`
+}
+
+// Shutdown asks for an orderly poweroff: services get SIGTERM, then SIGKILL after
+// the grace, disks are synced and unmounted.
+type Shutdown struct {
+	GraceSecs int `json:"grace_secs"`
+}
+
+// Exec runs a command. After ExecStarted both sides send ExecFrame values until
+// one with Exit is sent by the guest.
+type Exec struct {
+	Argv []string `json:"argv"`
+	Env  []string `json:"env,omitempty"`
+	Dir  string   `json:"dir,omitempty"`
+	User string   `json:"user,omitempty"` // default root
+	TTY  bool     `json:"tty,omitempty"`
+	Rows uint16   `json:"rows,omitempty"`
+	Cols uint16   `json:"cols,omitempty"`
+}
+
+// ExecStarted says that the command runs.
+type ExecStarted struct {
+	PID int `json:"pid"`
+}
+
+// MaxExecData bounds the data of one ExecFrame, in bytes.
+const MaxExecData = 32 << 10
+
+// ExecFrame carries one piece of an exec stream. Exactly one field is set.
+type ExecFrame struct {
+	Stdin      []byte  `json:"stdin,omitempty"`
+	CloseStdin bool    `json:"close_stdin,omitempty"`
+	Stdout     []byte  `json:"stdout,omitempty"`
+	Stderr     []byte  `json:"stderr,omitempty"`
+	Resize     *Resize `json:"resize,omitempty"`
+	Signal     int     `json:"signal,omitempty"`
+	Exit       *Exit   `json:"exit,omitempty"`
+}
+
+// Resize is a terminal's new size.
+type Resize struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Exit ends an exec stream. Code is the exit code, or 128+signal.
+type Exit struct {
+	Code   int    `json:"code"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Logs asks for the logs of a service (empty: all of them).
+type Logs struct {
+	Service string `json:"service,omitempty"`
+	Tail    int    `json:"tail,omitempty"` // last lines first; 0: all that is kept
+	Follow  bool   `json:"follow,omitempty"`
+}
+
+// LogLine is one line, at most 16 KiB.
+type LogLine struct {
+	Time    time.Time `json:"time"`
+	Service string    `json:"service"`
+	Stream  string    `json:"stream"` // "stdout", "stderr" or "mvm" for the guest agent's own
+	Text    string    `json:"text"`
+}
+
+// Fence tells a gateway that the instance is about to sleep, or gone: it forgets
+// that the instance is awake, and asks the host before it sends anything to it.
+type Fence struct {
+	InstanceID string     `json:"instance_id"`
+	IP         netip.Addr `json:"ip"`
+}
+
+// FenceAck counts the gateway's requests to that instance that are under way.
+type FenceAck struct {
+	ActiveRequests int `json:"active_requests"`
+}
+
+// InstanceName names an instance in a host-bound request.
+type InstanceName struct {
+	TenantID   string `json:"tenant_id"`
+	PoolID     string `json:"pool_id"`
+	InstanceID string `json:"instance_id"`
+}
+
+// InstanceStatus answers QueryInstanceStatus.
+type InstanceStatus struct {
+	Status  mvm.State  `json:"status"`
+	GuestIP netip.Addr `json:"guest_ip"`
+}
+
+// Acquire asks for an awake instance of a pool. With Key: that key's own, made on
+// first use within the quota. With IP: that one. With neither: any; Spread asks
+// for every instance that is awake, so that the gateway can choose the one with
+// the fewest connections. The host answers when it is awake and its gate open.
+type Acquire struct {
+	TenantID string     `json:"tenant_id"`
+	PoolID   string     `json:"pool_id"`
+	Key      string     `json:"key,omitempty"`
+	IP       netip.Addr `json:"ip,omitzero"`
+	Spread   bool       `json:"spread,omitempty"`
+}
+
+// AcquireResult answers Acquire. On failure Retry says after how many seconds a
+// new try may help (0: it will not).
+type AcquireResult struct {
+	Success   bool    `json:"success"`
+	Detail    *string `json:"detail"`
+	Instances []Awake `json:"instances,omitempty"`
+	RetrySecs int     `json:"retry_secs,omitempty"`
+}
+
+// Awake is an instance that takes traffic.
+type Awake struct {
+	InstanceID string     `json:"instance_id"`
+	IP         netip.Addr `json:"ip"`
+}
+
+// ReportActivity tells the host how busy instances are, by what passes the gateway.
+type ReportActivity struct {
+	Instances []Activity `json:"instances"`
+}
+
+// Activity is one instance's.
+type Activity struct {
+	InstanceID  string    `json:"instance_id"`
+	Connections int       `json:"connections"`
+	LastActive  time.Time `json:"last_active"`
+}

@@ -1,0 +1,81 @@
+// Package image holds what instances boot from: images, immutable and named by
+// digest, and the contract of their builders.
+//
+// An image is a folder <store>/sha256-<hex>/ with image.json, the kernel, the
+// initrd and possibly a root filesystem. The digest is the SHA-256 of image.json,
+// which names every file with its size and SHA-256, so it covers all of them. A
+// folder appears under its name by a rename, complete or not at all.
+package image
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"mvm"
+)
+
+// Image is a built image: the content of image.json and where it is.
+type Image struct {
+	Version int    `json:"version"` // of this format: 1
+	Name    string `json:"name"`    // what it was built from, for people: "builtin:minimal"
+	Arch    string `json:"arch"`    // "amd64"
+	Cmdline string `json:"cmdline"` // kernel arguments of the image
+	Kernel  File   `json:"kernel"`  // an uncompressed vmlinux or a bzImage
+	Initrd  File   `json:"initrd"`
+	// RootFS is a read-only root filesystem, "" when the initrd is all.
+	RootFS *File `json:"rootfs,omitempty"`
+	// RootFSType is "erofs" or "ext4".
+	RootFSType string `json:"rootfs_type,omitempty"`
+
+	Digest string `json:"-"` // "sha256:<hex>"
+	Dir    string `json:"-"` // absolute folder
+}
+
+// File is a file of an image.
+type File struct {
+	Name   string `json:"name"` // within the image's folder, no separator
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"` // hex
+}
+
+// Builder makes images from references of one scheme ("builtin:", "dir:", …).
+type Builder interface {
+	// Scheme is the prefix of the references it takes, with its colon.
+	Scheme() string
+	// Key returns a string that changes exactly when a build of ref would give
+	// another image (versions of packages, digests of inputs). Cheap.
+	Key(ctx context.Context, ref string) (string, error)
+	// Build makes the image's files and image.json in dir, an empty folder.
+	Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error
+}
+
+// Store keeps images.
+type Store interface {
+	// Build returns the image for a reference, building it unless one with the same
+	// key is there. Concurrent builds of one reference are done once; a build that was
+	// cut off leaves nothing that counts.
+	Build(ctx context.Context, ref string, progress func(mvm.Progress)) (Image, error)
+	// Get returns an image by digest, KindNotFound when it is not there.
+	Get(digest string) (Image, error)
+	// List returns every image.
+	List() ([]Image, error)
+	// GC removes every image that keep does not claim, and what cut-off builds left.
+	// It returns the bytes freed.
+	GC(ctx context.Context, keep func(digest string) bool) (int64, error)
+}
+
+// Resolve checks that a reference has a scheme that some builder takes.
+func Resolve(builders []Builder, ref string) (Builder, error) {
+	for _, b := range builders {
+		if s := b.Scheme(); len(ref) > len(s) && ref[:len(s)] == s {
+			return b, nil
+		}
+	}
+	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host takes it", ref)
+}
+
+// Describe writes what the image is, for people.
+func (i Image) Describe(w io.Writer) {
+	fmt.Fprintf(w, "%s %s %s\n", i.Digest, i.Name, i.Arch)
+}

@@ -1,0 +1,69 @@
+// Package network is the contract for a host's tenant networks: the whole desired
+// Config in, the kernel made so.
+//
+// Promises of every Network:
+//   - Apply is idempotent: applying the same Config twice changes nothing the second
+//     time, and after an error the next Apply repairs.
+//   - No tenant reaches another tenant, no guest can send with another's MAC or IP,
+//     no guest reaches the host but for what the Config allows. Rules are in force
+//     before an interface that they guard exists.
+//   - Sweep removes what carries mvm's names and belongs to no tenant of the Config.
+//
+// Concurrency: Apply, Sweep and OpenTAP may be called from many goroutines; they
+// take their turns inside.
+package network
+
+import (
+	"context"
+	"net/netip"
+	"os"
+)
+
+// Network is a host's tenant networks.
+type Network interface {
+	// Apply makes the kernel agree with the Config: bridges, addresses, rules, NAT.
+	Apply(ctx context.Context, cfg Config) error
+	// OpenTAP makes the instance's TAP, attaches it to the tenant's bridge and
+	// returns its file. The TAP lives as long as a process holds the file. The
+	// instance must be in the Config that was applied last. owner is the uid that may use it.
+	OpenTAP(ctx context.Context, tenant string, instance string, owner int) (*os.File, error)
+	// Sweep removes bridges, TAPs, tables and namespaces with mvm's names that the
+	// Config last applied does not own, and says what it removed.
+	Sweep(ctx context.Context) ([]string, error)
+	// Verify compares the kernel with the Config last applied and returns what
+	// differs or leaves a way open. It changes nothing.
+	Verify(ctx context.Context) ([]Finding, error)
+	// Close releases what the Network holds open; the kernel's state stays.
+	Close() error
+}
+
+// Config is everything that the networks of a host should be.
+type Config struct {
+	Tenants []Tenant
+}
+
+// Tenant is one tenant's network.
+type Tenant struct {
+	ID        string
+	NetID     int
+	Subnet    netip.Prefix
+	Instances []Instance
+	// HostPorts are TCP ports on the tenant's gateway address that its guests may reach.
+	HostPorts []int
+}
+
+// Instance is one port of a tenant's bridge.
+type Instance struct {
+	ID     string
+	Offset int // gives TAP name, MAC and address
+	// Gateway: the instance's role is gateway.
+	Gateway bool
+}
+
+// Finding is one thing that Verify or a live probe found wrong.
+type Finding struct {
+	Severity string `json:"severity"` // "error" or "warning"
+	What     string `json:"what"`
+	Where    string `json:"where"`
+	Fix      string `json:"fix"`
+}

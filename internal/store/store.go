@@ -1,0 +1,2 @@
+// Package store is the durable state of a host.
+package store

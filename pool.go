@@ -1,0 +1,345 @@
+package mvm
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Role says what a pool's instances are for. Only a gateway may ask the host to
+// wake others.
+type Role string
+
+// The standard roles.
+const (
+	RoleGateway  Role = "gateway"
+	RoleBuilder  Role = "builder"
+	RoleWorker   Role = "worker"
+	RoleIMessage Role = "capability-imessage"
+)
+
+// Priority orders the roles: 0 starts first and sleeps last.
+func (r Role) Priority() int {
+	switch r {
+	case RoleGateway:
+		return 0
+	case RoleBuilder:
+		return 1
+	case RoleIMessage:
+		return 3
+	}
+	return 2
+}
+
+// Valid reports whether r is one of the standard roles.
+func (r Role) Valid() bool {
+	switch r {
+	case RoleGateway, RoleBuilder, RoleWorker, RoleIMessage:
+		return true
+	}
+	return false
+}
+
+// Resources are what one instance of a pool gets.
+type Resources struct {
+	VCPUs       int `json:"vcpus"`
+	MemMiB      int `json:"mem_mib"`
+	DataDiskMiB int `json:"data_disk_mib"` // 0: no data disk
+}
+
+// Bounds of resources.
+const (
+	MinMemMiB  = 128
+	MaxVCPUs   = 64
+	MaxMemMiB  = 1 << 20
+	MaxDiskMiB = 16 << 20
+)
+
+// DefaultResources are those of a pool that names none.
+func DefaultResources() Resources { return Resources{VCPUs: 2, MemMiB: 1024} }
+
+// Validate checks the bounds.
+func (r Resources) Validate() error {
+	switch {
+	case r.VCPUs < 1 || r.VCPUs > MaxVCPUs:
+		return Errorf(KindInvalid, "vcpus %d is not in 1..%d", r.VCPUs, MaxVCPUs)
+	case r.MemMiB < MinMemMiB || r.MemMiB > MaxMemMiB:
+		return Errorf(KindInvalid, "mem_mib %d is not in %d..%d", r.MemMiB, MinMemMiB, MaxMemMiB)
+	case r.DataDiskMiB < 0 || r.DataDiskMiB > MaxDiskMiB:
+		return Errorf(KindInvalid, "data_disk_mib %d is not in 0..%d", r.DataDiskMiB, MaxDiskMiB)
+	}
+	return nil
+}
+
+// MaxDesired is the highest desired count of one state in a pool.
+const MaxDesired = 100
+
+// Counts are desired numbers of instances by state.
+type Counts struct {
+	Running  int `json:"running"`
+	Warm     int `json:"warm"`
+	Sleeping int `json:"sleeping"`
+}
+
+// Validate checks that each count is in 0..100.
+func (c Counts) Validate() error {
+	for _, f := range []struct {
+		name string
+		n    int
+	}{{"running", c.Running}, {"warm", c.Warm}, {"sleeping", c.Sleeping}} {
+		if f.n < 0 || f.n > MaxDesired {
+			return Errorf(KindInvalid, "desired %s %d is not in 0..%d", f.name, f.n, MaxDesired)
+		}
+	}
+	return nil
+}
+
+// RuntimePolicy holds the times, in seconds, that guard and bound transitions.
+type RuntimePolicy struct {
+	MinRunningSeconds       int `json:"min_running_seconds"`
+	MinWarmSeconds          int `json:"min_warm_seconds"`
+	DrainTimeoutSeconds     int `json:"drain_timeout_seconds"`
+	GracefulShutdownSeconds int `json:"graceful_shutdown_seconds"`
+	WarmAfterSeconds        int `json:"warm_after_seconds"`
+	SleepAfterSeconds       int `json:"sleep_after_seconds"`
+}
+
+// DefaultRuntimePolicy is that of a pool that names none (formats.md section 2).
+func DefaultRuntimePolicy() RuntimePolicy {
+	return RuntimePolicy{MinRunningSeconds: 60, MinWarmSeconds: 30, DrainTimeoutSeconds: 30,
+		GracefulShutdownSeconds: 15, WarmAfterSeconds: 300, SleepAfterSeconds: 900}
+}
+
+// MaxPolicySeconds bounds every time of a RuntimePolicy: one week.
+const MaxPolicySeconds = 7 * 24 * 3600
+
+// Validate checks that every time is in 0..MaxPolicySeconds.
+func (p RuntimePolicy) Validate() error {
+	for _, f := range []struct {
+		name string
+		n    int
+	}{{"min_running_seconds", p.MinRunningSeconds}, {"min_warm_seconds", p.MinWarmSeconds},
+		{"drain_timeout_seconds", p.DrainTimeoutSeconds}, {"graceful_shutdown_seconds", p.GracefulShutdownSeconds},
+		{"warm_after_seconds", p.WarmAfterSeconds}, {"sleep_after_seconds", p.SleepAfterSeconds}} {
+		if f.n < 0 || f.n > MaxPolicySeconds {
+			return Errorf(KindInvalid, "%s %d is not in 0..%d", f.name, f.n, MaxPolicySeconds)
+		}
+	}
+	return nil
+}
+
+// Publish makes a port of a gateway pool reachable on an address of the host.
+// Host with port 0 means: choose a free port once and keep it.
+type Publish struct {
+	Host  netip.AddrPort `json:"host"`
+	Guest int            `json:"guest"` // the port in the gateway guest
+}
+
+// String returns HOST:PORT:GUEST as `--publish` and manifests write it.
+func (p Publish) String() string { return fmt.Sprintf("%s:%d", p.Host, p.Guest) }
+
+// ParsePublish reads "HOST:PORT:GUEST", "PORT:GUEST" or "GUEST"; the host defaults
+// to 127.0.0.1 and the port to 0.
+func ParsePublish(s string) (Publish, error) {
+	bad := Errorf(KindInvalid, "publish %q is not [[HOST:]PORT:]GUEST", clip(s))
+	parts := strings.Split(s, ":")
+	host, port, guest := "127.0.0.1", "0", parts[len(parts)-1]
+	switch len(parts) {
+	case 3:
+		host, port = parts[0], parts[1]
+	case 2:
+		port = parts[0]
+	case 1:
+	default:
+		return Publish{}, bad
+	}
+	ap, err := netip.ParseAddrPort(host + ":" + port)
+	if err != nil {
+		return Publish{}, bad
+	}
+	g, err := netip.ParseAddrPort("127.0.0.1:" + guest)
+	if err != nil || g.Port() == 0 {
+		return Publish{}, bad
+	}
+	return Publish{Host: ap, Guest: int(g.Port())}, nil
+}
+
+// PoolSpec is what a user may say of a pool.
+type PoolSpec struct {
+	ID        string        `json:"id"`
+	Role      Role          `json:"role"`
+	Profile   string        `json:"profile"`
+	Flake     string        `json:"flake"` // image reference, formats.md section 3
+	Resources Resources     `json:"resources"`
+	Desired   Counts        `json:"desired"`
+	Policy    RuntimePolicy `json:"policy"`
+	Pinned    bool          `json:"pinned,omitempty"`
+	Critical  bool          `json:"critical,omitempty"`
+	// Routes is the routing table that the pool's guests get when its role is gateway.
+	Routes *RoutingTable `json:"routes,omitempty"`
+	// Publish lists the ports of a gateway pool that the host serves.
+	Publish []Publish `json:"publish,omitempty"`
+	// SecretScopes limit which secrets the pool's guests get; empty: all, flat.
+	SecretScopes []SecretScope `json:"secret_scopes,omitempty"`
+	// Env is given to the services of the image. Not for secrets.
+	Env map[string]string `json:"env,omitempty"`
+	// Integrations are checkpointed before a sleep (formats.md section 6).
+	Integrations []Integration `json:"integrations,omitempty"`
+}
+
+// SecretScope gives a pool the listed keys of an integration, at
+// /run/secrets/<integration>/<KEY>.
+type SecretScope struct {
+	Integration string   `json:"integration"`
+	Keys        []string `json:"keys"`
+}
+
+// Integration is a piece of the workload with state of its own.
+type Integration struct {
+	Name          string `json:"name"`
+	CheckpointCmd string `json:"checkpoint_cmd"`
+	RestoreCmd    string `json:"restore_cmd"`
+	Critical      bool   `json:"critical"`
+}
+
+// Bounds of lists in a PoolSpec.
+const (
+	MaxEnv          = 64
+	MaxEnvBytes     = 32 << 10
+	MaxScopes       = 64
+	MaxPublish      = 32
+	MaxIntegrations = 32
+)
+
+// Validate checks the whole spec.
+func (s PoolSpec) Validate() error {
+	if err := ValidateName("pool", s.ID); err != nil {
+		return err
+	}
+	for _, check := range []func() error{
+		s.validateKind, s.Resources.Validate, s.Desired.Validate, s.Policy.Validate, s.validateRoutes,
+		s.validateScopes, s.validateEnv, s.validateIntegrations,
+	} {
+		if err := check(); err != nil {
+			return Errorf(KindOf(err), "pool %s: %w", s.ID, err)
+		}
+	}
+	return nil
+}
+
+func (s PoolSpec) validateKind() error {
+	if !s.Role.Valid() {
+		return Errorf(KindInvalid, "role %q is not one of gateway, builder, worker, capability-imessage", clip(string(s.Role)))
+	}
+	if err := ValidateName("profile", s.Profile); err != nil {
+		return err
+	}
+	return ValidateFlake(s.Flake)
+}
+
+// ValidateFlake checks the form of an image reference: not empty, at most 512
+// bytes of printable ASCII without space. Whether it can be built is the image
+// store's to say.
+func ValidateFlake(ref string) error {
+	if ref == "" || len(ref) > 512 {
+		return Errorf(KindInvalid, "image reference %q must have 1 to 512 bytes", clip(ref))
+	}
+	for i := range len(ref) {
+		if ref[i] <= ' ' || ref[i] > '~' {
+			return Errorf(KindInvalid, "image reference %q has a character that is not printable ASCII", clip(ref))
+		}
+	}
+	return nil
+}
+
+func (s PoolSpec) validateRoutes() error {
+	if s.Role != RoleGateway && (s.Routes != nil || len(s.Publish) > 0) {
+		return Errorf(KindInvalid, "routes and publish are for pools with role gateway, not %s", s.Role)
+	}
+	if len(s.Publish) > MaxPublish {
+		return Errorf(KindInvalid, "%d published ports are more than %d", len(s.Publish), MaxPublish)
+	}
+	for _, p := range s.Publish {
+		if p.Guest < 1 || p.Guest > 65535 || !p.Host.IsValid() {
+			return Errorf(KindInvalid, "publish %s is not valid", p)
+		}
+	}
+	if s.Routes != nil {
+		return s.Routes.Validate()
+	}
+	return nil
+}
+
+func (s PoolSpec) validateScopes() error {
+	if len(s.SecretScopes) > MaxScopes {
+		return Errorf(KindInvalid, "%d secret scopes are more than %d", len(s.SecretScopes), MaxScopes)
+	}
+	for _, sc := range s.SecretScopes {
+		if err := ValidateName("integration", sc.Integration); err != nil {
+			return err
+		}
+		for _, k := range sc.Keys {
+			if err := ValidateSecretName(k); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s PoolSpec) validateEnv() error {
+	total := 0
+	for k, v := range s.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.ContainsRune(v, 0) {
+			return Errorf(KindInvalid, "env %q is not a valid name and value", clip(k))
+		}
+		total += len(k) + len(v)
+	}
+	if len(s.Env) > MaxEnv || total > MaxEnvBytes {
+		return Errorf(KindInvalid, "env is larger than %d entries or %d bytes", MaxEnv, MaxEnvBytes)
+	}
+	return nil
+}
+
+func (s PoolSpec) validateIntegrations() error {
+	if len(s.Integrations) > MaxIntegrations {
+		return Errorf(KindInvalid, "%d integrations are more than %d", len(s.Integrations), MaxIntegrations)
+	}
+	seen := map[string]bool{}
+	for _, i := range s.Integrations {
+		if err := ValidateName("integration", i.Name); err != nil {
+			return err
+		}
+		if seen[i.Name] {
+			return Errorf(KindInvalid, "integration %q is there twice", i.Name)
+		}
+		seen[i.Name] = true
+		if len(i.CheckpointCmd) > 4096 || len(i.RestoreCmd) > 4096 {
+			return Errorf(KindInvalid, "integration %q: a command is longer than 4096 bytes", i.Name)
+		}
+	}
+	return nil
+}
+
+// Pool is a PoolSpec that the agent has, with what it knows of it.
+type Pool struct {
+	Tenant  string    `json:"tenant"`
+	Spec    PoolSpec  `json:"spec"`
+	Created time.Time `json:"created"`
+	// Builds are the pool's images, newest first; new instances start from the first.
+	Builds []Build `json:"builds,omitempty"`
+	// Bound are the host addresses that Publish got; same order as Spec.Publish.
+	Bound []netip.AddrPort `json:"bound,omitempty"`
+}
+
+// Build is an image made for a pool.
+type Build struct {
+	ID     string    `json:"id"`
+	Flake  string    `json:"flake"`
+	Digest string    `json:"digest"` // "sha256:" and 64 hex digits
+	Built  time.Time `json:"built"`
+}
+
+// Address returns the pool's address.
+func (p Pool) Address() Address { return Address{Tenant: p.Tenant, Pool: p.Spec.ID} }

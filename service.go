@@ -1,0 +1,127 @@
+package mvm
+
+import (
+	"io"
+	"time"
+)
+
+// PoolUpdate changes a pool; nil fields stay.
+type PoolUpdate struct {
+	Spec *PoolSpec `json:"spec,omitempty"` // the whole spec, its ID and Role unchanged
+}
+
+// TenantUpdate changes a tenant; nil fields stay.
+type TenantUpdate struct {
+	Quota        *Quota `json:"quota,omitempty"`
+	Pinned       *bool  `json:"pinned,omitempty"`
+	HostServices *[]int `json:"host_services,omitempty"`
+}
+
+// OpRequest asks for an operation on an instance. Force skips what only protects
+// the workload (a drain, a critical integration's veto) and never what protects data.
+type OpRequest struct {
+	Op    OpKind `json:"op"`
+	Force bool   `json:"force,omitempty"`
+	Why   string `json:"why,omitempty"`
+}
+
+// ExecSpec is a command to run in a guest.
+type ExecSpec struct {
+	Argv []string `json:"argv"`
+	Env  []string `json:"env,omitempty"`
+	Dir  string   `json:"dir,omitempty"`
+	User string   `json:"user,omitempty"` // default root
+	TTY  bool     `json:"tty,omitempty"`
+	Rows uint16   `json:"rows,omitempty"`
+	Cols uint16   `json:"cols,omitempty"`
+}
+
+// ExecIO is the caller's side of a command. Stdin may be nil. Resize carries
+// rows and columns; it may be nil.
+type ExecIO struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Resize         <-chan [2]uint16
+}
+
+// LogsSpec chooses log lines of an instance.
+type LogsSpec struct {
+	Service string `json:"service,omitempty"` // empty: every service
+	Tail    int    `json:"tail,omitempty"`    // 0: all that is kept
+	Follow  bool   `json:"follow,omitempty"`
+	Console bool   `json:"console,omitempty"` // the VMM's console instead of the services' logs
+}
+
+// LogLine is one line of a guest's log.
+type LogLine struct {
+	Time    time.Time `json:"time"`
+	Service string    `json:"service"`
+	Stream  string    `json:"stream"`
+	Text    string    `json:"text"`
+}
+
+// EventFilter chooses events.
+type EventFilter struct {
+	Tenant   string `json:"tenant,omitempty"`
+	Pool     string `json:"pool,omitempty"`
+	Instance string `json:"instance,omitempty"`
+	Tail     int    `json:"tail,omitempty"` // last events first sent; 0: all
+	Follow   bool   `json:"follow,omitempty"`
+}
+
+// InstanceStats are an instance's measures. Bytes on disk count what is allocated.
+type InstanceStats struct {
+	ID           string        `json:"id"`
+	State        State         `json:"state"`
+	PID          int           `json:"pid,omitempty"`
+	CPU          time.Duration `json:"cpu_ns"`
+	RSSBytes     int64         `json:"rss_bytes"`
+	RxBytes      int64         `json:"rx_bytes"`
+	TxBytes      int64         `json:"tx_bytes"`
+	DiskBytes    int64         `json:"disk_bytes"`    // data disk
+	SleeperBytes int64         `json:"sleeper_bytes"` // memory and device state of the snapshot
+	Connections  int           `json:"connections"`   // through the gateways
+	LastActive   time.Time     `json:"last_active,omitzero"`
+}
+
+// NodeInfo describes the host and its agent.
+type NodeInfo struct {
+	NodeID      string    `json:"node_id"`
+	Version     string    `json:"version"`
+	PID         int       `json:"pid"`
+	Started     time.Time `json:"started"`
+	DataDir     string    `json:"data_dir"`
+	Driver      string    `json:"driver"`
+	VMM         string    `json:"vmm"`
+	Accelerator string    `json:"accelerator"`
+	Why         string    `json:"why"` // how the accelerator was chosen
+	CPUs        int       `json:"cpus"`
+	MemMiB      int       `json:"mem_mib"`
+}
+
+// NodeStats are the host's measures.
+type NodeStats struct {
+	Instances  map[State]int `json:"instances"`
+	Tenants    int           `json:"tenants"`
+	FreeMemMiB int           `json:"free_mem_mib"`
+	Goroutines int           `json:"goroutines"`
+	OpenFiles  int           `json:"open_files"`
+	AgentRSS   int64         `json:"agent_rss_bytes"`
+}
+
+// NodeDisk says what mvm holds on the host's disk, in bytes allocated.
+type NodeDisk struct {
+	Images    int64 `json:"images_bytes"`
+	Sleepers  int64 `json:"sleepers_bytes"`
+	DataDisks int64 `json:"data_disks_bytes"`
+	SetAside  int64 `json:"set_aside_bytes"` // bad snapshots kept for a look
+	Free      int64 `json:"free_bytes"`
+}
+
+// Finding is one thing that a check found, with its fix.
+type Finding struct {
+	Severity string `json:"severity"` // "ok", "warning" or "error"
+	What     string `json:"what"`
+	Where    string `json:"where,omitempty"`
+	Fix      string `json:"fix,omitempty"`
+}
