@@ -1,6 +1,9 @@
 package mvm
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Action is what an Event records (formats.md section 10).
 type Action string
@@ -42,4 +45,19 @@ type Event struct {
 	Why      string    `json:"why,omitempty"`
 	// Detail is text for people: a reason, an error, a measure.
 	Detail string `json:"detail,omitempty"`
+}
+
+type askerKey struct{}
+
+// WithAsker says in the context who asks.
+func WithAsker(ctx context.Context, a Asker) context.Context {
+	return context.WithValue(ctx, askerKey{}, a)
+}
+
+// AskerFrom returns who asks, "unknown" when nobody said.
+func AskerFrom(ctx context.Context) Asker {
+	if a, ok := ctx.Value(askerKey{}).(Asker); ok {
+		return a
+	}
+	return "unknown"
 }

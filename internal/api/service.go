@@ -11,7 +11,7 @@ import (
 
 // Service is everything that the agent can be asked. The agent implements it, the
 // Server offers it, and the Client implements it again for callers in another
-// process. The asker travels in the context (WithAsker); errors have mvm kinds.
+// process. The asker travels in the context (mvm.WithAsker); errors have mvm kinds.
 //
 // progress may be called from other goroutines, one call at a time, until the
 // method returns; it may be nil.
@@ -63,19 +63,4 @@ type Service interface {
 	NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error)
 	// Doctor checks the host for what mvm needs.
 	Doctor(ctx context.Context) ([]mvm.Finding, error)
-}
-
-type askerKey struct{}
-
-// WithAsker says in the context who asks.
-func WithAsker(ctx context.Context, a mvm.Asker) context.Context {
-	return context.WithValue(ctx, askerKey{}, a)
-}
-
-// AskerFrom returns who asks, "unknown" when nobody said.
-func AskerFrom(ctx context.Context) mvm.Asker {
-	if a, ok := ctx.Value(askerKey{}).(mvm.Asker); ok {
-		return a
-	}
-	return "unknown"
 }
