@@ -43,8 +43,12 @@ func (q Quota) Validate() error {
 // hold them (running and warm); DiskGiB is rounded up and counts data disks of
 // every instance that exists.
 type Usage struct {
-	VCPUs, MemMiB, Running, Warm, Pools int
-	DiskMiB                             int
+	VCPUs   int `json:"vcpus"`
+	MemMiB  int `json:"mem_mib"`
+	Running int `json:"running"`
+	Warm    int `json:"warm"`
+	Pools   int `json:"pools"`
+	DiskMiB int `json:"disk_mib"`
 }
 
 // Tenant owns pools, a network and secrets. Tenants do not trust each other.
