@@ -29,67 +29,68 @@ const (
 // MaxFrame bounds the JSON of one frame, in bytes.
 const MaxFrame = 256 << 10
 
-// Request is a message of port 52. Exactly one field is set, or Unit names a
-// variant without fields.
+// Request is a message of port 52. Exactly one field is set: a bool for a
+// variant without fields, else a pointer to its fields. Response, HostRequest and
+// HostResponse are made the same way.
 type Request struct {
-	Ping                   bool                    // "Ping"
-	WorkerStatus           bool                    // "WorkerStatus"
-	Wake                   bool                    // "Wake"
-	IntegrationStatus      bool                    // "IntegrationStatus"
-	SleepPrep              *SleepPrep              `json:",omitempty"`
-	CheckpointIntegrations *CheckpointIntegrations `json:",omitempty"`
+	Ping                   bool // "Ping"
+	WorkerStatus           bool // "WorkerStatus"
+	Wake                   bool // "Wake"
+	IntegrationStatus      bool // "IntegrationStatus"
+	SleepPrep              *SleepPrep
+	CheckpointIntegrations *CheckpointIntegrations
 
 	// Extensions.
-	Configure   *Configure   `json:",omitempty"` // at boot and at every wake
-	AdjustClock *AdjustClock `json:",omitempty"`
-	Status      bool         // "Status": the workload's readiness, polled while starting
-	Shutdown    *Shutdown    `json:",omitempty"`
-	Exec        *Exec        `json:",omitempty"` // the connection becomes an exec stream
-	Logs        *Logs        `json:",omitempty"` // the connection becomes a stream of LogLine
-	Fence       *Fence       `json:",omitempty"` // to gateways: an instance goes to sleep or is gone
+	Configure   *Configure // at boot and at every wake
+	AdjustClock *AdjustClock
+	Status      bool // "Status": the workload's readiness, polled while starting
+	Shutdown    *Shutdown
+	Exec        *Exec  // the connection becomes an exec stream
+	Logs        *Logs  // the connection becomes a stream of LogLine
+	Fence       *Fence // to gateways: an instance goes to sleep or is gone
 }
 
 // Response answers a Request. Exactly one field is set.
 type Response struct {
-	Pong                    bool                     // "Pong"
-	WorkerStatus            *WorkerStatus            `json:",omitempty"`
-	SleepPrepAck            *Ack                     `json:",omitempty"`
-	WakeAck                 *WakeAck                 `json:",omitempty"`
-	IntegrationStatusReport *IntegrationStatusReport `json:",omitempty"`
-	CheckpointResult        *CheckpointResult        `json:",omitempty"`
-	Error                   *Error                   `json:",omitempty"`
+	Pong                    bool // "Pong"
+	WorkerStatus            *WorkerStatus
+	SleepPrepAck            *Ack
+	WakeAck                 *WakeAck
+	IntegrationStatusReport *IntegrationStatusReport
+	CheckpointResult        *CheckpointResult
+	Error                   *Error
 
 	// Extensions.
-	ConfigureAck *ConfigureAck `json:",omitempty"`
-	ClockAck     *ClockAck     `json:",omitempty"`
-	Status       *Status       `json:",omitempty"`
-	ShutdownAck  *Ack          `json:",omitempty"`
-	ExecStarted  *ExecStarted  `json:",omitempty"`
-	LogLine      *LogLine      `json:",omitempty"`
-	LogEnd       bool          // "LogEnd"
-	FenceAck     *FenceAck     `json:",omitempty"`
+	ConfigureAck *ConfigureAck
+	ClockAck     *ClockAck
+	Status       *Status
+	ShutdownAck  *Ack
+	ExecStarted  *ExecStarted
+	LogLine      *LogLine
+	LogEnd       bool // "LogEnd"
+	FenceAck     *FenceAck
 }
 
 // HostRequest is a message of port 53, from a guest. Tenant ids in it are only
 // compared with the socket's tenant, never trusted.
 type HostRequest struct {
-	WakeInstance        *InstanceName `json:",omitempty"`
-	QueryInstanceStatus *InstanceName `json:",omitempty"`
+	WakeInstance        *InstanceName
+	QueryInstanceStatus *InstanceName
 
 	// Extensions, for gateways only.
-	Acquire        *Acquire        `json:",omitempty"` // choose or make an instance and have it awake
-	ReportActivity *ReportActivity `json:",omitempty"`
+	Acquire        *Acquire // choose or make an instance and have it awake
+	ReportActivity *ReportActivity
 }
 
 // HostResponse answers a HostRequest.
 type HostResponse struct {
-	WakeResult     *Ack            `json:",omitempty"`
-	InstanceStatus *InstanceStatus `json:",omitempty"`
-	Error          *Error          `json:",omitempty"`
+	WakeResult     *Ack
+	InstanceStatus *InstanceStatus
+	Error          *Error
 
 	// Extensions.
-	AcquireResult *AcquireResult `json:",omitempty"`
-	ActivityAck   bool           // "ActivityAck"
+	AcquireResult *AcquireResult
+	ActivityAck   bool // "ActivityAck"
 }
 
 // Error says that a request could not be done.
@@ -244,7 +245,8 @@ type ExecStarted struct {
 // MaxExecData bounds the data of one ExecFrame, in bytes.
 const MaxExecData = 32 << 10
 
-// ExecFrame carries one piece of an exec stream. Exactly one field is set.
+// ExecFrame carries one piece of an exec stream. Exactly one field is set: no
+// empty data.
 type ExecFrame struct {
 	Stdin      []byte  `json:"stdin,omitempty"`
 	CloseStdin bool    `json:"close_stdin,omitempty"`
