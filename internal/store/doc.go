@@ -1,0 +1,38 @@
+// Package store is the durable state of a host: one bbolt file that one agent
+// holds at a time.
+//
+//	state.db (schema version 1)
+//	├ meta               <name>                   -> string: schema_version, next_uid, node_id, …
+//	├ tenants            <tenant>                 -> mvm.Tenant
+//	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
+//	├ net_ids            net_id, 2 bytes          -> string: the first thing said of it; kept for good
+//	├ pools              <tenant>/<pool>          -> mvm.Pool
+//	├ instances          <id>                     -> mvm.Instance
+//	├ instances_by_pool  <tenant>/<pool>/<id>     -> (empty)
+//	├ instances_by_key   <tenant>/<pool>@<key>    -> <id>
+//	├ uids               uid, 4 bytes             -> <id>: users that instances have
+//	└ events             seq, 8 bytes             -> mvm.Event
+//
+// Numbers in keys are big-endian, so that a cursor sees them in order. Values are
+// JSON, but for sealed secrets and the two indexes. A '/' or '@' is in no name, so
+// no key is a prefix of one that it should not be. The indexes are written by the
+// methods that write what they index, and by nothing else; Tx.Check proves it.
+//
+// # Schema versions
+//
+// A file says its version in meta. Open migrates an older file, one version after
+// another in one transaction, after it has put a copy beside it
+// (state.db.v<version>). It refuses a newer one and leaves it as it is.
+//
+// # Promises
+//
+// An Update is all or nothing, and durable when it has returned without error: its
+// pages and then its meta page are synced, one after the other, so one Update
+// costs two fdatasync calls whatever it contains. An Update that fails, for want of space
+// too, leaves the state as it was and the Store usable. The file keeps blocks in
+// reserve, so that a disk which others have filled does not stop the agent from
+// recording what it does.
+//
+// Updates take turns; Views run beside each other and beside an Update, each on the
+// state at its start. Within a function given to View or Update, call only the Tx.
+package store
