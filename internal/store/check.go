@@ -72,7 +72,10 @@ func (t *Tx) checkSizes(instances []mvm.Instance) error {
 	}
 	var errs []error
 	for _, name := range []string{bucketByPool, bucketByKey, bucketUIDs} {
-		got := t.bucket(name).Stats().KeyN
+		got := 0
+		if err := t.each(name, "", func(_, _ []byte) error { got++; return nil }); err != nil {
+			return err
+		}
 		if got != want[name] {
 			errs = append(errs, fmt.Errorf("index %s has %d entries, and %d instances belong there", name, got, want[name]))
 		}
