@@ -20,6 +20,7 @@ type Route struct {
 
 // MatchRule has at least one criterion. Without a port it matches any port that
 // the table names, and with neither path prefix nor an HTTP selector it is plain TCP.
+// A path prefix matches whole segments: /u and /u/ alike match /u and /u/alice, not /us.
 type MatchRule struct {
 	Port       int    `json:"port,omitempty" toml:"port"`
 	PathPrefix string `json:"path_prefix,omitempty" toml:"path_prefix"`
@@ -143,7 +144,7 @@ func (t RoutingTable) Validate() error {
 	if len(t.Routes) > MaxRoutes {
 		return Errorf(KindInvalid, "routing table has %d routes, more than %d", len(t.Routes), MaxRoutes)
 	}
-	names, rules := map[string]bool{}, map[MatchRule]string{}
+	names, rules := map[string]bool{}, map[MatchRule]string{} // rules in their normal form
 	for _, r := range t.Routes {
 		if err := r.Validate(); err != nil {
 			return err
@@ -152,10 +153,11 @@ func (t RoutingTable) Validate() error {
 			return Errorf(KindInvalid, "route %q is there twice", r.Name)
 		}
 		names[r.Name] = true
-		if other, ok := rules[r.Match]; ok {
+		rule := r.Match.normal()
+		if other, ok := rules[rule]; ok {
 			return Errorf(KindInvalid, "routes %q and %q match the same", other, r.Name)
 		}
-		rules[r.Match] = r.Name
+		rules[rule] = r.Name
 	}
 	return nil
 }
