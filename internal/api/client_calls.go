@@ -1,0 +1,171 @@
+package api
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+
+	"mvm"
+)
+
+func tenantPath(id string) string { return "/v1/tenants/" + url.PathEscape(id) }
+
+func poolPath(tenant, pool string) string { return tenantPath(tenant) + "/pools/" + url.PathEscape(pool) }
+
+func instancePath(a mvm.Address) string { return "/v1/instances/" + url.PathEscape(a.String()) }
+
+// CreateTenant implements Service.
+func (c *Client) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
+	return call[mvm.Tenant](ctx, c, "POST", "/v1/tenants", spec)
+}
+
+// UpdateTenant implements Service.
+func (c *Client) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (mvm.Tenant, error) {
+	return call[mvm.Tenant](ctx, c, "PATCH", tenantPath(id), up)
+}
+
+// Tenants implements Service.
+func (c *Client) Tenants(ctx context.Context) ([]mvm.Tenant, error) {
+	return call[[]mvm.Tenant](ctx, c, "GET", "/v1/tenants", nil)
+}
+
+// Tenant implements Service.
+func (c *Client) Tenant(ctx context.Context, id string) (mvm.Tenant, mvm.Usage, error) {
+	a, err := call[tenantAnswer](ctx, c, "GET", tenantPath(id), nil)
+	return a.Tenant, a.Usage, err
+}
+
+// DestroyTenant implements Service.
+func (c *Client) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
+	_, err := watch[none](ctx, c, "DELETE", tenantPath(id), nil, progress)
+	return err
+}
+
+// SetSecrets implements Service.
+func (c *Client) SetSecrets(ctx context.Context, tenant string, secrets map[string][]byte) (int, error) {
+	a, err := call[generationAnswer](ctx, c, "PATCH", tenantPath(tenant)+"/secrets", secretsRequest{Secrets: secrets})
+	return a.Generation, err
+}
+
+// RotateSecrets implements Service.
+func (c *Client) RotateSecrets(ctx context.Context, tenant string) (int, error) {
+	a, err := call[generationAnswer](ctx, c, "POST", tenantPath(tenant)+"/secrets/rotate", nil)
+	return a.Generation, err
+}
+
+// CreatePool implements Service.
+func (c *Client) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
+	return call[mvm.Pool](ctx, c, "POST", tenantPath(tenant)+"/pools", spec)
+}
+
+// UpdatePool implements Service.
+func (c *Client) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
+	return call[mvm.Pool](ctx, c, "PATCH", poolPath(tenant, pool), up)
+}
+
+// Pools implements Service.
+func (c *Client) Pools(ctx context.Context, tenant string) ([]mvm.Pool, error) {
+	return call[[]mvm.Pool](ctx, c, "GET", "/v1/pools?tenant="+url.QueryEscape(tenant), nil)
+}
+
+// Pool implements Service.
+func (c *Client) Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error) {
+	return call[mvm.Pool](ctx, c, "GET", poolPath(tenant, pool), nil)
+}
+
+// BuildPool implements Service.
+func (c *Client) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
+	return watch[mvm.Build](ctx, c, "POST", poolPath(tenant, pool)+"/build", nil, progress)
+}
+
+// RollbackPool implements Service.
+func (c *Client) RollbackPool(ctx context.Context, tenant, pool, build string) (mvm.Build, error) {
+	return call[mvm.Build](ctx, c, "POST", poolPath(tenant, pool)+"/rollback", rollbackRequest{Build: build})
+}
+
+// GCPool implements Service.
+func (c *Client) GCPool(ctx context.Context, tenant, pool string) ([]mvm.Build, error) {
+	return call[[]mvm.Build](ctx, c, "POST", poolPath(tenant, pool)+"/gc", nil)
+}
+
+// DestroyPool implements Service.
+func (c *Client) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
+	_, err := watch[none](ctx, c, "DELETE", poolPath(tenant, pool), nil, progress)
+	return err
+}
+
+// CreateInstance implements Service.
+func (c *Client) CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error) {
+	return call[mvm.Instance](ctx, c, "POST", poolPath(tenant, pool)+"/instances", createInstanceRequest{Key: key})
+}
+
+// Instances implements Service.
+func (c *Client) Instances(ctx context.Context, filter mvm.Address) ([]mvm.Instance, error) {
+	return call[[]mvm.Instance](ctx, c, "GET", "/v1/instances?address="+url.QueryEscape(filter.String()), nil)
+}
+
+// Instance implements Service.
+func (c *Client) Instance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
+	return call[mvm.Instance](ctx, c, "GET", instancePath(addr), nil)
+}
+
+// Operate implements Service.
+func (c *Client) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
+	return watch[mvm.Instance](ctx, c, "POST", instancePath(addr)+"/operate", req, progress)
+}
+
+// Logs implements Service.
+func (c *Client) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, each func(mvm.LogLine) error) error {
+	q := url.Values{"service": {spec.Service}, "tail": {strconv.Itoa(spec.Tail)},
+		"follow": {strconv.FormatBool(spec.Follow)}, "console": {strconv.FormatBool(spec.Console)}}
+	return items(ctx, c, instancePath(addr)+"/logs?"+q.Encode(), each)
+}
+
+// Stats implements Service.
+func (c *Client) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error) {
+	return call[mvm.InstanceStats](ctx, c, "GET", instancePath(addr)+"/stats", nil)
+}
+
+// Apply implements Service.
+func (c *Client) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: dry}
+	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/deploy", req, progress)
+}
+
+// Events implements Service.
+func (c *Client) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
+	q := url.Values{"tenant": {f.Tenant}, "pool": {f.Pool}, "instance": {f.Instance},
+		"tail": {strconv.Itoa(f.Tail)}, "follow": {strconv.FormatBool(f.Follow)}}
+	return items(ctx, c, "/v1/events?"+q.Encode(), each)
+}
+
+// NodeInfo implements Service.
+func (c *Client) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
+	return call[mvm.NodeInfo](ctx, c, "GET", "/v1/node/info", nil)
+}
+
+// NodeStats implements Service.
+func (c *Client) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
+	return call[mvm.NodeStats](ctx, c, "GET", "/v1/node/stats", nil)
+}
+
+// NodeDisk implements Service.
+func (c *Client) NodeDisk(ctx context.Context) (mvm.NodeDisk, error) {
+	return call[mvm.NodeDisk](ctx, c, "GET", "/v1/node/disk", nil)
+}
+
+// NodeGC implements Service.
+func (c *Client) NodeGC(ctx context.Context) (int64, error) {
+	a, err := call[freedAnswer](ctx, c, "POST", "/v1/node/gc", nil)
+	return a.Freed, err
+}
+
+// NetVerify implements Service.
+func (c *Client) NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error) {
+	return watch[[]mvm.Finding](ctx, c, "POST", "/v1/net/verify", verifyRequest{Live: live}, progress)
+}
+
+// Doctor implements Service.
+func (c *Client) Doctor(ctx context.Context) ([]mvm.Finding, error) {
+	return call[[]mvm.Finding](ctx, c, "GET", "/v1/doctor", nil)
+}

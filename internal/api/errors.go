@@ -1,0 +1,98 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"mvm"
+)
+
+// errorBody is an error on the wire. The kind decides; the status is for people
+// and tools that look at HTTP only.
+type errorBody struct {
+	Kind    mvm.Kind `json:"kind"`
+	Message string   `json:"message"`
+	Fix     string   `json:"fix,omitempty"`
+}
+
+// statusClientGone is what nginx made customary for "the client closed the request".
+const statusClientGone = 499
+
+// kindStatus returns the pairs of error kind and HTTP status; each appears once.
+func kindStatus() map[mvm.Kind]int {
+	return map[mvm.Kind]int{
+		mvm.KindInternal:    http.StatusInternalServerError,
+		mvm.KindInvalid:     http.StatusBadRequest,
+		mvm.KindNotFound:    http.StatusNotFound,
+		mvm.KindExists:      http.StatusConflict,
+		mvm.KindQuota:       http.StatusTooManyRequests,
+		mvm.KindPolicy:      http.StatusForbidden,
+		mvm.KindState:       http.StatusPreconditionFailed,
+		mvm.KindUnavailable: http.StatusServiceUnavailable,
+		mvm.KindTimeout:     http.StatusGatewayTimeout,
+		mvm.KindCanceled:    statusClientGone,
+	}
+}
+
+// statusOf returns the HTTP status of an error body.
+func statusOf(kind mvm.Kind) int {
+	if s, ok := kindStatus()[kind]; ok {
+		return s
+	}
+	return http.StatusInternalServerError
+}
+
+// kindOfStatus is statusOf backwards, for an answer that is not ours.
+func kindOfStatus(status int) mvm.Kind {
+	for k, s := range kindStatus() {
+		if s == status {
+			return k
+		}
+	}
+	return mvm.KindInternal
+}
+
+// toBody makes an error ready for the wire. An error without a kind of its own that
+// comes from a context gets the kind that says so.
+func toBody(err error) *errorBody {
+	var e *mvm.Error
+	if errors.As(err, &e) {
+		return &errorBody{Kind: e.Kind, Message: outerText(err, e), Fix: e.Fix}
+	}
+	kind := mvm.KindInternal
+	switch {
+	case errors.Is(err, context.Canceled):
+		kind = mvm.KindCanceled
+	case errors.Is(err, context.DeadlineExceeded):
+		kind = mvm.KindTimeout
+	}
+	return &errorBody{Kind: kind, Message: err.Error()}
+}
+
+// outerText keeps what was wrapped around an mvm.Error, without saying its fix twice.
+func outerText(err error, e *mvm.Error) string {
+	if err == error(e) {
+		return e.Text
+	}
+	return err.Error()
+}
+
+// fromBody makes the error that the caller of the Client gets.
+func fromBody(b *errorBody) error {
+	kind := b.Kind
+	if _, ok := kindStatus()[kind]; !ok {
+		kind = mvm.KindInternal
+	}
+	return &mvm.Error{Kind: kind, Text: b.Message, Fix: b.Fix}
+}
+
+// fromStatus makes an error of an answer whose body may not be ours.
+func fromStatus(status int, body []byte) error {
+	var b errorBody
+	if json.Unmarshal(body, &b) == nil && b.Message != "" {
+		return fromBody(&b)
+	}
+	return mvm.Errorf(kindOfStatus(status), "agent answered %d %s", status, http.StatusText(status))
+}

@@ -1,0 +1,136 @@
+package api
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net/http"
+	"sync"
+
+	"mvm"
+)
+
+// Exec implements Service. When the context ends the command is killed. A Read of
+// Stdin that is under way when the command ends is not waited for.
+func (c *Client) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, streams mvm.ExecIO) (int, error) {
+	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {execProtocol}}
+	resp, err := c.send(ctx, "POST", instancePath(addr)+"/exec", spec, header)
+	if err != nil {
+		return -1, err
+	}
+	conn, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok || resp.StatusCode != http.StatusSwitchingProtocols {
+		_ = resp.Body.Close()
+		return -1, mvm.Errorf(mvm.KindInternal, "exec: agent did not upgrade the connection")
+	}
+	closing := sync.OnceFunc(func() { _ = conn.Close() })
+	defer closing()
+	defer context.AfterFunc(ctx, closing)()
+
+	s := &execSession{out: &frameWriter{w: conn}, window: make(chan struct{}, stdinWindow), end: make(chan struct{})}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.sendResizes(streams.Resize) })
+	if streams.Stdin == nil {
+		_ = s.out.write(frameStdinEnd, nil)
+	} else {
+		go s.sendStdin(streams.Stdin)
+	}
+	code, err := s.receive(conn, streams)
+	close(s.end)
+	closing()
+	wg.Wait()
+	if err != nil && mvm.KindOf(err) == mvm.KindInternal {
+		err = c.explain(ctx, err)
+	}
+	return code, err
+}
+
+type execSession struct {
+	out    *frameWriter
+	window chan struct{} // holds one for each stdin frame under way
+	end    chan struct{}
+}
+
+// receive hands on output until the command ends.
+func (s *execSession) receive(r io.Reader, streams mvm.ExecIO) (int, error) {
+	var buf [maxFrame]byte
+	for {
+		kind, p, err := readFrame(r, &buf)
+		if err != nil {
+			return -1, err
+		}
+		switch kind {
+		case frameStdout:
+			err = writeAll(streams.Stdout, p)
+		case frameStderr:
+			err = writeAll(streams.Stderr, p)
+		case frameAck:
+			select {
+			case <-s.window:
+			default:
+			}
+		case frameExit:
+			return endOf(p)
+		}
+		if err != nil {
+			return -1, mvm.Errorf(mvm.KindCanceled, "exec: write output: %w", err)
+		}
+	}
+}
+
+func writeAll(w io.Writer, p []byte) error {
+	if w == nil {
+		return nil
+	}
+	_, err := w.Write(p)
+	return err
+}
+
+func endOf(p []byte) (int, error) {
+	var end execEnd
+	if err := json.Unmarshal(p, &end); err != nil {
+		return -1, mvm.Errorf(mvm.KindInvalid, "exec: read how the command ended: %w", err)
+	}
+	if end.Error != nil {
+		return -1, fromBody(end.Error)
+	}
+	return end.Code, nil
+}
+
+// sendStdin sends what it reads, at most stdinWindow frames ahead of the command.
+func (s *execSession) sendStdin(r io.Reader) {
+	buf := make([]byte, maxFrame)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			select {
+			case s.window <- struct{}{}:
+			case <-s.end:
+				return
+			}
+			if s.out.write(frameStdin, buf[:n]) != nil {
+				return
+			}
+		}
+		if err != nil {
+			_ = s.out.write(frameStdinEnd, nil)
+			return
+		}
+	}
+}
+
+func (s *execSession) sendResizes(sizes <-chan [2]uint16) {
+	for {
+		select {
+		case <-s.end:
+			return
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			p := binary.BigEndian.AppendUint16(nil, size[0])
+			_ = s.out.write(frameResize, binary.BigEndian.AppendUint16(p, size[1]))
+		}
+	}
+}

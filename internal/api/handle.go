@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"mvm"
+)
+
+// lifetime says whose context a handler's work gets.
+type lifetime int
+
+const (
+	// ofClient: the work ends when the client hangs up or the server begins to close.
+	ofClient lifetime = iota
+	// ofAgent: the work goes on when the client hangs up.
+	ofAgent
+)
+
+// context derives the context of a request's work.
+func (s *Server) context(r *http.Request, of lifetime) (context.Context, context.CancelFunc) {
+	if of == ofAgent {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+		stop := context.AfterFunc(s.base, cancel)
+		return ctx, func() { stop(); cancel() }
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	stop := context.AfterFunc(s.watch, func() { cancel(context.Cause(s.watch)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// unary makes a handler that answers with one JSON value.
+func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p params, in In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		in, p, err := accept[In](w, r, MaxBody)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		ctx, cancel := s.context(r, of)
+		defer cancel()
+		out, err := f(ctx, p, in)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		s.answer(w, r, http.StatusOK, out)
+	}
+}
+
+// stream makes a handler that answers with lines of progress and then a result. Bad
+// requests are refused with a status before the stream begins.
+func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context.Context, p params, in In, progress func(mvm.Progress)) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		in, p, err := accept[In](w, r, limit)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		ctx, cancel := s.context(r, of)
+		defer cancel()
+		out := newLines(w)
+		res, err := f(ctx, p, in, out.progress)
+		if err != nil {
+			s.note(r, err)
+			out.end(line[Out]{Error: toBody(err)})
+			return
+		}
+		out.end(line[Out]{Result: &res})
+	}
+}
+
+// follow makes a handler that sends items until they end or the client leaves.
+func follow[Item any](s *Server, f func(ctx context.Context, p params, each func(Item) error) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, p, err := accept[none](w, r, 0)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		ctx, cancel := s.context(r, ofClient)
+		defer cancel()
+		out := newLines(w)
+		err = f(ctx, p, func(item Item) error { return out.write(line[Item]{Item: &item}) })
+		if err != nil && ctx.Err() == nil {
+			s.note(r, err)
+		}
+		if err != nil {
+			out.end(line[Item]{Error: toBody(err)})
+			return
+		}
+		out.end(line[Item]{Result: new(Item)})
+	}
+}
+
+// accept reads and checks all of a request but what the handler takes from p.
+func accept[In any](w http.ResponseWriter, r *http.Request, limit int64) (in In, p params, err error) {
+	body, err := readBody(w, r, limit)
+	if err == nil {
+		err = decodeStrict(body, &in)
+	}
+	if err == nil {
+		p, err = newParams(r)
+	}
+	return in, p, err
+}
+
+// fail answers with the error.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	s.note(r, err)
+	body := toBody(err)
+	s.answer(w, r, statusOf(body.Kind), body)
+}
+
+// note logs what a person who runs the agent must see: faults of the agent itself.
+func (s *Server) note(r *http.Request, err error) {
+	level := s.log.Debug
+	if mvm.KindOf(err) == mvm.KindInternal {
+		level = s.log.Error
+	}
+	level("request failed", "method", r.Method, "path", r.URL.Path, "by", mvm.AskerFrom(r.Context()), "err", err)
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		s.log.Error("encode answer", "path", r.URL.Path, "err", err)
+		status, b = http.StatusInternalServerError, []byte(`{"kind":"internal","message":"answer can't be encoded"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.WriteHeader(status)
+	if _, err := w.Write(append(b, '\n')); err != nil {
+		s.log.Debug("client left before its answer", "path", r.URL.Path, "err", err)
+	}
+}

@@ -1,0 +1,82 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"mvm"
+)
+
+// lines writes an NDJSON stream. Progress never holds up the work that it is about:
+// it goes through a queue, and when the client reads too slowly lines are dropped.
+type lines struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	queue chan mvm.Progress
+	idle  chan struct{} // closed when the queue's writer is done
+
+	mu    sync.Mutex
+	err   error
+	ended bool
+}
+
+const progressQueue = 64
+
+// newLines sends the header and begins; end must be called.
+func newLines(w http.ResponseWriter) *lines {
+	l := &lines{w: w, rc: http.NewResponseController(w), queue: make(chan mvm.Progress, progressQueue), idle: make(chan struct{})}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+	_ = l.rc.Flush()
+	go func() {
+		defer close(l.idle)
+		for p := range l.queue {
+			_ = l.write(line[none]{Progress: &p})
+		}
+	}()
+	return l
+}
+
+// progress queues a line, or drops it when the queue is full or the stream at its end.
+func (l *lines) progress(p mvm.Progress) {
+	l.mu.Lock()
+	ended := l.ended
+	if !ended {
+		select {
+		case l.queue <- p:
+		default:
+		}
+	}
+	l.mu.Unlock()
+}
+
+// write sends one line at once. After an error every further one fails alike.
+func (l *lines) write(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "encode line of stream: %w", err)
+	}
+	if l.err != nil {
+		return l.err
+	}
+	_ = l.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err = l.w.Write(append(b, '\n')); err == nil {
+		err = l.rc.Flush()
+	}
+	if err != nil {
+		l.err = mvm.Errorf(mvm.KindCanceled, "client reads no more: %w", err)
+	}
+	return l.err
+}
+
+// end sends what is queued and then the last line.
+func (l *lines) end(last any) {
+	l.mu.Lock()
+	l.ended = true
+	close(l.queue)
+	l.mu.Unlock()
+	<-l.idle
+	_ = l.write(last)
+}

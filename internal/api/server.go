@@ -1,0 +1,222 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+
+	"mvm"
+)
+
+// Server offers a Service on a unix socket as HTTP/1.1 with JSON.
+//
+// An operation that changes something goes on when its client hangs up: once
+// accepted it belongs to the agent, and only waiting for it ends. What is work on
+// behalf of one waiting client (Apply, BuildPool, NetVerify, Exec, Logs, Events)
+// gets a context that ends with the client.
+type Server struct {
+	svc     Service
+	group   int
+	version Version
+	log     *slog.Logger
+	http    *http.Server
+	slots   chan struct{}
+
+	base   context.Context // ends when operations must give up
+	abort  context.CancelFunc
+	watch  context.Context // ends when Close begins: watchers leave
+	leave  context.CancelCauseFunc
+	mu     sync.Mutex
+	closed bool
+	busy   sync.WaitGroup
+}
+
+// ServerConfig says how a Server behaves.
+type ServerConfig struct {
+	// Group is the gid whose members are let in beside root; negative: nobody else.
+	Group   int
+	Version Version
+	Log     *slog.Logger
+	// MaxInFlight bounds requests at once; 0 means MaxInFlight.
+	MaxInFlight int
+}
+
+// NewServer returns a server that does nothing until Serve.
+func NewServer(svc Service, cfg ServerConfig) *Server {
+	if cfg.MaxInFlight == 0 {
+		cfg.MaxInFlight = MaxInFlight
+	}
+	cfg.Version.API = APIVersion
+	s := &Server{svc: svc, group: cfg.Group, version: cfg.Version, log: cfg.Log,
+		slots: make(chan struct{}, cfg.MaxInFlight)}
+	s.base, s.abort = context.WithCancel(context.Background())
+	s.watch, s.leave = context.WithCancelCause(s.base)
+	s.http = &http.Server{
+		Handler:           s.admit(s.routes()),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Serve answers on the listener until Close, and then returns nil. The listener
+// must be of unix sockets: the kernel says who asks.
+func (s *Server) Serve(ln net.Listener) error {
+	err := s.http.Serve(&boundedListener{Listener: ln, slots: make(chan struct{}, cap(s.slots)*2)})
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindInternal, "serve API: %w", err)
+}
+
+// Close stops taking requests, sends watchers away, waits for the operations under
+// way until the context ends, then cancels them and waits for their handlers.
+func (s *Server) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.leave(errors.New("agent shuts down"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.busy.Wait()
+	}()
+	err := s.http.Shutdown(ctx)
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.abort()
+		<-done
+	}
+	s.abort()
+	return errors.Join(ignoreDeadline(err), s.http.Close())
+}
+
+func ignoreDeadline(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// enter counts a request in, unless the server is closing.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.busy.Add(1)
+	return true
+}
+
+// admit lets in who may use the API, as many at once as there are slots.
+func (s *Server) admit(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.enter() {
+			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent shuts down"))
+			return
+		}
+		defer s.busy.Done()
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+		default:
+			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent has %d requests under way", cap(s.slots)).WithFix("try again"))
+			return
+		}
+		peer, err := peerFrom(r.Context())
+		if err == nil && !peer.allowed(s.group) {
+			err = peer.refusal(s.group)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(mvm.WithAsker(r.Context(), peer.asker())))
+	})
+}
+
+type peerKey struct{}
+
+type peerResult struct {
+	peer Peer
+	err  error
+}
+
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	var res peerResult
+	if b, ok := c.(*boundedConn); ok {
+		c = b.Conn
+	}
+	if u, ok := c.(*net.UnixConn); ok {
+		res.peer, res.err = peerOf(u)
+	} else {
+		res.err = mvm.Errorf(mvm.KindPolicy, "connection is not a unix socket: nobody vouches for its peer")
+	}
+	return context.WithValue(ctx, peerKey{}, res)
+}
+
+func peerFrom(ctx context.Context) (Peer, error) {
+	res, ok := ctx.Value(peerKey{}).(peerResult)
+	if !ok {
+		return Peer{}, mvm.Errorf(mvm.KindPolicy, "connection has no peer credentials")
+	}
+	return res.peer, res.err
+}
+
+// boundedListener holds at most cap(slots) connections open; more wait in the backlog.
+type boundedListener struct {
+	net.Listener
+	slots chan struct{}
+	once  sync.Once
+	done  chan struct{}
+}
+
+type boundedConn struct {
+	net.Conn
+	release func()
+}
+
+func (l *boundedListener) closing() chan struct{} {
+	l.once.Do(func() { l.done = make(chan struct{}) })
+	return l.done
+}
+
+// Accept waits for a slot and then for a connection.
+func (l *boundedListener) Accept() (net.Conn, error) {
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.closing():
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &boundedConn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// Close ends Accept.
+func (l *boundedListener) Close() error {
+	done := l.closing()
+	select {
+	case <-done:
+	default:
+		close(done)
+	}
+	return l.Listener.Close()
+}
+
+// Close gives the slot back.
+func (c *boundedConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
