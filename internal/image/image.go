@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"mvm"
 )
@@ -22,7 +23,8 @@ type Image struct {
 	Arch    string `json:"arch"`    // "amd64"
 	Cmdline string `json:"cmdline"` // kernel arguments of the image
 	Kernel  File   `json:"kernel"`  // an uncompressed vmlinux or a bzImage
-	Initrd  File   `json:"initrd"`
+	// Initrd is the zero File when the kernel mounts the root filesystem by itself.
+	Initrd File `json:"initrd,omitzero"`
 	// RootFS is a read-only root filesystem, "" when the initrd is all.
 	RootFS *File `json:"rootfs,omitempty"`
 	// RootFSType is "erofs" or "ext4".
@@ -73,6 +75,14 @@ func Resolve(builders []Builder, ref string) (Builder, error) {
 		}
 	}
 	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host takes it", ref)
+}
+
+// Path returns the absolute path of one of the image's files, "" for the zero File.
+func (i Image) Path(f File) string {
+	if f == (File{}) {
+		return ""
+	}
+	return filepath.Join(i.Dir, f.Name)
 }
 
 // Describe writes what the image is, for people.

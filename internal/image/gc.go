@@ -1,0 +1,143 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"mvm/internal/sys"
+)
+
+// GC is described at Store. It waits for the builds that are under way, in other
+// processes too, and later builds wait for it. An image that a Build has just
+// returned is kept only when keep claims it: call Build and record its digest before
+// the next GC. Nothing that a running VMM has open is harmed by it.
+func (s *DirStore) GC(ctx context.Context, keep func(digest string) bool) (freed int64, err error) {
+	l, err := LockExclusive(ctx, s.path("lock"), nil)
+	if err != nil {
+		return 0, fmt.Errorf("clean image store: %w", err)
+	}
+	defer func() { err = errors.Join(err, l.Unlock()) }()
+	freed, err = s.removeTemp()
+	if err != nil {
+		return freed, err
+	}
+	n, err := s.removeImages(ctx, keep)
+	freed += n
+	if err != nil {
+		return freed, err
+	}
+	err = s.removeRefs()
+	for _, b := range s.builders {
+		if c, ok := b.(Collector); ok {
+			n, cerr := c.GC(ctx)
+			freed += n
+			err = errors.Join(err, cerr)
+		}
+	}
+	return freed, err
+}
+
+// removeImages removes what keep does not claim, and goes on after an error.
+func (s *DirStore) removeImages(ctx context.Context, keep func(digest string) bool) (int64, error) {
+	digests, err := s.digests()
+	if err != nil {
+		return 0, err
+	}
+	var freed int64
+	var errs []error
+	for _, d := range digests {
+		if ctx.Err() != nil {
+			return freed, errors.Join(append(errs, context.Cause(ctx))...)
+		}
+		if keep(d) {
+			continue
+		}
+		n, err := Allocated(s.imageDir(d))
+		if err == nil {
+			err = s.discard(s.imageDir(d))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove image %s: %w", d, err))
+			continue
+		}
+		freed += n
+		s.log.Info("image removed", "digest", d, "bytes", n)
+	}
+	return freed, errors.Join(errs...)
+}
+
+// discard takes an image out of sight at once and then removes it, so that a crash
+// leaves no half image under its name.
+func (s *DirStore) discard(dir string) error {
+	trash, err := os.MkdirTemp(s.path("tmp"), "trash-")
+	if err != nil {
+		return err
+	}
+	if err := ignoreMissing(sys.Rename(dir, filepath.Join(trash, "image"))); err != nil {
+		return errors.Join(err, os.RemoveAll(trash))
+	}
+	return os.RemoveAll(trash)
+}
+
+func (s *DirStore) removeRefs() error {
+	return s.eachRef(func(path string, e refEntry) error {
+		if e.Digest != "" {
+			if _, err := os.Stat(s.imageDir(e.Digest)); err == nil {
+				return nil
+			}
+		}
+		return ignoreMissing(os.Remove(path))
+	})
+}
+
+func (s *DirStore) removeTemp() (int64, error) {
+	entries, err := os.ReadDir(s.path("tmp"))
+	if err != nil {
+		return 0, err
+	}
+	var freed int64
+	var errs []error
+	for _, e := range entries {
+		p := s.path("tmp", e.Name())
+		n, err := Allocated(p)
+		if err = errors.Join(err, os.RemoveAll(p)); err != nil {
+			errs = append(errs, fmt.Errorf("remove what a cut-off build left: %w", err))
+			continue
+		}
+		freed += n
+		s.log.Info("removed what a cut-off build left", "path", p, "bytes", n)
+	}
+	return freed, errors.Join(errs...)
+}
+
+// Allocated is what the files below dir hold on disk that would be free without
+// them: a file with other links counts nothing.
+func Allocated(dir string) (int64, error) {
+	var total int64
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return ignoreMissing(err)
+		}
+		links, err := Links(path)
+		if err != nil || links > 1 {
+			return ignoreMissing(err)
+		}
+		n, err := sys.AllocatedBytes(path)
+		total += n
+		return err
+	})
+	return total, err
+}
+
+// Links returns the number of names that the file has.
+func Links(path string) (int, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	return linkCount(info), nil
+}
