@@ -15,6 +15,9 @@ type Service struct {
 	Env     map[string]string `json:"env,omitempty"` // below the pool's env, which wins
 	// SecretEnv sets a variable to the content of a secret, when the secret is there.
 	SecretEnv map[string]string `json:"secret_env,omitempty"`
+	// IfEnv names a variable of the pool's env: the service is started only while it
+	// is set and not empty. Without it the service is not part of Status.
+	IfEnv string `json:"if_env,omitempty"`
 	// Restart is "always" (default), "on-failure" or "never". A restart waits 0.5 s,
 	// doubling to 30 s, and starts over after a minute of running.
 	Restart string `json:"restart,omitempty"`
