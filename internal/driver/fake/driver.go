@@ -1,0 +1,240 @@
+package fake
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"mvm"
+	"mvm/internal/driver"
+)
+
+// Driver runs instances on a Host. Drivers come and go with their agents; the
+// VMMs stay. It is safe for concurrent use.
+type Driver struct {
+	host *Host
+	opt  Options
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New returns a driver of the host's VMMs.
+func New(host *Host, opt Options) *Driver { return &Driver{host: host, opt: opt} }
+
+// Info describes the fake.
+func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
+	if err := d.opt.seam(ctx, OpInfo, ""); err != nil {
+		return driver.Info{}, err
+	}
+	return driver.Info{Name: "fake", Version: version, Digest: "sha256:fake", Accelerator: "none", Machine: "fake",
+		Why: "the fake driver runs nothing", Features: driver.Features{Snapshot: true}}, nil
+}
+
+// Start boots a guest.
+func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.VMM, error) {
+	m, err := d.claim(ctx, OpStart, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.boot(ctx, m, spec); err != nil {
+		return nil, errors.Join(err, d.abandon(m), removeFile(spec.Memory))
+	}
+	return d.hold(m), nil
+}
+
+// claim checks the Spec and takes its id.
+func (d *Driver) claim(ctx context.Context, op Op, spec driver.Spec) (*machine, error) {
+	if err := d.opt.seam(ctx, op, spec.ID); err != nil {
+		return nil, err
+	}
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	rec, err := readRecord(spec.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	m := newMachine(d.host, spec)
+	if d.host.add(m) != nil || rec != nil {
+		d.host.remove(m)
+		d.host.violate("%s of %s, which has a VMM already", op, spec.ID)
+		return nil, mvm.Errorf(mvm.KindState, "%s %s: it has a VMM already", op, spec.ID)
+	}
+	return m, nil
+}
+
+// boot makes the machine run from its disks.
+func (d *Driver) boot(ctx context.Context, m *machine, spec driver.Spec) error {
+	m.mu.Lock()
+	err := errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
+	m.guest = bootGuest()
+	if err == nil {
+		err = m.saveMemory("")
+	}
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := d.opt.seam(ctx, OpStartBoot, spec.ID); err != nil {
+		return err
+	}
+	return m.begin(Running, OpStart)
+}
+
+// begin makes a machine that is set up visible.
+func (m *machine) begin(s State, op Op) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != Starting {
+		return mvm.Errorf(mvm.KindState, "%s %s: it was ended meanwhile", op, m.spec.ID)
+	}
+	m.state = s
+	if err := m.save(); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "%s %s: %w", op, m.spec.ID, err)
+	}
+	m.host.note("%s %s", op, m.spec.ID)
+	m.cond.Broadcast()
+	return nil
+}
+
+// abandon takes a Start or Restore back.
+func (d *Driver) abandon(m *machine) error {
+	m.end(driver.Exit{Detail: "start failed"}, false)
+	return removeRecord(m.spec.RunDir)
+}
+
+// Restore makes a paused VMM from a snapshot.
+func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (driver.VMM, error) {
+	m, err := d.claim(ctx, OpRestore, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.load(ctx, m, spec, snap); err != nil {
+		return nil, errors.Join(err, d.abandon(m))
+	}
+	return d.hold(m), nil
+}
+
+// load reads the snapshot into the machine.
+func (d *Driver) load(ctx context.Context, m *machine, spec driver.Spec, snap driver.Snapshot) error {
+	var state stateFile
+	var memory memoryFile
+	if err := readFile("device state", snap.State, &state); err != nil {
+		return err
+	}
+	if err := checkFits(spec, state); err != nil {
+		return err
+	}
+	if err := readFile("memory", spec.Memory, &memory); err != nil {
+		return err
+	}
+	if memory.Snapshot != state.Snapshot {
+		d.host.violate("restore of %s: memory and device state are not of one snapshot (consumed before?)", spec.ID)
+		return mvm.Errorf(mvm.KindInvalid, "restore %s: %s does not belong to %s", spec.ID, spec.Memory, snap.State)
+	}
+	if err := d.opt.seam(ctx, OpRestoreLoad, spec.ID); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	err := errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
+	m.guest, m.loaded = memory.Guest, state.Snapshot
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return m.begin(Paused, OpRestore)
+}
+
+// Recover takes up a VMM of the host, or one that only its record tells of.
+func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, error) {
+	if err := d.opt.seam(ctx, OpRecover, spec.ID); err != nil {
+		return nil, err
+	}
+	if m := d.host.lookup(spec.ID); m != nil {
+		if m.spec.RunDir != spec.RunDir {
+			d.host.violate("recover of %s in %s, but it runs in %s", spec.ID, spec.RunDir, m.spec.RunDir)
+		}
+		return d.hold(m), nil
+	}
+	m, err := d.revive(spec.ID, spec.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	return d.hold(m), nil
+}
+
+// revive makes the machine of a record: its process was this host's before it was
+// killed.
+func (d *Driver) revive(id, runDir string) (*machine, error) {
+	rec, err := readRecord(runDir)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil || rec.ID != id {
+		return nil, mvm.Errorf(mvm.KindNotFound, "recover %s: no VMM runs in %s", id, runDir)
+	}
+	m := newMachine(d.host, rec.Spec)
+	m.guest, m.loaded, m.state = rec.Guest, rec.Loaded, rec.State
+	if err := m.loadDisk(); err != nil {
+		return nil, err
+	}
+	if other := d.host.add(m); other != nil {
+		return other, nil
+	}
+	d.host.note("revive %s", id)
+	return m, nil
+}
+
+// Destroy ends the instance's VMM and removes the driver's files.
+func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
+	if err := d.opt.seam(ctx, OpDestroy, spec.ID); err != nil {
+		return err
+	}
+	if m := d.host.lookup(spec.ID); m != nil {
+		m.end(driver.Exit{Signal: 9, Detail: "destroyed"}, true)
+		m.join()
+	}
+	if err := d.opt.seam(ctx, OpDestroyFiles, spec.ID); err != nil {
+		return err
+	}
+	if err := removeRecord(spec.RunDir); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "destroy %s: %w", spec.ID, err)
+	}
+	return nil
+}
+
+// Sweep destroys every VMM below root that is not owned.
+func (d *Driver) Sweep(ctx context.Context, root string, owned func(id string) bool) ([]string, error) {
+	if err := d.opt.seam(ctx, OpSweep, ""); err != nil {
+		return nil, err
+	}
+	found := map[string]string{} // id -> RunDir
+	for _, m := range d.host.all() {
+		if filepath.Dir(m.spec.RunDir) == filepath.Clean(root) {
+			found[m.spec.ID] = m.spec.RunDir
+		}
+	}
+	paths, err := filepath.Glob(filepath.Join(root, "*", recordName))
+	for _, p := range paths {
+		rec, e := readRecord(filepath.Dir(p))
+		if e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+		if rec != nil {
+			found[rec.ID] = filepath.Dir(p)
+		}
+	}
+	var ended []string
+	for id, dir := range found {
+		if owned(id) {
+			continue
+		}
+		if e := d.Destroy(ctx, driver.Spec{ID: id, RunDir: dir}); e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		ended = append(ended, id)
+	}
+	return ended, err
+}

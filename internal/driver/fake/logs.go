@@ -1,0 +1,68 @@
+package fake
+
+import (
+	"context"
+	"net"
+
+	"mvm/internal/guestproto"
+)
+
+// wake tells waiters that the guest's log grew.
+func (m *machine) wake() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cond.Broadcast()
+}
+
+// logs sends the guest's log, and what is added when it is to follow.
+func (m *machine) logs(conn net.Conn, spec guestproto.Logs) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	m.handlers.Add(1)
+	m.host.handlers.Add(1)
+	go func() { // the caller going away ends the stream
+		defer m.host.handlers.Done()
+		defer m.handlers.Done()
+		defer cancel()
+		_, _ = conn.Read(make([]byte, 1))
+	}()
+	defer conn.Close()
+	sent := 0
+	for first := true; ; first = false {
+		lines, total, err := m.logTail(ctx, sent, spec.Follow && !first)
+		if err != nil {
+			return
+		}
+		if first && spec.Tail > 0 && len(lines) > spec.Tail {
+			lines = lines[len(lines)-spec.Tail:]
+		}
+		sent = total
+		for _, l := range lines {
+			if spec.Service != "" && spec.Service != l.Service {
+				continue
+			}
+			if answer(conn, guestproto.Response{LogLine: &l}) != nil {
+				return
+			}
+		}
+		if !spec.Follow {
+			_ = answer(conn, guestproto.Response{LogEnd: true})
+			return
+		}
+	}
+}
+
+// logTail returns the lines from the sent'th on and how many there are now; with
+// wait it waits for one.
+func (m *machine) logTail(ctx context.Context, sent int, wait bool) ([]guestproto.LogLine, int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := m.await(ctx, func() bool {
+		return m.state == Running && (!wait || m.guest.LogTotal > sent)
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	fresh := min(m.guest.LogTotal-sent, len(m.guest.Log))
+	return append([]guestproto.LogLine(nil), m.guest.Log[len(m.guest.Log)-fresh:]...), m.guest.LogTotal, nil
+}

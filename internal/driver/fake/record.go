@@ -1,0 +1,146 @@
+package fake
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"mvm"
+	"mvm/internal/driver"
+)
+
+// State is where a VMM is in its life.
+type State string
+
+// The states.
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Paused   State = "paused"
+	Gone     State = "gone"
+)
+
+// The driver's files, beside Spec.Memory and Snapshot.State.
+const (
+	recordName = "fake-vmm.json"  // in RunDir: the VMM
+	diskName   = "fake-disk.json" // in Dir: the guest's /data
+	version    = "1"
+)
+
+// record is a VMM as its file has it.
+type record struct {
+	ID     string       `json:"id"`
+	State  State        `json:"state"`
+	Spec   driver.Spec  `json:"spec"` // without the TAP
+	Guest  guestState   `json:"guest"`
+	Loaded string       `json:"loaded,omitempty"` // the snapshot that Spec.Memory still holds
+	Exit   *driver.Exit `json:"exit,omitempty"`
+}
+
+// memoryFile is the content of Spec.Memory.
+type memoryFile struct {
+	// Snapshot is the id of the snapshot that this memory belongs to; empty from
+	// the moment that vCPUs run.
+	Snapshot string     `json:"snapshot"`
+	Guest    guestState `json:"guest"`
+}
+
+// stateFile is the content of Snapshot.State.
+type stateFile struct {
+	Snapshot string   `json:"snapshot"`
+	Version  string   `json:"version"`
+	VCPUs    int      `json:"vcpus"`
+	MemMiB   int      `json:"mem_mib"`
+	Disks    []string `json:"disks"` // serials
+}
+
+func newStateFile(nonce string, spec driver.Spec) stateFile {
+	s := stateFile{Snapshot: nonce, Version: version, VCPUs: spec.VCPUs, MemMiB: spec.MemMiB}
+	for _, d := range spec.Disks {
+		s.Disks = append(s.Disks, d.Serial)
+	}
+	return s
+}
+
+// writeFile replaces the file at once. With sync it is durable; without, it
+// outlives the process only, as memory does.
+func writeFile(path string, v any, sync bool) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "fake-tmp-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// readFile reads a file of writeFile, within a bound. KindInvalid when it is
+// missing or damaged.
+func readFile(what, path string, v any) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "read %s: %w", what, err)
+	}
+	if st.Size() > maxGuestBytes*2 {
+		return mvm.Errorf(mvm.KindInvalid, "read %s %s: %d bytes are too many", what, path, st.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "read %s: %w", what, err)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "read %s %s: it is damaged: %w", what, path, err)
+	}
+	return nil
+}
+
+// readRecord returns the VMM that RunDir tells of, nil when there is none or it is gone.
+func readRecord(runDir string) (*record, error) {
+	var r record
+	path := filepath.Join(runDir, recordName)
+	if err := readFile("VMM record", path, &r); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	if r.State == Gone {
+		return nil, nil
+	}
+	return &r, nil
+}
+
+// removeRecord removes the driver's files in RunDir. It is idempotent.
+func removeRecord(runDir string) error {
+	paths, err := filepath.Glob(filepath.Join(runDir, "fake-*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		err = errors.Join(err, removeFile(p))
+	}
+	return err
+}
+
+// removeFile removes the file if it is there.
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

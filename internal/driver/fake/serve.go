@@ -1,0 +1,177 @@
+package fake
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"time"
+
+	"mvm/internal/driver"
+	"mvm/internal/guestproto"
+)
+
+// serve answers requests on one stream to the guest's port 52.
+func (m *machine) serve(conn net.Conn) {
+	for {
+		var req guestproto.Request
+		err := guestproto.Receive(conn, &req)
+		if !m.running() {
+			return
+		}
+		var unknown *guestproto.VariantError
+		if errors.As(err, &unknown) {
+			if answer(conn, guestproto.Response{Error: &guestproto.Error{Message: err.Error()}}) != nil {
+				return
+			}
+			continue
+		}
+		if err != nil {
+			return
+		}
+		name := guestproto.Variant(req)
+		m.host.note("guest %s %s%s", m.spec.ID, name, reason(req))
+		if b := m.host.behavior(m.spec.ID); b.applies(name) && m.misbehave(conn, req, b) {
+			return
+		}
+		if !m.respond(conn, req) {
+			return
+		}
+	}
+}
+
+func reason(req guestproto.Request) string {
+	if req.Configure != nil {
+		return " " + req.Configure.Reason
+	}
+	return ""
+}
+
+// misbehave does what the behaviour says instead of answering well, and reports
+// whether the stream is done with.
+func (m *machine) misbehave(conn net.Conn, req guestproto.Request, b Behavior) bool {
+	if b.Delay > 0 && !m.sleep(b.Delay) {
+		return true
+	}
+	switch {
+	case b.Crash:
+		m.end(driver.Exit{Code: 1, Detail: "VMM died"}, false)
+	case b.Poweroff:
+		m.end(driver.Exit{Guest: true, Detail: "guest powered off"}, false)
+	case b.Silent:
+		buf := make([]byte, 4096)
+		for { // takes what comes and never answers, until the stream ends
+			if _, err := conn.Read(buf); err != nil {
+				return true
+			}
+		}
+	case b.Garbage:
+		_ = guestproto.WriteFrame(conn, []byte("\x00{]garbage"))
+	case b.Oversized:
+		head := binary.BigEndian.AppendUint32(nil, guestproto.MaxFrame+1)
+		_, _ = conn.Write(append(head, `"Pong"`...))
+	case b.Truncated:
+		_, _ = conn.Write(append(binary.BigEndian.AppendUint32(nil, 100), `"Po`...))
+	case b.WrongType && req.Ping:
+		_ = answer(conn, guestproto.Response{ClockAck: &guestproto.ClockAck{}})
+	case b.WrongType:
+		_ = answer(conn, guestproto.Response{Pong: true})
+	case b.Refuse != "":
+		_ = answer(conn, guestproto.Response{Error: &guestproto.Error{Message: b.Refuse}})
+		return false
+	default:
+		return false
+	}
+	return true
+}
+
+// sleep waits as the guest, false when the VMM is gone first.
+func (m *machine) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-m.done:
+		return false
+	case <-t.C:
+		return m.running()
+	}
+}
+
+func answer(conn net.Conn, r guestproto.Response) error { return guestproto.Send(conn, r) }
+
+// respond answers well, and reports whether the stream goes on.
+func (m *machine) respond(conn net.Conn, req guestproto.Request) bool {
+	switch {
+	case req.Exec != nil:
+		m.exec(conn, *req.Exec)
+		return false
+	case req.Logs != nil:
+		m.logs(conn, *req.Logs)
+		return false
+	case req.Shutdown != nil:
+		return m.shutdown(conn)
+	}
+	var resp guestproto.Response
+	b := m.host.behavior(m.spec.ID)
+	if err := m.withGuest(func(g *guestState) (change, error) {
+		resp = g.answer(req, b)
+		if req.Configure != nil || req.AdjustClock != nil {
+			return inMemory, nil
+		}
+		return unchanged, nil
+	}); err != nil {
+		return false
+	}
+	return answer(conn, resp) == nil
+}
+
+// answer makes the answer of the requests that have one.
+func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Response {
+	switch {
+	case req.Ping:
+		return guestproto.Response{Pong: true}
+	case req.WorkerStatus:
+		w := guestproto.WorkerStatus{Status: "idle"}
+		if b.Busy {
+			w.Status = "busy"
+		}
+		return guestproto.Response{WorkerStatus: &w}
+	case req.Wake:
+		return guestproto.Response{WakeAck: &guestproto.WakeAck{Success: !b.NackWake}}
+	case req.SleepPrep != nil:
+		return guestproto.Response{SleepPrepAck: ack(b.NackSleepPrep)}
+	case req.Status:
+		s := g.status(b)
+		return guestproto.Response{Status: &s}
+	case req.Configure != nil:
+		a := g.configure(*req.Configure, b)
+		return guestproto.Response{ConfigureAck: &a}
+	case req.AdjustClock != nil:
+		g.ClockOffset += time.Duration(req.AdjustClock.OffsetNanos)
+		return guestproto.Response{ClockAck: &guestproto.ClockAck{UnixNanos: g.now().UnixNano()}}
+	case req.IntegrationStatus:
+		return guestproto.Response{IntegrationStatusReport: g.integrations()}
+	case req.CheckpointIntegrations != nil:
+		return guestproto.Response{CheckpointResult: checkpoint(req.CheckpointIntegrations.Integrations, b)}
+	case req.Fence != nil:
+		return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: b.Active}}
+	}
+	return guestproto.Response{Error: &guestproto.Error{Message: "no such request"}}
+}
+
+// ack says yes, or no with the detail.
+func ack(detail string) *guestproto.Ack {
+	if detail == "" {
+		return &guestproto.Ack{Success: true}
+	}
+	return &guestproto.Ack{Detail: &detail}
+}
+
+func (m *machine) shutdown(conn net.Conn) bool {
+	b := m.host.behavior(m.spec.ID)
+	err := answer(conn, guestproto.Response{ShutdownAck: ack(b.NackShutdown)})
+	if b.IgnoreShutdown || b.NackShutdown != "" {
+		return err == nil
+	}
+	m.end(driver.Exit{Guest: true, Detail: "guest powered off"}, false)
+	return false
+}
