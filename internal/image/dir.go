@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -31,16 +32,15 @@ func (DirBuilder) Key(_ context.Context, ref string) (string, error) {
 		return "", err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%+v", img)
+	if err := json.NewEncoder(h).Encode(img); err != nil {
+		return "", err
+	}
 	for _, f := range img.files() {
 		info, err := statPlain(filepath.Join(dir, f.Name))
 		if err != nil {
 			return "", dirError(ref, err)
 		}
 		fmt.Fprintf(h, "\n%s %d %d", f.Name, info.Size(), info.ModTime().UnixNano())
-	}
-	if img.RootFS != nil {
-		fmt.Fprintf(h, "\nrootfs %s", img.RootFS.Name)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }

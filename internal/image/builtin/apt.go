@@ -1,0 +1,201 @@
+package builtin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"mvm"
+)
+
+const (
+	kernelPackage  = "linux-image-cloud-amd64" // depends on the newest versioned one
+	busyboxPackage = "busybox-static"
+)
+
+// apt asks the host's apt: its sources, keys and proxies hold. A status file of our
+// own, empty, makes it resolve all that a package needs, whatever the host has
+// installed, and keeps it from touching the host's packages.
+type apt struct {
+	dir string
+}
+
+// deb is a package at an exact version: the name of its file has both.
+type deb struct {
+	File string `json:"file"`
+}
+
+// name is the package's name.
+func (d deb) name() string { n, _, _ := strings.Cut(d.File, "_"); return n }
+
+func openAPT(dir string) (*apt, error) {
+	a := &apt{dir: dir}
+	for _, d := range []string{"state", "archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, fmt.Errorf("open apt folder: %w", err)
+		}
+	}
+	f, err := os.OpenFile(a.status(), os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open apt folder: %w", err)
+	}
+	return a, f.Close()
+}
+
+func (a *apt) status() string { return filepath.Join(a.dir, "state", "status") }
+
+// kernel resolves the kernel's versioned package, whose modules fit it.
+func (a *apt) kernel(ctx context.Context, progress func(mvm.Progress)) (deb, error) {
+	debs, err := a.closure(ctx, []string{kernelPackage}, progress)
+	if err != nil {
+		return deb{}, err
+	}
+	for _, d := range debs {
+		if versioned.MatchString(d.name()) {
+			return d, nil
+		}
+	}
+	return deb{}, mvm.Errorf(mvm.KindUnavailable, "package %s depends on no versioned kernel", kernelPackage)
+}
+
+var versioned = regexp.MustCompile(`^linux-image-[0-9][0-9a-z.+-]*-cloud-amd64$`)
+
+// one resolves a single package without what it depends on.
+func (a *apt) one(ctx context.Context, name string, progress func(mvm.Progress)) (deb, error) {
+	debs, err := a.closure(ctx, []string{name}, progress)
+	if err != nil {
+		return deb{}, err
+	}
+	for _, d := range debs {
+		if d.name() == name {
+			return d, nil
+		}
+	}
+	return deb{}, mvm.Errorf(mvm.KindUnavailable, "apt offers no package %s", name)
+}
+
+// closure resolves the packages and all that they depend on. Where apt knows none of
+// them, its lists are fetched once.
+func (a *apt) closure(ctx context.Context, names []string, progress func(mvm.Progress)) ([]deb, error) {
+	args := append([]string{"install", "--print-uris", "-y", "-qq", "--no-install-recommends"}, names...)
+	out, err := a.run(ctx, a.dir, args...)
+	if err != nil && ctx.Err() == nil {
+		if uerr := a.update(ctx, progress); uerr != nil {
+			return nil, errors.Join(err, uerr)
+		}
+		out, err = a.run(ctx, a.dir, args...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseURIs(out)
+}
+
+// update fetches the host's package lists.
+func (a *apt) update(ctx context.Context, progress func(mvm.Progress)) error {
+	progress(mvm.Progress{Text: "fetching apt's package lists"})
+	_, err := a.run(ctx, a.dir, "update", "-qq")
+	return err
+}
+
+// uriLine matches "'uri' file size hash"; the hash is not there for local files.
+var uriLine = regexp.MustCompile(`^'[^']*' ([A-Za-z0-9][A-Za-z0-9.+~%:-]*_[A-Za-z0-9.+~%:-]+_(?:amd64|all)\.deb) [0-9]+`)
+
+func parseURIs(out string) ([]deb, error) {
+	var debs []deb
+	for line := range strings.Lines(out) {
+		if m := uriLine.FindStringSubmatch(line); m != nil {
+			debs = append(debs, deb{File: m[1]})
+		}
+	}
+	if len(debs) == 0 {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "apt resolved to no package: %.200q", out)
+	}
+	return debs, nil
+}
+
+// download fetches exactly these packages into dir; apt checks their signatures. When
+// the mirror has gone on to newer ones, the error says to try again.
+func (a *apt) download(ctx context.Context, dir string, debs []deb, progress func(mvm.Progress)) error {
+	progress(mvm.Progress{Text: fmt.Sprintf("downloading %d packages", len(debs)), Total: int64(len(debs))})
+	args := []string{"download", "-qq"}
+	for _, d := range debs {
+		parts := strings.Split(strings.TrimSuffix(d.File, ".deb"), "_")
+		args = append(args, parts[0]+"="+strings.ReplaceAll(parts[1], "%3a", ":"))
+	}
+	_, err := a.run(ctx, dir, args...)
+	if err != nil && ctx.Err() == nil {
+		if uerr := a.update(ctx, progress); uerr != nil {
+			return errors.Join(err, uerr)
+		}
+		_, err = a.run(ctx, dir, args...)
+	}
+	if err != nil {
+		return err
+	}
+	for _, d := range debs {
+		if _, err := os.Stat(filepath.Join(dir, d.File)); err != nil {
+			return mvm.Errorf(mvm.KindUnavailable, "apt did not fetch package %s: %w", d.File, err)
+		}
+	}
+	return nil
+}
+
+func (a *apt) run(ctx context.Context, dir string, args ...string) (string, error) {
+	args = append([]string{
+		"-o", "Dir::State::status=" + a.status(),
+		"-o", "Dir::Cache=" + a.dir,
+		"-o", "APT::Architecture=amd64",
+		"-o", "Acquire::Retries=3",
+	}, args...)
+	return run(ctx, dir, "apt-get", args...)
+}
+
+// unpack puts the content of a package file below dir. None of its scripts run.
+func unpack(ctx context.Context, file, dir string) error {
+	_, err := run(ctx, "/", "dpkg-deb", "--extract", file, dir)
+	return err
+}
+
+// run runs a program of the host and returns its standard output. Its errors are
+// KindUnavailable: mostly a source that can't be reached.
+func run(ctx context.Context, dir, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	cmd.WaitDelay = 5 * time.Second
+	var out, errOut tail
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", mvm.Errorf(mvm.KindUnavailable, "run %s: %w", name, err).
+			WithFix("built-in images are built on Debian or Ubuntu hosts; install %s", name)
+	}
+	if err != nil {
+		return "", mvm.Errorf(mvm.KindUnavailable, "run %s %s: %w: %s", name, verb(args), err, errOut.last())
+	}
+	return out.String(), nil
+}
+
+// verb is the first argument that is no option, for messages.
+func verb(args []string) string {
+	for i := 0; i < len(args); i++ {
+		if args[i] == "-o" {
+			i++
+			continue
+		}
+		if !strings.HasPrefix(args[i], "-") {
+			return args[i]
+		}
+	}
+	return ""
+}
