@@ -27,17 +27,10 @@
 package mux
 
 import (
-	"context"
-	"encoding/binary"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"time"
-
-	"github.com/libp2p/go-yamux/v5"
-
-	"mvm"
 )
 
 // MaxIncoming bounds the streams of a session that the other end opened.
@@ -54,143 +47,6 @@ var (
 	errReplaced = errors.New("mux: the other end began a new session")
 	errAgain    = errors.New("mux: the other end lost the session")
 )
-
-// Session is a set of streams between host and guest. Its methods may be called
-// from many goroutines.
-type Session struct {
-	ys   *yamux.Session
-	in   chan incoming
-	done chan struct{} // closed when the session has ended and accept has returned
-	wg   sync.WaitGroup
-}
-
-type incoming struct {
-	conn net.Conn
-	port uint32
-}
-
-// newSession starts the streams over c. A client opens odd ids, a server even ones.
-func newSession(c *sessionConn, client bool) (*Session, error) {
-	start := yamux.Server
-	if client {
-		start = yamux.Client
-	}
-	ys, err := start(c, yamuxConfig(), nil)
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "start the streams of the guest channel: %w", err)
-	}
-	s := &Session{ys: ys, in: make(chan incoming), done: make(chan struct{})}
-	go s.accept()
-	return s, nil
-}
-
-func yamuxConfig() *yamux.Config {
-	c := yamux.DefaultConfig()
-	c.AcceptBacklog = MaxIncoming
-	c.MaxIncomingStreams = MaxIncoming
-	c.EnableKeepAlive = false // a paused guest is silent
-	c.MeasureRTTInterval = 24 * time.Hour
-	c.ConnectionWriteTimeout = 10 * time.Second
-	c.MaxStreamWindowSize = c.InitialStreamWindowSize // 256 KiB: the bound per stream
-	c.MaxMessageSize = chunk
-	c.ReadBufSize = 0 // the link has a buffer
-	c.LogOutput = io.Discard
-	return c
-}
-
-// accept reads the port of each new stream, so that one that does not send its
-// port holds up nobody.
-func (s *Session) accept() {
-	defer close(s.done)
-	for {
-		conn, err := s.ys.Accept()
-		if err != nil {
-			s.ys.Close() // joins yamux's goroutines when it closed itself
-			s.wg.Wait()
-			return
-		}
-		s.wg.Add(1)
-		go func() {
-			defer s.wg.Done()
-			s.header(conn)
-		}()
-	}
-}
-
-func (s *Session) header(conn net.Conn) {
-	var h [4]byte
-	conn.SetReadDeadline(time.Now().Add(headerTimeout))
-	if _, err := io.ReadFull(conn, h[:]); err != nil {
-		reset(conn)
-		return
-	}
-	conn.SetReadDeadline(time.Time{})
-	select {
-	case s.in <- incoming{conn, binary.BigEndian.Uint32(h[:])}:
-	case <-s.ys.CloseChan():
-		conn.Close()
-	}
-}
-
-// reset ends a stream in both directions at once.
-func reset(conn net.Conn) {
-	if st, ok := conn.(*yamux.Stream); ok {
-		st.Reset()
-		return
-	}
-	conn.Close()
-}
-
-// Open opens a stream to a port of the other end. It returns before the other end
-// has accepted: a refusal shows at the first read. Cancelling ctx afterwards has no
-// effect on the stream. KindUnavailable when the session is over or the stream
-// can't be opened within ctx.
-func (s *Session) Open(ctx context.Context, port uint32) (net.Conn, error) {
-	conn, err := s.ys.Open(ctx)
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "open a stream to port %d: %w", port, err)
-	}
-	if d, ok := ctx.Deadline(); ok {
-		conn.SetWriteDeadline(d)
-	}
-	stop := context.AfterFunc(ctx, func() { reset(conn) })
-	_, err = conn.Write(binary.BigEndian.AppendUint32(nil, port))
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		reset(conn)
-		return nil, mvm.Errorf(mvm.KindUnavailable, "open a stream to port %d: %w", port, err)
-	}
-	conn.SetWriteDeadline(time.Time{})
-	return conn, nil
-}
-
-// Accept returns the next stream that the other end opened, and its port. It
-// fails with KindUnavailable once the session is over. The caller must accept
-// promptly and close what it does not want. A Close sends what was written before
-// it; the stream has CloseWrite.
-func (s *Session) Accept() (net.Conn, uint32, error) {
-	select {
-	case in := <-s.in:
-		return in.conn, in.port, nil
-	case <-s.ys.CloseChan():
-		return nil, 0, mvm.Errorf(mvm.KindUnavailable, "accept a stream: the session is over")
-	}
-}
-
-// Done is closed when the session is over and nothing of it runs any more. Its
-// streams have failed by then.
-func (s *Session) Done() <-chan struct{} { return s.done }
-
-// Close ends the session and all its streams, and waits until nothing of it runs.
-// On the host it closes the connection; in the guest the port stays open for the
-// Server's next session. It is idempotent.
-func (s *Session) Close() error {
-	s.ys.Close()
-	<-s.done
-	return nil
-}
 
 // sessionConn is one session's view of a link.
 type sessionConn struct {

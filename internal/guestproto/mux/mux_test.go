@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -504,6 +505,64 @@ func TestSilenceIsNoFailure(t *testing.T) {
 	}
 	s.Close()
 	srv.Close()
+}
+
+// Polling a guest that has stopped reading costs each caller its deadline and
+// nothing else: no Close hangs and nothing piles up without bound.
+func TestPollingAHungGuest(t *testing.T) {
+	w := pair(t)
+	ctx := deadline(t)
+	hung, release := make(chan struct{}), make(chan struct{})
+	guest := &hangable{Conn: w.guest, hung: hung, release: release}
+	echoGuest(t, mux.NewServer(guest))
+	s, err := mux.Client(ctx, w.host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := echo(ctx, s, []byte("well")); err != nil {
+		t.Fatal(err)
+	}
+	close(hung)
+	before := runtime.NumGoroutine()
+	for range 1000 {
+		short, cancel := context.WithTimeout(ctx, time.Millisecond)
+		conn, err := s.Open(short, 52)
+		if err == nil {
+			conn.SetDeadline(time.Now().Add(time.Millisecond))
+			conn.Write([]byte("are you there?"))
+			conn.Close()
+		}
+		cancel()
+	}
+	if n := runtime.NumGoroutine() - before; n > 2*mux.MaxIncoming {
+		t.Errorf("%d goroutines more after polling", n)
+	}
+	close(release)
+	for { // the guest refuses some while it works off what has piled up
+		err := echo(ctx, s, []byte("well again"))
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil || s.Over() {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+}
+
+// hangable is a guest end that stops reading.
+type hangable struct {
+	net.Conn
+	hung, release chan struct{}
+}
+
+func (h *hangable) Read(p []byte) (int, error) {
+	select {
+	case <-h.hung:
+		<-h.release
+	default:
+	}
+	return h.Conn.Read(p)
 }
 
 func isTimeout(err error) bool {

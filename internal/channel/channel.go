@@ -1,0 +1,195 @@
+// Package channel is the host side of the guest channel of one VMM: hybrid vsock
+// over a virtio-serial port.
+//
+// It connects to the unix socket of the VMM's character device and keeps a mux
+// session with the guest on it, for as long as the Channel is open and through
+// restarts of the guest agent. It offers what Firecracker offers for vsock:
+//
+//   - Dial, or the socket <RunDir>/v.sock (0600): "CONNECT <port>\n", answered
+//     "OK <n>\n", then the stream is the guest's.
+//   - A stream that the guest opens to port N goes to the unix socket
+//     <RunDir>/v.sock_<N>, on which somebody else listens; without one it is reset.
+//
+// A paused guest is silent and keeps its session. The guest is hostile: streams,
+// buffers and the rate of new sessions are bounded.
+package channel
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto/mux"
+)
+
+// Bounds of one channel.
+const (
+	// MaxLocal bounds the connections of v.sock at one time.
+	MaxLocal = 64
+	// firstBackoff and lastBackoff bound how fast sessions follow each other.
+	firstBackoff = 5 * time.Millisecond
+	lastBackoff  = 200 * time.Millisecond
+)
+
+// Options say where a channel's ends are.
+type Options struct {
+	Chardev string // unix socket of the VMM's character device
+	RunDir  string // of v.sock and v.sock_<port>
+	Log     *slog.Logger
+	// First, when not nil, is a connection to Chardev that was made already.
+	First net.Conn
+}
+
+// Channel is the open channel of one VMM. Its methods may be called from many
+// goroutines.
+type Channel struct {
+	opts   Options
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	local  *localServer
+
+	mu    sync.Mutex
+	sess  *mux.Session  // nil while there is none
+	ready chan struct{} // closed when sess is set; replaced when it is gone
+}
+
+// Open starts the channel: it listens on v.sock and connects to the guest in the
+// background. Close ends it. On an error Options.First is closed.
+func Open(opts Options) (*Channel, error) {
+	c := &Channel{opts: opts, ready: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	var err error
+	if c.local, err = listenLocal(filepath.Join(opts.RunDir, "v.sock")); err != nil {
+		c.cancel(err)
+		if opts.First != nil {
+			opts.First.Close()
+		}
+		return nil, mvm.Errorf(mvm.KindInternal, "open the guest channel: %w", err)
+	}
+	c.wg.Go(c.keep)
+	c.wg.Go(c.serveLocal)
+	return c, nil
+}
+
+// Close ends the session, every stream and v.sock, and waits for its goroutines.
+// The guest sees its session end. It is idempotent.
+func (c *Channel) Close() error {
+	c.cancel(mvm.Errorf(mvm.KindUnavailable, "the guest channel was closed"))
+	c.local.close()
+	c.mu.Lock()
+	s := c.sess
+	c.mu.Unlock()
+	if s != nil {
+		s.Close()
+	}
+	c.wg.Wait()
+	return nil
+}
+
+// Dial opens a stream to the guest's port; it waits for a session within ctx and
+// fails with KindUnavailable. A guest that does not serve the port ends the stream.
+func (c *Channel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	for {
+		s, ready := c.session()
+		if s != nil {
+			conn, err := s.Open(ctx, port)
+			if err == nil || !s.Over() {
+				return conn, err
+			}
+			c.drop(s) // it died under us: wait for the next
+			continue
+		}
+		select {
+		case <-ready:
+		case <-c.ctx.Done():
+			return nil, mvm.Errorf(mvm.KindUnavailable, "dial port %d of the guest: %w", port, context.Cause(c.ctx))
+		case <-ctx.Done():
+			return nil, mvm.Errorf(mvm.KindUnavailable, "dial port %d of the guest: it does not answer: %w", port, context.Cause(ctx))
+		}
+	}
+}
+
+func (c *Channel) session() (*mux.Session, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sess, c.ready
+}
+
+// set makes s the session; false when the channel is closed already.
+func (c *Channel) set(s *mux.Session) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.sess = s
+	close(c.ready)
+	return true
+}
+
+// drop forgets s, if it is still the session.
+func (c *Channel) drop(s *mux.Session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sess == s {
+		c.sess, c.ready = nil, make(chan struct{})
+	}
+}
+
+// keep holds one session after the other until the channel is closed.
+func (c *Channel) keep() {
+	backoff := firstBackoff
+	first := c.opts.First
+	for c.ctx.Err() == nil {
+		start := time.Now()
+		err := c.once(first)
+		first = nil
+		if c.ctx.Err() != nil {
+			return
+		}
+		c.opts.Log.Debug("guest channel session ended", "after", time.Since(start), "err", err)
+		if time.Since(start) > 5*lastBackoff {
+			backoff = firstBackoff
+		}
+		t := time.NewTimer(backoff)
+		select {
+		case <-c.ctx.Done():
+		case <-t.C:
+		}
+		t.Stop()
+		backoff = min(2*backoff, lastBackoff)
+	}
+}
+
+// once connects, holds one session and serves the streams that the guest opens.
+func (c *Channel) once(conn net.Conn) error {
+	if conn == nil {
+		var d net.Dialer
+		var err error
+		if conn, err = d.DialContext(c.ctx, "unix", c.opts.Chardev); err != nil {
+			return fmt.Errorf("connect to the VMM: %w", err)
+		}
+	}
+	s, err := mux.Client(c.ctx, conn)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if !c.set(s) {
+		return context.Cause(c.ctx)
+	}
+	defer c.drop(s)
+	for {
+		stream, port, err := s.Accept()
+		if err != nil {
+			return err
+		}
+		c.wg.Go(func() { c.toHost(stream, port) })
+	}
+}

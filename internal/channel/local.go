@@ -1,0 +1,192 @@
+package channel
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	lineTimeout    = 5 * time.Second  // for the CONNECT line
+	connectTimeout = 30 * time.Second // for the guest to answer it
+	maxLine        = 32
+)
+
+// localServer is v.sock.
+type localServer struct {
+	path string
+	l    *net.UnixListener
+
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{}
+	closed bool
+	count  uint32
+}
+
+// listenLocal makes the socket under another name and moves it into place, so that
+// it is never there with other permissions; one that a dead agent left is replaced.
+func listenLocal(path string) (*localServer, error) {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(tmp))
+	}
+	return &localServer{path: path, l: l, conns: map[net.Conn]struct{}{}}, nil
+}
+
+// close stops the listener, ends its connections and removes the socket. The
+// socket of another Channel that took the path over stays.
+func (s *localServer) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.l.Close()
+	os.Remove(s.path)
+	for c := range s.conns {
+		c.Close()
+	}
+}
+
+// add counts a connection; false when there are too many or the server is closed.
+func (s *localServer) add(c net.Conn) (n uint32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || len(s.conns) >= MaxLocal {
+		return 0, false
+	}
+	s.conns[c] = struct{}{}
+	s.count++
+	return s.count, true
+}
+
+func (s *localServer) remove(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+func (c *Channel) serveLocal() {
+	for {
+		conn, err := c.local.l.Accept()
+		if err != nil {
+			return // closed
+		}
+		n, ok := c.local.add(conn)
+		if !ok {
+			conn.Close()
+			continue
+		}
+		c.wg.Go(func() {
+			defer c.local.remove(conn)
+			defer conn.Close()
+			if err := c.connect(conn, n); err != nil {
+				c.opts.Log.Debug("guest channel connect", "err", err)
+			}
+		})
+	}
+}
+
+// connect serves one connection of v.sock.
+func (c *Channel) connect(conn net.Conn, n uint32) error {
+	conn.SetDeadline(time.Now().Add(lineTimeout))
+	r := bufio.NewReaderSize(io.LimitReader(conn, maxLine), maxLine)
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("read the CONNECT line: %w", err)
+	}
+	port, err := parseConnect(line)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, connectTimeout)
+	defer cancel()
+	stream, err := c.Dial(ctx, port)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	if _, err := fmt.Fprintf(conn, "OK %d\n", n); err != nil {
+		return err
+	}
+	conn.SetDeadline(time.Time{})
+	early, _ := r.Peek(r.Buffered()) // a client may send before it has read OK
+	if _, err := stream.Write(early); err != nil {
+		return err
+	}
+	join(conn, stream)
+	return nil
+}
+
+// parseConnect reads "CONNECT <port>\n".
+func parseConnect(line string) (uint32, error) {
+	num, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "CONNECT ")
+	port, err := strconv.ParseUint(num, 10, 32)
+	if !ok || err != nil {
+		return 0, fmt.Errorf("parse %q: want CONNECT <port>", line)
+	}
+	return uint32(port), nil
+}
+
+// toHost passes a stream that the guest opened to the unix socket of its port.
+func (c *Channel) toHost(stream net.Conn, port uint32) {
+	defer stream.Close()
+	d := net.Dialer{Timeout: lineTimeout}
+	conn, err := d.DialContext(c.ctx, "unix", filepath.Join(c.opts.RunDir, fmt.Sprintf("v.sock_%d", port)))
+	if err != nil {
+		c.opts.Log.Debug("guest opened a port that nobody serves", "port", port, "err", err)
+		abort(stream)
+		return
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
+	defer stop()
+	join(conn, stream)
+}
+
+// join copies both ways until both are done; the end of one direction is passed
+// on, an error in one ends both.
+func join(a, b net.Conn) {
+	var wg sync.WaitGroup
+	wg.Go(func() { copyHalf(a, b) })
+	copyHalf(b, a)
+	wg.Wait()
+}
+
+func copyHalf(dst, src net.Conn) {
+	// Hide ReadFrom and WriteTo: a plain bounded buffer is all that is wanted.
+	_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, 32<<10))
+	if half, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
+		half.CloseWrite()
+		return
+	}
+	abort(dst)
+	abort(src)
+}
+
+// abort ends a stream in both directions.
+func abort(c net.Conn) {
+	if r, ok := c.(interface{ Reset() error }); ok {
+		r.Reset()
+		return
+	}
+	c.Close()
+}
