@@ -1,0 +1,151 @@
+// Package secrets keeps the tenants' secrets sealed at rest and says which of them
+// the guests of a pool get.
+//
+// Sealed bytes are 0x01, a 12 byte random nonce, and AES-256-GCM of the values as
+// JSON. Each tenant has a key of its own, HKDF-SHA256 of the host's master key with
+// the tenant's id. Tenant and generation are authenticated with the values, so that
+// neither another tenant's bytes nor an older generation's can be put in their
+// place. The master key is a file outside the data directory: a copy of that
+// directory alone gives no secret away.
+//
+// No error of this package holds a value or the key.
+package secrets
+
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"mvm"
+	"mvm/internal/sys"
+)
+
+// KeySize is the length of a master key, in bytes.
+const KeySize = 32
+
+// Key is a host's master key. It may be used from many goroutines. It prints as a
+// word, never as itself.
+type Key struct {
+	master []byte
+}
+
+// NewKey makes a Key of KeySize bytes, which it copies.
+func NewKey(master []byte) (*Key, error) {
+	if len(master) != KeySize {
+		return nil, mvm.Errorf(mvm.KindInvalid, "master key has %d bytes, not %d", len(master), KeySize)
+	}
+	return &Key{master: append([]byte(nil), master...)}, nil
+}
+
+// String hides the key.
+func (k *Key) String() string { return "(master key)" }
+
+// GoString hides the key from %#v.
+func (k *Key) GoString() string { return k.String() }
+
+// Format hides the key from every verb.
+func (k *Key) Format(s fmt.State, _ rune) { io.WriteString(s, k.String()) } //nolint:errcheck // fmt has no place for it
+
+// MarshalText refuses: a key is never part of a message or file of ours.
+func (k *Key) MarshalText() ([]byte, error) {
+	return nil, errors.New("a master key is not written")
+}
+
+func (k *Key) tenantKey(tenant string) ([]byte, error) {
+	return hkdf.Key(sha256.New, k.master, nil, "mvm tenant secrets 1\x00"+tenant, 32)
+}
+
+// LoadOrCreateKey reads the master key from the file; without the file it makes one
+// of random bytes, durable, so that there is either no file or a whole key after a crash, and
+// agents that start at once agree on one. The file must be a regular file of this
+// user with mode 0600 or stricter and KeySize bytes, no symlink, in a folder where nobody else
+// can replace it; anything else is KindPolicy, with what to do.
+func LoadOrCreateKey(path string) (*Key, error) {
+	k, err := loadKey(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	if err := createKey(path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, mvm.Errorf(mvm.KindInternal, "create master key %s: %w", path, err)
+	}
+	return loadKey(path)
+}
+
+func loadKey(path string) (*Key, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, syscall.ELOOP):
+		return nil, refuseKey(path, "it is a symlink").WithFix("name the file itself")
+	case err != nil:
+		return nil, mvm.Errorf(mvm.KindInternal, "load master key %s: %w", path, err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if err := checkKeyFile(path, f); err != nil {
+		return nil, err
+	}
+	master := make([]byte, KeySize+1)
+	n, err := io.ReadFull(f, master)
+	switch {
+	case n != KeySize:
+		return nil, refuseKey(path, fmt.Sprintf("it does not have %d bytes", KeySize)).
+			WithFix("put the right key back; without it the secrets that are sealed cannot be read")
+	case !errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, mvm.Errorf(mvm.KindInternal, "load master key %s: %w", path, err)
+	}
+	return NewKey(master[:KeySize])
+}
+
+func refuseKey(path, why string) *mvm.Error {
+	return mvm.Errorf(mvm.KindPolicy, "load master key %s: %s", path, why)
+}
+
+func checkKeyFile(path string, f *os.File) error {
+	var st, dir syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "load master key %s: stat: %w", path, err)
+	}
+	if err := syscall.Stat(filepath.Dir(path), &dir); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "load master key %s: stat its folder: %w", path, err)
+	}
+	me := uint32(os.Geteuid())
+	switch {
+	case st.Mode&syscall.S_IFMT != syscall.S_IFREG:
+		return refuseKey(path, "it is not a regular file")
+	case st.Uid != me:
+		return refuseKey(path, fmt.Sprintf("it belongs to user %d, and this is user %d", st.Uid, me)).WithFix("chown it")
+	case st.Mode&0o077 != 0:
+		return refuseKey(path, fmt.Sprintf("its mode %04o lets others at it", st.Mode&0o7777)).WithFix("chmod 0600 it")
+	case dir.Uid != me && dir.Uid != 0:
+		return refuseKey(path, fmt.Sprintf("its folder belongs to user %d", dir.Uid)).WithFix("put it into a folder of this user")
+	case dir.Mode&0o022 != 0 && dir.Mode&syscall.S_ISVTX == 0:
+		return refuseKey(path, fmt.Sprintf("others can write to its folder, mode %04o", dir.Mode&0o7777)).WithFix("chmod 0755 the folder")
+	}
+	return nil
+}
+
+// createKey puts a new key in place with a link, which fails where a file is.
+func createKey(path string) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	master := make([]byte, KeySize)
+	rand.Read(master)                               //nolint:errcheck // it never returns an error
+	f, err := os.CreateTemp(dir, ".mvm-master-key") // 0600
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name()), sys.SyncDir(dir)) }()
+	_, err = f.Write(master)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Link(f.Name(), path)
+}

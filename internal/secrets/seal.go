@@ -1,0 +1,105 @@
+package secrets
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"maps"
+
+	"mvm"
+)
+
+const (
+	sealVersion = 1
+	nonceSize   = 12
+)
+
+// Seal encrypts the values of a tenant's generation. It refuses names and sizes
+// that mvm.ValidateSecrets refuses.
+func (k *Key) Seal(tenant string, generation int, values map[string][]byte) ([]byte, error) {
+	if err := mvm.ValidateSecrets(values); err != nil {
+		return nil, err
+	}
+	aead, err := k.aead(tenant)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "seal secrets of tenant %s: %w", tenant, err)
+	}
+	plain, err := json.Marshal(values)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "seal secrets of tenant %s: encode", tenant)
+	}
+	sealed := make([]byte, 1+nonceSize, 1+nonceSize+len(plain)+aead.Overhead())
+	sealed[0] = sealVersion
+	rand.Read(sealed[1:]) //nolint:errcheck // it never returns an error
+	return aead.Seal(sealed, sealed[1:], plain, additional(tenant, generation)), nil
+}
+
+// Open decrypts what Seal made for the same tenant and generation. KindInternal
+// for anything else: another key, tenant or generation, or bytes that were changed.
+// No bytes at all are no secrets.
+func (k *Key) Open(tenant string, generation int, sealed []byte) (map[string][]byte, error) {
+	values := map[string][]byte{}
+	if len(sealed) == 0 {
+		return values, nil
+	}
+	bad := func(why string) (map[string][]byte, error) {
+		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s, generation %d: %s", tenant, generation, why).
+			WithFix("check that the master key is the one they were sealed with, or set them again")
+	}
+	if len(sealed) < 1+nonceSize || sealed[0] != sealVersion {
+		return bad("not in a format that this mvm knows")
+	}
+	aead, err := k.aead(tenant)
+	if err != nil {
+		return bad("no cipher")
+	}
+	plain, err := aead.Open(nil, sealed[1:1+nonceSize], sealed[1+nonceSize:], additional(tenant, generation))
+	if err != nil {
+		return bad("they do not fit the key, the tenant or the generation")
+	}
+	if json.Unmarshal(plain, &values) != nil { // its error could quote a value
+		return bad("not a table of values")
+	}
+	return values, nil
+}
+
+func (k *Key) aead(tenant string) (cipher.AEAD, error) {
+	key, err := k.tenantKey(tenant)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+// additional is what is authenticated with the values. A tenant's id has no NUL.
+func additional(tenant string, generation int) []byte {
+	b := append([]byte("mvm secrets\x00"), tenant...)
+	return binary.BigEndian.AppendUint64(append(b, 0), uint64(generation))
+}
+
+// Equal reports whether both have the same names and values.
+func Equal(a, b map[string][]byte) bool { return maps.EqualFunc(a, b, bytes.Equal) }
+
+// Merge returns a copy of values with the changes made: a nil value removes its
+// name, any other adds or replaces it.
+func Merge(values, changes map[string][]byte) map[string][]byte {
+	out := maps.Clone(values)
+	if out == nil {
+		out = map[string][]byte{}
+	}
+	for name, v := range changes {
+		if v == nil {
+			delete(out, name)
+		} else {
+			out[name] = v
+		}
+	}
+	return out
+}
