@@ -77,6 +77,8 @@ type Instance struct {
 	// SecretsGeneration is the generation that the guest confirmed last.
 	SecretsGeneration   int       `json:"secrets_generation"`
 	ManualOverrideUntil time.Time `json:"manual_override_until,omitzero"`
+	// Ready: since its last boot every service of the image was ready once.
+	Ready bool `json:"ready"`
 	// Problem says what is wrong with the instance; empty when nothing is.
 	Problem string `json:"problem,omitempty"`
 }
@@ -146,4 +148,6 @@ type SnapshotRef struct {
 	Bytes          int64     `json:"bytes"` // held on disk, memory and device state
 	Taken          time.Time `json:"taken"`
 	BootID         string    `json:"boot_id"` // of the host
+	// Consumed: vCPUs were about to run from it, so memory and disks may have gone on.
+	Consumed bool `json:"consumed,omitempty"`
 }

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// Seconds after which a gateway's new try may help.
+const (
+	retryQuota = 10
+	retrySoon  = 5
+)
+
+// maxAcquired bounds the instances of one answer.
+const maxAcquired = 64
+
+// stateOrder says which instance is the quickest to have awake.
+var stateOrder = []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped, mvm.StateReady, mvm.StateCreated}
+
+// acquire has an instance of the pool awake and says which.
+func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestproto.HostResponse {
+	by := "gateway:" + mvm.Asker(h.id)
+	got, err := h.a.acquire(ctx, h.tenant, r, by)
+	if err == nil {
+		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: got}}
+	}
+	why := clip(err.Error())
+	res := &guestproto.AcquireResult{Detail: &why}
+	switch mvm.KindOf(err) {
+	case mvm.KindQuota:
+		res.RetrySecs = retryQuota
+	case mvm.KindUnavailable, mvm.KindTimeout, mvm.KindState, mvm.KindInternal:
+		res.RetrySecs = retrySoon
+	}
+	return guestproto.HostResponse{AcquireResult: res}
+}
+
+func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) ([]guestproto.Awake, error) {
+	first, claimed, err := a.choose(tenant, r, by)
+	if err != nil {
+		return nil, err
+	}
+	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if claimed && first.State == mvm.StateRunning {
+		if err := a.pushConfig(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	awake := []guestproto.Awake{{InstanceID: i.ID, IP: i.IP}}
+	if !r.Spread {
+		return awake, nil
+	}
+	return a.othersAwake(tenant, r.PoolID, awake)
+}
+
+// othersAwake adds the instances of the pool that take traffic as well.
+func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]guestproto.Awake, error) {
+	return awake, a.store.View(func(tx *store.Tx) error {
+		all, err := tx.Instances(tenant, pool)
+		for _, i := range all {
+			if i.ID != awake[0].InstanceID && i.Key == "" && i.State == mvm.StateRunning && i.Ready && i.Op == nil && len(awake) < maxAcquired {
+				awake = append(awake, guestproto.Awake{InstanceID: i.ID, IP: i.IP})
+			}
+		}
+		return err
+	})
+}
+
+// choose picks the instance that a request means; for a key without one it gives
+// the key a spare of the pool, or makes one, within the quota. claimed says that
+// the instance has become the key's just now.
+func (a *Agent) choose(tenant string, r guestproto.Acquire, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+	if err := mvm.ValidateName("pool", r.PoolID); err != nil {
+		return i, false, err
+	}
+	if r.Key == "" {
+		err = a.store.View(func(tx *store.Tx) error {
+			i, err = pick(tx, tenant, r)
+			return err
+		})
+		return i, false, err
+	}
+	if err := mvm.ValidateKey(r.Key); err != nil {
+		return i, false, err
+	}
+	err = a.store.View(func(tx *store.Tx) (err error) {
+		i, err = tx.InstanceByKey(tenant, r.PoolID, r.Key)
+		return err
+	})
+	if !mvm.IsKind(err, mvm.KindNotFound) {
+		return i, false, err
+	}
+	return a.claim(tenant, r.PoolID, r.Key, by)
+}
+
+// pick chooses among instances that belong to no key, or the one with the address.
+func pick(tx *store.Tx, tenant string, r guestproto.Acquire) (mvm.Instance, error) {
+	all, err := tx.Instances(tenant, r.PoolID)
+	if err != nil {
+		return mvm.Instance{}, err
+	}
+	best, rank := mvm.Instance{}, len(stateOrder)
+	for _, i := range all {
+		if r.IP.IsValid() && i.IP == r.IP {
+			return i, nil
+		}
+		n := slices.Index(stateOrder, i.State)
+		if r.IP.IsValid() || i.Key != "" || n < 0 || n > rank || n == rank && !preferred(i, best) {
+			continue
+		}
+		best, rank = i, n
+	}
+	if best.ID == "" {
+		return best, mvm.Errorf(mvm.KindNotFound, "pool %s/%s has no such instance", tenant, r.PoolID)
+	}
+	return best, nil
+}
+
+// preferred: of two in the same state a ready one, and one that is not on its way
+// elsewhere.
+func preferred(i, than mvm.Instance) bool {
+	if (i.Op == nil) != (than.Op == nil) {
+		return i.Op == nil
+	}
+	return i.Ready && !than.Ready
+}
+
+// claim gives the key an instance of the pool, in one transaction, so that two
+// requests at once get the same.
+func (a *Agent) claim(tenant, pool, key string, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+	made := false
+	err = a.store.Update(func(tx *store.Tx) error {
+		claimed, made = false, false
+		if i, err = tx.InstanceByKey(tenant, pool, key); !mvm.IsKind(err, mvm.KindNotFound) {
+			return err
+		}
+		claimed = true
+		if i, err = pick(tx, tenant, guestproto.Acquire{PoolID: pool}); err == nil {
+			i.Key = key
+			return tx.PutInstance(i)
+		}
+		if !mvm.IsKind(err, mvm.KindNotFound) {
+			return err
+		}
+		made = true
+		i, err = newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now()})
+		return err
+	})
+	if mvm.IsKind(err, mvm.KindQuota) {
+		a.record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error()})
+	}
+	if err == nil && made {
+		a.net.changed()
+	}
+	return i, claimed, err
+}
+
+// pushConfig gives a running guest its configuration anew, without clock and entropy.
+func (a *Agent) pushConfig(ctx context.Context, i mvm.Instance) error {
+	cfg, err := a.guestConfig(i, "update")
+	if err != nil {
+		return err
+	}
+	resp, err := a.ask(ctx, i.ID, guestproto.Request{Configure: &cfg})
+	if err != nil {
+		return err
+	}
+	if resp.ConfigureAck == nil || !resp.ConfigureAck.Success {
+		return mvm.Errorf(mvm.KindUnavailable, "update configuration of %s: the guest did not take it", i.ID)
+	}
+	return a.store.Update(func(tx *store.Tx) error {
+		now, err := tx.Instance(i.ID)
+		if err != nil {
+			return err
+		}
+		now.SecretsGeneration = cfg.Generation
+		return tx.PutInstance(now)
+	})
+}

@@ -1,0 +1,177 @@
+// Package agent runs one host: it owns the host's tenants, pools and instances and
+// is the only writer of their state.
+//
+// Whoever asks for a change of an instance (the CLI, a gateway's wake, recovery)
+// goes through that instance's runner: one queue, one operation at a time, equal
+// requests joined into one. Each operation is a list of named steps (package file
+// per operation); its intent is durable before the first step acts, and after a
+// crash Open reads the intents and finishes or undoes what was cut off.
+//
+// The agent asks for contracts only (driver, network, image store); cmd/mvm wires
+// the real ones.
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/driver"
+	"mvm/internal/image"
+	"mvm/internal/network"
+	"mvm/internal/store"
+)
+
+// Sealer keeps secrets at rest; see package secrets.
+type Sealer interface {
+	Seal(tenant string, generation int, values map[string][]byte) ([]byte, error)
+	Open(tenant string, generation int, sealed []byte) (map[string][]byte, error)
+}
+
+// Options are what an agent is made of. All fields without a stated default are
+// required.
+type Options struct {
+	DataDir string // durable: state, instances, images
+	RunDir  string // volatile: sockets; short, for unix socket paths
+	Version string
+	NodeID  string // default: the host name
+
+	Store     *store.Store
+	Driver    driver.Driver
+	Network   network.Network
+	Images    image.Store
+	Sealer    Sealer
+	Publisher Publisher
+	// MakeDisk makes an empty ext4 disk of the size, owned by the uid; default
+	// runs mkfs.ext4.
+	MakeDisk func(ctx context.Context, path string, mib, uid int) error
+	// DNS are the resolvers that guests get.
+	DNS []netip.Addr
+	Log *slog.Logger
+	// Seam, when set, is called at every named point of every operation, as
+	// "sleep.commit:before" and "sleep.commit:after". An error fails the step.
+	Seam func(point string) error
+	// Timeouts; zero fields take the defaults.
+	Timeouts Timeouts
+}
+
+// Timeouts bound what the agent waits for.
+type Timeouts struct {
+	Boot  time.Duration // VMM start to the guest agent's first answer, default 180 s
+	Ready time.Duration // to every service ready, default 900 s
+	Gate  time.Duration // one try of the resume gate, default 20 s
+	Call  time.Duration // one request to a guest, default 10 s
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&t.Boot, 180*time.Second)
+	def(&t.Ready, 900*time.Second)
+	def(&t.Gate, 20*time.Second)
+	def(&t.Call, 10*time.Second)
+	return t
+}
+
+// Agent implements api.Service. Make one with New, then Open it, and Close it.
+type Agent struct {
+	opt     Options
+	log     *slog.Logger
+	store   *store.Store
+	started time.Time
+	info    driver.Info
+
+	ctx    context.Context // ends with Close; operations run under it
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	runners map[string]*runner // by instance id; there while jobs are queued
+	live    map[string]*live   // by instance id; VMMs that run
+	closed  bool
+
+	admin    sync.Mutex // one change of tenants and pools at a time
+	net      netState
+	activity activityTable
+}
+
+var _ api.Service = (*Agent)(nil)
+
+// New makes an agent that does nothing yet.
+func New(opt Options) *Agent {
+	opt.Timeouts = opt.Timeouts.withDefaults()
+	if opt.MakeDisk == nil {
+		opt.MakeDisk = makeExt4
+	}
+	if opt.Seam == nil {
+		opt.Seam = func(string) error { return nil }
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
+		runners: map[string]*runner{}, live: map[string]*live{}}
+}
+
+// errClosing is the cause by which Close ends operations.
+var errClosing = mvm.Errorf(mvm.KindUnavailable, "the agent is shutting down")
+
+// Open takes up the host: networks as they should be, VMMs that run, operations
+// that were cut off, leftovers that nobody owns. When it returns the agent serves.
+func (a *Agent) Open(ctx context.Context) error {
+	a.started = time.Now()
+	info, err := a.opt.Driver.Info(ctx)
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
+	a.info = info
+	if err := a.recover(ctx); err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
+	}
+	return nil
+}
+
+// Close stops operations (each undoes what it had half done), lets go of the VMMs,
+// which go on running, and waits for everything the agent started.
+func (a *Agent) Close() error {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.cancel(errClosing)
+	a.opt.Publisher.Close()
+	a.wg.Wait()
+	a.mu.Lock()
+	lives := a.live
+	a.live = map[string]*live{}
+	a.mu.Unlock()
+	var errs []error
+	for _, l := range lives {
+		errs = append(errs, l.detach())
+	}
+	return errors.Join(errs...)
+}
+
+// goTracked runs fn in a goroutine that Close waits for; false when closing.
+func (a *Agent) goTracked(fn func()) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return false
+	}
+	a.wg.Go(fn)
+	return true
+}
+
+func (a *Agent) instanceDir(id string) string { return filepath.Join(a.opt.DataDir, "instances", id) }
+
+// runRoot is the parent of all run dirs.
+func (a *Agent) runRoot() string { return filepath.Join(a.opt.RunDir, "i") }
+
+func (a *Agent) runDir(id string) string { return filepath.Join(a.runRoot(), id) }

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"mvm"
+)
+
+// Bounds of the console log as it is shown, and the pause between looks for more.
+const (
+	maxConsoleLine = 16 << 10
+	consolePoll    = 200 * time.Millisecond
+)
+
+// consoleLog shows what the guest wrote to its console, running or not.
+func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	i, err := a.Instance(ctx, addr)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(a.baseSpec(i).Console)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "open console log: %w", err)
+	}
+	defer f.Close()
+	send := func(s string) error { return line(mvm.LogLine{Stream: "console", Text: strings.TrimRight(s, "\r\n")}) }
+	r := bufio.NewReaderSize(f, maxConsoleLine)
+	lines, err := readLines(r, spec.Tail)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "read console log: %w", err)
+	}
+	for _, l := range lines {
+		if err := send(l); err != nil {
+			return err
+		}
+	}
+	for spec.Follow {
+		b, err := r.ReadSlice('\n')
+		switch {
+		case len(b) > 0:
+			if err := send(string(b)); err != nil {
+				return err
+			}
+		case errors.Is(err, io.EOF):
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-a.ctx.Done():
+				return nil
+			case <-time.After(consolePoll):
+			}
+		case err != nil:
+			return mvm.Errorf(mvm.KindInternal, "read console log: %w", err)
+		}
+	}
+	return nil
+}
+
+// readLines reads to the end and returns the last tail lines, all with tail 0.
+func readLines(r *bufio.Reader, tail int) (lines []string, err error) {
+	for {
+		b, err := r.ReadSlice('\n')
+		if len(b) > 0 {
+			lines = append(lines, string(b))
+			if tail > 0 && len(lines) > tail {
+				lines = lines[1:]
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return lines, nil
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return lines, err
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package agent_test
+
+import (
+	"context"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+
+	"mvm"
+)
+
+// crashAt makes the agent stop dead when it comes to the point: the goroutine that
+// is there ends without undoing anything, as with kill -9.
+func (h *host) crashAt(point string) (crashed <-chan struct{}) {
+	ch := make(chan struct{})
+	var once sync.Once
+	h.onSeam(func(p string) error {
+		if p == point {
+			hit := false
+			once.Do(func() { hit = true; close(ch) })
+			if hit {
+				runtime.Goexit()
+			}
+		}
+		return nil
+	})
+	return ch
+}
+
+// points are the named points that an operation passes when nothing goes wrong.
+func points(t *testing.T, op mvm.OpKind, prepare ...mvm.OpKind) []string {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	for _, p := range prepare {
+		h.do(i.ID, p)
+	}
+	var mu sync.Mutex
+	var got []string
+	h.onSeam(func(p string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, p)
+		return nil
+	})
+	h.do(i.ID, op)
+	h.onSeam(nil)
+	return got
+}
+
+func TestCrashInEveryStep(t *testing.T) {
+	for _, c := range []struct {
+		op      mvm.OpKind
+		prepare []mvm.OpKind
+		// ends are the states that the instance may be in after recovery.
+		ends []mvm.State
+		// keeps: what the guest had in memory is there after a wake.
+		keeps bool
+	}{
+		{mvm.OpStart, []mvm.OpKind{mvm.OpStop}, []mvm.State{mvm.StateRunning, mvm.StateStopped}, false},
+		{mvm.OpSleep, nil, []mvm.State{mvm.StateRunning, mvm.StateSleeping}, true},
+		{mvm.OpSleep, []mvm.OpKind{mvm.OpWarm}, []mvm.State{mvm.StateRunning, mvm.StateSleeping, mvm.StateWarm}, true},
+		{mvm.OpWake, []mvm.OpKind{mvm.OpSleep}, []mvm.State{mvm.StateRunning, mvm.StateSleeping}, true},
+		{mvm.OpWarm, nil, []mvm.State{mvm.StateRunning, mvm.StateWarm}, true},
+		{mvm.OpResume, []mvm.OpKind{mvm.OpWarm}, []mvm.State{mvm.StateRunning, mvm.StateWarm}, true},
+		{mvm.OpStop, nil, []mvm.State{mvm.StateStopped, mvm.StateRunning}, false},
+		{mvm.OpStop, []mvm.OpKind{mvm.OpSleep}, []mvm.State{mvm.StateStopped, mvm.StateSleeping}, false},
+		{mvm.OpDestroy, nil, []mvm.State{mvm.StateDestroyed, mvm.StateRunning}, false},
+	} {
+		all := points(t, c.op, c.prepare...)
+		if len(all) == 0 {
+			t.Fatalf("%s passes no point", c.op)
+		}
+		for _, point := range all {
+			t.Run(string(c.op)+"/"+point, func(t *testing.T) { crashOnce(t, c.op, c.prepare, point, c.ends, c.keeps) })
+		}
+	}
+}
+
+func crashOnce(t *testing.T, op mvm.OpKind, prepare []mvm.OpKind, point string, ends []mvm.State, keeps bool) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	boot := h.exec(i.ID, "cat", "/proc/sys/kernel/random/boot_id")
+	for _, p := range prepare {
+		h.do(i.ID, p)
+	}
+	crashed := h.crashAt(point)
+	c, cancel := context.WithCancel(ctx(t))
+	var wg sync.WaitGroup
+	wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: op}, nil) }) //nolint:errcheck // it never comes back
+	<-crashed
+	cancel()
+	wg.Wait()
+	h.onSeam(nil)
+	h.stop()
+	h.start()
+	waitUntil(t, func() bool { n, _ := h.a.Queued(i.ID); return n == 0 })
+
+	got, err := h.a.Instance(ctx(t), mvm.Address{Instance: i.ID})
+	if mvm.IsKind(err, mvm.KindNotFound) {
+		got.State = mvm.StateDestroyed
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(ends, got.State) || got.Op != nil {
+		t.Fatalf("after recovery: %s with op %+v, want one of %v", got.State, got.Op, ends)
+	}
+	if n := len(h.host.VMMs()); got.State.HoldsMemory() != (n == 1) || n > 1 {
+		t.Errorf("after recovery: %s with %d VMMs", got.State, n)
+	}
+	if got.State == mvm.StateDestroyed {
+		h.wantNothing()
+		return
+	}
+	if keeps {
+		h.do(i.ID, mvm.OpStart)
+		if now := h.exec(i.ID, "cat", "/proc/sys/kernel/random/boot_id"); now != boot {
+			t.Errorf("the guest was booted again: its memory is lost")
+		}
+	}
+	h.do(i.ID, mvm.OpDestroy)
+	h.wantNothing()
+}

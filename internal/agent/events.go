@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// askerAgent is who asks when the agent itself does.
+const askerAgent mvm.Asker = "agent"
+
+// eventsPage bounds how many events are read at once.
+const eventsPage = 500
+
+// append adds an event of the context's asker within a transaction.
+func (a *Agent) append(tx *store.Tx, ctx context.Context, e mvm.Event) error {
+	e.Time = time.Now()
+	if e.By == "" {
+		e.By = mvm.AskerFrom(ctx)
+	}
+	_, err := tx.AppendEvent(e)
+	return err
+}
+
+// record adds an event that belongs to no change of state. Losing it is logged.
+func (a *Agent) record(e mvm.Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	err := a.store.Update(func(tx *store.Tx) error {
+		_, err := tx.AppendEvent(e)
+		return err
+	})
+	if err != nil {
+		a.log.Error("record event", "action", e.Action, "instance", e.Instance, "error", err)
+	}
+}
+
+// Events implements api.Service.
+func (a *Agent) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
+	more := a.store.NewEvents()
+	var page []mvm.Event
+	var after uint64
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		if f.Tail > 0 {
+			page, err = tx.TailEvents(f, f.Tail)
+		} else {
+			page, err = tx.Events(0, f, eventsPage)
+		}
+		return err
+	})
+	for err == nil {
+		for _, e := range page {
+			if err := each(e); err != nil {
+				return err
+			}
+			after = e.Seq
+		}
+		if len(page) < eventsPage {
+			if !f.Follow {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-a.ctx.Done():
+				return nil
+			case <-more:
+			}
+			more = a.store.NewEvents()
+		}
+		err = a.store.View(func(tx *store.Tx) (err error) {
+			page, err = tx.Events(after, f, eventsPage)
+			return err
+		})
+	}
+	return err
+}

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// Exec implements api.Service.
+func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
+	if len(spec.Argv) == 0 {
+		return 0, mvm.Errorf(mvm.KindInvalid, "exec in %s: no command", addr)
+	}
+	i, err := a.runningInstance(ctx, addr)
+	if err != nil {
+		return 0, err
+	}
+	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	req := guestproto.Request{Exec: &guestproto.Exec{Argv: spec.Argv, Env: spec.Env, Dir: spec.Dir, User: spec.User,
+		TTY: spec.TTY, Rows: spec.Rows, Cols: spec.Cols}}
+	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
+	defer cancel()
+	resp, err := guestproto.Call(callCtx, c, req)
+	switch {
+	case err != nil:
+		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: %w", i.ID, err)
+	case resp.ExecStarted == nil:
+		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: the guest gave another answer", i.ID)
+	}
+	return pumpExec(ctx, c, io)
+}
+
+// runningInstance finds an instance that can be talked to.
+func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
+	i, err := a.Instance(ctx, addr)
+	if err == nil && i.State != mvm.StateRunning {
+		err = mvm.Errorf(mvm.KindState, "instance %s is %s, not running", i.Address(), i.State).
+			WithFix("run `mvm instance start %s` first", i.ID)
+	}
+	return i, err
+}
+
+// pumpExec carries an exec stream until the guest sends the exit or the stream
+// ends. Its goroutines are gone when it returns, except that a read of io.Stdin
+// that is under way can't be interrupted: the caller ends it by closing its side.
+func pumpExec(ctx context.Context, c net.Conn, cio mvm.ExecIO) (int, error) {
+	release := guestproto.Bind(ctx, c)
+	defer release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	send := &frameSender{c: c}
+	if cio.Stdin != nil {
+		go send.stdin(cio.Stdin)
+	} else {
+		send.send(guestproto.ExecFrame{CloseStdin: true})
+	}
+	if cio.Resize != nil {
+		go send.resizes(ctx, cio.Resize)
+	}
+	for {
+		var f guestproto.ExecFrame
+		if err := guestproto.Receive(c, &f); err != nil {
+			if ctx.Err() != nil {
+				return 0, mvm.Errorf(mvm.KindCanceled, "exec: %w", context.Cause(ctx))
+			}
+			return 0, mvm.Errorf(mvm.KindUnavailable, "exec: stream from the guest ended: %w", err)
+		}
+		switch {
+		case f.Exit != nil:
+			return f.Exit.Code & 0xff, nil
+		case f.Stdout != nil:
+			if _, err := cio.Stdout.Write(f.Stdout); err != nil {
+				return 0, mvm.Errorf(mvm.KindCanceled, "exec: write output: %w", err)
+			}
+		case f.Stderr != nil:
+			if _, err := cio.Stderr.Write(f.Stderr); err != nil {
+				return 0, mvm.Errorf(mvm.KindCanceled, "exec: write output: %w", err)
+			}
+		}
+	}
+}
+
+// frameSender writes frames of several goroutines to one stream.
+type frameSender struct {
+	mu sync.Mutex
+	c  net.Conn
+}
+
+func (s *frameSender) send(f guestproto.ExecFrame) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return guestproto.Send(s.c, f) == nil
+}
+
+func (s *frameSender) stdin(r io.Reader) {
+	buf := make([]byte, guestproto.MaxExecData)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && !s.send(guestproto.ExecFrame{Stdin: buf[:n]}) {
+			return
+		}
+		if err != nil {
+			s.send(guestproto.ExecFrame{CloseStdin: true})
+			return
+		}
+	}
+}
+
+func (s *frameSender) resizes(ctx context.Context, ch <-chan [2]uint16) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case v, ok := <-ch:
+			if !ok || !s.send(guestproto.ExecFrame{Resize: &guestproto.Resize{Rows: v[0], Cols: v[1]}}) {
+				return
+			}
+		}
+	}
+}
+
+// Logs implements api.Service.
+func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	if spec.Console {
+		return a.consoleLog(ctx, addr, spec, line)
+	}
+	i, err := a.runningInstance(ctx, addr)
+	if err != nil {
+		return err
+	}
+	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	release := guestproto.Bind(ctx, c)
+	defer release()
+	req := guestproto.Request{Logs: &guestproto.Logs{Service: spec.Service, Tail: spec.Tail, Follow: spec.Follow}}
+	if err := guestproto.Send(c, req); err != nil {
+		return mvm.Errorf(mvm.KindUnavailable, "ask %s for logs: %w", i.ID, err)
+	}
+	return receiveLogs(ctx, c, i.ID, line)
+}
+
+func receiveLogs(ctx context.Context, c net.Conn, id string, line func(mvm.LogLine) error) error {
+	for {
+		var r guestproto.Response
+		if err := guestproto.Receive(c, &r); err != nil {
+			if ctx.Err() != nil || errors.Is(err, io.EOF) {
+				return nil
+			}
+			return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: %w", id, err)
+		}
+		switch {
+		case r.LogEnd:
+			return nil
+		case r.Error != nil:
+			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", id, clip(r.Error.Message))
+		case r.LogLine != nil:
+			if err := line(mvm.LogLine{Time: r.LogLine.Time, Service: r.LogLine.Service, Stream: r.LogLine.Stream, Text: r.LogLine.Text}); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"net/netip"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/secrets"
+	"mvm/internal/store"
+)
+
+// The bound that the resume gate puts on the error of the guest's clock, and how
+// often it corrects before it gives up.
+const (
+	maxClockError   = 20 * time.Millisecond
+	maxClockAdjusts = 5
+)
+
+// gate gives the guest all that it is and has (clock, entropy, network, secrets)
+// and returns when the guest says that it is in force. reason is "boot" or "wake".
+func (o *operation) gate(ctx context.Context, reason string) error {
+	cfg, err := o.a.guestConfig(o.inst, reason)
+	if err != nil {
+		return err
+	}
+	sent := time.Now()
+	cfg.UnixNanos = sent.UnixNano()
+	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{Configure: &cfg})
+	if err != nil {
+		return err
+	}
+	got := time.Now()
+	ack := resp.ConfigureAck
+	switch {
+	case ack == nil:
+		return mvm.Errorf(mvm.KindUnavailable, "configure guest: it gave another answer")
+	case !ack.Success:
+		return mvm.Errorf(mvm.KindUnavailable, "configure guest: %s", detail(ack.Detail))
+	case ack.Generation != cfg.Generation:
+		return mvm.Errorf(mvm.KindUnavailable, "configure guest: it has secrets generation %d, not %d", ack.Generation, cfg.Generation)
+	}
+	o.inst.SecretsGeneration = ack.Generation
+	return o.settleClock(ctx, ack.UnixNanos, sent, got)
+}
+
+// settleClock corrects the guest's clock until it is right, going by the middle
+// between question and answer.
+func (o *operation) settleClock(ctx context.Context, guest int64, sent, got time.Time) error {
+	for range maxClockAdjusts {
+		mid := sent.Add(got.Sub(sent) / 2)
+		o.clock = time.Duration(guest - mid.UnixNano())
+		if o.clock.Abs() <= maxClockError {
+			return nil
+		}
+		sent = time.Now()
+		resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: -int64(o.clock)}})
+		if err != nil {
+			return err
+		}
+		if resp.ClockAck == nil {
+			return mvm.Errorf(mvm.KindUnavailable, "adjust guest clock: it gave another answer")
+		}
+		got, guest = time.Now(), resp.ClockAck.UnixNanos
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "adjust guest clock: it is still %s off after %d corrections", o.clock, maxClockAdjusts)
+}
+
+// guestConfig is what an instance's guest gets.
+func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure, error) {
+	var t mvm.Tenant
+	var p mvm.Pool
+	var sealed []byte
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		if t, err = tx.Tenant(i.Tenant); err != nil {
+			return err
+		}
+		if p, err = tx.Pool(i.Tenant, i.Pool); err != nil {
+			return err
+		}
+		sealed = tx.Secrets(i.Tenant)
+		return nil
+	})
+	if err != nil {
+		return guestproto.Configure{}, err
+	}
+	vals, err := a.openSecrets(t, sealed)
+	if err != nil {
+		return guestproto.Configure{}, err
+	}
+	files, missing := secrets.Scope(p.Spec, vals)
+	if len(missing) > 0 {
+		a.log.Warn("secrets of the pool's scopes are not there", "tenant", t.ID, "pool", p.Spec.ID, "names", missing)
+	}
+	c := guestproto.Configure{Reason: reason, TenantID: t.ID, PoolID: p.Spec.ID, InstanceID: i.ID, Role: p.Spec.Role, Key: i.Key,
+		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
+		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, ListenPorts: listenPorts(p.Spec),
+		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: a.opt.DNS}}
+	if reason != "update" {
+		c.Entropy = make([]byte, 64)
+		rand.Read(c.Entropy)
+	}
+	return c, nil
+}
+
+func (a *Agent) openSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {
+	if len(sealed) == 0 {
+		return nil, nil
+	}
+	vals, err := a.opt.Sealer.Open(t.ID, t.SecretsGeneration, sealed)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s: %w", t.ID, err).
+			WithFix("check that the key file is the one that this data dir was made with")
+	}
+	return vals, nil
+}
+
+// listenPorts are the ports of a gateway that its host connects to.
+func listenPorts(s mvm.PoolSpec) []int {
+	seen, out := map[int]bool{}, []int{}
+	add := func(p int) {
+		if p > 0 && !seen[p] {
+			seen[p] = true
+			out = append(out, p)
+		}
+	}
+	if s.Routes != nil {
+		for _, r := range s.Routes.Routes {
+			add(r.Match.Port)
+		}
+	}
+	for _, p := range s.Publish {
+		add(p.Guest)
+	}
+	return out
+}
+
+// detail is a guest's reason, bounded.
+func detail(s *string) string {
+	if s == nil || *s == "" {
+		return "it gave no reason"
+	}
+	return clip(*s)
+}

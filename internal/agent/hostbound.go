@@ -1,0 +1,298 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// Bounds of what one guest may ask of its host.
+const (
+	hostConns        = 64               // connections at once
+	hostIdle         = 60 * time.Second // between requests on one connection
+	hostRate         = 50               // requests per second, with a burst of
+	hostBurst        = 200
+	hostAnswerWait   = 15 * time.Minute // an Acquire may boot a workload
+	refusalsPerSec   = 1                // audited refusals
+	refusalsBurst    = 10
+	frameReadTimeout = 5 * time.Second // for the rest of a frame that has begun
+)
+
+// hostListener takes an instance's host-bound connections. Who asks is known by the
+// socket, never by the message.
+type hostListener struct {
+	a        *Agent
+	tenant   string
+	pool     string
+	id       string
+	ln       net.Listener
+	limit    *rate.Limiter
+	refusals *rate.Limiter
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	slots    chan struct{}
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+// listenHost listens on <run dir>/v.sock_53 for the instance.
+func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
+	path := filepath.Join(a.runDir(i.ID), fmt.Sprintf("v.sock_%d", guestproto.HostPort))
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, mvm.Errorf(mvm.KindInternal, "remove old host-bound socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "listen for host-bound requests of %s: %w", i.ID, err)
+	}
+	if err := errors.Join(os.Chmod(path, 0o600), chown(path, i.UID)); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
+		limit: rate.NewLimiter(hostRate, hostBurst), refusals: rate.NewLimiter(refusalsPerSec, refusalsBurst),
+		slots: make(chan struct{}, hostConns), conns: map[net.Conn]struct{}{}}
+	h.ctx, h.cancel = context.WithCancel(a.ctx)
+	h.wg.Go(h.serve)
+	return h, nil
+}
+
+// Close stops listening, ends the connections and waits for their goroutines.
+func (h *hostListener) Close() error {
+	h.cancel()
+	err := h.ln.Close()
+	h.mu.Lock()
+	for c := range h.conns {
+		c.Close()
+	}
+	h.mu.Unlock()
+	h.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (h *hostListener) serve() {
+	for {
+		c, err := h.ln.Accept()
+		if err != nil {
+			if h.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			h.a.log.Warn("accept host-bound connection", "instance", h.id, "error", err)
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		select {
+		case h.slots <- struct{}{}:
+			h.track(c, true)
+			h.wg.Go(func() {
+				defer func() { h.track(c, false); c.Close(); <-h.slots }()
+				h.handle(c)
+			})
+		default:
+			c.Close()
+		}
+	}
+}
+
+func (h *hostListener) track(c net.Conn, on bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !on {
+		delete(h.conns, c)
+		return
+	}
+	h.conns[c] = struct{}{}
+	if h.ctx.Err() != nil {
+		c.Close()
+	}
+}
+
+// handle answers the requests of one connection until it ends, breaks the protocol
+// or is idle too long.
+func (h *hostListener) handle(c net.Conn) {
+	for {
+		if err := c.SetReadDeadline(time.Now().Add(hostIdle)); err != nil {
+			return
+		}
+		var req guestproto.HostRequest
+		err := guestproto.Receive(&frameDeadline{c: c}, &req)
+		var bad *guestproto.VariantError
+		switch {
+		case errors.As(err, &bad):
+			if !h.reply(c, refuse("%s", bad.Error())) {
+				return
+			}
+			continue
+		case err != nil:
+			return
+		}
+		resp := refuse("too many requests: at most %d a second", hostRate)
+		if h.limit.Allow() {
+			resp = h.answer(req)
+		}
+		if !h.reply(c, resp) {
+			return
+		}
+	}
+}
+
+// frameDeadline shortens the read deadline once a frame has begun, so that a slow
+// sender can't hold the connection.
+type frameDeadline struct {
+	c     net.Conn
+	begun bool
+}
+
+func (f *frameDeadline) Read(p []byte) (int, error) {
+	n, err := f.c.Read(p)
+	if n > 0 && !f.begun {
+		f.begun = true
+		if e := f.c.SetReadDeadline(time.Now().Add(frameReadTimeout)); e != nil {
+			return n, e
+		}
+	}
+	return n, err
+}
+
+func (h *hostListener) reply(c net.Conn, resp guestproto.HostResponse) bool {
+	if err := c.SetWriteDeadline(time.Now().Add(h.a.opt.Timeouts.Call)); err != nil {
+		return false
+	}
+	return guestproto.Send(c, resp) == nil
+}
+
+func refuse(format string, args ...any) guestproto.HostResponse {
+	return guestproto.HostResponse{Error: &guestproto.Error{Message: clip(fmt.Sprintf(format, args...))}}
+}
+
+// answer does one request in the name of the instance whose socket it is.
+func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostResponse {
+	ctx, cancel := context.WithTimeout(h.ctx, hostAnswerWait)
+	defer cancel()
+	role, err := h.role()
+	if err != nil {
+		return refuse("%v", err)
+	}
+	tenant, what := named(req)
+	if tenant != "" && tenant != h.tenant {
+		return h.refused(what, "it named tenant %q", clip(tenant))
+	}
+	if role != mvm.RoleGateway && (req.WakeInstance != nil || req.Acquire != nil || req.ReportActivity != nil) {
+		return h.refused(what, "its role is %s, not gateway", role)
+	}
+	switch {
+	case req.WakeInstance != nil:
+		return h.wakeInstance(ctx, *req.WakeInstance)
+	case req.QueryInstanceStatus != nil:
+		return h.queryStatus(*req.QueryInstanceStatus)
+	case req.Acquire != nil:
+		return h.acquire(ctx, *req.Acquire)
+	case req.ReportActivity != nil:
+		h.a.activity.report(h.id, req.ReportActivity.Instances, h.tenantOwns)
+		return guestproto.HostResponse{ActivityAck: true}
+	}
+	return refuse("request is not known")
+}
+
+// role is the instance's role as the store has it now.
+func (h *hostListener) role() (role mvm.Role, err error) {
+	err = h.a.store.View(func(tx *store.Tx) error {
+		i, err := tx.Instance(h.id)
+		role = i.Role
+		return err
+	})
+	return role, err
+}
+
+// named is the tenant that a request names, and its variant.
+func named(r guestproto.HostRequest) (tenant, what string) {
+	switch {
+	case r.WakeInstance != nil:
+		return r.WakeInstance.TenantID, "WakeInstance"
+	case r.QueryInstanceStatus != nil:
+		return r.QueryInstanceStatus.TenantID, "QueryInstanceStatus"
+	case r.Acquire != nil:
+		return r.Acquire.TenantID, "Acquire"
+	}
+	return "", "ReportActivity"
+}
+
+// refused audits a refusal, bounded, and answers it.
+func (h *hostListener) refused(what, format string, args ...any) guestproto.HostResponse {
+	why := fmt.Sprintf(format, args...)
+	if h.refusals.Allow() {
+		h.a.record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id,
+			By: h.asker(), Why: what, Detail: why})
+	}
+	return refuse("%s refused: %s", what, why)
+}
+
+func (h *hostListener) asker() mvm.Asker { return mvm.Asker("guest:" + h.id) }
+
+// find looks up an instance that must be the tenant's own. Another tenant's is as
+// if it was not there.
+func (h *hostListener) find(n guestproto.InstanceName) (i mvm.Instance, err error) {
+	err = h.a.store.View(func(tx *store.Tx) error {
+		i, err = tx.Instance(n.InstanceID)
+		return err
+	})
+	if err == nil && (i.Tenant != h.tenant || n.PoolID != i.Pool) {
+		err = mvm.Errorf(mvm.KindNotFound, "instance %s/%s/%s is not there", clip(n.TenantID), clip(n.PoolID), clip(n.InstanceID))
+	}
+	return i, err
+}
+
+func (h *hostListener) tenantOwns(id string) bool {
+	_, err := h.findID(id)
+	return err == nil
+}
+
+func (h *hostListener) findID(id string) (i mvm.Instance, err error) {
+	err = h.a.store.View(func(tx *store.Tx) error {
+		i, err = tx.Instance(id)
+		return err
+	})
+	if err == nil && i.Tenant != h.tenant {
+		err = mvm.Errorf(mvm.KindNotFound, "instance %s is not there", clip(id))
+	}
+	return i, err
+}
+
+func (h *hostListener) wakeInstance(ctx context.Context, n guestproto.InstanceName) guestproto.HostResponse {
+	i, err := h.find(n)
+	if err == nil {
+		_, err = h.a.submit(ctx, i.ID, request{op: mvm.OpWake, by: "gateway:" + mvm.Asker(h.id), why: "WakeInstance"}, nil)
+	}
+	return guestproto.HostResponse{WakeResult: ack(err)}
+}
+
+func (h *hostListener) queryStatus(n guestproto.InstanceName) guestproto.HostResponse {
+	i, err := h.find(n)
+	if err != nil {
+		return refuse("%v", err)
+	}
+	return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: i.State, GuestIP: i.IP}}
+}
+
+func ack(err error) *guestproto.Ack {
+	if err == nil {
+		return &guestproto.Ack{Success: true}
+	}
+	why := clip(err.Error())
+	return &guestproto.Ack{Detail: &why}
+}

@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// manualOverride is how long reconcile leaves an instance alone after a person
+// acted on it (formats.md section 2).
+const manualOverride = 10 * time.Minute
+
+// CreateInstance implements api.Service.
+func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error) {
+	if key != "" {
+		if err := mvm.ValidateKey(key); err != nil {
+			return mvm.Instance{}, err
+		}
+	}
+	var i mvm.Instance
+	by := mvm.AskerFrom(ctx)
+	err := a.store.Update(func(tx *store.Tx) (err error) {
+		i, err = newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Started: time.Now()})
+		return err
+	})
+	if err != nil {
+		a.quotaEvent(ctx, tenant, pool, err)
+		return i, err
+	}
+	a.net.changed()
+	return a.submit(ctx, i.ID, request{op: mvm.OpCreate, by: by}, nil)
+}
+
+// newInstance records a new instance within the quota, with its address and user.
+func newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
+	var i mvm.Instance
+	t, err := tx.Tenant(tenant)
+	if err != nil {
+		return i, err
+	}
+	p, err := tx.Pool(tenant, pool)
+	if err != nil {
+		return i, err
+	}
+	if len(p.Builds) == 0 {
+		return i, mvm.Errorf(mvm.KindState, "create instance in %s: the pool has no image", p.Address()).
+			WithFix("run `mvm pool build %s`", p.Address())
+	}
+	if err := admitInstance(tx, t, p); err != nil {
+		return i, err
+	}
+	i = mvm.Instance{ID: newID("i-"), Tenant: tenant, Pool: pool, Key: key, Role: p.Spec.Role, State: mvm.StateCreated,
+		Res: p.Spec.Resources, Image: p.Builds[0].Digest, BuildID: p.Builds[0].ID, Created: op.Started, Changed: op.Started, Op: &op}
+	if i.Offset, err = tx.FreeOffset(tenant); err != nil {
+		return i, err
+	}
+	ip, ok := mvm.SubnetAddr(t.Subnet, i.Offset)
+	if !ok {
+		return i, mvm.Errorf(mvm.KindQuota, "create instance in %s: subnet %s is full", p.Address(), t.Subnet)
+	}
+	i.IP, i.MAC = ip, mvm.MAC(t.NetID, i.Offset).String()
+	if i.UID, err = tx.AllocUID(); err != nil {
+		return i, err
+	}
+	if err := tx.PutInstance(i); err != nil {
+		return i, err
+	}
+	_, err = tx.AppendEvent(mvm.Event{Time: op.Started, Action: mvm.InstanceCreated, Tenant: tenant, Pool: pool, Instance: i.ID, By: op.By, Why: op.Why})
+	return i, err
+}
+
+// Instances implements api.Service.
+func (a *Agent) Instances(_ context.Context, f mvm.Address) (out []mvm.Instance, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		if f.Instance != "" || f.Key != "" {
+			i, err := resolve(tx, f)
+			out = []mvm.Instance{i}
+			return err
+		}
+		if f.Pool != "" {
+			if _, err := tx.Pool(f.Tenant, f.Pool); err != nil {
+				return err
+			}
+		} else if f.Tenant != "" {
+			if _, err := tx.Tenant(f.Tenant); err != nil {
+				return err
+			}
+		}
+		out, err = tx.Instances(f.Tenant, f.Pool)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Instance implements api.Service.
+func (a *Agent) Instance(_ context.Context, addr mvm.Address) (i mvm.Instance, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		i, err = resolve(tx, addr)
+		return err
+	})
+	return i, err
+}
+
+// resolve finds the one instance that an address names. A pool's or tenant's
+// address names its instance when it has only one.
+func resolve(tx *store.Tx, addr mvm.Address) (mvm.Instance, error) {
+	switch {
+	case addr.Key != "":
+		return tx.InstanceByKey(addr.Tenant, addr.Pool, addr.Key)
+	case addr.Instance != "":
+		i, err := tx.Instance(addr.Instance)
+		if err == nil && (addr.Tenant != "" && addr.Tenant != i.Tenant || addr.Pool != "" && addr.Pool != i.Pool) {
+			err = mvm.Errorf(mvm.KindNotFound, "instance %s is not there", addr)
+		}
+		return i, err
+	}
+	if _, err := tx.Tenant(addr.Tenant); err != nil {
+		return mvm.Instance{}, err
+	}
+	all, err := tx.Instances(addr.Tenant, addr.Pool)
+	switch {
+	case err != nil:
+		return mvm.Instance{}, err
+	case len(all) == 1:
+		return all[0], nil
+	case len(all) == 0:
+		return mvm.Instance{}, mvm.Errorf(mvm.KindNotFound, "%s has no instance", addr)
+	}
+	return mvm.Instance{}, mvm.Errorf(mvm.KindInvalid, "%s has %d instances", addr, len(all)).WithFix("name one; see `mvm ps %s`", addr)
+}
+
+// Operate implements api.Service.
+func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
+	i, err := a.Instance(ctx, addr)
+	if err != nil {
+		return i, err
+	}
+	by := mvm.AskerFrom(ctx)
+	if strings.HasPrefix(string(by), "cli:") && req.Op != mvm.OpDestroy {
+		if err := a.override(i.ID); err != nil {
+			return i, err
+		}
+	}
+	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force}, progress)
+}
+
+// override keeps automatic changes away from the instance for a while.
+func (a *Agent) override(id string) error {
+	return a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(id)
+		if err != nil {
+			return err
+		}
+		i.ManualOverrideUntil = time.Now().Add(manualOverride)
+		return tx.PutInstance(i)
+	})
+}
+
+func chown(path string, uid int) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	if err := os.Chown(path, uid, uid); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "give to uid %d: %w", uid, err)
+	}
+	return nil
+}
+
+// makeExt4 makes an empty ext4 file system in a sparse file with mkfs.ext4.
+func makeExt4(ctx context.Context, path string, mib, uid int) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make data disk: %w", err)
+	}
+	if err := f.Truncate(int64(mib) << 20); err != nil {
+		f.Close()
+		return mvm.Errorf(mvm.KindInternal, "size data disk: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make data disk: %w", err)
+	}
+	out, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-L", "mvm-data",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", path, strconv.Itoa(mib)+"M").CombinedOutput()
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "mkfs.ext4 on data disk: %w: %s", err, clip(string(out))).
+			WithFix("install e2fsprogs; check the space left with `mvm node disk`")
+	}
+	return chown(path, uid)
+}

@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/guestproto"
+)
+
+// live is a VMM that runs, with what the agent holds for it.
+type live struct {
+	vmm  driver.VMM
+	host *hostListener
+
+	// expected is closed when the agent itself ends the VMM or lets go of it, so that
+	// the watcher does not take it for a crash.
+	expected chan struct{}
+	once     sync.Once
+	watched  chan struct{} // closed when the watcher is gone
+}
+
+// expect says that the VMM's end is the agent's doing.
+func (l *live) expect() { l.once.Do(func() { close(l.expected) }) }
+
+// detach lets go of a VMM that goes on running.
+func (l *live) detach() error {
+	l.expect()
+	<-l.watched
+	return errors.Join(l.host.Close(), l.vmm.Close())
+}
+
+// adopt takes a VMM under watch.
+func (a *Agent) adopt(i mvm.Instance, vmm driver.VMM, host *hostListener) {
+	l := &live{vmm: vmm, host: host, expected: make(chan struct{}), watched: make(chan struct{})}
+	a.mu.Lock()
+	a.live[i.ID] = l
+	a.mu.Unlock()
+	if !a.goTracked(func() { a.watch(i.ID, l) }) {
+		close(l.watched)
+	}
+}
+
+// watch waits for the VMM's end and has the instance stopped when nobody asked for it.
+func (a *Agent) watch(id string, l *live) {
+	defer close(l.watched)
+	select {
+	case <-l.expected:
+		return
+	case <-a.ctx.Done():
+		return
+	case <-l.vmm.Done():
+	}
+	select {
+	case <-l.expected:
+		return
+	default:
+	}
+	exit := l.vmm.Exit()
+	why := "its VMM ended: " + exit.Detail
+	if exit.Guest {
+		why = "its guest powered off"
+	}
+	a.log.Warn("vmm ended by itself", "instance", id, "why", why)
+	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: askerAgent, why: why}); err != nil {
+		a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)
+	}
+}
+
+// liveOf returns the running VMM of an instance, nil when there is none.
+func (a *Agent) liveOf(id string) *live {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.live[id]
+}
+
+// release ends the instance's VMM, in whatever state, and everything the agent
+// holds for it. It can run twice.
+func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
+	a.mu.Lock()
+	l := a.live[i.ID]
+	delete(a.live, i.ID)
+	a.mu.Unlock()
+	var errs []error
+	if l != nil {
+		l.expect()
+		<-l.watched
+		errs = append(errs, l.vmm.Kill(ctx), l.vmm.Close())
+	}
+	errs = append(errs, a.opt.Driver.Destroy(ctx, a.baseSpec(i)))
+	if l != nil {
+		errs = append(errs, l.host.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "end VMM of %s: %w", i.ID, err)
+	}
+	if err := os.RemoveAll(a.runDir(i.ID)); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "remove run dir of %s: %w", i.ID, err)
+	}
+	return nil
+}
+
+// baseSpec is the part of a Spec that finds an instance's VMM.
+func (a *Agent) baseSpec(i mvm.Instance) driver.Spec {
+	dir := a.instanceDir(i.ID)
+	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.runDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm/" + i.ID,
+		VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB, MAC: i.MAC,
+		Memory: filepath.Join(dir, "memory"), Console: filepath.Join(dir, "console.log")}
+}
+
+// spec is the whole Spec of an instance, without its TAP.
+func (a *Agent) spec(i mvm.Instance) (driver.Spec, error) {
+	img, err := a.opt.Images.Get(i.Image)
+	if err != nil {
+		return driver.Spec{}, mvm.Errorf(mvm.KindOf(err), "find image of %s: %w", i.ID, err)
+	}
+	s := a.baseSpec(i)
+	s.Kernel, s.Initrd, s.Cmdline = filepath.Join(img.Dir, img.Kernel.Name), filepath.Join(img.Dir, img.Initrd.Name), img.Cmdline
+	if img.RootFS != nil {
+		s.Disks = append(s.Disks, driver.Disk{Path: filepath.Join(img.Dir, img.RootFS.Name), Serial: "mvm-root", ReadOnly: true})
+	}
+	if i.Res.DataDiskMiB > 0 {
+		s.Disks = append(s.Disks, driver.Disk{Path: filepath.Join(s.Dir, "data.img"), Serial: "mvm-data"})
+	}
+	return s, nil
+}
+
+// launch makes the VMM by start (a Start or Restore of the driver) with its host
+// listener and TAP, and takes it under watch. After an error nothing is left.
+func (a *Agent) launch(ctx context.Context, i mvm.Instance, start func(driver.Spec) (driver.VMM, error)) error {
+	spec, err := a.spec(i)
+	if err != nil {
+		return err
+	}
+	if err := a.makeRunDir(i); err != nil {
+		return err
+	}
+	host, err := a.listenHost(i)
+	if err != nil {
+		return err
+	}
+	tap, err := a.opt.Network.OpenTAP(ctx, i.Tenant, i.ID, i.UID)
+	if err != nil {
+		return errors.Join(mvm.Errorf(mvm.KindOf(err), "open TAP: %w", err), host.Close())
+	}
+	spec.TAP = tap
+	vmm, err := start(spec)
+	err = errors.Join(err, tap.Close())
+	if err != nil {
+		return errors.Join(err, host.Close())
+	}
+	a.adopt(i, vmm, host)
+	return nil
+}
+
+func (a *Agent) makeRunDir(i mvm.Instance) error {
+	dir := a.runDir(i.ID)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make run dir: %w", err)
+	}
+	if err := os.Chown(dir, i.UID, i.UID); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return mvm.Errorf(mvm.KindInternal, "give run dir to uid %d: %w", i.UID, err)
+	}
+	return os.Chmod(dir, 0o700)
+}
+
+// dialGuest opens a stream to a port of the instance's guest.
+func (a *Agent) dialGuest(ctx context.Context, id string, port uint32) (net.Conn, error) {
+	l := a.liveOf(id)
+	if l == nil {
+		return nil, mvm.Errorf(mvm.KindState, "reach guest of %s: it has no VMM", id)
+	}
+	c, err := l.vmm.Dial(ctx, port)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "reach guest of %s: %w", id, err)
+	}
+	return c, nil
+}
+
+// ask sends one request to the guest agent and reads its answer, within the
+// deadline of ctx or the default.
+func (a *Agent) ask(ctx context.Context, id string, req guestproto.Request) (guestproto.Response, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.opt.Timeouts.Call)
+		defer cancel()
+	}
+	c, err := a.dialGuest(ctx, id, guestproto.GuestPort)
+	if err != nil {
+		return guestproto.Response{}, err
+	}
+	defer c.Close()
+	resp, err := guestproto.Call(ctx, c, req)
+	if err != nil {
+		return resp, mvm.Errorf(mvm.KindUnavailable, "ask guest of %s: %w", id, err)
+	}
+	if resp.Error != nil {
+		return resp, mvm.Errorf(mvm.KindUnavailable, "guest of %s refused: %s", id, clip(resp.Error.Message))
+	}
+	return resp, nil
+}
+
+// clip bounds text from a guest before it goes into a record or a log.
+func clip(s string) string {
+	if len(s) > 300 {
+		s = s[:300] + "…"
+	}
+	return s
+}

@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"mvm"
+	"mvm/internal/store"
+	"mvm/internal/sys"
+)
+
+// Stats implements api.Service.
+func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error) {
+	i, err := a.Instance(ctx, addr)
+	if err != nil {
+		return mvm.InstanceStats{}, err
+	}
+	s := mvm.InstanceStats{ID: i.ID, State: i.State}
+	s.Connections, s.LastActive = a.activity.of(i.ID)
+	if s.DiskBytes, err = sys.AllocatedBytes(filepath.Join(a.instanceDir(i.ID), "data.img")); err != nil {
+		return s, mvm.Errorf(mvm.KindInternal, "measure data disk: %w", err)
+	}
+	if i.Snapshot != nil {
+		s.SleeperBytes = i.Snapshot.Bytes
+	}
+	l := a.liveOf(i.ID)
+	if l == nil {
+		return s, nil
+	}
+	v, err := l.vmm.Stats(ctx)
+	if err != nil {
+		return s, mvm.Errorf(mvm.KindOf(err), "measure %s: %w", i.ID, err)
+	}
+	s.PID, s.CPU, s.RSSBytes, s.RxBytes, s.TxBytes = l.vmm.PID(), v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes
+	return s, nil
+}
+
+// NodeInfo implements api.Service.
+func (a *Agent) NodeInfo(context.Context) (mvm.NodeInfo, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return mvm.NodeInfo{}, mvm.Errorf(mvm.KindInternal, "read host name: %w", err)
+	}
+	if a.opt.NodeID != "" {
+		host = a.opt.NodeID
+	}
+	mem, err := memInfo("MemTotal:")
+	return mvm.NodeInfo{NodeID: host, Version: a.opt.Version, PID: os.Getpid(), Started: a.started, DataDir: a.opt.DataDir,
+		Driver: a.info.Name, VMM: a.info.Version, Accelerator: a.info.Accelerator, Why: a.info.Why,
+		CPUs: runtime.NumCPU(), MemMiB: mem}, err
+}
+
+// NodeStats implements api.Service.
+func (a *Agent) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
+	s := mvm.NodeStats{Instances: map[mvm.State]int{}, Goroutines: runtime.NumGoroutine()}
+	tenants, err := a.Tenants(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Tenants = len(tenants)
+	instances, err := a.Instances(ctx, mvm.Address{})
+	if err != nil {
+		return s, err
+	}
+	for _, i := range instances {
+		s.Instances[i.State]++
+	}
+	if s.FreeMemMiB, err = memInfo("MemAvailable:"); err != nil {
+		return s, err
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return s, mvm.Errorf(mvm.KindInternal, "count open files: %w", err)
+	}
+	s.OpenFiles = len(fds)
+	s.AgentRSS, err = ownRSS()
+	return s, err
+}
+
+// memInfo reads a line of /proc/meminfo, in MiB.
+func memInfo(key string) (int, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, mvm.Errorf(mvm.KindInternal, "read memory of host: %w", err)
+	}
+	defer f.Close()
+	for sc := bufio.NewScanner(f); sc.Scan(); {
+		if fields := strings.Fields(sc.Text()); len(fields) > 1 && fields[0] == key {
+			kib, err := strconv.Atoi(fields[1])
+			return kib >> 10, err
+		}
+	}
+	return 0, mvm.Errorf(mvm.KindInternal, "read memory of host: no %s", key)
+}
+
+func ownRSS() (int64, error) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, mvm.Errorf(mvm.KindInternal, "read own memory: %w", err)
+	}
+	fields := strings.Fields(string(b))
+	if len(fields) < 2 {
+		return 0, mvm.Errorf(mvm.KindInternal, "read own memory: unexpected %q", b)
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err
+}
+
+// NodeDisk implements api.Service.
+func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
+	images, err := a.opt.Images.List()
+	if err != nil {
+		return d, err
+	}
+	for _, img := range images {
+		d.Images += treeBytes(img.Dir)
+	}
+	instances, err := a.Instances(ctx, mvm.Address{})
+	if err != nil {
+		return d, err
+	}
+	for _, i := range instances {
+		dir := a.instanceDir(i.ID)
+		if i.Snapshot != nil {
+			d.Sleepers += i.Snapshot.Bytes
+		}
+		n, err := sys.AllocatedBytes(filepath.Join(dir, "data.img"))
+		if err != nil {
+			return d, mvm.Errorf(mvm.KindInternal, "measure data disk: %w", err)
+		}
+		d.DataDisks += n
+		d.SetAside += treeBytes(filepath.Join(dir, "set-aside"))
+	}
+	d.Free, err = sys.FreeBytes(a.opt.DataDir)
+	return d, err
+}
+
+// treeBytes adds up what a folder holds on disk; what goes away meanwhile is 0.
+func treeBytes(dir string) (sum int64) {
+	walk := func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if n, err := sys.AllocatedBytes(path); err == nil {
+				sum += n
+			}
+		}
+		return nil
+	}
+	if err := filepath.WalkDir(dir, walk); err != nil {
+		return 0
+	}
+	return sum
+}
+
+// NodeGC implements api.Service.
+func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
+	used := map[string]bool{}
+	var dirs []string
+	err := a.store.View(func(tx *store.Tx) error {
+		pools, err := tx.Pools("")
+		if err != nil {
+			return err
+		}
+		for _, p := range pools {
+			for _, b := range p.Builds {
+				used[b.Digest] = true
+			}
+		}
+		instances, err := tx.Instances("", "")
+		for _, i := range instances {
+			used[i.Image] = true
+			dirs = append(dirs, filepath.Join(a.instanceDir(i.ID), "set-aside"))
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	freed, err := a.opt.Images.GC(ctx, func(d string) bool { return used[d] })
+	for _, dir := range dirs {
+		freed += treeBytes(dir)
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return freed, err
+}

@@ -1,0 +1,276 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// undoTimeout bounds taking back the steps of an operation that failed.
+const undoTimeout = 60 * time.Second
+
+// step is one part of an operation. do measures, acts and verifies, and can run
+// twice. undo, where there is one, takes it back when a later step fails.
+type step struct {
+	name string
+	do   func(ctx context.Context) error
+	undo func(ctx context.Context) error
+	// forward: once the step before it is done the operation is no longer called off.
+	forward bool
+}
+
+// operation is one run of an operation on an instance, by its runner.
+type operation struct {
+	a    *Agent
+	job  *job
+	kind mvm.OpKind
+	inst mvm.Instance // as it is in the store
+	pool mvm.Pool
+	ten  mvm.Tenant
+	log  *slog.Logger
+
+	from    mvm.State
+	began   time.Time
+	stages  []mvm.Stage
+	clock   time.Duration // error of the guest's clock after the gate
+	bootWay string        // "warm" or "cold", for starts and wakes
+	reason  string        // why that way
+}
+
+// perform runs a job to its end. It is called by the instance's runner only.
+func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
+	if err := context.Cause(j.ctx); err != nil && j.ctx.Err() != nil {
+		if errors.Is(err, errWakeArrived) {
+			err = mvm.Errorf(mvm.KindState, "sleep %s: %w", id, err)
+		}
+		return mvm.Instance{}, err
+	}
+	o, err := a.newOperation(j, id)
+	if err != nil {
+		return mvm.Instance{}, err
+	}
+	err = o.dispatch(j.ctx)
+	if err != nil {
+		o.log.Warn("operation failed", "op", j.req.op, "by", j.req.by, "error", err)
+		return o.inst, err
+	}
+	return o.inst, nil
+}
+
+func (a *Agent) newOperation(j *job, id string) (*operation, error) {
+	o := &operation{a: a, job: j, kind: j.req.op, began: time.Now()}
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		if o.inst, err = tx.Instance(id); err != nil {
+			return err
+		}
+		if o.pool, err = tx.Pool(o.inst.Tenant, o.inst.Pool); err != nil {
+			return err
+		}
+		o.ten, err = tx.Tenant(o.inst.Tenant)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	o.from = o.inst.State
+	o.log = a.log.With("tenant", o.inst.Tenant, "pool", o.inst.Pool, "instance", id)
+	return o, nil
+}
+
+// dispatch walks the instance from its state to where the operation leads.
+func (o *operation) dispatch(ctx context.Context) error {
+	st := o.inst.State
+	switch o.kind {
+	case mvm.OpStart, mvm.OpWake:
+		return o.toRunning(ctx)
+	case mvm.OpResume:
+		if st == mvm.StateWarm {
+			return o.resume(ctx)
+		}
+		return o.noopIf(mvm.StateRunning)
+	case mvm.OpWarm:
+		if st == mvm.StateRunning {
+			return o.warm(ctx)
+		}
+		return o.noopIf(mvm.StateWarm)
+	case mvm.OpSleep:
+		return o.toSleeping(ctx)
+	case mvm.OpStop:
+		if st == mvm.StateRunning || st == mvm.StateWarm || st == mvm.StateSleeping {
+			return o.stop(ctx)
+		}
+		return o.noopIf(mvm.StateStopped)
+	case mvm.OpCreate:
+		return o.makeReady(ctx)
+	case mvm.OpDestroy:
+		return o.destroy(ctx)
+	}
+	return mvm.Errorf(mvm.KindInvalid, "operation %q is unknown", o.kind)
+}
+
+func (o *operation) toRunning(ctx context.Context) error {
+	switch o.inst.State {
+	case mvm.StateRunning:
+		return nil
+	case mvm.StateWarm:
+		return o.resume(ctx)
+	case mvm.StateSleeping:
+		return o.wake(ctx)
+	case mvm.StateCreated:
+		if err := o.makeReady(ctx); err != nil {
+			return err
+		}
+	}
+	return o.start(ctx, "first start")
+}
+
+func (o *operation) toSleeping(ctx context.Context) error {
+	switch o.inst.State {
+	case mvm.StateWarm, mvm.StateRunning:
+		return o.sleep(ctx)
+	}
+	return o.noopIf(mvm.StateSleeping)
+}
+
+// noopIf accepts an operation that has nothing to do in the state.
+func (o *operation) noopIf(st mvm.State) error {
+	if o.inst.State == st {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindState, "%s %s: it is %s", o.kind, o.inst.Address(), o.inst.State).
+		WithFix("see `mvm instance info %s`", o.inst.ID)
+}
+
+// run does the steps in order. When one fails it takes back those before it, and
+// the failed one, last first.
+func (o *operation) run(ctx context.Context, op mvm.OpKind, steps []step) error {
+	for i, s := range steps {
+		began := time.Now()
+		if err := o.runStep(ctx, op, s); err != nil {
+			err = mvm.Errorf(mvm.KindOf(err), "%s %s: %s: %w", op, o.inst.ID, s.name, err)
+			return o.undo(err, op, steps[:i+1])
+		}
+		o.stages = append(o.stages, mvm.Stage{Name: s.name, Took: time.Since(began)})
+	}
+	return nil
+}
+
+func (o *operation) runStep(ctx context.Context, op mvm.OpKind, s step) error {
+	if s.forward {
+		ctx = context.WithoutCancel(ctx)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	point := string(op) + "." + s.name
+	if err := o.a.opt.Seam(point + ":before"); err != nil {
+		return err
+	}
+	if err := s.do(ctx); err != nil {
+		if ctx.Err() != nil {
+			return errors.Join(context.Cause(ctx), err)
+		}
+		return err
+	}
+	return o.a.opt.Seam(point + ":after")
+}
+
+// undo takes steps back, last first, and joins what fails to err.
+func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.job.ctx), undoTimeout)
+	defer cancel()
+	for i := len(steps) - 1; i >= 0; i-- {
+		s := steps[i]
+		if s.undo == nil {
+			continue
+		}
+		if e := o.a.opt.Seam(string(op) + "." + s.name + ":undo"); e != nil {
+			err = errors.Join(err, e)
+		}
+		if e := s.undo(ctx); e != nil {
+			err = errors.Join(err, mvm.Errorf(mvm.KindOf(e), "take back %s: %w", s.name, e))
+		}
+	}
+	return err
+}
+
+// save changes the instance's record durably.
+func (o *operation) save(change func(i *mvm.Instance)) error {
+	return o.a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(o.inst.ID)
+		if err != nil {
+			return err
+		}
+		change(&i)
+		if err := tx.PutInstance(i); err != nil {
+			return err
+		}
+		o.inst = i
+		return nil
+	})
+}
+
+// intend makes the operation's intent durable; check, where given, refuses it with
+// the whole state at hand.
+func (o *operation) intend(op mvm.OpKind, check func(tx *store.Tx, i mvm.Instance) error) error {
+	return o.a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(o.inst.ID)
+		if err != nil {
+			return err
+		}
+		if check != nil {
+			if err := check(tx, i); err != nil {
+				return err
+			}
+		}
+		i.Op = &mvm.Op{Kind: op, By: o.job.req.by, Why: o.job.req.why, Started: o.began}
+		if err := tx.PutInstance(i); err != nil {
+			return err
+		}
+		o.inst = i
+		return nil
+	})
+}
+
+// forget clears the intent of an operation that was taken back.
+func (o *operation) forget(context.Context) error {
+	return o.save(func(i *mvm.Instance) { i.Op = nil })
+}
+
+// settle makes the end of the operation durable: the state, no intent, the record
+// of how it went, and its event.
+func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Instance)) error {
+	tr := &mvm.Transition{Op: o.kind, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: o.job.req.by,
+		Started: o.began, Took: time.Since(o.began), Stages: o.stages, ClockError: o.clock}
+	ev := o.event(act, o.reason)
+	return o.a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(o.inst.ID)
+		if err != nil {
+			return err
+		}
+		i.State, i.Op, i.Last, i.Changed, i.Problem = to, nil, tr, time.Now(), ""
+		if change != nil {
+			change(&i)
+		}
+		if err := tx.PutInstance(i); err != nil {
+			return err
+		}
+		o.inst = i
+		_, err = tx.AppendEvent(ev)
+		return err
+	})
+}
+
+func (o *operation) event(act mvm.Action, detail string) mvm.Event {
+	return mvm.Event{Time: time.Now(), Action: act, Tenant: o.inst.Tenant, Pool: o.inst.Pool,
+		Instance: o.inst.ID, By: o.job.req.by, Why: o.job.req.why, Detail: detail}
+}
+
+// progress tells those who wait.
+func (o *operation) progress(text string) {
+	o.job.prog.send(mvm.Progress{Target: o.inst.Address().String(), Text: text})
+}

@@ -1,0 +1,249 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// maxBuilds bounds the builds that a pool remembers.
+const maxBuilds = 10
+
+// CreatePool implements api.Service.
+func (a *Agent) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
+	if err := spec.Validate(); err != nil {
+		return mvm.Pool{}, err
+	}
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.createPool(ctx, tenant, spec)
+}
+
+func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
+	p := mvm.Pool{Tenant: tenant, Spec: spec, Created: time.Now()}
+	err := a.store.Update(func(tx *store.Tx) error {
+		t, err := tx.Tenant(tenant)
+		if err != nil {
+			return err
+		}
+		pools, err := tx.Pools(tenant)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(pools, func(o mvm.Pool) bool { return o.Spec.ID == spec.ID }) {
+			return mvm.Errorf(mvm.KindExists, "pool %s is there already", p.Address())
+		}
+		if len(pools)+1 > t.Quota.MaxPools {
+			return over(t.ID, "max_pools", t.Quota.MaxPools, len(pools)+1)
+		}
+		if err := tx.PutPool(p); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID})
+	})
+	if err != nil {
+		a.quotaEvent(ctx, tenant, spec.ID, err)
+		return p, err
+	}
+	return p, a.applyPublish(ctx)
+}
+
+func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) {
+	if mvm.IsKind(err, mvm.KindQuota) {
+		a.record(mvm.Event{Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: mvm.AskerFrom(ctx), Detail: err.Error()})
+	}
+}
+
+// UpdatePool implements api.Service.
+func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.updatePool(ctx, tenant, pool, up)
+}
+
+func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
+	err = a.store.Update(func(tx *store.Tx) error {
+		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
+			return err
+		}
+		if up.Spec.ID != pool || up.Spec.Role != p.Spec.Role {
+			return mvm.Errorf(mvm.KindInvalid, "update pool %s: its id and role can't change", p.Address()).
+				WithFix("destroy it and make another")
+		}
+		if err := up.Spec.Validate(); err != nil {
+			return err
+		}
+		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
+			p.Bound = nil
+		}
+		p.Spec = *up.Spec
+		return tx.PutPool(p)
+	})
+	if err != nil {
+		return p, err
+	}
+	if err := a.applyPublish(ctx); err != nil {
+		return p, err
+	}
+	if err := a.deliver(ctx, tenant); err != nil {
+		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
+	}
+	return a.Pool(ctx, tenant, pool)
+}
+
+// Pools implements api.Service.
+func (a *Agent) Pools(_ context.Context, tenant string) (out []mvm.Pool, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		if tenant != "" {
+			if _, err := tx.Tenant(tenant); err != nil {
+				return err
+			}
+		}
+		out, err = tx.Pools(tenant)
+		return err
+	})
+	return out, err
+}
+
+// Pool implements api.Service.
+func (a *Agent) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		p, err = tx.Pool(tenant, pool)
+		return err
+	})
+	return p, err
+}
+
+// BuildPool implements api.Service.
+func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
+	p, err := a.Pool(ctx, tenant, pool)
+	if err != nil {
+		return mvm.Build{}, err
+	}
+	img, err := a.opt.Images.Build(ctx, p.Spec.Flake, progress)
+	if err != nil {
+		return mvm.Build{}, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
+	}
+	b := mvm.Build{ID: newID("b-"), Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
+	err = a.store.Update(func(tx *store.Tx) error {
+		p, err := tx.Pool(tenant, pool)
+		if err != nil {
+			return err
+		}
+		if len(p.Builds) > 0 && p.Builds[0].Digest == b.Digest && p.Builds[0].Flake == b.Flake {
+			b = p.Builds[0]
+			return nil
+		}
+		p.Builds = slices.Insert(p.Builds, 0, b)
+		p.Builds = p.Builds[:min(len(p.Builds), maxBuilds)]
+		if err := tx.PutPool(p); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
+	})
+	return b, err
+}
+
+// RollbackPool implements api.Service.
+func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b mvm.Build, err error) {
+	err = a.store.Update(func(tx *store.Tx) error {
+		p, err := tx.Pool(tenant, pool)
+		if err != nil {
+			return err
+		}
+		n := 1
+		if build != "" {
+			n = slices.IndexFunc(p.Builds, func(b mvm.Build) bool { return b.ID == build })
+		}
+		if n < 0 || n >= len(p.Builds) {
+			return mvm.Errorf(mvm.KindNotFound, "roll back pool %s: it has no such build", p.Address()).WithFix("see `mvm pool info`")
+		}
+		b = p.Builds[n]
+		if _, err := a.opt.Images.Get(b.Digest); err != nil {
+			return err
+		}
+		p.Builds = slices.Insert(slices.Delete(p.Builds, n, n+1), 0, b)
+		if err := tx.PutPool(p); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
+	})
+	return b, err
+}
+
+// GCPool implements api.Service.
+func (a *Agent) GCPool(_ context.Context, tenant, pool string) (gone []mvm.Build, err error) {
+	err = a.store.Update(func(tx *store.Tx) error {
+		gone = nil
+		p, err := tx.Pool(tenant, pool)
+		if err != nil {
+			return err
+		}
+		instances, err := tx.Instances(tenant, pool)
+		if err != nil {
+			return err
+		}
+		var keep []mvm.Build
+		for n, b := range p.Builds {
+			used := slices.ContainsFunc(instances, func(i mvm.Instance) bool { return i.BuildID == b.ID })
+			if n < 2 || used {
+				keep = append(keep, b)
+			} else {
+				gone = append(gone, b)
+			}
+		}
+		p.Builds = keep
+		return tx.PutPool(p)
+	})
+	return gone, err
+}
+
+// DestroyPool implements api.Service.
+func (a *Agent) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.destroyPool(ctx, tenant, pool, progress)
+}
+
+func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
+	p, err := a.Pool(ctx, tenant, pool)
+	if err != nil {
+		return err
+	}
+	instances, err := a.Instances(ctx, p.Address())
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		req := request{op: mvm.OpDestroy, by: mvm.AskerFrom(ctx), why: "its pool is destroyed"}
+		if _, err := a.submit(ctx, i.ID, req, progress); err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
+			return err
+		}
+	}
+	err = a.store.Update(func(tx *store.Tx) error {
+		if err := tx.DeletePool(tenant, pool); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
+	})
+	if err != nil {
+		return err
+	}
+	return a.applyPublish(ctx)
+}
+
+// setBound keeps the host addresses that a pool's published ports got.
+func (a *Agent) setBound(tenant, pool string, bound []netip.AddrPort) error {
+	return a.store.Update(func(tx *store.Tx) error {
+		p, err := tx.Pool(tenant, pool)
+		if err != nil || slices.Equal(p.Bound, bound) {
+			return err
+		}
+		p.Bound = bound
+		return tx.PutPool(p)
+	})
+}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// recover takes up the host after a start of the agent. In order: networks, VMMs
+// that run, what nobody owns, operations that were cut off.
+func (a *Agent) recover(ctx context.Context) error {
+	instances, err := a.Instances(ctx, mvm.Address{})
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Join(a.opt.DataDir, "instances"), a.runRoot()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
+		}
+	}
+	a.net.changed()
+	if err := a.applyNetwork(ctx); err != nil {
+		return err
+	}
+	if err := a.sweep(ctx, instances); err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if err := a.recoverInstance(ctx, i); err != nil {
+			return mvm.Errorf(mvm.KindOf(err), "recover %s: %w", i.ID, err)
+		}
+	}
+	return a.applyPublish(ctx)
+}
+
+// sweep removes what carries our names and belongs to no instance: VMMs, network
+// devices, folders.
+func (a *Agent) sweep(ctx context.Context, instances []mvm.Instance) error {
+	owned := map[string]bool{}
+	for _, i := range instances {
+		owned[i.ID] = true
+	}
+	gone, err := a.opt.Driver.Sweep(ctx, a.runRoot(), func(id string) bool { return owned[id] })
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "sweep VMMs: %w", err)
+	}
+	links, err := a.opt.Network.Sweep(ctx)
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "sweep networks: %w", err)
+	}
+	if len(gone)+len(links) > 0 {
+		a.log.Warn("removed what nobody owned", "vmms", gone, "network", links)
+	}
+	return errors.Join(sweepDir(a.runRoot(), owned), sweepDir(filepath.Join(a.opt.DataDir, "instances"), owned))
+}
+
+func sweepDir(root string, owned map[string]bool) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "sweep folders: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if owned[e.Name()] || !strings.HasPrefix(e.Name(), "i-") && !strings.HasPrefix(e.Name(), ".trash-") {
+			continue
+		}
+		errs = append(errs, os.RemoveAll(filepath.Join(root, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// recoverInstance re-adopts the instance's VMM, and finishes or undoes the
+// operation that was cut off.
+func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
+	alive, paused, err := a.readopt(ctx, i)
+	if err != nil {
+		return err
+	}
+	op := mvm.OpKind("")
+	if i.Op != nil {
+		op = i.Op.Kind
+	}
+	switch {
+	case i.State == mvm.StateSleeping && op != mvm.OpStop && op != mvm.OpDestroy:
+		return a.recoverSleeping(ctx, i, alive, paused)
+	case op == mvm.OpCreate:
+		return a.redo(i, mvm.OpCreate)
+	case op == mvm.OpDestroy, op == mvm.OpStop:
+		return a.redo(i, op)
+	case op == mvm.OpStart || op == mvm.OpWake && !i.State.HoldsMemory():
+		// The boot was cut off before the guest was let in: begin it again.
+		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil), a.redo(i, mvm.OpStart))
+	case !i.State.HoldsMemory():
+		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil))
+	case !alive:
+		return a.recoverLost(ctx, i)
+	case op == mvm.OpWarm:
+		return a.redo(i, mvm.OpWarm)
+	case op == "" && i.State == mvm.StateWarm && paused, op == "" && i.State == mvm.StateRunning && !paused:
+		return nil
+	}
+	// A sleep or resume was cut off, or the VMM is not as its state says: let it run,
+	// behind the gate.
+	return errors.Join(a.clearOp(i.ID, func(i *mvm.Instance) { i.State = mvm.StateWarm }), a.redo(i, mvm.OpResume))
+}
+
+// readopt takes up the instance's VMM if one runs.
+func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
+	vmm, err := a.opt.Driver.Recover(ctx, a.baseSpec(i))
+	if mvm.IsKind(err, mvm.KindNotFound) {
+		return false, false, nil
+	}
+	if err != nil {
+		a.log.Error("vmm can't be taken up and is ended", "instance", i.ID, "error", err)
+		return false, false, a.opt.Driver.Destroy(ctx, a.baseSpec(i))
+	}
+	if paused, err = vmm.Paused(ctx); err != nil {
+		a.log.Error("vmm does not answer and is ended", "instance", i.ID, "error", err)
+		return false, false, errors.Join(vmm.Kill(ctx), vmm.Close())
+	}
+	host, err := a.listenHost(i)
+	if err != nil {
+		return false, false, errors.Join(err, vmm.Close())
+	}
+	a.adopt(i, vmm, host)
+	return true, paused, nil
+}
+
+// recoverSleeping: the sleep is committed. A VMM that is still there either was to
+// be released, or was made by a wake that was cut off.
+func (a *Agent) recoverSleeping(ctx context.Context, i mvm.Instance, alive, paused bool) error {
+	waking := i.Op != nil && up(i.Op.Kind)
+	if !waking {
+		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil))
+	}
+	if i.Snapshot == nil || !i.Snapshot.Consumed || !alive {
+		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil), a.redo(i, mvm.OpWake))
+	}
+	if paused {
+		// Consumed was durable, but the vCPUs never ran: the snapshot is whole.
+		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false }), a.redo(i, mvm.OpWake))
+	}
+	// It runs, and only its gate was not opened yet.
+	snap := i.Snapshot.ID
+	return errors.Join(a.clearOp(i.ID, func(i *mvm.Instance) { i.State, i.Snapshot = mvm.StateWarm, nil }),
+		a.removeSnapshot(i.ID, snap), a.redo(i, mvm.OpResume))
+}
+
+// recoverLost: the record says that it holds memory, but its VMM is gone (the host
+// was restarted, or it was killed). It starts again from its disks.
+func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance) error {
+	if err := a.release(ctx, i); err != nil {
+		return err
+	}
+	a.record(mvm.Event{Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
+		Why: "its VMM was gone when the agent started"})
+	err := a.clearOp(i.ID, func(i *mvm.Instance) { i.State, i.Ready = mvm.StateStopped, false })
+	return errors.Join(err, a.redo(i, mvm.OpStart))
+}
+
+// clearOp ends an intent, with a change.
+func (a *Agent) clearOp(id string, change func(*mvm.Instance)) error {
+	return a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(id)
+		if err != nil {
+			return err
+		}
+		i.Op = nil
+		if change != nil {
+			change(&i)
+		}
+		return tx.PutInstance(i)
+	})
+}
+
+// redo queues an operation in the agent's own name; it goes on after Open.
+func (a *Agent) redo(i mvm.Instance, op mvm.OpKind) error {
+	_, err := a.enqueue(i.ID, request{op: op, by: askerAgent, why: "taken up after a restart of the agent"})
+	return err
+}

@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"mvm"
+)
+
+// maxQueued bounds the operations that wait at one instance.
+const maxQueued = 32
+
+// errWakeArrived cancels a sleep that is not committed yet.
+var errWakeArrived = errors.New("a wake arrived before the sleep was committed")
+
+// runner is the queue of one instance. It exists while it has jobs. The fields are
+// guarded by Agent.mu.
+type runner struct {
+	id   string
+	jobs []*job // jobs[0] is under way
+}
+
+// job is one operation that was asked for, and everyone who waits for it.
+type job struct {
+	req    request
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	prog   progressFan
+	// waiting: the instance runs and the job only waits for its services.
+	waiting atomic.Bool
+
+	// done is closed when inst and err are set.
+	done chan struct{}
+	inst mvm.Instance
+	err  error
+}
+
+// request is an operation as somebody asked for it.
+type request struct {
+	op    mvm.OpKind
+	by    mvm.Asker
+	why   string
+	force bool
+}
+
+// up reports whether the operation leads to running.
+func up(op mvm.OpKind) bool {
+	return op == mvm.OpStart || op == mvm.OpWake || op == mvm.OpResume
+}
+
+// joins reports whether a waiter of r is served as well by the job.
+func (j *job) joins(r request) bool {
+	if j.ctx.Err() != nil {
+		return false
+	}
+	return j.req.op == r.op && j.req.force == r.force || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
+}
+
+// giveWay ends the job early where the request that comes after it makes it needless.
+func (j *job) giveWay(r request) {
+	switch {
+	case up(r.op) && j.req.op == mvm.OpSleep:
+		j.cancel(errWakeArrived)
+	case r.op == mvm.OpDestroy, r.op == mvm.OpStop && up(j.req.op), !up(r.op) && j.waiting.Load():
+		j.cancel(mvm.Errorf(mvm.KindState, "%s was given up for %s", j.req.op, r.op))
+	}
+}
+
+// submit queues the operation, or joins one that is there, and waits until it is
+// done or ctx ends. The operation itself goes on when ctx ends.
+func (a *Agent) submit(ctx context.Context, id string, req request, progress func(mvm.Progress)) (mvm.Instance, error) {
+	j, err := a.enqueue(id, req)
+	if err != nil {
+		return mvm.Instance{}, err
+	}
+	defer j.prog.add(progress)()
+	select {
+	case <-j.done:
+		return j.inst, j.err
+	case <-ctx.Done():
+		return mvm.Instance{}, mvm.Errorf(mvm.KindCanceled, "wait for %s of %s: %w", req.op, id, context.Cause(ctx)).
+			WithFix("the operation goes on in the agent")
+	}
+}
+
+func (a *Agent) enqueue(id string, req request) (*job, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil, errClosing
+	}
+	r := a.runners[id]
+	if r == nil {
+		r = &runner{id: id}
+		a.runners[id] = r
+	}
+	if n := len(r.jobs); n > 0 {
+		if last := r.jobs[n-1]; last.joins(req) {
+			return last, nil
+		}
+		if n >= maxQueued {
+			return nil, mvm.Errorf(mvm.KindUnavailable, "%s %s: %d operations wait already", req.op, id, n)
+		}
+		r.jobs[n-1].giveWay(req)
+	}
+	j := &job{req: req, done: make(chan struct{})}
+	j.ctx, j.cancel = context.WithCancelCause(a.ctx)
+	r.jobs = append(r.jobs, j)
+	if len(r.jobs) == 1 {
+		a.wg.Go(func() { a.drainQueue(r) })
+	}
+	return j, nil
+}
+
+// drainQueue runs the jobs of one instance until there are none.
+func (a *Agent) drainQueue(r *runner) {
+	for {
+		a.mu.Lock()
+		if len(r.jobs) == 0 {
+			delete(a.runners, r.id)
+			a.mu.Unlock()
+			return
+		}
+		j := r.jobs[0]
+		a.mu.Unlock()
+
+		j.inst, j.err = a.perform(j, r.id)
+		j.cancel(nil)
+
+		a.mu.Lock()
+		r.jobs = r.jobs[1:]
+		a.mu.Unlock()
+		close(j.done)
+	}
+}
+
+// busy reports whether operations of the instance are queued or under way.
+func (a *Agent) busy(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.runners[id] != nil
+}
+
+// progressFan passes progress on to everyone who waits for a job.
+type progressFan struct {
+	mu   sync.Mutex
+	next int
+	subs map[int]func(mvm.Progress)
+}
+
+// add subscribes fn (nil is fine) and returns what ends it.
+func (p *progressFan) add(fn func(mvm.Progress)) (remove func()) {
+	if fn == nil {
+		return func() {}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.subs == nil {
+		p.subs = map[int]func(mvm.Progress){}
+	}
+	n := p.next
+	p.next++
+	p.subs[n] = fn
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.subs, n)
+	}
+}
+
+func (p *progressFan) send(v mvm.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, fn := range p.subs {
+		fn(v)
+	}
+}
+
+// Queued counts the operations of an instance that wait or are under way, and says
+// which is under way.
+func (a *Agent) Queued(id string) (int, mvm.OpKind) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.runners[id]
+	if r == nil || len(r.jobs) == 0 {
+		return 0, ""
+	}
+	return len(r.jobs), r.jobs[0].req.op
+}

@@ -1,0 +1,303 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+	"mvm/internal/sys"
+)
+
+// drainPoll is the pause between looks at the requests that are under way.
+const drainPoll = 50 * time.Millisecond
+
+// sleep takes a running or warm instance to sleep. The drain happens while the
+// vCPUs run. A wake that arrives before commit cancels the sleep; the instance
+// goes on as if nothing was.
+func (o *operation) sleep(ctx context.Context) error {
+	snap := &mvm.SnapshotRef{ID: newID("s-")}
+	err := o.run(ctx, mvm.OpSleep, []step{
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, nil) }, undo: o.goOn},
+		{name: "resume", do: o.resumeForDrain},
+		{name: "fence", do: o.fence},
+		{name: "checkpoint", do: o.checkpoint},
+		{name: "prepare", do: o.sleepPrep},
+		{name: "pause", do: o.pauseVMM},
+		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
+			undo: func(context.Context) error { return o.a.removeSnapshot(o.inst.ID, snap.ID) }},
+		{name: "commit", do: func(context.Context) error { return o.commitSleep(snap) }, undo: o.uncommitSleep},
+	})
+	if err != nil {
+		return err
+	}
+	return o.finishSleep(ctx)
+}
+
+// finishSleep gives up the VMM of an instance whose sleep is committed. It only
+// goes forward: recovery calls it again when it was cut off.
+func (o *operation) finishSleep(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := o.run(ctx, mvm.OpSleep, []step{{name: "release", do: o.releaseVMM}}); err != nil {
+		return err
+	}
+	o.a.record(o.event(mvm.SnapshotCreated, o.inst.Snapshot.ID))
+	o.reason = o.job.req.why
+	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, nil)
+}
+
+// goOn undoes a sleep: the instance runs, configured and with the right clock.
+func (o *operation) goOn(ctx context.Context) error {
+	if o.a.liveOf(o.inst.ID) == nil {
+		return o.forget(ctx)
+	}
+	if err := o.resumeVMM(ctx); err != nil {
+		return err
+	}
+	if err := o.wakeGate(ctx); err != nil {
+		return err
+	}
+	return o.save(func(i *mvm.Instance) { i.State, i.Op = mvm.StateRunning, nil })
+}
+
+// resumeForDrain lets a warm instance run, since a paused guest can't drain.
+func (o *operation) resumeForDrain(ctx context.Context) error {
+	if o.inst.State != mvm.StateWarm {
+		return nil
+	}
+	if err := o.resumeVMM(ctx); err != nil {
+		return err
+	}
+	if err := o.wakeGate(ctx); err != nil {
+		return err
+	}
+	return o.save(func(i *mvm.Instance) { i.State = mvm.StateRunning })
+}
+
+// fence keeps new requests away from the instance and waits for those under way,
+// at most the pool's drain timeout.
+func (o *operation) fence(ctx context.Context) error {
+	deadline := time.Now().Add(o.drainTimeout())
+	for {
+		active := o.a.fenceGateways(ctx, o.inst)
+		if active == 0 || o.job.req.force {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			o.a.record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(drainPoll):
+		}
+	}
+}
+
+func (o *operation) drainTimeout() time.Duration {
+	return time.Duration(o.pool.Spec.Policy.DrainTimeoutSeconds) * time.Second
+}
+
+// checkpoint has the guest's integrations saved. A critical one that fails keeps
+// the instance awake.
+func (o *operation) checkpoint(ctx context.Context) error {
+	var names []string
+	critical := map[string]bool{}
+	for _, i := range o.pool.Spec.Integrations {
+		names = append(names, i.Name)
+		critical[i.Name] = i.Critical
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.a.opt.Timeouts.Call)
+	defer cancel()
+	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
+	failed := names
+	if err == nil && resp.CheckpointResult != nil {
+		if resp.CheckpointResult.Success {
+			return nil
+		}
+		failed = resp.CheckpointResult.Failed
+	}
+	for _, n := range failed {
+		if critical[n] && !o.job.req.force {
+			return mvm.Errorf(mvm.KindPolicy, "checkpoint integration %q failed and it is critical: the instance stays awake", clip(n))
+		}
+	}
+	o.log.Warn("checkpoint failed", "integrations", len(failed), "error", err)
+	return nil
+}
+
+// sleepPrep asks the guest to drain and sync. Its timing out is recorded and the
+// sleep goes on.
+func (o *operation) sleepPrep(ctx context.Context) error {
+	secs := o.pool.Spec.Policy.DrainTimeoutSeconds
+	if o.job.req.force {
+		secs = 0
+	}
+	ctx2, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.a.opt.Timeouts.Call)
+	defer cancel()
+	resp, err := o.a.ask(ctx2, o.inst.ID, guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}})
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		o.a.record(o.event(mvm.DrainTimedOut, clip(err.Error())))
+	case resp.SleepPrepAck == nil:
+		o.a.record(o.event(mvm.DrainTimedOut, "the guest gave another answer"))
+	case !resp.SleepPrepAck.Success:
+		o.a.record(o.event(mvm.DrainTimedOut, detail(resp.SleepPrepAck.Detail)))
+	}
+	return nil
+}
+
+func (o *operation) vmm() (driver.VMM, error) {
+	if l := o.a.liveOf(o.inst.ID); l != nil {
+		return l.vmm, nil
+	}
+	return nil, mvm.Errorf(mvm.KindState, "%s has no VMM", o.inst.ID)
+}
+
+func (o *operation) pauseVMM(ctx context.Context) error {
+	v, err := o.vmm()
+	if err != nil {
+		return err
+	}
+	return v.Pause(ctx)
+}
+
+func (o *operation) resumeVMM(ctx context.Context) error {
+	v, err := o.vmm()
+	if err != nil {
+		return err
+	}
+	return v.Resume(ctx)
+}
+
+// snapshot writes device state beside the memory file and describes both in ref.
+func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
+	v, err := o.vmm()
+	if err != nil {
+		return err
+	}
+	files := o.a.snapshotFiles(o.inst.ID, ref.ID)
+	if err := os.MkdirAll(filepath.Dir(files.State), 0o700); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make snapshot folder: %w", err)
+	}
+	if err := v.Snapshot(ctx, files); err != nil {
+		return err
+	}
+	if err := sys.SyncDir(filepath.Dir(files.State)); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "sync snapshot folder: %w", err)
+	}
+	return o.a.describeSnapshot(o.inst, ref)
+}
+
+// describeSnapshot fills in what the snapshot belongs to and what it holds on disk.
+func (a *Agent) describeSnapshot(i mvm.Instance, ref *mvm.SnapshotRef) error {
+	boot, err := sys.HostBootID()
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "read boot id: %w", err)
+	}
+	ref.Image, ref.VMM, ref.Machine = i.Image, a.vmmID(), a.info.Machine
+	ref.DiskGeneration, ref.MemMiB, ref.Taken, ref.BootID = i.DiskGeneration, i.Res.MemMiB, time.Now(), boot
+	for _, p := range []string{a.baseSpec(i).Memory, a.snapshotFiles(i.ID, ref.ID).State} {
+		n, err := sys.AllocatedBytes(p)
+		if err != nil {
+			return mvm.Errorf(mvm.KindInternal, "measure snapshot: %w", err)
+		}
+		ref.Bytes += n
+	}
+	return nil
+}
+
+// vmmID names the VMM exactly: a snapshot fits no other.
+func (a *Agent) vmmID() string { return a.info.Name + " " + a.info.Version + " " + a.info.Digest }
+
+func (a *Agent) snapshotFiles(id, snap string) driver.Snapshot {
+	return driver.Snapshot{State: filepath.Join(a.instanceDir(id), "snapshots", snap, "state")}
+}
+
+func (a *Agent) removeSnapshot(id, snap string) error {
+	return os.RemoveAll(filepath.Dir(a.snapshotFiles(id, snap).State))
+}
+
+// commitSleep is the point of no return: from here on the instance sleeps.
+func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
+	return o.a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(o.inst.ID)
+		if err != nil {
+			return err
+		}
+		i.State, i.Snapshot, i.Changed = mvm.StateSleeping, ref, time.Now()
+		if i.Op != nil {
+			i.Op.Step = "release"
+		}
+		if err := tx.PutInstance(i); err != nil {
+			return err
+		}
+		o.inst = i
+		return nil
+	})
+}
+
+func (o *operation) uncommitSleep(context.Context) error {
+	if o.inst.State != mvm.StateSleeping {
+		return nil
+	}
+	return o.save(func(i *mvm.Instance) { i.State, i.Snapshot = mvm.StateRunning, nil })
+}
+
+// warm pauses the vCPUs: running -> warm.
+func (o *operation) warm(ctx context.Context) error {
+	err := o.run(ctx, mvm.OpWarm, []step{
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, admitWarm) }, undo: o.goOn},
+		{name: "fence", do: o.fence},
+		{name: "prepare", do: o.sleepPrep},
+		{name: "pause", do: o.pauseVMM},
+	})
+	if err != nil {
+		if mvm.IsKind(err, mvm.KindQuota) {
+			o.a.record(o.event(mvm.QuotaExceeded, err.Error()))
+		}
+		return err
+	}
+	return o.settle(mvm.StateWarm, mvm.InstanceWarmed, nil)
+}
+
+// resume lets a warm instance run: warm -> running.
+func (o *operation) resume(ctx context.Context) error {
+	o.bootWay, o.reason = "warm", "it was paused in memory"
+	err := o.run(ctx, mvm.OpResume, []step{
+		{name: "quota", do: o.admit, undo: o.forget},
+		{name: "resume", do: o.resumeVMM, undo: o.pauseVMM},
+		{name: "gate", do: o.wakeGate},
+		{name: "open", do: func(context.Context) error { return o.settleRunning(mvm.InstanceResumed) }},
+	})
+	if err != nil {
+		return err
+	}
+	return o.waitReady(ctx)
+}
+
+func newID(prefix string) string {
+	var b [4]byte
+	rand.Read(b[:])
+	return prefix + hex.EncodeToString(b[:])
+}
+
+func renameDurable(from, to string) error {
+	if err := errors.Join(sys.SyncFile(from), sys.Rename(from, to)); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "put %s in place: %w", filepath.Base(to), err)
+	}
+	return nil
+}

@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// The pauses between tries to reach a guest that boots, and between looks at its
+// services.
+const (
+	bootPoll  = 50 * time.Millisecond
+	readyPoll = 250 * time.Millisecond
+)
+
+// makeReady makes what an instance has on disk: created -> ready.
+func (o *operation) makeReady(ctx context.Context) error {
+	if o.inst.State != mvm.StateCreated {
+		return nil
+	}
+	err := o.run(ctx, mvm.OpCreate, []step{
+		{name: "network", do: o.a.applyNetwork},
+		{name: "disks", do: o.makeDisks},
+	})
+	if err != nil {
+		return err
+	}
+	return o.save(func(i *mvm.Instance) { i.State, i.Op, i.Changed = mvm.StateReady, nil, time.Now() })
+}
+
+// makeDisks makes the instance's folder and data disk, unless they are there whole.
+func (o *operation) makeDisks(ctx context.Context) error {
+	dir := o.a.instanceDir(o.inst.ID)
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make folder of %s: %w", o.inst.ID, err)
+	}
+	if err := chown(dir, o.inst.UID); err != nil {
+		return err
+	}
+	data := filepath.Join(dir, "data.img")
+	if o.inst.Res.DataDiskMiB == 0 {
+		return nil
+	}
+	if _, err := os.Stat(data); err == nil {
+		return nil
+	}
+	tmp := data + ".new"
+	if err := o.a.opt.MakeDisk(ctx, tmp, o.inst.Res.DataDiskMiB, o.inst.UID); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	return renameDurable(tmp, data)
+}
+
+// start boots the instance from its disks. why is recorded.
+func (o *operation) start(ctx context.Context, why string) error {
+	o.bootWay = "cold"
+	if o.reason == "" {
+		o.reason = why
+	}
+	err := o.run(ctx, mvm.OpStart, []step{
+		{name: "quota", do: o.admit, undo: o.forget},
+		{name: "network", do: o.a.applyNetwork},
+		{name: "generation", do: o.nextDiskGeneration},
+		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},
+		{name: "gate", do: o.bootGate},
+		{name: "open", do: func(context.Context) error { return o.settleRunning(mvm.InstanceStarted) }},
+	})
+	if err != nil {
+		return err
+	}
+	return o.waitReady(ctx)
+}
+
+// settleRunning records that the instance runs and lets traffic in.
+func (o *operation) settleRunning(act mvm.Action) error {
+	gen := o.inst.SecretsGeneration
+	return o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
+		i.SecretsGeneration = gen
+		if o.bootWay == "cold" {
+			i.Ready = false
+		}
+		i.Snapshot = nil
+	})
+}
+
+// admit makes the intent durable within the quota.
+func (o *operation) admit(context.Context) error {
+	err := o.intend(o.kind, func(tx *store.Tx, i mvm.Instance) error { return admitRunning(tx, i) })
+	if mvm.IsKind(err, mvm.KindQuota) {
+		o.a.record(o.event(mvm.QuotaExceeded, err.Error()))
+	}
+	return err
+}
+
+// nextDiskGeneration counts that the disks are about to change, so that no older
+// snapshot fits them.
+func (o *operation) nextDiskGeneration(context.Context) error {
+	return o.save(func(i *mvm.Instance) { i.DiskGeneration++ })
+}
+
+func (o *operation) startVMM(ctx context.Context) error {
+	o.progress("starting")
+	if err := os.Remove(o.a.baseSpec(o.inst).Memory); err != nil && !os.IsNotExist(err) {
+		return mvm.Errorf(mvm.KindInternal, "remove old memory: %w", err)
+	}
+	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+}
+
+func (o *operation) releaseVMM(ctx context.Context) error { return o.a.release(ctx, o.inst) }
+
+// bootGate waits until the guest agent of a booting guest answers, and configures it.
+func (o *operation) bootGate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Boot)
+	defer cancel()
+	l := o.a.liveOf(o.inst.ID)
+	for {
+		err := o.tryBootGate(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-l.vmm.Done():
+			return mvm.Errorf(mvm.KindUnavailable, "boot guest: its VMM ended: %s", l.vmm.Exit().Detail).
+				WithFix("see `mvm logs --console %s`", o.inst.ID)
+		case <-ctx.Done():
+			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
+				WithFix("see `mvm logs --console %s`", o.inst.ID)
+		case <-time.After(bootPoll):
+		}
+	}
+}
+
+func (o *operation) tryBootGate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Gate)
+	defer cancel()
+	return o.gate(ctx, "boot")
+}
+
+// waitReady waits until every service of a running instance is ready. The instance
+// stays running when they do not become so: its record says what is wrong.
+func (o *operation) waitReady(ctx context.Context) error {
+	if o.inst.Ready {
+		return nil
+	}
+	o.job.waiting.Store(true)
+	defer o.job.waiting.Store(false)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.a.opt.Timeouts.Ready,
+		mvm.Errorf(mvm.KindTimeout, "services were not ready within %s", o.a.opt.Timeouts.Ready))
+	defer cancel()
+	began, last := time.Now(), ""
+	for {
+		st, err := o.status(ctx)
+		if err == nil && st.Ready {
+			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
+			return o.save(func(i *mvm.Instance) {
+				i.Ready, i.Problem = true, ""
+				if i.Last != nil {
+					i.Last.Stages, i.Last.Took = o.stages, time.Since(o.began)
+				}
+			})
+		}
+		if d := notReady(st, err); d != last {
+			last = d
+			o.progress("waiting for services: " + d)
+		}
+		select {
+		case <-ctx.Done():
+			return o.notReadyError(ctx, last)
+		case <-o.vmmGone():
+			return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: its VMM ended", o.inst.ID)
+		case <-time.After(readyPoll):
+		}
+	}
+}
+
+func (o *operation) notReadyError(ctx context.Context, last string) error {
+	err := mvm.Errorf(mvm.KindOf(context.Cause(ctx)), "wait for services of %s: %w: %s", o.inst.ID, context.Cause(ctx), last).
+		WithFix("see `mvm logs %s`", o.inst.ID)
+	if mvm.IsKind(err, mvm.KindTimeout) {
+		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = err.Text }))
+	}
+	return err
+}
+
+// vmmGone is closed when the instance has no VMM any more.
+func (o *operation) vmmGone() <-chan struct{} {
+	if l := o.a.liveOf(o.inst.ID); l != nil {
+		return l.vmm.Done()
+	}
+	gone := make(chan struct{})
+	close(gone)
+	return gone
+}
+
+func (o *operation) status(ctx context.Context) (guestproto.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
+	defer cancel()
+	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{Status: true})
+	if err != nil {
+		return guestproto.Status{}, err
+	}
+	if resp.Status == nil {
+		return guestproto.Status{}, mvm.Errorf(mvm.KindUnavailable, "ask for status: the guest gave another answer")
+	}
+	return *resp.Status, nil
+}
+
+// notReady says which services are not ready, for people.
+func notReady(st guestproto.Status, err error) string {
+	if err != nil {
+		return clip(err.Error())
+	}
+	var parts []string
+	for _, s := range st.Services {
+		if s.State == "ready" || s.State == "done" {
+			continue
+		}
+		d := s.Name + " is " + s.State
+		if s.Detail != "" {
+			d += " (" + s.Detail + ")"
+		}
+		parts = append(parts, d)
+	}
+	if len(parts) == 0 {
+		parts = append(parts, st.Detail)
+	}
+	return clip(strings.Join(parts, ", "))
+}

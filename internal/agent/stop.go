@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// stop ends a running, warm or sleeping instance. It only goes forward: when it is
+// cut off, the next stop, or recovery, finishes it. A sleeping instance loses what
+// its memory held; its disks were synced before it slept.
+func (o *operation) stop(ctx context.Context) error {
+	problem := o.vmmProblem()
+	err := o.run(ctx, mvm.OpStop, []step{
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpStop, nil) }},
+		{name: "fence", do: o.fenceOnce},
+		{name: "shutdown", do: o.shutdownGuest},
+		{name: "release", do: o.releaseVMM},
+		{name: "discard", do: o.discardMemory},
+	})
+	if err != nil {
+		return err
+	}
+	o.reason = o.job.req.why
+	return o.settle(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
+		i.Snapshot, i.Ready, i.Problem = nil, false, problem
+	})
+}
+
+// vmmProblem says how the VMM ended when nobody asked for it and the guest did not
+// power off.
+func (o *operation) vmmProblem() string {
+	l := o.a.liveOf(o.inst.ID)
+	if l == nil {
+		return ""
+	}
+	select {
+	case <-l.vmm.Done():
+		if e := l.vmm.Exit(); !e.Guest {
+			return "its VMM ended: " + e.Detail
+		}
+	default:
+	}
+	return ""
+}
+
+func (o *operation) fenceOnce(ctx context.Context) error {
+	o.a.fenceGateways(ctx, o.inst)
+	return nil
+}
+
+// shutdownGuest asks the guest to power off and waits, at most the pool's grace. A
+// guest that does not is killed by the step after it.
+func (o *operation) shutdownGuest(ctx context.Context) error {
+	l := o.a.liveOf(o.inst.ID)
+	if l == nil || o.job.req.force {
+		return nil
+	}
+	select {
+	case <-l.vmm.Done():
+		return nil
+	default:
+	}
+	l.expect()
+	if o.inst.State == mvm.StateWarm {
+		if err := l.vmm.Resume(ctx); err != nil {
+			o.log.Warn("resume for shutdown", "error", err)
+			return nil
+		}
+	}
+	o.progress("shutting down")
+	grace := time.Duration(o.pool.Spec.Policy.GracefulShutdownSeconds) * time.Second
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	req := guestproto.Request{Shutdown: &guestproto.Shutdown{GraceSecs: max(1, int(grace.Seconds())/2)}}
+	if _, err := o.a.ask(ctx, o.inst.ID, req); err != nil {
+		o.log.Info("guest does not answer a shutdown", "error", err)
+		if err := l.vmm.Powerdown(ctx); err != nil {
+			o.log.Info("power button", "error", err)
+		}
+	}
+	select {
+	case <-l.vmm.Done():
+	case <-ctx.Done():
+		o.log.Warn("guest did not power off in time", "grace", grace)
+	}
+	return nil
+}
+
+// discardMemory removes the memory file and every snapshot.
+func (o *operation) discardMemory(context.Context) error {
+	dir := o.a.instanceDir(o.inst.ID)
+	for _, p := range []string{o.a.baseSpec(o.inst).Memory, filepath.Join(dir, "snapshots")} {
+		if err := os.RemoveAll(p); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "discard memory: %w", err)
+		}
+	}
+	return nil
+}
+
+// destroy removes the instance with everything it has. It only goes forward.
+func (o *operation) destroy(ctx context.Context) error {
+	err := o.run(ctx, mvm.OpDestroy, []step{
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, nil) }},
+		{name: "fence", do: o.fenceOnce},
+		{name: "release", do: o.releaseVMM},
+		{name: "files", do: func(context.Context) error { return removeTree(o.a.instanceDir(o.inst.ID)) }},
+		{name: "record", do: o.removeRecord},
+		{name: "network", do: o.a.applyNetwork},
+	})
+	if err != nil {
+		return err
+	}
+	o.inst.State, o.inst.Op = mvm.StateDestroyed, nil
+	return nil
+}
+
+func (o *operation) removeRecord(context.Context) error {
+	ev := o.event(mvm.InstanceDestroyed, "")
+	err := o.a.store.Update(func(tx *store.Tx) error {
+		if err := tx.DeleteInstance(o.inst.ID); err != nil {
+			return err
+		}
+		_, err := tx.AppendEvent(ev)
+		return err
+	})
+	o.a.net.changed()
+	o.a.activity.forget(o.inst.ID)
+	return err
+}
+
+// removeTree removes a folder such that a crash leaves it whole or under a name
+// that recovery sweeps.
+func removeTree(dir string) error {
+	trash := filepath.Join(filepath.Dir(dir), ".trash-"+filepath.Base(dir))
+	if err := os.Rename(dir, trash); err != nil && !os.IsNotExist(err) {
+		return mvm.Errorf(mvm.KindInternal, "remove %s: %w", filepath.Base(dir), err)
+	}
+	if err := os.RemoveAll(trash); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "remove %s: %w", filepath.Base(dir), err)
+	}
+	return nil
+}

@@ -1,0 +1,259 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"mvm"
+	"mvm/internal/secrets"
+	"mvm/internal/store"
+)
+
+// CreateTenant implements api.Service.
+func (a *Agent) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
+	if err := spec.Validate(); err != nil {
+		return mvm.Tenant{}, err
+	}
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.createTenant(ctx, spec)
+}
+
+func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Tenant, err error) {
+	err = a.store.Update(func(tx *store.Tx) error {
+		if _, err := tx.Tenant(spec.ID); err == nil {
+			return mvm.Errorf(mvm.KindExists, "tenant %s is there already", spec.ID)
+		} else if !mvm.IsKind(err, mvm.KindNotFound) {
+			return err
+		}
+		if t, err = tenantOf(tx, spec); err != nil {
+			return err
+		}
+		if err := tx.PutTenant(t); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
+	})
+	if err != nil {
+		return t, err
+	}
+	a.net.changed()
+	return t, a.applyNetwork(ctx)
+}
+
+// tenantOf makes the record of a new tenant: its network id and subnet.
+func tenantOf(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
+	t := mvm.Tenant{ID: spec.ID, Quota: mvm.DefaultQuota(), Pinned: spec.Pinned, HostServices: spec.HostServices,
+		Subnet: spec.Subnet, Created: time.Now()}
+	if spec.Quota != nil {
+		t.Quota = *spec.Quota
+	}
+	var err error
+	if spec.NetID != nil {
+		t.NetID, err = *spec.NetID, tx.ReserveNetID(*spec.NetID)
+	} else {
+		t.NetID, err = tx.NextNetID()
+	}
+	if err != nil {
+		return t, err
+	}
+	if !t.Subnet.IsValid() {
+		t.Subnet = mvm.DefaultSubnet(t.NetID)
+	}
+	return t, checkOverlap(tx, t)
+}
+
+func checkOverlap(tx *store.Tx, t mvm.Tenant) error {
+	all, err := tx.Tenants()
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		if o.ID != t.ID && o.Subnet.Overlaps(t.Subnet) {
+			return mvm.Errorf(mvm.KindExists, "subnet %s overlaps %s of tenant %s", t.Subnet, o.Subnet, o.ID).
+				WithFix("choose another net_id or subnet")
+		}
+	}
+	return nil
+}
+
+// UpdateTenant implements api.Service.
+func (a *Agent) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.updateTenant(ctx, id, up)
+}
+
+func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
+	err = a.store.Update(func(tx *store.Tx) error {
+		if t, err = tx.Tenant(id); err != nil {
+			return err
+		}
+		if up.Quota != nil {
+			t.Quota = *up.Quota
+		}
+		if up.Pinned != nil {
+			t.Pinned = *up.Pinned
+		}
+		if up.HostServices != nil {
+			t.HostServices = *up.HostServices
+		}
+		spec := mvm.TenantSpec{ID: id, Quota: &t.Quota, HostServices: t.HostServices}
+		if err := spec.Validate(); err != nil {
+			return err
+		}
+		return tx.PutTenant(t)
+	})
+	if err != nil {
+		return t, err
+	}
+	a.net.changed()
+	return t, a.applyNetwork(ctx)
+}
+
+// Tenants implements api.Service.
+func (a *Agent) Tenants(context.Context) (out []mvm.Tenant, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		out, err = tx.Tenants()
+		return err
+	})
+	return out, err
+}
+
+// Tenant implements api.Service.
+func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		if t, err = tx.Tenant(id); err != nil {
+			return err
+		}
+		u, err = usageOf(tx, id, "")
+		return err
+	})
+	return t, u, err
+}
+
+// DestroyTenant implements api.Service.
+func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	pools, err := a.Pools(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, p := range pools {
+		if err := a.destroyPool(ctx, id, p.Spec.ID, progress); err != nil {
+			return err
+		}
+	}
+	err = a.store.Update(func(tx *store.Tx) error {
+		if err := tx.DeleteSecrets(id); err != nil {
+			return err
+		}
+		if err := tx.DeleteTenant(id); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.TenantDestroyed, Tenant: id})
+	})
+	if err != nil {
+		return err
+	}
+	a.net.changed()
+	if err := a.applyNetwork(ctx); err != nil {
+		return err
+	}
+	_, err = a.opt.Network.Sweep(ctx)
+	return err
+}
+
+// SetSecrets implements api.Service.
+func (a *Agent) SetSecrets(ctx context.Context, tenant string, changes map[string][]byte) (int, error) {
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) map[string][]byte { return secrets.Merge(now, changes) })
+}
+
+// RotateSecrets implements api.Service.
+func (a *Agent) RotateSecrets(ctx context.Context, tenant string) (int, error) {
+	a.admin.Lock()
+	defer a.admin.Unlock()
+	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) map[string][]byte { return now })
+}
+
+// changeSecrets stores a new generation and gives it to the guests that run. One
+// that can't be reached gets it in its next gate.
+func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(map[string][]byte) map[string][]byte) (gen int, err error) {
+	err = a.store.Update(func(tx *store.Tx) error {
+		t, err := tx.Tenant(tenant)
+		if err != nil {
+			return err
+		}
+		now, err := a.openSecrets(t, tx.Secrets(tenant))
+		if err != nil {
+			return err
+		}
+		vals := change(now)
+		if err := mvm.ValidateSecrets(vals); err != nil {
+			return err
+		}
+		t.SecretsGeneration++
+		gen = t.SecretsGeneration
+		t.SecretNames = slices.Sorted(maps.Keys(vals))
+		sealed, err := a.opt.Sealer.Seal(tenant, gen, vals)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(tx.PutSecrets(tenant, sealed), tx.PutTenant(t)); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.SecretsRotated, Tenant: tenant})
+	})
+	if err != nil {
+		return 0, err
+	}
+	return gen, a.deliver(ctx, tenant)
+}
+
+// deliver pushes the configuration to every running instance of the tenant.
+func (a *Agent) deliver(ctx context.Context, tenant string) error {
+	instances, err := a.Instances(ctx, mvm.Address{Tenant: tenant})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, i := range instances {
+		if i.State != mvm.StateRunning || a.liveOf(i.ID) == nil {
+			continue
+		}
+		if err := a.pushConfig(ctx, i); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return mvm.Errorf(mvm.KindUnavailable, "stored, but %d running guests did not take it: %w", len(errs), errors.Join(errs...)).
+			WithFix("they get it at their next wake, or with `mvm tenant secrets rotate`")
+	}
+	return nil
+}
+
+// secretsOf opens a tenant's secrets.
+func (a *Agent) secretsOf(tenant string) (vals map[string][]byte, err error) {
+	err = a.store.View(func(tx *store.Tx) error {
+		t, err := tx.Tenant(tenant)
+		if err != nil {
+			return err
+		}
+		vals, err = a.openSecrets(t, tx.Secrets(tenant))
+		return err
+	})
+	return vals, err
+}
+
+// hostAddr is the tenant's gateway address on the host.
+func hostAddr(t mvm.Tenant) netip.Addr {
+	gw, _ := mvm.SubnetAddr(t.Subnet, mvm.GatewayOffset)
+	return gw
+}

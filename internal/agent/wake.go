@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/guestproto"
+)
+
+// wake brings a sleeping instance back: from its snapshot, once more when that
+// fails before the vCPUs ran, and else by a cold boot from its disks, on record.
+func (o *operation) wake(ctx context.Context) error {
+	var why error
+	for range 2 {
+		if fit := o.a.snapshotFits(o.inst); fit != nil {
+			why = errors.Join(why, fit)
+			break
+		}
+		o.bootWay, o.reason = "warm", ""
+		if why = o.restore(ctx); why == nil {
+			return o.afterWake(ctx)
+		}
+		if ctx.Err() != nil || mvm.IsKind(why, mvm.KindQuota) {
+			return why
+		}
+		o.log.Warn("restore failed", "error", why)
+	}
+	return o.coldBoot(ctx, why)
+}
+
+// coldBoot gives up the snapshot (it is set aside) and starts from the disks.
+func (o *operation) coldBoot(ctx context.Context, why error) error {
+	o.reason = "snapshot not used: " + clip(why.Error())
+	o.log.Warn("cold boot instead of restore", "why", why)
+	if err := o.a.setAside(o.inst); err != nil {
+		return err
+	}
+	if err := o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Op = mvm.StateStopped, nil, nil }); err != nil {
+		return err
+	}
+	return o.start(ctx, o.reason)
+}
+
+// restore loads the snapshot into a VMM and lets it run. Until the vCPUs run it
+// can be called off without loss; from then on it only goes forward.
+func (o *operation) restore(ctx context.Context) error {
+	o.progress("restoring")
+	return o.run(ctx, mvm.OpWake, []step{
+		{name: "quota", do: o.admit, undo: o.forget},
+		{name: "network", do: o.a.applyNetwork},
+		{name: "restore", do: o.restoreVMM, undo: o.releaseVMM},
+		{name: "consume", do: o.consume, forward: true},
+		{name: "resume", do: o.resumeVMM, forward: true},
+		{name: "gate", do: o.wakeGate, forward: true},
+		{name: "open", do: o.openAfterRestore, forward: true},
+	})
+}
+
+func (o *operation) restoreVMM(ctx context.Context) error {
+	files := o.a.snapshotFiles(o.inst.ID, o.inst.Snapshot.ID)
+	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Restore(ctx, s, files) })
+}
+
+// consume makes durable that memory and disks are about to go on from the snapshot,
+// so that nothing restores it again.
+func (o *operation) consume(context.Context) error {
+	return o.save(func(i *mvm.Instance) {
+		s := *i.Snapshot
+		s.Consumed = true
+		i.Snapshot = &s
+	})
+}
+
+func (o *operation) openAfterRestore(context.Context) error {
+	snap := o.inst.Snapshot
+	if err := o.settleRunning(mvm.InstanceWoken); err != nil {
+		return err
+	}
+	if snap != nil {
+		return o.a.removeSnapshot(o.inst.ID, snap.ID)
+	}
+	return nil
+}
+
+// afterWake has the integrations restored once traffic may come.
+func (o *operation) afterWake(ctx context.Context) error {
+	if len(o.pool.Spec.Integrations) > 0 {
+		if _, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{Wake: true}); err != nil {
+			o.log.Warn("restore integrations", "error", err)
+		}
+	}
+	return o.waitReady(ctx)
+}
+
+// wakeGate configures a guest whose vCPUs run again. It tries twice: the first
+// answer can be lost when the guest is slow.
+func (o *operation) wakeGate(ctx context.Context) error {
+	var err error
+	for range 2 {
+		if err = o.tryWakeGate(ctx); err == nil || ctx.Err() != nil {
+			return err
+		}
+		o.log.Warn("resume gate failed", "error", err)
+	}
+	return err
+}
+
+func (o *operation) tryWakeGate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Gate)
+	defer cancel()
+	return o.gate(ctx, "wake")
+}
+
+// snapshotFits says why the instance's snapshot can't be restored here and now.
+func (a *Agent) snapshotFits(i mvm.Instance) error {
+	s := i.Snapshot
+	if s == nil {
+		return mvm.Errorf(mvm.KindState, "there is no snapshot")
+	}
+	for _, c := range []struct {
+		what, got, want string
+	}{{"image", s.Image, i.Image}, {"VMM", s.VMM, a.vmmID()}, {"machine", s.Machine, a.info.Machine}} {
+		if c.got != c.want {
+			return mvm.Errorf(mvm.KindState, "its %s is %q, here it is %q", c.what, c.got, c.want)
+		}
+	}
+	switch {
+	case s.Consumed:
+		return mvm.Errorf(mvm.KindState, "it was used already by a wake that was cut off")
+	case s.DiskGeneration != i.DiskGeneration:
+		return mvm.Errorf(mvm.KindState, "the disks have changed since (generation %d, now %d)", s.DiskGeneration, i.DiskGeneration)
+	case s.MemMiB != i.Res.MemMiB:
+		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB)
+	}
+	if _, err := os.Stat(a.snapshotFiles(i.ID, s.ID).State); err != nil {
+		return mvm.Errorf(mvm.KindState, "its device state can't be read: %w", err)
+	}
+	return nil
+}
+
+// setAside moves a snapshot that can't be used, with its memory, out of the way
+// and keeps it for a look. Only the newest is kept.
+func (a *Agent) setAside(i mvm.Instance) error {
+	if i.Snapshot == nil {
+		return nil
+	}
+	root := filepath.Join(a.instanceDir(i.ID), "set-aside")
+	if err := os.RemoveAll(root); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "remove older snapshot set aside: %w", err)
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+	}
+	moves := map[string]string{
+		filepath.Dir(a.snapshotFiles(i.ID, i.Snapshot.ID).State): filepath.Join(root, i.Snapshot.ID),
+		a.baseSpec(i).Memory: filepath.Join(root, "memory"),
+	}
+	for from, to := range moves {
+		if err := os.Rename(from, to); err != nil && !os.IsNotExist(err) {
+			return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+		}
+	}
+	a.record(mvm.Event{Action: mvm.SnapshotDeleted, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
+		Why: "it can't be used", Detail: "set aside in " + root})
+	return nil
+}

@@ -1,0 +1,77 @@
+// Package fakeimage builds images without content, for the fake driver: nothing
+// boots from them. Each reference gives another image.
+package fakeimage
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"mvm"
+	"mvm/internal/image"
+	"mvm/internal/sys"
+)
+
+// Builder implements image.Builder for every reference of its scheme.
+type Builder struct {
+	scheme string
+
+	mu    sync.Mutex
+	fail  error
+	built int
+}
+
+// New makes a Builder for a scheme with its colon.
+func New(scheme string) *Builder { return &Builder{scheme: scheme} }
+
+// Fail makes every build from now on fail with err; nil ends that.
+func (b *Builder) Fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail = err
+}
+
+// Built counts the builds that were made.
+func (b *Builder) Built() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.built
+}
+
+// Scheme implements image.Builder.
+func (b *Builder) Scheme() string { return b.scheme }
+
+// Key implements image.Builder: the reference itself.
+func (b *Builder) Key(_ context.Context, ref string) (string, error) { return "fake 1 " + ref, nil }
+
+// Build implements image.Builder.
+func (b *Builder) Build(_ context.Context, ref, dir string, progress func(mvm.Progress)) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail != nil {
+		return b.fail
+	}
+	b.built++
+	if progress != nil {
+		progress(mvm.Progress{Target: ref, Text: "making an image without content"})
+	}
+	img := image.Image{Version: 1, Name: ref, Arch: "amd64", Cmdline: "fake"}
+	for _, f := range []struct {
+		name string
+		to   *image.File
+	}{{"vmlinux", &img.Kernel}, {"initrd", &img.Initrd}} {
+		content := []byte(f.name + " of " + ref)
+		if err := os.WriteFile(filepath.Join(dir, f.name), content, 0o644); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "write %s: %w", f.name, err)
+		}
+		sum := sha256.Sum256(content)
+		*f.to = image.File{Name: f.name, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
+	}
+	if err := sys.WriteJSON(filepath.Join(dir, "image.json"), img, 0o644); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "write image.json: %w", err)
+	}
+	return nil
+}
