@@ -1,0 +1,99 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// maxAwake bounds the instances that are taken from one answer.
+const maxAwake = 256
+
+// ask begins the question to the host for the target. ro.mu is held.
+func (ro *roster) ask(t target, e *entry) *call {
+	c := &call{done: make(chan struct{})}
+	e.call = c
+	ro.inFlight[c] = struct{}{}
+	question := ro.acquireOf(t)
+	if !ro.group.goDo(func() { ro.run(t, c, question) }) {
+		ro.finish(t, c, refused(503, defaultRetry, "the gateway is closing"))
+	}
+	return c
+}
+
+// run asks, and puts what the answer names on the roster.
+func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
+	ctx, cancel := context.WithTimeout(ro.ctx, ro.lim.Hold)
+	defer cancel()
+	var res guestproto.AcquireResult
+	var err error
+	select {
+	case ro.calls <- struct{}{}:
+		res, err = ro.host.Acquire(ctx, question)
+		<-ro.calls
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		ro.log.Warn("host did not answer", "pool", t.pool, "err", err)
+		err = noAnswer(err)
+	} else if !res.Success {
+		err = hostRefusal(res)
+		ro.log.Info("host refused an instance", "pool", t.pool, "reason", err)
+	}
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	if err == nil {
+		err = ro.welcome(t, c, res.Instances)
+	}
+	ro.finish(t, c, err)
+}
+
+// noAnswer is what a client is told when the host gave an error or nothing.
+func noAnswer(err error) error {
+	var remote *guestproto.RemoteError
+	if errors.As(err, &remote) {
+		return refused(503, defaultRetry, "not available now: %s", printable(remote.Message, maxDetail))
+	}
+	return refused(503, defaultRetry, "the host does not answer")
+}
+
+// finish ends the question. ro.mu is held.
+func (ro *roster) finish(t target, c *call, err error) {
+	c.err = err
+	delete(ro.inFlight, c)
+	if e := ro.entries[t]; e != nil && e.call == c {
+		e.call = nil
+		e.asked = ro.mono()
+		ro.tidy(t, e)
+	}
+	close(c.done)
+}
+
+// welcome puts the instances of an answer on the roster. One that was fenced while
+// the question was under way is left out, for the answer may be older than the
+// fence: who waits asks again. ro.mu is held.
+func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake) error {
+	e := ro.entries[t]
+	if e == nil {
+		return nil // nobody waits, and its pool is gone from the table
+	}
+	var backends []*backend
+	named := false
+	for _, a := range awake[:min(len(awake), maxAwake)] {
+		if mvm.ValidateInstanceID(a.InstanceID) != nil || !a.IP.IsValid() || t.ip.IsValid() && a.IP != t.ip {
+			continue
+		}
+		named = true
+		if !c.all && !c.fenced[a.InstanceID] {
+			backends = append(backends, ro.awaken(t.pool, a))
+		}
+	}
+	if !named {
+		return refused(503, defaultRetry, "the host named no instance")
+	}
+	e.backends = backends
+	return nil
+}

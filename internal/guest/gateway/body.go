@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// budget bounds bytes that are buffered at once.
+type budget struct{ free atomic.Int64 }
+
+func (b *budget) take(n int) bool {
+	if b.free.Add(-int64(n)) >= 0 {
+		return true
+	}
+	b.free.Add(int64(n))
+	return false
+}
+
+func (b *budget) give(n int) { b.free.Add(int64(n)) }
+
+// firstBuffer is the first size of a buffered body; it doubles as bytes come.
+const firstBuffer = 4 << 10
+
+// readBody buffers the request's body within its bounds in size, time and memory of
+// the gateway, to look for a key in it and to send it on. The error is a *refusal.
+func (x *exchange) readBody(w http.ResponseWriter, req *http.Request) ([]byte, error) {
+	lim := x.r.lim
+	x.has = true
+	if req.Body == nil || req.ContentLength == 0 {
+		return nil, nil
+	}
+	tooLarge := refused(http.StatusRequestEntityTooLarge, 0, "the body is larger than the %d bytes in which a key is looked for", lim.KeyBody)
+	if req.ContentLength > int64(lim.KeyBody) {
+		return nil, tooLarge
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(lim.KeyBodyTime))
+	for {
+		if len(x.buffered) == cap(x.buffered) && !x.grow(lim.KeyBody+1) {
+			return nil, refused(http.StatusServiceUnavailable, defaultRetry, "too many bodies are being read")
+		}
+		n, err := req.Body.Read(x.buffered[len(x.buffered):cap(x.buffered)])
+		x.buffered = x.buffered[:len(x.buffered)+n]
+		switch {
+		case len(x.buffered) > lim.KeyBody:
+			return nil, tooLarge
+		case err == io.EOF:
+			_ = rc.SetReadDeadline(noDeadline)
+			return x.buffered, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, refused(http.StatusRequestTimeout, 0, "the body did not come in time")
+		case err != nil:
+			return nil, refused(http.StatusBadRequest, 0, "the body broke off")
+		}
+	}
+}
+
+// grow makes room in the buffer, up to limit bytes; false when the budget is used up.
+func (x *exchange) grow(limit int) bool {
+	size := min(max(firstBuffer, 2*cap(x.buffered)), limit)
+	more := size - cap(x.buffered)
+	if !x.r.bodies.take(more) {
+		return false
+	}
+	x.budgeted += more
+	x.buffered = append(make([]byte, 0, size), x.buffered...)
+	return true
+}
+
+// replay returns the buffered body, as often as it is called.
+func (x *exchange) replay() (io.ReadCloser, error) {
+	if len(x.buffered) == 0 {
+		return http.NoBody, nil
+	}
+	return io.NopCloser(bytes.NewReader(x.buffered)), nil
+}

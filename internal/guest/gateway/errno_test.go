@@ -1,0 +1,5 @@
+package gateway_test
+
+import "syscall"
+
+const errRefused = syscall.ECONNREFUSED

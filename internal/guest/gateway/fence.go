@@ -1,0 +1,98 @@
+package gateway
+
+import (
+	"time"
+
+	"mvm/internal/guestproto"
+)
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// fence forgets that the instance is awake and counts what is under way to it.
+func (ro *roster) fence(f guestproto.Fence) int {
+	ro.mu.Lock()
+	for c := range ro.inFlight {
+		if c.fenced == nil {
+			c.fenced = map[string]bool{}
+		}
+		c.fenced[f.InstanceID] = true
+	}
+	w := ro.workers[f.InstanceID]
+	if w == nil {
+		ro.mu.Unlock()
+		return 0
+	}
+	b := ro.retire(w)
+	under := w.active(ro.mono(), ro.lim.Quiet)
+	busy := w.writing()
+	ro.sweepEntries()
+	ro.mu.Unlock()
+	wind(b, busy)
+	return under
+}
+
+// fenceAll forgets that any instance is awake.
+func (ro *roster) fenceAll() {
+	ro.mu.Lock()
+	for c := range ro.inFlight {
+		c.all = true
+	}
+	var gone []*backend
+	var busy []*gatedConn
+	for _, w := range ro.workers {
+		gone = append(gone, ro.retire(w))
+		busy = append(busy, w.writing()...)
+	}
+	ro.sweepEntries()
+	ro.mu.Unlock()
+	for _, b := range gone {
+		wind(b, nil)
+	}
+	wind(nil, busy)
+}
+
+// wind closes the idle connections of a retired backend and interrupts the writes
+// to its instance, which then ask the host first. No lock is held.
+func wind(b *backend, busy []*gatedConn) {
+	if b != nil {
+		b.transport.CloseIdleConnections()
+	}
+	for _, c := range busy {
+		_ = c.Conn.SetWriteDeadline(longAgo)
+	}
+}
+
+// writing returns the connections with a write under way. roster.mu is held.
+func (w *worker) writing() []*gatedConn {
+	var busy []*gatedConn
+	for c := range w.conns {
+		if c.busy.Load() {
+			busy = append(busy, c)
+		}
+	}
+	return busy
+}
+
+// sweepEntries forgets entries that say nothing. ro.mu is held.
+func (ro *roster) sweepEntries() {
+	for t, e := range ro.entries {
+		ro.tidy(t, e)
+	}
+}
+
+// close closes every connection to instances.
+func (ro *roster) close() {
+	ro.mu.Lock()
+	var all []*gatedConn
+	for _, w := range ro.workers {
+		for c := range w.conns {
+			all = append(all, c)
+		}
+	}
+	ro.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
+	}
+	ro.fenceAll()
+}

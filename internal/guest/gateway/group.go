@@ -1,0 +1,44 @@
+package gateway
+
+import "sync"
+
+// group joins goroutines that come and go: after close no more enter, and wait
+// returns when all have left.
+type group struct {
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// enter counts the caller in; false means that the group is closed.
+func (g *group) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.wg.Add(1)
+	return true
+}
+
+func (g *group) leave() { g.wg.Done() }
+
+// goDo runs f in a goroutine of the group; false means that the group is closed.
+func (g *group) goDo(f func()) bool {
+	if !g.enter() {
+		return false
+	}
+	go func() {
+		defer g.leave()
+		f()
+	}()
+	return true
+}
+
+func (g *group) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+}
+
+func (g *group) wait() { g.wg.Wait() }

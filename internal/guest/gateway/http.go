@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"mvm"
+)
+
+type clientKey struct{}
+
+func (r *Router) newServer() *http.Server {
+	return &http.Server{
+		Handler:                      http.HandlerFunc(r.serve),
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            r.lim.Head,
+		IdleTimeout:                  r.lim.ClientIdle,
+		MaxHeaderBytes:               r.lim.HeadBytes,
+		ErrorLog:                     slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+		BaseContext:                  func(net.Listener) context.Context { return r.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, clientKey{}, c)
+		},
+		ConnState: r.countServed,
+	}
+}
+
+// countServed counts the server's goroutines, for Close.
+func (r *Router) countServed(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		r.served.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		r.served.Done()
+	}
+}
+
+// serve routes one request.
+func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
+	c, ok := req.Context().Value(clientKey{}).(*clientConn)
+	if !ok || !r.group.enter() {
+		refuse(w, refused(503, defaultRetry, "the gateway is closing"))
+		return
+	}
+	defer r.group.leave()
+	if req.Method == http.MethodConnect {
+		refuse(w, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
+		return
+	}
+	route, ok := r.table.Load().routes.Match(c.port, req.URL.Path, c.source.Addr())
+	if !ok {
+		refuse(w, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port))
+		return
+	}
+	x := &exchange{r: r, port: route.To.TargetPort}
+	defer x.end()
+	key, err := x.key(w, req, route)
+	if err != nil {
+		r.log.Debug("request refused", "route", route.Name, "err", err)
+		refuse(w, err)
+		return
+	}
+	x.target = targetOf(route.To, key)
+	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)))
+}
+
+// key returns the request's key where the route chooses by key.
+func (x *exchange) key(w http.ResponseWriter, req *http.Request, route mvm.Route) (string, error) {
+	s := route.To.Selector
+	if s.Kind != mvm.SelectByKey {
+		return "", nil
+	}
+	var body []byte
+	if readsBody(s.From) {
+		var err error
+		if body, err = x.readBody(w, req); err != nil {
+			return "", err
+		}
+	}
+	key, err := keyOf(s.From, route.Match.PathPrefix, req, body)
+	if err == nil {
+		err = mvm.ValidateKey(key)
+	}
+	if err != nil {
+		return "", refused(http.StatusBadRequest, 0, "no key for an instance from %s: %s", printable(s.From, 200), printable(err.Error(), maxDetail))
+	}
+	return key, nil
+}

@@ -1,0 +1,159 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// readsBody reports whether the key is looked for in the body.
+func readsBody(from string) bool { return strings.HasPrefix(from, "json:") }
+
+// keyOf extracts the key that `from` of a by_key selector names. Nothing that could be read
+// in two ways gives a key: repeated headers, parameters and JSON names, encoded
+// slashes and dot segments are errors. The key's own syntax is not checked.
+func keyOf(from, prefix string, req *http.Request, body []byte) (string, error) {
+	kind, arg, _ := strings.Cut(from, ":")
+	switch kind {
+	case "path":
+		return pathKey(prefix, req.URL)
+	case "header":
+		if strings.EqualFold(arg, "host") {
+			return req.Host, nil
+		}
+		return single(req.Header.Values(arg), "header")
+	case "query":
+		q, err := url.ParseQuery(req.URL.RawQuery)
+		if err != nil {
+			return "", errors.New("the query is malformed")
+		}
+		return single(q[arg], "query parameter")
+	case "json":
+		return jsonKey(body, arg)
+	}
+	return "", fmt.Errorf("selector %q is unknown", from)
+}
+
+// pathKey returns the first segment after the prefix.
+func pathKey(prefix string, u *url.URL) (string, error) {
+	if strings.Contains(strings.ToLower(u.RawPath), "%2f") {
+		return "", errors.New("the path has an encoded slash")
+	}
+	rest := strings.TrimPrefix(u.Path, strings.TrimRight(prefix, "/"))
+	key, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+	switch key {
+	case "":
+		return "", errors.New("the path ends before it")
+	case ".", "..":
+		return "", errors.New("the path has a dot segment in its place")
+	}
+	return key, nil
+}
+
+func single(values []string, what string) (string, error) {
+	switch len(values) {
+	case 0:
+		return "", fmt.Errorf("the %s is missing", what)
+	case 1:
+		return values[0], nil
+	}
+	return "", fmt.Errorf("the %s is there %d times", what, len(values))
+}
+
+// jsonKey returns the string or whole number at the RFC 6901 pointer of the JSON
+// document. It keeps no copy of the document and reads all of it: syntax errors
+// anywhere, and a second value for a name on the way, are errors.
+func jsonKey(doc []byte, pointer string) (string, error) {
+	path := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
+	for i, p := range path {
+		path[i] = strings.ReplaceAll(strings.ReplaceAll(p, "~1", "/"), "~0", "~")
+	}
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	key, err := jsonAt(dec, path)
+	if err != nil {
+		return "", err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return "", errNotJSON
+	}
+	return key, nil
+}
+
+var (
+	errNotJSON = errors.New("the body is not one valid JSON value")
+	errNoValue = errors.New("the body has no value there")
+	errNotKey  = errors.New("the value is not a string or whole number")
+)
+
+// jsonAt reads one value and returns the key at the path below it.
+func jsonAt(dec *json.Decoder, path []string) (string, error) {
+	tok, err := dec.Token()
+	if err != nil {
+		return "", errNotJSON
+	}
+	if len(path) == 0 {
+		return scalarKey(tok)
+	}
+	delim, ok := tok.(json.Delim)
+	if !ok {
+		return "", errNoValue
+	}
+	key, found := "", false
+	for i := 0; dec.More(); i++ {
+		name := strconv.Itoa(i)
+		if delim == '{' {
+			tok, err := dec.Token()
+			if err != nil {
+				return "", errNotJSON
+			}
+			name, _ = tok.(string)
+		}
+		if name != path[0] {
+			var skip skipped
+			if err := dec.Decode(&skip); err != nil {
+				return "", errNotJSON
+			}
+			continue
+		}
+		if found {
+			return "", errors.New("the body has two values there")
+		}
+		if key, err = jsonAt(dec, path[1:]); err != nil {
+			return "", err
+		}
+		found = true
+	}
+	if _, err := dec.Token(); err != nil {
+		return "", errNotJSON
+	}
+	if !found {
+		return "", errNoValue
+	}
+	return key, nil
+}
+
+// scalarKey returns the key that a JSON token is.
+func scalarKey(tok json.Token) (string, error) {
+	switch v := tok.(type) {
+	case string:
+		return v, nil
+	case json.Number:
+		if s := v.String(); s != "-0" && !strings.ContainsAny(s, ".eE") {
+			return s, nil
+		}
+	}
+	return "", errNotKey
+}
+
+// skipped is a JSON value that is checked and not kept.
+type skipped struct{}
+
+// UnmarshalJSON keeps nothing.
+func (*skipped) UnmarshalJSON([]byte) error { return nil }

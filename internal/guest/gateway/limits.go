@@ -1,0 +1,57 @@
+package gateway
+
+import "time"
+
+// Limits bound what a Router takes and how long it waits. A zero field means the
+// default, which is in brackets.
+type Limits struct {
+	Conns          int // connections from outside at once; past it, accepting pauses [4096]
+	ConnsPerSource int // of them from one source address [1024]
+
+	Held          int           // requests and connections that wait for an instance [1024]
+	HeldPerTarget int           // of them for the same one [256]
+	Hold          time.Duration // how long each waits at most [60 s]
+
+	Head       time.Duration // for a PROXY header, and for a request's head [10 s]
+	HeadBytes  int           // of a request's head [64 KiB]
+	ClientIdle time.Duration // between two requests of a connection [2 min]
+
+	KeyBody     int           // bytes of a body in which a key is looked for [1 MiB]
+	KeyBodies   int           // bytes of all such bodies at once [32 MiB]
+	KeyBodyTime time.Duration // to receive such a body [30 s]
+
+	Connect time.Duration // to connect to an instance that was just woken [10 s]
+	Refused time.Duration // of that, while its port is not open yet [5 s]
+
+	Quiet  time.Duration // without bytes, after which a stream isn't active any more [5 s]
+	Report time.Duration // between two reports of activity [3 s]
+}
+
+// maxCalls bounds the questions to the host that are under way at once.
+const maxCalls = 64
+
+func (l Limits) withDefaults() Limits {
+	or(&l.Conns, 4096)
+	or(&l.ConnsPerSource, 1024)
+	or(&l.Held, 1024)
+	or(&l.HeldPerTarget, 256)
+	or(&l.Hold, 60*time.Second)
+	or(&l.Head, 10*time.Second)
+	or(&l.HeadBytes, 64<<10)
+	or(&l.ClientIdle, 2*time.Minute)
+	or(&l.KeyBody, 1<<20)
+	or(&l.KeyBodies, 32<<20)
+	or(&l.KeyBodyTime, 30*time.Second)
+	or(&l.Connect, 10*time.Second)
+	or(&l.Refused, 5*time.Second)
+	or(&l.Quiet, 5*time.Second)
+	or(&l.Report, 3*time.Second)
+	return l
+}
+
+func or[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}

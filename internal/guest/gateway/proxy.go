@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"sync/atomic"
+)
+
+type exchangeKey struct{}
+
+// exchange is one request on its way to an instance and back.
+type exchange struct {
+	r        *Router
+	target   target
+	port     int
+	lease    *lease
+	buffered []byte // the whole body, where a key was looked for in it
+	has      bool   // buffered is the body
+	budgeted int    // bytes to give back
+}
+
+func (x *exchange) end() {
+	if x.lease != nil {
+		x.lease.end()
+	}
+	x.r.bodies.give(x.budgeted)
+}
+
+func (r *Router) newProxy() *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite:        rewrite,
+		Transport:      roundTripper{r},
+		FlushInterval:  -1, // streams pass at once
+		BufferPool:     &r.buffers,
+		ErrorLog:       slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+		ModifyResponse: markStream,
+		ErrorHandler:   r.fail,
+	}
+}
+
+// rewrite makes the request to the instance: everything as it came, but that who
+// sent it is told by the gateway alone.
+func rewrite(p *httputil.ProxyRequest) {
+	p.Out.URL.Scheme = "http"
+	p.Out.URL.RawQuery = p.In.URL.RawQuery
+	p.Out.Host = p.In.Host
+	p.Out.Header.Del("X-Real-Ip")
+	p.SetXForwarded()
+}
+
+// fail answers a request that got no response.
+func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
+	if req.Context().Err() != nil {
+		refuse(w, refused(503, defaultRetry, "the request was given up")) // the client is gone
+		return
+	}
+	r.log.Info("request not answered by an instance", "path", printable(req.URL.Path, 200), "err", err)
+	refuse(w, err)
+}
+
+// roundTripper finds an instance for a request and sends it there.
+type roundTripper struct{ r *Router }
+
+// RoundTrip sends the request, at most twice: again when an instance that was known
+// to be awake takes no connection, or broke one, and nothing is lost by it.
+func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	x, ok := req.Context().Value(exchangeKey{}).(*exchange)
+	if !ok {
+		return nil, errors.New("request without an exchange")
+	}
+	body := &keptBody{ReadCloser: req.Body}
+	for again := false; ; again = true {
+		l, err := rt.r.roster.lease(req.Context(), x.target)
+		if err != nil {
+			return nil, err
+		}
+		x.lease = l
+		res, err := l.b.transport.RoundTrip(x.outgoing(req, l, body))
+		if err == nil {
+			return res, nil
+		}
+		var unconnected *dialError
+		dialing := errors.As(err, &unconnected)
+		final := again || req.Context().Err() != nil || dialing && l.asked || !dialing && !x.repeatable(req, body)
+		if dialing || !final {
+			l.doubt()
+		}
+		l.end()
+		x.lease = nil
+		if final {
+			return nil, explain(err, dialing)
+		}
+	}
+}
+
+// repeatable reports whether the request may be sent a second time after it may
+// have arrived once.
+func (x *exchange) repeatable(req *http.Request, body *keptBody) bool {
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return req.Body == nil || x.has || !body.read.Load()
+	}
+	return false
+}
+
+// explain says in the client's terms why an instance gave no response.
+func explain(err error, dialing bool) error {
+	if dialing {
+		return &unanswered{refused(503, defaultRetry, "the instance takes no connections"), err}
+	}
+	return &unanswered{refused(http.StatusBadGateway, 0, "the instance broke off the connection"), err}
+}
+
+// unanswered is a refusal with its cause, for the log.
+type unanswered struct {
+	*refusal
+	cause error
+}
+
+func (e *unanswered) Error() string   { return e.text + ": " + e.cause.Error() }
+func (e *unanswered) Unwrap() []error { return []error{e.refusal, e.cause} }
+
+// outgoing is the request for the lease's instance.
+func (x *exchange) outgoing(req *http.Request, l *lease, body *keptBody) *http.Request {
+	out := req.WithContext(req.Context())
+	u := *req.URL
+	u.Host = l.addr(x.port)
+	out.URL = &u
+	switch {
+	case x.has:
+		out.Body, _ = x.replay()
+		out.GetBody, out.ContentLength, out.TransferEncoding = x.replay, int64(len(x.buffered)), nil
+	case req.Body != nil:
+		out.Body = body
+	}
+	return out
+}
+
+// keptBody is a body that a failed try does not close, and that knows whether
+// something was read of it.
+type keptBody struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+// Read reads from the client.
+func (b *keptBody) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.ReadCloser.Read(p)
+}
+
+// Close does nothing: the proxy closes the body at the request's end.
+func (b *keptBody) Close() error { return nil }
+
+// markStream makes a connection that was upgraded count as a stream.
+func markStream(res *http.Response) error {
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		return nil
+	}
+	x, ok := res.Request.Context().Value(exchangeKey{}).(*exchange)
+	back, writable := res.Body.(io.ReadWriteCloser)
+	if !ok || !writable {
+		return errors.New("upgrade without a connection")
+	}
+	res.Body = &upgraded{ReadWriteCloser: back, stream: x.lease.asStream()}
+	return nil
+}
+
+// upgraded is the instance's side of an upgraded connection.
+type upgraded struct {
+	io.ReadWriteCloser
+	stream *stream
+}
+
+// Read reads from the instance.
+func (u *upgraded) Read(p []byte) (int, error) {
+	n, err := u.ReadWriteCloser.Read(p)
+	if n > 0 {
+		u.stream.touch()
+	}
+	return n, err
+}
+
+// Write sends to the instance, once it is awake.
+func (u *upgraded) Write(p []byte) (int, error) {
+	u.stream.touch()
+	return u.ReadWriteCloser.Write(p)
+}
+
+// CloseWrite ends the sending side.
+func (u *upgraded) CloseWrite() error {
+	if cw, ok := u.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

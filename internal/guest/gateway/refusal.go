@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"mvm/internal/guestproto"
+)
+
+// refusal is why a request gets no answer from an instance, as its client is told.
+type refusal struct {
+	status int
+	retry  int // seconds for Retry-After; 0: none
+	text   string
+}
+
+func (e *refusal) Error() string { return e.text }
+
+func refused(status, retry int, format string, args ...any) *refusal {
+	return &refusal{status: status, retry: retry, text: fmt.Sprintf(format, args...)}
+}
+
+// defaultRetry is the Retry-After where the host names none.
+const defaultRetry = 5
+
+// maxDetail bounds what a client is shown of the host's reason.
+const maxDetail = 300
+
+// hostRefusal says why the host did not have an instance awake. Where a retry may
+// help it is a 503 with the time that the host names; else a 502: the client did
+// nothing wrong, and trying again changes nothing.
+func hostRefusal(res guestproto.AcquireResult) *refusal {
+	detail := "no reason given"
+	if res.Detail != nil && *res.Detail != "" {
+		detail = printable(*res.Detail, maxDetail)
+	}
+	if res.RetrySecs > 0 {
+		return refused(http.StatusServiceUnavailable, min(res.RetrySecs, 3600), "not available now: %s", detail)
+	}
+	return refused(http.StatusBadGateway, 0, "not available: %s", detail)
+}
+
+// printable bounds s and replaces what is not printable ASCII.
+func printable(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit] + "..."
+	}
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return '?'
+		}
+		return c
+	}, s)
+}
+
+// refuse answers with the refusal in err, or with a 502.
+func refuse(w http.ResponseWriter, err error) {
+	var e *refusal
+	if !errors.As(err, &e) {
+		e = refused(http.StatusBadGateway, 0, "the instance gave no valid answer")
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	if e.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(e.retry))
+	}
+	w.WriteHeader(e.status)
+	_, _ = io.WriteString(w, e.text+"\n")
+}

@@ -1,0 +1,221 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// roster is what the router knows of instances: which are awake, what is under way
+// to each, and who waits for one.
+type roster struct {
+	ctx   context.Context
+	group *group
+	log   *slog.Logger
+	host  Host
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	now   func() time.Time
+	lim   Limits
+	start time.Time     // origin of mono
+	calls chan struct{} // one per question under way
+	dirty chan struct{} // there is activity to report
+
+	mu       sync.Mutex
+	tenant   string
+	entries  map[target]*entry
+	workers  map[string]*worker // by instance id
+	inFlight map[*call]struct{}
+	held     int
+}
+
+// target is what a request needs: an instance of the pool that has the key, or the
+// address, or any; spread asks for the one with the fewest connections.
+type target struct {
+	pool, key string
+	ip        netip.Addr
+	spread    bool
+}
+
+// entry is what is known of a target.
+type entry struct {
+	backends []*backend // awake, or gone since; several only with spread
+	asked    time.Duration
+	call     *call // the question under way, if any
+	held     int
+}
+
+// call is one question to the host. done is closed when it has been answered, and
+// only then err may be read.
+type call struct {
+	done   chan struct{}
+	err    error
+	fenced map[string]bool // instances fenced meanwhile: the answer may be older
+	all    bool            // every one was
+}
+
+// refreshSpread is the age at which the list of awake instances of a pool is asked
+// for again, while the old one serves.
+const refreshSpread = 15 * time.Second
+
+func newRoster(ctx context.Context, g *group, opt Options, lim Limits) *roster {
+	return &roster{ctx: ctx, group: g, log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: lim,
+		start: time.Now(), calls: make(chan struct{}, maxCalls), dirty: make(chan struct{}, 1),
+		entries: map[target]*entry{}, workers: map[string]*worker{}, inFlight: map[*call]struct{}{}}
+}
+
+// mono is the time since the roster was made; it does not jump with the clock.
+func (ro *roster) mono() time.Duration { return time.Since(ro.start) }
+
+// configure sets the tenant and forgets the targets of pools without a route.
+func (ro *roster) configure(tenant string, routes mvm.RoutingTable) {
+	pools := map[string]bool{}
+	for _, r := range routes.Routes {
+		pools[r.To.PoolID] = true
+	}
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	ro.tenant = tenant
+	for t, e := range ro.entries {
+		if !pools[t.pool] {
+			e.backends = nil
+			ro.tidy(t, e)
+		}
+	}
+}
+
+// lease is one request's or stream's use of an awake instance, until end.
+type lease struct {
+	ro     *roster
+	b      *backend
+	ip     netip.Addr
+	asked  bool // the host was asked for it
+	stream *stream
+}
+
+// lease returns an awake instance for the target. Where none is known it asks the
+// host, once for all who ask meanwhile, and waits within the bounds. The error is
+// a *refusal, or ctx's.
+func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
+	var expired <-chan time.Time
+	for asked := false; ; asked = true {
+		l, c, err := ro.take(t)
+		if err != nil {
+			return nil, err
+		}
+		if l != nil {
+			l.asked = asked
+			return l, nil
+		}
+		if expired == nil {
+			timer := time.NewTimer(ro.lim.Hold)
+			defer timer.Stop()
+			expired = timer.C
+		}
+		if err := ro.await(ctx, t, c, expired); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// take returns a lease, or the call to wait for, counted as held.
+func (ro *roster) take(t target) (*lease, *call, error) {
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	e := ro.entries[t]
+	if e != nil {
+		if b := e.least(); b != nil {
+			if t.spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
+				ro.ask(t, e)
+			}
+			b.uses++
+			b.w.requests++
+			ro.touch(b.w)
+			return &lease{ro: ro, b: b, ip: b.w.ip}, nil, nil
+		}
+	}
+	if ro.held >= ro.lim.Held || e != nil && e.held >= ro.lim.HeldPerTarget {
+		return nil, nil, refused(503, defaultRetry, "too many requests are waiting for an instance")
+	}
+	if e == nil {
+		e = &entry{}
+		ro.entries[t] = e
+	}
+	c := e.call
+	if c == nil {
+		c = ro.ask(t, e)
+	}
+	e.held++
+	ro.held++
+	return nil, c, nil
+}
+
+// await waits for the call and returns its error.
+func (ro *roster) await(ctx context.Context, t target, c *call, expired <-chan time.Time) error {
+	var err error
+	select {
+	case <-c.done:
+		err = c.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-ro.ctx.Done():
+		err = refused(503, defaultRetry, "the gateway is closing")
+	case <-expired:
+		err = refused(503, defaultRetry, "the instance did not wake in time")
+	}
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	ro.held--
+	if e := ro.entries[t]; e != nil { // it stays while somebody is held
+		e.held--
+		ro.tidy(t, e)
+	}
+	return err
+}
+
+// tidy forgets the entry when it says nothing. ro.mu is held.
+func (ro *roster) tidy(t target, e *entry) {
+	if e.held == 0 && e.call == nil && e.least() == nil {
+		delete(ro.entries, t)
+	}
+}
+
+// least drops the backends that are gone and returns the one with the fewest
+// requests and streams, nil where there is none.
+func (e *entry) least() *backend {
+	var best *backend
+	kept := e.backends[:0]
+	for _, b := range e.backends {
+		if b.gone {
+			continue
+		}
+		kept = append(kept, b)
+		if best == nil || b.w.load() < best.w.load() {
+			best = b
+		}
+	}
+	clear(e.backends[len(kept):])
+	e.backends = kept
+	return best
+}
+
+// active counts what is under way or held.
+func (ro *roster) active() int {
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	n, now := ro.held, ro.mono()
+	for _, w := range ro.workers {
+		n += w.active(now, ro.lim.Quiet)
+	}
+	return n
+}
+
+// acquireOf is the question for a target. ro.mu is held.
+func (ro *roster) acquireOf(t target) guestproto.Acquire {
+	return guestproto.Acquire{TenantID: ro.tenant, PoolID: t.pool, Key: t.key, IP: t.ip, Spread: t.spread}
+}

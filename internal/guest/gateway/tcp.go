@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+
+	"mvm"
+)
+
+// copyBuffers are shared by all streams of all routers.
+type copyBuffers struct{ pool sync.Pool }
+
+const copyBuffer = 32 << 10
+
+// Get returns a buffer of copyBuffer bytes.
+func (p *copyBuffers) Get() []byte {
+	if b, ok := p.pool.Get().(*[copyBuffer]byte); ok {
+		return b[:]
+	}
+	return make([]byte, copyBuffer)
+}
+
+// Put takes a buffer that Get returned.
+func (p *copyBuffers) Put(b []byte) {
+	if len(b) == copyBuffer {
+		p.pool.Put((*[copyBuffer]byte)(b))
+	}
+}
+
+// tunnel serves a plain TCP connection to its end.
+func (r *Router) tunnel(t *table, c *clientConn) {
+	route, ok := t.routes.Match(c.port, "", c.source.Addr())
+	if !ok {
+		r.log.Debug("connection refused: no route", "port", c.port, "source", c.source)
+		c.reset()
+		return
+	}
+	l, back, err := r.reach(targetOf(route.To, ""), route.To.TargetPort)
+	if err != nil {
+		r.log.Info("connection not passed on", "route", route.Name, "err", err)
+		c.reset()
+		return
+	}
+	defer l.end()
+	r.splice(l.asStream(), c, back)
+}
+
+// targetOf is what the route's target means with the key.
+func targetOf(to mvm.Target, key string) target {
+	t := target{pool: to.PoolID, key: key}
+	switch to.Selector.Kind {
+	case mvm.SelectByIP:
+		t.ip = to.Selector.IP
+	case mvm.SelectLeastConnections:
+		t.spread = true
+	}
+	return t
+}
+
+// reach returns a connection to an instance for the target. When one that was known
+// to be awake does not take it, the host is asked once more.
+func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
+	for again := false; ; again = true {
+		l, err := r.roster.lease(r.ctx, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		dial := r.roster.dialer(l.b)
+		conn, err := dial(r.ctx, "tcp", l.addr(port))
+		if err == nil {
+			return l, conn, nil
+		}
+		asked := l.asked
+		l.doubt()
+		l.end()
+		if asked || again {
+			return nil, nil, err
+		}
+	}
+}
+
+// addr is the instance's address with the port.
+func (l *lease) addr(port int) string {
+	return net.JoinHostPort(l.ip.String(), strconv.Itoa(port))
+}
+
+// splice copies both ways until both ends have ended, or one failed.
+func (r *Router) splice(s *stream, c *clientConn, back net.Conn) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.Close()
+		_ = back.Close()
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if r.oneWay(s, c, back) != nil {
+			cancel()
+		}
+	}()
+	if r.oneWay(s, back, c) != nil {
+		cancel()
+	}
+	<-done
+	stop()
+	cancel()
+	_ = c.Close()
+	_ = back.Close()
+}
+
+// oneWay copies from src to dst, and passes the end on.
+func (r *Router) oneWay(s *stream, dst, src net.Conn) error {
+	buf := r.buffers.Get()
+	defer r.buffers.Put(buf)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			s.touch()
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if cw, ok := dst.(interface{ CloseWrite() error }); ok {
+				return cw.CloseWrite()
+			}
+			return err
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

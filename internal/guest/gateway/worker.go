@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"mvm/internal/guestproto"
+)
+
+// worker is one instance, as long as something of it is known or under way.
+// Fields without another note are guarded by roster.mu.
+type worker struct {
+	id, pool string
+	ip       netip.Addr
+	backend  *backend // nil: ask the host before anything is sent
+	requests int
+	streams  map[*stream]struct{}
+	conns    map[*gatedConn]struct{}
+	reported report
+
+	awake atomic.Bool  // backend != nil
+	last  atomic.Int64 // roster.mono of the last bytes
+}
+
+// backend is a worker from the answer that says it is awake to the next fence. Its
+// pooled connections end with it.
+type backend struct {
+	w         *worker
+	transport *http.Transport
+	proven    atomic.Bool // it took a connection
+	uses      int         // requests and streams; roster.mu
+	gone      bool        // fenced; roster.mu
+}
+
+// stream is a connection that carries bytes both ways: TCP or after an Upgrade.
+type stream struct {
+	ro   *roster
+	w    *worker
+	last atomic.Int64 // roster.mono of the last bytes
+}
+
+// idlePerInstance bounds the pooled connections to one instance.
+const idlePerInstance = 32
+
+// awaken returns the backend of an instance that the host says is awake. ro.mu is held.
+func (ro *roster) awaken(pool string, a guestproto.Awake) *backend {
+	w := ro.workers[a.InstanceID]
+	if w == nil {
+		w = &worker{id: a.InstanceID, pool: pool, streams: map[*stream]struct{}{}, conns: map[*gatedConn]struct{}{}}
+		ro.workers[a.InstanceID] = w
+	}
+	if w.backend != nil && w.ip != a.IP {
+		ro.retire(w)
+	}
+	w.ip = a.IP
+	if w.backend == nil {
+		b := &backend{w: w}
+		b.transport = &http.Transport{
+			DialContext:            ro.dialer(b),
+			DisableCompression:     true,
+			MaxIdleConns:           idlePerInstance,
+			MaxIdleConnsPerHost:    idlePerInstance,
+			IdleConnTimeout:        90 * time.Second,
+			ExpectContinueTimeout:  time.Second,
+			MaxResponseHeaderBytes: 256 << 10,
+			ReadBufferSize:         4 << 10,
+			WriteBufferSize:        4 << 10,
+		}
+		w.backend = b
+		w.awake.Store(true)
+	}
+	return w.backend
+}
+
+// retire ends the worker's backend, if it has one, and returns it. ro.mu is held;
+// the caller closes the backend's idle connections after it has let go of it.
+func (ro *roster) retire(w *worker) *backend {
+	b := w.backend
+	if b == nil {
+		return nil
+	}
+	b.gone = true
+	w.backend = nil
+	w.awake.Store(false)
+	return b
+}
+
+// load is by what least_connections chooses.
+func (w *worker) load() int { return w.requests + len(w.streams) }
+
+// active counts requests under way and streams that carried bytes lately.
+func (w *worker) active(now, quiet time.Duration) int {
+	n := w.requests
+	for s := range w.streams {
+		if now-time.Duration(s.last.Load()) < quiet {
+			n++
+		}
+	}
+	return n
+}
+
+// touch notes that the worker is in use.
+func (ro *roster) touch(w *worker) {
+	w.last.Store(int64(ro.mono()))
+	select {
+	case ro.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// asStream counts the lease as a stream from now on, no longer as a request.
+func (l *lease) asStream() *stream {
+	s := &stream{ro: l.ro, w: l.b.w}
+	s.last.Store(int64(l.ro.mono()))
+	l.ro.mu.Lock()
+	l.b.w.requests--
+	l.b.w.streams[s] = struct{}{}
+	l.ro.mu.Unlock()
+	l.stream = s
+	return s
+}
+
+// touch notes that the stream carried bytes.
+func (s *stream) touch() {
+	s.last.Store(int64(s.ro.mono()))
+	s.ro.touch(s.w)
+}
+
+// end gives the lease back. Calling it again does nothing.
+func (l *lease) end() {
+	b, ro := l.b, l.ro
+	if b == nil {
+		return
+	}
+	ro.mu.Lock()
+	if l.stream != nil {
+		delete(b.w.streams, l.stream)
+	} else {
+		b.w.requests--
+	}
+	b.uses--
+	idle := b.gone && b.uses == 0
+	ro.mu.Unlock()
+	ro.touch(b.w)
+	l.b = nil
+	if idle {
+		b.transport.CloseIdleConnections()
+	}
+}
+
+// doubt forgets that the lease's instance is awake, unless that is newer than the lease.
+func (l *lease) doubt() {
+	l.ro.mu.Lock()
+	var b *backend
+	if l.b.w.backend == l.b {
+		b = l.ro.retire(l.b.w)
+	}
+	l.ro.mu.Unlock()
+	if b != nil {
+		b.transport.CloseIdleConnections()
+	}
+}
+
+// forgettable reports whether nothing of the worker matters any more.
+func (w *worker) forgettable() bool {
+	return w.backend == nil && w.requests == 0 && len(w.streams) == 0 && len(w.conns) == 0
+}
