@@ -28,7 +28,8 @@ type Network interface {
 	// instance must be in the Config that was applied last. owner is the uid that may use it.
 	OpenTAP(ctx context.Context, tenant string, instance string, owner int) (*os.File, error)
 	// Sweep removes bridges, TAPs, tables and namespaces with mvm's names that the
-	// Config last applied does not own, and says what it removed.
+	// Config last applied does not own, and says what it removed. Before the first
+	// Apply it refuses, with kind state.
 	Sweep(ctx context.Context) ([]string, error)
 	// Verify compares the kernel with the Config last applied and returns what
 	// differs or leaves a way open. It changes nothing.

@@ -31,6 +31,7 @@ const (
 type Network struct {
 	mu       sync.Mutex
 	cfg      network.Config
+	applied  bool
 	bridges  map[string]bool
 	taps     map[string]*os.File // the reading end, by TAP name
 	left     map[string]bool     // what a former agent left behind
@@ -69,7 +70,7 @@ func (n *Network) Apply(ctx context.Context, cfg network.Config) error {
 	if !n.cfg.Equal(cfg) {
 		n.changes++
 	}
-	n.cfg = cfg.Clone()
+	n.cfg, n.applied = cfg.Clone(), true
 	clear(n.bridges)
 	for _, t := range cfg.Tenants {
 		n.bridges[mvm.BridgeName(t.NetID)] = true
@@ -110,6 +111,10 @@ func (n *Network) Sweep(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	defer n.mu.Unlock()
+	if !n.applied {
+		return nil, mvm.Errorf(mvm.KindState, "sweep network: nothing was applied yet, so everything would go").
+			WithFix("apply the host's config first")
+	}
 	n.reap()
 	owned := map[string]bool{}
 	for _, t := range n.cfg.Tenants {

@@ -64,6 +64,9 @@ func TestDelayEndsWithContext(t *testing.T) {
 func TestLeave(t *testing.T) {
 	n := fakenet.New()
 	defer n.Close()
+	if err := n.Apply(context.Background(), network.Config{}); err != nil {
+		t.Fatal(err)
+	}
 	n.Leave("br-tenant-9")
 	n.Leave("tn9i3")
 	got, err := n.Sweep(context.Background())

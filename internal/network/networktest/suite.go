@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"a TAP lives as long as its file", tapLives},
 		{"a TAP is held once", tapOnce},
 		{"a TAP needs its instance in the config", tapNeedsInstance},
+		{"sweep needs a config", sweepNeedsConfig},
 		{"sweep keeps what is owned", sweepKeeps},
 		{"sweep removes what is not owned", sweepRemoves},
 		{"verify finds what is not owned", verifyFinds},

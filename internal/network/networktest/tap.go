@@ -43,6 +43,11 @@ func tapNeedsInstance(t *testing.T, s Subject) {
 	wantLinks(t, s, "br-tenant-3", "br-tenant-4")
 }
 
+func sweepNeedsConfig(t *testing.T, s Subject) {
+	_, err := s.Network.Sweep(ctx(t))
+	wantKind(t, err, mvm.KindState)
+}
+
 func sweepKeeps(t *testing.T, s Subject) {
 	cfg := Config(Tenant("acme", 3, 3))
 	apply(t, s, cfg)

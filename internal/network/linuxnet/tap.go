@@ -1,0 +1,170 @@
+package linuxnet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"mvm"
+	"mvm/internal/network"
+)
+
+// OpenTAP makes the instance's TAP (with offload headers, IFF_VNET_HDR), attaches it
+// to the tenant's bridge and returns its file, on which no frame was sent or lost
+// yet. It refuses, with kind state, while another process holds the TAP, and with
+// kind not_found an instance that is not in the Config applied last. The rules that
+// guard the TAP are in force before it exists.
+func (n *Network) OpenTAP(ctx context.Context, tenant, instance string, owner int) (*os.File, error) {
+	if err := n.lock(ctx, "open TAP"); err != nil {
+		return nil, err
+	}
+	defer n.mu.Unlock()
+	t, i, err := n.cfg.Find(tenant, instance)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.converge(ctx, n.cfg); err != nil {
+		return nil, err
+	}
+	var f *os.File
+	err = n.ns.do(func() error {
+		bridge, err := interfaceIndex(mvm.BridgeName(t.NetID))
+		if errors.Is(err, unix.ENODEV) { // somebody removed it since
+			if err = n.ensureBridge(t); err == nil {
+				bridge, err = interfaceIndex(mvm.BridgeName(t.NetID))
+			}
+		}
+		if err == nil {
+			f, err = n.openTAP(t, i, bridge, owner)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, tapError(t, i, err)
+	}
+	n.log.DebugContext(ctx, "TAP opened", "tenant", tenant, "instance", instance, "tap", mvm.TAPName(t.NetID, i.Offset))
+	return f, nil
+}
+
+func tapError(t network.Tenant, i network.Instance, err error) error {
+	name := mvm.TAPName(t.NetID, i.Offset)
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return mvm.Errorf(mvm.KindState, "open TAP %s of instance %s: it exists already, held by another process: %w", name, i.ID, err).
+			WithFix("end the VMM that holds it, or sweep the network")
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return mvm.Errorf(mvm.KindInternal, "open TAP %s of instance %s: %w", name, i.ID, err).
+			WithFix("mvm needs root and /dev/net/tun (modprobe tun)")
+	}
+	return mvm.Errorf(mvm.KindInternal, "open TAP %s of instance %s: %w", name, i.ID, err)
+}
+
+// openTAP runs in the namespace. An error closes the file, which removes the TAP.
+func (n *Network) openTAP(t network.Tenant, i network.Instance, bridge, owner int) (_ *os.File, err error) {
+	name := mvm.TAPName(t.NetID, i.Offset)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("open /dev/net/tun", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return nil, os.NewSyscallError("TUNSETIFF", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, owner); err != nil {
+		return nil, os.NewSyscallError("TUNSETOWNER", err)
+	}
+	index, err := interfaceIndex(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.attach(t, i, index, bridge); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "/dev/net/tun ("+name+")"), nil
+}
+
+// attach puts the TAP on the bridge as a port that learns nothing and gets nothing
+// but what is for it, tells bridge and host where its MAC and address are, and then
+// sets it up.
+func (n *Network) attach(t network.Tenant, i network.Instance, index, bridge int) error {
+	name := mvm.TAPName(t.NetID, i.Offset)
+	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index}}
+	mac := mvm.MAC(t.NetID, i.Offset)
+	ip, _ := mvm.SubnetAddr(t.Subnet, i.Offset)
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"turn IPv6 off", func() error { return writeAll(noIPv6(name)) }},
+		{"attach to the bridge", func() error { return n.links.LinkSetMasterByIndex(link, bridge) }},
+		{"set port flags", func() error { return setPortFlags(index) }},
+		{"add MAC to the bridge", func() error {
+			return n.links.NeighSet(&netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac})
+		}},
+		{"add neighbour", func() error {
+			return n.links.NeighSet(&netlink.Neigh{LinkIndex: bridge, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: mac})
+		}},
+		{"set up", func() error { return n.links.LinkSetUp(link) }},
+	} {
+		if err := step.do(); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "%s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+func writeAll(settings []sysctl) error {
+	for _, s := range settings {
+		if err := s.write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setPortFlags turns learning and flooding off on a port, in one request.
+func setPortFlags(index int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	for _, flag := range []int{nl.IFLA_BRPORT_LEARNING, nl.IFLA_BRPORT_UNICAST_FLOOD, nl.IFLA_BRPORT_MCAST_FLOOD} {
+		port.AddRtAttr(flag, []byte{0})
+	}
+	req.AddData(port)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// interfaceIndex asks for one name, without reading the list of interfaces.
+func interfaceIndex(name string) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
+		return 0, &net.OpError{Op: "look up interface", Err: &os.SyscallError{Syscall: name, Err: err.(syscall.Errno)}}
+	}
+	return int(ifr.Uint32()), nil
+}
