@@ -1,0 +1,232 @@
+package mvm_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// rule says which of the module's packages a package may import beside the nouns
+// (package mvm), and why. "*" is any. A new package needs a line here.
+type rule struct {
+	may   string
+	why   string
+	tests string // what its tests may import beside
+}
+
+var rules = map[string]rule{
+	".":       {"", "the nouns stand alone, so that everything can speak in their words", ""},
+	"cmd/mvm": {"*", "wiring: the only place that knows which driver and which network there are", ""},
+	"cmd/mvm-guest": {"internal/guest internal/guest/* internal/guestproto internal/guestproto/mux",
+		"the guest agent stays small and knows nothing of hosts", ""},
+
+	"internal/cli":      {"internal/api internal/manifest", "it parses, asks the agent through the API and prints", "internal/testenv"},
+	"internal/manifest": {"", "files of users become nouns", ""},
+	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
+
+	"internal/agent": {"internal/api internal/audit internal/driver internal/guestproto internal/image internal/network internal/plan" +
+		" internal/secrets internal/snapshot internal/store internal/sys internal/undo",
+		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
+		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
+	"internal/plan":     {"", "pure: desired and observed in, steps out", ""},
+	"internal/snapshot": {"internal/sys internal/undo", "files of a sleeper, whatever made them", "internal/testenv"},
+	"internal/secrets":  {"internal/sys", "bytes at rest", ""},
+	"internal/store":    {"internal/sys", "durable state speaks in nouns", ""},
+	"internal/audit":    {"internal/sys internal/store", "events are nouns", ""},
+
+	"internal/driver":            {"", "the contract", ""},
+	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
+	"internal/driver/fake":       {"internal/driver internal/guestproto", "it plays the guest, so it speaks its protocol", "internal/driver/drivertest internal/testenv"},
+	"internal/driver/qemu": {"internal/driver internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
+		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/image internal/testenv"},
+	"internal/channel": {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
+
+	"internal/network":             {"", "the contract", ""},
+	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
+	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},
+	"internal/network/linuxnet":    {"internal/network internal/sys internal/undo", "the kernel's side of the contract", "internal/network/networktest internal/testenv"},
+
+	"internal/image":           {"internal/sys", "the store and its contract know no builder but folders", "internal/image/fakeimage"},
+	"internal/image/builtin":   {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "one builder", "internal/testenv"},
+	"internal/image/fakeimage": {"internal/image internal/sys", "images for tests, built in no time", ""},
+	"internal/image/cpio":      {"", "a file format", ""},
+	"internal/image/vmlinux":   {"", "a file format", ""},
+
+	"internal/guestproto":     {"", "what host and guest say; small, because it is in the guest", ""},
+	"internal/guestproto/mux": {"", "streams on one port; small, because it is in the guest", ""},
+	"internal/guest":          {"internal/guestproto internal/guestproto/mux", "the logic inside the VM", "internal/testenv"},
+	"internal/guest/gateway":  {"internal/guestproto", "routing inside the VM", ""},
+
+	"internal/sys":     {"", "named operations on the operating system", "internal/testenv"},
+	"internal/undo":    {"", "a data structure", ""},
+	"internal/testenv": {"internal/image internal/image/builtin", "what tests need of the machine", ""},
+
+	"docs":        {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
+	"test/script": {"", "the command line's manual, executed", "*"},
+	"test/vm":     {"", "real microVMs from end to end", "*"},
+}
+
+// rootDeny are packages of the standard library that the nouns do without: no I/O,
+// no goroutine, no lock.
+var rootDeny = []string{"os", "net/http", "sync", "sync/atomic", "os/exec", "os/signal", "syscall", "log", "log/slog", "io/fs", "path/filepath"}
+
+// guestMay are the modules of others that may be in the guest agent.
+var guestMay = []string{"github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink",
+	"golang.org/x/sys", "github.com/coder/websocket", "golang.org/x/time"}
+
+// source is one parsed Go file of the module.
+type source struct {
+	path string // slash-separated, relative to the module
+	test bool
+	file *ast.File
+	fset *token.FileSet
+	text string
+}
+
+func (s source) pkg() string { return path.Dir(s.path) }
+
+func (s source) line(p token.Pos) string {
+	return s.path + ":" + strconv.Itoa(s.fset.Position(p).Line)
+}
+
+// imports returns what the file imports: ours relative to the module, with "." for
+// the nouns, and the others as they are.
+func (s source) imports() (ours, others []string) {
+	for _, i := range s.file.Imports {
+		p, _ := strconv.Unquote(i.Path.Value)
+		if p == "mvm" {
+			ours = append(ours, ".")
+		} else if rel, ok := strings.CutPrefix(p, "mvm/"); ok {
+			ours = append(ours, rel)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return ours, others
+}
+
+// sources parses the module, without the programs in testdata.
+func sources(t *testing.T) []source {
+	t.Helper()
+	var all []source
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		if d.IsDir() && p != "." && (name == "testdata" || name == "bin" || name[0] == '.' || name[0] == '_') {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, p, b, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		all = append(all, source{filepath.ToSlash(p), strings.HasSuffix(name, "_test.go"), f, fset, string(b)})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// allows reports whether a list of rule covers the package.
+func allows(list, pkg string) bool {
+	return slices.ContainsFunc(strings.Fields(list), func(pattern string) bool {
+		below, ok := strings.CutSuffix(pattern, "/*")
+		return pattern == "*" || pattern == pkg || ok && strings.HasPrefix(pkg, below+"/")
+	})
+}
+
+func TestImports(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range sources(t) {
+		seen[s.pkg()] = true
+		r, ok := rules[s.pkg()]
+		if !ok {
+			t.Errorf("%s: package %s has no line in the rules of arch_test.go: add it with what it may import and why", s.path, s.pkg())
+			continue
+		}
+		ours, _ := s.imports()
+		for _, i := range ours {
+			switch {
+			case i == "." && s.pkg() != "." || i == s.pkg() && s.test || allows(r.may, i) || s.test && allows(r.tests, i):
+			case i == "." && s.test:
+			default:
+				t.Errorf("%s imports %s, but of ours it may import [%s]: %s", s.path, i, r.may, r.why)
+			}
+		}
+	}
+	for pkg := range rules {
+		if !seen[pkg] {
+			t.Logf("the rules name %s, which is not there", pkg)
+		}
+	}
+}
+
+func TestNounsDoNothing(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.pkg() != "." || s.test {
+			continue
+		}
+		_, others := s.imports()
+		for _, i := range others {
+			if slices.Contains(rootDeny, i) || strings.Contains(i, ".") {
+				t.Errorf("%s imports %s: %s", s.path, i, rules["."].why)
+			}
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok && text(s, sel.X) == "net" && sel.Sel.Name != "HardwareAddr" {
+				t.Errorf("%s: the nouns use net.%s: of package net they have the form of a MAC only", s.line(n.Pos()), sel.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
+// TestGuestIsSmall follows what the guest agent is made of.
+func TestGuestIsSmall(t *testing.T) {
+	ours, others := map[string][]string{}, map[string][]string{}
+	for _, s := range sources(t) {
+		if !s.test {
+			o, e := s.imports()
+			ours[s.pkg()] = append(ours[s.pkg()], o...)
+			others[s.pkg()] = append(others[s.pkg()], e...)
+		}
+	}
+	todo, seen := []string{"cmd/mvm-guest"}, map[string]bool{}
+	for len(todo) > 0 {
+		pkg := todo[0]
+		todo = todo[1:]
+		if seen[pkg] {
+			continue
+		}
+		seen[pkg] = true
+		todo = append(todo, ours[pkg]...)
+		for _, i := range others[pkg] {
+			foreign := strings.Contains(strings.Split(i, "/")[0], ".")
+			if foreign && !slices.ContainsFunc(guestMay, func(m string) bool { return i == m || strings.HasPrefix(i, m+"/") }) {
+				t.Errorf("the guest agent has %s, through %s: it is in every guest and must stay small", i, pkg)
+			}
+		}
+		if pkg != "." && pkg != "cmd/mvm-guest" && !allows(rules["cmd/mvm-guest"].may, pkg) {
+			t.Errorf("the guest agent has %s: %s", pkg, rules["cmd/mvm-guest"].why)
+		}
+	}
+}
