@@ -1,0 +1,182 @@
+package testenv
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mvm"
+	"mvm/internal/image"
+	"mvm/internal/image/builtin"
+)
+
+// oldBinaries is the age at which binaries of other sources are removed.
+const oldBinaries = 24 * time.Hour
+
+// Mvm returns the path of mvm, with mvm-guest beside it, static and built from the
+// present source. They are built once per state of the source, whatever number of
+// tests and packages ask.
+func Mvm(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(binaries(t, "mvm", "mvm-guest"), "mvm")
+}
+
+// Guest returns the path of mvm-guest, built as Mvm does.
+func Guest(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(binaries(t, "mvm-guest"), "mvm-guest")
+}
+
+// binaries builds the programs that are not there yet and returns their folder.
+func binaries(t testing.TB, names ...string) string {
+	t.Helper()
+	root := moduleRoot(t)
+	bin := filepath.Join(Cache(t), "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unlock := lock(t, filepath.Join(bin, "lock"))
+	defer unlock()
+	dir := filepath.Join(bin, sourceHash(t, root))
+	for _, name := range names {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			continue
+		}
+		build(t, root, dir, name)
+	}
+	removeOld(t, bin, dir)
+	return dir
+}
+
+// build makes one program of cmd, complete or not at all.
+func build(t testing.TB, root, dir, name string) {
+	t.Helper()
+	temp := filepath.Join(dir, name+".tmp")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", temp, "./cmd/"+name)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", name, err, out)
+	}
+	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// moduleRoot is the folder of go.mod above the test's package.
+func moduleRoot(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+	}
+	t.Fatal("there is no go.mod above the working folder")
+	return ""
+}
+
+// sourceHash covers every file that a build may take in.
+func sourceHash(t testing.TB, root string) string {
+	t.Helper()
+	h := sha256.New()
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && p != root && (d.Name()[0] == '.' || d.Name() == "bin" || d.Name() == "testdata" || d.Name() == "docs") {
+			return filepath.SkipDir
+		}
+		if !d.Type().IsRegular() || strings.HasSuffix(p, "_test.go") || strings.HasSuffix(p, ".md") {
+			return nil
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		fmt.Fprintf(h, "%s\x00", p)
+		_, err = io.Copy(h, f)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// lock takes the file's lock, which other processes wait for.
+func lock(t testing.TB, path string) (unlock func()) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatalf("lock %s: %v", path, err)
+	}
+	return func() { _ = f.Close() }
+}
+
+// removeOld keeps the cache from growing with every change of the source.
+func removeOld(t testing.TB, bin, keep string) {
+	t.Helper()
+	now := time.Now()
+	if err := os.Chtimes(keep, now, now); err != nil {
+		t.Fatal(err)
+	}
+	dirs, _ := os.ReadDir(bin)
+	for _, d := range dirs {
+		info, err := d.Info()
+		if err == nil && d.IsDir() && now.Sub(info.ModTime()) > oldBinaries {
+			_ = os.RemoveAll(filepath.Join(bin, d.Name()))
+		}
+	}
+}
+
+// Images returns the image store of the cache, with the built-in images' builder
+// and this source's mvm-guest.
+func Images(t testing.TB) *image.DirStore {
+	t.Helper()
+	dir, log := Cache(t), slog.New(slog.DiscardHandler)
+	b, err := builtin.New(builtin.Options{Dir: filepath.Join(dir, "builtin"), GuestBinary: Guest(t), Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := image.Open(filepath.Join(dir, "images"), []image.Builder{b, image.DirBuilder{}}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// Image returns the image of the reference, built when the cache has none. The
+// first time on a machine takes as long as fetching packages takes.
+func Image(t testing.TB, ref string) image.Image {
+	t.Helper()
+	last := ""
+	img, err := Images(t).Build(context.WithoutCancel(t.Context()), ref, func(p mvm.Progress) {
+		if p.Text != last {
+			last = p.Text
+			t.Logf("%s: %s", p.Target, p.Text)
+		}
+	})
+	if err != nil {
+		t.Fatalf("image %s: %v", ref, err)
+	}
+	return img
+}
