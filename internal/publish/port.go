@@ -1,0 +1,180 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// port is one listener and its connections.
+type port struct {
+	p            *Publisher
+	log          *slog.Logger
+	tenant, pool string
+	addr         netip.AddrPort
+	listener     *net.TCPListener
+	dial         atomic.Pointer[func(context.Context) (net.Conn, error)]
+	slots        chan struct{}
+	active       atomic.Int32
+	ctx          context.Context
+	cancel       context.CancelFunc
+	wg           sync.WaitGroup
+}
+
+func newPort(p *Publisher, b Binding, l *net.TCPListener) *port {
+	bound := l.Addr().(*net.TCPAddr).AddrPort()
+	pt := &port{p: p, tenant: b.Tenant, pool: b.Pool, listener: l, slots: make(chan struct{}, p.lim.ConnsPerBinding),
+		addr: netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()),
+		log:  p.log.With("tenant", b.Tenant, "pool", b.Pool)}
+	pt.dial.Store(&b.Dial)
+	pt.ctx, pt.cancel = context.WithCancel(context.Background())
+	pt.wg.Go(pt.accept)
+	return pt
+}
+
+// stop ends the port; wg tells when all of it has ended.
+func (pt *port) stop() {
+	pt.cancel()
+	_ = pt.listener.Close()
+}
+
+// acceptPause is waited after an error such as too many open files.
+const acceptPause = 50 * time.Millisecond
+
+func (pt *port) accept() {
+	for pt.room() {
+		conn, err := pt.listener.AcceptTCP()
+		if err != nil {
+			pt.leave()
+			if pt.ctx.Err() != nil {
+				return
+			}
+			pt.log.Warn("connection not accepted", "host", pt.addr, "err", err)
+			select {
+			case <-time.After(acceptPause):
+				continue
+			case <-pt.ctx.Done():
+				return
+			}
+		}
+		pt.wg.Go(func() {
+			defer pt.leave()
+			pt.active.Add(1)
+			defer pt.active.Add(-1)
+			pt.serve(conn)
+		})
+	}
+}
+
+// room waits until one more connection is allowed; false when the port ends.
+func (pt *port) room() bool {
+	select {
+	case pt.slots <- struct{}{}:
+	case <-pt.ctx.Done():
+		return false
+	}
+	select {
+	case pt.p.slots <- struct{}{}:
+		return true
+	case <-pt.ctx.Done():
+		<-pt.slots
+		return false
+	}
+}
+
+func (pt *port) leave() {
+	<-pt.p.slots
+	<-pt.slots
+}
+
+// serve forwards one connection to its end.
+func (pt *port) serve(client *net.TCPConn) {
+	defer func() { _ = client.Close() }()
+	gateway, err := pt.connect(client)
+	if err != nil {
+		_ = client.SetLinger(0) // the client sees a reset, not an empty answer
+		if pt.ctx.Err() == nil {
+			pt.log.Warn("connection not forwarded", "host", pt.addr, "err", err)
+		}
+		return
+	}
+	defer func() { _ = gateway.Close() }()
+	pt.splice(client, gateway)
+}
+
+// connect connects to the gateway and writes the header.
+func (pt *port) connect(client *net.TCPConn) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(pt.ctx, pt.p.lim.Connect)
+	defer cancel()
+	gateway, err := (*pt.dial.Load())(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if tcp, ok := gateway.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAlive(false) // a gateway that sleeps answers no probes
+	}
+	deadline, _ := ctx.Deadline()
+	stop := context.AfterFunc(pt.ctx, func() { _ = gateway.Close() })
+	defer stop()
+	_ = gateway.SetWriteDeadline(deadline)
+	header := guestproto.AppendProxyHeader(make([]byte, 0, 64), addrOf(client.RemoteAddr()), addrOf(client.LocalAddr()))
+	if _, err := gateway.Write(header); err != nil {
+		_ = gateway.Close()
+		return nil, mvm.Errorf(mvm.KindUnavailable, "send the client's address to the gateway: %w", err)
+	}
+	_ = gateway.SetWriteDeadline(time.Time{})
+	return gateway, nil
+}
+
+func addrOf(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	return tcp.AddrPort()
+}
+
+// splice copies both ways until both sides have ended, one fails, or the port ends.
+func (pt *port) splice(client *net.TCPConn, gateway net.Conn) {
+	ctx, cancel := context.WithCancel(pt.ctx)
+	defer cancel()
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		_ = client.Close()
+		_ = gateway.Close()
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if oneWay(client, gateway) != nil {
+			cancel()
+		}
+	})
+	if oneWay(gateway, client) != nil {
+		cancel()
+	}
+	wg.Wait()
+	if !stop() {
+		<-closed
+	}
+}
+
+// oneWay copies from src to dst, and passes the end on.
+func oneWay(dst, src net.Conn) error {
+	if _, err := io.Copy(dst, src); err != nil {
+		return err
+	}
+	if cw, ok := dst.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

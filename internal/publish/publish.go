@@ -1,0 +1,177 @@
+// Package publish serves ports of gateway guests on addresses of the host: it takes
+// TCP connections, has a connection to the gateway made, tells it the client's
+// address in a PROXY v2 header, and passes the bytes on both ways.
+//
+// The whole of what is to be published goes in (Apply); what is already so stays as
+// it is. A listener and its connections end when its binding is gone.
+package publish
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"mvm"
+)
+
+// Binding is one port of a gateway pool on an address of the host.
+type Binding struct {
+	Tenant, Pool string
+	// Publish says where: with host port 0, a free port is chosen once and kept for
+	// as long as the binding is there.
+	Publish mvm.Publish
+	// Bound is the address that the binding had earlier, as Apply returned it; it is
+	// taken again where Publish has host port 0. Zero: none.
+	Bound netip.AddrPort
+	// Dial connects to the port of a gateway guest, which it may have awake first. It
+	// is called concurrently and must end with its context. Where the connection is not
+	// a *net.TCPConn, all bytes go through its Write, which may have the gateway awake too.
+	Dial func(ctx context.Context) (net.Conn, error)
+}
+
+// name is what a binding is the same by.
+type name struct {
+	tenant, pool string
+	publish      mvm.Publish
+}
+
+func (b Binding) name() name { return name{b.Tenant, b.Pool, b.Publish} }
+
+// Limits bound a Publisher. A zero field means the default, which is in brackets.
+type Limits struct {
+	Conns           int           // connections at once, of all bindings [8192]
+	ConnsPerBinding int           // of one; past either, accepting pauses [1024]
+	Connect         time.Duration // for Binding.Dial and the header [90 s]
+}
+
+// Options are what a Publisher works with; all are optional.
+type Options struct {
+	Log    *slog.Logger
+	Limits Limits
+}
+
+// Publisher publishes ports. Its methods may be called concurrently.
+type Publisher struct {
+	log    *slog.Logger
+	lim    Limits
+	slots  chan struct{} // one per connection
+	mu     sync.Mutex
+	ports  map[name]*port
+	closed bool
+}
+
+// New makes a Publisher that publishes nothing yet.
+func New(opt Options) *Publisher {
+	lim := Limits{
+		Conns:           cmp.Or(opt.Limits.Conns, 8192),
+		ConnsPerBinding: cmp.Or(opt.Limits.ConnsPerBinding, 1024),
+		Connect:         cmp.Or(opt.Limits.Connect, 90*time.Second),
+	}
+	log := opt.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Publisher{log: log, lim: lim, slots: make(chan struct{}, lim.Conns), ports: map[name]*port{}}
+}
+
+// Apply makes the bindings, all of them and no others, so. It returns the address of
+// each, in the same order. A binding that can't be had gets a zero address and a
+// part of the error; the others are in force all the same. What is gone has ended,
+// with its connections, when Apply returns.
+func (p *Publisher) Apply(bindings []Binding) ([]netip.AddrPort, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, mvm.Errorf(mvm.KindState, "publish ports: the publisher is closed")
+	}
+	wanted := map[name]bool{}
+	for _, b := range bindings {
+		wanted[b.name()] = true
+	}
+	p.drop(func(n name) bool { return !wanted[n] })
+	addrs := make([]netip.AddrPort, len(bindings))
+	seen := map[name]bool{}
+	var errs []error
+	for i, b := range bindings {
+		var err error
+		if seen[b.name()] {
+			err = mvm.Errorf(mvm.KindInvalid, "publish %s of %s/%s: it is there twice", b.Publish, b.Tenant, b.Pool)
+		} else {
+			addrs[i], err = p.apply(b)
+		}
+		seen[b.name()] = true
+		errs = append(errs, err)
+	}
+	return addrs, errors.Join(errs...)
+}
+
+// apply publishes one binding, or gives a port that is there its Dial. p.mu is held.
+func (p *Publisher) apply(b Binding) (netip.AddrPort, error) {
+	if pt := p.ports[b.name()]; pt != nil {
+		pt.dial.Store(&b.Dial)
+		return pt.addr, nil
+	}
+	l, err := listen(b)
+	if err != nil {
+		return netip.AddrPort{}, mvm.Errorf(mvm.KindUnavailable, "publish %s of %s/%s: %w", b.Publish, b.Tenant, b.Pool, err).
+			WithFix("free the address or choose another port")
+	}
+	pt := newPort(p, b, l)
+	p.ports[b.name()] = pt
+	p.log.Info("port published", "tenant", b.Tenant, "pool", b.Pool, "host", pt.addr, "guest", b.Publish.Guest)
+	return pt.addr, nil
+}
+
+// listen opens the binding's address: the one that it had, where it may be any.
+func listen(b Binding) (*net.TCPListener, error) {
+	at := b.Publish.Host
+	if at.Port() == 0 && b.Bound.IsValid() && b.Bound.Addr() == at.Addr() {
+		if l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(b.Bound)); err == nil {
+			return l, nil
+		}
+	}
+	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+}
+
+// drop ends the ports that gone names, and waits for them. p.mu is held.
+func (p *Publisher) drop(gone func(name) bool) {
+	var ended []*port
+	for n, pt := range p.ports {
+		if gone(n) {
+			pt.stop()
+			delete(p.ports, n)
+			ended = append(ended, pt)
+		}
+	}
+	for _, pt := range ended {
+		pt.wg.Wait()
+		p.log.Info("port no longer published", "tenant", pt.tenant, "pool", pt.pool, "host", pt.addr)
+	}
+}
+
+// Active counts the connections of the pool's bindings.
+func (p *Publisher) Active(tenant, pool string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for at, pt := range p.ports {
+		if at.tenant == tenant && at.pool == pool {
+			n += int(pt.active.Load())
+		}
+	}
+	return n
+}
+
+// Close ends every port and connection and waits for all that was started.
+func (p *Publisher) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.drop(func(name) bool { return true })
+	return nil
+}
