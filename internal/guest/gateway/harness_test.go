@@ -109,12 +109,13 @@ type lab struct {
 	listens map[string]string // configured port -> real address
 	network map[string]string // instance address -> real address
 	dialed  map[string]int
+	lost    map[string]int // dials to lose, by address
 }
 
 // newLab starts a router with the routes; limits may be changed by the options.
 func newLab(t testing.TB, lim gateway.Limits, routes ...mvm.Route) *lab {
 	l := &lab{t: t, host: &host{answer: says(awake3)},
-		listens: map[string]string{}, network: map[string]string{}, dialed: map[string]int{}}
+		listens: map[string]string{}, network: map[string]string{}, dialed: map[string]int{}, lost: map[string]int{}}
 	l.router = gateway.New(gateway.Options{Host: l.host, Limits: lim, Dial: l.dial, Listen: l.listen})
 	t.Cleanup(func() {
 		if err := l.router.Close(); err != nil {
@@ -149,7 +150,15 @@ func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	l.mu.Lock()
 	l.dialed[addr]++
 	real, ok := l.network[addr]
+	lost := l.lost[addr] > 0
+	if lost {
+		l.lost[addr]--
+	}
 	l.mu.Unlock()
+	if lost {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if !ok {
 		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errRefused)}
 	}
@@ -168,6 +177,13 @@ func (l *lab) dials(addr string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.dialed[addr]
+}
+
+// lose makes the next n dials to the address wait for an answer that never comes.
+func (l *lab) lose(addr string, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost[addr] = n
 }
 
 func (l *lab) place(addr, real string) {
