@@ -1,0 +1,177 @@
+package sys
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// CgroupLimits bound the processes of a cgroup; 0 is no bound.
+type CgroupLimits struct {
+	MemoryBytes int64
+	PIDs        int
+}
+
+// EnterCgroup puts the process into the cgroup with the name below this process's
+// own, made if need be, with the limits. It does what the host allows, with cgroup
+// v1, v2 or both: it returns the folders that it made or found and, joined, what
+// could not be done. A caller for whom limits are a bonus logs the error and goes on.
+func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err error) {
+	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		return nil, fmt.Errorf("enter cgroup %q: not a single name", name)
+	}
+	hs, err := cgroupHierarchies()
+	if err != nil {
+		return nil, err
+	}
+	if len(hs) == 0 {
+		return nil, errors.New("enter cgroup: no memory or pids controller is mounted")
+	}
+	var errs []error
+	for _, h := range hs {
+		dir := filepath.Join(h.dir, name)
+		if err := h.enter(dir, pid, lim); err != nil {
+			errs = append(errs, err)
+			os.Remove(dir) // only an empty one goes
+			continue
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, errors.Join(errs...)
+}
+
+// LeaveCgroup removes the folders that EnterCgroup returned, once their processes
+// are gone. What is not there is no error.
+func LeaveCgroup(dirs []string) error {
+	var errs []error
+	for _, dir := range dirs {
+		deadline := time.Now().Add(time.Second)
+		for {
+			err := os.Remove(dir)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if time.Now().After(deadline) { // a dying process is in it for some ms
+				errs = append(errs, err)
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hierarchy is a cgroup tree with the folder of this process in it.
+type hierarchy struct {
+	dir         string
+	v2          bool
+	controllers []string // of v1
+}
+
+func (h hierarchy) enter(dir string, pid int, lim CgroupLimits) error {
+	if h.v2 {
+		// Refused where this cgroup has processes of its own; then the limit files
+		// below are missing, which is told.
+		os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+memory +pids"), 0)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for _, l := range h.limits(lim) {
+		if err := os.WriteFile(filepath.Join(dir, l.file), []byte(l.value), 0); err != nil {
+			return fmt.Errorf("limit cgroup: %w", err)
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+}
+
+type limit struct{ file, value string }
+
+func (h hierarchy) limits(lim CgroupLimits) []limit {
+	var out []limit
+	add := func(controller, v1, v2 string, value int64) {
+		switch {
+		case value == 0:
+		case h.v2:
+			out = append(out, limit{v2, strconv.FormatInt(value, 10)})
+		case slices.Contains(h.controllers, controller):
+			out = append(out, limit{v1, strconv.FormatInt(value, 10)})
+		}
+	}
+	add("memory", "memory.limit_in_bytes", "memory.max", lim.MemoryBytes)
+	add("pids", "pids.max", "pids.max", int64(lim.PIDs))
+	return out
+}
+
+// cgroupHierarchies finds the trees that have the memory or pids controller.
+func cgroupHierarchies() ([]hierarchy, error) {
+	own, err := ownCgroups()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var hs []hierarchy
+	for s := bufio.NewScanner(f); s.Scan(); {
+		left, right, ok := strings.Cut(s.Text(), " - ")
+		l, r := strings.Fields(left), strings.Fields(right)
+		if !ok || len(l) < 5 || len(r) < 3 {
+			continue
+		}
+		root, mount := l[3], l[4]
+		switch r[0] {
+		case "cgroup":
+			opts := strings.Split(r[2], ",")
+			for _, c := range []string{"memory", "pids"} {
+				if slices.Contains(opts, c) {
+					hs = append(hs, hierarchy{dir: below(mount, root, own[c]), controllers: opts})
+					break
+				}
+			}
+		case "cgroup2":
+			dir := below(mount, root, own[""])
+			b, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+			if has := strings.Fields(string(b)); slices.Contains(has, "memory") || slices.Contains(has, "pids") {
+				hs = append(hs, hierarchy{dir: dir, v2: true})
+			}
+		}
+	}
+	return hs, nil
+}
+
+// below is where a cgroup path shows under a mount of the subtree root.
+func below(mount, root, path string) string {
+	if rel, err := filepath.Rel(root, path); err == nil && !strings.HasPrefix(rel, "..") {
+		return filepath.Join(mount, rel)
+	}
+	return mount
+}
+
+// ownCgroups maps each v1 controller, and "" for v2, to this process's path.
+func ownCgroups() (map[string]string, error) {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	own := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		for c := range strings.SplitSeq(parts[1], ",") {
+			own[c] = parts[2]
+		}
+	}
+	return own, nil
+}

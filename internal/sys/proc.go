@@ -1,0 +1,179 @@
+package sys
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoProcess says that there is no such process (any more).
+var ErrNoProcess = errors.New("no such process")
+
+// Process is a hold on one process, child or not, that cannot be mistaken for
+// another one that gets its number later. Its methods may be called from many
+// goroutines.
+type Process struct {
+	PID   int
+	Start uint64 // start time in clock ticks since the host's boot
+	fd    *os.File
+	raw   syscall.RawConn
+}
+
+// OpenProcess takes hold of the process with the number. Zombies count as gone.
+func OpenProcess(pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+			err = ErrNoProcess
+		}
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	p := &Process{PID: pid, fd: f}
+	if p.raw, err = f.SyscallConn(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	st, err := readStat(pid)
+	if err != nil || st.state == 'Z' || st.state == 'X' {
+		f.Close()
+		return nil, fmt.Errorf("open process %d: %w", pid, ErrNoProcess)
+	}
+	p.Start = st.start
+	return p, nil
+}
+
+// Signal sends the signal; ErrNoProcess when the process is gone.
+func (p *Process) Signal(sig syscall.Signal) error {
+	var err error
+	cerr := p.raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), sig, nil, 0) })
+	if errors.Is(err, unix.ESRCH) {
+		err = ErrNoProcess
+	}
+	return errors.Join(cerr, err)
+}
+
+// Wait waits until the process has ended, and reaps it when it is a child of
+// ours. known says whether the status could be had, which only a parent can.
+// Interrupt or Close end a Wait with os.ErrDeadlineExceeded or os.ErrClosed.
+func (p *Process) Wait() (code int, sig syscall.Signal, known bool, err error) {
+	werr := p.raw.Read(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n > 0
+	})
+	if werr != nil {
+		return 0, 0, false, fmt.Errorf("wait for process %d: %w", p.PID, werr)
+	}
+	cerr := p.raw.Control(func(fd uintptr) { code, sig, known = reap(int(fd)) })
+	return code, sig, known, cerr
+}
+
+// reap takes the exit status of an ended child.
+func reap(pidfd int) (code int, sig syscall.Signal, ok bool) {
+	// siginfo_t of SIGCHLD on 64-bit Linux: signo, errno, code, pad, pid, uid, status.
+	var info struct {
+		Signo, Errno, Code, pad int32
+		Pid, Uid, Status        int32
+		rest                    [100]byte
+	}
+	err := unix.Waitid(unix.P_PIDFD, pidfd, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, nil)
+	if err != nil || info.Pid == 0 {
+		return 0, 0, false
+	}
+	const cldExited = 1
+	if info.Code == cldExited {
+		return int(info.Status), 0, true
+	}
+	return 0, syscall.Signal(info.Status), true
+}
+
+// Interrupt ends a Wait under way and every later one.
+func (p *Process) Interrupt() { p.fd.SetReadDeadline(time.Unix(1, 0)) }
+
+// Close lets go of the process.
+func (p *Process) Close() error { return p.fd.Close() }
+
+// ProcessStats are measures of one process.
+type ProcessStats struct {
+	CPU time.Duration
+	RSS int64
+}
+
+// Stats measures the process.
+func (p *Process) Stats() (ProcessStats, error) {
+	st, err := readStat(p.PID)
+	if err != nil {
+		return ProcessStats{}, err
+	}
+	if st.start != p.Start {
+		return ProcessStats{}, fmt.Errorf("measure process %d: %w", p.PID, ErrNoProcess)
+	}
+	const tick = time.Second / 100 // USER_HZ, fixed in the kernel's interface
+	return ProcessStats{CPU: time.Duration(st.utime+st.stime) * tick, RSS: st.rss * int64(os.Getpagesize())}, nil
+}
+
+type stat struct {
+	state        byte
+	utime, stime uint64
+	start        uint64
+	rss          int64
+}
+
+// readStat parses /proc/PID/stat, whose second field may contain anything.
+func readStat(pid int) (stat, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, fmt.Errorf("measure process %d: %w", pid, ErrNoProcess)
+	}
+	i := bytes.LastIndexByte(b, ')')
+	f := strings.Fields(string(b[i+1:]))
+	if i < 0 || len(f) < 22 {
+		return stat{}, fmt.Errorf("parse /proc/%d/stat: %d fields", pid, len(f))
+	}
+	st := stat{state: f[0][0]}
+	var errs [4]error
+	st.utime, errs[0] = strconv.ParseUint(f[11], 10, 64)
+	st.stime, errs[1] = strconv.ParseUint(f[12], 10, 64)
+	st.start, errs[2] = strconv.ParseUint(f[19], 10, 64)
+	st.rss, errs[3] = strconv.ParseInt(f[21], 10, 64)
+	return st, errors.Join(errs[:]...)
+}
+
+// Cmdline returns the arguments of the process, nil when it is gone.
+func Cmdline(pid int) []string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	return strings.Split(string(bytes.TrimSuffix(b, []byte{0})), "\x00")
+}
+
+// FindProcesses returns the numbers of the processes that run the program (the
+// path that /proc/PID/exe shows) and whose arguments match.
+func FindProcesses(exe string, match func(args []string) bool) ([]int, error) {
+	names, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, name := range names {
+		target, err := os.Readlink(name)
+		if err != nil || strings.TrimSuffix(target, " (deleted)") != exe {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err == nil && match(Cmdline(pid)) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
