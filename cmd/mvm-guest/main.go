@@ -1,0 +1,147 @@
+// Command mvm-guest is the guest agent. As PID 1 it boots the machine first; run
+// any other way it is an ordinary service of a system that has booted by itself.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mvm/internal/guest"
+	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/linux"
+)
+
+func main() {
+	if os.Getpid() == 1 {
+		os.Exit(runInit())
+	}
+	os.Exit(runService())
+}
+
+// machine is what both ways of running share.
+type machine struct {
+	cfg     config
+	init    bool
+	log     *slog.Logger
+	journal *guest.Journal
+	procs   *guest.Processes
+	console io.Writer
+}
+
+func newMachine(cfg config, init bool) *machine {
+	journal := guest.NewJournal()
+	return &machine{cfg: cfg, init: init, journal: journal, log: guest.NewLogger(journal, os.Stderr),
+		procs: guest.NewProcesses(init), console: os.Stderr}
+}
+
+// runInit is PID 1. It must not return while the machine is up, so whatever goes
+// wrong is told on the console and ends in a power-off, which the host sees.
+func runInit() int {
+	m := newMachine(defaultConfig(), true)
+	sys := &linux.System{Init: true}
+	err := m.boot()
+	if err == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		reaped := make(chan struct{})
+		go func() {
+			defer close(reaped)
+			m.procs.Reap(ctx)
+		}()
+		err = m.serve(ctx, sys)
+		cancel()
+		<-reaped
+	}
+	if err != nil {
+		m.log.Error("the guest can't go on", "error", err)
+		time.Sleep(time.Second) // until the console has it
+	}
+	m.log.Error("power off", "error", sys.PowerOff())
+	return 1
+}
+
+// boot gets the machine to where services can run.
+func (m *machine) boot() error {
+	if len(os.Args) != 2 || os.Args[1] != linux.RootStage {
+		if err := linux.Boot(m.log); err != nil {
+			return err
+		}
+	}
+	if err := linux.MountData(m.log); err != nil {
+		return err
+	}
+	port, err := linux.WaitPort()
+	if err != nil && !linux.HasVsock() {
+		return errors.Join(linux.NoChannel(), err)
+	}
+	m.cfg.port = port
+	return nil
+}
+
+// runService is an ordinary process, until a signal or a Shutdown.
+func runService() int {
+	cfg, err := parseConfig(os.Args[1:], os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mvm-guest:", err)
+		return 2
+	}
+	m := newMachine(cfg, false)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	sys := &linux.System{PowerOffCommand: cfg.powerOff, Processes: m.procs}
+	if err := m.serve(ctx, sys); err != nil {
+		fmt.Fprintln(os.Stderr, "mvm-guest:", err)
+		return 1
+	}
+	return 0
+}
+
+// serve answers the host until ctx ends, the channel fails or the host has the
+// machine shut down.
+func (m *machine) serve(ctx context.Context, sys *linux.System) error {
+	channel, err := openChannel(m.cfg)
+	if err != nil {
+		return err
+	}
+	defer channel.close()
+	router := gateway.New(gateway.Options{Log: m.log, Host: gateway.HostOver(channel.host)})
+	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
+		Paths: m.cfg.paths, Console: m.console, Router: router})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- channel.serve(ctx, agent) }()
+	m.log.Info("waiting for the host", "channel", channel.name)
+	grace, shutdown := defaultGrace, false
+	select {
+	case grace = <-agent.Shutdown():
+		shutdown = true
+		m.log.Info("shutting down", "grace", grace)
+	case err = <-served:
+		served <- nil
+	case <-ctx.Done():
+	}
+	graceCtx, cancelGrace := context.WithTimeout(context.Background(), grace)
+	defer cancelGrace()
+	if closeErr := agent.Close(graceCtx); closeErr != nil {
+		m.log.Error("stop", "error", closeErr)
+	}
+	cancel()
+	<-served
+	if shutdown && !m.init {
+		err = errors.Join(err, sys.PowerOff())
+	}
+	return err
+}
+
+// defaultGrace is what services get when the agent ends without a Shutdown.
+const defaultGrace = 10 * time.Second

@@ -1,0 +1,184 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// minEntropy is the least that a Configure at boot or wake must bring, in bytes.
+const minEntropy = 32
+
+// Identity is what /etc/mvm-config/config.json holds: who this instance is. No
+// secrets.
+type Identity struct {
+	TenantID   string            `json:"tenant_id"`
+	PoolID     string            `json:"pool_id"`
+	InstanceID string            `json:"instance_id"`
+	Role       mvm.Role          `json:"role"`
+	Key        string            `json:"key,omitempty"`
+	Hostname   string            `json:"hostname"`
+	Net        *guestproto.Net   `json:"net,omitempty"`
+	Generation int               `json:"secrets_generation"`
+	Env        map[string]string `json:"env,omitempty"`
+}
+
+// configure puts a Configure in force; arrived is when its frame was read. Clock
+// and entropy come first, because all that follows may depend on them. The error
+// names the first thing that failed; what came before it stays in force, and the
+// same Configure can be sent again.
+func (a *Agent) configure(ctx context.Context, c guestproto.Configure, arrived time.Time) error {
+	if err := validateConfigure(c); err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"clock", func() error { return a.configureClock(c, arrived) }},
+		{"entropy", func() error { return a.configureEntropy(c) }},
+		{"hostname", func() error { return a.configureHostname(c) }},
+		{"network", func() error { return a.configureNetwork(c) }},
+		{"secrets", func() error { return a.configureSecrets(c) }},
+		{"files", func() error { return a.configureFiles(c) }},
+		{"integrations", func() error { return a.integrations.configure(c.Integrations, c.Env) }},
+		{"services", func() error { return a.configureServices(c) }},
+		{"router", func() error { return a.configureRouter(c) }},
+	} {
+		if err := ctx.Err(); err != nil {
+			return mvm.Errorf(mvm.KindCanceled, "configure %s: %w", step.name, err)
+		}
+		if err := step.do(); err != nil {
+			return mvm.Errorf(mvm.KindOf(err), "configure %s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+func validateConfigure(c guestproto.Configure) error {
+	switch c.Reason {
+	case "boot", "wake":
+		if c.UnixNanos <= 0 || len(c.Entropy) < minEntropy {
+			return mvm.Errorf(mvm.KindInvalid, "configure: a %s needs the time and %d bytes of entropy", c.Reason, minEntropy)
+		}
+	case "update":
+	default:
+		return mvm.Errorf(mvm.KindInvalid, "configure: reason %q is not boot, wake or update", clip(c.Reason))
+	}
+	if !c.Role.Valid() {
+		return mvm.Errorf(mvm.KindInvalid, "configure: role %q is not known", clip(string(c.Role)))
+	}
+	for path := range c.Secrets {
+		if err := validateSecretPath(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) configureClock(c guestproto.Configure, arrived time.Time) error {
+	if c.Reason == "update" {
+		return nil
+	}
+	return a.sys.SetClock(time.Unix(0, c.UnixNanos).Add(time.Since(arrived)))
+}
+
+func (a *Agent) configureEntropy(c guestproto.Configure) error {
+	if c.Reason == "update" {
+		return nil
+	}
+	return a.sys.AddEntropy(c.Entropy)
+}
+
+func (a *Agent) configureHostname(c guestproto.Configure) error {
+	if c.Hostname == "" {
+		return nil
+	}
+	return a.sys.SetHostname(c.Hostname)
+}
+
+func (a *Agent) configureNetwork(c guestproto.Configure) error {
+	if c.Net == nil {
+		return nil
+	}
+	return a.sys.SetNetwork(*c.Net)
+}
+
+func (a *Agent) configureSecrets(c guestproto.Configure) error {
+	if err := a.sys.HoldsSecrets(filepath.Dir(a.paths.Secrets)); err != nil {
+		return err
+	}
+	return writeSecrets(a.paths.Secrets, c.Secrets, accessFor(a.serviceUsers()))
+}
+
+// configureFiles writes config.json and, for a gateway, routes.json.
+func (a *Agent) configureFiles(c guestproto.Configure) error {
+	if err := os.MkdirAll(a.paths.Config, 0o755); err != nil {
+		return err
+	}
+	id := Identity{TenantID: c.TenantID, PoolID: c.PoolID, InstanceID: c.InstanceID, Role: c.Role, Key: c.Key,
+		Hostname: c.Hostname, Net: c.Net, Generation: c.Generation, Env: c.Env}
+	if err := replaceJSON(filepath.Join(a.paths.Config, "config.json"), id); err != nil {
+		return err
+	}
+	routes := filepath.Join(a.paths.Config, "routes.json")
+	if c.Routes == nil {
+		if err := os.Remove(routes); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		return nil
+	}
+	return replaceJSON(routes, c.Routes)
+}
+
+func (a *Agent) configureServices(c guestproto.Configure) error {
+	a.sup.SetEnv(c.Env)
+	a.sup.Start(a.services)
+	return nil
+}
+
+func (a *Agent) configureRouter(c guestproto.Configure) error {
+	if c.Role != mvm.RoleGateway {
+		return nil
+	}
+	if a.router == nil {
+		return mvm.Errorf(mvm.KindInvalid, "this guest agent has no gateway role")
+	}
+	if err := a.router.Configure(c); err != nil {
+		return err
+	}
+	return a.flag("gateway-ready", true)
+}
+
+func replaceJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(path, append(b, '\n'), 0o644)
+}
+
+// replaceFile puts a new file in the place of whatever is at the path, without
+// following a link there. It is for tmpfs and overlays that are gone with the
+// machine, so it does not fsync.
+func replaceFile(path string, b []byte, perm os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(perm), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}

@@ -1,0 +1,172 @@
+package linux
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// SetNetwork gives the machine's only network interface the MAC, the address, the
+// default route and the name servers, and nothing else. Applied twice it changes
+// nothing. Then it tells the neighbours, which may have seen another machine at
+// the address.
+func (s *System) SetNetwork(n guestproto.Net) error {
+	if err := validateNet(n); err != nil {
+		return err
+	}
+	nic, err := findNIC(n.MAC)
+	if err != nil {
+		return err
+	}
+	r, err := openRoute()
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "set network: open netlink: %w", err)
+	}
+	defer r.close()
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"bring up lo", func() error { return r.setLink(1, true) }},
+		{"switch off IPv6 on", func() error { return disableIPv6(nic.Name) }},
+		{"set MAC and MTU of", func() error { return setMAC(r, nic, n) }},
+		{"set address of", func() error { return setAddress(r, nic.Index, n.Address) }},
+		{"set default route over", func() error { return r.setDefault(nic.Index, n.Gateway) }},
+		{"forget the gateway's MAC on", func() error { return r.forgetNeighbour(nic.Index, n.Gateway) }},
+		{"announce the address on", func() error { return announce(nic.Index, n) }},
+		{"write resolv.conf for", func() error { return writeResolvConf(n.DNS) }},
+	} {
+		if err := step.do(); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "%s %s: %w", step.name, nic.Name, err)
+		}
+	}
+	return nil
+}
+
+func validateNet(n guestproto.Net) error {
+	mac, err := net.ParseMAC(n.MAC)
+	switch {
+	case err != nil || len(mac) != 6:
+		return mvm.Errorf(mvm.KindInvalid, "set network: MAC %q is not valid", n.MAC)
+	case !n.Address.IsValid() || !n.Address.Addr().Is4() || !n.Gateway.Is4():
+		return mvm.Errorf(mvm.KindInvalid, "set network: address %s and gateway %s must be IPv4", n.Address, n.Gateway)
+	case !n.Address.Masked().Contains(n.Gateway):
+		return mvm.Errorf(mvm.KindInvalid, "set network: gateway %s is not in the subnet of %s", n.Gateway, n.Address)
+	case n.MTU != 0 && (n.MTU < 576 || n.MTU > 65535):
+		return mvm.Errorf(mvm.KindInvalid, "set network: MTU %d is not in 576..65535", n.MTU)
+	}
+	return nil
+}
+
+// findNIC returns the interface with the MAC, else the only one that is a device.
+func findNIC(mac string) (*net.Interface, error) {
+	dirs, err := filepath.Glob("/sys/class/net/*/device")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, dir := range dirs {
+		name := filepath.Base(filepath.Dir(dir))
+		nic, err := net.InterfaceByName(name)
+		if err == nil && strings.EqualFold(nic.HardwareAddr.String(), mac) {
+			return nic, nil
+		}
+		names = append(names, name)
+	}
+	if len(names) != 1 {
+		return nil, mvm.Errorf(mvm.KindNotFound, "set network: no interface has the MAC %s, and there are %d to choose from %v", mac, len(names), names)
+	}
+	return net.InterfaceByName(names[0])
+}
+
+// setMAC brings the link up; it takes it down first only when the MAC is another.
+func setMAC(r *route, nic *net.Interface, n guestproto.Net) error {
+	mac, err := net.ParseMAC(n.MAC)
+	if err != nil {
+		return err
+	}
+	var attrs []attr
+	if !bytes.Equal(mac, nic.HardwareAddr) {
+		if err := r.setLink(nic.Index, false); err != nil {
+			return err
+		}
+		attrs = append(attrs, attr{unix.IFLA_ADDRESS, mac})
+	}
+	if n.MTU != 0 && n.MTU != nic.MTU {
+		attrs = append(attrs, attr{unix.IFLA_MTU, binary.NativeEndian.AppendUint32(nil, uint32(n.MTU))})
+	}
+	return r.setLink(nic.Index, true, attrs...)
+}
+
+// setAddress removes every other address, with the routes that hang on them.
+func setAddress(r *route, index int, want netip.Prefix) error {
+	have, err := r.addresses(index)
+	if err != nil {
+		return err
+	}
+	for _, p := range have {
+		if p != want {
+			if err := r.deleteAddress(index, p); err != nil {
+				return fmt.Errorf("remove %s: %w", p, err)
+			}
+		}
+	}
+	if slices.Contains(have, want) {
+		return nil
+	}
+	return r.addAddress(index, want)
+}
+
+func disableIPv6(nic string) error {
+	for _, name := range []string{"all", "default", nic} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// announce broadcasts a gratuitous ARP, so that the bridge and every neighbour
+// learn at once where the address is.
+func announce(index int, n guestproto.Net) error {
+	mac, err := net.ParseMAC(n.MAC)
+	if err != nil {
+		return err
+	}
+	const arp = 0x0806
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ip := n.Address.Addr().AsSlice()
+	packet := []byte{0, 1, 8, 0, 6, 4, 0, 1} // Ethernet, IPv4, request
+	packet = append(append(packet, mac...), ip...)
+	packet = append(append(packet, 0, 0, 0, 0, 0, 0), ip...)
+	to := &unix.SockaddrLinklayer{Protocol: arp>>8 | arp&0xff<<8, Ifindex: index, Halen: 6,
+		Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+	return unix.Sendto(fd, packet, 0, to)
+}
+
+func writeResolvConf(servers []netip.Addr) error {
+	if len(servers) == 0 {
+		return nil
+	}
+	var b strings.Builder
+	for _, a := range servers {
+		fmt.Fprintf(&b, "nameserver %s\n", a)
+	}
+	return replaceText("/etc/resolv.conf", b.String())
+}

@@ -1,0 +1,140 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// checkTimeout bounds one readiness check.
+const checkTimeout = 10 * time.Second
+
+// awaitReady checks until the service is ready, its time is over, or ctx ends.
+func (u *unit) awaitReady(ctx context.Context) error {
+	r := u.def.Ready
+	if r == nil {
+		return ctx.Err()
+	}
+	interval, timeout := defaultReadyInterval, defaultReadyTimeout
+	if r.IntervalMS > 0 {
+		interval = time.Duration(r.IntervalMS) * time.Millisecond
+	}
+	if r.TimeoutSecs > 0 {
+		timeout = time.Duration(r.TimeoutSecs) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		err := u.check(ctx, *r)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(interval):
+		case <-ctx.Done():
+			return fmt.Errorf("not ready within %s: %w", timeout, err)
+		}
+	}
+}
+
+func (u *unit) check(ctx context.Context, r Ready) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	switch {
+	case r.HTTP != "":
+		_, err := httpGet(ctx, r.HTTP)
+		return err
+	case r.TCP != "":
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.TCP)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	case r.File != "":
+		_, err := os.Stat(r.File)
+		return err
+	}
+	return u.checkExec(ctx, r.Exec)
+}
+
+// checkExec runs a check as the service's user; its output is dropped.
+func (u *unit) checkExec(ctx context.Context, argv []string) error {
+	user, err := lookupUser(u.sup.cfg.Etc, u.def.User)
+	if err != nil {
+		return err
+	}
+	env, err := u.environ(user)
+	if err != nil {
+		return err
+	}
+	code, _, err := u.sup.cfg.Processes.run(ctx, Command{Argv: argv, Env: env, Dir: u.def.Dir, User: user})
+	if err == nil && code != 0 {
+		err = fmt.Errorf("%s exited with code %d", argv[0], code)
+	}
+	return err
+}
+
+// maxOutput bounds what run keeps of a command's output.
+const maxOutput = 4 << 10
+
+// run runs a command with no input to its end, and returns its exit code and the
+// first bytes of its output. When ctx ends before, the command's group is killed.
+func (p *Processes) run(ctx context.Context, c Command) (code int, output string, err error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, "", err
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, "", err
+	}
+	defer r.Close()
+	c.Files, c.KillGroup = [3]*os.File{null, w, w}, true
+	proc, err := p.Start(c)
+	w.Close()
+	if err != nil {
+		return 0, "", err
+	}
+	out := make(chan []byte, 1)
+	go func() {
+		b, _ := io.ReadAll(io.LimitReader(r, maxOutput))
+		_, _ = io.Copy(io.Discard, r)
+		out <- b
+	}()
+	select {
+	case <-proc.Done():
+	case <-ctx.Done():
+		err = ctx.Err()
+		proc.Signal(unix.SIGKILL)
+		<-proc.Done()
+	}
+	_ = r.SetReadDeadline(time.Now().Add(time.Second))
+	return proc.Code(), string(<-out), err
+}
+
+// httpGet gets a URL on loopback and returns the first bytes of a 2xx answer.
+func httpGet(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxOutput))
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = errors.New(resp.Status)
+	}
+	return body, err
+}

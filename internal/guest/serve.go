@@ -1,0 +1,247 @@
+package guest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// Bounds of the server of port 52.
+const (
+	maxConns     = 64
+	idleTimeout  = 5 * time.Minute  // from one request to the next on a connection
+	writeTimeout = 30 * time.Second // for the host to take an answer
+	maxDrain     = time.Hour
+)
+
+// Accepter gives the connections that the host opens to port 52. Accept fails when
+// there will be no more.
+type Accepter interface {
+	Accept() (net.Conn, error)
+}
+
+// Serve answers the host's requests until Accept fails or ctx ends, and returns
+// when every connection is done. The caller makes Accept fail when ctx ends.
+func (a *Agent) Serve(ctx context.Context, l Accepter) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		select {
+		case a.conns <- struct{}{}:
+		default:
+			a.log.Warn("too many connections from the host", "limit", maxConns)
+			conn.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-a.conns }()
+			a.serveConn(ctx, conn)
+		})
+	}
+}
+
+// hostConn is one connection from the host. Its reads are buffered, so that a
+// hang-up can be seen while a request is worked on.
+type hostConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c *hostConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+func (c *hostConn) send(resp guestproto.Response) error {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	return guestproto.Send(c, resp)
+}
+
+// serveConn answers one connection's requests in turn.
+func (a *Agent) serveConn(ctx context.Context, raw net.Conn) {
+	defer raw.Close()
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	conn := &hostConn{raw, bufio.NewReaderSize(raw, 4096)}
+	for {
+		if err := conn.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
+			return
+		}
+		frame, err := guestproto.ReadFrame(conn)
+		arrived := time.Now()
+		if mvm.IsKind(err, mvm.KindInvalid) {
+			_ = conn.send(errorResponse(err))
+			return
+		}
+		if err != nil {
+			return
+		}
+		var req guestproto.Request
+		if err := guestproto.Decode(frame, &req); err != nil {
+			if conn.send(errorResponse(err)) != nil {
+				return
+			}
+			continue
+		}
+		if again := a.serveRequest(ctx, conn, req, arrived); !again {
+			return
+		}
+	}
+}
+
+// serveRequest answers one request and reports whether the connection goes on.
+func (a *Agent) serveRequest(ctx context.Context, conn *hostConn, req guestproto.Request, arrived time.Time) bool {
+	switch {
+	case req.Exec != nil:
+		a.serveExec(ctx, conn, *req.Exec)
+		return false
+	case req.Logs != nil:
+		a.serveLogs(ctx, conn, *req.Logs)
+		return false
+	case req.Shutdown != nil:
+		a.serveShutdown(conn, *req.Shutdown)
+		return false
+	}
+	watched, release := watch(ctx, conn)
+	resp := a.answer(watched, req, arrived)
+	release()
+	return conn.send(resp) == nil
+}
+
+// watch returns a context that ends when the host hangs up. release ends the
+// watching; the connection can then be read again, and nothing is lost.
+func watch(ctx context.Context, conn *hostConn) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	_ = conn.SetReadDeadline(time.Time{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := conn.r.Peek(1); err != nil {
+			cancel()
+		}
+	}()
+	return ctx, func() {
+		_ = conn.SetReadDeadline(time.Unix(1, 0))
+		<-done
+		cancel()
+	}
+}
+
+// answer does what a request asks for.
+func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time.Time) guestproto.Response {
+	switch {
+	case req.Ping:
+		return guestproto.Response{Pong: true}
+	case req.WorkerStatus:
+		s := a.workerStatus(ctx)
+		return guestproto.Response{WorkerStatus: &s}
+	case req.Wake:
+		return a.answerWake(ctx)
+	case req.IntegrationStatus:
+		r := a.integrations.report()
+		return guestproto.Response{IntegrationStatusReport: &r}
+	case req.SleepPrep != nil:
+		return a.answerSleepPrep(ctx, *req.SleepPrep)
+	case req.CheckpointIntegrations != nil:
+		r := a.integrations.checkpoint(ctx, req.CheckpointIntegrations.Integrations)
+		return guestproto.Response{CheckpointResult: &r}
+	case req.Configure != nil:
+		return a.answerConfigure(ctx, *req.Configure, arrived)
+	case req.AdjustClock != nil:
+		return a.answerAdjustClock(*req.AdjustClock)
+	case req.Status:
+		s := a.status()
+		return guestproto.Response{Status: &s}
+	case req.Fence != nil:
+		return a.answerFence(*req.Fence)
+	}
+	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
+}
+
+// errorResponse is the answer to what can't be done.
+func errorResponse(err error) guestproto.Response {
+	return guestproto.Response{Error: &guestproto.Error{Message: err.Error()}}
+}
+
+// ack is the result of something that may have failed.
+func ack(err error) *guestproto.Ack {
+	if err == nil {
+		return &guestproto.Ack{Success: true}
+	}
+	detail := err.Error()
+	return &guestproto.Ack{Detail: &detail}
+}
+
+func (a *Agent) answerWake(ctx context.Context) guestproto.Response {
+	err := a.integrations.restore(ctx)
+	return guestproto.Response{WakeAck: &guestproto.WakeAck{Success: err == nil}}
+}
+
+func (a *Agent) answerSleepPrep(ctx context.Context, p guestproto.SleepPrep) guestproto.Response {
+	timeout := min(time.Duration(max(p.DrainTimeoutSecs, 0))*time.Second, maxDrain)
+	return guestproto.Response{SleepPrepAck: ack(a.sleepPrep(ctx, timeout))}
+}
+
+func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arrived time.Time) guestproto.Response {
+	a.configuring.Lock()
+	defer a.configuring.Unlock()
+	began := time.Now()
+	bootID, err := a.sys.BootID()
+	if err == nil {
+		err = a.configure(ctx, c, arrived)
+	}
+	if err == nil {
+		a.mu.Lock()
+		a.configured, a.env = true, c.Env
+		a.mu.Unlock()
+		a.readiness()
+		a.log.Info("configured", "reason", c.Reason, "instance", c.InstanceID, "generation", c.Generation, "took", time.Since(began))
+	} else {
+		a.log.Error("configure", "reason", c.Reason, "error", err)
+	}
+	result := ack(err)
+	return guestproto.Response{ConfigureAck: &guestproto.ConfigureAck{Success: result.Success, Detail: result.Detail,
+		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano()}}
+}
+
+func (a *Agent) answerAdjustClock(c guestproto.AdjustClock) guestproto.Response {
+	if c.OffsetNanos != 0 {
+		if err := a.sys.StepClock(time.Duration(c.OffsetNanos)); err != nil {
+			return errorResponse(err)
+		}
+	}
+	return guestproto.Response{ClockAck: &guestproto.ClockAck{UnixNanos: time.Now().UnixNano()}}
+}
+
+func (a *Agent) answerFence(f guestproto.Fence) guestproto.Response {
+	if a.router == nil {
+		return errorResponse(errors.New("fence: this guest has no gateway role"))
+	}
+	return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: a.router.Fence(f)}}
+}
+
+// serveShutdown answers, waits a moment until the host has the answer, and lets
+// the owner of the agent know.
+func (a *Agent) serveShutdown(conn *hostConn, s guestproto.Shutdown) {
+	grace := min(time.Duration(max(s.GraceSecs, 0))*time.Second, maxDrain)
+	if err := conn.send(guestproto.Response{ShutdownAck: ack(nil)}); err == nil {
+		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, _ = io.Copy(io.Discard, conn)
+	}
+	select {
+	case a.shutdown <- grace:
+	default: // the first one is under way
+	}
+}

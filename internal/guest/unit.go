@@ -1,0 +1,202 @@
+package guest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mvm/internal/guestproto"
+)
+
+// Restart times of services.
+const (
+	backoffFirst = 500 * time.Millisecond
+	backoffMost  = 30 * time.Second
+	backoffReset = time.Minute
+)
+
+// Defaults of service definitions.
+const (
+	defaultStopGrace     = 10 * time.Second
+	defaultReadyInterval = 500 * time.Millisecond
+	defaultReadyTimeout  = 600 * time.Second
+)
+
+// unit is one service that runs. Its status is guarded by the supervisor's mutex.
+type unit struct {
+	sup    *Supervisor
+	def    Service
+	status guestproto.ServiceStatus
+	after  []*unit       // must be ready before this starts
+	needed []*unit       // must be gone before this stops
+	up     chan struct{} // closed when the service was ready, or done, once
+	gone   chan struct{} // closed when run has returned
+	once   sync.Once
+}
+
+func newUnit(s *Supervisor, def Service) *unit {
+	return &unit{sup: s, def: def, up: make(chan struct{}), gone: make(chan struct{}),
+		status: guestproto.ServiceStatus{Name: def.Name, State: stateStarting}}
+}
+
+// run keeps the service running until ctx ends or its restart policy is satisfied.
+func (u *unit) run(ctx context.Context) {
+	defer close(u.gone)
+	for _, dep := range u.after {
+		select {
+		case <-dep.up:
+		case <-ctx.Done():
+			u.set(stateStopped, "")
+			return
+		}
+	}
+	for wait := backoffFirst; ; wait = min(2*wait, backoffMost) {
+		began := time.Now()
+		code, why := u.runOnce(ctx)
+		if ctx.Err() != nil {
+			u.set(stateStopped, why)
+			return
+		}
+		if u.finished(code, why) {
+			return
+		}
+		if time.Since(began) > backoffReset {
+			wait = backoffFirst
+		}
+		u.set(stateBackoff, why)
+		select {
+		case <-time.After(wait):
+			u.sup.update(u, func(s *guestproto.ServiceStatus) { s.State, s.Restarts = stateStarting, s.Restarts+1 })
+		case <-ctx.Done():
+			u.set(stateStopped, why)
+			return
+		}
+	}
+}
+
+// finished reports that the service is not to be started again, and says so.
+func (u *unit) finished(code int, why string) bool {
+	switch {
+	case u.def.Restart == "" || u.def.Restart == "always" || u.def.Restart == "on-failure" && code != 0:
+		return false
+	case code != 0:
+		u.set(stateFailed, why)
+	default:
+		u.set(stateDone, "")
+		u.once.Do(func() { close(u.up) })
+	}
+	return true
+}
+
+func (u *unit) set(state, detail string) {
+	u.sup.update(u, func(s *guestproto.ServiceStatus) {
+		s.State, s.Detail = state, detail
+		if state != stateReady {
+			s.PID = 0
+		}
+	})
+}
+
+// runOnce starts the service, waits until it ends, and returns its exit code and
+// how it ended.
+func (u *unit) runOnce(ctx context.Context) (code int, why string) {
+	proc, logs, err := u.start()
+	if err != nil {
+		return 1, err.Error()
+	}
+	defer logs.finish()
+	u.sup.update(u, func(s *guestproto.ServiceStatus) { s.PID = proc.PID })
+	checkCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	checked := make(chan error, 1)
+	go func() { checked <- u.awaitReady(checkCtx) }()
+	for ready := checked; ; {
+		select {
+		case err := <-ready:
+			ready = nil
+			if err == nil {
+				logs.mirror.Store(false)
+				u.set(stateReady, "")
+				u.once.Do(func() { close(u.up) })
+			} else if ctx.Err() == nil {
+				u.terminate(proc)
+				return 1, err.Error()
+			}
+		case <-proc.Done():
+			cancel()
+			if ready != nil {
+				<-checked
+			}
+			return proc.Code(), fmt.Sprintf("exited with code %d", proc.Code())
+		case <-ctx.Done():
+			if ready != nil {
+				<-checked
+			}
+			u.stop(proc)
+			return proc.Code(), ""
+		}
+	}
+}
+
+// stop ends the process once the services that need it are gone.
+func (u *unit) stop(proc *Process) {
+	for _, n := range u.needed {
+		<-n.gone
+	}
+	u.terminate(proc)
+}
+
+// terminate sends SIGTERM and, past the grace or the supervisor's, SIGKILL.
+func (u *unit) terminate(proc *Process) {
+	u.sup.mu.Lock()
+	hard := u.sup.hard
+	u.sup.mu.Unlock()
+	grace := defaultStopGrace
+	if u.def.StopGraceSecs > 0 {
+		grace = time.Duration(u.def.StopGraceSecs) * time.Second
+	}
+	proc.Signal(unix.SIGTERM)
+	if hard != nil {
+		select {
+		case <-proc.Done():
+		case <-hard:
+		case <-time.After(grace):
+		}
+	}
+	proc.Signal(unix.SIGKILL)
+	<-proc.Done()
+}
+
+// start starts the process with its output going to the journal.
+func (u *unit) start() (*Process, *capture, error) {
+	user, err := lookupUser(u.sup.cfg.Etc, u.def.User)
+	if err != nil {
+		return nil, nil, err
+	}
+	env, err := u.environ(user)
+	if err != nil {
+		return nil, nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer null.Close()
+	logs, stdout, stderr, err := newCapture(u.sup.cfg.Journal, u.def.Name, u.sup.cfg.Console)
+	if err != nil {
+		return nil, nil, err
+	}
+	proc, err := u.sup.cfg.Processes.Start(Command{Argv: u.def.Command, Env: env, Dir: u.def.Dir, User: user,
+		Files: [3]*os.File{null, stdout, stderr}, KillGroup: true})
+	stdout.Close()
+	stderr.Close()
+	if err != nil {
+		logs.finish()
+		return nil, nil, err
+	}
+	return proc, logs, nil
+}

@@ -1,0 +1,96 @@
+package guest
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"mvm"
+)
+
+// secretsGID is a supplementary group of every service: when services run as
+// several users, it is what lets each of them read /run/secrets.
+const secretsGID = 5252
+
+// User is a user of the guest's system.
+type User struct {
+	Name   string
+	UID    int
+	GID    int
+	Groups []int // supplementary
+	Home   string
+	Shell  string
+}
+
+// lookupUser finds a user by name or number in etc/passwd and etc/group below the
+// root. Root is known without these files, and "" is root.
+func lookupUser(etc, name string) (User, error) {
+	if name == "" {
+		name = "root"
+	}
+	for _, f := range colonLines(etc+"/passwd", 7) {
+		uid, err1 := strconv.Atoi(f[2])
+		gid, err2 := strconv.Atoi(f[3])
+		if (f[0] == name || f[2] == name) && err1 == nil && err2 == nil {
+			return User{Name: f[0], UID: uid, GID: gid, Groups: groupsOf(etc, f[0]), Home: dirOr(f[5]), Shell: f[6]}, nil
+		}
+	}
+	if name == "root" || name == "0" {
+		return User{Name: "root", Home: dirOr("/root")}, nil
+	}
+	return User{}, mvm.Errorf(mvm.KindNotFound, "look up user %q: not in %s/passwd", clip(name), etc)
+}
+
+func groupsOf(etc, user string) []int {
+	var gids []int
+	for _, f := range colonLines(etc+"/group", 4) {
+		gid, err := strconv.Atoi(f[2])
+		for _, member := range strings.Split(f[3], ",") {
+			if err == nil && member == user {
+				gids = append(gids, gid)
+			}
+		}
+	}
+	return gids
+}
+
+// colonLines returns the lines of a file that have at least n fields. A file that
+// is not there has none.
+func colonLines(path string, n int) [][]string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var lines [][]string
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) >= n {
+			lines = append(lines, f)
+		}
+	}
+	return lines
+}
+
+// dirOr returns the folder when it is there, else "/".
+func dirOr(dir string) string {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return dir
+	}
+	return "/"
+}
+
+func (u User) credential() *syscall.Credential {
+	c := &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID), Groups: []uint32{secretsGID}}
+	for _, g := range u.Groups {
+		c.Groups = append(c.Groups, uint32(g))
+	}
+	return c
+}
+
+// clip bounds text from outside before it goes into an error.
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}
