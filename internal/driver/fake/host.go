@@ -17,6 +17,7 @@ type Host struct {
 	mu         sync.Mutex
 	machines   map[string]*machine
 	behaviors  map[string]Behavior
+	knobs      string // a file, see Follow
 	listeners  map[string]map[uint32]func(net.Conn)
 	violations []string
 	trace      []string
@@ -49,6 +50,11 @@ func (h *Host) behavior(id string) Behavior {
 	defer h.mu.Unlock()
 	if b, ok := h.behaviors[id]; ok {
 		return b
+	}
+	if h.knobs != "" {
+		if b, ok := knobBehavior(h.knobs, id); ok {
+			return b
+		}
 	}
 	return h.behaviors[""]
 }

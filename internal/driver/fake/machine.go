@@ -116,9 +116,6 @@ func (m *machine) endLocked(exit driver.Exit, byCaller bool) bool {
 		return false
 	}
 	m.state, m.exit, m.byCaller = Gone, exit, byCaller
-	for c := range m.conns {
-		_ = c.Close()
-	}
 	if m.tap != nil {
 		_ = m.tap.Close()
 		m.tap = nil
@@ -127,6 +124,9 @@ func (m *machine) endLocked(exit driver.Exit, byCaller bool) bool {
 	m.host.remove(m)
 	m.host.note("gone %s %s", m.spec.ID, exit.Detail)
 	close(m.done)
+	for c := range m.conns {
+		_ = c.Close()
+	}
 	m.cond.Broadcast()
 	return true
 }
