@@ -1,0 +1,135 @@
+package manifest
+
+import (
+	"net/netip"
+	"path/filepath"
+
+	"mvm"
+)
+
+// ReadDeployment reads a deployment manifest and the secret files that it names.
+// files are all the files that were read, the manifest first, so that they can be
+// watched; they are returned with an error too, as far as they are known.
+func ReadDeployment(path string, opts Options) (d mvm.Deployment, files []string, err error) {
+	data, err := readFile(path)
+	if err != nil {
+		return mvm.Deployment{}, []string{path}, err
+	}
+	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
+	d, err = ParseDeployment(path, data, s.ReadSecret)
+	return d, append([]string{path}, s.read...), err
+}
+
+// ParseDeployment parses a deployment manifest. file is its name in errors.
+func ParseDeployment(file string, data []byte, read ReadSecret) (mvm.Deployment, error) {
+	if len(data) > MaxFileBytes {
+		return mvm.Deployment{}, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", file, MaxFileBytes)
+	}
+	var d mvm.Deployment
+	doc, root := parse(file, data)
+	if root != nil {
+		if t, ok := root.need("tenant"); ok {
+			d.Tenant = t.table().tenant()
+		}
+		pools := root.tables("pools", maxPools)
+		d.Secrets = root.secrets(read)
+		for _, t := range pools {
+			d.Pools = append(d.Pools, t.pool())
+		}
+		checkPools(pools, d)
+		root.done()
+	}
+	if len(doc.problems) == 0 {
+		if err := d.Validate(); err != nil { // what no key alone shows
+			doc.problems = append(doc.problems, &Problem{File: file, Text: err.Error()})
+		}
+	}
+	if err := doc.problems.err(); err != nil {
+		return mvm.Deployment{}, err
+	}
+	return d, nil
+}
+
+// maxPools bounds the pools of one manifest; the quota bounds them further.
+const maxPools = 256
+
+const maxPort = 65535
+
+func validName(what string) func(string) error {
+	return func(s string) error { return mvm.ValidateName(what, s) }
+}
+
+func (t *table) tenant() mvm.TenantSpec {
+	var s mvm.TenantSpec
+	if t == nil {
+		return s
+	}
+	t.needStr("id", &s.ID, validName("tenant"))
+	var netID int
+	if t.integer("net_id", &netID, 0, mvm.MaxNetID) {
+		s.NetID = &netID
+	}
+	s.Subnet = t.subnet("subnet")
+	t.boolean("pinned", &s.Pinned)
+	s.HostServices = t.ports("host_services")
+	s.Quota = t.sub("quota").quota()
+	t.done()
+	return s
+}
+
+func (t *table) subnet(key string) netip.Prefix {
+	i, ok := t.get(key)
+	if !ok {
+		return netip.Prefix{}
+	}
+	s, ok := i.str()
+	if !ok {
+		return netip.Prefix{}
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		i.problem("%q is not a subnet such as 10.240.5.0/24", clip(s))
+		return netip.Prefix{}
+	}
+	i.check(mvm.ValidateSubnet(p))
+	return p
+}
+
+// maxHostServices bounds the ports of the host that a tenant may reach.
+const maxHostServices = 64
+
+func (t *table) ports(key string) []int {
+	list, _ := t.items(key, maxHostServices)
+	var out []int
+	seen := map[int]bool{}
+	for _, i := range list {
+		var n int
+		if !i.intInto(&n, 1, maxPort) {
+			continue
+		}
+		if seen[n] {
+			i.problem("port %d is there twice", n)
+		}
+		seen[n] = true
+		out = append(out, n)
+	}
+	return out
+}
+
+// quota reads a table of limits over the defaults; nil without the table.
+func (t *table) quota() *mvm.Quota {
+	if t == nil {
+		return nil
+	}
+	const most = 1 << 30
+	q := mvm.DefaultQuota()
+	t.integer("max_vcpus", &q.MaxVCPUs, 1, most)
+	t.integer("max_mem_mib", &q.MaxMemMiB, 1, most)
+	t.integer("max_running", &q.MaxRunning, 1, most)
+	t.integer("max_warm", &q.MaxWarm, 0, most)
+	t.integer("max_pools", &q.MaxPools, 1, most)
+	t.integer("max_instances_per_pool", &q.MaxInstancesPerPool, 1, most)
+	t.integer("max_disk_gib", &q.MaxDiskGiB, 1, most)
+	t.done()
+	return &q
+}

@@ -1,0 +1,156 @@
+package manifest
+
+import (
+	"fmt"
+	"net/netip"
+
+	"mvm"
+)
+
+func (t *table) routes() *mvm.RoutingTable {
+	list, ok := t.items("routes", mvm.MaxRoutes)
+	if !ok {
+		return nil
+	}
+	out := &mvm.RoutingTable{}
+	names, rules := map[string]bool{}, map[mvm.MatchRule]string{}
+	for _, i := range list {
+		sub := i.table()
+		if sub == nil {
+			continue
+		}
+		r := sub.route()
+		if r.Name != "" && names[r.Name] {
+			sub.item("name", nil).problem("route %q is there twice", r.Name)
+		}
+		if other, twice := rules[r.Match]; twice && r.Match != (mvm.MatchRule{}) {
+			sub.item("match_rule", nil).problem("matches the same as route %q", other)
+		}
+		names[r.Name], rules[r.Match] = true, r.Name
+		out.Routes = append(out.Routes, r)
+	}
+	return out
+}
+
+func (t *table) route() mvm.Route {
+	var r mvm.Route
+	t.needStr("name", &r.Name, validName("route"))
+	if i, ok := t.need("match_rule"); ok {
+		if m := i.table(); m != nil {
+			r.Match = m.matchRule()
+		}
+	}
+	if i, ok := t.need("target"); ok {
+		if to := i.table(); to != nil {
+			r.To = to.target()
+		}
+	}
+	t.done()
+	return r
+}
+
+func (t *table) matchRule() mvm.MatchRule {
+	var m mvm.MatchRule
+	t.integer("port", &m.Port, 1, maxPort)
+	t.str("path_prefix", &m.PathPrefix, validPrefix)
+	t.str("source_cidr", &m.SourceCIDR, func(s string) error {
+		if _, err := netip.ParsePrefix(s); err != nil {
+			return fmt.Errorf("%q is not a range of addresses such as 149.154.160.0/20", clip(s))
+		}
+		return nil
+	})
+	if len(t.vals) == 0 {
+		t.here().problem("has no criterion: give port, path_prefix or source_cidr")
+	}
+	t.done()
+	return m
+}
+
+func validPrefix(s string) error {
+	if s == "" || s[0] != '/' || len(s) > 1024 {
+		return fmt.Errorf("must start with / and have at most 1024 bytes")
+	}
+	return nil
+}
+
+func (t *table) target() mvm.Target {
+	var to mvm.Target
+	t.needStr("pool_id", &to.PoolID, validName("pool"))
+	if i, ok := t.need("instance_selector"); ok {
+		s, err := mvm.SelectorFrom(i.val)
+		if i.check(err) {
+			to.Selector = s
+			i.check(s.Validate())
+		}
+	}
+	if i, ok := t.need("target_port"); ok {
+		i.intInto(&to.TargetPort, 1, maxPort)
+	}
+	t.done()
+	return to
+}
+
+// checkPools finds what only the pools together show. It knows where each stands.
+func checkPools(tables []*table, d mvm.Deployment) {
+	ids := map[string]bool{}
+	for n, p := range d.Pools {
+		if p.ID != "" && ids[p.ID] {
+			tables[n].item("id", nil).problem("pool %q is there twice", p.ID)
+		}
+		ids[p.ID] = true
+	}
+	for n, p := range d.Pools {
+		checkTargets(tables[n], p, ids)
+		checkScopes(tables[n], p, d.Secrets)
+	}
+	if q := d.Tenant.Quota; q != nil && len(d.Pools) > q.MaxPools {
+		tables[q.MaxPools].here().problem("is pool %d, and the tenant's quota max_pools is %d", q.MaxPools+1, q.MaxPools)
+	}
+}
+
+func checkTargets(t *table, p mvm.PoolSpec, ids map[string]bool) {
+	if p.Routes == nil {
+		return
+	}
+	for n, r := range p.Routes.Routes {
+		if r.To.PoolID == "" || ids[r.To.PoolID] {
+			continue
+		}
+		at := t.at("routes", n).at("target").at("pool_id")
+		at.problem("there is no pool %q in this file", r.To.PoolID)
+	}
+}
+
+// checkScopes finds keys that the file's own secrets do not have. Without the table of
+// secrets the tenant's are left alone, and may have them.
+func checkScopes(t *table, p mvm.PoolSpec, secrets map[string][]byte) {
+	if secrets == nil {
+		return
+	}
+	for n, scope := range p.SecretScopes {
+		for _, key := range scope.Keys {
+			if _, ok := secrets[key]; !ok {
+				t.at("secret_scopes", n).at("keys").problem("%q is not one of the secrets in this file", key)
+			}
+		}
+	}
+}
+
+// at finds an element of an array of the table, for a problem with it.
+func (t *table) at(key string, n int) item {
+	i := t.item(key, t.vals[key])
+	i.path = fmt.Sprintf("%s[%d]", i.path, n)
+	if n < len(i.mark.elems) {
+		i.mark = i.mark.elems[n]
+	}
+	return i
+}
+
+// at finds a key below the item, for a problem with it.
+func (i item) at(key string) item {
+	i.path += "." + key
+	if i.mark.keys[key] != nil {
+		i.mark = i.mark.keys[key]
+	}
+	return i
+}

@@ -1,0 +1,282 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	toml "github.com/pelletier/go-toml/v2"
+)
+
+// document is a file that is being read, with the problems found so far.
+type document struct {
+	file     string
+	problems Problems
+}
+
+// table reads the keys of one table. Every key that was asked for is known; done
+// reports the others. A nil table has no keys, so that a reader need not ask
+// whether an optional table is there.
+type table struct {
+	doc   *document
+	path  string
+	mark  *mark
+	vals  map[string]any
+	asked []string
+}
+
+// parse decodes the data and returns its root table; nil when it is no TOML.
+func parse(file string, data []byte) (*document, *table) {
+	doc := &document{file: file}
+	root, problem := marks(file, data)
+	if problem != nil {
+		doc.problems = append(doc.problems, problem)
+		return doc, nil
+	}
+	vals := map[string]any{}
+	if err := toml.Unmarshal(data, &vals); err != nil {
+		doc.problems = append(doc.problems, syntaxProblem(file, err))
+		return doc, nil
+	}
+	return doc, &table{doc: doc, mark: root, vals: vals}
+}
+
+func syntaxProblem(file string, err error) *Problem {
+	p := &Problem{File: file, Text: strings.TrimPrefix(err.Error(), "toml: ")}
+	var at *toml.DecodeError
+	if errors.As(err, &at) {
+		p.Line, p.Column = at.Position()
+		p.Key = strings.Join(at.Key(), ".")
+	}
+	return p
+}
+
+// item is an element of an array, or a value of a table, with its place.
+type item struct {
+	doc  *document
+	path string
+	mark *mark
+	val  any
+}
+
+func (i item) problem(format string, args ...any) {
+	i.doc.problems = append(i.doc.problems, &Problem{File: i.doc.file, Line: i.mark.line, Column: i.mark.column,
+		Key: i.path, Text: fmt.Sprintf(format, args...)})
+}
+
+// check reports an error, if there is one, and says whether there is none.
+func (i item) check(err error) bool {
+	if err != nil {
+		i.problem("%s", err)
+	}
+	return err == nil
+}
+
+func (i item) wrongType(want string) { i.problem("is %s, must be %s", typeName(i.val), want) }
+
+func typeName(v any) string {
+	switch v := v.(type) {
+	case string:
+		return "a string"
+	case int64:
+		return "an integer"
+	case float64:
+		return "a float"
+	case bool:
+		return "a boolean"
+	case []any:
+		return "an array"
+	case map[string]any:
+		return "a table"
+	default:
+		return fmt.Sprintf("a %T", v)
+	}
+}
+
+// here is the table itself as an item, for problems with the whole of it.
+func (t *table) here() item { return item{doc: t.doc, path: t.path, mark: t.mark, val: t.vals} }
+
+// get returns the value of a key and whether it is there.
+func (t *table) get(key string) (item, bool) {
+	if t == nil {
+		return item{}, false
+	}
+	t.asked = append(t.asked, key)
+	v, ok := t.vals[key]
+	return t.item(key, v), ok
+}
+
+func (t *table) item(key string, v any) item {
+	path := clip(key)
+	if t.path != "" {
+		path = t.path + "." + path
+	}
+	m := t.mark.keys[key]
+	if m == nil {
+		m = &mark{line: t.mark.line, column: t.mark.column}
+	}
+	return item{doc: t.doc, path: path, mark: m, val: v}
+}
+
+// need is get for a key that must be there.
+func (t *table) need(key string) (item, bool) {
+	i, ok := t.get(key)
+	if !ok && t != nil {
+		t.here().problem("%s is missing", key)
+	}
+	return i, ok
+}
+
+func (i item) str() (string, bool) {
+	s, ok := i.val.(string)
+	if !ok {
+		i.wrongType("a string")
+	}
+	return s, ok
+}
+
+// str reads an optional string into dst and checks it.
+func (t *table) str(key string, dst *string, check func(string) error) {
+	if i, ok := t.get(key); ok {
+		i.strInto(dst, check)
+	}
+}
+
+// needStr reads a string that must be there.
+func (t *table) needStr(key string, dst *string, check func(string) error) {
+	if i, ok := t.need(key); ok {
+		i.strInto(dst, check)
+	}
+}
+
+func (i item) strInto(dst *string, check func(string) error) {
+	if s, ok := i.str(); ok && (check == nil || i.check(check(s))) {
+		*dst = s
+	}
+}
+
+// integer reads an optional integer of the range into dst and says whether it did.
+func (t *table) integer(key string, dst *int, low, high int) bool {
+	i, ok := t.get(key)
+	return ok && i.intInto(dst, low, high)
+}
+
+func (i item) intInto(dst *int, low, high int) bool {
+	n, ok := i.val.(int64)
+	switch {
+	case !ok:
+		i.wrongType("an integer")
+		return false
+	case n < int64(low) || n > int64(high):
+		i.problem("%d is not in %d..%d", n, low, high)
+		return false
+	}
+	*dst = int(n)
+	return true
+}
+
+func (t *table) boolean(key string, dst *bool) {
+	if i, ok := t.get(key); ok {
+		if b, ok := i.val.(bool); ok {
+			*dst = b
+		} else {
+			i.wrongType("a boolean")
+		}
+	}
+}
+
+// items returns the elements of an optional array of at most limit elements.
+func (t *table) items(key string, limit int) ([]item, bool) {
+	i, ok := t.get(key)
+	if !ok {
+		return nil, false
+	}
+	list, ok := i.val.([]any)
+	if !ok {
+		i.wrongType("an array")
+		return nil, false
+	}
+	if len(list) > limit {
+		i.problem("has %d elements, more than %d", len(list), limit)
+		return nil, false
+	}
+	out := make([]item, len(list))
+	for n, v := range list {
+		out[n] = item{doc: t.doc, path: fmt.Sprintf("%s[%d]", i.path, n), mark: i.mark, val: v}
+		if n < len(i.mark.elems) {
+			out[n].mark = i.mark.elems[n]
+		}
+	}
+	return out, true
+}
+
+// sub returns an optional table, nil when it is not there.
+func (t *table) sub(key string) *table {
+	if i, ok := t.get(key); ok {
+		return i.table()
+	}
+	return nil
+}
+
+// table is the item as a table, nil when it is something else.
+func (i item) table() *table {
+	vals, ok := i.val.(map[string]any)
+	if !ok {
+		i.wrongType("a table")
+		return nil
+	}
+	return &table{doc: i.doc, path: i.path, mark: i.mark, vals: vals}
+}
+
+// tables returns the tables of an optional array of tables.
+func (t *table) tables(key string, limit int) []*table {
+	list, _ := t.items(key, limit)
+	var out []*table
+	for _, i := range list {
+		if sub := i.table(); sub != nil {
+			out = append(out, sub)
+		}
+	}
+	return out
+}
+
+// each returns every key of the table with its value, sorted; all are known.
+func (t *table) each() []item {
+	if t == nil {
+		return nil
+	}
+	var out []item
+	for _, key := range t.names() {
+		i, _ := t.get(key)
+		out = append(out, i)
+	}
+	return out
+}
+
+// names returns the keys of the table, sorted.
+func (t *table) names() []string {
+	names := make([]string, 0, len(t.vals))
+	for key := range t.vals {
+		names = append(names, key)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// done reports every key that nobody asked for.
+func (t *table) done() {
+	if t == nil {
+		return
+	}
+	for _, key := range t.names() {
+		if slices.Contains(t.asked, key) {
+			continue
+		}
+		hint := ""
+		if near := nearest(key, t.asked); near != "" {
+			hint = fmt.Sprintf(" (did you mean %s?)", near)
+		}
+		t.item(key, nil).problem("unknown key%s", hint)
+	}
+}
