@@ -145,13 +145,12 @@ func (a *Agent) Close() error {
 	a.closed = true
 	a.mu.Unlock()
 	a.cancel(errClosing)
-	a.opt.Publisher.Close()
+	errs := []error{a.opt.Publisher.Close()}
 	a.wg.Wait()
 	a.mu.Lock()
 	lives := a.live
 	a.live = map[string]*live{}
 	a.mu.Unlock()
-	var errs []error
 	for _, l := range lives {
 		errs = append(errs, l.detach())
 	}

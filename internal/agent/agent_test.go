@@ -20,6 +20,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/image/fakeimage"
 	"mvm/internal/network/fakenet"
+	"mvm/internal/publish"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 )
@@ -123,10 +124,10 @@ func makeDisk(_ context.Context, path string, mib, _ int) error {
 // noPublisher serves nothing.
 type noPublisher struct{}
 
-func (noPublisher) Apply(_ context.Context, b []agent.Binding) ([]netip.AddrPort, error) {
+func (noPublisher) Apply(b []publish.Binding) ([]netip.AddrPort, error) {
 	out := make([]netip.AddrPort, len(b))
 	for n := range b {
-		out[n] = b[n].Host
+		out[n] = b[n].Publish.Host
 	}
 	return out, nil
 }

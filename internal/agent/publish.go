@@ -9,25 +9,15 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/publish"
 	"mvm/internal/store"
 )
 
-// Publisher serves the published ports of gateways on host addresses.
+// Publisher serves the published ports of gateways on host addresses; see package
+// publish for what each method promises.
 type Publisher interface {
-	// Apply makes the listeners exactly those of the bindings; one that is unchanged
-	// goes on. It returns the address that each got, in order. After an error of one
-	// binding the others are in force.
-	Apply(ctx context.Context, bindings []Binding) ([]netip.AddrPort, error)
-	// Close ends every listener and connection, and waits for them.
+	Apply(bindings []publish.Binding) ([]netip.AddrPort, error)
 	Close() error
-}
-
-// Binding is one published port. Port 0 in Host: any free one.
-type Binding struct {
-	Name string // the pool's address and port, for logs and for telling bindings apart
-	Host netip.AddrPort
-	// Dial connects to a gateway that serves the port, waking one when none is awake.
-	Dial func(ctx context.Context) (net.Conn, error)
 }
 
 // applyPublish makes the host's listeners agree with the pools, and keeps the ports
@@ -42,17 +32,17 @@ func (a *Agent) applyPublish(ctx context.Context) error {
 		return err
 	}
 	pools = slices.DeleteFunc(pools, func(p mvm.Pool) bool { return len(p.Spec.Publish) == 0 })
-	var all []Binding
+	var all []publish.Binding
 	for _, p := range pools {
 		for n, pub := range p.Spec.Publish {
-			host := pub.Host
-			if n < len(p.Bound) && host.Port() == 0 {
-				host = p.Bound[n]
+			b := a.binding(p, pub)
+			if n < len(p.Bound) {
+				b.Bound = p.Bound[n]
 			}
-			all = append(all, a.binding(p, pub, host))
+			all = append(all, b)
 		}
 	}
-	bound, err := a.opt.Publisher.Apply(ctx, all)
+	bound, err := a.opt.Publisher.Apply(all)
 	if err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err)
 	}
@@ -66,10 +56,11 @@ func (a *Agent) applyPublish(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) binding(p mvm.Pool, pub mvm.Publish, host netip.AddrPort) Binding {
+func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 	port := strconv.Itoa(pub.Guest)
-	return Binding{Name: p.Address().String() + ":" + port, Host: host, Dial: func(ctx context.Context) (net.Conn, error) {
-		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, "publish:"+mvm.Asker(host.String()))
+	by := "publish:" + mvm.Asker(pub.String())
+	return publish.Binding{Tenant: p.Tenant, Pool: p.Spec.ID, Publish: pub, Dial: func(ctx context.Context) (net.Conn, error) {
+		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
 		if err != nil {
 			return nil, err
 		}

@@ -35,7 +35,10 @@ func (a *Agent) recover(ctx context.Context) error {
 			return mvm.Errorf(mvm.KindOf(err), "recover %s: %w", i.ID, err)
 		}
 	}
-	return a.applyPublish(ctx)
+	if err := a.applyPublish(ctx); err != nil {
+		a.log.Error("ports are not published", "error", err)
+	}
+	return nil
 }
 
 // sweep removes what carries our names and belongs to no instance: VMMs, network

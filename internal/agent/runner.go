@@ -116,31 +116,24 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 
 // drainQueue runs the jobs of one instance until there are none.
 func (a *Agent) drainQueue(r *runner) {
-	for {
+	for more := true; more; {
 		a.mu.Lock()
-		if len(r.jobs) == 0 {
-			delete(a.runners, r.id)
-			a.mu.Unlock()
-			return
-		}
 		j := r.jobs[0]
 		a.mu.Unlock()
 
 		j.inst, j.err = a.perform(j, r.id)
 		j.cancel(nil)
 
+		// The runner goes in the same turn as its last job: an enqueue either still
+		// finds the job there, or begins anew.
 		a.mu.Lock()
 		r.jobs = r.jobs[1:]
+		if more = len(r.jobs) > 0; !more {
+			delete(a.runners, r.id)
+		}
 		a.mu.Unlock()
 		close(j.done)
 	}
-}
-
-// busy reports whether operations of the instance are queued or under way.
-func (a *Agent) busy(id string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.runners[id] != nil
 }
 
 // progressFan passes progress on to everyone who waits for a job.
