@@ -57,6 +57,9 @@ func noAnswer(err error) error {
 	if errors.As(err, &remote) {
 		return refused(503, defaultRetry, "not available now: %s", printable(remote.Message, maxDetail))
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return refused(503, defaultRetry, notInTime)
+	}
 	return refused(503, defaultRetry, "the host does not answer")
 }
 

@@ -1,5 +1,7 @@
 package gateway
 
+import "time"
+
 // Exported for tests of this package only.
 var (
 	KeyOf   = keyOf
@@ -11,4 +13,18 @@ func (r *Router) Known() (targets, instances int) {
 	r.roster.mu.Lock()
 	defer r.roster.mu.Unlock()
 	return len(r.roster.entries), len(r.roster.workers)
+}
+
+// Stuck reports whether some write to an instance has been under way for a while.
+func (r *Router) Stuck() bool {
+	r.roster.mu.Lock()
+	defer r.roster.mu.Unlock()
+	for _, w := range r.roster.workers {
+		for s := range w.streams {
+			if len(w.writing()) > 0 && r.roster.mono()-time.Duration(s.last.Load()) > 50*time.Millisecond {
+				return true
+			}
+		}
+	}
+	return false
 }

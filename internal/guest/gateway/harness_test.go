@@ -288,3 +288,13 @@ var anyOne = mvm.Selector{Kind: mvm.SelectAny}
 func byKey(from string) mvm.Selector { return mvm.Selector{Kind: mvm.SelectByKey, From: from} }
 
 var errBroken = errors.New("broken")
+
+// broken is a host that does not answer.
+func broken(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {
+	return guestproto.AcquireResult{}, errBroken
+}
+
+func isTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}

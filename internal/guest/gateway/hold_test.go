@@ -46,9 +46,7 @@ func TestTwentyRequestsAreOneQuestion(t *testing.T) {
 	if n := len(l.host.asked()); n != 1 {
 		t.Errorf("the host was asked %d times, want once", n)
 	}
-	if n := l.router.Active(); n != 0 {
-		t.Errorf("Active() = %d after all", n)
-	}
+	eventually(t, "nothing is active after all", func() bool { return l.router.Active() == 0 })
 }
 
 func TestHoldingIsBounded(t *testing.T) {
@@ -88,6 +86,7 @@ func TestHoldingTimeIsBounded(t *testing.T) {
 	if code != 503 || h.Get("Retry-After") != "5" || h.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Errorf("past the time: %d %v %q", code, h, got)
 	}
+	eventually(t, "the question has ended too", func() bool { n, _ := l.router.Known(); return n == 0 })
 	l.instance(ip3, named("three"))
 	l.host.script(says(awake3))
 	l.want(80, "/", 200, "three")
@@ -103,9 +102,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 	}{
 		{refuses("max_running 8 is reached", 30), 503, "30", "max_running 8 is reached"},
 		{refuses("pool workers is not there\x1b[31m", 0), 502, "", "pool workers is not there?[31m"},
-		{func(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {
-			return guestproto.AcquireResult{}, errBroken
-		}, 503, "5", "the host does not answer"},
+		{broken, 503, "5", "the host does not answer"},
 		{func(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {
 			return guestproto.AcquireResult{}, &guestproto.RemoteError{Message: "too many wakes"}
 		}, 503, "5", "too many wakes"},

@@ -63,6 +63,8 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	x.target = targetOf(route.To, key)
+	// The instance may answer while the body still comes.
+	_ = http.NewResponseController(w).EnableFullDuplex()
 	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)))
 }
 

@@ -27,6 +27,9 @@ func refused(status, retry int, format string, args ...any) *refusal {
 // defaultRetry is the Retry-After where the host names none.
 const defaultRetry = 5
 
+// notInTime is told to who waited for the longest time allowed.
+const notInTime = "the instance did not wake in time"
+
 // maxDetail bounds what a client is shown of the host's reason.
 const maxDetail = 300
 

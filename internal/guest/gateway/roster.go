@@ -166,7 +166,7 @@ func (ro *roster) await(ctx context.Context, t target, c *call, expired <-chan t
 	case <-ro.ctx.Done():
 		err = refused(503, defaultRetry, "the gateway is closing")
 	case <-expired:
-		err = refused(503, defaultRetry, "the instance did not wake in time")
+		err = refused(503, defaultRetry, notInTime)
 	}
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
