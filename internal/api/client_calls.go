@@ -10,7 +10,9 @@ import (
 
 func tenantPath(id string) string { return "/v1/tenants/" + url.PathEscape(id) }
 
-func poolPath(tenant, pool string) string { return tenantPath(tenant) + "/pools/" + url.PathEscape(pool) }
+func poolPath(tenant, pool string) string {
+	return tenantPath(tenant) + "/pools/" + url.PathEscape(pool)
+}
 
 func instancePath(a mvm.Address) string { return "/v1/instances/" + url.PathEscape(a.String()) }
 

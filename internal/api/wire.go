@@ -85,4 +85,3 @@ type line[T any] struct {
 	Result   *T            `json:"result,omitempty"`
 	Error    *errorBody    `json:"error,omitempty"`
 }
-

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"mvm"
+	"mvm/internal/cli"
+	"mvm/internal/driver/fake"
+	"mvm/internal/image"
+	"mvm/internal/image/builtin"
+	"mvm/internal/image/fakeimage"
+	"mvm/internal/network/fakenet"
+	"mvm/internal/network/linuxnet"
+)
+
+// fakeParts are a host in memory: nothing of it outlives the agent but its state.
+func fakeParts() parts {
+	host, net := fake.NewHost(), fakenet.New()
+	return parts{
+		driver: fake.New(host, fake.Options{}), network: net,
+		builders: []image.Builder{fakeimage.New("builtin:")},
+		makeDisk: emptyDisk,
+		close: func() error {
+			host.Close()
+			return net.Close()
+		},
+	}
+}
+
+// emptyDisk makes a disk without a file system and without taking space.
+func emptyDisk(_ context.Context, path string, mib, _ int) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make disk: %w", err)
+	}
+	return errors.Join(f.Truncate(int64(mib)<<20), f.Close())
+}
+
+// qemuParts are a real host.
+func qemuParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+	b, err := builtinBuilder(o, log)
+	if err != nil {
+		return parts{}, err
+	}
+	d, err := newQEMU(o, log)
+	if err != nil {
+		return parts{}, err
+	}
+	n, err := linuxnet.New(linuxnet.Options{Log: log})
+	if err != nil {
+		return parts{}, mvm.Errorf(mvm.KindOf(err), "open network: %w", err).WithFix("run as root; see `mvm doctor`")
+	}
+	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{}}, close: n.Close}, nil
+}
+
+// builtinBuilder builds the images that come with mvm. Without mvm-guest the agent
+// works all the same, and says so at the first build.
+func builtinBuilder(o cli.ServeOptions, log *slog.Logger) (image.Builder, error) {
+	guest, err := builtin.FindGuestBinary(o.GuestBinary)
+	if err != nil && o.GuestBinary != "" {
+		return nil, err
+	}
+	if err != nil {
+		log.Warn("built-in images can't be built", "err", err)
+	}
+	return builtin.New(builtin.Options{Dir: filepath.Join(o.DataDir, "images", "parts"), GuestBinary: guest, Log: log})
+}

@@ -1,0 +1,27 @@
+// Command mvm is the command line and the agent of mvm.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"mvm/internal/cli"
+)
+
+func main() { os.Exit(run()) }
+
+// run wires the process to the command line. The first SIGINT or SIGTERM cancels
+// what is under way; the second ends the process.
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+	return cli.Run(ctx, cli.Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.Getenv, Now: time.Now,
+		Version: version(), ServeAgent: serveAgent,
+	}, os.Args[1:])
+}

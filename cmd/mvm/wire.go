@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"mvm"
+	"mvm/internal/agent"
+	"mvm/internal/api"
+	"mvm/internal/cli"
+	"mvm/internal/driver"
+	"mvm/internal/image"
+	"mvm/internal/network"
+	"mvm/internal/publish"
+	"mvm/internal/secrets"
+	"mvm/internal/store"
+)
+
+// closeGrace is how long operations may go on once the agent must end. What is cut
+// off then is finished or undone by the next agent.
+const closeGrace = 10 * time.Second
+
+// serveAgent makes an agent of its parts and serves it until the context ends.
+func serveAgent(ctx context.Context, o cli.ServeOptions) (err error) {
+	log := newLogger(o.LogLevel, o.LogFormat)
+	group, err := lookupGroup(o.SocketGroup)
+	if err != nil {
+		return err
+	}
+	if err := makeFolders(o); err != nil {
+		return err
+	}
+	ln, err := api.Listen(o.Socket, group)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, ln.Close)
+	st, err := store.Open(filepath.Join(o.DataDir, "state.db"))
+	if err != nil {
+		return err
+	}
+	defer closing(&err, st.Close)
+	p, err := newParts(o, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, p.close)
+	a, err := newAgent(o, st, p, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, a.Close)
+	if err := a.Open(ctx); err != nil {
+		return err
+	}
+	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log})
+}
+
+// parts are what differs between drivers.
+type parts struct {
+	driver   driver.Driver
+	network  network.Network
+	builders []image.Builder
+	makeDisk func(ctx context.Context, path string, mib, uid int) error
+	close    func() error
+}
+
+func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+	if o.Driver == "fake" {
+		return fakeParts(), nil
+	}
+	return qemuParts(o, log)
+}
+
+func newAgent(o cli.ServeOptions, st *store.Store, p parts, log *slog.Logger) (*agent.Agent, error) {
+	key, err := secrets.LoadOrCreateKey(o.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	images, err := image.Open(filepath.Join(o.DataDir, "images"), p.builders, log)
+	if err != nil {
+		return nil, err
+	}
+	dns := o.DNS
+	if len(dns) == 0 {
+		dns = hostResolvers(log)
+	}
+	return agent.New(agent.Options{
+		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
+		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
+		Publisher: publish.New(publish.Options{Log: log}),
+		MakeDisk:  p.makeDisk, DNS: dns, Log: log,
+	}), nil
+}
+
+// serveAPI answers on the listener until the context ends, and then lets what is
+// under way end.
+func serveAPI(ctx context.Context, svc api.Service, ln *api.Listener, cfg api.ServerConfig) error {
+	srv := api.NewServer(svc, cfg)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	cfg.Log.Info("agent serves", "socket", ln.Addr().String(), "version", cfg.Version.Version)
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	cfg.Log.Info("agent ends; instances go on")
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+	defer cancel()
+	return errors.Join(srv.Close(grace), <-served)
+}
+
+func closing(err *error, f func() error) { *err = errors.Join(*err, f()) }
+
+func makeFolders(o cli.ServeOptions) error {
+	for _, dir := range []string{o.DataDir, o.RunDir} {
+		err := os.MkdirAll(dir, 0o711)
+		if err == nil {
+			err = os.Chmod(dir, 0o711) // VMMs, which have users of their own, pass through
+		}
+		if err != nil {
+			return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
+		}
+	}
+	return nil
+}
+
+// lookupGroup returns the gid of the group, -1 for none.
+func lookupGroup(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, mvm.Errorf(mvm.KindInvalid, "socket_group: %w", err).WithFix("make it with `groupadd %s`", name)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return 0, mvm.Errorf(mvm.KindInvalid, "socket_group %s has gid %q", name, g.Gid)
+	}
+	return gid, nil
+}

@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+const serveHelp = `Run the agent of this host until it gets SIGINT or SIGTERM. Instances go on without
+it, and the next agent takes them up.
+
+Every flag can also be set in the environment (--run-dir as MVM_RUN_DIR) and in the
+config file (as run_dir); a flag wins over the environment, and that over the file.
+`
+
+func (a *app) agentCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "agent COMMAND", Short: "The agent, which owns the host's instances", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.agentServeCmd())
+	return cmd
+}
+
+// agentFlags are the keys of the agent's config that have a flag of their own.
+func agentFlags() [][2]string {
+	return [][2]string{
+		{"run-dir", "sockets and pid files (default /run/mvm)"},
+		{"driver", "qemu or fake (default qemu)"},
+		{"socket-group", "group that may use the agent beside root (default none)"},
+		{"key-file", "master key of the secrets at rest (default /etc/mvm/master.key)"},
+		{"node-id", "name of this host (default: made once and kept)"},
+		{"dns", "resolvers of the guests, with commas (default: the host's)"},
+		{"log-level", "debug, info, warn or error (default info)"},
+		{"log-format", "text or json (default text)"},
+	}
+}
+
+func (a *app) agentServeCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "serve [flags]", Short: "Run the agent of this host", Long: serveHelp, Args: cobra.NoArgs}
+	cmd.Flags().StringVar(&a.config, "config", "", "config file (MVM_CONFIG; default "+defaultConfig+")")
+	guest := cmd.Flags().String("guest-binary", "", "static mvm-guest for built-in images (MVM_GUEST_BINARY; default: beside mvm)")
+	for _, f := range agentFlags() {
+		cmd.Flags().String(f[0], "", f[1])
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		flags := map[string]string{}
+		for _, f := range agentFlags() {
+			if cmd.Flags().Changed(f[0]) {
+				flags[strings.ReplaceAll(f[0], "-", "_")], _ = cmd.Flags().GetString(f[0])
+			}
+		}
+		cfg, err := a.settings(flags, false)
+		if err != nil {
+			return err
+		}
+		if *guest == "" {
+			*guest = a.Getenv("MVM_GUEST_BINARY")
+		}
+		return a.ServeAgent(cmd.Context(), ServeOptions{AgentConfig: cfg, GuestBinary: *guest, Version: a.Version})
+	}
+	return cmd
+}

@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/manifest"
+)
+
+const (
+	startTimeout = 2 * time.Minute // the first start on a host may probe the VMM
+	startPoll    = 50 * time.Millisecond
+)
+
+// startAgent starts `mvm agent serve` in the background and waits until it answers.
+// Of several command lines that find no agent one starts it and the others wait.
+func (a *app) startAgent(ctx context.Context, c *api.Client, cfg manifest.AgentConfig, why error) error {
+	if os.Geteuid() != 0 {
+		return why
+	}
+	data := cfg.DataDir
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := os.MkdirAll(data, 0o711); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make data folder: %w", err)
+	}
+	lock, err := waitLock(ctx, filepath.Join(data, "agent-start.lock"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	if _, err := c.Version(ctx); err == nil {
+		return nil
+	}
+	logPath := filepath.Join(data, "agent.log")
+	a.say("no agent answers at %s: starting one (log: %s)", cfg.Socket, logPath)
+	pid, err := a.spawnAgent(cfg, logPath)
+	if err != nil {
+		return mvm.Errorf(mvm.KindUnavailable, "start agent: %w", err)
+	}
+	return waitAgent(ctx, c, pid, logPath)
+}
+
+// waitLock takes the lock on the file, waiting for whoever has it.
+func waitLock(ctx context.Context, path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "open lock: %w", err)
+	}
+	err = poll(ctx, func() (bool, error) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if err != nil {
+		_ = f.Close()
+		return nil, mvm.Errorf(waitKind(err), "wait for another mvm to start the agent: %w", err)
+	}
+	return f, nil
+}
+
+// spawnAgent starts the agent in a session of its own, so that it outlives this
+// process and its terminal.
+func (a *app) spawnAgent(cfg manifest.AgentConfig, logPath string) (int, error) {
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = log.Close() }()
+	args := []string{"agent", "serve", "--data-dir", cfg.DataDir, "--socket", cfg.Socket}
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Args[0] = "mvm"
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	pid := cmd.Process.Pid
+	return pid, cmd.Process.Release()
+}
+
+// waitAgent waits until the agent answers, or ends, and then says why it did.
+func waitAgent(ctx context.Context, c *api.Client, pid int, logPath string) error {
+	err := poll(ctx, func() (bool, error) {
+		_, err := c.Version(ctx)
+		if err == nil || !mvm.IsKind(err, mvm.KindUnavailable) {
+			return err == nil, err
+		}
+		var ws syscall.WaitStatus
+		if got, _ := syscall.Wait4(pid, &ws, syscall.WNOHANG, nil); got == pid {
+			return false, mvm.Errorf(mvm.KindUnavailable, "agent ended at once (exit code %d):\n%s", ws.ExitStatus(), tail(logPath)).
+				WithFix("see %s, or `mvm doctor`", logPath)
+		}
+		return false, nil
+	})
+	if err == nil || mvm.IsKind(err, mvm.KindUnavailable) {
+		return err
+	}
+	return mvm.Errorf(waitKind(err), "wait for the agent to answer: %w", err).WithFix("see %s", logPath)
+}
+
+// poll asks until it is so, fails, or the context ends.
+func poll(ctx context.Context, ask func() (bool, error)) error {
+	t := time.NewTicker(startPoll)
+	defer t.Stop()
+	for {
+		if ok, err := ask(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+func waitKind(err error) mvm.Kind {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return mvm.KindCanceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return mvm.KindTimeout
+	}
+	return mvm.KindOf(err)
+}
+
+// tail returns the last lines of the log, indented.
+func tail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Sprintf("    (%v)", err)
+	}
+	defer func() { _ = f.Close() }()
+	if st, err := f.Stat(); err == nil && st.Size() > 4096 {
+		_, _ = f.Seek(-4096, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, 4096))
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return "    " + strings.Join(lines[max(0, len(lines)-5):], "\n    ")
+}

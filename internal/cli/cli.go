@@ -1,0 +1,146 @@
+// Package cli is the command line of mvm: it parses, asks the agent, prints. Data
+// goes to stdout, progress and prose to stderr. Every noun has its files, each verb
+// with its options, its command and its run.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/manifest"
+)
+
+// Env is all that the command line takes from its process, so that tests can give
+// it another.
+type Env struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+	Now            func() time.Time
+	Version        api.Version
+	// ServeAgent runs an agent until the context ends.
+	ServeAgent func(ctx context.Context, opts ServeOptions) error
+}
+
+// ServeOptions say how an agent works.
+type ServeOptions struct {
+	manifest.AgentConfig
+	// GuestBinary is the static mvm-guest for built-in images; empty: looked for.
+	GuestBinary string
+	// Version is that of this binary.
+	Version api.Version
+}
+
+// app is one run of the command line.
+type app struct {
+	Env
+	socket      string
+	dataDir     string
+	config      string // of the agent: flag of agent serve
+	noAutostart bool
+	color       bool
+}
+
+const exitHelp = `
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage or invalid input
+  3    not found
+  4    refused: quota, policy, state, or there already
+  5    agent not reachable
+  130  interrupted
+`
+
+const rootHelp = `mvm gives every assistant a microVM of its own that sleeps when idle and is awake
+again when a message arrives.
+
+Things are named tenant, tenant/pool and tenant/pool/instance; the id of an
+instance alone and tenant/pool@key work too.
+`
+
+// New returns the command tree.
+func New(env Env) *cobra.Command {
+	a := &app{Env: env}
+	root := &cobra.Command{
+		Use: "mvm", Short: "Assistants in microVMs that sleep until the message", Long: rootHelp + exitHelp,
+		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: group,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+	}
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageOf(cmd, err) })
+	a.globalFlags(root)
+	a.color = a.wantColor()
+	a.addCommands(root)
+	finish(root)
+	return root
+}
+
+func (a *app) globalFlags(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.StringVar(&a.dataDir, "data-dir", "", "where the agent keeps its state (MVM_DATA_DIR; default /var/lib/mvm)")
+	f.StringVar(&a.socket, "socket", "", "socket of the agent (MVM_SOCKET; default /run/mvm/agent.sock)")
+	f.BoolVar(&a.noAutostart, "no-autostart", false, "never start an agent in the background (MVM_NO_AUTOSTART=1)")
+}
+
+func (a *app) addCommands(root *cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: "daily", Title: "Daily use:"}, &cobra.Group{ID: "nouns", Title: "Nouns:"},
+		&cobra.Group{ID: "host", Title: "The host:"})
+	add := func(id string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = id
+			root.AddCommand(c)
+		}
+	}
+	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.logsCmd(), a.execCmd(), a.whyCmd(), a.eventsCmd())
+	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd())
+	add("host", a.agentCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.completionCmd(root), a.versionCmd())
+}
+
+// Run executes the command line and returns the exit code. Errors go to Stderr.
+func Run(ctx context.Context, env Env, args []string) int {
+	root := New(env)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && ctx.Err() != nil && mvm.KindOf(err) != mvm.KindCanceled {
+		err = mvm.Errorf(mvm.KindCanceled, "interrupted: %w", err)
+	}
+	report(env.Stderr, err)
+	return ExitCode(err)
+}
+
+// report tells a person of the error.
+func report(w io.Writer, err error) {
+	if err == nil {
+		return
+	}
+	text, fix := textOf(err)
+	if text == "" {
+		return
+	}
+	fmt.Fprintf(w, "mvm: %s\n", text)
+	if fix != "" {
+		fmt.Fprintf(w, "  fix: %s\n", fix)
+	}
+}
+
+// wantColor: only on a terminal, and not when the user says no (no-color.org).
+func (a *app) wantColor() bool {
+	return a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb" && isTerminal(a.Stdout)
+}
+
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

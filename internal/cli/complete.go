@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+// complete asks the agent, if one answers quickly, for names to complete with.
+func (a *app) complete(cmd *cobra.Command, ask func(ctx context.Context, c *api.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+	defer cancel()
+	cfg, err := a.settings(nil, true)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	c := api.Dial(cfg.Socket)
+	defer c.Close()
+	names, err := ask(ctx, c)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeTenants(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.complete(cmd, func(ctx context.Context, c *api.Client) (names []string, err error) {
+		ts, err := c.Tenants(ctx)
+		for _, t := range ts {
+			names = append(names, t.ID)
+		}
+		return names, err
+	})
+}
+
+func (a *app) completePools(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.complete(cmd, func(ctx context.Context, c *api.Client) (names []string, err error) {
+		ps, err := c.Pools(ctx, "")
+		for _, p := range ps {
+			names = append(names, p.Address().String())
+		}
+		return names, err
+	})
+}
+
+func (a *app) completeInstances(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(cmd, func(ctx context.Context, c *api.Client) (names []string, err error) {
+		is, err := c.Instances(ctx, mvm.Address{})
+		for _, i := range is {
+			names = append(names, i.Address().String())
+		}
+		return names, err
+	})
+}

@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+)
+
+// yesFlag adds --yes to a command that destroys.
+func yesFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().BoolP("yes", "y", false, "do not ask")
+}
+
+// confirm asks before something is lost. Without a terminal to ask at, only --yes does.
+func (a *app) confirm(cmd *cobra.Command, yes bool, lost string) error {
+	if yes {
+		return nil
+	}
+	a.say("%s", lost)
+	if !isTerminal(a.Stdin) {
+		return mvm.Errorf(mvm.KindInvalid, "%s asks first, and there is no terminal to ask at", cmd.CommandPath()).
+			WithFix("say --yes if you mean it")
+	}
+	fmt.Fprint(a.Stderr, "Go on? [y/N] ")
+	answer, err := bufio.NewReader(io.LimitReader(a.Stdin, 64)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return mvm.Errorf(mvm.KindInternal, "read answer: %w", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	return mvm.Errorf(mvm.KindCanceled, "nothing was changed")
+}

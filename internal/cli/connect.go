@@ -1,0 +1,147 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+func (a *app) connectCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "connect TENANT [-o FORMAT]", Short: "Say how to talk to a tenant: addresses, headers, a command to try",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			info, err := connection(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			return a.print(*out, info, func() table { return prose(info.lines()) })
+		})
+	}
+	return cmd
+}
+
+// connectInfo says how to reach a tenant's workloads from the host.
+type connectInfo struct {
+	Tenant    string     `json:"tenant"`
+	Endpoints []endpoint `json:"endpoints"`
+}
+
+// endpoint is a route of a gateway on a published port.
+type endpoint struct {
+	Pool    string `json:"pool"`  // of the gateway
+	Route   string `json:"route"` // its name
+	Address string `json:"address"`
+	URL     string `json:"url,omitempty"` // for HTTP
+	// Key says where a request names its user, when each has an instance of its own:
+	// "header:<name>", "path", "query:<name>" or "json:<pointer>".
+	Key     string `json:"key,omitempty"`
+	Example string `json:"example"`
+}
+
+// connection asks for the tenant's published routes.
+func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo, error) {
+	if _, _, err := c.Tenant(ctx, tenant); err != nil {
+		return connectInfo{}, err
+	}
+	pools, err := c.Pools(ctx, tenant)
+	if err != nil {
+		return connectInfo{}, err
+	}
+	info := connectInfo{Tenant: tenant, Endpoints: []endpoint{}}
+	for _, p := range pools {
+		if p.Spec.Routes == nil {
+			continue
+		}
+		for n, pub := range p.Spec.Publish {
+			if n >= len(p.Bound) {
+				continue
+			}
+			for _, r := range p.Spec.Routes.Routes {
+				if r.Match.Port == 0 || r.Match.Port == pub.Guest {
+					info.Endpoints = append(info.Endpoints, newEndpoint(p, pools, r, p.Bound[n].String()))
+				}
+			}
+		}
+	}
+	return info, nil
+}
+
+func newEndpoint(p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound string) endpoint {
+	e := endpoint{Pool: p.Spec.ID, Route: r.Name, Address: reachable(bound)}
+	host, port, _ := net.SplitHostPort(e.Address)
+	if !r.HTTP() {
+		e.Example = "nc " + host + " " + port
+		return e
+	}
+	e.URL = "http://" + e.Address + r.Match.PathPrefix
+	if r.To.Selector.Kind == mvm.SelectByKey {
+		e.Key = r.To.Selector.From
+	}
+	chat := slices.ContainsFunc(pools, func(q mvm.Pool) bool {
+		return q.Spec.ID == r.To.PoolID && strings.Contains(q.Spec.Flake, "openclaw")
+	})
+	e.Example = curl(e, chat)
+	return e
+}
+
+// reachable replaces "any address" by one that can be dialled from this host.
+func reachable(bound string) string {
+	host, port, err := net.SplitHostPort(bound)
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return bound
+}
+
+// curl writes a command to try; for OpenClaw it is a chat message. exampleUser
+// names the user whose instance answers.
+func curl(e endpoint, chat bool) string {
+	const exampleUser = "me"
+	parts := []string{"curl"}
+	url := e.URL
+	kind, name, _ := strings.Cut(e.Key, ":")
+	switch kind {
+	case "header":
+		parts = append(parts, "-H", strconv.Quote(name+": "+exampleUser))
+	case "path":
+		url = strings.TrimSuffix(url, "/") + "/" + exampleUser
+	case "query":
+		url += "?" + name + "=" + exampleUser
+	}
+	if chat {
+		url = strings.TrimSuffix(url, "/") + "/v1/chat/completions"
+		parts = append(parts, "-H", `"authorization: Bearer $TOKEN"`, "-H", `"content-type: application/json"`,
+			"-d", `'{"model":"openclaw","messages":[{"role":"user","content":"hello"}]}'`)
+	}
+	return strings.Join(append(parts, url), " ")
+}
+
+// lines tells it to a person.
+func (c connectInfo) lines() []string {
+	if len(c.Endpoints) == 0 {
+		return []string{"tenant " + c.Tenant + " publishes no port", "  publish one with `mvm pool update " + c.Tenant + "/GATEWAYS --publish 8080`"}
+	}
+	out := []string{"talk to " + c.Tenant + ":"}
+	for _, e := range c.Endpoints {
+		at := e.URL
+		if at == "" {
+			at = e.Address
+		}
+		out = append(out, fmt.Sprintf("  %s  (gateway pool %s, route %s)", at, e.Pool, e.Route))
+		if e.Key != "" {
+			out = append(out, fmt.Sprintf("  each user, named by %s, has an instance of their own, made on the first request", strings.Replace(e.Key, ":", " ", 1)))
+		}
+		out = append(out, "", "    "+e.Example, "")
+	}
+	return out[:len(out)-1]
+}

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/manifest"
+)
+
+type deployOptions struct {
+	watch      bool
+	interval   int
+	dry        bool
+	secretDirs []string
+	out        *format
+}
+
+const deployHelp = `Make the host agree with a manifest: a tenant with its pools and secrets. Applying
+the same file twice changes nothing, and a run that was cut off is taken up by the next.
+
+With --watch the file is applied again whenever it or a secret file changes, and at
+the interval; an error is told and the watch goes on. Ctrl-C ends it.
+`
+
+func (a *app) deployCmd() *cobra.Command {
+	var o deployOptions
+	cmd := &cobra.Command{Use: "deploy MANIFEST [flags]", Short: "Make the host agree with a manifest", Long: deployHelp, Args: cobra.ExactArgs(1),
+		Example: "  mvm deploy alice.toml --dry-run\n  mvm deploy alice.toml --watch --interval 60"}
+	f := cmd.Flags()
+	f.BoolVarP(&o.watch, "watch", "w", false, "go on, and apply it again when it changes")
+	f.IntVar(&o.interval, "interval", 30, "seconds between applying it again, with --watch")
+	f.BoolVar(&o.dry, "dry-run", false, "only say what would change")
+	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "folder in which secret files may be named by absolute path (repeat)")
+	o.out = outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.interval < 1 || o.interval > 86400 {
+			return usagef(cmd, "--interval %d is not in 1..86400", o.interval)
+		}
+		if o.watch {
+			return a.watchDeploy(cmd.Context(), args[0], o)
+		}
+		_, err := a.deploy(cmd.Context(), args[0], o)
+		return err
+	}
+	return cmd
+}
+
+// deploy applies the manifest once, and returns the files that it was read from.
+func (a *app) deploy(ctx context.Context, path string, o deployOptions) ([]string, error) {
+	d, files, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs})
+	if err != nil {
+		return files, err
+	}
+	c, err := a.agent(ctx)
+	if err != nil {
+		return files, err
+	}
+	defer c.Close()
+	return files, a.apply(ctx, c, d, o.dry, *o.out)
+}
+
+// apply applies a deployment and prints the steps.
+func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, dry bool, out format) error {
+	p := a.newProgress()
+	defer p.done()
+	steps, err := c.Apply(ctx, d, dry, p.show)
+	p.done()
+	if err != nil {
+		return err
+	}
+	err = a.print(out, steps, func() table {
+		t := table{none: "tenant " + d.Tenant.ID + " is as it should be: nothing to change"}
+		for _, s := range steps {
+			t.add(stepText(s))
+		}
+		return t
+	})
+	if err == nil && out == asTable && len(steps) > 0 {
+		verb := map[bool]string{false: "done", true: "would be done"}[dry]
+		a.say("%s %s", plural(len(steps), "step", "steps"), verb)
+	}
+	return err
+}
+
+// stepText writes a step of a plan, with a sign for what comes, goes and changes.
+func stepText(s mvm.PlanStep) string {
+	sign := "~"
+	switch {
+	case strings.HasPrefix(s.Action, "create"):
+		sign = "+"
+	case strings.HasPrefix(s.Action, "destroy"):
+		sign = "-"
+	}
+	return fmt.Sprintf("%s %s %s%s", sign, s.Action, s.Target, because(s.Reason))
+}
+
+// watchDeploy applies the manifest until the context ends.
+func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) error {
+	a.say("watching %s; Ctrl-C ends it", path)
+	for {
+		files, err := a.deploy(ctx, path, o)
+		if ctx.Err() != nil {
+			return mvm.Errorf(mvm.KindCanceled, "watch of %s: %w", path, ctx.Err())
+		}
+		if err != nil {
+			report(a.Stderr, err)
+		}
+		if err := waitChange(ctx, files, time.Duration(o.interval)*time.Second); err != nil {
+			return mvm.Errorf(mvm.KindCanceled, "watch of %s: %w", path, err)
+		}
+	}
+}

@@ -1,0 +1,36 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/doctor"
+)
+
+func (a *app) doctorCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "doctor [-o FORMAT]", Short: "Check the host for what mvm needs; ends with 1 when something is missing", Args: cobra.NoArgs,
+		Long: "Check the host, and the agent if one answers, for what mvm needs. Each finding says what to do.\nIt works without an agent and changes nothing; it ends with 1 when something is missing.\n"}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		cfg, err := a.settings(nil, true)
+		if err != nil {
+			return err
+		}
+		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir})
+		c, err := a.peek(ctx)
+		if err != nil {
+			text, fix := textOf(err)
+			found = append(found, mvm.Finding{Severity: "warning", What: text, Fix: fix})
+			return a.printFindings(*out, found)
+		}
+		defer c.Close()
+		found = append(found, mvm.Finding{Severity: "ok", What: "agent answers at", Where: cfg.Socket})
+		more, err := c.Doctor(ctx)
+		if err != nil {
+			return err
+		}
+		return a.printFindings(*out, append(found, more...))
+	}
+	return cmd
+}

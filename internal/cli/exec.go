@@ -1,0 +1,130 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/muesli/cancelreader"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+type execOptions struct {
+	stdin, tty bool
+	user, dir  string
+	env        []string
+}
+
+func (a *app) execCmd() *cobra.Command {
+	var o execOptions
+	cmd := &cobra.Command{Use: "exec [-it] INSTANCE -- COMMAND [ARG...]", Short: "Run a command in an instance",
+		Long: "Run a command in an instance, and end with its exit code.\nWhen mvm is interrupted the command is killed.\n",
+		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completeInstances,
+		Example: "  mvm exec -it alice/workers@bob -- sh\n  tar c . | mvm exec -i alice/workers@bob -- tar x -C /data"}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.BoolVarP(&o.stdin, "stdin", "i", false, "give the command this stdin")
+	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
+	f.StringVarP(&o.user, "user", "u", "", "user to run as (default root)")
+	f.StringVarP(&o.dir, "workdir", "w", "", "folder to run in")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "NAME=VALUE (repeat)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runExec(cmd, args, o) }
+	return cmd
+}
+
+func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
+	argv := args[1:]
+	if argv[0] == "--" {
+		argv = argv[1:]
+	}
+	if len(argv) == 0 {
+		return usagef(cmd, "no command given")
+	}
+	spec := mvm.ExecSpec{Argv: argv, Env: o.env, Dir: o.dir, User: o.user, TTY: o.tty}
+	streams := mvm.ExecIO{Stdout: a.Stdout, Stderr: a.Stderr}
+	code := 0
+	err := a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) (err error) {
+		if o.stdin {
+			in, err := cancelreader.NewReader(a.Stdin)
+			if err != nil {
+				return mvm.Errorf(mvm.KindInternal, "open stdin: %w", err)
+			}
+			defer func() { in.Cancel(); _ = in.Close() }()
+			streams.Stdin = in
+		}
+		if o.tty {
+			restore, err := a.rawTerminal(cmd, &spec, &streams)
+			if err != nil {
+				return err
+			}
+			defer restore()
+		}
+		code, err = c.Exec(ctx, at, spec, streams)
+		return err
+	})
+	if err == nil && code != 0 {
+		return exitStatus(code)
+	}
+	return err
+}
+
+// rawTerminal hands the terminal to the command: raw, with its size and changes of
+// it. The returned function gives it back.
+func (a *app) rawTerminal(cmd *cobra.Command, spec *mvm.ExecSpec, streams *mvm.ExecIO) (func(), error) {
+	in, ok := a.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(in.Fd())) {
+		return nil, usagef(cmd, "--tty needs a terminal at stdin")
+	}
+	fd := int(in.Fd())
+	if cols, rows, err := term.GetSize(fd); err == nil {
+		spec.Rows, spec.Cols = uint16(rows), uint16(cols)
+	}
+	old, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "make terminal raw: %w", err)
+	}
+	sizes, stop := watchSize(fd)
+	streams.Resize = sizes
+	return func() {
+		stop()
+		_ = term.Restore(fd, old)
+	}, nil
+}
+
+// watchSize sends the terminal's size whenever it changes.
+func watchSize(fd int) (<-chan [2]uint16, func()) {
+	sizes := make(chan [2]uint16, 1)
+	sigs := make(chan os.Signal, 1)
+	quit := make(chan struct{})
+	signal.Notify(sigs, syscall.SIGWINCH)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-quit:
+				return
+			case <-sigs:
+			}
+			cols, rows, err := term.GetSize(fd)
+			if err != nil {
+				continue
+			}
+			select {
+			case <-sizes:
+			default:
+			}
+			sizes <- [2]uint16{uint16(rows), uint16(cols)}
+		}
+	})
+	return sizes, func() {
+		signal.Stop(sigs)
+		close(quit)
+		wg.Wait()
+	}
+}

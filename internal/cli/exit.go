@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+)
+
+// exitStatus ends mvm with the code of a command in a guest, and says nothing.
+type exitStatus int
+
+// Error describes the status.
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// ExitCode is the one place where errors become exit codes (formats.md section 8).
+func ExitCode(err error) int {
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	switch mvm.KindOf(err) {
+	case "":
+		return 0
+	case mvm.KindInvalid:
+		return 2
+	case mvm.KindNotFound:
+		return 3
+	case mvm.KindExists, mvm.KindQuota, mvm.KindPolicy, mvm.KindState:
+		return 4
+	case mvm.KindUnavailable:
+		return 5
+	case mvm.KindCanceled:
+		return 130
+	}
+	return 1
+}
+
+// textOf splits an error into what to say and what to do about it.
+func textOf(err error) (text, fix string) {
+	var status exitStatus
+	if errors.As(err, &status) {
+		return "", ""
+	}
+	var e *mvm.Error
+	if !errors.As(err, &e) {
+		return err.Error(), ""
+	}
+	if error(e) == err {
+		return e.Text, e.Fix
+	}
+	return err.Error(), ""
+}
+
+// usageOf makes an error of wrong usage.
+func usageOf(cmd *cobra.Command, err error) error {
+	return mvm.Errorf(mvm.KindInvalid, "%w", err).WithFix("see `%s --help`", cmd.CommandPath())
+}
+
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return usageOf(cmd, fmt.Errorf(format, args...))
+}
+
+// group runs a command that only holds others.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		cmd.SetOut(cmd.ErrOrStderr())
+		if err := cmd.Help(); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "print help: %w", err)
+		}
+		return exitStatus(2)
+	}
+	err := usagef(cmd, "%s has no command %q", cmd.CommandPath(), args[0])
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		return mvm.Errorf(mvm.KindInvalid, "%s has no command %q", cmd.CommandPath(), args[0]).
+			WithFix("did you mean `%s %s`?", cmd.CommandPath(), s[0])
+	}
+	return err
+}
+
+// finish makes every command check its arguments and say the exit codes in its help.
+func finish(cmd *cobra.Command) {
+	if args := cmd.Args; args != nil {
+		cmd.Args = func(c *cobra.Command, a []string) error {
+			if err := args(c, a); err != nil && mvm.KindOf(err) != mvm.KindInvalid {
+				return usageOf(c, err)
+			} else if err != nil {
+				return err
+			}
+			return nil
+		}
+	}
+	if cmd.HasParent() {
+		if cmd.Long == "" {
+			cmd.Long = cmd.Short + ".\n"
+		}
+		cmd.Long += exitHelp
+	}
+	cmd.DisableFlagsInUseLine = true
+	for _, c := range cmd.Commands() {
+		finish(c)
+	}
+}

@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+func (a *app) instanceCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "instance COMMAND", Short: "Instances: one microVM each", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.instanceCreateCmd(), a.listInstancesCmd("list", "ls"), a.instanceInfoCmd())
+	for _, op := range operations() {
+		cmd.AddCommand(a.operateCmd(op))
+	}
+	cmd.AddCommand(a.execCmd(), a.logsCmd(), a.instanceStatsCmd(), a.instanceDestroyCmd())
+	return cmd
+}
+
+// psCmd is the short form of `instance list`.
+func (a *app) psCmd() *cobra.Command { return a.listInstancesCmd("ps") }
+
+func (a *app) listInstancesCmd(name string, aliases ...string) *cobra.Command {
+	cmd := &cobra.Command{Use: name + " [TENANT | TENANT/POOL] [-o FORMAT]", Aliases: aliases, Short: "List instances and their states",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completePools}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		filter, err := optionalAddress(args)
+		if err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			is, err := c.Instances(ctx, filter)
+			if err != nil {
+				return err
+			}
+			return a.print(*out, is, func() table { return a.instanceTable(is) })
+		})
+	}
+	return cmd
+}
+
+func optionalAddress(args []string) (mvm.Address, error) {
+	if len(args) == 0 {
+		return mvm.Address{}, nil
+	}
+	return mvm.ParseAddress(args[0])
+}
+
+func (a *app) instanceTable(is []mvm.Instance) table {
+	t := table{head: []string{"INSTANCE", "ROLE", "STATE", "SINCE", "IP", "KEY", "NOTE"}, none: "no instances"}
+	for _, i := range is {
+		t.add(i.Address().String(), string(i.Role), string(i.State), a.ago(i.Changed), addrText(i), dash(i.Key), note(i))
+	}
+	return t
+}
+
+func addrText(i mvm.Instance) string {
+	if !i.IP.IsValid() {
+		return "-"
+	}
+	return i.IP.String()
+}
+
+// note says what is special about an instance right now.
+func note(i mvm.Instance) string {
+	switch {
+	case i.Op != nil && i.Op.Step != "":
+		return fmt.Sprintf("%s: at %s", i.Op.Kind, i.Op.Step)
+	case i.Op != nil:
+		return fmt.Sprintf("%s under way", i.Op.Kind)
+	}
+	return i.Problem
+}
+
+func (a *app) instanceCreateCmd() *cobra.Command {
+	var key string
+	cmd := &cobra.Command{Use: "create TENANT/POOL [--key KEY] [-o FORMAT]", Short: "Create an instance without starting it; its pool needs a build",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	cmd.Flags().StringVar(&key, "key", "", "the user that it belongs to")
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if key != "" {
+			if err := mvm.ValidateKey(key); err != nil {
+				return err
+			}
+		}
+		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			i, err := c.CreateInstance(ctx, at.Tenant, at.Pool, key)
+			if err != nil {
+				return err
+			}
+			a.say("instance %s created; start it with `mvm instance start %s`", i.Address(), i.ID)
+			return a.printChanged(*out, i, i.Address().String())
+		})
+	}
+	return cmd
+}
+
+// onInstance runs f with a client and the instance that arg names.
+func (a *app) onInstance(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
+	addr, err := instanceAddress(cmd, arg)
+	if err != nil {
+		return err
+	}
+	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error { return f(ctx, c, addr) })
+}
+
+func instanceAddress(cmd *cobra.Command, arg string) (mvm.Address, error) {
+	addr, err := mvm.ParseAddress(arg)
+	if err == nil && addr.Instance == "" && addr.Key == "" {
+		err = usagef(cmd, "%q does not name an instance; use tenant/pool/instance, tenant/pool@key or an instance id", arg)
+	}
+	return addr, err
+}
+
+func (a *app) instanceInfoCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "info INSTANCE [-o FORMAT]", Short: "Show an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			i, err := c.Instance(ctx, at)
+			if err != nil {
+				return err
+			}
+			return a.print(*out, i, func() table { return a.instanceInfoTable(i) })
+		})
+	}
+	return cmd
+}
+
+func (a *app) instanceInfoTable(i mvm.Instance) table {
+	var t table
+	t.add("instance", i.Address().String())
+	t.add("state", string(i.State))
+	t.add("since", a.ago(i.Changed))
+	t.add("role", string(i.Role))
+	t.add("key", dash(i.Key))
+	t.add("address", addrText(i)+" "+i.MAC)
+	t.add("size", fmt.Sprintf("%s, %s memory, data disk %s", plural(i.Res.VCPUs, "vcpu", "vcpus"),
+		size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20)))
+	t.add("build", dash(i.BuildID)+" "+clip(i.Image, 19))
+	t.add("secrets", fmt.Sprintf("generation %d", i.SecretsGeneration))
+	if i.Snapshot != nil {
+		t.add("snapshot", fmt.Sprintf("%s, %s, taken %s ago", i.Snapshot.ID, size(i.Snapshot.Bytes), a.ago(i.Snapshot.Taken)))
+	}
+	if left := i.ManualOverrideUntil.Sub(a.Now()); left > 0 {
+		t.add("by hand", "left alone for another "+age(left))
+	}
+	if n := note(i); n != "" {
+		t.add("note", n)
+	}
+	return t
+}
+
+func (a *app) instanceStatsCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "stats INSTANCE... [-o FORMAT]", Short: "Show what instances use", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			var all []mvm.InstanceStats
+			for _, arg := range args {
+				at, err := instanceAddress(cmd, arg)
+				if err != nil {
+					return err
+				}
+				s, err := c.Stats(ctx, at)
+				if err != nil {
+					return err
+				}
+				all = append(all, s)
+			}
+			return a.print(*out, all, func() table { return a.statsTable(all) })
+		})
+	}
+	return cmd
+}
+
+func (a *app) statsTable(all []mvm.InstanceStats) table {
+	t := table{head: []string{"INSTANCE", "STATE", "PID", "CPU", "MEMORY", "RX", "TX", "DISK", "ASLEEP", "CONNS", "ACTIVE"}}
+	for _, s := range all {
+		pid := "-"
+		if s.PID != 0 {
+			pid = strconv.Itoa(s.PID)
+		}
+		t.add(s.ID, string(s.State), pid, took(s.CPU), size(s.RSSBytes), size(s.RxBytes), size(s.TxBytes),
+			size(s.DiskBytes), size(s.SleeperBytes), strconv.Itoa(s.Connections), a.ago(s.LastActive))
+	}
+	return t
+}
+
+func (a *app) whyCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "why INSTANCE [-o FORMAT]", Short: "Tell how an instance came to its state: who asked, how, and where the time went",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			i, err := c.Instance(ctx, at)
+			if err != nil {
+				return err
+			}
+			t, _, err := c.Tenant(ctx, i.Tenant)
+			if err != nil {
+				return err
+			}
+			return a.print(*out, i, func() table { return prose(a.why(i, t)) })
+		})
+	}
+	return cmd
+}
+
+// why tells the story of the instance's last transition.
+func (a *app) why(i mvm.Instance, t mvm.Tenant) []string {
+	out := []string{fmt.Sprintf("%s is %s since %s (%s)", i.Address(), i.State, a.ago(i.Changed), i.Changed.Local().Format("2006-01-02 15:04:05"))}
+	add := func(format string, args ...any) { out = append(out, "  "+fmt.Sprintf(format, args...)) }
+	if l := i.Last; l != nil {
+		add("%s, asked by %s%s: %s -> %s", l.Op, l.By, because(l.Reason), l.From, l.To)
+		if l.Kind != "" {
+			add("%s: %s", l.Kind, map[string]string{"warm": "from its snapshot, with its memory", "cold": "booted from its disks"}[l.Kind])
+		}
+		add("took %s%s", took(l.Took), stages(l.Stages))
+		if l.ClockError != 0 {
+			add("clock error of the guest after it: %s", took(l.ClockError))
+		}
+	} else {
+		add("nothing was done with it yet")
+	}
+	if s := i.Snapshot; s != nil {
+		add("snapshot %s holds %s for %d MiB of memory", s.ID, size(s.Bytes), s.MemMiB)
+	}
+	behind := ""
+	if i.SecretsGeneration != t.SecretsGeneration {
+		behind = fmt.Sprintf("; the tenant has %d, delivered at the next wake or rotation", t.SecretsGeneration)
+	}
+	add("secrets generation %d%s", i.SecretsGeneration, behind)
+	if i.Op != nil {
+		add("now: %s, asked by %s%s, for %s", note(i), i.Op.By, because(i.Op.Why), age(a.Now().Sub(i.Op.Started)))
+	}
+	if i.ManualOverrideUntil.After(a.Now()) {
+		add("changed by hand: left alone for another %s", age(i.ManualOverrideUntil.Sub(a.Now())))
+	}
+	if i.Problem != "" {
+		add("problem: %s", i.Problem)
+	}
+	return out
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
+}
+
+func stages(list []mvm.Stage) string {
+	var parts []string
+	for _, s := range list {
+		parts = append(parts, s.Name+" "+took(s.Took))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(parts, ", ")
+}

@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+// operation is a verb that moves an instance to another state.
+type operation struct {
+	kind  mvm.OpKind
+	short string
+	long  string
+	force string // help of --force, where the verb has it
+}
+
+func operations() []operation {
+	return []operation{
+		{kind: mvm.OpStart, short: "Start instances and wait until they are ready"},
+		{kind: mvm.OpStop, short: "Stop instances in an orderly way; disks stay, memory is lost", force: "do not wait for the guest"},
+		{kind: mvm.OpWarm, short: "Pause instances and keep their memory"},
+		{kind: mvm.OpResume, short: "Let warm instances go on"},
+		{kind: mvm.OpSleep, short: "Put instances to sleep: memory to disk, no process left",
+			long:  "A running instance is drained first: its workload is told, and integrations are checkpointed.",
+			force: "skip the drain and a critical integration's veto"},
+		{kind: mvm.OpWake, short: "Wake sleeping instances"},
+	}
+}
+
+const goesOn = `Interrupting the command ends the waiting; the operation goes on in the agent.
+`
+
+func (a *app) operateCmd(op operation) *cobra.Command {
+	cmd := &cobra.Command{Use: fmt.Sprintf("%s INSTANCE... [flags]", op.kind), Short: op.short, Long: op.short + ".\n" + op.long + "\n" + goesOn,
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	var force bool
+	if op.force != "" {
+		cmd.Flags().BoolVar(&force, "force", false, op.force)
+	}
+	why := cmd.Flags().String("why", "", "reason, for `mvm why` and the audit log")
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.runOperate(cmd, args, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *out)
+	}
+	return cmd
+}
+
+// runOperate does the operation on each instance, goes on after an error, and fails
+// in the end with the first one.
+func (a *app) runOperate(cmd *cobra.Command, args []string, req mvm.OpRequest, out format) error {
+	addrs, err := instanceAddresses(cmd, args)
+	if err != nil {
+		return err
+	}
+	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		var done []mvm.Instance
+		var errs []error
+		p := a.newProgress()
+		defer p.done()
+		for _, at := range addrs {
+			i, err := c.Operate(ctx, at, req, p.show)
+			p.done()
+			if err != nil {
+				errs = append(errs, err)
+				if ctx.Err() != nil {
+					break
+				}
+				continue
+			}
+			a.say("%s is %s%s", i.Address(), i.State, tookText(i))
+			done = append(done, i)
+		}
+		if out != asTable {
+			errs = append(errs, a.print(out, done, nil))
+		}
+		return firstOf(errs, a)
+	})
+}
+
+// firstOf reports all errors but the first, which is returned.
+func firstOf(errs []error, a *app) error {
+	var first error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case first == nil:
+			first = err
+		default:
+			report(a.Stderr, err)
+		}
+	}
+	return first
+}
+
+func tookText(i mvm.Instance) string {
+	l := i.Last
+	if l == nil || l.Took == 0 {
+		return ""
+	}
+	if l.Kind != "" {
+		return fmt.Sprintf(" (%s, %s)", l.Kind, took(l.Took))
+	}
+	return fmt.Sprintf(" (%s)", took(l.Took))
+}
+
+func instanceAddresses(cmd *cobra.Command, args []string) ([]mvm.Address, error) {
+	var addrs []mvm.Address
+	for _, arg := range args {
+		at, err := instanceAddress(cmd, arg)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, at)
+	}
+	return addrs, nil
+}
+
+func (a *app) instanceDestroyCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "destroy INSTANCE... [--yes]", Short: "Destroy instances with their disks and memory",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	yes := yesFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		addrs, err := instanceAddresses(cmd, args)
+		if err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			return a.runInstanceDestroy(ctx, cmd, c, addrs, *yes)
+		})
+	}
+	return cmd
+}
+
+func (a *app) runInstanceDestroy(ctx context.Context, cmd *cobra.Command, c *api.Client, addrs []mvm.Address, yes bool) error {
+	var is []mvm.Instance
+	for _, at := range addrs {
+		i, err := c.Instance(ctx, at)
+		if err != nil {
+			return err
+		}
+		is = append(is, i)
+	}
+	if err := a.confirm(cmd, yes, fmt.Sprintf("This destroys for good: %s.", lostInstances(is))); err != nil {
+		return err
+	}
+	p := a.newProgress()
+	defer p.done()
+	var errs []error
+	for _, i := range is {
+		if _, err := c.Operate(ctx, i.Address(), mvm.OpRequest{Op: mvm.OpDestroy}, p.show); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.done()
+		a.say("%s destroyed", i.Address())
+	}
+	return firstOf(errs, a)
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+type logsOptions struct {
+	spec  mvm.LogsSpec
+	times bool
+	out   *format
+}
+
+func (a *app) logsCmd() *cobra.Command {
+	var o logsOptions
+	cmd := &cobra.Command{Use: "logs INSTANCE [flags]", Short: "Show the logs of an instance's services, or its console",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	f := cmd.Flags()
+	f.BoolVarP(&o.spec.Follow, "follow", "f", false, "go on as lines come")
+	f.IntVarP(&o.spec.Tail, "tail", "n", 0, "only the last lines; 0: all that is kept")
+	f.StringVar(&o.spec.Service, "service", "", "of this service only")
+	f.BoolVar(&o.spec.Console, "console", false, "the console of the machine instead")
+	f.BoolVarP(&o.times, "timestamps", "t", false, "with times")
+	o.out = outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.spec.Tail < 0 {
+			return usagef(cmd, "--tail %d is less than 0", o.spec.Tail)
+		}
+		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			return c.Logs(ctx, at, o.spec, func(l mvm.LogLine) error { return a.printLog(o, l) })
+		})
+	}
+	return cmd
+}
+
+func (a *app) printLog(o logsOptions, l mvm.LogLine) error {
+	if *o.out != asTable {
+		return a.printItem(*o.out, l)
+	}
+	text := keepTabs(l.Text)
+	if o.spec.Service == "" && l.Service != "" {
+		text = l.Service + " | " + text
+	}
+	if o.times {
+		text = l.Time.Local().Format("15:04:05.000") + " " + text
+	}
+	return a.writeLine(text)
+}
+
+// keepTabs makes a guest's line safe for a terminal.
+func keepTabs(s string) string {
+	out := []rune(printable(s))
+	for i, r := range []rune(s) {
+		if r == '\t' {
+			out[i] = '\t'
+		}
+	}
+	return string(out)
+}
+
+// printItem prints one item of a stream: a line of JSON, or a YAML document.
+func (a *app) printItem(f format, v any) error {
+	if f == asJSON {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
+		}
+		return a.writeLine(string(b))
+	}
+	b, err := encode(f, v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.Stdout, "---\n%s", b)
+	return err
+}

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/manifest"
+)
+
+type newOptions struct {
+	config     string
+	flake      string
+	netID      int
+	subnet     string
+	secretDirs []string
+	dry        bool
+}
+
+func (a *app) newCmd() *cobra.Command {
+	var o newOptions
+	cmd := &cobra.Command{Use: "new TEMPLATE NAME [flags]", Short: "Make a tenant from a template, and say how to talk to it",
+		Long: "Make a tenant from a template, with its pools, images and first instances.\nRunning it again takes up what was cut off.\n\n" + templatesHelp(),
+		Args: cobra.ExactArgs(2), ValidArgsFunction: completeTemplates,
+		Example: "  mvm new openclaw alice --config alice.toml"}
+	f := cmd.Flags()
+	f.StringVar(&o.config, "config", "", "file with secrets and changes to the template")
+	f.StringVar(&o.flake, "flake", "", "image reference instead of the template's")
+	f.IntVar(&o.netID, "net-id", 0, "number of its network, 0..4095 (default: chosen)")
+	f.StringVar(&o.subnet, "subnet", "", "subnet, /16 to /28 (default: from its net id)")
+	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "folder in which secret files may be named by absolute path (repeat)")
+	f.BoolVar(&o.dry, "dry-run", false, "only say what would be made")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runNew(cmd, args[0], args[1], o) }
+	return cmd
+}
+
+func templatesHelp() string {
+	s := "Templates:\n"
+	for _, t := range manifest.Templates() {
+		s += fmt.Sprintf("  %-10s %s\n", t.Name, t.About)
+	}
+	return s
+}
+
+func completeTemplates(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		for _, t := range manifest.Templates() {
+			names = append(names, t.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) error {
+	d, notes, err := newDeployment(cmd, template, name, o)
+	if err != nil {
+		return err
+	}
+	ctx := cmd.Context()
+	c, err := a.agent(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	a.say("%s", newText(d, notes))
+	if err := a.apply(ctx, c, d, o.dry, asTable); err != nil || o.dry {
+		return err
+	}
+	info, err := connection(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	return a.print(asTable, info, func() table { return prose(append(info.lines(), "", "remove it:  mvm tenant destroy "+name)) })
+}
+
+func newDeployment(cmd *cobra.Command, template, name string, o newOptions) (mvm.Deployment, []string, error) {
+	t, err := manifest.FindTemplate(template)
+	if err != nil {
+		return mvm.Deployment{}, nil, err
+	}
+	opts := manifest.NewOptions{Flake: o.flake}
+	if cmd.Flags().Changed("net-id") {
+		opts.NetID = &o.netID
+	}
+	if o.subnet != "" {
+		if opts.Subnet, err = netip.ParsePrefix(o.subnet); err != nil {
+			return mvm.Deployment{}, nil, usagef(cmd, "--subnet %q is not a subnet like 10.240.5.0/24", o.subnet)
+		}
+	}
+	var cfg manifest.NewConfig
+	if o.config != "" {
+		cfg, _, err = t.ReadNewConfig(o.config, manifest.Options{SecretDirs: o.secretDirs})
+	}
+	if err != nil {
+		return mvm.Deployment{}, nil, err
+	}
+	return t.Deployment(name, cfg, opts)
+}
+
+// newText says what a deployment makes.
+func newText(d mvm.Deployment, notes []string) string {
+	lines := []string{"tenant " + d.Tenant.ID + ":"}
+	for _, p := range d.Pools {
+		r := p.Resources
+		lines = append(lines, fmt.Sprintf("  pool %s: %s, %s, %s memory, data disk %s; %d running, %d warm",
+			p.ID, p.Role, plural(r.VCPUs, "vcpu", "vcpus"), size(int64(r.MemMiB)<<20), size(int64(r.DataDiskMiB)<<20), p.Desired.Running, p.Desired.Warm))
+	}
+	if len(d.Secrets) > 0 {
+		lines = append(lines, "  "+plural(len(d.Secrets), "secret", "secrets"))
+	}
+	for _, n := range notes {
+		lines = append(lines, "  "+n)
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,197 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"mvm"
+)
+
+// format is how data is printed: table, json or yaml.
+type format string
+
+const (
+	asTable format = "table"
+	asJSON  format = "json"
+	asYAML  format = "yaml"
+)
+
+// String, Set and Type make format a flag.
+func (f *format) String() string { return string(*f) }
+
+// Set takes one of the formats.
+func (f *format) Set(s string) error {
+	switch format(s) {
+	case asTable, asJSON, asYAML:
+		*f = format(s)
+		return nil
+	}
+	return fmt.Errorf("output must be table, json or yaml")
+}
+
+// Type names the flag's value in help.
+func (f *format) Type() string { return "table|json|yaml" }
+
+// outputFlag adds -o to a command.
+func outputFlag(cmd *cobra.Command) *format {
+	f := asTable
+	cmd.Flags().VarP(&f, "output", "o", "how to print")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	return &f
+}
+
+// table is rows under a head; a table without a head is fields and values.
+type table struct {
+	head []string
+	rows [][]string
+	none string // said on stderr when there are no rows
+}
+
+func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+
+// prose makes a table of lines.
+func prose(lines []string) table {
+	var t table
+	for _, l := range lines {
+		t.add(l)
+	}
+	return t
+}
+
+// print writes v as the user asked. The table is only made when it is wanted.
+func (a *app) print(f format, v any, t func() table) error {
+	var out []byte
+	switch f {
+	case asJSON, asYAML:
+		var err error
+		if out, err = encode(f, v); err != nil {
+			return err
+		}
+	default:
+		tab := t()
+		if len(tab.rows) == 0 && tab.none != "" {
+			a.say("%s", tab.none)
+			return nil
+		}
+		out = tab.render(a.color)
+	}
+	if _, err := a.Stdout.Write(out); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
+	}
+	return nil
+}
+
+func encode(f format, v any) ([]byte, error) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
+	}
+	if f == asJSON {
+		return append(b, '\n'), nil
+	}
+	var node yaml.Node // JSON is YAML, so names and their order stay
+	if err := yaml.Unmarshal(b, &node); err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
+	}
+	blockStyle(&node)
+	var buf bytes.Buffer
+	enc := yaml.NewEncoder(&buf)
+	enc.SetIndent(2)
+	if err := enc.Encode(&node); err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
+	}
+	return buf.Bytes(), nil
+}
+
+func blockStyle(n *yaml.Node) {
+	if n.Kind != yaml.ScalarNode && len(n.Content) > 0 {
+		n.Style = 0
+	}
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		n.Style &^= yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		blockStyle(c)
+	}
+}
+
+// render lays the table out in columns.
+func (t table) render(color bool) []byte {
+	all := t.rows
+	if t.head != nil {
+		all = append([][]string{t.head}, t.rows...)
+	}
+	var width []int
+	for _, row := range all {
+		for i, cell := range row {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b bytes.Buffer
+	for n, row := range all {
+		line := ""
+		for i, cell := range row {
+			cell = printable(cell)
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+2)
+			line += paint(cell, color, t.head != nil && n == 0) + pad
+		}
+		b.WriteString(strings.TrimRight(line, " "))
+		b.WriteByte('\n')
+	}
+	return b.Bytes()
+}
+
+// printable keeps control characters, which may come from a guest, off the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// paint colours heads and states.
+func paint(s string, color, head bool) string {
+	code := ""
+	switch {
+	case !color:
+		return s
+	case head:
+		code = "2"
+	case s == string(mvm.StateRunning), s == "ok":
+		code = "32"
+	case s == string(mvm.StateWarm), s == "warning":
+		code = "33"
+	case s == string(mvm.StateSleeping):
+		code = "34"
+	case s == "error":
+		code = "31"
+	default:
+		return s
+	}
+	return "\x1b[" + code + "m" + s + "\x1b[0m"
+}
+
+// say tells a person something, on stderr.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintf(a.Stderr, format+"\n", args...)
+}
+
+// writeLine writes one line of data.
+func (a *app) writeLine(s string) error {
+	if _, err := io.WriteString(a.Stdout, s+"\n"); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+func (a *app) poolCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "pool COMMAND", Short: "Pools: instances of one image and size", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.poolCreateCmd(), a.poolListCmd(), a.poolInfoCmd(), a.poolBuildCmd(), a.poolScaleCmd(),
+		a.poolUpdateCmd(), a.poolRollbackCmd(), a.poolGCCmd(), a.poolDestroyCmd())
+	return cmd
+}
+
+// poolAddress reads TENANT/POOL.
+func poolAddress(cmd *cobra.Command, arg string) (mvm.Address, error) {
+	addr, err := mvm.ParseAddress(arg)
+	if err == nil && (addr.Tenant == "" || addr.Pool == "" || addr.Instance != "" || addr.Key != "") {
+		err = usagef(cmd, "%q does not name a pool; use tenant/pool", arg)
+	}
+	return addr, err
+}
+
+// onPool runs f with a client and the pool that the first argument names.
+func (a *app) onPool(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
+	addr, err := poolAddress(cmd, arg)
+	if err != nil {
+		return err
+	}
+	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error { return f(ctx, c, addr) })
+}
+
+func (a *app) poolListCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "list [TENANT] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List pools",
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeTenants}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		tenant := ""
+		if len(args) == 1 {
+			tenant = args[0]
+			if err := mvm.ValidateName("tenant", tenant); err != nil {
+				return err
+			}
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			ps, err := c.Pools(ctx, tenant)
+			if err != nil {
+				return err
+			}
+			return a.print(*out, ps, func() table { return a.poolTable(ps) })
+		})
+	}
+	return cmd
+}
+
+func (a *app) poolTable(ps []mvm.Pool) table {
+	t := table{head: []string{"POOL", "ROLE", "IMAGE", "VCPUS", "MEMORY", "DISK", "RUN/WARM/SLEEP", "BUILD", "AGE"}, none: "no pools"}
+	for _, p := range ps {
+		s, build := p.Spec, "-"
+		if len(p.Builds) > 0 {
+			build = p.Builds[0].ID
+		}
+		t.add(p.Address().String(), string(s.Role), s.Flake, strconv.Itoa(s.Resources.VCPUs), size(int64(s.Resources.MemMiB)<<20),
+			size(int64(s.Resources.DataDiskMiB)<<20), counts(s.Desired), build, a.ago(p.Created))
+	}
+	return t
+}
+
+func counts(c mvm.Counts) string { return fmt.Sprintf("%d/%d/%d", c.Running, c.Warm, c.Sleeping) }
+
+func (a *app) poolInfoCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "info TENANT/POOL [-o FORMAT]", Short: "Show a pool, its builds and published ports",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			p, err := c.Pool(ctx, at.Tenant, at.Pool)
+			if err != nil {
+				return err
+			}
+			return a.print(*out, p, func() table { return a.poolInfoTable(p) })
+		})
+	}
+	return cmd
+}
+
+func (a *app) poolInfoTable(p mvm.Pool) table {
+	var t table
+	s := p.Spec
+	t.add("pool", p.Address().String())
+	t.add("role", fmt.Sprintf("%s, profile %s", s.Role, s.Profile))
+	t.add("image", s.Flake)
+	t.add("size", fmt.Sprintf("%s, %s memory, data disk %s", plural(s.Resources.VCPUs, "vcpu", "vcpus"),
+		size(int64(s.Resources.MemMiB)<<20), size(int64(s.Resources.DataDiskMiB)<<20)))
+	t.add("desired", fmt.Sprintf("%d running, %d warm, %d sleeping", s.Desired.Running, s.Desired.Warm, s.Desired.Sleeping))
+	t.add("pinned", yesNo(s.Pinned))
+	t.add("critical", yesNo(s.Critical))
+	for i, pub := range s.Publish {
+		at := pub.Host.String()
+		if i < len(p.Bound) {
+			at = p.Bound[i].String()
+		}
+		t.add("published", fmt.Sprintf("%s -> port %d", at, pub.Guest))
+	}
+	if s.Routes != nil {
+		for _, r := range s.Routes.Routes {
+			t.add("route", routeText(r))
+		}
+	}
+	for i, b := range p.Builds {
+		t.add([]string{"build", "before"}[min(i, 1)], fmt.Sprintf("%s  %s  %s  %s ago", b.ID, clip(b.Digest, 19), b.Flake, a.ago(b.Built)))
+	}
+	return t
+}
+
+func routeText(r mvm.Route) string {
+	var when []string
+	if r.Match.Port != 0 {
+		when = append(when, fmt.Sprintf("port %d", r.Match.Port))
+	}
+	if r.Match.PathPrefix != "" {
+		when = append(when, "path "+r.Match.PathPrefix)
+	}
+	if r.Match.SourceCIDR != "" {
+		when = append(when, "from "+r.Match.SourceCIDR)
+	}
+	how := string(r.To.Selector.Kind)
+	switch r.To.Selector.Kind {
+	case mvm.SelectByKey:
+		how += " " + r.To.Selector.From
+	case mvm.SelectByIP:
+		how += " " + r.To.Selector.IP.String()
+	}
+	return fmt.Sprintf("%s: %s -> %s port %d, %s", r.Name, strings.Join(when, ", "), r.To.PoolID, r.To.TargetPort, how)
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}

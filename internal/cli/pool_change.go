@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+func (a *app) poolCreateCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "create TENANT/POOL --flake REF [flags]", Short: "Create a pool; build its image next, with `mvm pool build`",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
+	flags := newPoolFlags(cmd, true)
+	out := outputFlag(cmd)
+	_ = cmd.MarkFlagRequired("flake")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		at, err := poolAddress(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		spec := mvm.PoolSpec{ID: at.Pool, Role: mvm.RoleWorker, Profile: "minimal",
+			Resources: mvm.DefaultResources(), Policy: mvm.DefaultRuntimePolicy()}
+		if err := flags.change(cmd, &spec); err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			p, err := c.CreatePool(ctx, at.Tenant, spec)
+			if err != nil {
+				return err
+			}
+			a.say("pool %s created; build its image with `mvm pool build %s`", p.Address(), p.Address())
+			return a.printChanged(*out, p, p.Address().String())
+		})
+	}
+	return cmd
+}
+
+func (a *app) poolUpdateCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool; what is not named stays",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	flags := newPoolFlags(cmd, false)
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runPoolChange(cmd, args[0], flags, *out) }
+	return cmd
+}
+
+func (a *app) poolScaleCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "scale TENANT/POOL [--running N] [--warm N] [--sleeping N]", Short: "Set how many instances a pool should have",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	flags := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
+	flags.countFlags(cmd)
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runPoolChange(cmd, args[0], flags, *out) }
+	return cmd
+}
+
+func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, out format) error {
+	named := false
+	for name := range flags.apply {
+		named = named || cmd.Flags().Changed(name)
+	}
+	if !named {
+		return usagef(cmd, "nothing to change was named")
+	}
+	return a.onPool(cmd, arg, func(ctx context.Context, c *api.Client, at mvm.Address) error {
+		p, err := c.Pool(ctx, at.Tenant, at.Pool)
+		if err != nil {
+			return err
+		}
+		if err := flags.change(cmd, &p.Spec); err != nil {
+			return err
+		}
+		if p, err = c.UpdatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &p.Spec}); err != nil {
+			return err
+		}
+		a.say("pool %s updated", at)
+		return a.printChanged(out, p, at.String())
+	})
+}
+
+func (a *app) poolBuildCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "build TENANT/POOL [-o FORMAT]", Short: "Build the pool's image and use it for new instances",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			p := a.newProgress()
+			defer p.done()
+			b, err := c.BuildPool(ctx, at.Tenant, at.Pool, p.show)
+			if err != nil {
+				return err
+			}
+			p.done()
+			a.say("pool %s has image %s", at, b.Digest)
+			return a.printChanged(*out, b, b.ID)
+		})
+	}
+	return cmd
+}
+
+func (a *app) poolRollbackCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "rollback TENANT/POOL [BUILD] [-o FORMAT]", Short: "Use the build before the present one, or the named one, for new instances",
+		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completePools}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		build := ""
+		if len(args) == 2 {
+			build = args[1]
+			if err := mvm.ValidateBuildID(build); err != nil {
+				return err
+			}
+		}
+		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			b, err := c.RollbackPool(ctx, at.Tenant, at.Pool, build)
+			if err != nil {
+				return err
+			}
+			a.say("pool %s uses build %s of %s", at, b.ID, b.Flake)
+			return a.printChanged(*out, b, b.ID)
+		})
+	}
+	return cmd
+}
+
+func (a *app) poolGCCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "gc TENANT/POOL [-o FORMAT]", Short: "Forget builds that are neither current, previous nor in use",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			bs, err := c.GCPool(ctx, at.Tenant, at.Pool)
+			if err != nil {
+				return err
+			}
+			a.say("%s forgotten; `mvm node gc` removes their images", plural(len(bs), "build", "builds"))
+			return a.print(*out, bs, func() table {
+				var t table
+				for _, b := range bs {
+					t.add(b.ID, b.Digest, b.Flake)
+				}
+				return t
+			})
+		})
+	}
+	return cmd
+}
+
+func (a *app) poolDestroyCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "destroy TENANT/POOL [--yes]", Short: "Destroy a pool with its instances and their disks",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
+	yes := yesFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			if _, err := c.Pool(ctx, at.Tenant, at.Pool); err != nil {
+				return err
+			}
+			is, err := c.Instances(ctx, at)
+			if err != nil {
+				return err
+			}
+			if err := a.confirm(cmd, *yes, fmt.Sprintf("This destroys pool %s for good: %s.", at, lostInstances(is))); err != nil {
+				return err
+			}
+			p := a.newProgress()
+			defer p.done()
+			if err := c.DestroyPool(ctx, at.Tenant, at.Pool, p.show); err != nil {
+				return err
+			}
+			p.done()
+			a.say("pool %s destroyed", at)
+			return nil
+		})
+	}
+	return cmd
+}

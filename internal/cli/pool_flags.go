@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+)
+
+// poolFlags are the flags that say what a pool is; each one named changes one thing
+// of a spec.
+type poolFlags struct {
+	flake, role, profile     string
+	vcpus, memMiB, diskMiB   int
+	running, warm, sleeping  int
+	pinned, critical         bool
+	env, publish, scopes     []string
+	routesFile, integrations string
+	minRunning, minWarm      int
+	drain, graceful          int
+	warmAfter, sleepAfter    int
+	apply                    map[string]func(*mvm.PoolSpec) error
+}
+
+// newPoolFlags adds the flags to the command; withRole for creation, where the role
+// can still be chosen.
+func newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
+	o := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
+	def, pol := mvm.DefaultResources(), mvm.DefaultRuntimePolicy()
+	if withRole {
+		o.text(cmd, &o.role, "role", "worker", "gateway, builder, worker or capability-imessage", func(s *mvm.PoolSpec, v string) { s.Role = mvm.Role(v) })
+	}
+	o.text(cmd, &o.flake, "flake", "", "image reference: builtin:NAME, a Nix flake, oci:REF, dir:FOLDER", func(s *mvm.PoolSpec, v string) { s.Flake = v })
+	o.text(cmd, &o.profile, "profile", "minimal", "profile of the image", func(s *mvm.PoolSpec, v string) { s.Profile = v })
+	o.num(cmd, &o.vcpus, "vcpus", def.VCPUs, "virtual CPUs", func(s *mvm.PoolSpec, n int) { s.Resources.VCPUs = n })
+	o.num(cmd, &o.memMiB, "mem-mib", def.MemMiB, "memory", func(s *mvm.PoolSpec, n int) { s.Resources.MemMiB = n })
+	o.num(cmd, &o.diskMiB, "data-disk-mib", 0, "data disk; 0: none", func(s *mvm.PoolSpec, n int) { s.Resources.DataDiskMiB = n })
+	o.countFlags(cmd)
+	o.num(cmd, &o.minRunning, "min-running-seconds", pol.MinRunningSeconds, "before it may be warmed or stopped automatically", func(s *mvm.PoolSpec, n int) { s.Policy.MinRunningSeconds = n })
+	o.num(cmd, &o.minWarm, "min-warm-seconds", pol.MinWarmSeconds, "before it may be put to sleep automatically", func(s *mvm.PoolSpec, n int) { s.Policy.MinWarmSeconds = n })
+	o.num(cmd, &o.drain, "drain-timeout-seconds", pol.DrainTimeoutSeconds, "for the workload to get ready to sleep", func(s *mvm.PoolSpec, n int) { s.Policy.DrainTimeoutSeconds = n })
+	o.num(cmd, &o.graceful, "graceful-shutdown-seconds", pol.GracefulShutdownSeconds, "for the guest to power off", func(s *mvm.PoolSpec, n int) { s.Policy.GracefulShutdownSeconds = n })
+	o.num(cmd, &o.warmAfter, "warm-after-seconds", pol.WarmAfterSeconds, "of idleness", func(s *mvm.PoolSpec, n int) { s.Policy.WarmAfterSeconds = n })
+	o.num(cmd, &o.sleepAfter, "sleep-after-seconds", pol.SleepAfterSeconds, "of idleness", func(s *mvm.PoolSpec, n int) { s.Policy.SleepAfterSeconds = n })
+	o.boolFlags(cmd)
+	o.listFlags(cmd)
+	o.fileFlags(cmd)
+	return o
+}
+
+func (o *poolFlags) text(cmd *cobra.Command, v *string, name, def, usage string, set func(*mvm.PoolSpec, string)) {
+	cmd.Flags().StringVar(v, name, def, usage)
+	o.apply[name] = func(s *mvm.PoolSpec) error { set(s, *v); return nil }
+}
+
+func (o *poolFlags) num(cmd *cobra.Command, v *int, name string, def int, usage string, set func(*mvm.PoolSpec, int)) {
+	cmd.Flags().IntVar(v, name, def, usage)
+	o.apply[name] = func(s *mvm.PoolSpec) error { set(s, *v); return nil }
+}
+
+// countFlags are also those of `pool scale`.
+func (o *poolFlags) countFlags(cmd *cobra.Command) {
+	o.num(cmd, &o.running, "running", 0, "desired running instances", func(s *mvm.PoolSpec, n int) { s.Desired.Running = n })
+	o.num(cmd, &o.warm, "warm", 0, "desired warm instances", func(s *mvm.PoolSpec, n int) { s.Desired.Warm = n })
+	o.num(cmd, &o.sleeping, "sleeping", 0, "desired sleeping instances", func(s *mvm.PoolSpec, n int) { s.Desired.Sleeping = n })
+}
+
+func (o *poolFlags) boolFlags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.pinned, "pinned", false, "never warmed or put to sleep automatically")
+	cmd.Flags().BoolVar(&o.critical, "critical", false, "never touched automatically at all")
+	o.apply["pinned"] = func(s *mvm.PoolSpec) error { s.Pinned = o.pinned; return nil }
+	o.apply["critical"] = func(s *mvm.PoolSpec) error { s.Critical = o.critical; return nil }
+}
+
+func (o *poolFlags) listFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&o.env, "env", nil, "NAME=VALUE for the services; not for secrets (repeat)")
+	f.StringArrayVar(&o.publish, "publish", nil, "[[HOST:]PORT:]GUEST port of a gateway pool on the host (repeat)")
+	f.StringArrayVar(&o.scopes, "secret-scope", nil, "INTEGRATION=KEY,KEY: only these secrets (repeat)")
+	o.apply["env"] = o.applyEnv
+	o.apply["publish"] = func(s *mvm.PoolSpec) error {
+		s.Publish = nil
+		for _, v := range o.publish {
+			p, err := mvm.ParsePublish(v)
+			if err != nil {
+				return err
+			}
+			s.Publish = append(s.Publish, p)
+		}
+		return nil
+	}
+	o.apply["secret-scope"] = func(s *mvm.PoolSpec) error {
+		s.SecretScopes = nil
+		for _, v := range o.scopes {
+			name, keys, ok := strings.Cut(v, "=")
+			if !ok || keys == "" {
+				return mvm.Errorf(mvm.KindInvalid, "--secret-scope %q is not INTEGRATION=KEY,KEY", v)
+			}
+			s.SecretScopes = append(s.SecretScopes, mvm.SecretScope{Integration: name, Keys: strings.Split(keys, ",")})
+		}
+		return nil
+	}
+}
+
+func (o *poolFlags) applyEnv(s *mvm.PoolSpec) error {
+	s.Env = map[string]string{}
+	for _, v := range o.env {
+		name, value, ok := strings.Cut(v, "=")
+		if !ok {
+			return mvm.Errorf(mvm.KindInvalid, "--env %q is not NAME=VALUE", v)
+		}
+		s.Env[name] = value
+	}
+	return nil
+}
+
+func (o *poolFlags) fileFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.routesFile, "routes", "", "JSON file with the routing table of a gateway pool")
+	f.StringVar(&o.integrations, "integrations", "", "JSON file with the integrations")
+	o.apply["routes"] = func(s *mvm.PoolSpec) error {
+		s.Routes = &mvm.RoutingTable{}
+		return readJSON(o.routesFile, s.Routes)
+	}
+	o.apply["integrations"] = func(s *mvm.PoolSpec) error {
+		var file struct {
+			Integrations []mvm.Integration `json:"integrations"`
+		}
+		err := readJSON(o.integrations, &file)
+		s.Integrations = file.Integrations
+		return err
+	}
+}
+
+// change applies the flags that the user named to the spec and checks it.
+func (o *poolFlags) change(cmd *cobra.Command, s *mvm.PoolSpec) error {
+	for name, set := range o.apply {
+		if !cmd.Flags().Changed(name) {
+			continue
+		}
+		if err := set(s); err != nil {
+			return err
+		}
+	}
+	return s.Validate()
+}
+
+const maxJSONFile = 1 << 20
+
+// readJSON reads a JSON file strictly.
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err == nil && len(b) > maxJSONFile {
+		err = fmt.Errorf("more than %d bytes", maxJSONFile)
+	}
+	if err == nil {
+		dec := json.NewDecoder(bytes.NewReader(b))
+		dec.DisallowUnknownFields()
+		err = dec.Decode(v)
+	}
+	if err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "read %s: %w", path, err)
+	}
+	return nil
+}

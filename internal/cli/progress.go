@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"fmt"
+	"sync"
+
+	"mvm"
+)
+
+// progress shows what long work is at: one line that changes on a terminal, and a
+// line for every new thing elsewhere.
+type progress struct {
+	a    *app
+	live bool
+	mu   sync.Mutex
+	last string
+	open bool // a live line is on the screen
+}
+
+func (a *app) newProgress() *progress {
+	return &progress{a: a, live: isTerminal(a.Stderr) && a.Getenv("TERM") != "dumb"}
+}
+
+// show takes one report; it may be called from any goroutine.
+func (p *progress) show(r mvm.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text := r.Text
+	if r.Target != "" {
+		text = r.Target + ": " + text
+	}
+	text = printable(text)
+	if p.live {
+		fmt.Fprintf(p.a.Stderr, "\r\x1b[K%s%s", text, amount(r))
+		p.open = true
+		return
+	}
+	if text != p.last {
+		fmt.Fprintln(p.a.Stderr, text)
+		p.last = text
+	}
+}
+
+// done takes the live line away.
+func (p *progress) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open {
+		fmt.Fprint(p.a.Stderr, "\r\x1b[K")
+		p.open = false
+	}
+}
+
+func amount(r mvm.Progress) string {
+	switch {
+	case r.Total > 0 && r.Total < 4096:
+		return fmt.Sprintf(" %d/%d", r.Done, r.Total)
+	case r.Total > 0:
+		return fmt.Sprintf(" %d %% of %s", r.Done*100/r.Total, size(r.Total))
+	case r.Done > 0:
+		return " " + size(r.Done)
+	}
+	return ""
+}

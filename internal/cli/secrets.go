@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+func (a *app) secretsCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "secrets COMMAND", Short: "A tenant's secrets; values are taken from files and never shown",
+		Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.secretsSetCmd(), a.secretsListCmd(), a.secretsRotateCmd())
+	return cmd
+}
+
+const secretsSetHelp = `Add and replace secrets, and give them to the running guests, where the secret
+anthropic_key is the file /run/secrets/anthropic_key. A value is read from a file, or
+from stdin with "-", without its last newline; never from the command line, where
+others see it.
+`
+
+func (a *app) secretsSetCmd() *cobra.Command {
+	var remove []string
+	cmd := &cobra.Command{Use: "set TENANT [NAME=@FILE | NAME=-]... [--remove NAME]...", Short: "Add, replace and remove secrets",
+		Long: secretsSetHelp, Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeTenants,
+		Example: "  mvm tenant secrets set alice anthropic_key=@./anthropic.key\n  pass show bot | mvm tenant secrets set alice telegram_token=-"}
+	cmd.Flags().StringSliceVar(&remove, "remove", nil, "name of a secret to remove")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		values, err := a.readSecrets(cmd, args[1:], remove)
+		if err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			n, err := c.SetSecrets(ctx, args[0], values)
+			if err != nil {
+				return err
+			}
+			a.say("secrets of %s have generation %d", args[0], n)
+			return nil
+		})
+	}
+	return cmd
+}
+
+// readSecrets reads what the arguments name; a nil value removes.
+func (a *app) readSecrets(cmd *cobra.Command, args, remove []string) (map[string][]byte, error) {
+	values := map[string][]byte{}
+	stdin := false
+	for _, arg := range args {
+		name, from, _ := strings.Cut(arg, "=")
+		if err := mvm.ValidateSecretName(name); err != nil {
+			return nil, err
+		}
+		if _, twice := values[name]; twice {
+			return nil, usagef(cmd, "secret %s is named twice", name)
+		}
+		var err error
+		switch path, isFile := strings.CutPrefix(from, "@"); {
+		case isFile && path != "":
+			values[name], err = readSecretFile(name, path)
+		case from == "-" && !stdin:
+			stdin = true
+			values[name], err = readBounded("secret "+name+" from stdin", a.Stdin)
+		case from == "-":
+			return nil, usagef(cmd, "only one secret can come from stdin")
+		default: // the argument may hold the secret: don't print it
+			return nil, usagef(cmd, "secret %s: the value must come from a file or stdin", name).(*mvm.Error).WithFix("use %s=@FILE or %s=-", name, name)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range remove {
+		if _, twice := values[name]; twice {
+			return nil, usagef(cmd, "secret %s is named twice", name)
+		}
+		values[name] = nil
+	}
+	if len(values) == 0 {
+		return nil, usagef(cmd, "no secret was named")
+	}
+	return values, mvm.ValidateSecrets(values)
+}
+
+func readSecretFile(name, path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInvalid, "secret %s: %w", name, err)
+	}
+	defer func() { _ = f.Close() }()
+	if st, err := f.Stat(); err != nil || st.IsDir() {
+		return nil, mvm.Errorf(mvm.KindInvalid, "secret %s: %s is not a file", name, path)
+	}
+	return readBounded("secret "+name+" from "+path, f)
+}
+
+func readBounded(what string, r io.Reader) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, mvm.MaxSecretsBytes+1))
+	switch {
+	case err != nil:
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: %w", what, err)
+	case len(b) > mvm.MaxSecretsBytes:
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: more than %d bytes", what, mvm.MaxSecretsBytes)
+	}
+	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+	if len(b) == 0 {
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: it is empty", what)
+	}
+	return b, nil
+}
+
+func (a *app) secretsListCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "list TENANT [-o FORMAT]", Aliases: []string{"ls"}, Short: "List the names of a tenant's secrets",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			t, _, err := c.Tenant(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			v := struct {
+				Generation int      `json:"generation"`
+				Names      []string `json:"names"`
+			}{t.SecretsGeneration, append([]string{}, t.SecretNames...)}
+			return a.print(*out, v, func() table {
+				tab := table{head: []string{"SECRET", "GENERATION"}, none: "no secrets"}
+				for _, n := range t.SecretNames {
+					tab.add(n, strconv.Itoa(t.SecretsGeneration))
+				}
+				return tab
+			})
+		})
+	}
+	return cmd
+}
+
+func (a *app) secretsRotateCmd() *cobra.Command {
+	return &cobra.Command{Use: "rotate TENANT", Short: "Give the secrets a new generation and deliver them to the guests again",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+				n, err := c.RotateSecrets(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				a.say("secrets of %s have generation %d", args[0], n)
+				return nil
+			})
+		}}
+}

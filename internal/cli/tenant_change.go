@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+// quotaFlags are the seven limits, each a flag.
+func quotaFlags(f *pflag.FlagSet) *mvm.Quota {
+	q := mvm.DefaultQuota()
+	f.IntVar(&q.MaxVCPUs, "max-vcpus", q.MaxVCPUs, "virtual CPUs of running and warm instances")
+	f.IntVar(&q.MaxMemMiB, "max-mem-mib", q.MaxMemMiB, "memory of running and warm instances")
+	f.IntVar(&q.MaxRunning, "max-running", q.MaxRunning, "running instances")
+	f.IntVar(&q.MaxWarm, "max-warm", q.MaxWarm, "warm instances")
+	f.IntVar(&q.MaxPools, "max-pools", q.MaxPools, "pools")
+	f.IntVar(&q.MaxInstancesPerPool, "max-instances-per-pool", q.MaxInstancesPerPool, "instances of one pool")
+	f.IntVar(&q.MaxDiskGiB, "max-disk-gib", q.MaxDiskGiB, "data disks together")
+	return &q
+}
+
+// changedQuota returns old with the limits that the user named, nil when none was.
+func changedQuota(f *pflag.FlagSet, named *mvm.Quota, old mvm.Quota) *mvm.Quota {
+	fields := map[string][2]*int{
+		"max-vcpus": {&old.MaxVCPUs, &named.MaxVCPUs}, "max-mem-mib": {&old.MaxMemMiB, &named.MaxMemMiB},
+		"max-running": {&old.MaxRunning, &named.MaxRunning}, "max-warm": {&old.MaxWarm, &named.MaxWarm},
+		"max-pools": {&old.MaxPools, &named.MaxPools}, "max-disk-gib": {&old.MaxDiskGiB, &named.MaxDiskGiB},
+		"max-instances-per-pool": {&old.MaxInstancesPerPool, &named.MaxInstancesPerPool},
+	}
+	changed := false
+	for name, p := range fields {
+		if f.Changed(name) {
+			*p[0], changed = *p[1], true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return &old
+}
+
+type tenantCreateOptions struct {
+	netID    int
+	subnet   string
+	pinned   bool
+	services []int
+	quota    *mvm.Quota
+	out      *format
+}
+
+func (a *app) tenantCreateCmd() *cobra.Command {
+	var o tenantCreateOptions
+	cmd := &cobra.Command{Use: "create TENANT [flags]", Short: "Create a tenant", Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions}
+	f := cmd.Flags()
+	f.IntVar(&o.netID, "net-id", 0, "number of its network, 0..4095 (default: chosen)")
+	f.StringVar(&o.subnet, "subnet", "", "subnet, /16 to /28 (default: from its net id)")
+	f.BoolVar(&o.pinned, "pinned", false, "nothing of it is ever stopped automatically")
+	f.IntSliceVar(&o.services, "host-service", nil, "TCP port on the host that its guests may reach")
+	o.quota = quotaFlags(f)
+	o.out = outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runTenantCreate(cmd, args[0], o) }
+	return cmd
+}
+
+func (a *app) runTenantCreate(cmd *cobra.Command, id string, o tenantCreateOptions) error {
+	spec := mvm.TenantSpec{ID: id, Pinned: o.pinned, HostServices: o.services, Quota: o.quota}
+	if cmd.Flags().Changed("net-id") {
+		spec.NetID = &o.netID
+	}
+	if o.subnet != "" {
+		p, err := netip.ParsePrefix(o.subnet)
+		if err != nil {
+			return usagef(cmd, "--subnet %q is not a subnet like 10.240.5.0/24", o.subnet)
+		}
+		spec.Subnet = p
+	}
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		t, err := c.CreateTenant(ctx, spec)
+		if err != nil {
+			return err
+		}
+		a.say("tenant %s created with subnet %s", t.ID, t.Subnet)
+		return a.printChanged(*o.out, t, t.ID)
+	})
+}
+
+// printChanged prints the name of what was made, or all of it as JSON or YAML.
+func (a *app) printChanged(f format, v any, name string) error {
+	return a.print(f, v, func() table { return table{rows: [][]string{{name}}} })
+}
+
+func (a *app) tenantUpdateCmd() *cobra.Command {
+	var pinned bool
+	var services []int
+	cmd := &cobra.Command{Use: "update TENANT [flags]", Short: "Change a tenant's quota and flags; what is not named stays",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
+	f := cmd.Flags()
+	f.BoolVar(&pinned, "pinned", false, "nothing of it is ever stopped automatically")
+	f.IntSliceVar(&services, "host-service", nil, "TCP ports on the host that its guests may reach (all of them)")
+	quota := quotaFlags(f)
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			old, _, err := c.Tenant(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			up := mvm.TenantUpdate{Quota: changedQuota(f, quota, old.Quota)}
+			if f.Changed("pinned") {
+				up.Pinned = &pinned
+			}
+			if f.Changed("host-service") {
+				up.HostServices = &services
+			}
+			if up == (mvm.TenantUpdate{}) {
+				return usagef(cmd, "nothing to change was named")
+			}
+			t, err := c.UpdateTenant(ctx, args[0], up)
+			if err != nil {
+				return err
+			}
+			a.say("tenant %s updated", t.ID)
+			return a.printChanged(*out, t, t.ID)
+		})
+	}
+	return cmd
+}
+
+func (a *app) tenantDestroyCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "destroy TENANT [--yes]", Short: "Destroy a tenant with its pools, instances, disks, secrets and network",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
+	yes := yesFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			t, _, err := c.Tenant(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			instances, err := c.Instances(ctx, mvm.Address{Tenant: t.ID})
+			if err != nil {
+				return err
+			}
+			lost := fmt.Sprintf("This destroys tenant %s for good: %s, %s. The audit log stays.",
+				t.ID, lostInstances(instances), plural(len(t.SecretNames), "secret", "secrets"))
+			if err := a.confirm(cmd, *yes, lost); err != nil {
+				return err
+			}
+			p := a.newProgress()
+			defer p.done()
+			if err := c.DestroyTenant(ctx, t.ID, p.show); err != nil {
+				return err
+			}
+			p.done()
+			a.say("tenant %s destroyed", t.ID)
+			return nil
+		})
+	}
+	return cmd
+}
+
+// lostInstances says what destroying the instances would lose.
+func lostInstances(is []mvm.Instance) string {
+	disks, mib, memories := 0, 0, 0
+	for _, i := range is {
+		if i.Res.DataDiskMiB > 0 {
+			disks, mib = disks+1, mib+i.Res.DataDiskMiB
+		}
+		if i.State.HoldsMemory() || i.State == mvm.StateSleeping {
+			memories++
+		}
+	}
+	s := plural(len(is), "instance", "instances")
+	if disks > 0 {
+		s += fmt.Sprintf(" with %s (%s)", plural(disks, "data disk", "data disks"), size(int64(mib)<<20))
+	}
+	if memories > 0 {
+		s += fmt.Sprintf(", the memory of %d of them (running, warm or sleeping)", memories)
+	}
+	return s
+}

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"mvm/internal/api"
+)
+
+func (a *app) versionCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "version [-o FORMAT]", Short: "Show the version of mvm, and of the agent if one answers", Args: cobra.NoArgs}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		v := struct {
+			Client api.Version  `json:"client"`
+			Agent  *api.Version `json:"agent,omitempty"`
+		}{Client: a.Version}
+		v.Client.API = api.APIVersion
+		if c, err := a.peek(cmd.Context()); err == nil {
+			defer c.Close()
+			if got, err := c.Version(cmd.Context()); err == nil {
+				v.Agent = &got
+			}
+		}
+		return a.print(*out, v, func() table {
+			var t table
+			t.add("mvm", versionText(v.Client))
+			if v.Agent != nil {
+				t.add("agent", versionText(*v.Agent))
+			}
+			return t
+		})
+	}
+	return cmd
+}
+
+func versionText(v api.Version) string {
+	s := v.Version
+	if v.Revision != "" {
+		s += " " + v.Revision
+	}
+	if v.Go != "" {
+		s += " " + v.Go
+	}
+	return s
+}
+
+const completionHelp = `Print a script that makes the shell complete mvm's commands, flags and names.
+
+  bash  source <(mvm completion bash)
+  zsh   source <(mvm completion zsh)
+  fish  mvm completion fish | source
+`
+
+func (a *app) completionCmd(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{Use: "completion bash|zsh|fish", Short: "Print a completion script for the shell", Long: completionHelp,
+		Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []string{"bash", "zsh", "fish"},
+		RunE: func(_ *cobra.Command, args []string) error {
+			switch args[0] {
+			case "zsh":
+				return root.GenZshCompletion(a.Stdout)
+			case "fish":
+				return root.GenFishCompletion(a.Stdout, true)
+			}
+			return root.GenBashCompletionV2(a.Stdout, true)
+		}}
+}

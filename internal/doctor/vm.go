@@ -1,0 +1,64 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"mvm"
+)
+
+func (h host) root(context.Context) mvm.Finding {
+	uid := os.Geteuid()
+	if h.opt.UID != nil {
+		uid = *h.opt.UID
+	}
+	if uid == 0 {
+		return found(ok, "runs as root", "", "")
+	}
+	return found(failure, "does not run as root", fmt.Sprintf("(user %d)", uid), "run the agent as root; it gives each VMM a user of its own")
+}
+
+func (h host) qemu(ctx context.Context) mvm.Finding {
+	const name, fix = "qemu-system-x86_64", "install it: apt-get install qemu-system-x86"
+	path := h.look(name)
+	if path == "" {
+		return found(failure, name+" is not installed", "", fix)
+	}
+	version, err := output(ctx, path, "--version")
+	if err != nil {
+		return found(failure, "QEMU does not run: "+err.Error(), path, fix)
+	}
+	return found(ok, version, path, "")
+}
+
+// kvm only looks at the device. Whether guests run with it the agent's probe says.
+func (h host) kvm(context.Context) mvm.Finding {
+	f, err := os.OpenFile(h.path("/dev/kvm"), os.O_RDWR, 0)
+	if err != nil {
+		return found(warning, "no KVM: guests run in software (TCG), several times slower, and that does not isolate as well", "",
+			"turn on virtualisation in the firmware, or nested virtualisation on the host; then load kvm_intel or kvm_amd")
+	}
+	_ = f.Close()
+	return found(ok, "KVM is there; the agent's probe boot decides whether it is used", h.path("/dev/kvm"), "")
+}
+
+func (h host) tun(context.Context) mvm.Finding {
+	f, err := os.OpenFile(h.path("/dev/net/tun"), os.O_RDWR, 0)
+	if err != nil {
+		return found(failure, "no network devices for guests: "+err.Error(), "", "load the module: modprobe tun")
+	}
+	_ = f.Close()
+	return found(ok, "network devices for guests can be made", h.path("/dev/net/tun"), "")
+}
+
+// program checks for a program that something needs.
+func (h host) program(name, needs, pkg string) func(context.Context) mvm.Finding {
+	return func(context.Context) mvm.Finding {
+		path := h.look(name)
+		if path == "" {
+			return found(failure, fmt.Sprintf("%s is not installed; %s need it", name, needs), "", "install it: apt-get install "+pkg)
+		}
+		return found(ok, name+" for "+needs, path, "")
+	}
+}
