@@ -138,8 +138,7 @@ func (a *Agent) configureFiles(c guestproto.Configure) error {
 }
 
 func (a *Agent) configureServices(c guestproto.Configure) error {
-	a.sup.SetEnv(c.Env)
-	a.sup.Start(a.services)
+	a.sup.Apply(a.services, c.Env)
 	return nil
 }
 

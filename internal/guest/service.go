@@ -23,7 +23,8 @@ type Service struct {
 	Restart string `json:"restart,omitempty"`
 	// After names services that must be ready first.
 	After []string `json:"after,omitempty"`
-	// Ready says when the service is ready; nil: once it runs.
+	// Ready says when the service is ready; nil: once it runs or, for one whose
+	// Restart is not "always", once it has ended with code 0.
 	Ready *Ready `json:"ready,omitempty"`
 	// StopGraceSecs is the time between SIGTERM and SIGKILL, default 10.
 	StopGraceSecs int `json:"stop_grace_secs,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,13 +28,17 @@ const (
 type Supervisor struct {
 	cfg SupervisorConfig
 
-	mu      sync.Mutex
+	ctx     context.Context // ends when Stop begins
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	turn    sync.Mutex // one Apply at a time
+
+	mu      sync.Mutex // guards what follows, and the units' status and needed
 	env     map[string]string
 	units   []*unit
 	broken  []guestproto.ServiceStatus
-	cancel  context.CancelFunc // nil before Start
-	hard    chan struct{}      // closed when no grace is left
-	running sync.WaitGroup
+	applied bool
+	hard    chan struct{} // closed when no grace is left, then nil
 }
 
 // SupervisorConfig is what a Supervisor works with.
@@ -50,7 +55,8 @@ type SupervisorConfig struct {
 
 // NewSupervisor returns a supervisor that runs nothing yet.
 func NewSupervisor(cfg SupervisorConfig) *Supervisor {
-	return &Supervisor{cfg: cfg, hard: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Supervisor{cfg: cfg, ctx: ctx, cancel: cancel, hard: make(chan struct{})}
 }
 
 // Broken adds services that can't run to what Status shows.
@@ -62,37 +68,74 @@ func (s *Supervisor) Broken(errs ...*ServiceError) {
 	}
 }
 
-// SetEnv replaces the environment that services get when they start next; it wins
-// over their own.
-func (s *Supervisor) SetEnv(env map[string]string) {
+// Apply has exactly these services run, of those in the order of LoadServices whose
+// IfEnv holds in env: it starts the ones that do not run and stops, and waits for,
+// the ones that should not. env wins over their own environment; a service that
+// runs already gets it when it starts next. After Stop it does nothing.
+func (s *Supervisor) Apply(services []Service, env map[string]string) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	wanted := slices.Clone(services)
+	wanted = slices.DeleteFunc(wanted, func(d Service) bool { return d.IfEnv != "" && env[d.IfEnv] == "" })
+	for _, u := range s.remove(wanted) {
+		u.cancel()
+		<-u.gone
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.env = env
-}
-
-// Start starts the services, which are in the order of LoadServices. It does so
-// once: later calls do nothing.
-func (s *Supervisor) Start(services []Service) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cancel != nil {
+	s.env, s.applied = maps.Clone(env), true
+	if s.ctx.Err() != nil {
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	byName := map[string]*unit{}
-	for _, def := range services {
-		u := newUnit(s, def)
-		for _, name := range def.After {
-			u.after = append(u.after, byName[name])
-			byName[name].needed = append(byName[name].needed, u)
+	for _, def := range wanted {
+		if s.find(def.Name) == nil {
+			s.start(def)
 		}
-		byName[def.Name] = u
-		s.units = append(s.units, u)
 	}
+}
+
+// remove takes the units that are not wanted out of the list and returns them.
+func (s *Supervisor) remove(wanted []Service) []*unit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var gone []*unit
+	s.units = slices.DeleteFunc(s.units, func(u *unit) bool {
+		if slices.ContainsFunc(wanted, func(d Service) bool { return d.Name == u.def.Name }) {
+			return false
+		}
+		gone = append(gone, u)
+		return true
+	})
+	slices.Reverse(gone)
+	return gone
+}
+
+func (s *Supervisor) find(name string) *unit {
 	for _, u := range s.units {
-		s.running.Go(func() { u.run(ctx) })
+		if u.def.Name == name {
+			return u
+		}
 	}
+	return nil
+}
+
+// start adds a unit. What it needs is there already, or is not wanted and then not
+// waited for.
+func (s *Supervisor) start(def Service) {
+	u := newUnit(s, def)
+	for _, name := range def.After {
+		if dep := s.find(name); dep != nil {
+			u.after = append(u.after, dep)
+			dep.needed = append(dep.needed, u)
+		}
+	}
+	s.units = append(s.units, u)
+	var ctx context.Context
+	ctx, u.cancel = context.WithCancel(s.ctx)
+	s.running.Go(func() {
+		defer u.cancel()
+		u.run(ctx)
+	})
 }
 
 // Stop stops the services, each after those that need it, with SIGTERM and, past
@@ -100,10 +143,7 @@ func (s *Supervisor) Start(services []Service) {
 // latest 3 s after ctx; then KindTimeout names those that still run. It is
 // idempotent; there is no way to start again.
 func (s *Supervisor) Stop(ctx context.Context) error {
-	s.mu.Lock()
-	if s.cancel == nil {
-		s.cancel = func() {}
-	}
+	s.mu.Lock() // so that Apply starts nothing after it
 	s.cancel()
 	s.mu.Unlock()
 	gone := make(chan struct{})
@@ -151,11 +191,11 @@ func (s *Supervisor) Status() []guestproto.ServiceStatus {
 	return append(out, s.broken...)
 }
 
-// Ready reports whether Start was called and every service is ready or done.
+// Ready reports whether Apply was called and every service is ready or done.
 func (s *Supervisor) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cancel != nil && len(s.broken) == 0 && !slices.ContainsFunc(s.units, func(u *unit) bool {
+	return s.applied && len(s.broken) == 0 && !slices.ContainsFunc(s.units, func(u *unit) bool {
 		return u.status.State != stateReady && u.status.State != stateDone
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,8 @@ type unit struct {
 	def    Service
 	status guestproto.ServiceStatus
 	after  []*unit       // must be ready before this starts
-	needed []*unit       // must be gone before this stops
+	needed []*unit       // must be gone before this stops; guarded by the mutex too
+	cancel context.CancelFunc
 	up     chan struct{} // closed when the service was ready, or done, once
 	gone   chan struct{} // closed when run has returned
 	once   sync.Once
@@ -81,7 +83,7 @@ func (u *unit) run(ctx context.Context) {
 // finished reports that the service is not to be started again, and says so.
 func (u *unit) finished(code int, why string) bool {
 	switch {
-	case u.def.Restart == "" || u.def.Restart == "always" || u.def.Restart == "on-failure" && code != 0:
+	case !u.def.once() || u.def.Restart == "on-failure" && code != 0:
 		return false
 	case code != 0:
 		u.set(stateFailed, why)
@@ -144,7 +146,10 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 
 // stop ends the process once the services that need it are gone.
 func (u *unit) stop(proc *Process) {
-	for _, n := range u.needed {
+	u.sup.mu.Lock()
+	needed := slices.Clone(u.needed)
+	u.sup.mu.Unlock()
+	for _, n := range needed {
 		<-n.gone
 	}
 	u.terminate(proc)
