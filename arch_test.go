@@ -28,14 +28,16 @@ var rules = map[string]rule{
 	"cmd/mvm-guest": {"internal/guest internal/guest/* internal/guestproto internal/guestproto/mux",
 		"the guest agent stays small and knows nothing of hosts", ""},
 
-	"internal/cli":      {"internal/api internal/manifest", "it parses, asks the agent through the API and prints", "internal/testenv"},
+	"internal/cli":      {"internal/api internal/manifest internal/doctor", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts", "internal/testenv"},
+	"internal/doctor":   {"internal/sys", "it checks the host without an agent", "internal/testenv"},
 	"internal/manifest": {"", "files of users become nouns", ""},
 	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/audit internal/driver internal/guestproto internal/image internal/network internal/plan" +
-		" internal/secrets internal/snapshot internal/store internal/sys internal/undo",
+		" internal/publish internal/secrets internal/snapshot internal/store internal/sys internal/undo",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
+	"internal/publish":  {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", ""},
 	"internal/plan":     {"", "pure: desired and observed in, steps out", ""},
 	"internal/snapshot": {"internal/sys internal/undo", "files of a sleeper, whatever made them", "internal/testenv"},
 	"internal/secrets":  {"internal/sys", "bytes at rest", ""},
@@ -45,9 +47,10 @@ var rules = map[string]rule{
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/guestproto", "it plays the guest, so it speaks its protocol", "internal/driver/drivertest internal/testenv"},
-	"internal/driver/qemu": {"internal/driver internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
+	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/image internal/testenv"},
-	"internal/channel": {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
+	"internal/driver/qemu/qmp": {"", "a protocol", ""},
+	"internal/channel":         {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
 
 	"internal/network":             {"", "the contract", ""},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
@@ -63,15 +66,17 @@ var rules = map[string]rule{
 	"internal/guestproto":     {"", "what host and guest say; small, because it is in the guest", ""},
 	"internal/guestproto/mux": {"", "streams on one port; small, because it is in the guest", ""},
 	"internal/guest":          {"internal/guestproto internal/guestproto/mux", "the logic inside the VM", "internal/testenv"},
+	"internal/guest/linux":    {"internal/guest internal/guestproto internal/guestproto/mux", "what the guest agent does to its kernel", ""},
 	"internal/guest/gateway":  {"internal/guestproto", "routing inside the VM", ""},
 
 	"internal/sys":     {"", "named operations on the operating system", "internal/testenv"},
 	"internal/undo":    {"", "a data structure", ""},
 	"internal/testenv": {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 
-	"docs":        {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
-	"test/script": {"", "the command line's manual, executed", "*"},
-	"test/vm":     {"", "real microVMs from end to end", "*"},
+	"docs":           {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
+	"test/stubmodel": {"", "a model server for tests and the demo", ""},
+	"test/script":    {"", "the command line's manual, executed", "*"},
+	"test/vm":        {"", "real microVMs from end to end", "*"},
 }
 
 // rootDeny are packages of the standard library that the nouns do without: no I/O,
