@@ -1,0 +1,57 @@
+# mvm: see README.md. Every target can be run twice.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  = -s -w -X main.release=$(VERSION)
+FUZZTIME ?= 20s
+# Packages whose tests boot microVMs or build images run one at a time.
+VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
+
+.PHONY: all build setup setup-test demo test test-unit test-vm check bench fuzz clean
+
+all: build
+
+# build makes bin/mvm and bin/mvm-guest, which belong beside each other.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/mvm ./cmd/mvm
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/mvm-guest ./cmd/mvm-guest
+
+setup:
+	scripts/setup
+
+setup-test:
+	scripts/setup --test
+
+# demo shows the main job on this host: a chat with OpenClaw that sleeps and wakes.
+demo: setup build
+	$(GO) run ./test/demo
+
+test: setup-test build test-unit test-vm
+
+test-unit:
+	$(GO) vet ./...
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/vm -e /driver/qemu -e /image/builtin)
+
+test-vm:
+	$(GO) test -p 1 -timeout 60m $(VM)
+
+# check is what a change must pass beside the tests.
+check:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	golangci-lint run ./...
+
+# bench prints each figure with its ratio to a named reference of the same run.
+bench: setup-test build
+	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/vm/...
+	$(GO) test -run '^$$' -bench . ./internal/guest/gateway/... ./internal/store/...
+
+# fuzz runs every fuzz target for FUZZTIME.
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg 2>/dev/null | grep '^Fuzz'); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+clean:
+	rm -rf bin
