@@ -1,0 +1,108 @@
+package manifest_test
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"mvm"
+	"mvm/internal/manifest"
+)
+
+func env(vars map[string]string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v, ok := vars[name]
+		return v, ok
+	}
+}
+
+func TestAgentDefaults(t *testing.T) {
+	for name, src := range map[string]manifest.AgentSources{
+		"nothing":        {},
+		"file is absent": {File: filepath.Join(t.TempDir(), "none.toml")},
+		"empty variable": {Lookup: env(map[string]string{"MVM_DATA_DIR": ""})},
+	} {
+		got, err := manifest.LoadAgentConfig(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
+			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text"}
+		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if got := got.Origin("data_dir"); got != "default" {
+			t.Errorf("%s: got origin %q", name, got)
+		}
+	}
+}
+
+func TestAgentLayersAndOrigins(t *testing.T) {
+	file := write(t, filepath.Join(t.TempDir(), "agent.toml"), `# the agent
+data_dir = "/srv/file"
+socket_group = "mvm"
+log_level = "debug"
+dns = ["9.9.9.9", "1.1.1.1"]
+node_id = "node-1"
+`)
+	got, err := manifest.LoadAgentConfig(manifest.AgentSources{
+		File:   file,
+		Lookup: env(map[string]string{"MVM_DATA_DIR": "/srv/env", "MVM_LOG_LEVEL": "warn", "MVM_OTHER": "x"}),
+		Flags:  map[string]string{"log_level": "error"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", SocketGroup: "mvm", DataDir: "/srv/env", RunDir: "/run/mvm", Driver: "qemu",
+		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
+		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}}
+	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for key, want := range map[string]string{"socket": "default", "socket_group": file + ":3", "dns": file + ":5", "data_dir": "MVM_DATA_DIR", "log_level": "--log-level"} {
+		if got := got.Origin(key); got != want {
+			t.Errorf("%s: got origin %q, want %q", key, got, want)
+		}
+	}
+}
+
+func TestAgentProblems(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		env, flags map[string]string
+		want       []string // without the file's name
+	}{
+		{"file", "socket = \"x\"\nsockets = \"/x\"\ndata_dir = \"/a/../b\"\ndriver = \"xen\"\nlog_level = 3\ndns = [\"x\", \"::1\", 4]\nsocket_group = \"a b\"\nnode_id = \"N\"\n[log]\n", nil, nil,
+			[]string{"1:1: socket: \"x\" is not an absolute", "2:1: sockets: unknown key (did you mean socket?)", "3:1: data_dir: ", "4:1: driver: \"xen\" is not one of qemu, fake",
+				"5:1: log_level: is an integer", "6:1: dns: \"x\" is not an IPv4", "6:20: dns[2]: is an integer", "7:1: socket_group: ", "8:1: node_id: node id", "9:2: log: unknown key"}},
+		{"every source", "driver = \"xen\"\n", map[string]string{"MVM_LOG_LEVEL": "loud"}, map[string]string{"run_dir": "/" + strings.Repeat("x", 90)},
+			[]string{" \"loud\" is not one of debug", " has 91 bytes", "1:1: driver"}},
+		{"the key beside the secrets", "data_dir = \"/srv/x\"\nkey_file = \"/srv/x/keys/k\"\n", nil, nil, []string{" key_file: /srv/x/keys/k is in the data directory /srv/x"}},
+		{"too many resolvers", "dns = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]\n", nil, nil, []string{"1:1: dns: has 4 elements, more than 3"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := write(t, filepath.Join(t.TempDir(), "agent.toml"), c.file)
+			_, err := manifest.LoadAgentConfig(manifest.AgentSources{File: file, Lookup: env(c.env), Flags: c.flags})
+			got := problems(t, err)
+			if len(got) != len(c.want) {
+				t.Fatalf("got\n%s", strings.Join(got, "\n"))
+			}
+			for n := range c.want {
+				if !strings.HasPrefix(got[n], c.want[n]) {
+					t.Errorf("got  %s\nwant %s…", got[n], c.want[n])
+				}
+			}
+		})
+	}
+}
+
+func TestAgentFileThatMustBeThere(t *testing.T) {
+	_, err := manifest.LoadAgentConfig(manifest.AgentSources{File: filepath.Join(t.TempDir(), "none.toml"), FileRequired: true})
+	if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("got %v, want it to say that the file is not there", err)
+	}
+}
