@@ -88,6 +88,9 @@ func bind(path string, group int) (*net.UnixListener, error) {
 	return ln, nil
 }
 
+// Addr is the address that clients use.
+func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
 // Close ends the listening, removes the socket and lets go of the lock.
 func (l *Listener) Close() error {
 	err := l.UnixListener.Close()

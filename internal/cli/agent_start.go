@@ -44,11 +44,11 @@ func (a *app) startAgent(ctx context.Context, c *api.Client, cfg manifest.AgentC
 	}
 	logPath := filepath.Join(data, "agent.log")
 	a.say("no agent answers at %s: starting one (log: %s)", cfg.Socket, logPath)
-	pid, err := a.spawnAgent(cfg, logPath)
+	pid, old, err := a.spawnAgent(cfg, logPath)
 	if err != nil {
 		return mvm.Errorf(mvm.KindUnavailable, "start agent: %w", err)
 	}
-	return waitAgent(ctx, c, pid, logPath)
+	return waitAgent(ctx, c, pid, logPath, old)
 }
 
 // waitLock takes the lock on the file, waiting for whoever has it.
@@ -72,13 +72,16 @@ func waitLock(ctx context.Context, path string) (*os.File, error) {
 }
 
 // spawnAgent starts the agent in a session of its own, so that it outlives this
-// process and its terminal.
-func (a *app) spawnAgent(cfg manifest.AgentConfig, logPath string) (int, error) {
+// process and its terminal. It returns the agent's pid and the size of the log before.
+func (a *app) spawnAgent(cfg manifest.AgentConfig, logPath string) (pid int, old int64, err error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() { _ = log.Close() }()
+	if st, err := log.Stat(); err == nil {
+		old = st.Size()
+	}
 	args := []string{"agent", "serve", "--data-dir", cfg.DataDir, "--socket", cfg.Socket}
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Args[0] = "mvm"
@@ -86,14 +89,14 @@ func (a *app) spawnAgent(cfg manifest.AgentConfig, logPath string) (int, error) 
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	pid := cmd.Process.Pid
-	return pid, cmd.Process.Release()
+	pid = cmd.Process.Pid // Release forgets it
+	return pid, old, cmd.Process.Release()
 }
 
 // waitAgent waits until the agent answers, or ends, and then says why it did.
-func waitAgent(ctx context.Context, c *api.Client, pid int, logPath string) error {
+func waitAgent(ctx context.Context, c *api.Client, pid int, logPath string, old int64) error {
 	err := poll(ctx, func() (bool, error) {
 		_, err := c.Version(ctx)
 		if err == nil || !mvm.IsKind(err, mvm.KindUnavailable) {
@@ -101,7 +104,7 @@ func waitAgent(ctx context.Context, c *api.Client, pid int, logPath string) erro
 		}
 		var ws syscall.WaitStatus
 		if got, _ := syscall.Wait4(pid, &ws, syscall.WNOHANG, nil); got == pid {
-			return false, mvm.Errorf(mvm.KindUnavailable, "agent ended at once (exit code %d):\n%s", ws.ExitStatus(), tail(logPath)).
+			return false, mvm.Errorf(mvm.KindUnavailable, "agent ended at once (exit code %d):\n%s", ws.ExitStatus(), tail(logPath, old)).
 				WithFix("see %s, or `mvm doctor`", logPath)
 		}
 		return false, nil
@@ -138,15 +141,15 @@ func waitKind(err error) mvm.Kind {
 	return mvm.KindOf(err)
 }
 
-// tail returns the last lines of the log, indented.
-func tail(path string) string {
+// tail returns the last lines of the log from the offset on, indented.
+func tail(path string, from int64) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Sprintf("    (%v)", err)
 	}
 	defer func() { _ = f.Close() }()
-	if st, err := f.Stat(); err == nil && st.Size() > 4096 {
-		_, _ = f.Seek(-4096, io.SeekEnd)
+	if st, err := f.Stat(); err == nil {
+		_, _ = f.Seek(max(from, st.Size()-4096), io.SeekStart)
 	}
 	b, _ := io.ReadAll(io.LimitReader(f, 4096))
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")

@@ -2,10 +2,12 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
+	"github.com/muesli/cancelreader"
 	"github.com/spf13/cobra"
 
 	"mvm"
@@ -23,11 +25,17 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, lost string) error {
 	}
 	a.say("%s", lost)
 	if !isTerminal(a.Stdin) {
-		return mvm.Errorf(mvm.KindInvalid, "%s asks first, and there is no terminal to ask at", cmd.CommandPath()).
+		return mvm.Errorf(mvm.KindInvalid, "%s asks first, and there is no terminal to ask at", nameOf(cmd)).
 			WithFix("say --yes if you mean it")
 	}
 	fmt.Fprint(a.Stderr, "Go on? [y/N] ")
-	answer, err := bufio.NewReader(io.LimitReader(a.Stdin, 64)).ReadString('\n')
+	in, err := cancelreader.NewReader(a.Stdin)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "open stdin: %w", err)
+	}
+	defer func() { _ = in.Close() }()
+	defer context.AfterFunc(cmd.Context(), func() { in.Cancel() })()
+	answer, err := bufio.NewReader(io.LimitReader(in, 64)).ReadString('\n')
 	if err != nil && err != io.EOF {
 		return mvm.Errorf(mvm.KindInternal, "read answer: %w", err)
 	}

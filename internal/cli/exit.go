@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -72,22 +73,21 @@ func group(cmd *cobra.Command, args []string) error {
 		}
 		return exitStatus(2)
 	}
-	err := usagef(cmd, "%s has no command %q", cmd.CommandPath(), args[0])
+	err := usagef(cmd, "%s has no command %q", nameOf(cmd), args[0])
 	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-		return mvm.Errorf(mvm.KindInvalid, "%s has no command %q", cmd.CommandPath(), args[0]).
+		return mvm.Errorf(mvm.KindInvalid, "%s has no command %q", nameOf(cmd), args[0]).
 			WithFix("did you mean `%s %s`?", cmd.CommandPath(), s[0])
 	}
 	return err
 }
 
-// finish makes every command check its arguments and say the exit codes in its help.
+// finish makes every command say what arguments it takes when it gets others, and
+// the exit codes in its help.
 func finish(cmd *cobra.Command) {
-	if args := cmd.Args; args != nil {
-		cmd.Args = func(c *cobra.Command, a []string) error {
-			if err := args(c, a); err != nil && mvm.KindOf(err) != mvm.KindInvalid {
-				return usageOf(c, err)
-			} else if err != nil {
-				return err
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return mvm.Errorf(mvm.KindInvalid, "%s: wrong arguments: %w", nameOf(c), err).WithFix("use it as `%s`", c.UseLine())
 			}
 			return nil
 		}
@@ -103,3 +103,6 @@ func finish(cmd *cobra.Command) {
 		finish(c)
 	}
 }
+
+// nameOf is the command as it is called, without "mvm " before it.
+func nameOf(cmd *cobra.Command) string { return strings.TrimPrefix(cmd.CommandPath(), "mvm ") }
