@@ -119,6 +119,9 @@ func (s Selector) Validate() error {
 		}
 		return Errorf(KindInvalid, "instance_selector by_ip needs an IPv4 address")
 	case SelectByKey:
+		if len(s.From) > 1024 {
+			return Errorf(KindInvalid, "instance_selector by_key from has more than 1024 bytes")
+		}
 		kind, arg, _ := strings.Cut(s.From, ":")
 		switch {
 		case s.From == "path",
