@@ -106,17 +106,18 @@ func jsonAt(dec *json.Decoder, path []string) (string, error) {
 		return "", errNoValue
 	}
 	key, found := "", false
+	var skip skipped
+	wanted := index(path[0])
 	for i := 0; dec.More(); i++ {
-		name := strconv.Itoa(i)
+		here := i == wanted
 		if delim == '{' {
 			tok, err := dec.Token()
 			if err != nil {
 				return "", errNotJSON
 			}
-			name, _ = tok.(string)
+			here = tok == path[0]
 		}
-		if name != path[0] {
-			var skip skipped
+		if !here {
 			if err := dec.Decode(&skip); err != nil {
 				return "", errNotJSON
 			}
@@ -137,6 +138,15 @@ func jsonAt(dec *json.Decoder, path []string) (string, error) {
 		return "", errNoValue
 	}
 	return key, nil
+}
+
+// index returns the array index that a part of a pointer is, or -1.
+func index(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil || strconv.Itoa(n) != s {
+		return -1
+	}
+	return n
 }
 
 // scalarKey returns the key that a JSON token is.
