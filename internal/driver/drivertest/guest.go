@@ -3,8 +3,10 @@ package drivertest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,14 +66,16 @@ func run(ctx context.Context, c net.Conn, stdin []byte, argv []string) ([]byte, 
 	}
 	release := guestproto.Bind(ctx, c)
 	defer release()
-	sent := make(chan error, 1)
-	go func() { sent <- send(c, stdin) }()
+	var sender sync.WaitGroup
+	var sent error
+	sender.Go(func() { sent = send(c, stdin) })
 	var out, stderr bytes.Buffer
 	for {
 		var f guestproto.ExecFrame
 		if err := guestproto.Receive(c, &f); err != nil {
 			_ = c.Close()
-			return nil, fmt.Errorf("after %d bytes of output: %w", out.Len(), joined(err, <-sent))
+			sender.Wait()
+			return nil, fmt.Errorf("after %d bytes of output: %w", out.Len(), errors.Join(err, sent))
 		}
 		out.Write(f.Stdout)
 		stderr.Write(f.Stderr)
@@ -79,19 +83,12 @@ func run(ctx context.Context, c net.Conn, stdin []byte, argv []string) ([]byte, 
 			continue
 		}
 		_ = c.Close() // a command may end without reading all of its input
-		<-sent
+		sender.Wait()
 		if f.Exit.Code != 0 {
 			return nil, fmt.Errorf("exit code %d: %s %s", f.Exit.Code, stderr.Bytes(), f.Exit.Detail)
 		}
 		return out.Bytes(), nil
 	}
-}
-
-func joined(err, other error) error {
-	if other == nil {
-		return err
-	}
-	return fmt.Errorf("%w; sending: %w", err, other)
 }
 
 // send gives the command its input.
