@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"time"
@@ -30,7 +29,7 @@ func main() {
 type machine struct {
 	cfg     config
 	init    bool
-	log     *slog.Logger
+	log     guest.Log
 	journal *guest.Journal
 	procs   *guest.Processes
 	console io.Writer
@@ -38,7 +37,7 @@ type machine struct {
 
 func newMachine(cfg config, init bool) *machine {
 	journal := guest.NewJournal()
-	return &machine{cfg: cfg, init: init, journal: journal, log: guest.NewLogger(journal, os.Stderr),
+	return &machine{cfg: cfg, init: init, journal: journal, log: guest.NewLog(journal, os.Stderr),
 		procs: guest.NewProcesses(init), console: os.Stderr}
 }
 
@@ -70,11 +69,11 @@ func runInit() int {
 // boot gets the machine to where services can run.
 func (m *machine) boot() error {
 	if len(os.Args) != 2 || os.Args[1] != linux.RootStage {
-		if err := linux.Boot(m.log); err != nil {
+		if err := linux.Boot(m.log.Logger); err != nil {
 			return err
 		}
 	}
-	if err := linux.MountData(m.log); err != nil {
+	if err := linux.MountData(m.log.Logger); err != nil {
 		return err
 	}
 	port, err := linux.WaitPort()
@@ -111,7 +110,7 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 		return err
 	}
 	defer channel.close()
-	router := gateway.New(gateway.Options{Log: m.log, Host: gateway.HostOver(channel.host)})
+	router := gateway.New(gateway.Options{Log: m.log.Logger, Host: gateway.HostOver(channel.host)})
 	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
 		Paths: m.cfg.paths, Console: m.console, Router: router})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -35,7 +34,7 @@ type Options struct {
 	System    System
 	Processes *Processes
 	Journal   *Journal
-	Log       *slog.Logger
+	Log       Log
 	Paths     Paths
 	Console   io.Writer // may be nil
 	Router    Router    // nil: this agent has no gateway role
@@ -47,7 +46,7 @@ type Agent struct {
 	sys      System
 	procs    *Processes
 	journal  *Journal
-	log      *slog.Logger
+	log      Log
 	paths    Paths
 	router   Router
 	sup      *Supervisor
@@ -82,7 +81,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router,
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
-	a.sup = NewSupervisor(SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log, Etc: o.Paths.Etc,
+	a.sup = NewSupervisor(SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log.Logger, Etc: o.Paths.Etc,
 		Secrets: o.Paths.Secrets, Console: o.Console, Changed: a.readiness})
 	services, err := LoadServices(o.Paths.Services)
 	a.services = services

@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"mvm/internal/guestproto"
@@ -55,31 +57,67 @@ func (a *Agent) hasLog(service string) bool {
 		slices.ContainsFunc(a.services, func(s Service) bool { return s.Name == service })
 }
 
-// NewLogger returns a logger that writes to the console and to the journal, where
-// the host finds it as service "mvm".
-func NewLogger(j *Journal, console io.Writer) *slog.Logger {
-	h := slog.NewTextHandler(&logWriter{j, console}, &slog.HandlerOptions{
-		ReplaceAttr: func(groups []string, at slog.Attr) slog.Attr {
-			if at.Key == slog.TimeKey && len(groups) == 0 {
-				return slog.String(slog.TimeKey, at.Value.Time().UTC().Format(time.RFC3339Nano))
-			}
-			return at
-		}})
-	return slog.New(h)
+// Log is the guest agent's own log. Records go to the journal, where the host finds
+// them as service "mvm", and to the console, which is slow: once Quiet was called,
+// only warnings and errors.
+type Log struct {
+	*slog.Logger
+	quiet *atomic.Bool
 }
 
-type logWriter struct {
-	journal *Journal
-	console io.Writer
+// NewLog returns a log over both; console may be nil.
+func NewLog(j *Journal, console io.Writer) Log {
+	h := &logHandler{journal: slog.NewTextHandler(journalWriter{j}, nil), quiet: new(atomic.Bool)}
+	if console != nil {
+		h.console = slog.NewTextHandler(console, nil)
+	}
+	return Log{Logger: slog.New(h), quiet: h.quiet}
 }
 
-// Write takes one record, as slog gives it.
-func (w *logWriter) Write(p []byte) (int, error) {
-	if n := len(p); n > 0 && p[n-1] == '\n' {
-		w.journal.Append(agentLog, agentLog, string(p[:n-1]))
+// Quiet keeps mere information from the console from now on.
+func (l Log) Quiet() {
+	if l.quiet != nil {
+		l.quiet.Store(true)
 	}
-	if w.console != nil {
-		_, _ = w.console.Write(p) // a console that is gone must not stop the agent
+}
+
+type logHandler struct {
+	journal, console slog.Handler
+	quiet            *atomic.Bool
+}
+
+func (h *logHandler) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo
+}
+
+func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
+	err := h.journal.Handle(ctx, r)
+	if h.console != nil && (r.Level >= slog.LevelWarn || !h.quiet.Load()) {
+		err = errors.Join(err, h.console.Handle(ctx, r))
 	}
+	return err
+}
+
+func (h *logHandler) with(change func(slog.Handler) slog.Handler) slog.Handler {
+	c := &logHandler{journal: change(h.journal), quiet: h.quiet}
+	if h.console != nil {
+		c.console = change(h.console)
+	}
+	return c
+}
+
+func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return h.with(func(h slog.Handler) slog.Handler { return h.WithAttrs(attrs) })
+}
+
+func (h *logHandler) WithGroup(name string) slog.Handler {
+	return h.with(func(h slog.Handler) slog.Handler { return h.WithGroup(name) })
+}
+
+// journalWriter takes one record at a time, as slog's handlers give it.
+type journalWriter struct{ journal *Journal }
+
+func (w journalWriter) Write(p []byte) (int, error) {
+	w.journal.Append(agentLog, agentLog, strings.TrimSuffix(string(p), "\n"))
 	return len(p), nil
 }

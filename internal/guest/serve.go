@@ -208,6 +208,7 @@ func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arr
 		a.mu.Unlock()
 		a.readiness()
 		a.log.Info("configured", "reason", c.Reason, "instance", c.InstanceID, "generation", c.Generation, "took", time.Since(began))
+		a.log.Quiet()
 	} else {
 		a.log.Error("configure", "reason", c.Reason, "error", err)
 	}

@@ -32,8 +32,8 @@ type unit struct {
 	sup    *Supervisor
 	def    Service
 	status guestproto.ServiceStatus
-	after  []*unit       // must be ready before this starts
-	needed []*unit       // must be gone before this stops; guarded by the mutex too
+	after  []*unit // must be ready before this starts
+	needed []*unit // must be gone before this stops; guarded by the mutex too
 	cancel context.CancelFunc
 	up     chan struct{} // closed when the service was ready, or done, once
 	gone   chan struct{} // closed when run has returned

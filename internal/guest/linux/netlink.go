@@ -159,15 +159,18 @@ func (r *route) setDefault(index int, gateway netip.Addr) error {
 	return err
 }
 
-// forgetNeighbour drops what the link knows of an address's MAC: after a sleep the
-// bridge may have another.
-func (r *route) forgetNeighbour(index int, addr netip.Addr) error {
-	body := []byte{unix.AF_INET, 0, 0, 0}
-	body = binary.NativeEndian.AppendUint32(body, uint32(index))
-	body = append(body, 0, 0, 0, 0)
-	_, err := r.ask(unix.RTM_DELNEIGH, 0, body, attr{unix.NDA_DST, addr.AsSlice()})
-	if errors.Is(err, unix.ENOENT) {
-		return nil
+// refreshNeighbour drops what the link knows of an address's MAC, which may be
+// another after a sleep, and has the kernel ask for it at once. The question is a
+// broadcast, so the bridge and the neighbours learn where this machine is.
+func (r *route) refreshNeighbour(index int, addr netip.Addr) error {
+	body := func(flags byte) []byte {
+		b := binary.NativeEndian.AppendUint32([]byte{unix.AF_INET, 0, 0, 0}, uint32(index))
+		return append(b, 0, 0, flags, 0)
 	}
+	dst := attr{unix.NDA_DST, addr.AsSlice()}
+	if _, err := r.ask(unix.RTM_DELNEIGH, 0, body(0), dst); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	_, err := r.ask(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE, body(unix.NTF_USE), dst)
 	return err
 }

@@ -19,8 +19,8 @@ import (
 
 // SetNetwork gives the machine's only network interface the MAC, the address, the
 // default route and the name servers, and nothing else. Applied twice it changes
-// nothing. Then it tells the neighbours, which may have seen another machine at
-// the address.
+// nothing. It also asks for the gateway's MAC, by which the bridge learns where this
+// machine is.
 func (s *System) SetNetwork(n guestproto.Net) error {
 	if err := validateNet(n); err != nil {
 		return err
@@ -43,8 +43,7 @@ func (s *System) SetNetwork(n guestproto.Net) error {
 		{"set MAC and MTU of", func() error { return setMAC(r, nic, n) }},
 		{"set address of", func() error { return setAddress(r, nic.Index, n.Address) }},
 		{"set default route over", func() error { return r.setDefault(nic.Index, n.Gateway) }},
-		{"forget the gateway's MAC on", func() error { return r.forgetNeighbour(nic.Index, n.Gateway) }},
-		{"announce the address on", func() error { return announce(nic.Index, n) }},
+		{"ask for the gateway's MAC on", func() error { return r.refreshNeighbour(nic.Index, n.Gateway) }},
 		{"write resolv.conf for", func() error { return writeResolvConf(n.DNS) }},
 	} {
 		if err := step.do(); err != nil {
@@ -130,7 +129,11 @@ func setAddress(r *route, index int, want netip.Prefix) error {
 
 func disableIPv6(nic string) error {
 	for _, name := range []string{"all", "default", nic} {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+		file := "/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"
+		if b, err := os.ReadFile(file); err == nil && string(b) == "1\n" {
+			continue
+		}
+		err := os.WriteFile(file, []byte("1"), 0)
 		if err != nil && !os.IsNotExist(err) {
 			return err
 		}
@@ -138,28 +141,7 @@ func disableIPv6(nic string) error {
 	return nil
 }
 
-// announce broadcasts a gratuitous ARP, so that the bridge and every neighbour
-// learn at once where the address is.
-func announce(index int, n guestproto.Net) error {
-	mac, err := net.ParseMAC(n.MAC)
-	if err != nil {
-		return err
-	}
-	const arp = 0x0806
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	ip := n.Address.Addr().AsSlice()
-	packet := []byte{0, 1, 8, 0, 6, 4, 0, 1} // Ethernet, IPv4, request
-	packet = append(append(packet, mac...), ip...)
-	packet = append(append(packet, 0, 0, 0, 0, 0, 0), ip...)
-	to := &unix.SockaddrLinklayer{Protocol: arp>>8 | arp&0xff<<8, Ifindex: index, Halen: 6,
-		Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
-	return unix.Sendto(fd, packet, 0, to)
-}
-
+// writeResolvConf names the servers, if there are any.
 func writeResolvConf(servers []netip.Addr) error {
 	if len(servers) == 0 {
 		return nil
