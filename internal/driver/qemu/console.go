@@ -1,0 +1,121 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+
+	"golang.org/x/time/rate"
+)
+
+// Bounds of a console log. A guest that writes faster is slowed down, not lost.
+const (
+	maxConsole   = 1 << 20 // bytes of the log; as much again in the one before, ".1"
+	consoleRate  = 256 << 10
+	consoleBurst = 1 << 20
+	consoleChunk = 16 << 10
+)
+
+// console copies what the guest writes to its serial port into a log file. While
+// no agent is there QEMU drops what the guest writes.
+type console struct {
+	conn   net.Conn
+	path   string
+	log    *slog.Logger
+	cancel context.CancelFunc
+	done   chan struct{}
+	once   sync.Once
+}
+
+// startConsole owns conn. drain or stop ends it.
+func startConsole(conn net.Conn, path string, log *slog.Logger) *console {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &console{conn: conn, path: path, log: log, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		if err := c.run(ctx); err != nil {
+			c.log.Warn("console log ended", "err", err)
+		}
+	}()
+	return c
+}
+
+func (c *console) run(ctx context.Context) (err error) {
+	var f *os.File
+	var size int64
+	defer func() {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	lim := rate.NewLimiter(consoleRate, consoleBurst)
+	buf := make([]byte, consoleChunk)
+	for {
+		n, rerr := c.conn.Read(buf)
+		if n > 0 && c.path != "" {
+			if f == nil || size+int64(n) > maxConsole {
+				if f, size, err = c.open(f); err != nil {
+					return errors.Join(err, c.discard())
+				}
+			}
+			if _, err := f.Write(buf[:n]); err != nil { // a full disk: go on without
+				c.log.Warn("write the console log", "err", err)
+			}
+			size += int64(n)
+		}
+		if rerr != nil {
+			return nil // the VMM is gone, or stop was called
+		}
+		lim.WaitN(ctx, n) // does not wait any more once drained
+	}
+}
+
+// open opens the log to append, after moving a full one out of the way.
+func (c *console) open(old *os.File) (*os.File, int64, error) {
+	if old != nil {
+		old.Close()
+	}
+	if st, err := os.Stat(c.path); err == nil && st.Size() > maxConsole/2 {
+		if err := os.Rename(c.path, c.path+".1"); err != nil {
+			return nil, 0, err
+		}
+	}
+	f, err := os.OpenFile(c.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, st.Size(), nil
+}
+
+// discard keeps the guest going when there is no log.
+func (c *console) discard() error {
+	_, err := io.Copy(io.Discard, c.conn)
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// drain reads to the end what a VMM that is gone has left in the socket.
+func (c *console) drain() {
+	c.cancel()
+	<-c.done
+	c.stop()
+}
+
+// stop ends the log.
+func (c *console) stop() {
+	c.once.Do(func() {
+		c.cancel()
+		c.conn.Close()
+	})
+	<-c.done
+}

@@ -1,0 +1,186 @@
+// Package qemu runs instances in QEMU: the driver for hosts with and without
+// usable hardware virtualisation.
+//
+// # What a VMM is given
+//
+// QEMU runs as the Spec's user, in a session of its own, under its own seccomp
+// filter, and gets everything as open files: disks, kernel, memory, TAP, and the
+// listening sockets of its control protocol, guest channel and console. It needs
+// no access to any folder and can make no file.
+//
+// # Memory
+//
+// The guest's memory is the file Spec.Memory, mapped shared, so that a snapshot is
+// that file and a small file of device state. While a VMM runs, all of the file is
+// reserved on disk, so that a full disk is an error at Start or Restore and never a
+// crash; when a VMM with a snapshot ends, what the guest never used is given back.
+// See docs/adr/0002-memory-file.md.
+//
+// # Files in RunDir
+//
+//	vmm.lock   locked for as long as the VMM lives
+//	vmm.json   which process it is, and its cgroup
+//	vmm.log    what QEMU itself says
+//	qmp.sock, chan.sock, con.sock   QEMU listens; one client each at a time
+//	v.sock     served by package channel
+//
+// A start that was cut off before vmm.json was written is found by its arguments:
+// "-name mvm:<id>:<RunDir>".
+//
+// # Seams
+//
+// Options.Seam is called before each named operation, and its error makes just
+// that operation fail: start.memory, start.exec, start.record, start.qmp,
+// start.cont, restore.memory, restore.load, pause.stop, resume.cont,
+// snapshot.create, snapshot.migrate, snapshot.sync, snapshot.commit, kill.signal.
+// (Restore runs the start operations too, but for start.memory and start.cont.)
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+)
+
+// Options configure a Driver.
+type Options struct {
+	// Binary is QEMU's name or path; "" is qemu-system-x86_64.
+	Binary string
+	// StateDir is a durable folder for what was found out about this host.
+	StateDir string
+	// ProbeKernel names a kernel for the probe of hardware virtualisation, or "" as
+	// long as there is none. It may be nil: then no probe is made and TCG is used.
+	ProbeKernel func() string
+	// Seam, when not nil, is called before each named operation (see the package).
+	Seam func(op string) error
+	Log  *slog.Logger
+}
+
+// Driver runs VMMs. See driver.Driver for its promises.
+type Driver struct {
+	opts   Options
+	binary string // absolute, as /proc/PID/exe shows it
+	bios   string // a firmware file that QEMU finds, "" for its default
+	log    *slog.Logger
+
+	mu   sync.Mutex // held while the host is probed
+	info *driver.Info
+	khz  int
+}
+
+var _ driver.Driver = (*Driver)(nil)
+
+// New makes a driver. KindUnavailable when QEMU is not installed. It starts nothing.
+func New(opts Options) (*Driver, error) {
+	if opts.Binary == "" {
+		opts.Binary = "qemu-system-x86_64"
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	path, err := exec.LookPath(opts.Binary)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "find QEMU: %w", err).WithFix("apt-get install qemu-system-x86")
+	}
+	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "make the QEMU driver's folder: %w", err)
+	}
+	d := &Driver{opts: opts, binary: path, log: opts.Log.With("driver", "qemu")}
+	if _, err := os.Stat("/usr/share/qemu/" + qboot); err == nil {
+		d.bios = qboot
+	}
+	return d, nil
+}
+
+// qboot boots a PVH kernel 200 ms sooner than the default firmware.
+const qboot = "qboot.rom"
+
+func (d *Driver) seam(op string) error {
+	if d.opts.Seam == nil {
+		return nil
+	}
+	return d.opts.Seam(op)
+}
+
+// Info says what QEMU this is and which accelerator guests get. The first call on
+// a host boot may probe it, for up to half a minute; the result is kept in
+// StateDir. As long as ProbeKernel has none, the answer is TCG and is not kept.
+func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.info != nil {
+		return *d.info, nil
+	}
+	version, err := d.version(ctx)
+	if err != nil {
+		return driver.Info{}, err
+	}
+	digest, err := digestFile(d.binary)
+	if err != nil {
+		return driver.Info{}, mvm.Errorf(mvm.KindInternal, "read QEMU's binary: %w", err)
+	}
+	v, final, err := d.verdict(ctx, digest)
+	if err != nil {
+		return driver.Info{}, err
+	}
+	info := driver.Info{Name: "qemu", Version: version, Digest: digest, Accelerator: v.Accelerator, Why: v.Why,
+		Machine:  machineType + " " + cpuModel(v.Accelerator),
+		Features: driver.Features{Snapshot: true, Process: true}}
+	if d.bios != "" {
+		info.Machine += " " + d.bios
+	}
+	d.khz = v.TSCkHz
+	if final {
+		d.info = &info
+	}
+	return info, nil
+}
+
+var versionRE = regexp.MustCompile(`version (\d+\.\d+\.\d+)`)
+
+func (d *Driver) version(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, d.binary, "-version")
+	out, err := cmd.Output()
+	if err != nil {
+		return "", mvm.Errorf(mvm.KindUnavailable, "ask %s for its version: %w", d.binary, err)
+	}
+	m := versionRE.FindSubmatch(bytes.TrimSpace(out))
+	if m == nil {
+		return "", mvm.Errorf(mvm.KindUnavailable, "ask %s for its version: it says %.100q", d.binary, out)
+	}
+	return string(m[1]), nil
+}
+
+func digestFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}

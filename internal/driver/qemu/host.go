@@ -1,0 +1,144 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/sys"
+)
+
+const (
+	accelKVM = "kvm"
+	accelTCG = "tcg"
+
+	verdictFile   = "qemu-host.json"
+	probeDeadline = 15 * time.Second // for one boot of a guest that does nothing
+	probeBoots    = 2
+)
+
+// verdict is what was found out about this host, kept for this boot of it and this
+// binary.
+type verdict struct {
+	Version     int    `json:"version"` // of this format: 1
+	BootID      string `json:"boot_id"`
+	Digest      string `json:"digest"`
+	Accelerator string `json:"accelerator"`
+	Why         string `json:"why"`
+	TSCkHz      int    `json:"tsc_khz"`
+}
+
+// verdict returns what is kept, or finds it out; final says that it will not
+// change on this host boot.
+func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final bool, err error) {
+	boot, err := sys.HostBootID()
+	if err != nil {
+		return v, false, mvm.Errorf(mvm.KindInternal, "read the host's boot id: %w", err)
+	}
+	path := filepath.Join(d.opts.StateDir, verdictFile)
+	if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &v) == nil &&
+		v.Version == 1 && v.BootID == boot && v.Digest == digest {
+		return v, true, nil
+	}
+	v = verdict{Version: 1, BootID: boot, Digest: digest, Accelerator: accelTCG, TSCkHz: d.khz}
+	if v.TSCkHz == 0 {
+		v.TSCkHz = measureTSC()
+	}
+	kernel := ""
+	if d.opts.ProbeKernel != nil {
+		kernel = d.opts.ProbeKernel()
+	}
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		v.Why = "no hardware virtualisation: " + err.Error()
+	} else if kernel == "" {
+		v.Why = "no kernel yet to probe /dev/kvm with"
+		return v, false, nil
+	} else if v.Why, err = d.probe(ctx, kernel); err != nil {
+		return v, false, err
+	} else if v.Why == "" {
+		v.Accelerator, v.Why = accelKVM, fmt.Sprintf("%d probe boots with KVM reached userspace", probeBoots)
+	}
+	if err := sys.WriteJSON(path, v, 0o600); err != nil {
+		return v, false, mvm.Errorf(mvm.KindInternal, "keep what was found out about this host: %w", err)
+	}
+	d.log.Info("chose accelerator", "accelerator", v.Accelerator, "why", v.Why)
+	return v, true, nil
+}
+
+// probe boots a guest with KVM a few times and returns why that does not work, ""
+// when it does. An error is of the host's or the context's making.
+func (d *Driver) probe(ctx context.Context, kernel string) (why string, err error) {
+	dir, err := os.MkdirTemp(d.opts.StateDir, "probe")
+	if err != nil {
+		return "", mvm.Errorf(mvm.KindInternal, "probe KVM: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	initrd := filepath.Join(dir, "initrd")
+	if err := os.WriteFile(initrd, probeInitrd(), 0o644); err != nil {
+		return "", mvm.Errorf(mvm.KindInternal, "probe KVM: %w", err)
+	}
+	for i := range probeBoots {
+		start := time.Now()
+		err := d.probeOnce(ctx, dir, kernel, initrd)
+		if ctx.Err() != nil {
+			return "", mvm.Errorf(mvm.KindCanceled, "probe KVM: %w", context.Cause(ctx))
+		}
+		if err != nil {
+			return fmt.Sprintf("/dev/kvm is there but probe boot %d failed: %v", i+1, err), nil
+		}
+		d.log.Debug("probe boot with KVM reached userspace", "took", time.Since(start))
+	}
+	return "", nil
+}
+
+func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) error {
+	const nobody = 65534
+	spec := driver.Spec{ID: "probe", Dir: dir, RunDir: dir, UID: nobody, GID: nobody, VCPUs: 2, MemMiB: 192,
+		Kernel: kernel, Initrd: initrd, Cmdline: "panic=-1", Memory: filepath.Join(dir, "memory"),
+		Console: filepath.Join(dir, "console")}
+	ctx, cancel := context.WithTimeout(ctx, probeDeadline)
+	defer cancel()
+	v, err := d.launch(ctx, spec, nil, accelKVM, 0)
+	if err != nil {
+		return err
+	}
+	defer v.Kill(context.WithoutCancel(ctx))
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if b, err := os.ReadFile(spec.Console); err == nil && bytes.Contains(b, []byte(probeMark)) {
+			return os.Remove(spec.Console)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-v.Done():
+			if b, _ := os.ReadFile(spec.Console); bytes.Contains(b, []byte(probeMark)) {
+				return os.Remove(spec.Console)
+			}
+			return fmt.Errorf("the guest ended early: %s", v.Exit().Detail)
+		case <-ctx.Done():
+			return fmt.Errorf("no word from userspace within %v", probeDeadline)
+		}
+	}
+}
+
+// host returns the accelerator and the TSC rate for a new VMM.
+func (d *Driver) host(ctx context.Context) (accel string, khz int, err error) {
+	info, err := d.Info(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return info.Accelerator, d.khz, nil
+}

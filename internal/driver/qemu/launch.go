@@ -1,0 +1,406 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mvm"
+	"mvm/internal/channel"
+	"mvm/internal/driver"
+	"mvm/internal/sys"
+	"mvm/internal/undo"
+)
+
+const (
+	greetTimeout = 30 * time.Second // from exec to the control protocol's greeting
+	lockTimeout  = 5 * time.Second  // for a VMM that is just going away
+)
+
+// Start boots a VMM; see driver.Driver.
+func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.VMM, error) {
+	return d.startOrRestore(ctx, spec, nil)
+}
+
+// Restore makes a VMM from the snapshot, paused; see driver.Driver. A snapshot
+// that QEMU refuses is KindInvalid.
+func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (driver.VMM, error) {
+	return d.startOrRestore(ctx, spec, &snap)
+}
+
+func (d *Driver) startOrRestore(ctx context.Context, spec driver.Spec, snap *driver.Snapshot) (driver.VMM, error) {
+	accel, khz, err := d.host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v, err := d.launch(ctx, spec, snap, accel, khz)
+	if err != nil {
+		return nil, err // not a nil *vmm in the interface
+	}
+	return v, nil
+}
+
+// launch makes a VMM step by step; when one fails, what was made is taken back.
+func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snapshot, accel string, khz int) (v *vmm, err error) {
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer u.Run(&err)
+	l := &launcher{d: d, spec: spec, restore: snap != nil, undo: &u}
+	defer l.closeFiles()
+	for _, step := range []func(context.Context) error{l.lock, l.memory, l.sockets, l.open} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.exec(vmmArgs{spec: spec, accel: accel, khz: khz, bios: d.bios, fds: l.fds}); err != nil {
+		return nil, err
+	}
+	if v, err = l.hold(ctx); err != nil {
+		return nil, err
+	}
+	if snap != nil {
+		err = v.load(ctx, *snap)
+	} else if err = d.seam("start.cont"); err == nil {
+		err = v.cont(ctx)
+	}
+	if err != nil {
+		return nil, v.explain(err)
+	}
+	return v, nil
+}
+
+// launcher holds what a VMM under construction needs.
+type launcher struct {
+	d       *Driver
+	spec    driver.Spec
+	restore bool
+	undo    *undo.Stack
+
+	tap  string
+	fds  files
+	give []*os.File // to the VMM, from number 3 on
+	qmp  *net.UnixConn
+	con  net.Conn
+	ch   net.Conn
+	proc *sys.Process
+	rec  record
+}
+
+// pass gives the file to the VMM and returns its number there.
+func (l *launcher) pass(f *os.File) int {
+	l.give = append(l.give, f)
+	return len(l.give) + 2
+}
+
+func (l *launcher) closeFiles() {
+	for _, f := range l.give {
+		if f != l.spec.TAP {
+			f.Close()
+		}
+	}
+}
+
+// lock makes RunDir, takes the instance's lock and clears away what a dead VMM left.
+func (l *launcher) lock(ctx context.Context) error {
+	if err := os.MkdirAll(l.spec.RunDir, 0o700); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make the run dir: %w", err)
+	}
+	f, err := lockWait(ctx, l.spec.RunDir)
+	if err != nil {
+		return err
+	}
+	l.pass(f)
+	l.undo.Add(func() error {
+		err := removeFiles(l.spec.RunDir)
+		if g, lerr := lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
+			err = errors.Join(err, unlock(g))
+		}
+		return err
+	})
+	return removeFiles(l.spec.RunDir)
+}
+
+// lockWait takes the lock, waiting a little for a VMM that is going away.
+func lockWait(ctx context.Context, runDir string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	for {
+		f, err := lock(runDir)
+		if !mvm.IsKind(err, mvm.KindState) || ctx.Err() != nil {
+			return f, err
+		}
+		if _, rerr := readRecord(runDir); rerr == nil {
+			return nil, err // a VMM that lives
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// memory makes the memory file, or opens the snapshot's.
+func (l *launcher) memory(context.Context) error {
+	op, get := "start.memory", createMemory
+	if l.restore {
+		op, get = "restore.memory", openMemory
+	}
+	if err := l.d.seam(op); err != nil {
+		return err
+	}
+	f, err := get(l.spec)
+	if err != nil {
+		return err
+	}
+	l.fds.memory = l.pass(f)
+	l.undo.Add(func() error {
+		if l.restore {
+			return releasePath(l.spec.Memory)
+		}
+		if err := os.Remove(l.spec.Memory); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+// sockets listens for the VMM and connects to it already: nobody has to wait for a
+// socket to appear, and a VMM that dies takes the connections with it.
+func (l *launcher) sockets(context.Context) (err error) {
+	if l.fds.qmp, l.qmp, err = l.socket(qmpSock); err != nil {
+		return err
+	}
+	var c *net.UnixConn
+	if l.fds.conso, c, err = l.socket(conSock); err != nil {
+		return err
+	}
+	l.con = c
+	if l.fds.channel, c, err = l.socket(chanSock); err != nil {
+		return err
+	}
+	l.ch = c
+	return nil
+}
+
+func (l *launcher) socket(name string) (fd int, conn *net.UnixConn, err error) {
+	addr := &net.UnixAddr{Name: filepath.Join(l.spec.RunDir, name), Net: "unix"}
+	ln, err := net.ListenUnix("unix", addr)
+	if err != nil {
+		return 0, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
+	}
+	defer ln.Close()
+	ln.SetUnlinkOnClose(false)
+	f, err := ln.File()
+	if err != nil {
+		return 0, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
+	}
+	fd = l.pass(f)
+	if err := os.Chmod(addr.Name, 0o600); err != nil {
+		return 0, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
+	}
+	conn, err = net.DialUnix("unix", nil, addr)
+	if err != nil {
+		return 0, nil, mvm.Errorf(mvm.KindInternal, "connect to the VMM's %s: %w", name, err)
+	}
+	l.undo.Add(func() error { conn.Close(); return nil })
+	return fd, conn, nil
+}
+
+// open opens the guest's files for the VMM.
+func (l *launcher) open(context.Context) error {
+	get := func(path string, flag int) (int, error) {
+		f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, mvm.Errorf(mvm.KindInvalid, "open for the VMM: %w", err)
+		}
+		return l.pass(f), nil
+	}
+	var err error
+	if !l.restore { // a snapshot has its kernel in memory
+		if l.fds.kernel, err = get(l.spec.Kernel, os.O_RDONLY); err != nil {
+			return err
+		}
+		if l.spec.Initrd != "" {
+			if l.fds.initrd, err = get(l.spec.Initrd, os.O_RDONLY); err != nil {
+				return err
+			}
+		}
+	}
+	for _, disk := range l.spec.Disks {
+		flag := os.O_RDWR
+		if disk.ReadOnly {
+			flag = os.O_RDONLY
+		}
+		fd, err := get(disk.Path, flag)
+		if err != nil {
+			return err
+		}
+		l.fds.disks = append(l.fds.disks, fd)
+	}
+	if l.spec.TAP != nil {
+		l.fds.tap = l.pass(l.spec.TAP)
+		l.tap = tapName(l.spec.TAP)
+	}
+	return nil
+}
+
+// exec starts QEMU and makes it findable. Its vCPUs do not run yet.
+func (l *launcher) exec(a vmmArgs) error {
+	if err := l.d.seam("start.exec"); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(filepath.Join(l.spec.RunDir, logFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make the VMM's log: %w", err)
+	}
+	defer out.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
+	}
+	defer null.Close()
+	p, err := os.StartProcess(l.d.binary, append([]string{l.d.binary}, a.argv()...), &os.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "LANG=C"},
+		Files: append([]*os.File{null, out, out}, l.give...),
+		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: credential(l.spec, a.accel)},
+	})
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
+	}
+	pid := p.Pid
+	p.Release()
+	if l.proc, err = sys.OpenProcess(pid); err != nil {
+		var st syscall.WaitStatus
+		syscall.Wait4(pid, &st, 0, nil) // it can only be dead
+		return mvm.Errorf(mvm.KindInternal, "start the VMM: it ended at once: %s", tail(l.spec.RunDir))
+	}
+	l.undo.Add(func() error {
+		l.proc.Signal(syscall.SIGKILL)
+		l.proc.Wait()
+		return errors.Join(l.proc.Close(), sys.LeaveCgroup(l.rec.Cgroups))
+	})
+	l.confine(pid)
+	return l.record(pid)
+}
+
+// credential is the user of the VMM, in the group of /dev/kvm when it needs that.
+func credential(s driver.Spec, accel string) *syscall.Credential {
+	c := &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID)}
+	if accel == accelKVM {
+		if g, err := user.LookupGroup("kvm"); err == nil {
+			if n, err := strconv.ParseUint(g.Gid, 10, 32); err == nil {
+				c.Groups = []uint32{uint32(n)}
+			}
+		}
+	}
+	return c
+}
+
+// confine bounds the process as far as this host allows.
+func (l *launcher) confine(pid int) {
+	unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
+	largest := uint64(l.spec.MemMiB) << 20
+	for _, disk := range l.spec.Disks {
+		if st, err := os.Stat(disk.Path); err == nil {
+			largest = max(largest, uint64(st.Size()))
+		}
+	}
+	unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: largest, Max: largest}, nil)
+	if l.spec.Cgroup == "" {
+		return
+	}
+	const overhead = (tcgCacheMiB + 512) << 20
+	dirs, err := sys.EnterCgroup(l.spec.Cgroup, pid, sys.CgroupLimits{
+		MemoryBytes: int64(l.spec.MemMiB)<<20 + overhead, PIDs: 128 + l.spec.VCPUs})
+	l.rec.Cgroups = dirs
+	if err != nil {
+		l.d.log.Warn("the VMM runs without some cgroup limits", "instance", l.spec.ID, "err", err)
+	}
+}
+
+func (l *launcher) record(pid int) error {
+	if err := l.d.seam("start.record"); err != nil {
+		return err
+	}
+	boot, err := sys.HostBootID()
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "read the host's boot id: %w", err)
+	}
+	l.rec = record{Version: 1, ID: l.spec.ID, PID: pid, Start: l.proc.Start, BootID: boot,
+		Cgroups: l.rec.Cgroups, TAP: l.tap, Memory: l.spec.Memory}
+	if err := sys.WriteJSON(filepath.Join(l.spec.RunDir, recFile), l.rec, 0o600); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "record the VMM: %w", err)
+	}
+	return nil
+}
+
+// hold waits for the control protocol and begins to serve channel and console.
+func (l *launcher) hold(ctx context.Context) (*vmm, error) {
+	l.closeFiles() // or a dead VMM's sockets would not be seen to close
+	l.give = nil
+	v := newVMM(l.d, l.spec, l.proc, l.rec)
+	err := l.d.seam("start.qmp")
+	if err == nil {
+		gctx, cancel := context.WithTimeout(ctx, greetTimeout)
+		defer cancel()
+		err = v.connect(gctx, l.qmp)
+	}
+	if err != nil {
+		return nil, v.explain(err)
+	}
+	v.con = startConsole(l.con, l.spec.Console, l.d.log.With("instance", l.spec.ID))
+	l.undo.Add(func() error { v.q.Close(); v.con.stop(); return nil })
+	v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(l.spec.RunDir, chanSock), RunDir: l.spec.RunDir,
+		Log: l.d.log.With("instance", l.spec.ID), First: l.ch})
+	if err != nil {
+		return nil, err
+	}
+	if l.restore {
+		v.memory = memorySaved
+	}
+	v.watch()
+	l.undo.Add(func() error { return v.end(context.WithoutCancel(ctx)) })
+	return v, nil
+}
+
+// tail returns the last lines of what QEMU itself said, at most 1 KiB.
+func tail(runDir string) string {
+	b, err := os.ReadFile(filepath.Join(runDir, logFile))
+	if err != nil {
+		return ""
+	}
+	if len(b) > 1024 {
+		b = b[len(b)-1024:]
+	}
+	return strings.Join(strings.Fields(strings.ToValidUTF8(string(b), "?")), " ")
+}
+
+// tapName asks the kernel for the name of the interface behind a TAP's file.
+func tapName(f *os.File) string {
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return ""
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return ""
+	}
+	raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr) })
+	if err != nil {
+		return ""
+	}
+	return ifr.Name()
+}

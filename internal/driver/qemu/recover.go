@@ -1,0 +1,215 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/channel"
+	"mvm/internal/driver"
+	"mvm/internal/sys"
+)
+
+// recoverTimeout bounds the wait for a VMM's greeting: it comes at once, unless
+// another agent holds the VMM.
+const recoverTimeout = 10 * time.Second
+
+// Recover takes up the VMM that runs for the Spec. One whose start or restore was
+// cut off before its guest could run is ended, and counts as not there.
+// KindUnavailable when the VMM does not answer, which it does not while another
+// process holds it.
+func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, error) {
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	p, rec, err := d.find(spec)
+	if err != nil {
+		return nil, d.notThere(ctx, spec, err)
+	}
+	v := newVMM(d, spec, p, rec)
+	state, err := v.take(ctx)
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	if state == statePrelaunch || state == stateInmigrate {
+		v.q.Close()
+		p.Close()
+		return nil, d.notThere(ctx, spec, errors.New("its start was cut off"))
+	}
+	log := d.log.With("instance", spec.ID)
+	con, err := dialUnix(ctx, filepath.Join(spec.RunDir, conSock))
+	if err == nil {
+		v.con = startConsole(con, spec.Console, log)
+		v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(spec.RunDir, chanSock), RunDir: spec.RunDir, Log: log})
+		if err != nil {
+			v.con.stop()
+		}
+	}
+	if err != nil {
+		v.q.Close()
+		p.Close()
+		return nil, mvm.Errorf(mvm.KindUnavailable, "recover the VMM of %s: %w", spec.ID, err)
+	}
+	switch state {
+	case stateRunning:
+		v.memory = memoryLive
+	case statePostmigr:
+		v.memory = memorySaved
+	}
+	v.watch()
+	return v, nil
+}
+
+// take connects to the VMM and returns its run state.
+func (v *vmm) take(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	conn, err := dialUnix(ctx, filepath.Join(v.spec.RunDir, qmpSock))
+	if err != nil {
+		return "", mvm.Errorf(mvm.KindUnavailable, "connect to the VMM of %s: %w", v.spec.ID, err)
+	}
+	if err := v.connect(ctx, conn); err != nil {
+		return "", mvm.Errorf(mvm.KindUnavailable, "take up the VMM of %s: %w", v.spec.ID, err).
+			WithFix("see whether another agent runs")
+	}
+	state, err := v.runState(ctx)
+	if err != nil {
+		v.q.Close()
+	}
+	return state, err
+}
+
+// notThere clears up and says that no VMM runs.
+func (d *Driver) notThere(ctx context.Context, spec driver.Spec, why error) error {
+	if err := d.Destroy(ctx, spec); err != nil {
+		return err
+	}
+	return mvm.Errorf(mvm.KindNotFound, "find the VMM of %s: %w", spec.ID, why)
+}
+
+// Destroy ends whatever VMM runs for the Spec and removes the driver's files in
+// RunDir and its cgroup. The memory file stays. It is idempotent.
+func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
+	for {
+		p, rec, err := d.find(spec)
+		if errors.Is(err, sys.ErrNoProcess) {
+			return d.clear(ctx, spec, rec)
+		}
+		if err != nil {
+			return mvm.Errorf(mvm.KindInternal, "find the VMM of %s: %w", spec.ID, err)
+		}
+		if err := kill(ctx, p); err != nil {
+			return mvm.Errorf(mvm.KindOf(err), "destroy the VMM of %s: %w", spec.ID, err)
+		}
+	}
+}
+
+// kill ends the process, waits for it and lets go of it.
+func kill(ctx context.Context, p *sys.Process) error {
+	defer p.Close()
+	stop := context.AfterFunc(ctx, p.Interrupt)
+	defer stop()
+	if err := p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, sys.ErrNoProcess) {
+		return err
+	}
+	_, _, _, err := p.Wait()
+	if ctx.Err() != nil {
+		return mvm.Errorf(mvm.KindTimeout, "wait for the killed VMM: %w", context.Cause(ctx))
+	}
+	return err
+}
+
+// clear removes what a VMM that is gone has left.
+func (d *Driver) clear(ctx context.Context, spec driver.Spec, rec record) error {
+	err := sys.LeaveCgroup(rec.Cgroups)
+	if rec.Memory != "" {
+		err = errors.Join(err, releasePath(rec.Memory))
+	}
+	if _, serr := os.Stat(spec.RunDir); errors.Is(serr, os.ErrNotExist) {
+		return err
+	}
+	f, lerr := lockAny(ctx, spec.RunDir)
+	if lerr != nil {
+		return errors.Join(err, lerr)
+	}
+	return errors.Join(err, removeFiles(spec.RunDir), unlock(f))
+}
+
+// lockAny waits for the lock while the holder of a VMM that just ended cleans up.
+func lockAny(ctx context.Context, runDir string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	for {
+		f, err := lock(runDir)
+		if !mvm.IsKind(err, mvm.KindState) || ctx.Err() != nil {
+			return f, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Sweep destroys every VMM with a RunDir right below root that owned does not
+// claim, and removes what dead ones left there; see driver.Driver.
+func (d *Driver) Sweep(ctx context.Context, root string, owned func(id string) bool) ([]string, error) {
+	root = filepath.Clean(root)
+	pids, err := sys.FindProcesses(d.binary, func(args []string) bool {
+		spec, ok := parseName(nameOf(args))
+		return ok && filepath.Dir(spec.RunDir) == root && !owned(spec.ID)
+	})
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "look for VMMs: %w", err)
+	}
+	var ended []string
+	var errs []error
+	for _, pid := range pids {
+		spec, ok := parseName(nameOf(sys.Cmdline(pid)))
+		if !ok {
+			continue
+		}
+		if err := d.Destroy(ctx, spec); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !slices.Contains(ended, spec.ID) {
+			ended = append(ended, spec.ID)
+		}
+	}
+	errs = append(errs, d.sweepFiles(ctx, root, owned))
+	return ended, errors.Join(errs...)
+}
+
+// sweepFiles removes the driver's files of dead VMMs that nobody owns.
+func (d *Driver) sweepFiles(ctx context.Context, root string, owned func(id string) bool) error {
+	entries, err := os.ReadDir(root)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return mvm.Errorf(mvm.KindInternal, "look for files of VMMs: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		rec, err := readRecord(dir)
+		if err != nil || owned(rec.ID) {
+			continue
+		}
+		errs = append(errs, d.Destroy(ctx, driver.Spec{ID: rec.ID, RunDir: dir}))
+	}
+	return errors.Join(errs...)
+}
+
+// parseName takes a VMM's name apart.
+func parseName(name string) (driver.Spec, bool) {
+	id, dir, ok := strings.Cut(strings.TrimPrefix(name, namePrefix), ":")
+	if !ok || !strings.HasPrefix(name, namePrefix) || !filepath.IsAbs(dir) {
+		return driver.Spec{}, false
+	}
+	return driver.Spec{ID: id, RunDir: dir}, true
+}

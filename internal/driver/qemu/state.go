@@ -1,0 +1,249 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/sys"
+)
+
+// QEMU's run states, as far as they matter here.
+const (
+	stateRunning   = "running"
+	statePaused    = "paused"
+	statePrelaunch = "prelaunch"   // started, its vCPUs never ran
+	stateInmigrate = "inmigrate"   // a restore that is not done
+	statePostmigr  = "postmigrate" // paused, after a snapshot
+)
+
+// runState asks QEMU for its state.
+func (v *vmm) runState(ctx context.Context) (string, error) {
+	var out struct{ Status string }
+	err := v.do(ctx, "query-status", nil, &out)
+	return out.Status, err
+}
+
+// Paused reports whether the vCPUs stand still, for whatever reason.
+func (v *vmm) Paused(ctx context.Context) (bool, error) {
+	s, err := v.runState(ctx)
+	return s != stateRunning, err
+}
+
+// Pause stops the vCPUs and flushes the disks. It is idempotent.
+func (v *vmm) Pause(ctx context.Context) error {
+	v.cmd.Lock()
+	defer v.cmd.Unlock()
+	if err := v.d.seam("pause.stop"); err != nil {
+		return err
+	}
+	return v.do(ctx, "stop", nil, nil)
+}
+
+// Resume lets the vCPUs run, after a Pause, a Snapshot (which no longer fits then)
+// or a Restore. It is idempotent. KindState when the guest has ended.
+func (v *vmm) Resume(ctx context.Context) error {
+	v.cmd.Lock()
+	defer v.cmd.Unlock()
+	s, err := v.runState(ctx)
+	if err != nil {
+		return err
+	}
+	switch s {
+	case stateRunning:
+		v.setMemory(memoryLive)
+		return nil
+	case statePaused, statePostmigr:
+	default:
+		return mvm.Errorf(mvm.KindState, "resume %s: its VMM is in state %q", v.spec.ID, s)
+	}
+	if err := v.d.seam("resume.cont"); err != nil {
+		return err
+	}
+	return v.cont(ctx)
+}
+
+// cont starts the vCPUs. From here on the memory file is the running guest's.
+func (v *vmm) cont(ctx context.Context) error {
+	v.setMemory(memoryLive)
+	return v.do(ctx, "cont", nil, nil)
+}
+
+type capability struct {
+	Capability string `json:"capability"`
+	State      bool   `json:"state"`
+}
+
+// capabilities make a migration leave the shared memory alone, and tell its states
+// as events.
+var capabilities = map[string][]capability{"capabilities": {{"x-ignore-shared", true}, {"events", true}}}
+
+// fdName is what the state file is called between SendFile and the migration.
+const fdName = "state"
+
+// migrate runs a migration to or from f and waits for its end. QEMU dies of a
+// failed incoming one.
+func (v *vmm) migrate(ctx context.Context, command string, f *os.File) error {
+	states := make(chan string, 32)
+	v.mu.Lock()
+	v.migration = states
+	v.mu.Unlock()
+	defer func() {
+		v.mu.Lock()
+		v.migration = nil
+		v.mu.Unlock()
+	}()
+	if err := v.do(ctx, "migrate-set-capabilities", capabilities, nil); err != nil {
+		return err
+	}
+	q, err := v.client(ctx)
+	if err != nil {
+		return err
+	}
+	if err := q.SendFile(ctx, fdName, f); err != nil {
+		return err
+	}
+	if err := q.Do(ctx, command, map[string]any{"uri": "fd:" + fdName}, nil); err != nil {
+		return err
+	}
+	for {
+		select {
+		case s := <-states:
+			if s == "completed" {
+				return nil
+			}
+			if s == "failed" || s == "cancelled" {
+				return mvm.Errorf(mvm.KindInternal, "%s: %w", command, v.migrationError(ctx, s))
+			}
+		case <-q.Done():
+			return mvm.Errorf(mvm.KindUnavailable, "%s: %w", command, errGone)
+		case <-ctx.Done():
+			v.do(context.WithoutCancel(ctx), "migrate_cancel", nil, nil)
+			return mvm.Errorf(mvm.KindTimeout, "%s: %w", command, context.Cause(ctx))
+		}
+	}
+}
+
+func (v *vmm) migrationError(ctx context.Context, state string) error {
+	var out struct {
+		Desc string `json:"error-desc"`
+	}
+	if err := v.do(ctx, "query-migrate", nil, &out); err != nil || out.Desc == "" {
+		return fmt.Errorf("the migration %s", state)
+	}
+	return errors.New(out.Desc)
+}
+
+// Snapshot writes the device state of the paused VMM and makes it and the memory
+// file durable; see driver.VMM. A second one needs a Resume and a Pause first, also
+// after a failed one: KindState. The state file appears complete or not at all.
+func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) (err error) {
+	v.cmd.Lock()
+	defer v.cmd.Unlock()
+	s, err := v.runState(ctx)
+	if err != nil {
+		return err
+	}
+	if s != statePaused {
+		return mvm.Errorf(mvm.KindState, "snapshot %s: its VMM is in state %q, not paused", v.spec.ID, s)
+	}
+	if err := v.d.seam("snapshot.create"); err != nil {
+		return err
+	}
+	tmp := snap.State + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "create the snapshot's state file: %w", err)
+	}
+	defer func() {
+		if f.Close(); err != nil {
+			err = errors.Join(err, os.Remove(tmp))
+		}
+	}()
+	mem, err := os.OpenFile(v.spec.Memory, os.O_RDWR, 0)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "open the memory file: %w", err)
+	}
+	defer mem.Close()
+	startWriteback(mem) // only sooner; sync below is what counts
+	if err := v.save(ctx, f); err != nil {
+		return err
+	}
+	if err := v.sync(f, mem); err != nil {
+		return err
+	}
+	if err := v.d.seam("snapshot.commit"); err != nil {
+		return err
+	}
+	if err := commit(tmp, snap.State, v.spec.Memory); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "commit the snapshot: %w", err)
+	}
+	v.setMemory(memorySaved)
+	return nil
+}
+
+func (v *vmm) save(ctx context.Context, f *os.File) error {
+	if err := v.d.seam("snapshot.migrate"); err != nil {
+		return err
+	}
+	if err := v.migrate(ctx, "migrate", f); err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "write the device state of %s: %w", v.spec.ID, err).
+			WithFix("look for free space and errors on the disk of %s; the instance is paused and can be resumed", f.Name())
+	}
+	return nil
+}
+
+// sync makes the state file and the memory file durable, at the same time.
+func (v *vmm) sync(state, memory *os.File) error {
+	if err := v.d.seam("snapshot.sync"); err != nil {
+		return err
+	}
+	other := make(chan error, 1)
+	go func() { other <- memory.Sync() }()
+	err := errors.Join(state.Sync(), <-other)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "make the snapshot of %s durable: %w", v.spec.ID, err)
+	}
+	return nil
+}
+
+// commit gives the state file its name, durably; the memory file's entry too.
+func commit(tmp, state, memory string) error {
+	if err := sys.Rename(tmp, state); err != nil {
+		return err
+	}
+	if filepath.Dir(state) == filepath.Dir(memory) {
+		return nil
+	}
+	return sys.SyncDir(filepath.Dir(memory))
+}
+
+// load reads the device state into a VMM that was started to take it.
+func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
+	v.cmd.Lock()
+	defer v.cmd.Unlock()
+	if err := v.d.seam("restore.load"); err != nil {
+		return err
+	}
+	f, err := os.Open(snap.State)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "open the snapshot's device state: %w", err)
+	}
+	defer f.Close()
+	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
+		if errors.Is(err, errGone) { // it can't take this state
+			err = mvm.Errorf(mvm.KindInvalid, "load the snapshot of %s: %w", v.spec.ID, err)
+		}
+		return err
+	}
+	s, err := v.runState(ctx)
+	if err == nil && !slices.Contains([]string{statePaused, statePostmigr}, s) {
+		err = mvm.Errorf(mvm.KindInvalid, "load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
+	}
+	return err
+}
