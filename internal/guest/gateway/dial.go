@@ -42,7 +42,7 @@ func (ro *roster) dialer(b *backend) func(ctx context.Context, network, addr str
 		}
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		defer context.AfterFunc(ro.ctx, cancel)()
+		defer context.AfterFunc(b.ctx, cancel)()
 		conn, err := ro.connect(ctx, addr, patience)
 		if err != nil {
 			return nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}

@@ -63,6 +63,8 @@ type Router struct {
 	slots  chan struct{} // one per connection from outside
 	bodies budget
 
+	complaints complaints
+
 	roster  *roster
 	proxy   *httputil.ReverseProxy
 	buffers copyBuffers

@@ -57,7 +57,7 @@ func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
 		refuse(w, refused(503, defaultRetry, "the request was given up")) // the client is gone
 		return
 	}
-	r.log.Info("request not answered by an instance", "path", printable(req.URL.Path, 200), "err", err)
+	r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "err", err)
 	refuse(w, err)
 }
 
@@ -84,7 +84,7 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		var unconnected *dialError
 		dialing := errors.As(err, &unconnected)
-		final := again || req.Context().Err() != nil || dialing && l.asked || !dialing && !x.repeatable(req, body)
+		final := again || req.Context().Err() != nil || dialing && l.fresh() || !dialing && !x.repeatable(req, body)
 		if dialing || !final {
 			l.doubt()
 		}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"mvm/internal/guestproto"
 )
@@ -58,6 +60,29 @@ func printable(s string, limit int) string {
 		}
 		return c
 	}, s)
+}
+
+// complaints are log lines that outsiders can cause: one a second, and a count.
+type complaints struct {
+	mu      sync.Mutex
+	last    time.Time
+	dropped int
+}
+
+// complain logs the line, unless one was logged in the last second.
+func (r *Router) complain(msg string, args ...any) {
+	c := &r.complaints
+	c.mu.Lock()
+	now := time.Now()
+	if now.Sub(c.last) < time.Second {
+		c.dropped++
+		c.mu.Unlock()
+		return
+	}
+	dropped := c.dropped
+	c.last, c.dropped = now, 0
+	c.mu.Unlock()
+	r.log.Info(msg, append(args, "unlogged", dropped)...)
 }
 
 // refuse answers with the refusal in err, or with a 502.

@@ -123,6 +123,10 @@ func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
 	}
 }
 
+// fresh reports whether the host was asked for this lease and nothing has come to
+// contradict its answer: asking again would not help.
+func (l *lease) fresh() bool { return l.asked && l.b.ctx.Err() == nil }
+
 // take returns a lease, or the call to wait for, counted as held.
 func (ro *roster) take(t target) (*lease, *call, error) {
 	ro.mu.Lock()

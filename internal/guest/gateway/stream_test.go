@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -264,6 +265,46 @@ func TestAnswerOlderThanAFenceIsAskedAgain(t *testing.T) {
 	if n := len(l.host.asked()); n != 2 {
 		t.Errorf("the host was asked %d times, want again after the fence", n)
 	}
+}
+
+func TestFenceEndsAttemptsToConnect(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne), tcpRoute("ssh", 22, "", anyOne))
+	l.instance(ip3, named("three"))
+	l.tcp(ip3, echo)
+	for _, c := range []struct {
+		addr string
+		get  func()
+	}{
+		{"10.240.5.3:80", func() { l.want(80, "/", 200, "three") }},
+		{"10.240.5.3:22", func() { tell(t, l.raw(22, netip.Addr{}), "hello") }},
+	} {
+		l.lose(c.addr, 1000)
+		before := len(l.host.asked())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.get()
+		}()
+		eventually(t, "it connects", func() bool { return l.dials(c.addr) > 0 })
+		l.lose(c.addr, 0)
+		l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3})
+		<-done
+		if n := len(l.host.asked()) - before; n != 2 {
+			t.Errorf("%s: the host was asked %d times, want again after the fence", c.addr, n)
+		}
+		l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3})
+	}
+}
+
+func TestAddressThatIsAnothersNow(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("path", 80, "/u", byKey("path")))
+	l.instance(ip3, named("three"))
+	l.want(80, "/u/alice", 200, "three")
+	l.host.script(says(guestproto.Awake{InstanceID: id4, IP: ip3}))
+	l.want(80, "/u/bob", 200, "three")
+	l.host.script(refuses("alice's instance is gone", 0))
+	l.want(80, "/u/bob", 200, "three")
+	l.want(80, "/u/alice", 502, "alice's instance is gone")
 }
 
 func TestGatewaysOwnWakeForgetsWhoIsAwake(t *testing.T) {

@@ -41,7 +41,7 @@ func (r *Router) tunnel(t *table, c *clientConn) {
 	}
 	l, back, err := r.reach(targetOf(route.To, ""), route.To.TargetPort)
 	if err != nil {
-		r.log.Info("connection not passed on", "route", route.Name, "err", err)
+		r.complain("connection not passed on", "route", route.Name, "err", err)
 		c.reset()
 		return
 	}
@@ -74,10 +74,10 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err == nil {
 			return l, conn, nil
 		}
-		asked := l.asked
+		fresh := l.fresh()
 		l.doubt()
 		l.end()
-		if asked || again {
+		if fresh || again {
 			return nil, nil, err
 		}
 	}

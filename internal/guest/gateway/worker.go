@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -29,6 +30,8 @@ type worker struct {
 type backend struct {
 	w         *worker
 	transport *http.Transport
+	ctx       context.Context // ends with it, and with it attempts to connect
+	cancel    context.CancelFunc
 	proven    atomic.Bool // it took a connection
 	uses      int         // requests and streams; roster.mu
 	gone      bool        // fenced; roster.mu
@@ -44,6 +47,10 @@ type stream struct {
 // idlePerInstance bounds the pooled connections to one instance.
 const idlePerInstance = 32
 
+// idleTime is how long a pooled connection is kept: less than the 5 s after which
+// common servers close theirs, or a request could meet the close.
+const idleTime = 4 * time.Second
+
 // awaken returns the backend of an instance that the host says is awake. ro.mu is held.
 func (ro *roster) awaken(pool string, a guestproto.Awake) *backend {
 	w := ro.workers[a.InstanceID]
@@ -51,18 +58,17 @@ func (ro *roster) awaken(pool string, a guestproto.Awake) *backend {
 		w = &worker{id: a.InstanceID, pool: pool, streams: map[*stream]struct{}{}, conns: map[*gatedConn]struct{}{}}
 		ro.workers[a.InstanceID] = w
 	}
-	if w.backend != nil && w.ip != a.IP {
-		ro.retire(w)
-	}
+	ro.evict(w, a.IP)
 	w.ip = a.IP
 	if w.backend == nil {
 		b := &backend{w: w}
+		b.ctx, b.cancel = context.WithCancel(ro.ctx)
 		b.transport = &http.Transport{
 			DialContext:            ro.dialer(b),
 			DisableCompression:     true,
 			MaxIdleConns:           idlePerInstance,
 			MaxIdleConnsPerHost:    idlePerInstance,
-			IdleConnTimeout:        90 * time.Second,
+			IdleConnTimeout:        idleTime,
 			ExpectContinueTimeout:  time.Second,
 			MaxResponseHeaderBytes: 256 << 10,
 			ReadBufferSize:         4 << 10,
@@ -74,6 +80,19 @@ func (ro *roster) awaken(pool string, a guestproto.Awake) *backend {
 	return w.backend
 }
 
+// evict retires what the host's answer, that the address is the worker's, makes
+// stale: the worker at another address, and others at this one. ro.mu is held.
+func (ro *roster) evict(w *worker, ip netip.Addr) {
+	if w.ip != ip {
+		ro.retire(w)
+	}
+	for _, other := range ro.workers {
+		if other != w && other.ip == ip {
+			ro.retire(other)
+		}
+	}
+}
+
 // retire ends the worker's backend, if it has one, and returns it. ro.mu is held;
 // the caller closes the backend's idle connections after it has let go of it.
 func (ro *roster) retire(w *worker) *backend {
@@ -82,6 +101,7 @@ func (ro *roster) retire(w *worker) *backend {
 		return nil
 	}
 	b.gone = true
+	b.cancel()
 	w.backend = nil
 	w.awake.Store(false)
 	return b
