@@ -99,9 +99,11 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin    sync.Mutex // one change of tenants and pools at a time
-	net      netState
-	activity activityTable
+	admin      keyLocks   // one change of a tenant and its pools at a time
+	applying   keyLocks   // one Apply of a tenant at a time
+	publishing sync.Mutex // one applyPublish at a time
+	net        netState
+	activity   activityTable
 }
 
 var _ api.Service = (*Agent)(nil)

@@ -18,8 +18,7 @@ func (a *Agent) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec
 	if err := spec.Validate(); err != nil {
 		return mvm.Pool{}, err
 	}
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(tenant)()
 	return a.createPool(ctx, tenant, spec)
 }
 
@@ -60,8 +59,7 @@ func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) 
 
 // UpdatePool implements api.Service.
 func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(tenant)()
 	return a.updatePool(ctx, tenant, pool, up)
 }
 
@@ -204,8 +202,7 @@ func (a *Agent) GCPool(_ context.Context, tenant, pool string) (gone []mvm.Build
 
 // DestroyPool implements api.Service.
 func (a *Agent) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(tenant)()
 	return a.destroyPool(ctx, tenant, pool, progress)
 }
 

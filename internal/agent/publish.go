@@ -22,7 +22,9 @@ type Publisher interface {
 
 // applyPublish makes the host's listeners agree with the pools, and keeps the ports
 // that were chosen.
-func (a *Agent) applyPublish(ctx context.Context) error {
+func (a *Agent) applyPublish(context.Context) error {
+	a.publishing.Lock()
+	defer a.publishing.Unlock()
 	var pools []mvm.Pool
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		pools, err = tx.Pools("")

@@ -281,7 +281,7 @@ func (o *operation) resume(ctx context.Context) error {
 		{name: "quota", do: o.admit, undo: o.forget},
 		{name: "resume", do: o.resumeVMM, undo: o.pauseVMM},
 		{name: "gate", do: o.wakeGate},
-		{name: "open", do: func(context.Context) error { return o.settleRunning(mvm.InstanceResumed) }},
+		{name: "open", do: func(ctx context.Context) error { return o.settleRunning(ctx, mvm.InstanceResumed) }},
 	})
 	if err != nil {
 		return err

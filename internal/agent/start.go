@@ -71,7 +71,7 @@ func (o *operation) start(ctx context.Context, why string) error {
 		{name: "generation", do: o.nextDiskGeneration},
 		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},
 		{name: "gate", do: o.bootGate},
-		{name: "open", do: func(context.Context) error { return o.settleRunning(mvm.InstanceStarted) }},
+		{name: "open", do: func(ctx context.Context) error { return o.settleRunning(ctx, mvm.InstanceStarted) }},
 	})
 	if err != nil {
 		return err
@@ -79,16 +79,29 @@ func (o *operation) start(ctx context.Context, why string) error {
 	return o.waitReady(ctx)
 }
 
-// settleRunning records that the instance runs and lets traffic in.
-func (o *operation) settleRunning(act mvm.Action) error {
+// settleRunning records that the instance runs and lets traffic in. Secrets that
+// changed since the gate read them are given to it now: whoever changed them saw an
+// instance that did not run yet.
+func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	gen := o.inst.SecretsGeneration
-	return o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
+	err := o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
 		i.SecretsGeneration = gen
 		if o.bootWay == "cold" {
 			i.Ready = false
 		}
 		i.Snapshot = nil
 	})
+	if err != nil {
+		return err
+	}
+	t, _, err := o.a.Tenant(ctx, o.inst.Tenant)
+	if err != nil || t.SecretsGeneration == gen {
+		return err
+	}
+	if err := o.a.pushConfig(ctx, o.inst); err != nil {
+		o.log.Warn("deliver secrets that changed during the gate", "error", err)
+	}
+	return nil
 }
 
 // admit makes the intent durable within the quota.

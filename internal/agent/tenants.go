@@ -18,8 +18,7 @@ func (a *Agent) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tena
 	if err := spec.Validate(); err != nil {
 		return mvm.Tenant{}, err
 	}
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(spec.ID)()
 	return a.createTenant(ctx, spec)
 }
 
@@ -83,8 +82,7 @@ func checkOverlap(tx *store.Tx, t mvm.Tenant) error {
 
 // UpdateTenant implements api.Service.
 func (a *Agent) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(id)()
 	return a.updateTenant(ctx, id, up)
 }
 
@@ -138,8 +136,7 @@ func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage,
 
 // DestroyTenant implements api.Service.
 func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(id)()
 	pools, err := a.Pools(ctx, id)
 	if err != nil {
 		return err
@@ -171,15 +168,13 @@ func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.
 
 // SetSecrets implements api.Service.
 func (a *Agent) SetSecrets(ctx context.Context, tenant string, changes map[string][]byte) (int, error) {
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(tenant)()
 	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) map[string][]byte { return secrets.Merge(now, changes) })
 }
 
 // RotateSecrets implements api.Service.
 func (a *Agent) RotateSecrets(ctx context.Context, tenant string) (int, error) {
-	a.admin.Lock()
-	defer a.admin.Unlock()
+	defer a.admin.lock(tenant)()
 	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) map[string][]byte { return now })
 }
 

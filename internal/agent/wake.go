@@ -75,9 +75,9 @@ func (o *operation) consume(context.Context) error {
 	})
 }
 
-func (o *operation) openAfterRestore(context.Context) error {
+func (o *operation) openAfterRestore(ctx context.Context) error {
 	snap := o.inst.Snapshot
-	if err := o.settleRunning(mvm.InstanceWoken); err != nil {
+	if err := o.settleRunning(ctx, mvm.InstanceWoken); err != nil {
 		return err
 	}
 	if snap != nil {
