@@ -1,0 +1,169 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"mvm"
+)
+
+// model is the tenant's instances as they are after the steps planned so far.
+type model struct {
+	quota     mvm.Quota
+	instances []*instance
+}
+
+// instance is one of them.
+type instance struct {
+	id      string // empty: made by a step of this plan
+	pool    string
+	state   mvm.State
+	res     mvm.Resources
+	created int64
+	spare   bool // without a key, an override or an operation: may be changed
+	held    bool // without a key, and not to be changed
+}
+
+func newModel(o Observed, quota mvm.Quota) *model {
+	m := &model{quota: quota}
+	for _, i := range o.Instances {
+		if i.State == mvm.StateDestroyed || i.Op != nil && i.Op.Kind == mvm.OpDestroy {
+			continue
+		}
+		busy := i.Op != nil || i.ManualOverrideUntil.After(o.Now)
+		m.instances = append(m.instances, &instance{id: i.ID, pool: i.Pool, state: heading(i), res: i.Res,
+			created: i.Created.UnixNano(), spare: i.Key == "" && !busy, held: i.Key == "" && busy})
+	}
+	slices.SortStableFunc(m.instances, func(a, b *instance) int {
+		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
+	})
+	return m
+}
+
+// heading is the state that the instance has once its operation is done.
+func heading(i mvm.Instance) mvm.State {
+	if i.Op == nil {
+		return i.State
+	}
+	switch i.Op.Kind {
+	case mvm.OpCreate:
+		return mvm.StateReady
+	case mvm.OpStart, mvm.OpResume, mvm.OpWake:
+		return mvm.StateRunning
+	case mvm.OpWarm:
+		return mvm.StateWarm
+	case mvm.OpSleep:
+		return mvm.StateSleeping
+	case mvm.OpStop:
+		return mvm.StateStopped
+	}
+	return i.State
+}
+
+// removePool forgets the instances of a pool that is destroyed.
+func (m *model) removePool(pool string) {
+	m.instances = slices.DeleteFunc(m.instances, func(i *instance) bool { return i.pool == pool })
+}
+
+// spares returns the pool's instances in the state that may be changed, oldest first.
+func (m *model) spares(pool string, states ...mvm.State) []*instance {
+	var out []*instance
+	for _, i := range m.instances {
+		if i.pool == pool && i.spare && i.id != "" && slices.Contains(states, i.state) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// counts are a pool's instances without a key: those that may be changed, and those
+// that are held by an override or operation.
+func (m *model) counts(pool string, desired mvm.Counts) (spare, held mvm.Counts) {
+	for _, i := range m.instances {
+		switch {
+		case i.pool != pool:
+		case i.spare:
+			*field(&spare, i.state)++
+		case i.held:
+			if n := field(&held, i.state); *n < *field(&desired, i.state) {
+				*n++
+			} else {
+				held.Running++ // in whatever state: it stands for the one that it was
+			}
+		}
+	}
+	return spare, held
+}
+
+// field is the count of the state; other states have one that nobody reads.
+func field(c *mvm.Counts, s mvm.State) *int {
+	switch s {
+	case mvm.StateRunning:
+		return &c.Running
+	case mvm.StateWarm:
+		return &c.Warm
+	case mvm.StateSleeping:
+		return &c.Sleeping
+	}
+	return new(int)
+}
+
+func (m *model) usage() (u mvm.Usage) {
+	for _, i := range m.instances {
+		u.DiskMiB += i.res.DataDiskMiB
+		if i.state.HoldsMemory() {
+			u.VCPUs += i.res.VCPUs
+			u.MemMiB += i.res.MemMiB
+		}
+		switch i.state {
+		case mvm.StateRunning:
+			u.Running++
+		case mvm.StateWarm:
+			u.Warm++
+		}
+	}
+	return u
+}
+
+// denied says which limit keeps one more instance from running, "" when none does.
+// holds: the instance holds its memory already.
+func (m *model) denied(res mvm.Resources, holds bool) string {
+	u, q := m.usage(), m.quota
+	switch {
+	case u.Running+1 > q.MaxRunning:
+		return limit("max_running", q.MaxRunning)
+	case holds:
+	case u.VCPUs+res.VCPUs > q.MaxVCPUs:
+		return limit("max_vcpus", q.MaxVCPUs)
+	case u.MemMiB+res.MemMiB > q.MaxMemMiB:
+		return limit("max_mem_mib", q.MaxMemMiB)
+	}
+	return ""
+}
+
+func (m *model) deniedWarm() string {
+	if m.usage().Warm+1 > m.quota.MaxWarm {
+		return limit("max_warm", m.quota.MaxWarm)
+	}
+	return ""
+}
+
+// deniedNew says which limit keeps one more instance of the pool from being made.
+func (m *model) deniedNew(pool string, res mvm.Resources) string {
+	n := 0
+	for _, i := range m.instances {
+		if i.pool == pool {
+			n++
+		}
+	}
+	switch {
+	case n+1 > m.quota.MaxInstancesPerPool:
+		return limit("max_instances_per_pool", m.quota.MaxInstancesPerPool)
+	case m.usage().DiskMiB+res.DataDiskMiB > m.quota.MaxDiskGiB*1024:
+		return limit("max_disk_gib", m.quota.MaxDiskGiB)
+	}
+	return m.denied(res, false)
+}
+
+func limit(name string, n int) string { return fmt.Sprintf("quota %s is %d", name, n) }

@@ -1,0 +1,215 @@
+package plan
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"mvm"
+)
+
+// Make returns the steps that lead from what is there to what is desired, none when
+// it is so already. KindState: something would have to change that never can (a
+// net_id, a subnet, a role). KindQuota: the pools are more than the tenant may
+// have. What the quota does not let be filled is told in the notes.
+func Make(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
+	if err := d.Validate(); err != nil {
+		return Plan{}, err
+	}
+	m := &maker{desired: d, observed: o, pools: map[string]mvm.Pool{}}
+	for _, p := range o.Pools {
+		m.pools[p.Spec.ID] = p
+	}
+	if err := m.check(opts); err != nil {
+		return Plan{}, err
+	}
+	m.tenant()
+	m.secrets()
+	m.prune(opts)
+	specs := slices.Clone(d.Pools)
+	slices.SortStableFunc(specs, func(a, b mvm.PoolSpec) int {
+		return cmp.Or(cmp.Compare(a.Role.Priority(), b.Role.Priority()), cmp.Compare(a.ID, b.ID))
+	})
+	for _, spec := range specs {
+		m.pool(spec)
+	}
+	m.instances(specs, opts)
+	return m.plan, nil
+}
+
+type maker struct {
+	desired  mvm.Deployment
+	observed Observed
+	pools    map[string]mvm.Pool // observed, by id
+	plan     Plan
+}
+
+func (m *maker) add(s Step) { m.plan.Steps = append(m.plan.Steps, s) }
+
+func (m *maker) note(format string, args ...any) {
+	m.plan.Notes = append(m.plan.Notes, fmt.Sprintf(format, args...))
+}
+
+func (m *maker) address(pool string) mvm.Address {
+	return mvm.Address{Tenant: m.desired.Tenant.ID, Pool: pool}
+}
+
+// quota is the one that holds once the tenant's step is done.
+func (m *maker) quota() mvm.Quota {
+	switch {
+	case m.desired.Tenant.Quota != nil:
+		return *m.desired.Tenant.Quota
+	case m.observed.Tenant != nil:
+		return m.observed.Tenant.Quota
+	}
+	return mvm.DefaultQuota()
+}
+
+// check finds what no step can bring about, before there is any.
+func (m *maker) check(opts Options) error {
+	want, have := m.desired.Tenant, m.observed.Tenant
+	if have != nil && want.NetID != nil && *want.NetID != have.NetID {
+		return mvm.Errorf(mvm.KindState, "tenant %s has net_id %d, which cannot become %d", want.ID, have.NetID, *want.NetID)
+	}
+	if have != nil && want.Subnet.IsValid() && want.Subnet != have.Subnet {
+		return mvm.Errorf(mvm.KindState, "tenant %s has subnet %s, which cannot become %s", want.ID, have.Subnet, want.Subnet)
+	}
+	count := len(m.desired.Pools)
+	named := m.named()
+	for _, p := range m.observed.Pools {
+		if !named[p.Spec.ID] && !opts.Prune {
+			count++
+		}
+	}
+	if q := m.quota(); count > q.MaxPools {
+		return mvm.Errorf(mvm.KindQuota, "tenant %s would have %d pools, and its quota max_pools is %d", want.ID, count, q.MaxPools)
+	}
+	for _, spec := range m.desired.Pools {
+		if p, ok := m.pools[spec.ID]; ok && p.Spec.Role != spec.Role {
+			return mvm.Errorf(mvm.KindState, "pool %s has role %s, which cannot become %s", m.address(spec.ID), p.Spec.Role, spec.Role).
+				WithFix("give the new pool another id, or destroy this one first")
+		}
+	}
+	return nil
+}
+
+func (m *maker) named() map[string]bool {
+	named := map[string]bool{}
+	for _, p := range m.desired.Pools {
+		named[p.ID] = true
+	}
+	return named
+}
+
+func (m *maker) tenant() {
+	want, have := m.desired.Tenant, m.observed.Tenant
+	if have == nil {
+		m.add(Step{Kind: CreateTenant, Target: m.address(""), Reason: "it is not there", Tenant: &want})
+		return
+	}
+	var up mvm.TenantUpdate
+	var changed []string
+	if want.Quota != nil && *want.Quota != have.Quota {
+		up.Quota, changed = want.Quota, append(changed, "quota")
+	}
+	if want.Pinned != have.Pinned {
+		up.Pinned, changed = &want.Pinned, append(changed, "pinned")
+	}
+	if !slices.Equal(want.HostServices, have.HostServices) {
+		ports := append([]int{}, want.HostServices...)
+		up.HostServices, changed = &ports, append(changed, "host_services")
+	}
+	if len(changed) > 0 {
+		m.add(Step{Kind: UpdateTenant, Target: m.address(""), Reason: "changed: " + strings.Join(changed, ", "), Update: &up})
+	}
+}
+
+func (m *maker) secrets() {
+	want := m.desired.Secrets
+	same := m.observed.SameSecrets
+	switch {
+	case want == nil:
+		return
+	case m.observed.Tenant == nil && len(want) == 0:
+		return
+	case m.observed.Tenant != nil && same != nil && same(want):
+		return
+	}
+	reason := "they differ"
+	if m.observed.Tenant == nil || len(m.observed.Tenant.SecretNames) == 0 {
+		reason = "there are none yet"
+	}
+	m.add(Step{Kind: SetSecrets, Target: m.address(""), Reason: reason, Secrets: want})
+}
+
+func (m *maker) prune(opts Options) {
+	if !opts.Prune {
+		return
+	}
+	named := m.named()
+	pools := slices.Clone(m.observed.Pools)
+	slices.SortFunc(pools, func(a, b mvm.Pool) int { // workers before their gateways
+		return cmp.Or(cmp.Compare(b.Spec.Role.Priority(), a.Spec.Role.Priority()), cmp.Compare(a.Spec.ID, b.Spec.ID))
+	})
+	for _, p := range pools {
+		if !named[p.Spec.ID] {
+			m.add(Step{Kind: DestroyPool, Target: m.address(p.Spec.ID), Reason: "the deployment does not name it"})
+		}
+	}
+}
+
+// pool plans the pool itself and its image.
+func (m *maker) pool(spec mvm.PoolSpec) {
+	have, ok := m.pools[spec.ID]
+	target := m.address(spec.ID)
+	switch {
+	case !ok:
+		m.add(Step{Kind: CreatePool, Target: target, Reason: "it is not there", Pool: &spec})
+	default:
+		if changed := changes(have.Spec, spec); len(changed) > 0 {
+			m.add(Step{Kind: UpdatePool, Target: target, Reason: "changed: " + strings.Join(changed, ", "), Pool: &spec})
+		}
+	}
+	switch {
+	case len(have.Builds) == 0:
+		m.add(Step{Kind: BuildPool, Target: target, Reason: "it has no image yet: " + spec.Flake})
+	case have.Builds[0].Flake != spec.Flake:
+		m.add(Step{Kind: BuildPool, Target: target, Reason: "its image is " + have.Builds[0].Flake + ", not " + spec.Flake})
+	case m.observed.Stale != nil && m.observed.Stale(have):
+		m.add(Step{Kind: BuildPool, Target: target, Reason: "what " + spec.Flake + " is made of has changed"})
+	}
+}
+
+// changes returns the names of the fields in which the specs differ, as a pool's
+// JSON has them, sorted. Empty and missing lists are the same.
+func changes(a, b mvm.PoolSpec) []string {
+	left, right := fields(a), fields(b)
+	var out []string
+	for name, v := range left {
+		if !bytes.Equal(v, right[name]) {
+			out = append(out, name)
+		}
+	}
+	for name := range right {
+		if _, ok := left[name]; !ok {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func fields(s mvm.PoolSpec) map[string]json.RawMessage {
+	out := map[string]json.RawMessage{}
+	raw, err := json.Marshal(s)
+	if err == nil {
+		err = json.Unmarshal(raw, &out)
+	}
+	if err != nil { // a spec that was validated has nothing that JSON lacks
+		return map[string]json.RawMessage{"spec": []byte(fmt.Sprintf("%#v", s))}
+	}
+	return out
+}

@@ -1,0 +1,272 @@
+package plan_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"mvm"
+	"mvm/internal/plan"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func deployment(pools ...mvm.PoolSpec) mvm.Deployment {
+	return mvm.Deployment{Tenant: mvm.TenantSpec{ID: "acme"}, Pools: pools}
+}
+
+func TestFirstDeployment(t *testing.T) {
+	d := deployment(poolSpec("workers", mvm.RoleWorker, 2, 1, 1), poolSpec("gateways", mvm.RoleGateway, 1, 0, 0))
+	d.Secrets = map[string][]byte{"k": []byte("SECRET")}
+	w := newWorld()
+	p := w.run(t, d, plan.Options{})
+	want := []string{
+		"create acme", "set-secrets acme",
+		"create acme/gateways", "build acme/gateways", "create acme/workers", "build acme/workers",
+		"create-instance acme/gateways",
+		"create-instance acme/workers", "create-instance acme/workers", "create-instance acme/workers", "create-instance acme/workers",
+	}
+	if diff := cmp.Diff(want, lines(p)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if u := w.usage(); u.Running != 3 || u.Warm != 1 || len(w.instances) != 5 {
+		t.Errorf("got %+v of %d instances, want 3 running, 1 warm, 1 sleeping", u, len(w.instances))
+	}
+	for _, s := range p.Display() {
+		if s.Reason == "" || strings.Contains(s.Reason+s.Target, "SECRET") {
+			t.Errorf("step %+v has no reason, or a secret", s)
+		}
+	}
+	if p := w.run(t, d, plan.Options{}); len(p.Steps) != 0 || len(p.Notes) != 0 {
+		t.Errorf("the second time got %v %v, want nothing", lines(p), p.Notes)
+	}
+}
+
+// set up makes a world with the deployment applied, but none of its instances.
+func setUp(t *testing.T, d mvm.Deployment) *world {
+	t.Helper()
+	w := newWorld()
+	empty := d
+	empty.Pools = nil
+	for _, p := range d.Pools {
+		p.Desired = mvm.Counts{}
+		empty.Pools = append(empty.Pools, p)
+	}
+	w.run(t, empty, plan.Options{})
+	for id, p := range w.pools {
+		for _, spec := range d.Pools {
+			if spec.ID == id {
+				p.Spec = spec
+			}
+		}
+	}
+	return w
+}
+
+func TestInstances(t *testing.T) {
+	const (
+		running, warm, sleeping, stopped, ready = mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped, mvm.StateReady
+	)
+	spec := func(running, warm, sleeping int) mvm.PoolSpec {
+		return poolSpec("p", mvm.RoleWorker, running, warm, sleeping)
+	}
+	for _, c := range []struct {
+		name   string
+		spec   mvm.PoolSpec
+		states []mvm.State
+		change func(*world)
+		want   []string // i-… is the last digit of the id
+	}{
+		{"in order: warm, sleeping, stopped, new", spec(5, 0, 0), []mvm.State{ready, stopped, sleeping, warm}, nil,
+			[]string{"resume 4", "wake 3", "start 1", "start 2", "create-instance "}},
+		{"oldest first", spec(1, 0, 0), []mvm.State{sleeping, sleeping}, nil, []string{"wake 1"}},
+		{"a surplus sleeps, newest first", spec(1, 0, 0), []mvm.State{running, running, running}, nil, []string{"sleep 3", "sleep 2"}},
+		{"a surplus becomes warm first", spec(1, 1, 0), []mvm.State{running, running, running}, nil, []string{"warm 3", "sleep 2"}},
+		{"a surplus of warm sleeps", spec(0, 1, 1), []mvm.State{warm, warm}, nil, []string{"sleep 2"}},
+		{"a sleeper too many becomes warm", spec(0, 1, 1), []mvm.State{sleeping, sleeping}, nil, []string{"wake 1", "warm 1"}},
+		{"stopped ones become sleepers", spec(0, 0, 2), []mvm.State{stopped, running}, nil, []string{"sleep 2", "start 1", "sleep 1"}},
+		{"sleepers too many are left", spec(0, 0, 0), []mvm.State{sleeping, stopped, ready}, nil, nil},
+		{"none is ever stopped", spec(0, 0, 0), []mvm.State{running, warm}, nil, []string{"sleep 1", "sleep 2"}},
+		{"keys belong to users", spec(1, 0, 0), []mvm.State{running, sleeping}, func(w *world) {
+			w.instances["i-00000001"].Key, w.instances["i-00000002"].Key = "ann", "bob"
+		}, []string{"create-instance "}},
+		{"changed by hand: stopped", spec(1, 0, 0), []mvm.State{stopped}, byHand("i-00000001"), nil},
+		{"changed by hand: put to sleep", spec(1, 0, 0), []mvm.State{sleeping}, byHand("i-00000001"), nil},
+		{"changed by hand: started", spec(1, 0, 0), []mvm.State{running, running}, byHand("i-00000002"), nil},
+		{"changed by hand, long ago", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
+			w.instances["i-00000001"].ManualOverrideUntil = now
+		}, []string{"start 1"}},
+		{"on its way up", spec(1, 0, 0), []mvm.State{sleeping}, busy("i-00000001", mvm.OpWake), nil},
+		{"on its way down", spec(1, 0, 0), []mvm.State{running}, busy("i-00000001", mvm.OpSleep), nil},
+		{"being destroyed", spec(1, 0, 0), []mvm.State{running}, busy("i-00000001", mvm.OpDestroy), []string{"create-instance "}},
+		{"pinned: nothing is paused or put to sleep", pinned(spec(1, 1, 1)), []mvm.State{running, running, running}, nil,
+			[]string{"create-instance ", "create-instance "}},
+		{"pinned: a deficit is filled", pinned(spec(3, 0, 0)), []mvm.State{sleeping, warm, stopped}, nil, []string{"resume 2", "wake 1", "start 3"}},
+		{"critical: nothing is touched", critical(spec(2, 0, 0)), []mvm.State{sleeping, stopped, running}, nil, nil},
+		{"critical: missing ones are made", critical(spec(2, 1, 0)), []mvm.State{stopped}, nil, []string{"create-instance ", "create-instance "}},
+		{"critical: too many", critical(spec(0, 0, 0)), []mvm.State{running, warm}, nil, nil},
+		{"quota max_running: resume rather than nothing", spec(3, 0, 0), []mvm.State{running, warm, sleeping},
+			func(w *world) { w.tenant.Quota.MaxRunning = 2 }, []string{"resume 2"}},
+		{"quota max_vcpus", spec(3, 0, 0), []mvm.State{running, sleeping, stopped}, func(w *world) { w.tenant.Quota.MaxVCPUs = 5 }, []string{"wake 2"}},
+		{"quota max_mem_mib", spec(3, 0, 0), []mvm.State{running, sleeping, stopped}, func(w *world) { w.tenant.Quota.MaxMemMiB = 2047 }, nil},
+		{"quota max_warm", spec(0, 2, 0), nil, func(w *world) { w.tenant.Quota.MaxWarm = 1 }, []string{"create-instance "}},
+		{"quota max_instances_per_pool", spec(2, 0, 0), []mvm.State{running}, func(w *world) { w.tenant.Quota.MaxInstancesPerPool = 1 }, nil},
+		{"quota max_disk_gib", disk(spec(3, 0, 0)), nil, func(w *world) { w.tenant.Quota.MaxDiskGiB = 2 }, []string{"create-instance ", "create-instance "}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := deployment(c.spec)
+			w := setUp(t, d)
+			w.with(t, "p", c.states...)
+			if c.change != nil {
+				c.change(w)
+			}
+			p := w.run(t, d, plan.Options{})
+			got := []string{}
+			for _, l := range lines(p) {
+				l = strings.ReplaceAll(l, "acme/p/i-0000000", "")
+				got = append(got, strings.ReplaceAll(l, "acme/p", ""))
+			}
+			if diff := cmp.Diff(append([]string{}, c.want...), got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			again := w.run(t, d, plan.Options{})
+			if len(again.Steps) != 0 {
+				t.Errorf("the second time got %v, want nothing", lines(again))
+			}
+			if strings.HasPrefix(c.name, "quota") && (len(again.Notes) != 1 || !strings.Contains(again.Notes[0], strings.Fields(c.name)[1][:8])) {
+				t.Errorf("got notes %q, want one that names the quota", again.Notes)
+			}
+		})
+	}
+}
+
+func byHand(id string) func(*world) {
+	return func(w *world) { w.instances[id].ManualOverrideUntil = now.Add(time.Minute) }
+}
+
+func busy(id string, op mvm.OpKind) func(*world) {
+	return func(w *world) { w.instances[id].Op = &mvm.Op{Kind: op} }
+}
+
+func pinned(s mvm.PoolSpec) mvm.PoolSpec   { s.Pinned = true; return s }
+func critical(s mvm.PoolSpec) mvm.PoolSpec { s.Critical = true; return s }
+func disk(s mvm.PoolSpec) mvm.PoolSpec     { s.Resources.DataDiskMiB = 1024; return s }
+
+func TestSleepingGoesInReverseRoleOrder(t *testing.T) {
+	d := deployment(poolSpec("gateways", mvm.RoleGateway, 0, 0, 0), poolSpec("workers", mvm.RoleWorker, 0, 0, 0), poolSpec("builders", mvm.RoleBuilder, 1, 0, 0))
+	w := setUp(t, d)
+	w.with(t, "gateways", mvm.StateRunning)
+	w.with(t, "workers", mvm.StateRunning)
+	want := []string{"create-instance acme/builders", "sleep acme/workers/i-00000002", "sleep acme/gateways/i-00000001"}
+	if diff := cmp.Diff(want, lines(w.run(t, d, plan.Options{}))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What one pool gives up another gets, in the same plan.
+func TestQuotaThatIsFreedIsUsed(t *testing.T) {
+	d := deployment(poolSpec("a", mvm.RoleWorker, 2, 0, 0), poolSpec("b", mvm.RoleWorker, 0, 0, 0))
+	w := setUp(t, d)
+	w.tenant.Quota.MaxRunning = 2
+	w.with(t, "b", mvm.StateRunning, mvm.StateRunning)
+	p := w.run(t, d, plan.Options{})
+	want := []string{"sleep acme/b/i-00000002", "sleep acme/b/i-00000001", "create-instance acme/a", "create-instance acme/a"}
+	if diff := cmp.Diff(want, lines(p)); diff != "" || len(p.Notes) != 0 {
+		t.Errorf("notes %q (-want +got):\n%s", p.Notes, diff)
+	}
+}
+
+func TestChanges(t *testing.T) {
+	d := deployment(poolSpec("p", mvm.RoleWorker, 0, 0, 0))
+	d.Secrets = map[string][]byte{"k": []byte("1")}
+	for name, c := range map[string]struct {
+		change func(*mvm.Deployment)
+		want   []string
+		reason string
+	}{
+		"quota":     {func(d *mvm.Deployment) { q := mvm.DefaultQuota(); q.MaxWarm = 0; d.Tenant.Quota = &q }, []string{"update acme"}, "quota"},
+		"pinned":    {func(d *mvm.Deployment) { d.Tenant.Pinned = true }, []string{"update acme"}, "pinned"},
+		"services":  {func(d *mvm.Deployment) { d.Tenant.HostServices = []int{80} }, []string{"update acme"}, "host_services"},
+		"secret":    {func(d *mvm.Deployment) { d.Secrets = map[string][]byte{"k": []byte("2")} }, []string{"set-secrets acme"}, "they differ"},
+		"no secret": {func(d *mvm.Deployment) { d.Secrets = map[string][]byte{} }, []string{"set-secrets acme"}, "they differ"},
+		"unnamed":   {func(d *mvm.Deployment) { d.Secrets = nil }, []string{}, ""},
+		"resources": {func(d *mvm.Deployment) { d.Pools[0].Resources.VCPUs = 1 }, []string{"update acme/p"}, "resources"},
+		"env":       {func(d *mvm.Deployment) { d.Pools[0].Env = map[string]string{"A": "b"} }, []string{"update acme/p"}, "env"},
+		"empty":     {func(d *mvm.Deployment) { d.Pools[0].Env = map[string]string{} }, []string{}, ""},
+		"image":     {func(d *mvm.Deployment) { d.Pools[0].Flake = "dir:/x" }, []string{"update acme/p", "build acme/p"}, "flake"},
+		"one fewer": {func(d *mvm.Deployment) { d.Pools = nil }, []string{}, ""},
+		"one more":  {func(d *mvm.Deployment) { d.Pools = append(d.Pools, poolSpec("q", mvm.RoleWorker, 0, 0, 0)) }, []string{"create acme/q", "build acme/q"}, "not there"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := setUp(t, d)
+			w.tenant.SecretNames = []string{"k"}
+			changed := d
+			changed.Pools = append([]mvm.PoolSpec{}, d.Pools...)
+			c.change(&changed)
+			p := w.run(t, changed, plan.Options{})
+			if diff := cmp.Diff(c.want, lines(p)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if len(p.Steps) > 0 && !strings.Contains(p.Steps[0].Reason, c.reason) {
+				t.Errorf("got reason %q, want it to say %q", p.Steps[0].Reason, c.reason)
+			}
+			if again := w.run(t, changed, plan.Options{}); len(again.Steps) != 0 {
+				t.Errorf("the second time got %v", lines(again))
+			}
+		})
+	}
+}
+
+func TestStaleImageIsBuilt(t *testing.T) {
+	d := deployment(poolSpec("p", mvm.RoleWorker, 0, 0, 0))
+	o := setUp(t, d).observed()
+	o.Stale = func(mvm.Pool) bool { return true }
+	p, err := plan.Make(d, o, plan.Options{})
+	if err != nil || !cmp.Equal(lines(p), []string{"build acme/p"}) {
+		t.Errorf("got %v %v, want a build", lines(p), err)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	all := deployment(poolSpec("g", mvm.RoleGateway, 1, 0, 0), poolSpec("old", mvm.RoleWorker, 1, 0, 0), poolSpec("keep", mvm.RoleWorker, 1, 0, 0))
+	w := newWorld()
+	w.run(t, all, plan.Options{})
+	w.tenant.Quota.MaxRunning = 3
+	d := deployment(poolSpec("keep", mvm.RoleWorker, 3, 0, 0))
+	p := w.run(t, d, plan.Options{Prune: true})
+	want := []string{"destroy acme/old", "destroy acme/g", "update acme/keep", "create-instance acme/keep", "create-instance acme/keep"}
+	if diff := cmp.Diff(want, lines(p)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatCannotBe(t *testing.T) {
+	d := deployment(poolSpec("p", mvm.RoleWorker, 0, 0, 0))
+	seven := 7
+	for name, c := range map[string]struct {
+		change func(*mvm.Deployment)
+		want   mvm.Kind
+	}{
+		"other net_id": {func(d *mvm.Deployment) { d.Tenant.NetID = &seven }, mvm.KindState},
+		"other subnet": {func(d *mvm.Deployment) { d.Tenant.Subnet = mvm.DefaultSubnet(7) }, mvm.KindState},
+		"other role":   {func(d *mvm.Deployment) { d.Pools = []mvm.PoolSpec{poolSpec("p", mvm.RoleBuilder, 0, 0, 0)} }, mvm.KindState},
+		"too many pools": {func(d *mvm.Deployment) {
+			q := mvm.DefaultQuota()
+			q.MaxPools = 1
+			d.Tenant.Quota = &q
+			d.Pools = []mvm.PoolSpec{poolSpec("q", mvm.RoleWorker, 0, 0, 0)}
+		}, mvm.KindQuota},
+		"not valid": {func(d *mvm.Deployment) { d.Tenant.ID = "" }, mvm.KindInvalid},
+	} {
+		w := setUp(t, d)
+		changed := d
+		c.change(&changed)
+		p, err := plan.Make(changed, w.observed(), plan.Options{})
+		if !mvm.IsKind(err, c.want) || len(p.Steps) != 0 {
+			t.Errorf("%s: got %v %v, want kind %s and no step", name, lines(p), err, c.want)
+		}
+	}
+}
