@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -25,21 +25,38 @@ import (
 const oldBinaries = 24 * time.Hour
 
 // Mvm returns the path of mvm, with mvm-guest beside it, static and built from the
-// present source. They are built once per state of the source, whatever number of
+// present source. Each is built once per state of its source, whatever number of
 // tests and packages ask.
 func Mvm(t testing.TB) string {
 	t.Helper()
-	return filepath.Join(binaries(t, "mvm", "mvm-guest"), "mvm")
+	guest := Guest(t)
+	mvm := program(t, "mvm")
+	beside := filepath.Join(filepath.Dir(mvm), "mvm-guest")
+	unlock := lock(t, filepath.Join(Cache(t), "bin", "lock"))
+	defer unlock()
+	a, errA := os.Stat(guest)
+	b, errB := os.Stat(beside)
+	if errA == nil && errB == nil && os.SameFile(a, b) {
+		return mvm
+	}
+	temp := beside + ".tmp"
+	if err := os.Link(guest, temp); err != nil && !errors.Is(err, fs.ErrExist) {
+		t.Fatal(err)
+	}
+	if err := os.Rename(temp, beside); err != nil {
+		t.Fatal(err)
+	}
+	return mvm
 }
 
-// Guest returns the path of mvm-guest, built as Mvm does.
+// Guest returns the path of mvm-guest, built as Mvm is.
 func Guest(t testing.TB) string {
 	t.Helper()
-	return filepath.Join(binaries(t, "mvm-guest"), "mvm-guest")
+	return program(t, "mvm-guest")
 }
 
-// binaries builds the programs that are not there yet and returns their folder.
-func binaries(t testing.TB, names ...string) string {
+// program builds the program unless it is there.
+func program(t testing.TB, name string) string {
 	t.Helper()
 	root := moduleRoot(t)
 	bin := filepath.Join(Cache(t), "bin")
@@ -48,15 +65,12 @@ func binaries(t testing.TB, names ...string) string {
 	}
 	unlock := lock(t, filepath.Join(bin, "lock"))
 	defer unlock()
-	dir := filepath.Join(bin, sourceHash(t, root))
-	for _, name := range names {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			continue
-		}
+	dir := filepath.Join(bin, name+"-"+sourceHash(t, root, name))
+	if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 		build(t, root, dir, name)
 	}
 	removeOld(t, bin, dir)
-	return dir
+	return filepath.Join(dir, name)
 }
 
 // build makes one program of cmd, complete or not at all.
@@ -90,31 +104,30 @@ func moduleRoot(t testing.TB) string {
 	return ""
 }
 
-// sourceHash covers every file that a build may take in.
-func sourceHash(t testing.TB, root string) string {
+// listFiles prints the files of ours that a program is made of.
+const listFiles = `{{if .Module}}{{if .Module.Main}}{{$d := .Dir}}{{range .GoFiles}}{{$d}}/{{.}}
+{{end}}{{range .SFiles}}{{$d}}/{{.}}
+{{end}}{{range .EmbedFiles}}{{$d}}/{{.}}
+{{end}}{{end}}{{end}}`
+
+// sourceHash covers every file that the program is made of.
+func sourceHash(t testing.TB, root, name string) string {
 	t.Helper()
-	h := sha256.New()
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && p != root && (d.Name()[0] == '.' || d.Name() == "bin" || d.Name() == "testdata" || d.Name() == "docs") {
-			return filepath.SkipDir
-		}
-		if !d.Type().IsRegular() || strings.HasSuffix(p, "_test.go") || strings.HasSuffix(p, ".md") {
-			return nil
-		}
-		f, err := os.Open(p)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		fmt.Fprintf(h, "%s\x00", p)
-		_, err = io.Copy(h, f)
-		return err
-	})
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", listFiles, "./cmd/"+name)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("list the sources of %s: %v", name, err)
+	}
+	h := sha256.New()
+	for _, path := range append(strings.Fields(string(out)), filepath.Join(root, "go.sum")) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(h, "%s %d\n", path, len(b))
+		h.Write(b)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
