@@ -35,6 +35,9 @@ const scheme = "builtin:"
 // a panic, no self-tests, little output on a slow console.
 const cmdline = "quiet panic=-1 cryptomgr.notests"
 
+// rootSerial is the serial of the root disk, by which the guest finds it.
+const rootSerial = "mvm-root"
+
 // Options say what a Builder works with.
 type Options struct {
 	// Dir keeps the parts between builds; on the image store's file system, so that
@@ -118,6 +121,7 @@ func (b *Builder) inputsOf(ctx context.Context, ref string, progress func(mvm.Pr
 		}
 		in.Busybox = &bb
 	case "openclaw":
+		in.Cmdline += " mvm.root=" + rootSerial + " mvm.rootfstype=" + rootfsType
 		if in.openclaw, err = b.openclawInputs(ctx, progress); err != nil {
 			return in, err
 		}

