@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"mvm/internal/cli"
+	"mvm/internal/host"
 )
 
 func main() { os.Exit(run()) }
+
+func serve(ctx context.Context, o cli.ServeOptions) error { return host.Serve(ctx, o, nil) }
 
 // run wires the process to the command line. The first SIGINT or SIGTERM cancels
 // what is under way; the second ends the process.
@@ -22,6 +25,6 @@ func run() int {
 	return cli.Run(ctx, cli.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Now: time.Now,
-		Version: version(), ServeAgent: serveAgent,
+		Version: version(), ServeAgent: serve,
 	}, os.Args[1:])
 }

@@ -109,7 +109,7 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 // baseSpec is the part of a Spec that finds an instance's VMM.
 func (a *Agent) baseSpec(i mvm.Instance) driver.Spec {
 	dir := a.instanceDir(i.ID)
-	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.runDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm/" + i.ID,
+	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.runDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm-" + i.ID,
 		VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB, MAC: i.MAC,
 		Memory: filepath.Join(dir, "memory"), Console: filepath.Join(dir, "console.log")}
 }

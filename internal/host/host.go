@@ -1,4 +1,6 @@
-package main
+// Package host makes a host's agent of its parts: the configured driver, networks,
+// images and keys. It is the wiring that cmd/mvm runs, and tests with seams.
+package host
 
 import (
 	"context"
@@ -26,8 +28,13 @@ import (
 // off then is finished or undone by the next agent.
 const closeGrace = 10 * time.Second
 
-// serveAgent makes an agent of its parts and serves it until the context ends.
-func serveAgent(ctx context.Context, o cli.ServeOptions) (err error) {
+// Seam is called at every named point of every operation of the agent; see
+// agent.Options. Tests use it to stop an agent at one point.
+type Seam func(point string) error
+
+// Serve makes an agent of its parts and serves it until the context ends. VMMs
+// outlive it. seam may be nil.
+func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	log := newLogger(o.LogLevel, o.LogFormat)
 	group, err := lookupGroup(o.SocketGroup)
 	if err != nil {
@@ -51,7 +58,7 @@ func serveAgent(ctx context.Context, o cli.ServeOptions) (err error) {
 		return err
 	}
 	defer closing(&err, p.close)
-	a, err := newAgent(o, st, p, log)
+	a, err := newAgent(o, st, p, seam, log)
 	if err != nil {
 		return err
 	}
@@ -78,7 +85,7 @@ func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	return qemuParts(o, log)
 }
 
-func newAgent(o cli.ServeOptions, st *store.Store, p parts, log *slog.Logger) (*agent.Agent, error) {
+func newAgent(o cli.ServeOptions, st *store.Store, p parts, seam Seam, log *slog.Logger) (*agent.Agent, error) {
 	key, err := secrets.LoadOrCreateKey(o.KeyFile)
 	if err != nil {
 		return nil, err
@@ -95,7 +102,7 @@ func newAgent(o cli.ServeOptions, st *store.Store, p parts, log *slog.Logger) (*
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Log: log,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam, Log: log,
 	}), nil
 }
 

@@ -1,0 +1,28 @@
+package host
+
+import (
+	"log/slog"
+	"path/filepath"
+
+	"mvm/internal/cli"
+	"mvm/internal/driver"
+	"mvm/internal/driver/qemu"
+	"mvm/internal/image"
+)
+
+// newQEMU opens the QEMU driver. Its probe of hardware virtualisation boots the
+// kernel of any image that is there.
+func newQEMU(o cli.ServeOptions, log *slog.Logger) (driver.Driver, error) {
+	images, err := image.Open(filepath.Join(o.DataDir, "images"), nil, log)
+	if err != nil {
+		return nil, err
+	}
+	probeKernel := func() string {
+		all, err := images.List()
+		if err != nil || len(all) == 0 {
+			return ""
+		}
+		return filepath.Join(all[0].Dir, all[0].Kernel.Name)
+	}
+	return qemu.New(qemu.Options{StateDir: filepath.Join(o.DataDir, "qemu"), ProbeKernel: probeKernel, Log: log})
+}
