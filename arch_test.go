@@ -23,8 +23,9 @@ type rule struct {
 }
 
 var rules = map[string]rule{
-	".":       {"", "the nouns stand alone, so that everything can speak in their words", ""},
-	"cmd/mvm": {"*", "wiring: the only place that knows which driver and which network there are", ""},
+	".":             {"", "the nouns stand alone, so that everything can speak in their words", ""},
+	"cmd/mvm":       {"internal/cli internal/host internal/api", "flags, signals and exit codes", ""},
+	"internal/host": {"*", "wiring: the only place that knows which driver and which network there are", ""},
 	"cmd/mvm-guest": {"internal/guest internal/guest/* internal/guestproto internal/guestproto/mux",
 		"the guest agent stays small and knows nothing of hosts", ""},
 
@@ -33,16 +34,14 @@ var rules = map[string]rule{
 	"internal/manifest": {"", "files of users become nouns", ""},
 	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
-	"internal/agent": {"internal/api internal/audit internal/driver internal/guestproto internal/image internal/network internal/plan" +
-		" internal/publish internal/secrets internal/snapshot internal/store internal/sys internal/undo",
+	"internal/agent": {"internal/api internal/driver internal/guestproto internal/image internal/network internal/plan" +
+		" internal/publish internal/publish internal/secrets internal/store internal/sys internal/undo",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
-	"internal/publish":  {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", ""},
-	"internal/plan":     {"", "pure: desired and observed in, steps out", ""},
-	"internal/snapshot": {"internal/sys internal/undo", "files of a sleeper, whatever made them", "internal/testenv"},
-	"internal/secrets":  {"internal/sys", "bytes at rest", ""},
-	"internal/store":    {"internal/sys", "durable state speaks in nouns", ""},
-	"internal/audit":    {"internal/sys internal/store", "events are nouns", ""},
+	"internal/publish": {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", ""},
+	"internal/plan":    {"", "pure: desired and observed in, steps out", ""},
+	"internal/secrets": {"internal/sys", "bytes at rest", ""},
+	"internal/store":   {"internal/sys", "durable state speaks in nouns", ""},
 
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
@@ -75,6 +74,7 @@ var rules = map[string]rule{
 
 	"docs":           {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
 	"test/stubmodel": {"", "a model server for tests and the demo", ""},
+	"test/demo":      {"test/stubmodel", "it runs the program as a user does", ""},
 	"test/script":    {"", "the command line's manual, executed", "*"},
 	"test/vm":        {"", "real microVMs from end to end", "*"},
 }
