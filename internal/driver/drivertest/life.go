@@ -1,7 +1,6 @@
 package drivertest
 
 import (
-	"errors"
 	"os"
 	"slices"
 	"testing"
@@ -124,7 +123,7 @@ func (l *life) pauseResume(t *testing.T) {
 	}
 	_ = c.SetReadDeadline(time.Now().Add(stall))
 	var resp guestproto.Response
-	if err := guestproto.Receive(c, &resp); !errors.Is(err, os.ErrDeadlineExceeded) {
+	if err := guestproto.Receive(c, &resp); !timedOut(err) {
 		t.Fatalf("a paused guest answered %+v, %v", resp, err)
 	}
 	if err := ping(ctx, l.v, stall); err == nil {

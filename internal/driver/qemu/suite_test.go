@@ -1,6 +1,8 @@
 package qemu_test
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -97,9 +99,7 @@ func suiteHarness(t *testing.T, img image.Image) drivertest.Harness {
 		Spec:     func(t testing.TB, id string) driver.Spec { return suiteSpec(t, root, img, id) },
 		Patience: 2 * time.Minute,
 		KillOutside: func(t testing.TB, v driver.VMM, _ driver.Spec) {
-			if err := syscall.Kill(v.PID(), syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			killAndWait(t, v.PID())
 		},
 		VSock: true,
 	}
@@ -112,6 +112,24 @@ func suiteHarness(t *testing.T, img image.Image) drivertest.Harness {
 		}
 	}
 	return h
+}
+
+// killAndWait kills the process and waits until it is dead, reaped or not.
+func killAndWait(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, time.Minute, func() error {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return nil
+		}
+		if _, state, ok := strings.Cut(string(b), ") "); ok && state[0] == 'Z' {
+			return nil
+		}
+		return errors.New("the process still lives")
+	})
 }
 
 // TestDriver takes the driver through the suite of all drivers, with real guests.
