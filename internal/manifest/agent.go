@@ -51,7 +51,8 @@ type agentKey struct {
 	check func(string) error
 }
 
-// maxRunDir leaves room for "/i-a3f7b2c1/v.sock_4294967295" in the 107 bytes of a socket's path.
+// maxSocketPath is what the kernel lets a socket's path have; maxRunDir leaves room in
+// it for "/i-a3f7b2c1/v.sock_4294967295".
 const (
 	maxSocketPath = 107
 	maxRunDir     = 70

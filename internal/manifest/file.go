@@ -38,7 +38,7 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInvalid, "read file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
 		err = errors.New("it is not a regular file")
@@ -110,7 +110,7 @@ func readWithin(dir, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", cause(err))
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close()
 	before, err := root.Lstat(name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", cause(err))
@@ -125,7 +125,7 @@ func readWithin(dir, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", cause(err))
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return readSecretFile(f, before)
 }
 

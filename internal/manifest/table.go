@@ -241,19 +241,6 @@ func (t *table) tables(key string, limit int) []*table {
 	return out
 }
 
-// each returns every key of the table with its value, sorted; all are known.
-func (t *table) each() []item {
-	if t == nil {
-		return nil
-	}
-	var out []item
-	for _, key := range t.names() {
-		i, _ := t.get(key)
-		out = append(out, i)
-	}
-	return out
-}
-
 // names returns the keys of the table, sorted.
 func (t *table) names() []string {
 	names := make([]string, 0, len(t.vals))

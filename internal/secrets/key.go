@@ -86,7 +86,7 @@ func loadKey(path string) (*Key, error) {
 	case err != nil:
 		return nil, mvm.Errorf(mvm.KindInternal, "load master key %s: %w", path, err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if err := checkKeyFile(path, f); err != nil {
 		return nil, err
 	}
@@ -137,7 +137,7 @@ func createKey(path string) (err error) {
 		return err
 	}
 	master := make([]byte, KeySize)
-	rand.Read(master)                               //nolint:errcheck // it never returns an error
+	rand.Read(master)
 	f, err := os.CreateTemp(dir, ".mvm-master-key") // 0600
 	if err != nil {
 		return err

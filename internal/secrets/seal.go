@@ -33,7 +33,7 @@ func (k *Key) Seal(tenant string, generation int, values map[string][]byte) ([]b
 	}
 	sealed := make([]byte, 1+nonceSize, 1+nonceSize+len(plain)+aead.Overhead())
 	sealed[0] = sealVersion
-	rand.Read(sealed[1:]) //nolint:errcheck // it never returns an error
+	rand.Read(sealed[1:])
 	return aead.Seal(sealed, sealed[1:], plain, additional(tenant, generation)), nil
 }
 

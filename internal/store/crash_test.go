@@ -77,7 +77,7 @@ func runWriterAndKill(t *testing.T, path string, n int) uint64 {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	dog := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }) //nolint:errcheck // it ends the test either way
+	dog := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	defer dog.Stop()
 	var last uint64
 	lines := bufio.NewScanner(out)
@@ -86,7 +86,7 @@ func runWriterAndKill(t *testing.T, path string, n int) uint64 {
 			t.Error(err)
 		}
 		if i == n {
-			cmd.Process.Kill() //nolint:errcheck // Wait tells
+			cmd.Process.Kill()
 		}
 	}
 	if err := cmd.Wait(); err == nil || last == 0 {

@@ -27,7 +27,7 @@ func (s *Store) reserve(db *bbolt.DB) {
 	if err != nil {
 		return
 	}
-	defer f.Close() //nolint:errcheck // nothing was written through it
+	defer f.Close()
 	if unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, used+reserveBytes) == nil {
 		s.reserved = used + reserveBytes
 	}

@@ -144,7 +144,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 		}
 		return cause
 	})
-	if err != cause {
+	if err != cause { //nolint:errorlint // it must be the very same
 		t.Errorf("got %v, want the function's error as it is", err)
 	}
 	view(t, s, func(tx *store.Tx) error {
