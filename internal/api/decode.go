@@ -12,11 +12,11 @@ import (
 )
 
 // readBody reads the request's body whole, at most limit bytes and within
-// bodyTimeout. It reads even where nothing is expected, so that a disconnect of the
+// the timeout. It reads even where nothing is expected, so that a disconnect of the
 // client is noticed from then on.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration) ([]byte, error) {
 	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+	if err := rc.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "set deadline of request: %w", err)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))

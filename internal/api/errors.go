@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"mvm"
 )
@@ -76,7 +77,10 @@ func outerText(err error, e *mvm.Error) string {
 	if err == error(e) {
 		return e.Text
 	}
-	return err.Error()
+	if e.Fix == "" {
+		return err.Error()
+	}
+	return strings.Replace(err.Error(), " ("+e.Fix+")", "", 1)
 }
 
 // fromBody makes the error that the caller of the Client gets.

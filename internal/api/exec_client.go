@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"sync"
@@ -40,8 +41,9 @@ func (c *Client) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, 
 	close(s.end)
 	closing()
 	wg.Wait()
-	if err != nil && mvm.KindOf(err) == mvm.KindInternal {
-		err = c.explain(ctx, err)
+	var lost *lostError
+	if errors.As(err, &lost) {
+		err = c.explain(ctx, lost.err)
 	}
 	return code, err
 }
@@ -52,13 +54,19 @@ type execSession struct {
 	end    chan struct{}
 }
 
+// lostError says that the connection failed before the command's end was known.
+type lostError struct{ err error }
+
+// Error returns the cause.
+func (e *lostError) Error() string { return e.err.Error() }
+
 // receive hands on output until the command ends.
 func (s *execSession) receive(r io.Reader, streams mvm.ExecIO) (int, error) {
 	var buf [maxFrame]byte
 	for {
 		kind, p, err := readFrame(r, &buf)
 		if err != nil {
-			return -1, err
+			return -1, &lostError{err}
 		}
 		switch kind {
 		case frameStdout:

@@ -20,7 +20,7 @@ const lastWords = time.Second
 // exec answers a request with an mvm.ExecSpec by an upgraded connection that
 // carries the command's streams. When the client hangs up the command's context ends.
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	spec, p, err := accept[mvm.ExecSpec](w, r, MaxBody)
+	spec, p, err := accept[mvm.ExecSpec](s, w, r, MaxBody)
 	if err == nil {
 		err = p.needInstance()
 	}
@@ -45,7 +45,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("client left before exec began", "err", err)
 		return
 	}
-	ctx, cancel := s.context(r, ofClient)
+	ctx, cancel := s.context(r, ofStream)
 	defer cancel()
 	s.runExec(ctx, conn, rw.Reader, p.addr, spec)
 }

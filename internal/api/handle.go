@@ -17,6 +17,9 @@ const (
 	ofClient lifetime = iota
 	// ofAgent: the work goes on when the client hangs up.
 	ofAgent
+	// ofStream: as ofClient, but the handler itself watches the connection, which it
+	// has taken over.
+	ofStream
 )
 
 // context derives the context of a request's work.
@@ -26,7 +29,11 @@ func (s *Server) context(r *http.Request, of lifetime) (context.Context, context
 		stop := context.AfterFunc(s.base, cancel)
 		return ctx, func() { stop(); cancel() }
 	}
-	ctx, cancel := context.WithCancelCause(r.Context())
+	parent := r.Context()
+	if of == ofStream {
+		parent = context.WithoutCancel(parent)
+	}
+	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(s.watch, func() { cancel(context.Cause(s.watch)) })
 	return ctx, func() { stop(); cancel(nil) }
 }
@@ -34,7 +41,7 @@ func (s *Server) context(r *http.Request, of lifetime) (context.Context, context
 // unary makes a handler that answers with one JSON value.
 func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p params, in In) (Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		in, p, err := accept[In](w, r, MaxBody)
+		in, p, err := accept[In](s, w, r, MaxBody)
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -54,7 +61,7 @@ func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p pa
 // requests are refused with a status before the stream begins.
 func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context.Context, p params, in In, progress func(mvm.Progress)) (Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		in, p, err := accept[In](w, r, limit)
+		in, p, err := accept[In](s, w, r, limit)
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -75,7 +82,7 @@ func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context
 // follow makes a handler that sends items until they end or the client leaves.
 func follow[Item any](s *Server, f func(ctx context.Context, p params, each func(Item) error) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		_, p, err := accept[none](w, r, 0)
+		_, p, err := accept[none](s, w, r, 0)
 		if err != nil {
 			s.fail(w, r, err)
 			return
@@ -96,8 +103,8 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 }
 
 // accept reads and checks all of a request but what the handler takes from p.
-func accept[In any](w http.ResponseWriter, r *http.Request, limit int64) (in In, p params, err error) {
-	body, err := readBody(w, r, limit)
+func accept[In any](s *Server, w http.ResponseWriter, r *http.Request, limit int64) (in In, p params, err error) {
+	body, err := readBody(w, r, limit, s.bodyTimeout)
 	if err == nil {
 		err = decodeStrict(body, &in)
 	}

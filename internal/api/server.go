@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"mvm"
 )
@@ -25,6 +26,8 @@ type Server struct {
 	http    *http.Server
 	slots   chan struct{}
 
+	bodyTimeout time.Duration
+
 	base   context.Context // ends when operations must give up
 	abort  context.CancelFunc
 	watch  context.Context // ends when Close begins: watchers leave
@@ -42,6 +45,8 @@ type ServerConfig struct {
 	Log     *slog.Logger
 	// MaxInFlight bounds requests at once; 0 means MaxInFlight.
 	MaxInFlight int
+	// BodyTimeout bounds the reading of a request's body; 0 means 10 s.
+	BodyTimeout time.Duration
 }
 
 // NewServer returns a server that does nothing until Serve.
@@ -49,8 +54,11 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	if cfg.MaxInFlight == 0 {
 		cfg.MaxInFlight = MaxInFlight
 	}
+	if cfg.BodyTimeout == 0 {
+		cfg.BodyTimeout = bodyTimeout
+	}
 	cfg.Version.API = APIVersion
-	s := &Server{svc: svc, group: cfg.Group, version: cfg.Version, log: cfg.Log,
+	s := &Server{svc: svc, group: cfg.Group, bodyTimeout: cfg.BodyTimeout, version: cfg.Version, log: cfg.Log,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
 	s.base, s.abort = context.WithCancel(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)

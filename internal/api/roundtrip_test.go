@@ -1,0 +1,261 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+// askerEnv makes this binary ask at the socket that it names, and nothing else.
+const askerEnv = "MVM_TEST_ASK_SOCKET"
+
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(askerEnv); socket != "" {
+		ask(socket)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func js(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// serve offers svc on a socket of its own until the test ends.
+func serve(t *testing.T, svc api.Service, cfg api.ServerConfig) (socket string, srv *api.Server) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	ln, err := api.Listen(socket, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Group == 0 {
+		cfg.Group = -1
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	srv = api.NewServer(svc, cfg)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ln) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := srv.Close(ctx); err != nil {
+			t.Errorf("close server: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		if err := ln.Close(); err != nil {
+			t.Errorf("close listener: %v", err)
+		}
+	})
+	return socket, srv
+}
+
+func dial(t *testing.T, socket string) *api.Client {
+	c := api.Dial(socket)
+	t.Cleanup(c.Close)
+	return c
+}
+
+func start(t *testing.T, svc *script) *api.Client {
+	socket, _ := serve(t, svc, api.ServerConfig{})
+	return dial(t, socket)
+}
+
+func me(t *testing.T) string {
+	u, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "cli:" + u.Username
+}
+
+func ctxOf(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// call is one call of a method with what the service must get and the caller see.
+type call struct {
+	name string
+	do   func(ctx context.Context, c api.Service, progress func(mvm.Progress)) (any, error)
+	asks string // arguments as the service must see them, as JSON
+	want any
+	long bool // reports progress
+}
+
+func value[T any](v T, err error) (any, error) { return v, err }
+
+func calls() []call {
+	netID := 4
+	spec := mvm.TenantSpec{ID: "acme", NetID: &netID, Quota: &mvm.Quota{MaxVCPUs: 1}, Pinned: true}
+	pinned := true
+	up := mvm.TenantUpdate{Pinned: &pinned, HostServices: &[]int{1}}
+	ps := poolSpec()
+	inst := mvm.Address{Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1"}
+	key := mvm.Address{Tenant: "acme", Pool: "workers", Key: "a%b?c#d&e=f"}
+	secrets := map[string][]byte{"a": []byte("\x00\xff"), "gone": nil, "empty": {}}
+	dep := mvm.Deployment{Tenant: spec, Pools: []mvm.PoolSpec{ps}, Secrets: map[string][]byte{"k": []byte("v")}}
+	noSecrets, without := dep, dep
+	noSecrets.Secrets, without.Secrets = nil, map[string][]byte{}
+	type progress = func(mvm.Progress)
+	return []call{
+		{name: "CreateTenant", asks: js([]any{spec}), want: tenant(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.CreateTenant(x, spec)) }},
+		{name: "UpdateTenant", asks: js([]any{"acme", up}), want: tenant(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.UpdateTenant(x, "acme", up))
+		}},
+		{name: "Tenants", asks: "null", want: []mvm.Tenant{tenant()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Tenants(x)) }},
+		{name: "Tenant", asks: `["acme"]`, want: []any{tenant(), usage()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			t, u, err := c.Tenant(x, "acme")
+			return []any{t, u}, err
+		}},
+		{name: "DestroyTenant", long: true, asks: `["acme"]`, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return nil, c.DestroyTenant(x, "acme", p)
+		}},
+		{name: "SetSecrets", asks: js([]any{"acme", secrets}), want: 5, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.SetSecrets(x, "acme", secrets))
+		}},
+		{name: "RotateSecrets", asks: `["acme"]`, want: 6, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.RotateSecrets(x, "acme"))
+		}},
+		{name: "CreatePool", asks: js([]any{"acme", ps}), want: pool(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.CreatePool(x, "acme", ps))
+		}},
+		{name: "UpdatePool", asks: js([]any{"acme", "gateways", mvm.PoolUpdate{Spec: &ps}}), want: pool(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.UpdatePool(x, "acme", "gateways", mvm.PoolUpdate{Spec: &ps}))
+		}},
+		{name: "Pools", asks: `[""]`, want: []mvm.Pool{pool()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Pools(x, "")) }},
+		{name: "Pools", asks: `["acme"]`, want: []mvm.Pool{pool()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Pools(x, "acme")) }},
+		{name: "Pool", asks: `["acme","gateways"]`, want: pool(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Pool(x, "acme", "gateways"))
+		}},
+		{name: "BuildPool", long: true, asks: `["acme","gateways"]`, want: build(), do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.BuildPool(x, "acme", "gateways", p))
+		}},
+		{name: "RollbackPool", asks: `["acme","gateways","b-00000001"]`, want: build(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.RollbackPool(x, "acme", "gateways", "b-00000001"))
+		}},
+		{name: "GCPool", asks: `["acme","gateways"]`, want: []mvm.Build{}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.GCPool(x, "acme", "gateways"))
+		}},
+		{name: "DestroyPool", long: true, asks: `["acme","gateways"]`, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return nil, c.DestroyPool(x, "acme", "gateways", p)
+		}},
+		{name: "CreateInstance", asks: `["acme","workers","bob"]`, want: instance(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.CreateInstance(x, "acme", "workers", "bob"))
+		}},
+		{name: "Instances", asks: js([]any{mvm.Address{}}), want: []mvm.Instance{instance()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Instances(x, mvm.Address{}))
+		}},
+		{name: "Instances", asks: js([]any{key}), want: []mvm.Instance{instance()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Instances(x, key)) }},
+		{name: "Instance", asks: js([]any{inst}), want: instance(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Instance(x, inst)) }},
+		{name: "Instance", asks: js([]any{key}), want: instance(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Instance(x, key)) }},
+		{name: "Operate", long: true, asks: js([]any{inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}}), want: instance(), do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Operate(x, inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}, p))
+		}},
+		{name: "Stats", asks: js([]any{inst}), want: instanceStats(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Stats(x, inst)) }},
+		{name: "Logs", asks: js([]any{inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}}), want: []mvm.LogLine{logLine()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			var got []mvm.LogLine
+			err := c.Logs(x, inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}, func(l mvm.LogLine) error { got = append(got, l); return nil })
+			return got, err
+		}},
+		{name: "Apply", long: true, asks: js([]any{dep, false, true}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Apply(x, dep, true, p))
+		}},
+		{name: "Apply", long: true, asks: js([]any{noSecrets, true, false}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Apply(x, noSecrets, false, p))
+		}},
+		{name: "Apply", long: true, asks: js([]any{without, false, false}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Apply(x, without, false, p))
+		}},
+		{name: "Events", asks: js([]any{mvm.EventFilter{Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1", Tail: 4}}), want: []mvm.Event{event()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			var got []mvm.Event
+			f := mvm.EventFilter{Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1", Tail: 4}
+			err := c.Events(x, f, func(e mvm.Event) error { got = append(got, e); return nil })
+			return got, err
+		}},
+		{name: "NodeInfo", asks: "null", want: mvm.NodeInfo{NodeID: "n", Started: day, CPUs: 2}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeInfo(x)) }},
+		{name: "NodeStats", asks: "null", want: mvm.NodeStats{Instances: map[mvm.State]int{mvm.StateWarm: 1}, AgentRSS: 3}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeStats(x)) }},
+		{name: "NodeDisk", asks: "null", want: mvm.NodeDisk{Images: 1, Sleepers: 2, DataDisks: 3, SetAside: 4, Free: 5}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeDisk(x)) }},
+		{name: "NodeGC", asks: "null", want: int64(77), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeGC(x)) }},
+		{name: "NetVerify", long: true, asks: `[true]`, want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, p progress) (any, error) { return value(c.NetVerify(x, true, p)) }},
+		{name: "Doctor", asks: "null", want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Doctor(x)) }},
+	}
+}
+
+func TestEveryMethodGoesThereAndBack(t *testing.T) {
+	svc := &script{}
+	c := start(t, svc)
+	for _, tc := range calls() {
+		t.Run(tc.name, func(t *testing.T) {
+			var texts []string
+			got, err := tc.do(ctxOf(t), c, func(p mvm.Progress) { texts = append(texts, p.Text) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprintf("%s by %s: %s", tc.name, me(t), tc.asks); svc.last() != want {
+				t.Errorf("service got\n%s\nwant\n%s", svc.last(), want)
+			}
+			if diff := cmp.Diff(js(tc.want), js(got)); diff != "" {
+				t.Errorf("caller got (-want +got):\n%s", diff)
+			}
+			if tc.long && strings.Join(texts, " ") != "one two" {
+				t.Errorf("progress %q", texts)
+			}
+		})
+	}
+}
+
+func TestEveryKindOfErrorGoesBack(t *testing.T) {
+	for _, kind := range []mvm.Kind{mvm.KindInternal, mvm.KindInvalid, mvm.KindNotFound, mvm.KindExists, mvm.KindQuota,
+		mvm.KindPolicy, mvm.KindState, mvm.KindUnavailable, mvm.KindTimeout, mvm.KindCanceled} {
+		svc := &script{err: fmt.Errorf("wrapped: %w", mvm.Errorf(kind, "no such luck").WithFix("try harder"))}
+		if kind == mvm.KindState {
+			svc.err = mvm.Errorf(kind, "no such luck").WithFix("try harder")
+		}
+		c := start(t, svc)
+		for _, tc := range calls() {
+			_, err := tc.do(ctxOf(t), c, nil)
+			if mvm.KindOf(err) != kind || strings.Count(fmt.Sprint(err), "try harder") != 1 || !strings.Contains(fmt.Sprint(err), "no such luck (try harder)") {
+				t.Errorf("%s with kind %s: got %s: %v", tc.name, kind, mvm.KindOf(err), err)
+			}
+		}
+	}
+}
+
+func TestErrorsWithoutKindKeepTheirMeaning(t *testing.T) {
+	for err, want := range map[error]mvm.Kind{context.Canceled: mvm.KindCanceled, context.DeadlineExceeded: mvm.KindTimeout, errors.New("x"): mvm.KindInternal} {
+		c := start(t, &script{err: err})
+		if _, got := c.Tenants(ctxOf(t)); mvm.KindOf(got) != want {
+			t.Errorf("%v came back as %s, want %s", err, mvm.KindOf(got), want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	socket, _ := serve(t, &script{}, api.ServerConfig{Version: api.Version{Version: "v1", Revision: "abc", Go: "go"}})
+	got, err := dial(t, socket).Version(ctxOf(t))
+	if want := (api.Version{API: 1, Version: "v1", Revision: "abc", Go: "go"}); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
