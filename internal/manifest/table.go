@@ -52,48 +52,6 @@ func syntaxProblem(file string, err error) *Problem {
 	return p
 }
 
-// item is an element of an array, or a value of a table, with its place.
-type item struct {
-	doc  *document
-	path string
-	mark *mark
-	val  any
-}
-
-func (i item) problem(format string, args ...any) {
-	i.doc.problems = append(i.doc.problems, &Problem{File: i.doc.file, Line: i.mark.line, Column: i.mark.column,
-		Key: i.path, Text: fmt.Sprintf(format, args...)})
-}
-
-// check reports an error, if there is one, and says whether there is none.
-func (i item) check(err error) bool {
-	if err != nil {
-		i.problem("%s", err)
-	}
-	return err == nil
-}
-
-func (i item) wrongType(want string) { i.problem("is %s, must be %s", typeName(i.val), want) }
-
-func typeName(v any) string {
-	switch v := v.(type) {
-	case string:
-		return "a string"
-	case int64:
-		return "an integer"
-	case float64:
-		return "a float"
-	case bool:
-		return "a boolean"
-	case []any:
-		return "an array"
-	case map[string]any:
-		return "a table"
-	default:
-		return fmt.Sprintf("a %T", v)
-	}
-}
-
 // here is the table itself as an item, for problems with the whole of it.
 func (t *table) here() item { return item{doc: t.doc, path: t.path, mark: t.mark, val: t.vals} }
 
@@ -128,14 +86,6 @@ func (t *table) need(key string) (item, bool) {
 	return i, ok
 }
 
-func (i item) str() (string, bool) {
-	s, ok := i.val.(string)
-	if !ok {
-		i.wrongType("a string")
-	}
-	return s, ok
-}
-
 // str reads an optional string into dst and checks it.
 func (t *table) str(key string, dst *string, check func(string) error) {
 	if i, ok := t.get(key); ok {
@@ -150,30 +100,10 @@ func (t *table) needStr(key string, dst *string, check func(string) error) {
 	}
 }
 
-func (i item) strInto(dst *string, check func(string) error) {
-	if s, ok := i.str(); ok && (check == nil || i.check(check(s))) {
-		*dst = s
-	}
-}
-
 // integer reads an optional integer of the range into dst and says whether it did.
 func (t *table) integer(key string, dst *int, low, high int) bool {
 	i, ok := t.get(key)
 	return ok && i.intInto(dst, low, high)
-}
-
-func (i item) intInto(dst *int, low, high int) bool {
-	n, ok := i.val.(int64)
-	switch {
-	case !ok:
-		i.wrongType("an integer")
-		return false
-	case n < int64(low) || n > int64(high):
-		i.problem("%d is not in %d..%d", n, low, high)
-		return false
-	}
-	*dst = int(n)
-	return true
 }
 
 func (t *table) boolean(key string, dst *bool) {
@@ -217,16 +147,6 @@ func (t *table) sub(key string) *table {
 		return i.table()
 	}
 	return nil
-}
-
-// table is the item as a table, nil when it is something else.
-func (i item) table() *table {
-	vals, ok := i.val.(map[string]any)
-	if !ok {
-		i.wrongType("a table")
-		return nil
-	}
-	return &table{doc: i.doc, path: i.path, mark: i.mark, vals: vals}
 }
 
 // tables returns the tables of an optional array of tables.

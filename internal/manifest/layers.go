@@ -1,0 +1,157 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"mvm"
+)
+
+// layers collects the values of the sources, the strongest last.
+type layers struct {
+	values, origins map[string]string
+	problems        Problems
+}
+
+func (l *layers) set(key, value, origin string) { l.values[key], l.origins[key] = value, origin }
+
+// LoadAgentConfig reads the agent's config from its sources. Everything that is
+// wrong in any of them is told.
+func LoadAgentConfig(src AgentSources) (AgentConfig, error) {
+	l := &layers{values: map[string]string{}, origins: map[string]string{}}
+	for _, k := range agentKeys() {
+		l.set(k.name, k.value, "default")
+	}
+	if err := l.file(src); err != nil {
+		return AgentConfig{}, err
+	}
+	l.environment(src)
+	l.flags(src)
+	c := l.config()
+	l.relations(c)
+	if err := l.problems.err(); err != nil {
+		return AgentConfig{}, err
+	}
+	return c, nil
+}
+
+func (l *layers) file(src AgentSources) error {
+	if src.File == "" {
+		return nil
+	}
+	data, err := readFile(src.File)
+	if errors.Is(err, fs.ErrNotExist) && !src.FileRequired {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	values, lines, problems := parseAgentFile(src.File, data)
+	l.problems = append(l.problems, problems...)
+	for key, value := range values {
+		l.set(key, value, fmt.Sprintf("%s:%d", src.File, lines[key]))
+	}
+	return nil
+}
+
+// parseAgentFile returns the keys that are set in a config file, and their lines.
+func parseAgentFile(file string, data []byte) (values map[string]string, lines map[string]int, problems Problems) {
+	values, lines = map[string]string{}, map[string]int{}
+	doc, root := parse(file, data)
+	if root == nil {
+		return values, lines, doc.problems
+	}
+	for _, k := range agentKeys() {
+		i, ok := root.get(k.name)
+		if !ok {
+			continue
+		}
+		var s string
+		if k.name == "dns" {
+			s = root.joined("dns")
+			if len(s) > 0 {
+				i.check(k.check(s))
+			}
+		} else {
+			i.strInto(&s, k.check)
+		}
+		values[k.name], lines[k.name] = s, i.mark.line
+	}
+	root.done()
+	return values, lines, doc.problems
+}
+
+// joined reads an array of strings as one, with commas.
+func (t *table) joined(key string) string {
+	list, _ := t.items(key, maxResolvers)
+	var words []string
+	for _, i := range list {
+		if s, ok := i.str(); ok {
+			words = append(words, s)
+		}
+	}
+	return strings.Join(words, ",")
+}
+
+func (l *layers) environment(src AgentSources) {
+	if src.Lookup == nil {
+		return
+	}
+	for _, k := range agentKeys() {
+		name := "MVM_" + strings.ToUpper(k.name)
+		if v, ok := src.Lookup(name); ok && v != "" {
+			l.check(k, v, name)
+		}
+	}
+}
+
+func (l *layers) flags(src AgentSources) {
+	for _, k := range agentKeys() {
+		if v, ok := src.Flags[k.name]; ok {
+			l.check(k, v, "--"+strings.ReplaceAll(k.name, "_", "-"))
+		}
+	}
+}
+
+func (l *layers) check(k agentKey, value, origin string) {
+	if err := k.check(value); err != nil {
+		l.problems = append(l.problems, &Problem{File: origin, Text: err.Error()})
+		return
+	}
+	l.set(k.name, value, origin)
+}
+
+func (l *layers) config() AgentConfig {
+	c := AgentConfig{
+		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
+		RunDir: l.values["run_dir"], Driver: l.values["driver"], KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
+		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], origins: l.origins,
+	}
+	if s := l.values["dns"]; s != "" {
+		c.DNS, _ = resolvers(s) // a bad list is a problem already
+	}
+	return c
+}
+
+// relations checks what no key alone shows.
+func (l *layers) relations(c AgentConfig) {
+	if len(l.problems) > 0 {
+		return
+	}
+	if rel, err := filepath.Rel(c.DataDir, c.KeyFile); err == nil && filepath.IsLocal(rel) {
+		l.problems = append(l.problems, &Problem{File: c.Origin("key_file"), Key: "key_file",
+			Text: fmt.Sprintf("%s is in the data directory %s, so that a copy of that would give the secrets away", c.KeyFile, c.DataDir)})
+	}
+}
+
+// ParseAgentConfig checks the content of a config file by itself.
+func ParseAgentConfig(file string, data []byte) error {
+	if len(data) > MaxFileBytes {
+		return mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", file, MaxFileBytes)
+	}
+	_, _, problems := parseAgentFile(file, data)
+	return problems.err()
+}
