@@ -28,7 +28,8 @@ type Process struct {
 	raw   syscall.RawConn
 }
 
-// OpenProcess takes hold of the process with the number. Zombies count as gone.
+// OpenProcess takes hold of the process with the number. A zombie counts as gone,
+// and is reaped when it is a child of ours.
 func OpenProcess(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
@@ -44,6 +45,7 @@ func OpenProcess(pid int) (*Process, error) {
 	}
 	st, err := readStat(pid)
 	if err != nil || st.state == 'Z' || st.state == 'X' {
+		reap(fd)
 		f.Close()
 		return nil, fmt.Errorf("open process %d: %w", pid, ErrNoProcess)
 	}

@@ -3,6 +3,7 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"mvm"
@@ -138,7 +139,7 @@ func checkSpec(s driver.Spec) error {
 	switch {
 	case s.ID == "" || strings.ContainsAny(s.ID, ",:/\n"):
 		return bad("id %q", s.ID)
-	case !strings.HasPrefix(s.RunDir, "/") || strings.ContainsAny(s.RunDir, ",\n"):
+	case !filepath.IsAbs(s.RunDir) || strings.ContainsAny(s.RunDir, ",\n"):
 		return bad("run dir %q is not an absolute path without commas", s.RunDir)
 	case len(s.RunDir) > maxRunDir:
 		return bad("run dir %q is longer than %d bytes", s.RunDir, maxRunDir)
@@ -148,6 +149,8 @@ func checkSpec(s driver.Spec) error {
 		return bad("%d MiB of memory", s.MemMiB)
 	case s.Memory == "":
 		return bad("no memory file")
+	case !filepath.IsAbs(s.Kernel) || s.Initrd != "" && !filepath.IsAbs(s.Initrd):
+		return bad("kernel %q or initrd %q is not an absolute path", s.Kernel, s.Initrd)
 	case len(s.Cmdline) > maxCmdline-200:
 		return bad("the kernel arguments have %d bytes", len(s.Cmdline))
 	case s.TAP != nil && !isMAC(s.MAC):

@@ -41,13 +41,24 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 func (d *Driver) startOrRestore(ctx context.Context, spec driver.Spec, snap *driver.Snapshot) (driver.VMM, error) {
 	accel, khz, err := d.host(ctx)
 	if err != nil {
-		return nil, err
+		return nil, ended(ctx, err)
 	}
 	v, err := d.launch(ctx, spec, snap, accel, khz)
 	if err != nil {
-		return nil, err // not a nil *vmm in the interface
+		return nil, ended(ctx, err) // not a nil *vmm in the interface
 	}
 	return v, nil
+}
+
+// ended gives an error the kind of the context's end, if that is what made it.
+func ended(ctx context.Context, err error) error {
+	switch cause := ctx.Err(); {
+	case errors.Is(cause, context.DeadlineExceeded):
+		return mvm.Errorf(mvm.KindTimeout, "%w", err)
+	case cause != nil:
+		return mvm.Errorf(mvm.KindCanceled, "%w", err)
+	}
+	return err
 }
 
 // launch makes a VMM step by step; when one fails, what was made is taken back.
@@ -60,6 +71,9 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 	l := &launcher{d: d, spec: spec, restore: snap != nil, undo: &u}
 	defer l.closeFiles()
 	for _, step := range []func(context.Context) error{l.lock, l.memory, l.sockets, l.open} {
+		if err := ctx.Err(); err != nil {
+			return nil, mvm.Errorf(mvm.KindCanceled, "make the VMM of %s: %w", spec.ID, context.Cause(ctx))
+		}
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -114,8 +128,8 @@ func (l *launcher) closeFiles() {
 
 // lock makes RunDir, takes the instance's lock and clears away what a dead VMM left.
 func (l *launcher) lock(ctx context.Context) error {
-	if err := os.MkdirAll(l.spec.RunDir, 0o700); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make the run dir: %w", err)
+	if st, err := os.Stat(l.spec.RunDir); err != nil || !st.IsDir() {
+		return mvm.Errorf(mvm.KindInvalid, "look at the run dir %s: it is no folder: %w", l.spec.RunDir, err)
 	}
 	f, err := lockWait(ctx, l.spec.RunDir)
 	if err != nil {
@@ -283,8 +297,6 @@ func (l *launcher) exec(a vmmArgs) error {
 	pid := p.Pid
 	p.Release()
 	if l.proc, err = sys.OpenProcess(pid); err != nil {
-		var st syscall.WaitStatus
-		syscall.Wait4(pid, &st, 0, nil) // it can only be dead
 		return mvm.Errorf(mvm.KindInternal, "start the VMM: it ended at once: %s", tail(l.spec.RunDir))
 	}
 	l.undo.Add(func() error {

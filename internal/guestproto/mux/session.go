@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -164,6 +165,25 @@ func (s *Session) Close() error {
 type Stream struct {
 	*yamux.Stream
 	s *Session
+}
+
+// Read is a net.Conn's: os.ErrDeadlineExceeded when the deadline has passed.
+func (st *Stream) Read(p []byte) (int, error) {
+	n, err := st.Stream.Read(p)
+	return n, deadlineError(err)
+}
+
+// Write is a net.Conn's: os.ErrDeadlineExceeded when the deadline has passed.
+func (st *Stream) Write(p []byte) (int, error) {
+	n, err := st.Stream.Write(p)
+	return n, deadlineError(err)
+}
+
+func deadlineError(err error) error {
+	if err == yamux.ErrTimeout {
+		return os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // closeWait bounds how long Close waits for its place in the queue.

@@ -1,0 +1,110 @@
+package qemu_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
+	"mvm/internal/driver/qemu"
+	"mvm/internal/image"
+	"mvm/internal/testenv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is for the slowest machine: guests boot under TCG.
+const patience = 3 * time.Minute
+
+// uid is the user that the VMMs of the tests run as.
+const uid = 64_321
+
+// host is a folder with drivers on it, one after the other, and their instances.
+type host struct {
+	dir  string
+	seam func(op string) error
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	testenv.NeedRoot(t)
+	dir := testenv.Dir(t)
+	testenv.NothingLeft(t, dir)
+	return &host{dir: dir}
+}
+
+func (h *host) driver(t testing.TB) *qemu.Driver {
+	t.Helper()
+	d, err := qemu.New(qemu.Options{StateDir: filepath.Join(h.dir, "state"), Log: slog.New(slog.DiscardHandler),
+		Seam: func(op string) error {
+			if h.seam != nil {
+				return h.seam(op)
+			}
+			return nil
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func (h *host) root() string { return filepath.Join(h.dir, "run") }
+
+// spec is an instance of the built-in minimal image.
+func (h *host) spec(t testing.TB, id string) driver.Spec {
+	t.Helper()
+	img := minimal(t)
+	s := driver.Spec{ID: id, Dir: filepath.Join(h.dir, "instances", id), RunDir: filepath.Join(h.root(), id),
+		UID: uid, GID: uid, Cgroup: "mvm-" + id, VCPUs: 1, MemMiB: 256, Cmdline: img.Cmdline,
+		Kernel: filepath.Join(img.Dir, img.Kernel.Name), Initrd: filepath.Join(img.Dir, img.Initrd.Name)}
+	s.Memory, s.Console = filepath.Join(s.Dir, "memory"), filepath.Join(s.Dir, "console")
+	for _, dir := range []string{s.Dir, s.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// minimal returns the image, looked up once: that hashes all that it is made of.
+func minimal(t testing.TB) image.Image {
+	t.Helper()
+	imageMu.Lock()
+	defer imageMu.Unlock()
+	if theImage.Dir == "" {
+		theImage = testenv.Image(t, "builtin:minimal")
+	}
+	return theImage
+}
+
+var (
+	imageMu  sync.Mutex
+	theImage image.Image
+)
+
+func TestSuite(t *testing.T) {
+	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
+		h := newHost(t)
+		return drivertest.Harness{
+			Driver:   h.driver(t),
+			Again:    func() driver.Driver { return h.driver(t) },
+			Root:     h.root(),
+			Spec:     h.spec,
+			Patience: patience,
+			KillOutside: func(t testing.TB, v driver.VMM, _ driver.Spec) {
+				if err := syscall.Kill(v.PID(), syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+			},
+			VSock:  true,
+			Faults: h.faults(),
+		}
+	})
+}
