@@ -44,13 +44,16 @@ type endpoint struct {
 	URL     string `json:"url,omitempty"` // for HTTP
 	// Key says where a request names its user, when each has an instance of its own:
 	// "header:<name>", "path", "query:<name>" or "json:<pointer>".
-	Key     string `json:"key,omitempty"`
+	Key string `json:"key,omitempty"`
+	// Token says where the token for $TOKEN in the example is from.
+	Token   string `json:"token,omitempty"`
 	Example string `json:"example"`
 }
 
 // connection asks for the tenant's published routes.
 func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo, error) {
-	if _, _, err := c.Tenant(ctx, tenant); err != nil {
+	t, _, err := c.Tenant(ctx, tenant)
+	if err != nil {
 		return connectInfo{}, err
 	}
 	pools, err := c.Pools(ctx, tenant)
@@ -68,7 +71,7 @@ func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo,
 			}
 			for _, r := range p.Spec.Routes.Routes {
 				if r.Match.Port == 0 || r.Match.Port == pub.Guest {
-					info.Endpoints = append(info.Endpoints, newEndpoint(p, pools, r, p.Bound[n].String()))
+					info.Endpoints = append(info.Endpoints, newEndpoint(t, p, pools, r, p.Bound[n].String()))
 				}
 			}
 		}
@@ -76,7 +79,7 @@ func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo,
 	return info, nil
 }
 
-func newEndpoint(p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound string) endpoint {
+func newEndpoint(t mvm.Tenant, p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound string) endpoint {
 	e := endpoint{Pool: p.Spec.ID, Route: r.Name, Address: reachable(bound)}
 	host, port, _ := net.SplitHostPort(e.Address)
 	if !r.HTTP() {
@@ -91,8 +94,24 @@ func newEndpoint(p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound string) endpoi
 		return q.Spec.ID == r.To.PoolID && strings.Contains(q.Spec.Flake, "openclaw")
 	})
 	e.Example = curl(e, chat)
+	if chat {
+		e.Token = tokenHint(t, mvm.Address{Tenant: t.ID, Pool: r.To.PoolID, Key: exampleUser})
+	}
 	return e
 }
+
+// tokenHint says where OpenClaw's token is from: the tenant's secret, else one that
+// the instance has made on its data disk.
+func tokenHint(t mvm.Tenant, user mvm.Address) string {
+	const secret = "gateway_token"
+	if slices.Contains(t.SecretNames, secret) {
+		return "the tenant's secret " + secret
+	}
+	return "TOKEN=$(mvm exec " + user.String() + " -- cat /data/openclaw/gateway-token)"
+}
+
+// exampleUser names the user whose instance answers in examples.
+const exampleUser = "me"
 
 // reachable replaces "any address" by one that can be dialled from this host.
 func reachable(bound string) string {
@@ -103,10 +122,8 @@ func reachable(bound string) string {
 	return bound
 }
 
-// curl writes a command to try; for OpenClaw it is a chat message. exampleUser
-// names the user whose instance answers.
+// curl writes a command to try; for OpenClaw it is a chat message.
 func curl(e endpoint, chat bool) string {
-	const exampleUser = "me"
 	parts := []string{"curl"}
 	url := e.URL
 	kind, name, _ := strings.Cut(e.Key, ":")
@@ -140,6 +157,9 @@ func (c connectInfo) lines() []string {
 		out = append(out, fmt.Sprintf("  %s  (gateway pool %s, route %s)", at, e.Pool, e.Route))
 		if e.Key != "" {
 			out = append(out, fmt.Sprintf("  each user, named by %s, has an instance of their own, made on the first request", strings.Replace(e.Key, ":", " ", 1)))
+		}
+		if e.Token != "" {
+			out = append(out, "  token: "+e.Token)
 		}
 		out = append(out, "", "    "+e.Example, "")
 	}

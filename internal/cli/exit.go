@@ -52,7 +52,7 @@ func textOf(err error) (text, fix string) {
 	if error(e) == err {
 		return e.Text, e.Fix
 	}
-	return err.Error(), ""
+	return strings.Replace(err.Error(), " ("+e.Fix+")", "", 1), e.Fix
 }
 
 // usageOf makes an error of wrong usage.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mvm"
+	"mvm/internal/api"
 	"mvm/internal/manifest"
 )
 
@@ -66,7 +68,10 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 	}
 	defer c.Close()
 	a.say("%s", newText(d, notes))
-	if err := a.apply(ctx, c, d, o.dry, asTable); err != nil || o.dry {
+	if o.dry {
+		return a.apply(ctx, c, d, true, asTable)
+	}
+	if err := a.makeNew(ctx, c, d); err != nil {
 		return err
 	}
 	info, err := connection(ctx, c, name)
@@ -74,6 +79,19 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 		return err
 	}
 	return a.print(asTable, info, func() table { return prose(append(info.lines(), "", "remove it:  mvm tenant destroy "+name)) })
+}
+
+// makeNew applies the deployment; what it prints is for people.
+func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment) error {
+	p := a.newProgress()
+	defer p.done()
+	steps, err := c.Apply(ctx, d, false, p.show)
+	p.done()
+	if err != nil {
+		return err
+	}
+	a.say("%s done", plural(len(steps), "step", "steps"))
+	return nil
 }
 
 func newDeployment(cmd *cobra.Command, template, name string, o newOptions) (mvm.Deployment, []string, error) {

@@ -17,11 +17,12 @@ import (
 	"mvm/internal/network/linuxnet"
 )
 
-// fakeParts are a host in memory: nothing of it outlives the agent but its state.
-func fakeParts() parts {
+// fakeParts are a host in memory: nothing of it outlives the agent but its state. Its
+// guests behave as the file fake-knobs.json in the data folder says (fake.Knobs).
+func fakeParts(o cli.ServeOptions) parts {
 	host, net := fake.NewHost(), fakenet.New()
 	return parts{
-		driver: fake.New(host, fake.Options{}), network: net,
+		driver: fake.New(host, fake.Follow(host, filepath.Join(o.DataDir, "fake-knobs.json"))), network: net,
 		builders: []image.Builder{fakeimage.New("builtin:")},
 		makeDisk: emptyDisk,
 		close: func() error {

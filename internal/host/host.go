@@ -80,7 +80,7 @@ type parts struct {
 
 func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	if o.Driver == "fake" {
-		return fakeParts(), nil
+		return fakeParts(o), nil
 	}
 	return qemuParts(o, log)
 }
