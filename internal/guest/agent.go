@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mvm"
@@ -55,6 +56,7 @@ type Agent struct {
 	integrations *integrations
 	worker       worker
 	shutdown     chan time.Duration // the grace of the first Shutdown
+	ending       atomic.Bool        // there was one
 	conns        chan struct{}      // a slot for each connection
 	background   sync.WaitGroup
 	stop         context.CancelFunc

@@ -123,11 +123,11 @@ func (j *Journal) Tail(service string, n int) uint64 {
 			}
 		}
 	}
-	if len(seqs) <= n {
+	if len(seqs) == 0 {
 		return 0
 	}
 	slices.Sort(seqs)
-	return seqs[len(seqs)-n] - 1
+	return seqs[max(0, len(seqs)-n)] - 1
 }
 
 // copyLines appends what r gives, line by line, until it ends. Lines longer than

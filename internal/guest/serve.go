@@ -237,12 +237,12 @@ func (a *Agent) answerFence(f guestproto.Fence) guestproto.Response {
 // the owner of the agent know.
 func (a *Agent) serveShutdown(conn *hostConn, s guestproto.Shutdown) {
 	grace := min(time.Duration(max(s.GraceSecs, 0))*time.Second, maxDrain)
+	first := a.ending.CompareAndSwap(false, true)
 	if err := conn.send(guestproto.Response{ShutdownAck: ack(nil)}); err == nil {
 		_ = conn.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 		_, _ = io.Copy(io.Discard, conn)
 	}
-	select {
-	case a.shutdown <- grace:
-	default: // the first one is under way
+	if first {
+		a.shutdown <- grace
 	}
 }

@@ -58,12 +58,17 @@ func (s *System) HoldsSecrets(dir string) error {
 // Sync writes all that is dirty to the disks.
 func (s *System) Sync() { unix.Sync() }
 
-// PowerOff unmounts the data disk and powers off, or runs PowerOffCommand.
+// unmountTimeout bounds the wait for killed processes to let go of the data disk.
+const unmountTimeout = 2 * time.Second
+
+// PowerOff kills what still runs, unmounts the data disk and powers off, or runs
+// PowerOffCommand.
 func (s *System) PowerOff() error {
 	unix.Sync()
 	if !s.Init {
 		return s.askPowerOff()
 	}
+	_ = unix.Kill(-1, unix.SIGKILL) // all but PID 1; there may be none
 	unmountErr := detach("/data")
 	unix.Sync()
 	err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
@@ -73,6 +78,10 @@ func (s *System) PowerOff() error {
 // detach unmounts, or makes read-only what is in use.
 func detach(dir string) error {
 	err := unix.Unmount(dir, 0)
+	for deadline := time.Now().Add(unmountTimeout); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+		err = unix.Unmount(dir, 0)
+	}
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil // unmounted, or never was
 	}
