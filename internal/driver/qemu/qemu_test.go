@@ -1,9 +1,12 @@
 package qemu_test
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -42,7 +45,9 @@ func newHost(t testing.TB) *host {
 
 func (h *host) driver(t testing.TB) *qemu.Driver {
 	t.Helper()
-	d, err := qemu.New(qemu.Options{StateDir: filepath.Join(h.dir, "state"), Log: slog.New(slog.DiscardHandler),
+	img := minimal(t)
+	d, err := qemu.New(qemu.Options{StateDir: filepath.Join(testenv.Cache(t), "qemu"), Log: slog.New(slog.DiscardHandler),
+		ProbeKernel: func() string { return img.Path(img.Kernel) },
 		Seam: func(op string) error {
 			if h.seam != nil {
 				return h.seam(op)
@@ -63,13 +68,18 @@ func (h *host) spec(t testing.TB, id string) driver.Spec {
 	img := minimal(t)
 	s := driver.Spec{ID: id, Dir: filepath.Join(h.dir, "instances", id), RunDir: filepath.Join(h.root(), id),
 		UID: uid, GID: uid, Cgroup: "mvm-" + id, VCPUs: 1, MemMiB: 256, Cmdline: img.Cmdline,
-		Kernel: filepath.Join(img.Dir, img.Kernel.Name), Initrd: filepath.Join(img.Dir, img.Initrd.Name)}
+		Kernel: img.Path(img.Kernel), Initrd: img.Path(img.Initrd)}
 	s.Memory, s.Console = filepath.Join(s.Dir, "memory"), filepath.Join(s.Dir, "console")
 	for _, dir := range []string{s.Dir, s.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() {
+		if b, err := os.ReadFile(s.Console); err == nil && t.Failed() {
+			t.Logf("console of %s: %.4000s", id, b)
+		}
+	})
 	return s
 }
 
@@ -99,12 +109,25 @@ func TestSuite(t *testing.T) {
 			Spec:     h.spec,
 			Patience: patience,
 			KillOutside: func(t testing.TB, v driver.VMM, _ driver.Spec) {
-				if err := syscall.Kill(v.PID(), syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
+				killOutside(t, v.PID())
 			},
 			VSock:  true,
 			Faults: h.faults(),
 		}
+	})
+}
+
+// killOutside kills the process and waits until it is dead, reaped or not.
+func killOutside(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, time.Minute, func() error {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if _, state, ok := strings.Cut(string(b), ") "); err == nil && ok && state[0] != 'Z' {
+			return errors.New("the process still lives")
+		}
+		return nil
 	})
 }

@@ -134,10 +134,13 @@ func (v *vmm) migrationError(ctx context.Context, state string) error {
 		Desc string `json:"error-desc"`
 	}
 	if err := v.do(ctx, "query-migrate", nil, &out); err != nil || out.Desc == "" {
-		return fmt.Errorf("the migration %s", state)
+		return fmt.Errorf("%w: it %s", errMigration, state)
 	}
-	return errors.New(out.Desc)
+	return fmt.Errorf("%w: %s", errMigration, out.Desc)
 }
+
+// errMigration says that QEMU could not write or read a device state.
+var errMigration = errors.New("the device state can't be passed on")
 
 // Snapshot writes the device state of the paused VMM and makes it and the memory
 // file durable; see driver.VMM. A second one needs a Resume and a Pause first, also
@@ -236,7 +239,7 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 	}
 	defer f.Close()
 	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
-		if errors.Is(err, errGone) { // it can't take this state
+		if errors.Is(err, errGone) || errors.Is(err, errMigration) { // it can't take this state
 			err = mvm.Errorf(mvm.KindInvalid, "load the snapshot of %s: %w", v.spec.ID, err)
 		}
 		return err
