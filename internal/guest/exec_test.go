@@ -109,7 +109,7 @@ func TestExecSignals(t *testing.T) {
 
 func TestExecTerminal(t *testing.T) {
 	m := newMachine(t)
-	s := m.exec(guestproto.Exec{Argv: sh(`stty size; trap 'stty size' WINCH; test -t 0 && test -t 2 && echo tty $TERM; read x; echo "<$x>"; exit 7`),
+	s := m.exec(guestproto.Exec{Argv: sh(`stty size; trap 'stty size' WINCH; test -t 0 && test -t 2 && echo tty $TERM; until read x; do :; done; echo "<$x>"; exit 7`),
 		TTY: true, Rows: 11, Cols: 22})
 	s.until(func() bool { return strings.Contains(s.out.String(), "tty xterm") })
 	if !strings.HasPrefix(s.out.String(), "11 22\r\n") {

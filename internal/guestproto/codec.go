@@ -49,7 +49,7 @@ func (r *HostResponse) UnmarshalJSON(b []byte) error { return unmarshalVariant(b
 // MarshalJSON writes the one field that must be set.
 func (f ExecFrame) MarshalJSON() ([]byte, error) {
 	type plain ExecFrame
-	if _, n := setField(reflect.ValueOf(f)); n != 1 {
+	if _, n := setField(reflect.ValueOf(f.withoutEmpty())); n != 1 {
 		return nil, &VariantError{Message: "ExecFrame", Problem: fmt.Sprintf("%d fields are set, want one", n)}
 	}
 	return json.Marshal(plain(f))
@@ -65,6 +65,7 @@ func (f *ExecFrame) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return err
 	}
+	p = plain(ExecFrame(p).withoutEmpty())
 	if _, n := setField(reflect.ValueOf(p)); n != 1 {
 		return &VariantError{Message: "ExecFrame", Problem: fmt.Sprintf("%d fields are set, want one", n)}
 	}
@@ -73,6 +74,17 @@ func (f *ExecFrame) UnmarshalJSON(b []byte) error {
 	}
 	*f = ExecFrame(p)
 	return nil
+}
+
+// withoutEmpty makes data that is there but empty count as not set: on the wire it
+// is not there.
+func (f ExecFrame) withoutEmpty() ExecFrame {
+	for _, data := range []*[]byte{&f.Stdin, &f.Stdout, &f.Stderr} {
+		if len(*data) == 0 {
+			*data = nil
+		}
+	}
+	return f
 }
 
 // Variant returns the name of the one field that is set in a Request, Response,
