@@ -4,6 +4,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -12,7 +13,19 @@ import (
 // sleep pauses the instance, takes its snapshot and kills the VMM.
 func (l *life) sleep(t *testing.T) {
 	l.remember(t, l.v, "before the sleep")
+	c, err := l.v.Dial(t.Context(), guestproto.GuestPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := guestproto.Call(t.Context(), c, guestproto.Request{Ping: true}); err != nil {
+		t.Fatal(err)
+	}
 	l.putToSleep(t)
+	_ = c.SetReadDeadline(time.Now().Add(l.Patience))
+	if _, err := c.Read(make([]byte, 1)); err == nil || timedOut(err) {
+		t.Errorf("a stream of a VMM that was killed: %v, want its end", err)
+	}
 }
 
 func (l *life) putToSleep(t *testing.T) {
