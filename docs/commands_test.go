@@ -54,6 +54,9 @@ func commands(path, text string) []command {
 
 // words returns what follows mvm on a command line, nil when it is another command.
 func words(line string) []string {
+	if strings.ContainsAny(line, "─►│├└") {
+		return nil // a drawing
+	}
 	line = strings.TrimPrefix(strings.TrimPrefix(strings.TrimSpace(line), "$ "), "# ")
 	fields := strings.Fields(line)
 	for len(fields) > 0 && (fields[0] == "sudo" || strings.Contains(fields[0], "=")) {
