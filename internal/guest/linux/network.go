@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -70,23 +69,23 @@ func validateNet(n guestproto.Net) error {
 
 // findNIC returns the interface with the MAC, else the only one that is a device.
 func findNIC(mac string) (*net.Interface, error) {
-	dirs, err := filepath.Glob("/sys/class/net/*/device")
+	all, err := net.Interfaces()
 	if err != nil {
-		return nil, err
+		return nil, mvm.Errorf(mvm.KindInternal, "set network: list interfaces: %w", err)
 	}
-	var names []string
-	for _, dir := range dirs {
-		name := filepath.Base(filepath.Dir(dir))
-		nic, err := net.InterfaceByName(name)
-		if err == nil && strings.EqualFold(nic.HardwareAddr.String(), mac) {
-			return nic, nil
+	var devices []*net.Interface
+	for i := range all {
+		if strings.EqualFold(all[i].HardwareAddr.String(), mac) {
+			return &all[i], nil
 		}
-		names = append(names, name)
+		if there("/sys/class/net/" + all[i].Name + "/device") {
+			devices = append(devices, &all[i])
+		}
 	}
-	if len(names) != 1 {
-		return nil, mvm.Errorf(mvm.KindNotFound, "set network: no interface has the MAC %s, and there are %d to choose from %v", mac, len(names), names)
+	if len(devices) != 1 {
+		return nil, mvm.Errorf(mvm.KindNotFound, "set network: no interface has the MAC %s, and %d could be given it", mac, len(devices))
 	}
-	return net.InterfaceByName(names[0])
+	return devices[0], nil
 }
 
 // setMAC brings the link up; it takes it down first only when the MAC is another.
