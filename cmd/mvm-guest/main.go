@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -87,9 +88,11 @@ func (m *machine) boot() error {
 // runService is an ordinary process, until a signal or a Shutdown.
 func runService() int {
 	cfg, err := parseConfig(os.Args[1:], os.Stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "mvm-guest:", err)
-		return 2
+		return 2 // told by the flags
 	}
 	m := newMachine(cfg, false)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
