@@ -40,7 +40,7 @@ func testKilledOutside(t *testing.T, s *suite) {
 		d := s.Again()
 		testenv.Eventually(t, s.Patience, func() error { // it dies when the kernel gets to it
 			if _, err := d.Recover(t.Context(), spec); !mvm.IsKind(err, mvm.KindNotFound) {
-				return fmt.Errorf("recover: %v, want kind %v", err, mvm.KindNotFound)
+				return fmt.Errorf("recover gave kind %q, want %q", mvm.KindOf(err), mvm.KindNotFound)
 			}
 			return nil
 		})
