@@ -13,7 +13,7 @@ import (
 // elements are the keys in each set, by the set's name.
 type elements map[string]map[string]bool
 
-var keptSets = [...]string{setPorts, setGuests, setGateways, setServices}
+var keptSets = [...]string{setPorts, setGuests, setGateways, setHosts, setServices}
 
 func newElements() elements {
 	e := elements{}
@@ -30,6 +30,7 @@ func wanted(cfg network.Config) elements {
 		bridge := string(ifname(mvm.BridgeName(t.NetID)))
 		gateway := bridge + string(t.Gateway().AsSlice())
 		e[setGateways][gateway] = true
+		e[setHosts][string(t.Gateway().AsSlice())] = true
 		for _, p := range t.HostPorts {
 			e[setServices][gateway+pad(be16(uint16(p)))] = true
 		}

@@ -72,6 +72,10 @@ func isNotBridge(key expr.MetaKey) match {
 	return match{meta(key, reg1), compare(expr.CmpOpNeq, []byte("br-tenant-"))}
 }
 
+func notLoopback() match {
+	return match{meta(expr.MetaKeyIIFNAME, reg1), compare(expr.CmpOpNeq, ifname("lo"))}
+}
+
 func etherType(t uint16) match {
 	return match{linkBytes(offEtherType, 2, reg1), compare(expr.CmpOpEq, be16(t))}
 }

@@ -34,7 +34,7 @@ func newNamespace(t testing.TB) *testNS {
 	if err := <-opened; err != nil {
 		t.Fatalf("make a network namespace: %v", err)
 	}
-	ns.path = fmt.Sprintf("/proc/self/fd/%d", ns.file.Fd())
+	ns.path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd())
 	t.Cleanup(func() { _ = ns.file.Close() })
 	ns.run("ip", "link", "set", "lo", "up")
 	return ns

@@ -15,6 +15,7 @@ const (
 	setPorts    = "ports"    // TAP . MAC . address: who may send what, and who gets what
 	setGuests   = "guests"   // bridge . address of each instance
 	setGateways = "gateways" // bridge . address of the bridge
+	setHosts    = "hosts"    // address of each bridge
 	setServices = "services" // bridge . address of the bridge . TCP port
 	setConns    = "conns"    // connections by sender, kept by the kernel
 )
@@ -63,6 +64,7 @@ func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32) r
 			{family: famBridge, name: setPorts, key: concat(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr), concat: true},
 			{family: famINet, name: setGuests, key: concat(nftables.TypeIFName, nftables.TypeIPAddr), concat: true},
 			{family: famINet, name: setGateways, key: concat(nftables.TypeIFName, nftables.TypeIPAddr), concat: true},
+			{family: famINet, name: setHosts, key: nftables.TypeIPAddr},
 			{family: famINet, name: setServices, key: concat(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeInetService), concat: true},
 			{family: famINet, name: setConns, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 17},
 		},

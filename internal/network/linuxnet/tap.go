@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -114,18 +115,36 @@ func (n *Network) attach(t network.Tenant, i network.Instance, index, bridge int
 		{"attach to the bridge", func() error { return n.links.LinkSetMasterByIndex(link, bridge) }},
 		{"set port flags", func() error { return setPortFlags(index) }},
 		{"add MAC to the bridge", func() error {
-			return n.links.NeighSet(&netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER, HardwareAddr: mac})
+			return n.links.NeighSet(&netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER | netlink.NTF_STICKY, HardwareAddr: mac})
 		}},
 		{"add neighbour", func() error {
 			return n.links.NeighSet(&netlink.Neigh{LinkIndex: bridge, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: mac})
 		}},
 		{"set up", func() error { return n.links.LinkSetUp(link) }},
+		{"wait for the bridge", func() error { return n.awaitBridge(bridge) }},
 	} {
 		if err := step.do(); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "%s: %w", step.name, err)
 		}
 	}
 	return nil
+}
+
+// awaitBridge waits until the bridge passes on what the host sends. A bridge that had
+// no port is woken by a kernel worker and drops packets until then, which would cost
+// the first connection to the guest a retransmission of a second. Recent kernels do
+// the work when they are asked for the link.
+func (n *Network) awaitBridge(index int) error {
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(500 * time.Microsecond) {
+		link, err := n.links.LinkByIndex(index)
+		if err != nil || link.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		if time.Now().After(deadline) {
+			n.log.Warn("bridge does not come up, connections to its guests may be slow at first", "bridge", link.Attrs().Name)
+			return nil
+		}
+	}
 }
 
 func writeAll(settings []sysctl) error {
