@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"os/user"
@@ -286,6 +287,10 @@ func (l *launcher) exec(a vmmArgs) error {
 		return mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
 	}
 	defer null.Close()
+	// What this process has inherited itself, from whatever started it, ends here.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "close inherited files for the VMM: %w", err)
+	}
 	p, err := os.StartProcess(l.d.binary, append([]string{l.d.binary}, a.argv()...), &os.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "LANG=C"},
 		Files: append([]*os.File{null, out, out}, l.give...),
@@ -353,7 +358,7 @@ func (l *launcher) record(pid int) error {
 	}
 	l.rec = record{Version: 1, ID: l.spec.ID, PID: pid, Start: l.proc.Start, BootID: boot,
 		Cgroups: l.rec.Cgroups, TAP: l.tap, Memory: l.spec.Memory}
-	if err := sys.WriteJSON(filepath.Join(l.spec.RunDir, recFile), l.rec, 0o600); err != nil {
+	if err := l.rec.write(l.spec.RunDir); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "record the VMM: %w", err)
 	}
 	return nil

@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// probeMark is what the probe's guest writes to its console.
-const probeMark = "mvm-probe: userspace\n"
+// probeMark is what the probe's guest writes to its console, as a line.
+const probeMark = "mvm-probe: userspace"
 
 // probeInitrd is an initrd whose init writes probeMark and powers off.
 func probeInitrd() []byte {
@@ -39,7 +39,7 @@ func probeInit() []byte {
 		0xb8, 1, 0, 0, 0, // mov eax, write
 		0xbf, 1, 0, 0, 0, // mov edi, 1
 		0x48, 0x8d, 0x35, 31, 0, 0, 0, // lea rsi, [rip+31]: the text behind the code
-		0xba, byte(len(probeMark)), 0, 0, 0, // mov edx, length
+		0xba, byte(len(probeMark) + 1), 0, 0, 0, // mov edx, length
 		0x0f, 0x05, // syscall
 		0xb8, 0xa9, 0, 0, 0, // mov eax, reboot
 		0xbf, 0xad, 0xde, 0xe1, 0xfe, // mov edi, magic
@@ -49,7 +49,7 @@ func probeInit() []byte {
 		0xeb, 0xfe, // jmp to itself
 	}
 	const base, header = 0x400000, 64 + 56
-	size := uint64(header + len(code) + len(probeMark))
+	size := uint64(header + len(code) + len(probeMark) + 1)
 	var b bytes.Buffer
 	b.Write([]byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	for _, v := range []any{
@@ -61,6 +61,6 @@ func probeInit() []byte {
 		binary.Write(&b, binary.LittleEndian, v)
 	}
 	b.Write(code)
-	b.WriteString(probeMark)
+	b.WriteString(probeMark + "\n")
 	return b.Bytes()
 }

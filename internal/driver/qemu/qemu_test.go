@@ -21,7 +21,12 @@ import (
 	"mvm/internal/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if at := os.Getenv("MVM_TEST_DIE_AT"); at != "" {
+		dieAt(at)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is for the slowest machine: guests boot under TCG.
 const patience = 3 * time.Minute
@@ -46,7 +51,7 @@ func newHost(t testing.TB) *host {
 func (h *host) driver(t testing.TB) *qemu.Driver {
 	t.Helper()
 	img := minimal(t)
-	d, err := qemu.New(qemu.Options{StateDir: filepath.Join(testenv.Cache(t), "qemu"), Log: slog.New(slog.DiscardHandler),
+	d, err := qemu.New(qemu.Options{StateDir: stateDir(t), Log: slog.New(slog.DiscardHandler),
 		ProbeKernel: func() string { return img.Path(img.Kernel) },
 		Seam: func(op string) error {
 			if h.seam != nil {
@@ -59,6 +64,9 @@ func (h *host) driver(t testing.TB) *qemu.Driver {
 	}
 	return d
 }
+
+// stateDir is shared by all tests: what is found out about the host is the same.
+func stateDir(t testing.TB) string { return filepath.Join(testenv.Cache(t), "qemu") }
 
 func (h *host) root() string { return filepath.Join(h.dir, "run") }
 

@@ -59,11 +59,24 @@ func readRecord(runDir string) (record, error) {
 	return r, err
 }
 
+// write replaces vmm.json whole. It need not outlive the host's boot: no fsync.
+func (r record) write(runDir string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(runDir, recFile+".new")
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(runDir, recFile))
+}
+
 // removeFiles removes what the driver made in RunDir, but not the lock: that goes
 // last, by unlock.
 func removeFiles(runDir string) error {
 	var errs []error
-	for _, n := range []string{recFile, logFile, qmpSock, chanSock, conSock, "v.sock", "v.sock.new"} {
+	for _, n := range []string{recFile, recFile + ".new", logFile, qmpSock, chanSock, conSock, "v.sock", "v.sock.new"} {
 		if err := os.Remove(filepath.Join(runDir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -194,12 +195,20 @@ func (v *vmm) save(ctx context.Context, f *os.File) error {
 	if err := v.d.seam("snapshot.migrate"); err != nil {
 		return err
 	}
-	if err := v.migrate(ctx, "migrate", f); err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "write the device state of %s: %w", v.spec.ID, err).
-			WithFix("look for free space and errors on the disk of %s; the instance is paused and can be resumed", f.Name())
+	err := v.migrate(ctx, "migrate", f)
+	if err == nil {
+		return nil
 	}
-	return nil
+	// QEMU does not say why a write failed.
+	if free, ferr := sys.FreeBytes(filepath.Dir(f.Name())); ferr == nil && free < roomForState {
+		return mvm.Errorf(mvm.KindUnavailable, "write the device state of %s: %w", v.spec.ID, fmt.Errorf("%w: %w", syscall.ENOSPC, err)).
+			WithFix("free %d MiB on the disk of %s; the instance is paused and can be resumed", roomForState>>20, filepath.Dir(f.Name()))
+	}
+	return mvm.Errorf(mvm.KindOf(err), "write the device state of %s: %w", v.spec.ID, err)
 }
+
+// roomForState is more than a device state takes.
+const roomForState = 4 << 20
 
 // sync makes the state file and the memory file durable, at the same time.
 func (v *vmm) sync(state, memory *os.File) error {

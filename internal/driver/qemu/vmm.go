@@ -123,13 +123,24 @@ func (v *vmm) client(ctx context.Context) (*qmp.Client, error) {
 	return q, err
 }
 
+// dialUnix connects to a socket of QEMU, whose backlog is short: it may be full of
+// connections that QEMU has yet to see closed.
 func dialUnix(ctx context.Context, path string) (*net.UnixConn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
-	if err != nil {
-		return nil, err
+	for {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.(*net.UnixConn), nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return conn.(*net.UnixConn), nil
 }
 
 // onEvent is called by the control connection for everything that QEMU tells.
