@@ -41,6 +41,9 @@ func noIPv6(name string) []sysctl {
 	}
 }
 
+// name is the key as the sysctl command writes it.
+func (s sysctl) name() string { return strings.ReplaceAll(s.key, "/", ".") }
+
 // differs reports whether the value is another one. A key that the kernel does not
 // have (no IPv6) does not differ.
 func (s sysctl) differs() (string, bool, error) {
@@ -75,7 +78,7 @@ func (s sysctl) write() error {
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "set sysctl %s to %s: %w", strings.ReplaceAll(s.key, "/", "."), s.value, err)
+		return mvm.Errorf(mvm.KindInternal, "set sysctl %s to %s: %w", s.name(), s.value, err)
 	}
 	return nil
 }

@@ -66,7 +66,9 @@ const (
 
 func newWorld(t testing.TB, bridgeNF string, opts linuxnet.Options) *world {
 	w := &world{t: t, host: newNamespace(t), outside: newNamespace(t), taps: map[string]*os.File{}, seen: map[string][]string{}}
-	w.host.sysctl("net/bridge/bridge-nf-call-iptables", bridgeNF)
+	for _, key := range []string{"iptables", "ip6tables", "arptables"} {
+		w.host.sysctl("net/bridge/bridge-nf-call-"+key, bridgeNF)
+	}
 	w.connectOutside()
 	opts.Netns = w.host.path
 	n, err := linuxnet.New(opts)
