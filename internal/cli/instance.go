@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -260,6 +261,9 @@ func because(why string) string {
 func stages(list []mvm.Stage) string {
 	var parts []string
 	for _, s := range list {
+		if s.Took < time.Microsecond {
+			continue // there was nothing to do
+		}
 		parts = append(parts, s.Name+" "+took(s.Took))
 	}
 	if len(parts) == 0 {

@@ -15,11 +15,13 @@ func (a *app) poolCreateCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	flags := newPoolFlags(cmd, true)
 	out := outputFlag(cmd)
-	_ = cmd.MarkFlagRequired("flake")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		at, err := poolAddress(cmd, args[0])
 		if err != nil {
 			return err
+		}
+		if !cmd.Flags().Changed("flake") {
+			return usagef(cmd, "pool create: --flake, the image, is missing")
 		}
 		spec := mvm.PoolSpec{ID: at.Pool, Role: mvm.RoleWorker, Profile: "minimal",
 			Resources: mvm.DefaultResources(), Policy: mvm.DefaultRuntimePolicy()}
