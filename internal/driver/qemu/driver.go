@@ -14,7 +14,7 @@
 // that file and a small file of device state. While a VMM runs, all of the file is
 // reserved on disk, so that a full disk is an error at Start or Restore and never a
 // crash; when a VMM with a snapshot ends, what the guest never used is given back.
-// See docs/adr/0002-memory-file.md.
+// See docs/adr/0001-memory-file.md.
 //
 // # Files in RunDir
 //
