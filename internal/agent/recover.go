@@ -114,7 +114,11 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 
 // readopt takes up the instance's VMM if one runs.
 func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
-	vmm, err := a.opt.Driver.Recover(ctx, a.baseSpec(i))
+	spec, err := a.spec(i)
+	if err != nil {
+		return false, false, err
+	}
+	vmm, err := a.opt.Driver.Recover(ctx, spec)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return false, false, nil
 	}
