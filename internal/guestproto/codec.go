@@ -59,7 +59,7 @@ func (f ExecFrame) MarshalJSON() ([]byte, error) {
 func (f *ExecFrame) UnmarshalJSON(b []byte) error {
 	type plain ExecFrame
 	var p plain
-	if err := checkJSON(b); err != nil {
+	if _, err := scan(b); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(b, &p); err != nil {
@@ -181,30 +181,27 @@ func unmarshalVariant(b []byte, message any) error {
 }
 
 // splitVariant takes the name and, for an object, its one value apart.
-func splitVariant(b []byte) (name string, fields json.RawMessage, err error) {
+func splitVariant(b []byte) (name string, fields []byte, err error) {
 	if b = bytes.TrimSpace(b); len(b) > 0 && b[0] == '"' {
 		err = json.Unmarshal(b, &name)
 		return name, nil, err
 	}
-	if err := checkJSON(b); err != nil {
-		return "", nil, err
+	found, err := scan(b)
+	switch {
+	case err != nil:
+	case len(b) == 0 || b[0] != '{':
+		err = fmt.Errorf("want a string or an object with one key")
+	case found.keys != 1:
+		err = fmt.Errorf("%d keys, want one", found.keys)
+	case found.value >= len(b):
+		err = fmt.Errorf("the object does not end")
+	default:
+		fields = bytes.TrimSpace(b[found.value : len(b)-1])
+		if len(fields) == 0 || fields[0] != '{' {
+			err = fmt.Errorf("the fields are no object")
+		}
 	}
-	if len(b) == 0 || b[0] != '{' {
-		return "", nil, fmt.Errorf("want a string or an object with one key")
-	}
-	var m map[string]json.RawMessage
-	if err := json.Unmarshal(b, &m); err != nil {
-		return "", nil, err
-	}
-	if len(m) != 1 {
-		return "", nil, fmt.Errorf("%d keys, want one", len(m))
-	}
-	for name, fields = range m {
-	}
-	if len(fields) == 0 || fields[0] != '{' {
-		return name, nil, fmt.Errorf("the fields are no object")
-	}
-	return name, fields, nil
+	return found.key, fields, err
 }
 
 // clip bounds text from a peer before it goes into an error.

@@ -1,6 +1,7 @@
 package guestproto_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -118,6 +119,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"two variants", `{"SleepPrep":{},"Exec":{}}`, "2 keys"},
 		{"variant twice", `{"SleepPrep":{},"SleepPrep":{}}`, "twice"},
 		{"field twice", `{"SleepPrep":{"drain_timeout_secs":1,"drain_timeout_secs":2}}`, "twice"},
+		{"deep field twice", `{"Configure":{"env":{"a":"1","b":{},"a":"2"}}}`, "twice"},
+		{"broken key twice", "{\"Configure\":{\"env\":{\"\xff\":\"1\",\"\xfe\":\"2\"}}}", "twice"},
 		{"escaped key twice", `{"SleepPrep":{"a":1,"\u0061":2}}`, "twice"},
 		{"unit with fields", `{"Ping":{}}`, "has no fields"},
 		{"unit with null", `{"Ping":null}`, "no object"},
@@ -212,11 +215,17 @@ func seeds(f *testing.F, more ...string) {
 // to the same.
 func fuzzMessage[T any](t *testing.T, in []byte) {
 	var m, again T
+	if u, ok := any(&m).(json.Unmarshaler); ok {
+		_ = u.UnmarshalJSON(in) // also bytes that are no JSON
+	}
 	if err := guestproto.Decode(in, &m); err != nil {
 		return
 	}
 	if guestproto.Variant(m) == "" {
 		t.Fatalf("%q decodes to no variant", in)
+	}
+	if keyTwice(in) {
+		t.Fatalf("%q has a key twice", in)
 	}
 	b, err := guestproto.Encode(m)
 	if err != nil {
@@ -227,6 +236,41 @@ func fuzzMessage[T any](t *testing.T, in []byte) {
 	}
 	if err := guestproto.Decode(b, &again); err != nil {
 		t.Fatalf("%q encodes to %q: %v", in, b, err)
+	}
+}
+
+// keyTwice walks the tokens of JSON that is well-formed.
+func keyTwice(in []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(in))
+	type scope struct {
+		keys  map[string]bool
+		value bool
+	}
+	var open []*scope
+	for {
+		tok, err := d.Token()
+		if err != nil {
+			return false
+		}
+		if len(open) > 0 && open[len(open)-1].keys != nil {
+			top := open[len(open)-1]
+			if key, ok := tok.(string); ok && !top.value {
+				if top.keys[key] {
+					return true
+				}
+				top.keys[key], top.value = true, true
+				continue
+			}
+			top.value = false
+		}
+		switch tok {
+		case json.Delim('{'):
+			open = append(open, &scope{keys: map[string]bool{}})
+		case json.Delim('['):
+			open = append(open, &scope{})
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+		}
 	}
 }
 

@@ -1,77 +1,114 @@
 package guestproto
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"unicode/utf8"
 )
 
 // maxDepth bounds the nesting of a message; the deepest of ours has 7 levels.
 const maxDepth = 32
 
-// checkJSON checks what encoding/json lets pass: that there is one value and
-// nothing after it, no key twice in an object, and no deep nesting.
-func checkJSON(b []byte) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var open []scope
-	for {
-		tok, err := d.Token()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
+// shape is what a scan finds out about a value that is an object.
+type shape struct {
+	keys  int // of the outermost object
+	key   string
+	value int // where the value of the first key begins
+}
+
+// scan checks what encoding/json lets pass in JSON that is well-formed: a key that
+// is twice in an object, and deep nesting. Of other bytes it only promises to end.
+func scan(b []byte) (shape, error) {
+	var found shape
+	var open []map[string]struct{} // nil for an array
+	isKey := false                 // the next string is one
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{':
+			open = append(open, map[string]struct{}{})
+			isKey = true
+		case '[':
+			open = append(open, nil)
+			isKey = false
+		case '}', ']':
+			open = open[:max(0, len(open)-1)]
+			isKey = false
+		case ',':
+			isKey = len(open) > 0 && open[len(open)-1] != nil
+		case '"':
+			text, err := stringAt(b[i:])
+			if err != nil {
+				return found, err
 			}
-			return err
+			i += len(text) - 1
+			if !isKey {
+				continue
+			}
+			isKey = false
+			key, err := addKey(open[len(open)-1], text)
+			if err != nil {
+				return found, err
+			}
+			if len(open) == 1 {
+				found.add(key, b, i)
+			}
 		}
-		if open, err = step(open, tok); err != nil {
-			return err
-		}
-		if len(open) == 0 {
-			break
+		if len(open) > maxDepth {
+			return found, fmt.Errorf("nested deeper than %d", maxDepth)
 		}
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("bytes after the message")
-	}
-	return nil
+	return found, nil
 }
 
-// scope is an array (nil keys) or object that is open.
-type scope struct {
-	keys  map[string]struct{}
-	value bool // the next token is the value of a key
+// add counts a key of the outermost object, which ends at b[end].
+func (s *shape) add(key string, b []byte, end int) {
+	if s.keys++; s.keys > 1 {
+		return
+	}
+	s.key = key
+	for s.value = end + 1; s.value < len(b); s.value++ {
+		if b[s.value] == ':' {
+			s.value++
+			return
+		}
+	}
 }
 
-// step takes one token into account and returns the scopes that are open after it.
-func step(open []scope, tok json.Token) ([]scope, error) {
-	var top *scope
-	if len(open) > 0 {
-		top = &open[len(open)-1]
-	}
-	if top != nil && top.keys != nil && !top.value && tok != json.Delim('}') {
-		key, _ := tok.(string)
-		if _, twice := top.keys[key]; twice {
-			return open, fmt.Errorf("key %q is there twice", clip(key))
+// stringAt returns the string that b begins with, with its quotes.
+func stringAt(b []byte) ([]byte, error) {
+	for i := 1; i < len(b); i++ {
+		switch b[i] {
+		case '\\':
+			i++
+		case '"':
+			return b[:i+1], nil
 		}
-		top.keys[key] = struct{}{}
-		top.value = true
-		return open, nil
 	}
-	if top != nil {
-		top.value = false
+	return nil, errors.New("a string does not end")
+}
+
+// addKey adds the key, as encoding/json reads it, and refuses one that is there.
+func addKey(keys map[string]struct{}, text []byte) (string, error) {
+	key := string(text[1 : len(text)-1])
+	if !plain(text) {
+		if err := json.Unmarshal(text, &key); err != nil {
+			return "", err
+		}
 	}
-	switch tok {
-	case json.Delim('{'):
-		open = append(open, scope{keys: map[string]struct{}{}})
-	case json.Delim('['):
-		open = append(open, scope{})
-	case json.Delim('}'), json.Delim(']'):
-		open = open[:len(open)-1]
+	if _, twice := keys[key]; twice {
+		return "", fmt.Errorf("key %q is there twice", clip(key))
 	}
-	if len(open) > maxDepth {
-		return open, fmt.Errorf("nested deeper than %d", maxDepth)
+	keys[key] = struct{}{}
+	return key, nil
+}
+
+// plain reports that a string means the bytes between its quotes.
+func plain(text []byte) bool {
+	for _, c := range text {
+		if c == '\\' {
+			return false
+		}
 	}
-	return open, nil
+	return utf8.Valid(text)
 }
