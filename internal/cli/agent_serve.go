@@ -22,21 +22,21 @@ func (a *app) agentCmd() *cobra.Command {
 // agentFlags are the keys of the agent's config that have a flag of their own.
 func agentFlags() [][2]string {
 	return [][2]string{
-		{"run-dir", "sockets and pid files (default /run/mvm)"},
-		{"driver", "qemu or fake (default qemu)"},
-		{"socket-group", "group that may use the agent beside root (default none)"},
-		{"key-file", "master key of the secrets at rest (default /etc/mvm/master.key)"},
-		{"node-id", "name of this host (default: made once and kept)"},
-		{"dns", "resolvers of the guests, with commas (default: the host's)"},
-		{"log-level", "debug, info, warn or error (default info)"},
-		{"log-format", "text or json (default text)"},
+		{"run-dir", "`FOLDER` for sockets and pid files (default /run/mvm)"},
+		{"driver", "`NAME`: qemu or fake (default qemu)"},
+		{"socket-group", "`GROUP` that may use the agent beside root (default none)"},
+		{"key-file", "`FILE` with the master key of the secrets at rest (default /etc/mvm/master.key)"},
+		{"node-id", "`NAME` of this host (default: made once and kept)"},
+		{"dns", "`ADDRESSES` of the resolvers of the guests, with commas (default: the host's)"},
+		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
+		{"log-format", "`FORMAT`: text or json (default text)"},
 	}
 }
 
 func (a *app) agentServeCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "serve [flags]", Short: "Run the agent of this host", Long: serveHelp, Args: cobra.NoArgs}
-	cmd.Flags().StringVar(&a.config, "config", "", "config file (MVM_CONFIG; default "+defaultConfig+")")
-	guest := cmd.Flags().String("guest-binary", "", "static mvm-guest for built-in images (MVM_GUEST_BINARY; default: beside mvm)")
+	cmd.Flags().StringVar(&a.config, "config", "", "`FILE` with the config (MVM_CONFIG; default "+defaultConfig+")")
+	guest := cmd.Flags().String("guest-binary", "", "`FILE`: static mvm-guest for built-in images (MVM_GUEST_BINARY; default: beside mvm)")
 	for _, f := range agentFlags() {
 		cmd.Flags().String(f[0], "", f[1])
 	}

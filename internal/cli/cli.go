@@ -89,8 +89,8 @@ func New(env Env) *cobra.Command {
 
 func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&a.dataDir, "data-dir", "", "where the agent keeps its state (MVM_DATA_DIR; default /var/lib/mvm)")
-	f.StringVar(&a.socket, "socket", "", "socket of the agent (MVM_SOCKET; default /run/mvm/agent.sock)")
+	f.StringVar(&a.dataDir, "data-dir", "", "`FOLDER` where the agent keeps its state (MVM_DATA_DIR; default /var/lib/mvm)")
+	f.StringVar(&a.socket, "socket", "", "`PATH` of the agent's socket (MVM_SOCKET; default /run/mvm/agent.sock)")
 	f.BoolVar(&a.noAutostart, "no-autostart", false, "never start an agent in the background (MVM_NO_AUTOSTART=1)")
 }
 

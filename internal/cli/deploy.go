@@ -36,7 +36,7 @@ func (a *app) deployCmd() *cobra.Command {
 	f.BoolVarP(&o.watch, "watch", "w", false, "go on, and apply it again when it changes")
 	f.IntVar(&o.interval, "interval", 30, "seconds between applying it again, with --watch")
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would change")
-	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "folder in which secret files may be named by absolute path (repeat)")
+	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if o.interval < 1 || o.interval > 86400 {

@@ -23,17 +23,17 @@ type execOptions struct {
 
 func (a *app) execCmd() *cobra.Command {
 	var o execOptions
-	cmd := &cobra.Command{Use: "exec [-it] INSTANCE -- COMMAND [ARG...]", Short: "Run a command in an instance",
+	cmd := &cobra.Command{Use: "exec [-i] [-t] INSTANCE -- COMMAND [ARG...]", Short: "Run a command in an instance",
 		Long: "Run a command in an instance, and end with its exit code.\nWhen mvm is interrupted the command is killed.\n",
 		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completeInstances,
-		Example: "  mvm exec -it alice/workers@bob -- sh\n  tar c . | mvm exec -i alice/workers@bob -- tar x -C /data"}
+		Example: "  mvm exec -i -t alice/workers@bob -- sh\n  tar c . | mvm exec -i alice/workers@bob -- tar x -C /data"}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.BoolVarP(&o.stdin, "stdin", "i", false, "give the command this stdin")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
-	f.StringVarP(&o.user, "user", "u", "", "user to run as (default root)")
-	f.StringVarP(&o.dir, "workdir", "w", "", "folder to run in")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "NAME=VALUE (repeat)")
+	f.StringVarP(&o.user, "user", "u", "", "`USER` to run as (default root)")
+	f.StringVarP(&o.dir, "workdir", "w", "", "`FOLDER` to run in")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "`NAME=VALUE` (repeat)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runExec(cmd, args, o) }
 	return cmd
 }

@@ -83,7 +83,7 @@ func (a *app) instanceCreateCmd() *cobra.Command {
 	var key string
 	cmd := &cobra.Command{Use: "create TENANT/POOL [--key KEY] [-o FORMAT]", Short: "Create an instance without starting it; its pool needs a build",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
-	cmd.Flags().StringVar(&key, "key", "", "the user that it belongs to")
+	cmd.Flags().StringVar(&key, "key", "", "`KEY` of the user that it belongs to")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if key != "" {

@@ -41,7 +41,7 @@ func (a *app) operateCmd(op operation) *cobra.Command {
 	if op.force != "" {
 		cmd.Flags().BoolVar(&force, "force", false, op.force)
 	}
-	why := cmd.Flags().String("why", "", "reason, for `mvm why` and the audit log")
+	why := cmd.Flags().String("why", "", "`REASON`, for `mvm why` and the audit log")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.runOperate(cmd, args, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *out)

@@ -24,7 +24,7 @@ func (a *app) logsCmd() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&o.spec.Follow, "follow", "f", false, "go on as lines come")
 	f.IntVarP(&o.spec.Tail, "tail", "n", 0, "only the last lines; 0: all that is kept")
-	f.StringVar(&o.spec.Service, "service", "", "of this service only")
+	f.StringVar(&o.spec.Service, "service", "", "of this `SERVICE` only")
 	f.BoolVar(&o.spec.Console, "console", false, "the console of the machine instead")
 	f.BoolVarP(&o.times, "timestamps", "t", false, "with times")
 	o.out = outputFlag(cmd)

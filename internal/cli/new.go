@@ -29,11 +29,11 @@ func (a *app) newCmd() *cobra.Command {
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeTemplates,
 		Example: "  mvm new openclaw alice --config alice.toml"}
 	f := cmd.Flags()
-	f.StringVar(&o.config, "config", "", "file with secrets and changes to the template")
-	f.StringVar(&o.flake, "flake", "", "image reference instead of the template's")
+	f.StringVar(&o.config, "config", "", "`FILE` with secrets and changes to the template")
+	f.StringVar(&o.flake, "flake", "", "`REF` of an image instead of the template's")
 	f.IntVar(&o.netID, "net-id", 0, "number of its network, 0..4095 (default: chosen)")
-	f.StringVar(&o.subnet, "subnet", "", "subnet, /16 to /28 (default: from its net id)")
-	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "folder in which secret files may be named by absolute path (repeat)")
+	f.StringVar(&o.subnet, "subnet", "", "`CIDR`, /16 to /28 (default: from its net id)")
+	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would be made")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runNew(cmd, args[0], args[1], o) }
 	return cmd

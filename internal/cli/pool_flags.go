@@ -33,10 +33,10 @@ func newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
 	o := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
 	def, pol := mvm.DefaultResources(), mvm.DefaultRuntimePolicy()
 	if withRole {
-		o.text(cmd, &o.role, "role", "worker", "gateway, builder, worker or capability-imessage", func(s *mvm.PoolSpec, v string) { s.Role = mvm.Role(v) })
+		o.text(cmd, &o.role, "role", "worker", "`ROLE`: gateway, builder, worker or capability-imessage", func(s *mvm.PoolSpec, v string) { s.Role = mvm.Role(v) })
 	}
-	o.text(cmd, &o.flake, "flake", "", "image reference: builtin:NAME, a Nix flake, oci:REF, dir:FOLDER", func(s *mvm.PoolSpec, v string) { s.Flake = v })
-	o.text(cmd, &o.profile, "profile", "minimal", "profile of the image", func(s *mvm.PoolSpec, v string) { s.Profile = v })
+	o.text(cmd, &o.flake, "flake", "", "`REF` of the image: builtin:NAME, a Nix flake, oci:REF, dir:FOLDER", func(s *mvm.PoolSpec, v string) { s.Flake = v })
+	o.text(cmd, &o.profile, "profile", "minimal", "`PROFILE` of the image", func(s *mvm.PoolSpec, v string) { s.Profile = v })
 	o.num(cmd, &o.vcpus, "vcpus", def.VCPUs, "virtual CPUs", func(s *mvm.PoolSpec, n int) { s.Resources.VCPUs = n })
 	o.num(cmd, &o.memMiB, "mem-mib", def.MemMiB, "memory", func(s *mvm.PoolSpec, n int) { s.Resources.MemMiB = n })
 	o.num(cmd, &o.diskMiB, "data-disk-mib", 0, "data disk; 0: none", func(s *mvm.PoolSpec, n int) { s.Resources.DataDiskMiB = n })
@@ -79,9 +79,9 @@ func (o *poolFlags) boolFlags(cmd *cobra.Command) {
 
 func (o *poolFlags) listFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringArrayVar(&o.env, "env", nil, "NAME=VALUE for the services; not for secrets (repeat)")
-	f.StringArrayVar(&o.publish, "publish", nil, "[[HOST:]PORT:]GUEST port of a gateway pool on the host (repeat)")
-	f.StringArrayVar(&o.scopes, "secret-scope", nil, "INTEGRATION=KEY,KEY: only these secrets (repeat)")
+	f.StringArrayVar(&o.env, "env", nil, "`NAME=VALUE` for the services; not for secrets (repeat)")
+	f.StringArrayVar(&o.publish, "publish", nil, "`[[HOST:]PORT:]GUEST` port of a gateway pool on the host (repeat)")
+	f.StringArrayVar(&o.scopes, "secret-scope", nil, "`INTEGRATION=KEY,KEY`: only these secrets (repeat)")
 	o.apply["env"] = o.applyEnv
 	o.apply["publish"] = func(s *mvm.PoolSpec) error {
 		s.Publish = nil
@@ -121,8 +121,8 @@ func (o *poolFlags) applyEnv(s *mvm.PoolSpec) error {
 
 func (o *poolFlags) fileFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.routesFile, "routes", "", "JSON file with the routing table of a gateway pool")
-	f.StringVar(&o.integrations, "integrations", "", "JSON file with the integrations")
+	f.StringVar(&o.routesFile, "routes", "", "`FILE` with the routing table of a gateway pool, in JSON")
+	f.StringVar(&o.integrations, "integrations", "", "`FILE` with the integrations, in JSON")
 	o.apply["routes"] = func(s *mvm.PoolSpec) error {
 		s.Routes = &mvm.RoutingTable{}
 		return readJSON(o.routesFile, s.Routes)

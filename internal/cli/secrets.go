@@ -33,7 +33,7 @@ func (a *app) secretsSetCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "set TENANT [NAME=@FILE | NAME=-]... [--remove NAME]...", Short: "Add, replace and remove secrets",
 		Long: secretsSetHelp, Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeTenants,
 		Example: "  mvm tenant secrets set alice anthropic_key=@./anthropic.key\n  pass show bot | mvm tenant secrets set alice telegram_token=-"}
-	cmd.Flags().StringSliceVar(&remove, "remove", nil, "name of a secret to remove")
+	cmd.Flags().StringSliceVar(&remove, "remove", nil, "`NAME` of a secret to remove")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		values, err := a.readSecrets(cmd, args[1:], remove)
 		if err != nil {

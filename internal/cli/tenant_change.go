@@ -59,9 +59,9 @@ func (a *app) tenantCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "create TENANT [flags]", Short: "Create a tenant", Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions}
 	f := cmd.Flags()
 	f.IntVar(&o.netID, "net-id", 0, "number of its network, 0..4095 (default: chosen)")
-	f.StringVar(&o.subnet, "subnet", "", "subnet, /16 to /28 (default: from its net id)")
+	f.StringVar(&o.subnet, "subnet", "", "`CIDR`, /16 to /28 (default: from its net id)")
 	f.BoolVar(&o.pinned, "pinned", false, "nothing of it is ever stopped automatically")
-	f.IntSliceVar(&o.services, "host-service", nil, "TCP port on the host that its guests may reach")
+	f.IntSliceVar(&o.services, "host-service", nil, "TCP `PORT` on the host that its guests may reach")
 	o.quota = quotaFlags(f)
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runTenantCreate(cmd, args[0], o) }
@@ -105,7 +105,7 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	f := cmd.Flags()
 	f.BoolVar(&pinned, "pinned", false, "nothing of it is ever stopped automatically")
-	f.IntSliceVar(&services, "host-service", nil, "TCP ports on the host that its guests may reach (all of them)")
+	f.IntSliceVar(&services, "host-service", nil, "TCP `PORTS` on the host that its guests may reach (all of them)")
 	quota := quotaFlags(f)
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

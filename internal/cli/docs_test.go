@@ -1,0 +1,140 @@
+package cli_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"mvm/internal/cli"
+)
+
+var update = flag.Bool("update", false, "write docs/cli.md anew")
+
+const docsHead = `# The mvm command
+
+This page is made from the program: ` + "`go test ./internal/cli -run Docs -update`" + `.
+How the commands work together is shown, and tested, in the scripts of ` + "`test/script`" + `.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | failed |
+| 2 | wrong usage or invalid input |
+| 3 | not found |
+| 4 | refused: quota, policy, state, or there already |
+| 5 | agent not reachable |
+| 130 | interrupted |
+
+` + "`mvm exec`" + ` ends with the code of the command that it ran.
+
+## Output
+
+Data goes to stdout, progress and prose to stderr. Every list, info and stats command
+has ` + "`-o table|json|yaml`" + `; ` + "`logs`" + ` and ` + "`events`" + ` print one JSON object per line. Colour is for
+terminals only, and ` + "`NO_COLOR`" + ` turns it off.
+
+## The agent
+
+Every command but ` + "`doctor`, `version`, `completion` and `agent serve`" + ` asks the agent of this
+host. When none answers and root asks, mvm starts one in the background, with its log
+in ` + "`agent.log`" + ` in the data folder; ` + "`--no-autostart`" + ` or ` + "`MVM_NO_AUTOSTART=1`" + ` turns that off.
+Ctrl-C ends the waiting. An operation on an instance goes on in the agent; deploy, new,
+build and exec stop. A second Ctrl-C ends mvm at once.
+`
+
+func root() *cobra.Command {
+	return cli.New(cli.Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
+		Getenv: func(string) string { return "" }, Now: time.Now})
+}
+
+func TestDocsAreThoseOfTheProgram(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString(docsHead)
+	b.WriteString("\n## Flags of every command\n\n")
+	flags(&b, root().PersistentFlags())
+	b.WriteString("\n## Commands\n")
+	document(&b, root())
+	path := filepath.Join("..", "..", "docs", "cli.md")
+	if *update {
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
+		t.Errorf("docs/cli.md is not up to date, run go test ./internal/cli -run Docs -update (-want +got):\n%s", diff)
+	}
+}
+
+// document writes a section for every command that does something.
+func document(b *bytes.Buffer, cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		if c.Hidden {
+			continue
+		}
+		if !c.HasSubCommands() {
+			section(b, c)
+		}
+		document(b, c)
+	}
+}
+
+func section(b *bytes.Buffer, c *cobra.Command) {
+	fmt.Fprintf(b, "\n### %s\n\n", c.CommandPath())
+	long, _, _ := strings.Cut(c.Long, "\nExit codes:")
+	fmt.Fprintf(b, "```\n%s\n```\n\n%s\n", c.UseLine(), prose(long))
+	if c.Example != "" {
+		fmt.Fprintf(b, "\n```\n%s\n```\n", c.Example)
+	}
+	if c.LocalNonPersistentFlags().HasAvailableFlags() {
+		b.WriteString("\n")
+		flags(b, c.LocalNonPersistentFlags())
+	}
+}
+
+// prose keeps indented blocks as they are.
+func prose(s string) string {
+	var out []string
+	for _, line := range strings.Split(strings.TrimSpace(s), "\n") {
+		if strings.HasPrefix(line, "  ") {
+			line = "  " + line
+		}
+		out = append(out, line)
+	}
+	return strings.Join(out, "\n")
+}
+
+func flags(b *bytes.Buffer, f *pflag.FlagSet) {
+	b.WriteString("| flag | meaning |\n|---|---|\n")
+	f.VisitAll(func(f *pflag.Flag) {
+		if f.Name == "help" || f.Hidden {
+			return
+		}
+		name, usage := pflag.UnquoteUsage(f)
+		short := ""
+		if f.Shorthand != "" {
+			short = "-" + f.Shorthand + ", "
+		}
+		flag := strings.TrimSpace(short + "--" + f.Name + " " + name)
+		def := ""
+		if f.DefValue != "" && f.DefValue != "0" && f.DefValue != "false" && f.DefValue != "[]" {
+			def = " (default " + f.DefValue + ")"
+		}
+		fmt.Fprintf(b, "| `%s` | %s%s |\n", strings.ReplaceAll(flag, "|", "\\|"), usage, def)
+	})
+}
