@@ -22,7 +22,7 @@ type instance struct {
 	res     mvm.Resources
 	created int64
 	spare   bool // without a key, an override or an operation: may be changed
-	held    bool // without a key, and not to be changed
+	held    bool // counted, and not to be changed: a user's, or busy
 }
 
 func newModel(o Observed, quota mvm.Quota) *model {
@@ -33,7 +33,7 @@ func newModel(o Observed, quota mvm.Quota) *model {
 		}
 		busy := i.Op != nil || i.ManualOverrideUntil.After(o.Now)
 		m.instances = append(m.instances, &instance{id: i.ID, pool: i.Pool, state: heading(i), res: i.Res,
-			created: i.Created.UnixNano(), spare: i.Key == "" && !busy, held: i.Key == "" && busy})
+			created: i.Created.UnixNano(), spare: i.Key == "" && !busy, held: i.Key != "" || busy})
 	}
 	slices.SortStableFunc(m.instances, func(a, b *instance) int {
 		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
@@ -77,8 +77,8 @@ func (m *model) spares(pool string, states ...mvm.State) []*instance {
 	return out
 }
 
-// counts are a pool's instances without a key: those that may be changed, and those
-// that are held by an override or operation.
+// counts are a pool's instances: those that may be changed, and those that are held
+// by their user, an override or an operation.
 func (m *model) counts(pool string, desired mvm.Counts) (spare, held mvm.Counts) {
 	for _, i := range m.instances {
 		switch {

@@ -90,8 +90,11 @@ func TestInstances(t *testing.T) {
 		{"stopped ones become sleepers", spec(0, 0, 2), []mvm.State{stopped, running}, nil, []string{"sleep 2", "start 1", "sleep 1"}},
 		{"sleepers too many are left", spec(0, 0, 0), []mvm.State{sleeping, stopped, ready}, nil, nil},
 		{"none is ever stopped", spec(0, 0, 0), []mvm.State{running, warm}, nil, []string{"sleep 1", "sleep 2"}},
-		{"keys belong to users", spec(1, 0, 0), []mvm.State{running, sleeping}, func(w *world) {
+		{"a user's counts, whatever its state", spec(2, 0, 0), []mvm.State{running, sleeping}, func(w *world) {
 			w.instances["i-00000001"].Key, w.instances["i-00000002"].Key = "ann", "bob"
+		}, nil},
+		{"a user's is one of those desired", spec(2, 0, 0), []mvm.State{sleeping}, func(w *world) {
+			w.instances["i-00000001"].Key = "ann"
 		}, []string{"create-instance "}},
 		{"changed by hand: stopped", spec(1, 0, 0), []mvm.State{stopped}, byHand("i-00000001"), nil},
 		{"changed by hand: put to sleep", spec(1, 0, 0), []mvm.State{sleeping}, byHand("i-00000001"), nil},
