@@ -62,7 +62,8 @@ type Agent struct {
 	stop         context.CancelFunc
 	stopping     context.Context // ends when Close begins
 
-	configuring sync.Mutex // one Configure at a time
+	configuring sync.Mutex // one Configure at a time; guards last
+	last        applied
 
 	mu         sync.Mutex // guards what follows
 	configured bool

@@ -2,10 +2,14 @@ package guest
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"mvm"
@@ -110,31 +114,73 @@ func (a *Agent) configureNetwork(c guestproto.Configure) error {
 	return a.sys.SetNetwork(*c.Net)
 }
 
+// applied is what the last Configure put in force, so that a wake, which mostly
+// brings the same again, need not look at every file. Guarded by configuring.
+type applied struct {
+	secrets [sha256.Size]byte
+	files   string
+}
+
+// configureSecrets writes the secrets, unless they are those of last time.
 func (a *Agent) configureSecrets(c guestproto.Configure) error {
+	sum := digest(c.Secrets)
+	if sum == a.last.secrets && exists(a.paths.Secrets) {
+		return nil
+	}
 	if err := a.sys.HoldsSecrets(filepath.Dir(a.paths.Secrets)); err != nil {
 		return err
 	}
-	return writeSecrets(a.paths.Secrets, c.Secrets, accessFor(a.serviceUsers()))
+	if err := writeSecrets(a.paths.Secrets, c.Secrets, accessFor(a.serviceUsers())); err != nil {
+		return err
+	}
+	a.last.secrets = sum
+	return nil
 }
 
-// configureFiles writes config.json and, for a gateway, routes.json.
+// digest is a hash of the secrets and their names.
+func digest(secrets map[string][]byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, path := range slices.Sorted(maps.Keys(secrets)) {
+		fmt.Fprintf(h, "%d %s %d ", len(path), path, len(secrets[path]))
+		h.Write(secrets[path])
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// configureFiles writes config.json and, for a gateway, routes.json, unless they
+// would be those of last time.
 func (a *Agent) configureFiles(c guestproto.Configure) error {
+	id, err := json.MarshalIndent(Identity{TenantID: c.TenantID, PoolID: c.PoolID, InstanceID: c.InstanceID, Role: c.Role,
+		Key: c.Key, Hostname: c.Hostname, Net: c.Net, Generation: c.Generation, Env: c.Env}, "", "  ")
+	if err != nil {
+		return err
+	}
+	var routes []byte
+	if c.Routes != nil {
+		if routes, err = json.MarshalIndent(c.Routes, "", "  "); err != nil {
+			return err
+		}
+	}
+	idFile, routesFile := filepath.Join(a.paths.Config, "config.json"), filepath.Join(a.paths.Config, "routes.json")
+	all := string(id) + string(routes)
+	if all == a.last.files && exists(idFile) && exists(routesFile) == (routes != nil) {
+		return nil
+	}
 	if err := os.MkdirAll(a.paths.Config, 0o755); err != nil {
 		return err
 	}
-	id := Identity{TenantID: c.TenantID, PoolID: c.PoolID, InstanceID: c.InstanceID, Role: c.Role, Key: c.Key,
-		Hostname: c.Hostname, Net: c.Net, Generation: c.Generation, Env: c.Env}
-	if err := replaceJSON(filepath.Join(a.paths.Config, "config.json"), id); err != nil {
+	if err := replaceFile(idFile, append(id, '\n'), 0o644); err != nil {
 		return err
 	}
-	routes := filepath.Join(a.paths.Config, "routes.json")
-	if c.Routes == nil {
-		if err := os.Remove(routes); err != nil && !os.IsNotExist(err) {
-			return err
-		}
-		return nil
+	if routes != nil {
+		err = replaceFile(routesFile, append(routes, '\n'), 0o644)
+	} else if err = os.Remove(routesFile); os.IsNotExist(err) {
+		err = nil
 	}
-	return replaceJSON(routes, c.Routes)
+	if err == nil {
+		a.last.files = all
+	}
+	return err
 }
 
 func (a *Agent) configureServices(c guestproto.Configure) error {
@@ -153,14 +199,6 @@ func (a *Agent) configureRouter(c guestproto.Configure) error {
 		return err
 	}
 	return a.flag("gateway-ready", true)
-}
-
-func replaceJSON(path string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	return replaceFile(path, append(b, '\n'), 0o644)
 }
 
 // replaceFile puts a new file in the place of whatever is at the path, without

@@ -20,13 +20,14 @@ func TestConfigureOrder(t *testing.T) {
 	c := boot()
 	c.Net = &guestproto.Net{MAC: "02:fc:00:05:00:03"}
 	m.mustConfigure(c)
-	want := []string{"bootid", "clock", "entropy", "hostname", "network", "memory"}
+	want := []string{"clock", "entropy", "hostname", "network", "memory", "bootid"}
 	if d := cmp.Diff(want, m.sys.did()); d != "" {
 		t.Errorf("operations of a boot (-want +got):\n%s", d)
 	}
 	c.Reason, c.UnixNanos, c.Entropy = "update", 0, nil
+	c.Secrets = map[string][]byte{"new": {1}}
 	m.mustConfigure(c)
-	want = []string{"bootid", "hostname", "network", "memory"}
+	want = []string{"hostname", "network", "memory", "bootid"}
 	if d := cmp.Diff(want, m.sys.did()); d != "" {
 		t.Errorf("operations of an update (-want +got):\n%s", d)
 	}

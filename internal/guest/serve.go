@@ -114,6 +114,12 @@ func (a *Agent) serveRequest(ctx context.Context, conn *hostConn, req guestproto
 		a.serveShutdown(conn, *req.Shutdown)
 		return false
 	}
+	if c := req.Configure; c != nil {
+		resp, err := a.answerConfigure(ctx, *c, arrived)
+		sendErr := conn.send(resp)
+		a.logConfigure(*c, err, time.Since(arrived)) // a wake does not wait for this
+		return sendErr == nil
+	}
 	watched, release := watch(ctx, conn)
 	resp := a.answer(watched, req, arrived)
 	release()
@@ -157,8 +163,6 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 	case req.CheckpointIntegrations != nil:
 		r := a.integrations.checkpoint(ctx, req.CheckpointIntegrations.Integrations)
 		return guestproto.Response{CheckpointResult: &r}
-	case req.Configure != nil:
-		return a.answerConfigure(ctx, *req.Configure, arrived)
 	case req.AdjustClock != nil:
 		return a.answerAdjustClock(*req.AdjustClock)
 	case req.Status:
@@ -194,27 +198,33 @@ func (a *Agent) answerSleepPrep(ctx context.Context, p guestproto.SleepPrep) gue
 	return guestproto.Response{SleepPrepAck: ack(a.sleepPrep(ctx, timeout))}
 }
 
-func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arrived time.Time) guestproto.Response {
+// answerConfigure returns the answer and, for the log, what failed.
+func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arrived time.Time) (guestproto.Response, error) {
 	a.configuring.Lock()
 	defer a.configuring.Unlock()
-	began := time.Now()
-	bootID, err := a.sys.BootID()
+	err := a.configure(ctx, c, arrived)
+	bootID, bootErr := a.sys.BootID()
 	if err == nil {
-		err = a.configure(ctx, c, arrived)
+		err = bootErr
 	}
 	if err == nil {
 		a.mu.Lock()
 		a.configured, a.env = true, c.Env
 		a.mu.Unlock()
 		a.readiness()
-		a.log.Info("configured", "reason", c.Reason, "instance", c.InstanceID, "generation", c.Generation, "took", time.Since(began))
-		a.log.Quiet()
-	} else {
-		a.log.Error("configure", "reason", c.Reason, "error", err)
 	}
 	result := ack(err)
 	return guestproto.Response{ConfigureAck: &guestproto.ConfigureAck{Success: result.Success, Detail: result.Detail,
-		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano()}}
+		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano()}}, err
+}
+
+func (a *Agent) logConfigure(c guestproto.Configure, err error, took time.Duration) {
+	if err != nil {
+		a.log.Error("configure", "reason", c.Reason, "error", err)
+		return
+	}
+	a.log.Info("configured", "reason", c.Reason, "instance", c.InstanceID, "generation", c.Generation, "took", took)
+	a.log.Quiet()
 }
 
 func (a *Agent) answerAdjustClock(c guestproto.AdjustClock) guestproto.Response {

@@ -82,11 +82,16 @@ const reseed = 0x5207
 
 // BootID is the kernel's random boot id.
 func (s *System) BootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", mvm.Errorf(mvm.KindInternal, "read boot id: %w", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bootID == "" {
+		b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return "", mvm.Errorf(mvm.KindInternal, "read boot id: %w", err)
+		}
+		s.bootID = strings.TrimSpace(string(b))
 	}
-	return strings.TrimSpace(string(b)), nil
+	return s.bootID, nil
 }
 
 // cmdline returns the value of a kernel argument, "" when it is not there.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -18,21 +19,36 @@ import (
 
 // SetNetwork gives the machine's only network interface the MAC, the address, the
 // default route and the name servers, and nothing else. Applied twice it changes
-// nothing. It also asks for the gateway's MAC, by which the bridge learns where this
-// machine is.
+// nothing; what a wake brings again is only looked at. It also asks for the
+// gateway's MAC, by which the bridge learns where this machine is.
 func (s *System) SetNetwork(n guestproto.Net) error {
 	if err := validateNet(n); err != nil {
 		return err
 	}
-	nic, err := findNIC(n.MAC)
-	if err != nil {
-		return err
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	r, err := openRoute()
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "set network: open netlink: %w", err)
 	}
 	defer r.close()
+	if !reflect.DeepEqual(n, s.net) || !holds(s.nic.Name, n.Address.Addr()) {
+		if err := s.applyNetwork(r, n); err != nil {
+			return err
+		}
+	}
+	if err := r.refreshNeighbour(s.nic.Index, n.Gateway); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "ask for the MAC of %s on %s: %w", n.Gateway, s.nic.Name, err)
+	}
+	return nil
+}
+
+// applyNetwork goes through all of it, and remembers it when it is in force.
+func (s *System) applyNetwork(r *route, n guestproto.Net) error {
+	nic, err := findNIC(n.MAC)
+	if err != nil {
+		return err
+	}
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -42,14 +58,36 @@ func (s *System) SetNetwork(n guestproto.Net) error {
 		{"set MAC and MTU of", func() error { return setMAC(r, nic, n) }},
 		{"set address of", func() error { return setAddress(r, nic.Index, n.Address) }},
 		{"set default route over", func() error { return r.setDefault(nic.Index, n.Gateway) }},
-		{"ask for the gateway's MAC on", func() error { return r.refreshNeighbour(nic.Index, n.Gateway) }},
 		{"write resolv.conf for", func() error { return writeResolvConf(n.DNS) }},
 	} {
 		if err := step.do(); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "%s %s: %w", step.name, nic.Name, err)
 		}
 	}
+	s.net, s.nic = n, *nic
 	return nil
+}
+
+// holds reports whether the interface is up and has the address: two questions, and
+// no look at the rest.
+func holds(nic string, addr netip.Addr) bool {
+	ifr, err := unix.NewIfreq(nic)
+	if err != nil {
+		return false
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFADDR, ifr); err != nil {
+		return false
+	}
+	have, err := ifr.Inet4Addr()
+	if err != nil || [4]byte(have) != addr.As4() {
+		return false
+	}
+	return unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, ifr) == nil && ifr.Uint16()&unix.IFF_UP != 0
 }
 
 func validateNet(n guestproto.Net) error {

@@ -1,6 +1,7 @@
 package linux_test
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -115,6 +116,12 @@ func TestSetNetwork(t *testing.T) {
 			if got := state(t); got != c.want {
 				t.Errorf("%s: the interface is %q, want %q", c.name, got, c.want)
 			}
+		}
+		if err := netlink.AddrDel(link(t), &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 241, 0, 2), Mask: net.CIDRMask(16, 32)}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := sys.SetNetwork(config("10.241.0.2/16", "10.241.0.1")); err != nil || state(t) != "up 10.241.0.2/16 via 10.241.0.1" {
+			t.Errorf("after the address was taken away: %q, %v", state(t), err)
 		}
 		lo, err := netlink.LinkByName("lo")
 		if err != nil || lo.Attrs().Flags&1 == 0 {

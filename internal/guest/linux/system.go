@@ -3,15 +3,18 @@ package linux
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/guest"
+	"mvm/internal/guestproto"
 )
 
 // System is the running kernel.
@@ -22,6 +25,12 @@ type System struct {
 	PowerOffCommand []string
 	// Processes starts PowerOffCommand.
 	Processes *guest.Processes
+
+	mu     sync.Mutex
+	host   string         // as set last
+	net    guestproto.Net // as set last
+	nic    net.Interface  // that has it
+	bootID string         // once read
 }
 
 var _ guest.System = (*System)(nil)
@@ -32,14 +41,22 @@ func (s *System) SetHostname(name string) error {
 	if len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") != "" {
 		return mvm.Errorf(mvm.KindInvalid, "set host name: %q is not one", name)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name == s.host {
+		return nil
+	}
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "set host name: %w", err)
 	}
-	if !s.Init {
-		return nil
+	if s.Init {
+		hosts := "127.0.0.1 localhost\n127.0.1.1 " + name + "\n::1 localhost\n"
+		if err := replaceText("/etc/hosts", hosts); err != nil {
+			return err
+		}
 	}
-	hosts := "127.0.0.1 localhost\n127.0.1.1 " + name + "\n::1 localhost\n"
-	return replaceText("/etc/hosts", hosts)
+	s.host = name
+	return nil
 }
 
 // HoldsSecrets checks that the folder's file system is in memory.
