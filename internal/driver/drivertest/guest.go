@@ -41,6 +41,16 @@ func (s *suite) awake(t *testing.T, v driver.VMM) {
 // exec runs a command in the guest and returns its output.
 func (s *suite) exec(t *testing.T, v driver.VMM, stdin []byte, argv ...string) []byte {
 	t.Helper()
+	out, err := s.try(t, v, stdin, argv...)
+	if err != nil {
+		t.Fatalf("exec %v: %v", argv, err)
+	}
+	return out
+}
+
+// try runs a command that may fail.
+func (s *suite) try(t testing.TB, v driver.VMM, stdin []byte, argv ...string) ([]byte, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), s.Patience)
 	defer cancel()
 	c, err := v.Dial(ctx, guestproto.GuestPort)
@@ -48,11 +58,7 @@ func (s *suite) exec(t *testing.T, v driver.VMM, stdin []byte, argv ...string) [
 		t.Fatalf("exec %v: %v", argv, err)
 	}
 	defer c.Close()
-	out, err := run(ctx, c, stdin, argv)
-	if err != nil {
-		t.Fatalf("exec %v: %v", argv, err)
-	}
-	return out
+	return run(ctx, c, stdin, argv)
 }
 
 // run runs the command over the stream.

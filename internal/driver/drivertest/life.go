@@ -1,8 +1,10 @@
 package drivertest
 
 import (
+	"errors"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,6 +55,7 @@ func (l *life) cases() []lifeCase {
 		{"VSock", l.vsock},
 		{"StartTwice", l.startTwice},
 		{"PauseResume", l.pauseResume},
+		{"PauseOften", l.pauseOften},
 		{"SnapshotOfRunning", l.snapshotOfRunning},
 		{"CanceledSleep", l.canceledSleep},
 		{"RecoverRunning", l.recoverRunning},
@@ -62,11 +65,12 @@ func (l *life) cases() []lifeCase {
 		{"RestoreGivenUp", l.restoreGivenUp},
 		{"Wake", l.wake},
 		{"SleepAgain", l.sleepAgain},
+		{"HostBoundAgain", l.hostBound},
 		{"Poweroff", l.poweroff},
 		{"Destroy", l.destroy},
 	}
 	return slices.DeleteFunc(all, func(c lifeCase) bool {
-		return c.name == "HostBound" && l.Connect == nil || c.name == "VSock" && !l.VSock
+		return c.name == "VSock" && !l.VSock
 	})
 }
 
@@ -139,6 +143,31 @@ func (l *life) pauseResume(t *testing.T) {
 		t.Errorf("after the resume the stream that was open gave %+v, %v", resp, err)
 	}
 	l.remembers(t, l.v, "before the pause")
+}
+
+// pauseOften pauses and resumes while streams are opened and used: none is lost.
+func (l *life) pauseOften(t *testing.T) {
+	var talkers sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		talkers.Go(func() {
+			for n := 0; n < 10 && errs[i] == nil; n++ {
+				errs[i] = ping(t.Context(), l.v, l.Patience)
+			}
+		})
+	}
+	for range 20 {
+		if err := l.v.Pause(t.Context()); err != nil {
+			t.Errorf("pause: %v", err)
+		}
+		if err := l.v.Resume(t.Context()); err != nil {
+			t.Errorf("resume: %v", err)
+		}
+	}
+	talkers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
 }
 
 func (l *life) snapshotOfRunning(t *testing.T) {

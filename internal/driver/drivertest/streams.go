@@ -1,7 +1,6 @@
 package drivertest
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
 	"errors"
@@ -72,39 +71,6 @@ func (l *life) manyOpens(t *testing.T) {
 			t.Fatalf("stream %d: %v", i, err)
 		}
 	}
-}
-
-// hostBound: streams from the guest come in on the socket of their port.
-func (l *life) hostBound(t *testing.T) {
-	ln, err := net.Listen("unix", filepath.Join(l.spec.RunDir, "v.sock_53"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			line, _ := bufio.NewReader(io.LimitReader(c, 1024)).ReadString('\n')
-			fmt.Fprintf(c, "host heard %s", line)
-			_ = c.Close()
-		}
-	})
-	defer wg.Wait()
-	defer ln.Close()
-	for i := range 3 {
-		text := fmt.Sprintf("call %d\n", i)
-		got, err := l.Connect(t, l.v, l.spec, guestproto.HostPort, text)
-		if want := "host heard " + text; err != nil || got != want {
-			t.Errorf("the guest heard %q, %v, want %q", got, err, want)
-		}
-	}
-	if got, err := l.Connect(t, l.v, l.spec, 4711, "anybody?\n"); err == nil && got != "" {
-		t.Errorf("a port on which the host does not listen answered %q", got)
-	}
-	l.awake(t, l.v)
 }
 
 // vsock: the driver serves Firecracker's protocol on v.sock.

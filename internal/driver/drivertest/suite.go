@@ -38,9 +38,9 @@ type Harness struct {
 	// Left lists, in words, what the driver still holds for the Spec, beside the
 	// processes, sockets and files that the suite finds itself. May be nil.
 	Left func(spec driver.Spec) []string
-	// Connect has the guest open a stream to the port of its host, send the text and
-	// return what comes back. Nil when the guest has no means to.
-	Connect func(t testing.TB, v driver.VMM, spec driver.Spec, port uint32, text string) (string, error)
+	// Ask has the guest ask its host something on port 53. Nil: the guest is mvm-guest
+	// in an image with wget, and asks as a gateway.
+	Ask func(t testing.TB, v driver.VMM, spec driver.Spec)
 	// VSock: the driver serves <RunDir>/v.sock.
 	VSock bool
 	// Faults are the driver's seams. May be empty.

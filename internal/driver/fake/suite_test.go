@@ -1,9 +1,7 @@
 package fake_test
 
 import (
-	"bufio"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/fake"
+	"mvm/internal/guestproto"
 	"mvm/internal/testenv"
 )
 
@@ -66,16 +65,11 @@ func harness(t *testing.T, again func(*fake.Host) *fake.Host) drivertest.Harness
 			}
 			return left
 		},
-		Connect: func(t testing.TB, _ driver.VMM, spec driver.Spec, port uint32, text string) (string, error) {
-			c, err := host.Load().Connect(t.Context(), spec.ID, port)
-			if err != nil {
-				return "", err
+		Ask: func(t testing.TB, _ driver.VMM, spec driver.Spec) {
+			req := guestproto.HostRequest{WakeInstance: &guestproto.InstanceName{TenantID: "acme"}}
+			if _, err := host.Load().Ask(t.Context(), spec.ID, req); err == nil {
+				t.Error("a host that refuses was asked without an error")
 			}
-			defer c.Close()
-			if _, err := io.WriteString(c, text); err != nil {
-				return "", err
-			}
-			return bufio.NewReader(c).ReadString('\n')
 		},
 	}
 	h.Again = func() driver.Driver {
