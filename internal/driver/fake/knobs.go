@@ -1,10 +1,14 @@
 package fake
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"mvm"
@@ -32,12 +36,27 @@ func readKnobs(path string) (Knobs, error) {
 		return k, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(b, &k)
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.DisallowUnknownFields()
+		err = d.Decode(&k)
+	}
+	if err == nil {
+		err = k.check()
 	}
 	if err != nil {
 		return Knobs{}, mvm.Errorf(mvm.KindInvalid, "read knobs of the fake driver %s: %w", path, err)
 	}
 	return k, nil
+}
+
+// check refuses operations that there are none of: their knobs would do nothing.
+func (k Knobs) check() error {
+	for _, op := range slices.Concat(slices.Collect(maps.Keys(k.Fail)), slices.Collect(maps.Keys(k.LatencyMS))) {
+		if !slices.Contains(Ops(), op) {
+			return fmt.Errorf("there is no operation %q", op)
+		}
+	}
+	return nil
 }
 
 // Follow has the host's guests behave as the knob file says and returns the

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
 	"mvm/internal/testenv"
@@ -29,9 +30,11 @@ func TestFollow(t *testing.T) {
 	if _, err := d.Start(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "no luck") {
 		t.Fatalf("start: %v, want the failure of the file", err)
 	}
-	set(`{"fail":`)
-	if _, err := d.Start(t.Context(), spec); err == nil {
-		t.Fatal("start with a damaged knob file succeeded")
+	for _, bad := range []string{`{"fail":`, `{"fails":{}}`, `{"fail":{"begin":"x"}}`, `{"latency_ms":{"begin":1}}`, `{"guests":{"":{"quiet":true}}}`} {
+		set(bad)
+		if _, err := d.Start(t.Context(), spec); !mvm.IsKind(err, mvm.KindInvalid) {
+			t.Fatalf("start with the knob file %s: %v", bad, err)
+		}
 	}
 	set(`{"guests":{"":{"busy":true}}}`)
 	v, err := d.Start(t.Context(), spec)
