@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,16 +22,26 @@ func TestConfigureOrder(t *testing.T) {
 	c.Net = &guestproto.Net{MAC: "02:fc:00:05:00:03"}
 	m.mustConfigure(c)
 	want := []string{"clock", "entropy", "hostname", "network", "memory", "bootid"}
-	if d := cmp.Diff(want, m.sys.did()); d != "" {
+	if d := cmp.Diff(append(want, "announce"), m.didAll()); d != "" {
 		t.Errorf("operations of a boot (-want +got):\n%s", d)
 	}
 	c.Reason, c.UnixNanos, c.Entropy = "update", 0, nil
 	c.Secrets = map[string][]byte{"new": {1}}
 	m.mustConfigure(c)
 	want = []string{"hostname", "network", "memory", "bootid"}
-	if d := cmp.Diff(want, m.sys.did()); d != "" {
+	if d := cmp.Diff(append(want, "announce"), m.didAll()); d != "" {
 		t.Errorf("operations of an update (-want +got):\n%s", d)
 	}
+}
+
+// didAll waits for the announcement, which comes after the answer.
+func (m *machine) didAll() (ops []string) {
+	m.t.Helper()
+	eventually(m.t, "announced", func() bool {
+		ops = append(ops, m.sys.did()...)
+		return slices.Contains(ops, "announce")
+	})
+	return ops
 }
 
 func TestConfigureNamesWhatFailed(t *testing.T) {

@@ -72,6 +72,7 @@ func (f *fakeSystem) SetHostname(string) error          { return f.do("hostname"
 func (f *fakeSystem) SetNetwork(n guestproto.Net) error { f.net = n; return f.do("network") }
 func (f *fakeSystem) HoldsSecrets(string) error         { return f.do("memory") }
 func (f *fakeSystem) Uptime() (time.Duration, error)    { return time.Second, nil }
+func (f *fakeSystem) Announce() error                   { return f.do("announce") }
 func (f *fakeSystem) Sync()                             { _ = f.do("sync") }
 func (f *fakeSystem) PowerOff() error                   { return f.do("poweroff") }
 

@@ -37,15 +37,19 @@ func (u *unit) awaitReady(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var last error // that is not just the end of the time
 	for {
 		err := u.check(ctx, *r)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
 		select {
 		case <-time.After(interval):
 		case <-ctx.Done():
-			return fmt.Errorf("not ready within %s: %w", timeout, err)
+			return fmt.Errorf("not ready within %s: %w", timeout, last)
 		}
 	}
 }

@@ -117,7 +117,7 @@ func (a *Agent) serveRequest(ctx context.Context, conn *hostConn, req guestproto
 	if c := req.Configure; c != nil {
 		resp, err := a.answerConfigure(ctx, *c, arrived)
 		sendErr := conn.send(resp)
-		a.logConfigure(*c, err, time.Since(arrived)) // a wake does not wait for this
+		a.afterConfigure(*c, err, time.Since(arrived))
 		return sendErr == nil
 	}
 	watched, release := watch(ctx, conn)
@@ -218,10 +218,16 @@ func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arr
 		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano()}}, err
 }
 
-func (a *Agent) logConfigure(c guestproto.Configure, err error, took time.Duration) {
+// afterConfigure does what a wake does not have to wait for.
+func (a *Agent) afterConfigure(c guestproto.Configure, err error, took time.Duration) {
 	if err != nil {
 		a.log.Error("configure", "reason", c.Reason, "error", err)
 		return
+	}
+	if c.Net != nil {
+		if err := a.sys.Announce(); err != nil {
+			a.log.Warn("announce", "error", err)
+		}
 	}
 	a.log.Info("configured", "reason", c.Reason, "instance", c.InstanceID, "generation", c.Generation, "took", took)
 	a.log.Quiet()

@@ -23,6 +23,10 @@ type System interface {
 	// SetNetwork gives the only network interface exactly this configuration; it is
 	// idempotent.
 	SetNetwork(n guestproto.Net) error
+	// Announce tells the neighbours of the network where this machine is. It comes
+	// after the answer to a Configure: nothing needs it, but it saves a question to
+	// who talks to this machine first.
+	Announce() error
 	// HoldsSecrets checks that the folder's file system is in memory.
 	HoldsSecrets(dir string) error
 	// Uptime is the time since the kernel started.

@@ -19,26 +19,39 @@ import (
 
 // SetNetwork gives the machine's only network interface the MAC, the address, the
 // default route and the name servers, and nothing else. Applied twice it changes
-// nothing; what a wake brings again is only looked at. It also asks for the
-// gateway's MAC, by which the bridge learns where this machine is.
+// nothing; what a wake brings again is only looked at.
 func (s *System) SetNetwork(n guestproto.Net) error {
 	if err := validateNet(n); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if reflect.DeepEqual(n, s.net) && holds(s.nic.Name, n.Address.Addr()) {
+		return nil
+	}
 	r, err := openRoute()
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "set network: open netlink: %w", err)
 	}
 	defer r.close()
-	if !reflect.DeepEqual(n, s.net) || !holds(s.nic.Name, n.Address.Addr()) {
-		if err := s.applyNetwork(r, n); err != nil {
-			return err
-		}
+	return s.applyNetwork(r, n)
+}
+
+// Announce forgets the gateway's MAC and asks for it, by which the bridge learns
+// where this machine is. Before SetNetwork it does nothing.
+func (s *System) Announce() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.nic.Index == 0 {
+		return nil
 	}
-	if err := r.refreshNeighbour(s.nic.Index, n.Gateway); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "ask for the MAC of %s on %s: %w", n.Gateway, s.nic.Name, err)
+	r, err := openRoute()
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "announce: open netlink: %w", err)
+	}
+	defer r.close()
+	if err := r.refreshNeighbour(s.nic.Index, s.net.Gateway); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "ask for the MAC of %s on %s: %w", s.net.Gateway, s.nic.Name, err)
 	}
 	return nil
 }

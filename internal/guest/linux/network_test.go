@@ -113,6 +113,9 @@ func TestSetNetwork(t *testing.T) {
 			if err := sys.SetNetwork(c.net); err != nil {
 				t.Errorf("%s: %v", c.name, err)
 			}
+			if err := sys.Announce(); err != nil {
+				t.Errorf("%s: announce: %v", c.name, err)
+			}
 			if got := state(t); got != c.want {
 				t.Errorf("%s: the interface is %q, want %q", c.name, got, c.want)
 			}
