@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -38,9 +39,11 @@ type world struct {
 	hostUDP       []*net.UDPConn
 	hostTCP       []net.Listener
 
-	mu   sync.Mutex
-	seen map[string][]string // marker to where it arrived
-	wg   sync.WaitGroup
+	mu     sync.Mutex
+	closed bool
+	conns  []io.Closer
+	seen   map[string][]string // marker to where it arrived
+	wg     sync.WaitGroup
 }
 
 var (
@@ -210,8 +213,24 @@ func (w *world) close() {
 	for _, l := range w.hostTCP {
 		_ = l.Close()
 	}
+	w.mu.Lock()
+	w.closed = true
+	for _, c := range w.conns {
+		_ = c.Close()
+	}
+	w.mu.Unlock()
 	w.wg.Wait()
 	_ = w.net.Close()
+}
+
+// closeLater closes c with the world.
+func (w *world) closeLater(c io.Closer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = append(w.conns, c)
+	if w.closed {
+		_ = c.Close()
+	}
 }
 
 // marker is put into a frame's data, or into its source port, so that the frame or
