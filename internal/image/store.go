@@ -178,7 +178,7 @@ func (s *DirStore) publish(img Image) (Image, error) {
 		return Image{}, err
 	}
 	final := s.imageDir(img.Digest)
-	if old, err := load(final); err == nil {
+	if old, err := s.Get(img.Digest); err == nil {
 		return old, nil
 	}
 	if err := s.discard(final); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,33 +158,57 @@ func (a *apt) run(ctx context.Context, dir string, args ...string) (string, erro
 	return run(ctx, dir, "apt-get", args...)
 }
 
-// unpack puts the content of a package file below dir. None of its scripts run.
-func unpack(ctx context.Context, file, dir string) error {
-	_, err := run(ctx, "/", "dpkg-deb", "--extract", file, dir)
+// unpack puts the content of a package file below dir. None of its scripts run. A
+// folder that is a symbolic link in dir, as /bin is, stays one.
+func unpack(ctx context.Context, file, dir string) (err error) {
+	read := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", file)
+	content, err := read.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var readErr tail
+	read.Stderr, read.WaitDelay = &readErr, killDelay
+	if err := read.Start(); err != nil {
+		return notStarted("dpkg-deb", err)
+	}
+	_, err = runWith(ctx, content, dir, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--file=-")
+	if werr := read.Wait(); werr != nil && ctx.Err() == nil {
+		err = errors.Join(err, mvm.Errorf(mvm.KindInternal, "read package %s: %w: %s", filepath.Base(file), werr, readErr.last()))
+	}
 	return err
 }
+
+// killDelay is how long a program that was killed may hold its pipes.
+const killDelay = 5 * time.Second
 
 // run runs a program of the host and returns its standard output. Its errors are
 // KindUnavailable: mostly a source that can't be reached.
 func run(ctx context.Context, dir, name string, args ...string) (string, error) {
+	return runWith(ctx, nil, dir, name, args...)
+}
+
+func runWith(ctx context.Context, stdin io.Reader, dir, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Stdin, cmd.WaitDelay = dir, stdin, killDelay
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	cmd.WaitDelay = 5 * time.Second
 	var out, errOut tail
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
-	if errors.Is(err, exec.ErrNotFound) {
-		return "", mvm.Errorf(mvm.KindUnavailable, "run %s: %w", name, err).
-			WithFix("built-in images are built on Debian or Ubuntu hosts; install %s", name)
+	if cmd.Process == nil {
+		return "", notStarted(name, err)
 	}
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindUnavailable, "run %s %s: %w: %s", name, verb(args), err, errOut.last())
 	}
 	return out.String(), nil
+}
+
+func notStarted(name string, err error) error {
+	return mvm.Errorf(mvm.KindUnavailable, "run %s: %w", name, err).
+		WithFix("built-in images are built on Debian or Ubuntu hosts; install %s", name)
 }
 
 // verb is the first argument that is no option, for messages.

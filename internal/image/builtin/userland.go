@@ -35,7 +35,7 @@ func (b *Builder) userland(ctx context.Context, dir, tree string, debs []deb, pr
 		return err
 	}
 	for i, d := range debs {
-		progress(mvm.Progress{Text: "unpacking " + d.name(), Done: int64(i + 1), Total: int64(len(debs))})
+		progress(mvm.Progress{Text: "unpacking packages", Done: int64(i + 1), Total: int64(len(debs))})
 		if err := unpack(ctx, filepath.Join(downloads, d.File), tree); err != nil {
 			return err
 		}

@@ -69,6 +69,8 @@ export function settings(env, present) {
     bind: "lan",
     auth: { mode: "token" },
     http: { endpoints: { chatCompletions: { enabled: true } } },
+    // Served from the image: OpenClaw would otherwise copy its pages to the data disk.
+    controlUi: { root: "/opt/openclaw/node_modules/openclaw/dist/control-ui" },
   };
   if (env.OPENCLAW_TRUSTED_PROXIES) {
     gateway.trustedProxies = env.OPENCLAW_TRUSTED_PROXIES.split(",").map((s) => s.trim()).filter(Boolean);
