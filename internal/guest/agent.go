@@ -122,7 +122,9 @@ func (a *Agent) Shutdown() <-chan time.Duration { return a.shutdown }
 // Close stops the router and the services, these with the grace that ctx leaves,
 // and waits for what the agent started. Connections end with Serve's context.
 func (a *Agent) Close(ctx context.Context) error {
+	a.mu.Lock() // so that readiness starts nothing after it
 	a.stop()
+	a.mu.Unlock()
 	err := a.sup.Stop(ctx)
 	if a.router != nil {
 		err = errors.Join(err, a.router.Close())

@@ -32,6 +32,7 @@ func NewChannel(server *mux.Server) *Channel {
 // Serve has the agent answer the host, session after session, until ctx ends or
 // the port fails.
 func (c *Channel) Serve(ctx context.Context, a *Agent) error {
+	c.server.OnGreeting(a.Resume)
 	for {
 		session, err := c.server.Accept(ctx)
 		if err != nil {

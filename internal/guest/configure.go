@@ -41,6 +41,7 @@ func (a *Agent) configure(ctx context.Context, c guestproto.Configure, arrived t
 	if err := validateConfigure(c); err != nil {
 		return err
 	}
+	a.last.digest = nil
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -62,6 +63,7 @@ func (a *Agent) configure(ctx context.Context, c guestproto.Configure, arrived t
 			return mvm.Errorf(mvm.KindOf(err), "configure %s: %w", step.name, err)
 		}
 	}
+	a.last.digest = c.Digest
 	return nil
 }
 
@@ -119,6 +121,7 @@ func (a *Agent) configureNetwork(c guestproto.Configure) error {
 type applied struct {
 	secrets [sha256.Size]byte
 	files   string
+	digest  []byte // the host's name for the Configure in force, nil while there is none
 }
 
 // configureSecrets writes the secrets, unless they are those of last time.

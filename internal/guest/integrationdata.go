@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -8,7 +9,39 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"mvm/internal/guestproto"
 )
+
+// report answers IntegrationStatus.
+func (i *integrations) report() guestproto.IntegrationStatusReport {
+	r := guestproto.IntegrationStatusReport{Integrations: []guestproto.IntegrationState{}}
+	root, err := os.OpenRoot(i.agent.paths.Data)
+	if err == nil {
+		defer root.Close()
+	}
+	for _, name := range i.names() {
+		s := guestproto.IntegrationState{Name: name, Status: wireState(i.state(name))}
+		if root != nil {
+			s.LastCheckpointAt = lastCheckpoint(root, name)
+			s.StateSizeBytes = stateSize(root, name)
+		}
+		r.Integrations = append(r.Integrations, s)
+	}
+	return r
+}
+
+func wireState(state string) json.RawMessage {
+	var v any = state
+	if msg, ok := strings.CutPrefix(state, "error: "); ok {
+		v = map[string]string{"error": msg}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return json.RawMessage(`"pending"`)
+	}
+	return b
+}
 
 // lastCheckpoint reads the time of an integration's last checkpoint, nil when
 // there is none that can be read.

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -235,34 +234,4 @@ func (i *integrations) setState(name, state string, err error) {
 	if _, ok := i.states[name]; ok {
 		i.states[name] = state
 	}
-}
-
-// report answers IntegrationStatus.
-func (i *integrations) report() guestproto.IntegrationStatusReport {
-	r := guestproto.IntegrationStatusReport{Integrations: []guestproto.IntegrationState{}}
-	root, err := os.OpenRoot(i.agent.paths.Data)
-	if err == nil {
-		defer root.Close()
-	}
-	for _, name := range i.names() {
-		s := guestproto.IntegrationState{Name: name, Status: wireState(i.state(name))}
-		if root != nil {
-			s.LastCheckpointAt = lastCheckpoint(root, name)
-			s.StateSizeBytes = stateSize(root, name)
-		}
-		r.Integrations = append(r.Integrations, s)
-	}
-	return r
-}
-
-func wireState(state string) json.RawMessage {
-	var v any = state
-	if msg, ok := strings.CutPrefix(state, "error: "); ok {
-		v = map[string]string{"error": msg}
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return json.RawMessage(`"pending"`)
-	}
-	return b
 }

@@ -3,7 +3,6 @@ package guest
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -143,110 +142,6 @@ func watch(ctx context.Context, conn *hostConn) (context.Context, func()) {
 		<-done
 		cancel()
 	}
-}
-
-// answer does what a request asks for.
-func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time.Time) guestproto.Response {
-	switch {
-	case req.Ping:
-		return guestproto.Response{Pong: true}
-	case req.WorkerStatus:
-		s := a.workerStatus(ctx)
-		return guestproto.Response{WorkerStatus: &s}
-	case req.Wake:
-		return a.answerWake(ctx)
-	case req.IntegrationStatus:
-		r := a.integrations.report()
-		return guestproto.Response{IntegrationStatusReport: &r}
-	case req.SleepPrep != nil:
-		return a.answerSleepPrep(ctx, *req.SleepPrep)
-	case req.CheckpointIntegrations != nil:
-		r := a.integrations.checkpoint(ctx, req.CheckpointIntegrations.Integrations)
-		return guestproto.Response{CheckpointResult: &r}
-	case req.AdjustClock != nil:
-		return a.answerAdjustClock(*req.AdjustClock)
-	case req.Status:
-		s := a.status()
-		return guestproto.Response{Status: &s}
-	case req.Fence != nil:
-		return a.answerFence(*req.Fence)
-	}
-	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
-}
-
-// errorResponse is the answer to what can't be done.
-func errorResponse(err error) guestproto.Response {
-	return guestproto.Response{Error: &guestproto.Error{Message: err.Error()}}
-}
-
-// ack is the result of something that may have failed.
-func ack(err error) *guestproto.Ack {
-	if err == nil {
-		return &guestproto.Ack{Success: true}
-	}
-	detail := err.Error()
-	return &guestproto.Ack{Detail: &detail}
-}
-
-func (a *Agent) answerWake(ctx context.Context) guestproto.Response {
-	err := a.integrations.restore(ctx)
-	return guestproto.Response{WakeAck: &guestproto.WakeAck{Success: err == nil}}
-}
-
-func (a *Agent) answerSleepPrep(ctx context.Context, p guestproto.SleepPrep) guestproto.Response {
-	timeout := min(time.Duration(max(p.DrainTimeoutSecs, 0))*time.Second, maxDrain)
-	return guestproto.Response{SleepPrepAck: ack(a.sleepPrep(ctx, timeout))}
-}
-
-// answerConfigure returns the answer and, for the log, what failed.
-func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arrived time.Time) (guestproto.Response, error) {
-	a.configuring.Lock()
-	defer a.configuring.Unlock()
-	err := a.configure(ctx, c, arrived)
-	bootID, bootErr := a.sys.BootID()
-	if err == nil {
-		err = bootErr
-	}
-	if err == nil {
-		a.mu.Lock()
-		a.configured, a.env = true, c.Env
-		a.mu.Unlock()
-		a.readiness()
-	}
-	result := ack(err)
-	return guestproto.Response{ConfigureAck: &guestproto.ConfigureAck{Success: result.Success, Detail: result.Detail,
-		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano()}}, err
-}
-
-// afterConfigure does what a wake does not have to wait for.
-func (a *Agent) afterConfigure(c guestproto.Configure, err error, took time.Duration) {
-	if err != nil {
-		a.log.Error("configure", "reason", c.Reason, "error", err)
-		return
-	}
-	if c.Net != nil {
-		if err := a.sys.Announce(); err != nil {
-			a.log.Warn("announce", "error", err)
-		}
-	}
-	a.log.Info("configured", "reason", c.Reason, "instance", c.InstanceID, "generation", c.Generation, "took", took)
-	a.log.Quiet()
-}
-
-func (a *Agent) answerAdjustClock(c guestproto.AdjustClock) guestproto.Response {
-	if c.OffsetNanos != 0 {
-		if err := a.sys.StepClock(time.Duration(c.OffsetNanos)); err != nil {
-			return errorResponse(err)
-		}
-	}
-	return guestproto.Response{ClockAck: &guestproto.ClockAck{UnixNanos: time.Now().UnixNano()}}
-}
-
-func (a *Agent) answerFence(f guestproto.Fence) guestproto.Response {
-	if a.router == nil {
-		return errorResponse(errors.New("fence: this guest has no gateway role"))
-	}
-	return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: a.router.Fence(f)}}
 }
 
 // serveShutdown answers, waits a moment until the host has the answer, and lets
