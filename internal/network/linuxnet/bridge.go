@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/network"
@@ -65,7 +67,7 @@ func (n *Network) repairBridge(t network.Tenant, link netlink.Link) error {
 		}
 	}
 	if s := link.(*netlink.Bridge).MulticastSnooping; s != nil && *s {
-		if err := n.links.BridgeSetMcastSnoop(link, false); err != nil {
+		if err := snoopingOff(attrs.Index); err != nil {
 			return err
 		}
 	}
@@ -81,6 +83,20 @@ func (n *Network) repairBridge(t network.Tenant, link netlink.Link) error {
 		return n.links.LinkSetUp(link)
 	}
 	return nil
+}
+
+// snoopingOff turns a bridge's multicast snooping off.
+func snoopingOff(index int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_BR_MCAST_SNOOPING, []byte{0})
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // bridgeAddr is the tenant's gateway address with the subnet's length.
