@@ -147,7 +147,9 @@ type SnapshotRef struct {
 	MemMiB         int       `json:"mem_mib"`
 	Bytes          int64     `json:"bytes"` // held on disk, memory and device state
 	Taken          time.Time `json:"taken"`
-	BootID         string    `json:"boot_id"` // of the host
+	// PausedAt is when the vCPUs stood still, by the host's clock.
+	PausedAt time.Time `json:"paused_at"`
+	BootID   string    `json:"boot_id"` // of the host
 	// Consumed: vCPUs were about to run from it, so memory and disks may have gone on.
 	Consumed bool `json:"consumed,omitempty"`
 }

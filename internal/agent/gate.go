@@ -3,10 +3,13 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
 	"net/netip"
 	"time"
 
 	"mvm"
+	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
@@ -44,6 +47,56 @@ func (o *operation) gate(ctx context.Context, reason string) error {
 	}
 	o.inst.SecretsGeneration = ack.Generation
 	return o.settleClock(ctx, ack.UnixNanos, sent, got)
+}
+
+// greet is the gate of a restored guest in one exchange: clock and entropy, and that
+// the configuration in force is the present one. false means that the guest needs
+// the whole gate.
+func (o *operation) greet(ctx context.Context) (bool, error) {
+	v, err := o.vmm()
+	if err != nil {
+		return false, err
+	}
+	g, ok := v.(driver.Greeter)
+	if !ok || o.resumedAt.IsZero() || o.inst.Snapshot == nil || o.inst.Snapshot.PausedAt.IsZero() {
+		return false, nil
+	}
+	cfg, err := o.a.guestConfig(o.inst, "wake")
+	if err != nil {
+		return false, err
+	}
+	r := guestproto.Resume{AdvanceNanos: int64(o.resumedAt.Sub(o.inst.Snapshot.PausedAt)), Digest: [32]byte(cfg.Digest)}
+	copy(r.Entropy[:], cfg.Entropy)
+	sent := time.Now()
+	r.UnixNanos = sent.UnixNano()
+	b, err := g.Greet(ctx, r.Encode())
+	if err != nil {
+		return false, err
+	}
+	got := time.Now()
+	ans, err := guestproto.DecodeResumed(b)
+	if err != nil || !ans.Clean || !ans.InForce {
+		return false, err
+	}
+	o.inst.SecretsGeneration = cfg.Generation
+	at := time.Unix(0, ans.UnixNanos)
+	if at.Before(sent.Add(-maxClockError)) || at.After(got.Add(maxClockError)) {
+		return true, o.settleClock(ctx, ans.UnixNanos, sent, got)
+	}
+	o.clock = clockError(at, sent, got)
+	return true, nil
+}
+
+// clockError is the least error that a clock has which showed at some time between
+// sent and got: 0 within.
+func clockError(at, sent, got time.Time) time.Duration {
+	switch {
+	case at.Before(sent):
+		return at.Sub(sent)
+	case at.After(got):
+		return at.Sub(got)
+	}
+	return 0
 }
 
 // settleClock corrects the guest's clock until it is right, going by the middle
@@ -98,11 +151,26 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
 		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, ListenPorts: listenPorts(p.Spec),
 		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: a.opt.DNS}}
+	if c.Digest, err = configDigest(c); err != nil {
+		return c, err
+	}
 	if reason != "update" {
 		c.Entropy = make([]byte, 64)
 		rand.Read(c.Entropy)
 	}
 	return c, nil
+}
+
+// configDigest names everything of a Configure but its reason, time and entropy. It
+// covers secrets, so it goes to the guest that has them and nowhere else.
+func configDigest(c guestproto.Configure) ([]byte, error) {
+	c.Reason, c.UnixNanos, c.Entropy, c.Digest = "", 0, nil, nil
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "digest configuration: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return sum[:], nil
 }
 
 func (a *Agent) openSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {

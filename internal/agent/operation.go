@@ -39,6 +39,9 @@ type operation struct {
 	clock   time.Duration // error of the guest's clock after the gate
 	bootWay string        // "warm" or "cold", for starts and wakes
 	reason  string        // why that way
+	silent  bool          // the guest did not answer when it was asked to drain
+
+	pausedAt, resumedAt time.Time // when the vCPUs last stood still, and ran again
 }
 
 // perform runs a job to its end. It is called by the instance's runner only.

@@ -30,6 +30,7 @@ func (o *operation) sleep(ctx context.Context) error {
 		{name: "fence", do: o.fence},
 		{name: "checkpoint", do: o.checkpoint},
 		{name: "prepare", do: o.sleepPrep},
+		{name: "clock", do: o.rightClock},
 		{name: "pause", do: o.pauseVMM},
 		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
 			undo: func(context.Context) error { return o.a.removeSnapshot(o.inst.ID, snap.ID) }},
@@ -151,6 +152,7 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
+		o.silent = true
 		o.a.record(o.event(mvm.DrainTimedOut, clip(err.Error())))
 	case resp.SleepPrepAck == nil:
 		o.a.record(o.event(mvm.DrainTimedOut, "the guest gave another answer"))
@@ -172,7 +174,9 @@ func (o *operation) pauseVMM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return v.Pause(ctx)
+	err = v.Pause(ctx)
+	o.pausedAt = time.Now()
+	return err
 }
 
 func (o *operation) resumeVMM(ctx context.Context) error {
@@ -180,7 +184,9 @@ func (o *operation) resumeVMM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return v.Resume(ctx)
+	err = v.Resume(ctx)
+	o.resumedAt = time.Now()
+	return err
 }
 
 // snapshot writes device state beside the memory file and describes both in ref.
@@ -199,7 +205,29 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 	if err := sys.SyncDir(filepath.Dir(files.State)); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "sync snapshot folder: %w", err)
 	}
+	ref.PausedAt = o.pausedAt.Round(0)
 	return o.a.describeSnapshot(o.inst, ref)
+}
+
+// rightClock has the guest's clock right before it stands still: a wake then only
+// adds the time that passed. A guest that does not answer sleeps all the same, and
+// its clock is set by the gate.
+func (o *operation) rightClock(ctx context.Context) error {
+	if o.silent {
+		return nil
+	}
+	callCtx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
+	defer cancel()
+	sent := time.Now()
+	resp, err := o.a.ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
+	if err == nil && resp.ClockAck != nil {
+		err = o.settleClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
+	}
+	if err != nil && ctx.Err() == nil {
+		o.log.Warn("clock before the sleep", "error", err)
+		return nil
+	}
+	return context.Cause(ctx)
 }
 
 // describeSnapshot fills in what the snapshot belongs to and what it holds on disk.

@@ -96,9 +96,13 @@ func (o *operation) afterWake(ctx context.Context) error {
 	return o.waitReady(ctx)
 }
 
-// wakeGate configures a guest whose vCPUs run again. It tries twice: the first
-// answer can be lost when the guest is slow.
+// wakeGate makes a guest whose vCPUs run again right and configured: by a greeting
+// where that is enough, else by the whole gate, tried twice since the first answer
+// can be lost when the guest is slow.
 func (o *operation) wakeGate(ctx context.Context) error {
+	if o.tryGreet(ctx) {
+		return nil
+	}
 	var err error
 	for range 2 {
 		if err = o.tryWakeGate(ctx); err == nil || ctx.Err() != nil {
@@ -107,6 +111,17 @@ func (o *operation) wakeGate(ctx context.Context) error {
 		o.log.Warn("resume gate failed", "error", err)
 	}
 	return err
+}
+
+// tryGreet reports whether a greeting did all that the gate is for.
+func (o *operation) tryGreet(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Gate)
+	defer cancel()
+	done, err := o.greet(ctx)
+	if err != nil {
+		o.log.Warn("greet guest", "error", err)
+	}
+	return done && err == nil
 }
 
 func (o *operation) tryWakeGate(ctx context.Context) error {

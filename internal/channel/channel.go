@@ -43,6 +43,9 @@ type Options struct {
 	Log     *slog.Logger
 	// First, when not nil, is a connection to Chardev that was made already.
 	First net.Conn
+	// Hold: the guest was restored and its vCPUs do not run yet. No session is begun
+	// before Greet or Dial is called. First must be set.
+	Hold bool
 }
 
 // Channel is the open channel of one VMM. Its methods may be called from many
@@ -54,6 +57,10 @@ type Channel struct {
 	wg     sync.WaitGroup
 	local  *localServer
 
+	hold     chan struct{} // closed when a session may begin
+	letGo    sync.Once
+	greeting sync.Mutex // held by Greet, and while keep takes over First
+
 	mu    sync.Mutex
 	sess  *mux.Session  // nil while there is none
 	ready chan struct{} // closed when sess is set; replaced when it is gone
@@ -62,7 +69,10 @@ type Channel struct {
 // Open starts the channel: it listens on v.sock and connects to the guest in the
 // background. Close ends it. On an error Options.First is closed.
 func Open(opts Options) (*Channel, error) {
-	c := &Channel{opts: opts, ready: make(chan struct{})}
+	c := &Channel{opts: opts, ready: make(chan struct{}), hold: make(chan struct{})}
+	if !opts.Hold {
+		c.begin()
+	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	var err error
 	if c.local, err = listenLocal(filepath.Join(opts.RunDir, "v.sock")); err != nil {
@@ -95,6 +105,7 @@ func (c *Channel) Close() error {
 // Dial opens a stream to the guest's port; it waits for a session within ctx and
 // fails with KindUnavailable. A guest that does not serve the port ends the stream.
 func (c *Channel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	c.begin()
 	for {
 		s, ready := c.session()
 		if s != nil {
@@ -113,6 +124,39 @@ func (c *Channel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 			return nil, mvm.Errorf(mvm.KindUnavailable, "dial port %d of the guest: it does not answer: %w", port, context.Cause(ctx))
 		}
 	}
+}
+
+// begin lets the first session begin.
+func (c *Channel) begin() { c.letGo.Do(func() { close(c.hold) }) }
+
+// quiet is how long after a greeting the guest is left to its own work before a
+// session is begun, unless somebody dials.
+const quiet = 250 * time.Millisecond
+
+// Greet sends a greeting to a guest that was just restored and returns its answer;
+// see mux.Greet. It works once, on a channel that was opened with Hold and has not
+// been dialled: KindState otherwise.
+func (c *Channel) Greet(ctx context.Context, body []byte) ([]byte, error) {
+	c.greeting.Lock()
+	defer c.greeting.Unlock()
+	if !c.opts.Hold || c.ctx.Err() != nil {
+		return nil, mvm.Errorf(mvm.KindState, "greet the guest: its session has begun")
+	}
+	c.opts.Hold = false
+	answer, err := mux.Greet(ctx, c.opts.First, body)
+	if err != nil {
+		c.begin()
+		return nil, err
+	}
+	c.wg.Go(func() {
+		select {
+		case <-time.After(quiet):
+		case <-c.hold:
+		case <-c.ctx.Done():
+		}
+		c.begin()
+	})
+	return answer, nil
 }
 
 func (c *Channel) session() (*mux.Session, <-chan struct{}) {
@@ -146,6 +190,16 @@ func (c *Channel) drop(s *mux.Session) {
 func (c *Channel) keep() {
 	backoff := firstBackoff
 	first := c.opts.First
+	select {
+	case <-c.hold:
+	case <-c.ctx.Done():
+	}
+	c.greeting.Lock() // a greeting under way ends first
+	c.opts.Hold = false
+	c.greeting.Unlock()
+	if c.ctx.Err() != nil && first != nil {
+		first.Close()
+	}
 	for c.ctx.Err() == nil {
 		start := time.Now()
 		err := c.once(first)

@@ -98,6 +98,14 @@ type VMM interface {
 	Close() error
 }
 
+// Greeter is a VMM that can pass a short greeting to a guest that was just restored,
+// quicker than any stream: see guestproto.Resume. It works once, after Resume and
+// before the first Dial: KindState otherwise. KindUnavailable when the guest does not
+// answer within the context; Dial works all the same.
+type Greeter interface {
+	Greet(ctx context.Context, body []byte) (answer []byte, err error)
+}
+
 // Info describes a driver on this host.
 type Info struct {
 	Name        string `json:"name"`        // "qemu"

@@ -218,7 +218,7 @@ func replaceFile(path string, b []byte, perm os.FileMode) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		err = errors.Join(err, os.Remove(f.Name()))
 	}
 	return err
 }

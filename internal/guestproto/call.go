@@ -2,6 +2,7 @@ package guestproto
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -105,8 +106,8 @@ func Bind(ctx context.Context, conn net.Conn) (release func()) {
 }
 
 func isTimeout(err error) bool {
-	t, ok := err.(net.Error)
-	return ok && t.Timeout()
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }
 
 func remote(e *Error) *RemoteError {

@@ -18,8 +18,6 @@ import (
 
 var equal = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})}
 
-func ptr[T any](v T) *T { return &v }
-
 // The wire forms that formats.md fixes.
 func TestFixedWireForms(t *testing.T) {
 	at := time.Date(2026, 2, 11, 10, 0, 0, 0, time.UTC)

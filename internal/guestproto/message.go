@@ -168,6 +168,9 @@ type Configure struct {
 	// ListenPorts are the ports on which a gateway takes connections from its host
 	// with a PROXY protocol v2 header; see docs/adr.
 	ListenPorts []int `json:"listen_ports,omitempty"`
+	// Digest names all of this but time and entropy; a Resume with the same Digest
+	// asks for nothing else.
+	Digest []byte `json:"digest,omitempty"`
 }
 
 // Net is the guest's only network interface.

@@ -381,7 +381,7 @@ func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	v.con = startConsole(l.con, l.spec.Console, l.d.log.With("instance", l.spec.ID))
 	l.undo.Add(func() error { v.q.Close(); v.con.stop(); return nil })
 	v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(l.spec.RunDir, chanSock), RunDir: l.spec.RunDir,
-		Log: l.d.log.With("instance", l.spec.ID), First: l.ch})
+		Log: l.d.log.With("instance", l.spec.ID), First: l.ch, Hold: l.restore})
 	if err != nil {
 		return nil, err
 	}

@@ -4,12 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -51,6 +47,7 @@ type vmm struct {
 
 	mu        sync.Mutex  // guards what follows; never held while waiting
 	shutdown  *shutdown   // why QEMU says that it ends
+	killed    bool        // by this agent
 	migration chan string // gets the states of a migration under way
 	memory    memoryState
 }
@@ -60,7 +57,10 @@ type shutdown struct {
 	Reason string `json:"reason"`
 }
 
-var _ driver.VMM = (*vmm)(nil)
+var (
+	_ driver.VMM     = (*vmm)(nil)
+	_ driver.Greeter = (*vmm)(nil)
+)
 
 var errGone = errors.New("the VMM is gone")
 
@@ -180,128 +180,6 @@ func (v *vmm) Exit() driver.Exit {
 	}
 }
 
-// Close lets go of the VMM, which runs on. It waits for everything that was
-// started here. Done is not closed any more. It is idempotent.
-func (v *vmm) Close() error {
-	v.qmu.Lock()
-	q, closed := v.q, v.closed
-	v.closed = true
-	v.qmu.Unlock()
-	if closed {
-		return nil
-	}
-	v.proc.Interrupt()
-	v.watching.Wait()
-	v.ch.Close()
-	v.con.stop()
-	if q != nil {
-		q.Close()
-	}
-	return v.proc.Close()
-}
-
-// Kill ends QEMU at once and waits until it is gone.
-func (v *vmm) Kill(ctx context.Context) error {
-	if err := v.d.seam("kill.signal"); err != nil {
-		return err
-	}
-	return v.end(ctx)
-}
-
-func (v *vmm) end(ctx context.Context) error {
-	if err := v.proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, sys.ErrNoProcess) {
-		return mvm.Errorf(mvm.KindInternal, "kill the VMM of %s: %w", v.spec.ID, err)
-	}
-	select {
-	case <-v.done:
-		return nil
-	case <-ctx.Done():
-		return mvm.Errorf(mvm.KindTimeout, "wait for the killed VMM of %s: %w", v.spec.ID, context.Cause(ctx))
-	}
-}
-
-// watch waits for the end of the process and then cleans up after it.
-func (v *vmm) watch() {
-	v.watching.Go(func() {
-		code, sig, known, err := v.proc.Wait()
-		if err != nil { // let go
-			return
-		}
-		v.finish(code, sig, known)
-		close(v.done)
-	})
-}
-
-// finish takes in what the VMM left and removes its files.
-func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
-	v.qmu.Lock()
-	q := v.q
-	v.qmu.Unlock()
-	if q != nil { // it reads to the end what QEMU said last
-		select {
-		case <-q.Done():
-		case <-time.After(time.Second):
-			q.Close()
-		}
-	}
-	v.con.drain()
-	v.ch.Close()
-	v.exit = v.explainExit(code, sig, known)
-	var errs []error
-	errs = append(errs, v.settleMemory(), sys.LeaveCgroup(v.rec.Cgroups))
-	if f, err := lock(v.spec.RunDir); err == nil { // else somebody starts the next one
-		errs = append(errs, removeFiles(v.spec.RunDir), unlock(f))
-	}
-	if err := errors.Join(errs...); err != nil {
-		v.d.log.Warn("clean up after the VMM", "instance", v.spec.ID, "err", err)
-	}
-}
-
-func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	e := driver.Exit{Code: code, Signal: int(sig)}
-	if v.shutdown != nil {
-		e.Guest = v.shutdown.Guest
-		e.Detail = v.shutdown.Reason
-	}
-	switch {
-	case e.Guest:
-	case sig != 0:
-		e.Detail = fmt.Sprintf("killed by signal %d (%v)", sig, sig)
-	case known:
-		e.Detail = fmt.Sprintf("exited with code %d", code)
-	case e.Detail == "":
-		e.Detail = "ended; its status went to the process that had started it"
-	}
-	if said := tail(v.spec.RunDir); said != "" && !e.Guest {
-		e.Detail += ": " + said
-	}
-	return e
-}
-
-// settleMemory removes a memory file that is worth nothing any more, and gives
-// back the unused part of one that belongs to a snapshot.
-func (v *vmm) settleMemory() error {
-	v.mu.Lock()
-	state := v.memory
-	v.mu.Unlock()
-	if state == memoryLive {
-		err := os.Remove(v.spec.Memory)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	return releasePath(v.spec.Memory)
-}
-
-func (v *vmm) setMemory(s memoryState) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.memory = s
-}
-
 // explain adds to an error of a VMM that ended what it said before.
 func (v *vmm) explain(err error) error {
 	if said := tail(v.spec.RunDir); said != "" {
@@ -313,51 +191,10 @@ func (v *vmm) explain(err error) error {
 // Dial opens a stream to a port of the guest.
 func (v *vmm) Dial(ctx context.Context, port uint32) (net.Conn, error) { return v.ch.Dial(ctx, port) }
 
+// Greet passes a greeting to a guest that was just restored.
+func (v *vmm) Greet(ctx context.Context, body []byte) ([]byte, error) { return v.ch.Greet(ctx, body) }
+
 // Powerdown presses the machine's power button.
 func (v *vmm) Powerdown(ctx context.Context) error {
 	return v.do(ctx, "system_powerdown", nil, nil)
-}
-
-// Stats measures the process, the TAP and the disks. What can't be measured is 0.
-func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
-	select {
-	case <-v.done:
-		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", errGone)
-	default:
-	}
-	p, err := v.proc.Stats()
-	if err != nil {
-		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", err)
-	}
-	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS}
-	s.RxBytes = tapCounter(v.rec.TAP, "tx_bytes") // what the host sends the guest receives
-	s.TxBytes = tapCounter(v.rec.TAP, "rx_bytes")
-	var blocks []struct {
-		Stats struct {
-			Read    int64 `json:"rd_bytes"`
-			Written int64 `json:"wr_bytes"`
-		} `json:"stats"`
-	}
-	if len(v.spec.Disks) > 0 {
-		if err := v.do(ctx, "query-blockstats", nil, &blocks); err != nil {
-			return s, err
-		}
-	}
-	for _, b := range blocks {
-		s.DiskRead += b.Stats.Read
-		s.DiskWrit += b.Stats.Written
-	}
-	return s, nil
-}
-
-func tapCounter(tap, name string) int64 {
-	if tap == "" || tap != filepath.Base(tap) {
-		return 0
-	}
-	b, err := os.ReadFile(filepath.Join("/sys/class/net", tap, "statistics", name))
-	if err != nil {
-		return 0
-	}
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	return n
 }

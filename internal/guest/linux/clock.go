@@ -3,7 +3,6 @@ package linux
 import (
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -56,11 +55,10 @@ func (s *System) AddEntropy(b []byte) error {
 	if len(b) == 0 || len(b) > maxEntropy {
 		return mvm.Errorf(mvm.KindInvalid, "add entropy: %d bytes are not in 1..%d", len(b), maxEntropy)
 	}
-	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	f, err := s.random()
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "add entropy: %w", err)
 	}
-	defer f.Close()
 	// struct rand_pool_info: bits of entropy, size in bytes, the bytes.
 	pool := make([]uint32, 2+(len(b)+3)/4)
 	pool[0], pool[1] = uint32(len(b)*8), uint32(len(b))
@@ -75,6 +73,20 @@ func (s *System) AddEntropy(b []byte) error {
 		return mvm.Errorf(mvm.KindInternal, "add entropy: RNDRESEEDCRNG: %w", errno)
 	}
 	return nil
+}
+
+// random is the kernel's generator, opened once: a wake has no time to look it up.
+func (s *System) random() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.urandom == nil {
+		f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		s.urandom = f
+	}
+	return s.urandom, nil
 }
 
 // reseed is RNDRESEEDCRNG, _IO('R', 0x07).
@@ -102,13 +114,4 @@ func cmdline(all, name string) string {
 		}
 	}
 	return ""
-}
-
-// atoi is for numbers that the kernel writes.
-func atoi(s string) int {
-	n, err := strconv.Atoi(strings.TrimSpace(s))
-	if err != nil {
-		return -1
-	}
-	return n
 }

@@ -78,7 +78,7 @@ func (s *System) applyNetwork(r *route, n guestproto.Net) error {
 		}
 	}
 	s.net, s.nic = n, *nic
-	return nil
+	return s.writeHosts()
 }
 
 // holds reports whether the interface is up and has the address: two questions, and

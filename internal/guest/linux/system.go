@@ -31,6 +31,8 @@ type System struct {
 	net    guestproto.Net // as set last
 	nic    net.Interface  // that has it
 	bootID string         // once read
+	// urandom is open for as long as the process lives.
+	urandom *os.File
 }
 
 var _ guest.System = (*System)(nil)
@@ -49,14 +51,27 @@ func (s *System) SetHostname(name string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "set host name: %w", err)
 	}
-	if s.Init {
-		hosts := "127.0.0.1 localhost\n127.0.1.1 " + name + "\n::1 localhost\n"
-		if err := replaceText("/etc/hosts", hosts); err != nil {
-			return err
-		}
-	}
 	s.host = name
-	return nil
+	return s.writeHosts()
+}
+
+// HostName is the name by which guests find their host, at the tenant's gateway
+// address.
+const HostName = "host.mvm.internal"
+
+// writeHosts makes localhost, the machine's own name and its host resolve, as PID 1.
+func (s *System) writeHosts() error {
+	if !s.Init {
+		return nil
+	}
+	hosts := "127.0.0.1 localhost\n::1 localhost\n"
+	if s.host != "" {
+		hosts += "127.0.1.1 " + s.host + "\n"
+	}
+	if s.net.Gateway.IsValid() {
+		hosts += s.net.Gateway.String() + " " + HostName + "\n"
+	}
+	return replaceText("/etc/hosts", hosts)
 }
 
 // HoldsSecrets checks that the folder's file system is in memory.
@@ -152,8 +167,7 @@ func replaceText(path, text string) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		os.Remove(f.Name())
-		return mvm.Errorf(mvm.KindInternal, "write %s: %w", path, err)
+		return mvm.Errorf(mvm.KindInternal, "write %s: %w", path, errors.Join(err, os.Remove(f.Name())))
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func repeatOpen(l *link, n nonce, again, quit <-chan struct{}) {
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	for {
-		if l.writeControl(control{kindOpen, n}) != nil {
+		if l.writeControl(control{kind: kindOpen, nonce: n}) != nil {
 			return // the reader sees it too
 		}
 		select {

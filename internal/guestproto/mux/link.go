@@ -20,9 +20,9 @@ const (
 
 	version = '1'
 
-	nonceLen   = 16
-	controlLen = 2 + 2*nonceLen // kind, version, nonce in hex: never contains esc
-	chunk      = 32 << 10       // raw bytes per read, and plain bytes per write
+	nonceLen = 16
+	headLen  = 2 + 2*nonceLen // kind, version, nonce in hex: never contains esc
+	chunk    = 32 << 10       // raw bytes per read, and plain bytes per write
 )
 
 // kind is what a control record says.
@@ -32,13 +32,30 @@ const (
 	kindHello  kind = 'H' // guest: a new end of the link is here, its nonce is zero
 	kindOpen   kind = 'O' // host: a session with this nonce begins after this record
 	kindAccept kind = 'A' // guest: the session with this nonce begins after this record
+	kindGreet  kind = 'G' // host, before or between sessions: a greeting, see Greet
+	kindAnswer kind = 'g' // guest: the answer to the greeting with this nonce
 )
+
+// bodyLen is the number of bytes that follow the nonce, in hex, in a record of the kind.
+func (k kind) bodyLen() int {
+	switch k {
+	case kindGreet:
+		return GreetingLen
+	case kindAnswer:
+		return AnswerLen
+	}
+	return 0
+}
+
+// maxControl is the longest record.
+const maxControl = headLen + 2*GreetingLen
 
 type nonce [nonceLen]byte
 
 type control struct {
 	kind  kind
 	nonce nonce
+	body  []byte
 }
 
 // stream is the raw byte stream below a link: a net.Conn or a Port.
@@ -63,7 +80,7 @@ type link struct {
 }
 
 func newLink(raw stream) *link {
-	return &link{raw: raw, partial: make([]byte, 0, controlLen), out: make([]byte, 0, 2*chunk)}
+	return &link{raw: raw, partial: make([]byte, 0, maxControl), out: make([]byte, 0, 2*chunk)}
 }
 
 var errMark = errors.New("mux: a byte that no end of the link sends")
@@ -162,18 +179,32 @@ func (l *link) mark(b byte) (literal bool, err error) {
 // collect adds to a control record and returns it when it is complete. A record
 // that makes no sense is dropped.
 func (l *link) collect(plain []byte) *control {
-	take := min(controlLen-len(l.partial), len(plain))
-	l.partial = append(l.partial, plain[:take]...)
-	l.r += take
-	if len(l.partial) < controlLen {
-		return nil
+	for {
+		want := 1
+		if len(l.partial) > 0 {
+			want = headLen + 2*kind(l.partial[0]).bodyLen()
+		}
+		take := min(want-len(l.partial), len(plain))
+		l.partial = append(l.partial, plain[:take]...)
+		plain = plain[take:]
+		l.r += take
+		if len(l.partial) < want {
+			return nil
+		}
+		if want > 1 {
+			break
+		}
 	}
 	l.inCtl = false
-	c := control{kind: kind(l.partial[0])}
 	if l.partial[1] != version {
 		return nil
 	}
-	if _, err := hex.Decode(c.nonce[:], l.partial[2:]); err != nil {
+	c := control{kind: kind(l.partial[0])}
+	if _, err := hex.Decode(c.nonce[:], l.partial[2:headLen]); err != nil {
+		return nil
+	}
+	c.body = make([]byte, c.kind.bodyLen())
+	if _, err := hex.Decode(c.body, l.partial[headLen:]); err != nil {
 		return nil
 	}
 	return &c
@@ -225,10 +256,11 @@ func stuff(dst, p []byte) []byte {
 
 // writeControl sends a control record.
 func (l *link) writeControl(c control) error {
-	rec := make([]byte, 2, 2+controlLen)
+	rec := make([]byte, 2, 2+maxControl)
 	rec[0], rec[1] = esc, markControl
 	rec = append(rec, byte(c.kind), version)
 	rec = hex.AppendEncode(rec, c.nonce[:])
+	rec = hex.AppendEncode(rec, c.body)
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if _, err := l.raw.Write(rec); err != nil {

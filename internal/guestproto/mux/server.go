@@ -14,6 +14,8 @@ import (
 // host that connects gives a new Session and ends the one before.
 type Server struct {
 	l *link
+	// greeted answers a greeting; see OnGreeting.
+	greeted func(body []byte) (answer []byte)
 
 	mu   sync.Mutex // guards next and cur
 	next *nonce     // an Open that ended the session before
@@ -111,12 +113,16 @@ func (s *Server) awaitOpen() (nonce, error) {
 			return nonce{}, err
 		case ctl.kind == kindOpen:
 			return ctl.nonce, nil
+		case ctl.kind == kindGreet:
+			if err := s.answer(ctl); err != nil {
+				return nonce{}, err
+			}
 		}
 	}
 }
 
 func (s *Server) begin(n nonce) (*Session, error) {
-	if err := s.l.writeControl(control{kindAccept, n}); err != nil {
+	if err := s.l.writeControl(control{kind: kindAccept, nonce: n}); err != nil {
 		return nil, err
 	}
 	c := &sessionConn{l: s.l, end: s.l.interrupt, control: s.inSession}
@@ -131,6 +137,9 @@ func (s *Server) begin(n nonce) (*Session, error) {
 // inSession handles a record that arrives within a session: the host's repeated
 // Open of this session is nothing new, another one ends the session.
 func (s *Server) inSession(ctl control) error {
+	if ctl.kind == kindGreet {
+		return s.answer(ctl)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ctl.kind != kindOpen || ctl.nonce == s.live {
