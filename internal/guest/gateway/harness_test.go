@@ -110,6 +110,7 @@ type lab struct {
 	network map[string]string // instance address -> real address
 	dialed  map[string]int
 	lost    map[string]int // dials to lose, by address
+	hook    func()         // at the end of a write to an instance
 }
 
 // newLab starts a router with the routes; limits may be changed by the options.
@@ -163,7 +164,34 @@ func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errRefused)}
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, network, real)
+	c, err := d.DialContext(ctx, network, real)
+	if err != nil {
+		return nil, err
+	}
+	return hooked{c.(*net.TCPConn), l}, nil
+}
+
+// hooked calls the lab's hook at the end of each write.
+type hooked struct {
+	*net.TCPConn
+	l *lab
+}
+
+func (h hooked) Write(p []byte) (int, error) {
+	h.l.mu.Lock()
+	hook := h.l.hook
+	h.l.mu.Unlock()
+	n, err := h.TCPConn.Write(p)
+	if hook != nil {
+		hook()
+	}
+	return n, err
+}
+
+func (l *lab) atWrite(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hook = f
 }
 
 // at returns the real address of a configured port.
@@ -214,7 +242,7 @@ func named(name string) http.Handler {
 
 // client makes requests, each on a connection of its own.
 func client() *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * patience}
 }
 
 // do sends a request to a port of the router; header pairs follow the body.

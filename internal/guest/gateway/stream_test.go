@@ -20,10 +20,15 @@ import (
 )
 
 func TestStreamPassesAtOnce(t *testing.T) {
+	t.Run("events", func(t *testing.T) { testStream(t, "Content-Type", "text/event-stream") })
+	t.Run("length known", func(t *testing.T) { testStream(t, "Content-Length", "27") })
+}
+
+func testStream(t *testing.T, name, value string) {
 	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
 	next := make(chan struct{})
 	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set(name, value)
 		for i := range 3 {
 			fmt.Fprintf(w, "data: %d\n\n", i)
 			w.(http.Flusher).Flush()
@@ -45,6 +50,39 @@ func TestStreamPassesAtOnce(t *testing.T) {
 	}
 	if lines.Scan() {
 		t.Errorf("more came: %q", lines.Text())
+	}
+}
+
+func TestAnswerWhileTheBodyStillComes(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		_ = rc.EnableFullDuplex()
+		fmt.Fprintln(w, "go on")
+		_ = rc.Flush()
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprintln(w, n, err)
+	}))
+	body, feed := io.Pipe()
+	defer feed.Close()
+	tr := &http.Transport{} // a server does otherwise on connections that end with the answer
+	defer tr.CloseIdleConnections()
+	keep := &http.Client{Transport: tr, Timeout: patience}
+	res, err := keep.Post("http://"+l.at(80), "application/octet-stream", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	answer := bufio.NewScanner(res.Body)
+	if !answer.Scan() || answer.Text() != "go on" {
+		t.Fatalf("before the body: %q, %v", answer.Text(), answer.Err())
+	}
+	if _, err := feed.Write(make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	_ = feed.Close()
+	if !answer.Scan() || answer.Text() != "1048576 <nil>" {
+		t.Errorf("after the body: %q, %v", answer.Text(), answer.Err())
 	}
 }
 
@@ -209,6 +247,7 @@ func TestFenceCutsOffPooledConnections(t *testing.T) {
 	if n := l.dials("10.240.5.3:80"); n != 1 {
 		t.Errorf("%d connections for 3 requests, want one that is kept", n)
 	}
+	eventually(t, "the requests have ended", func() bool { return l.router.Active() == 0 })
 	if n := l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3}); n != 0 {
 		t.Errorf("Fence = %d, want 0", n)
 	}
@@ -278,15 +317,20 @@ func TestFenceEndsAttemptsToConnect(t *testing.T) {
 		{"10.240.5.3:80", func() { l.want(80, "/", 200, "three") }},
 		{"10.240.5.3:22", func() { tell(t, l.raw(22, netip.Addr{}), "hello") }},
 	} {
-		l.lose(c.addr, 1000)
+		l.lose(c.addr, 1000) // until the host is asked again
 		before := len(l.host.asked())
+		l.host.script(func(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error) {
+			if len(l.host.asked()) == before+2 {
+				l.lose(c.addr, 0)
+			}
+			return says(awake3)(ctx, a)
+		})
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			c.get()
 		}()
 		eventually(t, "it connects", func() bool { return l.dials(c.addr) > 0 })
-		l.lose(c.addr, 0)
 		l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3})
 		<-done
 		if n := len(l.host.asked()) - before; n != 2 {
@@ -305,6 +349,29 @@ func TestAddressThatIsAnothersNow(t *testing.T) {
 	l.host.script(refuses("alice's instance is gone", 0))
 	l.want(80, "/u/bob", 200, "three")
 	l.want(80, "/u/alice", 502, "alice's instance is gone")
+}
+
+func TestAnswerOlderThanTheGatewaysOwnSleepIsAskedAgain(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l.instance(ip3, named("three"))
+	gate := make(chan struct{})
+	l.host.script(holdUntil(gate))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.want(80, "/", 200, "three")
+	}()
+	eventually(t, "the host is asked", func() bool { return len(l.host.asked()) == 1 })
+	c := l.config(webRoute("web", 80, "/", anyOne))
+	c.Reason = "wake"
+	if err := l.router.Configure(c); err != nil {
+		t.Fatal(err)
+	}
+	close(gate)
+	<-done
+	if n := len(l.host.asked()); n != 2 {
+		t.Errorf("the host was asked %d times, want again after the gateway woke", n)
+	}
 }
 
 func TestGatewaysOwnWakeForgetsWhoIsAwake(t *testing.T) {

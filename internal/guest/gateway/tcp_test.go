@@ -143,6 +143,19 @@ func TestFenceInterruptsAWriteThatIsStuck(t *testing.T) {
 	}
 }
 
+func TestFenceDuringAWriteWakesTheInstance(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, tcpRoute("ssh", 22, "", anyOne))
+	l.tcp(ip3, echo)
+	c := l.raw(22, netip.Addr{})
+	tell(t, c, "hello")
+	l.atWrite(func() { // what is written may then reach a sleeping instance
+		l.atWrite(nil)
+		l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3})
+	})
+	tell(t, c, "in between")
+	eventually(t, "the host is asked", func() bool { return len(l.host.asked()) == 2 })
+}
+
 func TestProxyHeaderOnPublishedPort(t *testing.T) {
 	l := newLab(t, gateway.Limits{Head: 100 * time.Millisecond}, tcpRoute("ssh", 8443, "192.0.2.0/24", anyOne),
 		tcpRoute("other", 9000, "192.0.2.0/24", anyOne))
