@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 )
@@ -18,6 +19,7 @@ const (
 	consoleRate  = 256 << 10
 	consoleBurst = 1 << 20
 	consoleChunk = 16 << 10
+	drainTimeout = 2 * time.Second
 )
 
 // console copies what the guest writes to its serial port into a log file. While
@@ -104,9 +106,11 @@ func (c *console) discard() error {
 	return err
 }
 
-// drain reads to the end what a VMM that is gone has left in the socket.
+// drain reads to the end what a VMM that is gone has left in the socket; not for
+// long, lest somebody else holds the other end.
 func (c *console) drain() {
 	c.cancel()
+	c.conn.SetReadDeadline(time.Now().Add(drainTimeout))
 	<-c.done
 	c.stop()
 }

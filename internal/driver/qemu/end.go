@@ -1,0 +1,143 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/sys"
+)
+
+// Close lets go of the VMM, which runs on. It waits for everything that was
+// started here. Done is not closed any more. It is idempotent.
+func (v *vmm) Close() error {
+	v.qmu.Lock()
+	q, closed := v.q, v.closed
+	v.closed = true
+	v.qmu.Unlock()
+	if closed {
+		return nil
+	}
+	v.proc.Interrupt()
+	v.watching.Wait()
+	v.ch.Close()
+	v.con.stop()
+	if q != nil {
+		q.Close()
+	}
+	return v.proc.Close()
+}
+
+// Kill ends QEMU at once and waits until it is gone.
+func (v *vmm) Kill(ctx context.Context) error {
+	if err := v.d.seam("kill.signal"); err != nil {
+		return err
+	}
+	return v.end(ctx)
+}
+
+// end is Kill without its seam.
+
+func (v *vmm) end(ctx context.Context) error {
+	v.mu.Lock()
+	v.killed = true
+	v.mu.Unlock()
+	if err := v.proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, sys.ErrNoProcess) {
+		return mvm.Errorf(mvm.KindInternal, "kill the VMM of %s: %w", v.spec.ID, err)
+	}
+	select {
+	case <-v.done:
+		return nil
+	case <-ctx.Done():
+		return mvm.Errorf(mvm.KindTimeout, "wait for the killed VMM of %s: %w", v.spec.ID, context.Cause(ctx))
+	}
+}
+
+// watch waits for the end of the process and then cleans up after it.
+func (v *vmm) watch() {
+	v.watching.Go(func() {
+		code, sig, known, err := v.proc.Wait()
+		if err != nil { // let go
+			return
+		}
+		v.finish(code, sig, known)
+		close(v.done)
+	})
+}
+
+// finish takes in what the VMM left and removes its files.
+func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
+	v.qmu.Lock()
+	q := v.q
+	v.qmu.Unlock()
+	if q != nil { // it reads to the end what QEMU said last
+		select {
+		case <-q.Done():
+		case <-time.After(time.Second):
+			q.Close()
+		}
+	}
+	v.con.drain()
+	v.ch.Close()
+	v.exit = v.explainExit(code, sig, known)
+	var errs []error
+	errs = append(errs, v.settleMemory(), sys.LeaveCgroup(v.rec.Cgroups))
+	if f, err := lock(v.spec.RunDir); err == nil { // else somebody starts the next one
+		errs = append(errs, removeFiles(v.spec.RunDir), unlock(f))
+	}
+	if err := errors.Join(errs...); err != nil {
+		v.d.log.Warn("clean up after the VMM", "instance", v.spec.ID, "err", err)
+	}
+}
+
+func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e := driver.Exit{Code: code, Signal: int(sig)}
+	if v.shutdown != nil {
+		e.Guest = v.shutdown.Guest
+		e.Detail = v.shutdown.Reason
+	}
+	switch {
+	case e.Guest:
+	case v.killed:
+		e.Detail = "killed by its agent"
+	case sig != 0:
+		e.Detail = fmt.Sprintf("ended by signal %d (%v) from outside", sig, sig)
+	case known:
+		e.Detail = fmt.Sprintf("exited with code %d", code)
+	case e.Detail == "":
+		e.Detail = "ended; its status went to the process that had started it"
+	}
+	if said := tail(v.spec.RunDir); said != "" && !e.Guest && !v.killed {
+		e.Detail += ": " + said
+	}
+	return e
+}
+
+// settleMemory removes a memory file that is worth nothing any more, and gives
+// back the unused part of one that belongs to a snapshot.
+func (v *vmm) settleMemory() error {
+	v.mu.Lock()
+	state := v.memory
+	v.mu.Unlock()
+	if state == memoryLive {
+		err := os.Remove(v.spec.Memory)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return releasePath(v.spec.Memory)
+}
+
+func (v *vmm) setMemory(s memoryState) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.memory = s
+}
