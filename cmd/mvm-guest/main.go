@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -112,7 +113,11 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 	if err != nil {
 		return err
 	}
-	defer channel.close()
+	defer func() {
+		if err := channel.close(); err != nil {
+			m.log.Warn("close channel", "error", err)
+		}
+	}()
 	router := gateway.New(gateway.Options{Log: m.log.Logger, Host: gateway.HostOver(channel.host)})
 	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
 		Paths: m.cfg.paths, Console: m.console, Router: router})
@@ -121,7 +126,8 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	served := make(chan error, 1)
-	go func() { served <- channel.serve(ctx, agent) }()
+	var serving sync.WaitGroup
+	serving.Go(func() { served <- channel.serve(ctx, agent) })
 	m.log.Info("waiting for the host", "channel", channel.name)
 	grace, shutdown := defaultGrace, false
 	select {
@@ -129,7 +135,6 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 		shutdown = true
 		m.log.Info("shutting down", "grace", grace)
 	case err = <-served:
-		served <- nil
 	case <-ctx.Done():
 	}
 	graceCtx, cancelGrace := context.WithTimeout(context.Background(), grace)
@@ -138,7 +143,7 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 		m.log.Error("stop", "error", closeErr)
 	}
 	cancel()
-	<-served
+	serving.Wait()
 	if shutdown && !m.init {
 		err = errors.Join(err, sys.PowerOff())
 	}

@@ -112,11 +112,13 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 	}
 	defer logs.finish()
 	u.sup.update(u, func(s *guestproto.ServiceStatus) { s.PID = proc.PID })
+	ready := make(chan error, 1)
+	var check sync.WaitGroup
+	defer check.Wait()
 	checkCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	checked := make(chan error, 1)
-	go func() { checked <- u.awaitReady(checkCtx) }()
-	for ready := checked; ; {
+	check.Go(func() { ready <- u.awaitReady(checkCtx) })
+	for {
 		select {
 		case err := <-ready:
 			ready = nil
@@ -130,14 +132,8 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 			}
 		case <-proc.Done():
 			cancel()
-			if ready != nil {
-				<-checked
-			}
 			return proc.Code(), fmt.Sprintf("exited with code %d", proc.Code())
 		case <-ctx.Done():
-			if ready != nil {
-				<-checked
-			}
 			u.stop(proc)
 			return proc.Code(), ""
 		}
