@@ -30,6 +30,7 @@ type Probe struct {
 	// Reach says what is right: to reach the target, or not to.
 	Reach bool `json:"reach"`
 	// Disturbs: the guest's own traffic stops for as long as the probe takes.
+	// Run such probes one after the other, when no other is under way.
 	Disturbs bool   `json:"disturbs,omitempty"`
 	What     string `json:"what"` // for people
 }
@@ -152,16 +153,28 @@ func (p prober) otherMAC(peer netip.Addr) Probe {
 	return b
 }
 
-// freeAddr is an address of the subnet that is no instance's.
-func (p prober) freeAddr() (netip.Addr, bool) {
+// freeAddr is an address of the subnet that is no instance's, another one for each
+// of the tenant's first instances.
+func (p prober) freeAddr() (free netip.Addr, found bool) {
 	used := map[int]bool{}
-	for _, i := range p.tenant.Instances {
+	skip := 0
+	for k, i := range p.tenant.Instances {
 		used[i.Offset] = true
+		if i.ID == p.from.ID {
+			skip = k
+		}
 	}
 	for offset := mvm.FirstInstanceOffset; ; offset++ {
 		ip, ok := mvm.SubnetAddr(p.tenant.Subnet, offset)
-		if !ok || !used[offset] {
-			return ip, ok
+		if !ok {
+			return free, found
+		}
+		if used[offset] {
+			continue
+		}
+		free, found = ip, true
+		if skip--; skip < 0 {
+			return free, found
 		}
 	}
 }

@@ -25,6 +25,7 @@ func watchedWorld(t *testing.T, bridgeNF string) *world {
 // TestAttacksArriveUnprotected takes all rules, port flags and settings away: but for
 // what the kernel never does, every attack arrives.
 func TestAttacksArriveUnprotected(t *testing.T) {
+	t.Parallel()
 	for _, nf := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables "+nf, func(t *testing.T) {
 			w := watchedWorld(t, nf)
@@ -138,6 +139,7 @@ var layers = []struct {
 }
 
 func TestEveryLayerStopsSomething(t *testing.T) {
+	t.Parallel()
 	all := allAttacks()
 	for _, l := range layers {
 		for _, nf := range []string{"0", "1"} {

@@ -141,6 +141,7 @@ func echoOver(c net.Conn, n int) error {
 // TestTraffic has guests with a whole network stack do what they may, and try what
 // they may not.
 func TestTraffic(t *testing.T) {
+	t.Parallel()
 	for _, nf := range []string{"0", "1"} {
 		t.Run("bridge-nf-call-iptables "+nf, func(t *testing.T) {
 			w := newWorld(t, nf, linuxnet.Options{})
@@ -220,6 +221,7 @@ func TestHostPortTakenAway(t *testing.T) {
 // TestConnectionLimit shows that a guest cannot hold more connections than it may,
 // and that its neighbour still gets through.
 func TestConnectionLimit(t *testing.T) {
+	t.Parallel()
 	const limit = 8
 	w := newWorld(t, "0", linuxnet.Options{MaxConns: limit})
 	a3, a4 := w.guest("a3"), w.guest("a4")
