@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,7 +162,7 @@ func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 		return nil, ctx.Err()
 	}
 	if !ok {
-		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errRefused)}
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, network, real)

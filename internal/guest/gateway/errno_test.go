@@ -1,5 +1,0 @@
-package gateway_test
-
-import "syscall"
-
-const errRefused = syscall.ECONNREFUSED
