@@ -2,8 +2,22 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
 
 	"mvm"
+	"mvm/internal/network"
+)
+
+// Bounds of live probes.
+const (
+	probeTimeout  = 20 * time.Second // one command in a guest
+	probesAtOnce  = 4                // guests at a time
+	commandAbsent = 127              // exit code of a command that is not there
 )
 
 // NetVerify implements api.Service.
@@ -12,11 +26,189 @@ func (a *Agent) NetVerify(ctx context.Context, live bool, progress func(mvm.Prog
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindOf(err), "verify networks: %w", err)
 	}
-	var out []mvm.Finding
+	if live {
+		more, err := a.probeLive(ctx, progress)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, more...)
+	}
+	out := make([]mvm.Finding, 0, len(found))
 	for _, f := range found {
 		out = append(out, mvm.Finding{Severity: f.Severity, What: f.What, Where: f.Where, Fix: f.Fix})
 	}
 	return out, nil
+}
+
+// probeLive tries, from every running guest that has the tools, all the ways that
+// must be closed, and those that must be open. While it runs, a port answers on
+// every address of the host, so that an open way shows.
+func (a *Agent) probeLive(ctx context.Context, progress func(mvm.Progress)) ([]network.Finding, error) {
+	cfg, err := a.runningConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lure, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "open a port to probe: %w", err)
+	}
+	var accepting sync.WaitGroup
+	accepting.Go(func() { closeEach(lure) })
+	defer func() { lure.Close(); accepting.Wait() }()
+	host := network.ProbeHost{Port: lure.Addr().(*net.TCPAddr).Port}
+	if host.Addrs, err = hostAddrs(cfg); err != nil {
+		return nil, err
+	}
+	quiet, disturbing := map[string][]network.Probe{}, map[string][]network.Probe{}
+	for _, p := range network.Probes(cfg, host) {
+		if p.Disturbs {
+			disturbing[p.Instance] = append(disturbing[p.Instance], p)
+		} else {
+			quiet[p.Instance] = append(quiet[p.Instance], p)
+		}
+	}
+	found, err := a.probeGuests(ctx, quiet, probesAtOnce, progress)
+	if err != nil {
+		return nil, err
+	}
+	more, err := a.probeGuests(ctx, disturbing, 1, progress)
+	return append(found, more...), err
+}
+
+func closeEach(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		c.Close()
+	}
+}
+
+// runningConfig is the networks' config with the instances that run.
+func (a *Agent) runningConfig(ctx context.Context) (network.Config, error) {
+	all, err := a.networkConfig()
+	if err != nil {
+		return all, err
+	}
+	instances, err := a.Instances(ctx, mvm.Address{})
+	if err != nil {
+		return all, err
+	}
+	running := map[string]bool{}
+	for _, i := range instances {
+		running[i.ID] = i.State == mvm.StateRunning && a.liveOf(i.ID) != nil
+	}
+	for n := range all.Tenants {
+		var keep []network.Instance
+		for _, i := range all.Tenants[n].Instances {
+			if running[i.ID] {
+				keep = append(keep, i)
+			}
+		}
+		all.Tenants[n].Instances = keep
+	}
+	return all, nil
+}
+
+// hostAddrs are the host's IPv4 addresses that belong to no tenant.
+func hostAddrs(cfg network.Config) (out []netip.Addr, err error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "list addresses of the host: %w", err)
+	}
+next:
+	for _, x := range addrs {
+		p, err := netip.ParsePrefix(x.String())
+		if err != nil || !p.Addr().Is4() || p.Addr().IsLoopback() {
+			continue
+		}
+		for _, t := range cfg.Tenants {
+			if t.Subnet.Contains(p.Addr()) {
+				continue next
+			}
+		}
+		out = append(out, p.Addr())
+	}
+	return out, nil
+}
+
+func (a *Agent) probeGuests(ctx context.Context, byGuest map[string][]network.Probe, atOnce int, progress func(mvm.Progress)) ([]network.Finding, error) {
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		out  []network.Finding
+		slot = make(chan struct{}, atOnce)
+	)
+	for id, probes := range byGuest {
+		wg.Go(func() {
+			slot <- struct{}{}
+			defer func() { <-slot }()
+			found := a.probeGuest(ctx, id, probes)
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, found...)
+			if progress != nil {
+				progress(mvm.Progress{Target: id, Text: fmt.Sprintf("%d probes, %d findings", len(probes), len(found))})
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, mvm.Errorf(mvm.KindCanceled, "probe networks: %w", context.Cause(ctx))
+	}
+	return out, nil
+}
+
+// probeGuest runs the probes of one guest, one after the other.
+func (a *Agent) probeGuest(ctx context.Context, id string, probes []network.Probe) (out []network.Finding) {
+	if code, err := a.runProbe(ctx, id, []string{"ip", "link"}); err != nil || code == commandAbsent {
+		return []network.Finding{{Severity: "warning", Where: id, What: "the guest can't be probed: it has no ip, ping, arping and nc",
+			Fix: "probe from an instance of builtin:minimal in the same tenant"}}
+	}
+	for _, p := range probes {
+		if f, wrong := a.probe(ctx, id, p); wrong {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// probe prepares, tries and restores.
+func (a *Agent) probe(ctx context.Context, id string, p network.Probe) (network.Finding, bool) {
+	failed := func(err error) (network.Finding, bool) {
+		return network.Finding{Severity: "warning", Where: id, What: "a probe could not be made: " + clip(err.Error())}, true
+	}
+	defer func() {
+		for _, argv := range p.Restore {
+			if _, err := a.runProbe(context.WithoutCancel(ctx), id, argv); err != nil {
+				a.log.Warn("restore guest after a probe", "instance", id, "error", err)
+			}
+		}
+	}()
+	for _, argv := range p.Prepare {
+		if code, err := a.runProbe(ctx, id, argv); err != nil || code != 0 {
+			return failed(fmt.Errorf("%v: exit %d, %v", argv, code, err))
+		}
+	}
+	code, err := a.runProbe(ctx, id, p.Argv)
+	if err == nil && p.Reach && code != 0 { // a packet may be lost: once more
+		code, err = a.runProbe(ctx, id, p.Argv)
+	}
+	if err != nil {
+		return failed(err)
+	}
+	return p.Judge(code)
+}
+
+func (a *Agent) runProbe(ctx context.Context, id string, argv []string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	code, err := a.Exec(ctx, mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
+	if err != nil && mvm.IsKind(err, mvm.KindUnavailable) && ctx.Err() == nil {
+		return commandAbsent, nil // the guest has no such command
+	}
+	return code, err
 }
 
 // Doctor implements api.Service.
@@ -31,6 +223,6 @@ func (a *Agent) Doctor(ctx context.Context) ([]mvm.Finding, error) {
 			out = append(out, mvm.Finding{Severity: "warning", What: i.Problem, Where: i.Address().String(), Fix: "mvm logs " + i.ID})
 		}
 	}
-	net, err := a.NetVerify(ctx, false, nil)
-	return append(out, net...), err
+	found, err := a.NetVerify(ctx, false, nil)
+	return append(out, found...), err
 }
