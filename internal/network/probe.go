@@ -72,12 +72,18 @@ func Probes(cfg Config, host ProbeHost) []Probe {
 	return out
 }
 
-// Judge returns a Finding when a probe that exited with the code shows a fault.
+// Judge returns a Finding when a probe that exited with the code shows a fault, or,
+// with 126, 127 or less than 0, could not run.
 func (p Probe) Judge(exit int) (Finding, bool) {
-	if p.Reach == (exit == 0) {
+	f := Finding{Severity: "error", Where: fmt.Sprintf("%s/%s to %s", p.Tenant, p.Instance, p.Target)}
+	switch {
+	case exit == 126 || exit == 127 || exit < 0:
+		f.Severity, f.What = "warning", "live probe could not run: "+p.What
+		f.Fix = fmt.Sprintf("have busybox's %s in the image, or probe from another instance", p.Argv[0])
+		return f, true
+	case p.Reach == (exit == 0):
 		return Finding{}, false
 	}
-	f := Finding{Severity: "error", Where: fmt.Sprintf("%s/%s to %s", p.Tenant, p.Instance, p.Target)}
 	if p.Reach {
 		f.What = "live probe failed: " + p.What
 		f.Fix = "look at the guest's network, and at warnings of mvm net verify about other programs' rules"

@@ -77,11 +77,11 @@ func TestJudge(t *testing.T) {
 	for _, c := range []struct {
 		reach bool
 		exit  int
-		fault bool
-	}{{true, 0, false}, {true, 1, true}, {false, 0, true}, {false, 1, false}, {false, 127, false}} {
-		f, fault := network.Probe{Reach: c.reach, What: "x"}.Judge(c.exit)
-		if fault != c.fault || fault && (f.Severity != "error" || f.Fix == "" || f.What == "") {
-			t.Errorf("judge reach %v, exit %d: got %+v, %v, want a fault: %v", c.reach, c.exit, f, fault, c.fault)
+		want  string
+	}{{true, 0, ""}, {true, 1, "error"}, {false, 0, "error"}, {false, 1, ""}, {false, 127, "warning"}, {true, -1, "warning"}} {
+		f, fault := network.Probe{Reach: c.reach, What: "x", Argv: []string{"ping"}}.Judge(c.exit)
+		if f.Severity != c.want || fault != (c.want != "") || fault && (f.Fix == "" || f.What == "") {
+			t.Errorf("judge reach %v, exit %d: got %+v, %v, want %q", c.reach, c.exit, f, fault, c.want)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func TestNetwork(t *testing.T) {
 	})
 }
 
-func open(t *testing.T, ns *testNS, opts linuxnet.Options) *linuxnet.Network {
+func open(t testing.TB, ns *testNS, opts linuxnet.Options) *linuxnet.Network {
 	t.Helper()
 	opts.Netns = ns.path
 	n, err := linuxnet.New(opts)
