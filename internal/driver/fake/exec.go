@@ -1,13 +1,10 @@
 package fake
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"mvm/internal/driver"
@@ -21,84 +18,6 @@ type command struct {
 	stdin <-chan []byte // closed at the end of the input
 	kill  <-chan int    // a signal
 	out   func(stderr bool, b []byte) error
-}
-
-// execBuffer bounds the pieces of input that wait for a command.
-const execBuffer = 16
-
-// exec runs a built-in command on the stream.
-func (m *machine) exec(conn net.Conn, spec guestproto.Exec) {
-	if len(spec.Argv) == 0 {
-		_ = answer(conn, guestproto.Response{Error: &guestproto.Error{Message: "exec without a command"}})
-		return
-	}
-	if answer(conn, guestproto.Response{ExecStarted: &guestproto.ExecStarted{PID: 1000}}) != nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	stdin, kill := make(chan []byte, execBuffer), make(chan int, 1)
-	var reader sync.WaitGroup
-	reader.Go(func() { readExec(ctx, conn, stdin, kill) })
-	var mu sync.Mutex
-	send := func(f guestproto.ExecFrame) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return guestproto.Send(conn, f)
-	}
-	c := command{m: m, spec: spec, stdin: stdin, kill: kill, out: func(stderr bool, b []byte) error {
-		for piece := range slices.Chunk(b, guestproto.MaxExecData) {
-			f := guestproto.ExecFrame{Stdout: piece}
-			if stderr {
-				f = guestproto.ExecFrame{Stderr: piece}
-			}
-			if err := send(f); err != nil {
-				return err
-			}
-		}
-		return nil
-	}}
-	code := c.run()
-	_ = send(guestproto.ExecFrame{Exit: &guestproto.Exit{Code: code}})
-	cancel()
-	_ = conn.Close() // ends the reader
-	reader.Wait()
-}
-
-// readExec takes the host's frames apart until the stream ends.
-func readExec(ctx context.Context, conn net.Conn, stdin chan<- []byte, kill chan<- int) {
-	open := true
-	end := func() {
-		if open {
-			close(stdin)
-			open = false
-		}
-	}
-	defer end()
-	for {
-		var f guestproto.ExecFrame
-		if guestproto.Receive(conn, &f) != nil {
-			select {
-			case kill <- 1: // SIGHUP: the caller went away
-			default:
-			}
-			return
-		}
-		switch {
-		case f.CloseStdin:
-			end()
-		case f.Signal != 0:
-			select {
-			case kill <- f.Signal:
-			default:
-			}
-		case len(f.Stdin) > 0 && open:
-			select {
-			case stdin <- f.Stdin:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
 }
 
 // run runs the command and returns its exit code.
@@ -173,12 +92,15 @@ func (c command) env() int {
 // cat prints files, or its input.
 func (c command) cat(paths []string) int {
 	if len(paths) == 0 {
-		for b := range c.stdin {
+		for {
+			b, code := c.next()
+			if b == nil {
+				return code
+			}
 			if !c.m.running() || c.out(false, b) != nil {
 				return 1
 			}
 		}
-		return 0
 	}
 	for _, p := range paths {
 		var b []byte
@@ -202,7 +124,14 @@ func (c command) cat(paths []string) int {
 // tee writes its input to files and its output.
 func (c command) tee(paths []string) int {
 	var all []byte
-	for b := range c.stdin {
+	for {
+		b, code := c.next()
+		if code != 0 {
+			return code
+		}
+		if b == nil {
+			break
+		}
 		if all = append(all, b...); len(all) > maxGuestBytes {
 			return c.fail(1, "tee: no space left")
 		}

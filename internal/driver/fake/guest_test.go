@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -65,6 +66,12 @@ func exec(t *testing.T, v driver.VMM, stdin string, argv ...string) (string, int
 			t.Fatal(err)
 		}
 	}
+	return output(t, c)
+}
+
+// output reads a command's output and exit code.
+func output(t *testing.T, c net.Conn) (string, int) {
+	t.Helper()
 	var out bytes.Buffer
 	for {
 		var f guestproto.ExecFrame
@@ -170,6 +177,46 @@ func TestGuestCommands(t *testing.T) {
 		if out != c.out || code != c.code {
 			t.Errorf("%v: %q, code %d, want %q, code %d", c.argv, out, code, c.out, c.code)
 		}
+	}
+}
+
+// TestExecEnds: a terminal's keys, a signal and the caller's going away end a
+// command that waits for input.
+func TestExecEnds(t *testing.T) {
+	_, _, _, v := boot(t, fake.Behavior{})
+	for name, c := range map[string]struct {
+		tty    bool
+		frames []guestproto.ExecFrame
+		out    string
+		code   int
+	}{
+		"EndKey":       {true, []guestproto.ExecFrame{{Stdin: []byte("a\x04b")}}, "a", 0},
+		"InterruptKey": {true, []guestproto.ExecFrame{{Stdin: []byte("\x03")}}, "", 130},
+		"NoTerminal":   {false, []guestproto.ExecFrame{{Stdin: []byte("a\x04")}, {CloseStdin: true}}, "a\x04", 0},
+		"Signal":       {false, []guestproto.ExecFrame{{Signal: 15}}, "", 143},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			conn, err := v.Dial(ctx, guestproto.GuestPort)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := guestproto.Call(ctx, conn, guestproto.Request{Exec: &guestproto.Exec{Argv: []string{"cat"}, TTY: c.tty}}); err != nil {
+				t.Fatal(err)
+			}
+			defer guestproto.Bind(ctx, conn)()
+			for _, f := range c.frames {
+				if err := guestproto.Send(conn, f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, code := output(t, conn)
+			if out != c.out || code != c.code {
+				t.Errorf("%q, code %d, want %q, code %d", out, code, c.out, c.code)
+			}
+		})
 	}
 }
 
