@@ -18,7 +18,7 @@ const (
 	minor  = "warning" // something may not work, or is unusual
 )
 
-const fixRestart = "restart the agent, or run mvm net verify again in a few seconds: the agent repairs it"
+const fixRestart = "restart the agent, which repairs it"
 
 // Verify compares nftables, bridges, TAPs and settings with the Config applied last,
 // and looks at what others have set that gets in the way. It changes nothing.
