@@ -76,9 +76,11 @@ type Driver struct {
 	bios   string // a firmware file that QEMU finds, "" for its default
 	log    *slog.Logger
 
-	mu   sync.Mutex // held while the host is probed
-	info *driver.Info
-	khz  int
+	mu      sync.Mutex // held while the host is probed
+	info    *driver.Info
+	version string // of the binary, and its digest: asked once
+	digest  string
+	khz     int
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -130,19 +132,14 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 	if d.info != nil {
 		return *d.info, nil
 	}
-	version, err := d.version(ctx)
+	if err := d.identify(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	v, final, err := d.verdict(ctx, d.digest)
 	if err != nil {
 		return driver.Info{}, err
 	}
-	digest, err := digestFile(d.binary)
-	if err != nil {
-		return driver.Info{}, mvm.Errorf(mvm.KindInternal, "read QEMU's binary: %w", err)
-	}
-	v, final, err := d.verdict(ctx, digest)
-	if err != nil {
-		return driver.Info{}, err
-	}
-	info := driver.Info{Name: "qemu", Version: version, Digest: digest, Accelerator: v.Accelerator, Why: v.Why,
+	info := driver.Info{Name: "qemu", Version: d.version, Digest: d.digest, Accelerator: v.Accelerator, Why: v.Why,
 		Machine:  machineType + " " + cpuModel(v.Accelerator),
 		Features: driver.Features{Snapshot: true, Process: true}}
 	if d.bios != "" {
@@ -157,7 +154,22 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 
 var versionRE = regexp.MustCompile(`version (\d+\.\d+\.\d+)`)
 
-func (d *Driver) version(ctx context.Context) (string, error) {
+// identify finds out which QEMU this is.
+func (d *Driver) identify(ctx context.Context) (err error) {
+	if d.version == "" {
+		if d.version, err = d.askVersion(ctx); err != nil {
+			return err
+		}
+	}
+	if d.digest == "" {
+		if d.digest, err = digestFile(d.binary); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "read QEMU's binary: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *Driver) askVersion(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, d.binary, "-version")

@@ -60,7 +60,8 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 		v.Why = "no hardware virtualisation: " + err.Error()
 	} else if kernel == "" {
 		v.Why = "no kernel yet to probe /dev/kvm with"
-		return v, false, nil
+		d.khz = v.TSCkHz
+		return v, d.opts.ProbeKernel == nil, nil
 	} else if v.Why, err = d.probe(ctx, kernel); err != nil {
 		return v, false, err
 	} else if v.Why == "" {

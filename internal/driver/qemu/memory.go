@@ -77,34 +77,6 @@ func reserve(f *os.File, size int64) error {
 	}
 }
 
-// release gives back what is reserved in the file and was never written. It is an
-// optimisation: where it fails the file is as right as before.
-func release(f *os.File) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	for pos := int64(0); pos < st.Size(); {
-		hole, err := f.Seek(pos, unix.SEEK_HOLE)
-		if err != nil || hole >= st.Size() {
-			return err
-		}
-		data, err := f.Seek(hole, unix.SEEK_DATA)
-		if errors.Is(err, syscall.ENXIO) { // nothing but hole up to the end
-			data, err = st.Size(), nil
-		}
-		if err != nil {
-			return err
-		}
-		const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-		if err := unix.Fallocate(int(f.Fd()), punch, hole, data-hole); err != nil {
-			return &fs.PathError{Op: "punch", Path: f.Name(), Err: err}
-		}
-		pos = data
-	}
-	return nil
-}
-
 // diskError names the cause that users meet, a full disk.
 func diskError(verb string, s driver.Spec, err error) error {
 	e := mvm.Errorf(mvm.KindInternal, "%s the memory file: %w", verb, err)
@@ -121,16 +93,4 @@ func startWriteback(f *os.File) error {
 		return fmt.Errorf("start to write %s: %w", f.Name(), err)
 	}
 	return nil
-}
-
-// releasePath releases the file at the path; one that is not there is no error.
-func releasePath(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(release(f), f.Close())
 }

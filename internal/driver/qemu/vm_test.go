@@ -171,6 +171,7 @@ func TestSnapshotIsIntactUntilResume(t *testing.T) {
 	if got := allocated(t, spec.Memory); got > int64(spec.MemMiB)<<20*3/4 {
 		t.Errorf("a sleeping guest's memory holds %d MiB on disk", got>>20)
 	}
+	asleep := allocated(t, spec.Memory)
 	mem, state := hash(t, spec.Memory), hash(t, snap.State)
 	for range 2 {
 		v, err := d.Restore(t.Context(), spec, snap)
@@ -185,6 +186,10 @@ func TestSnapshotIsIntactUntilResume(t *testing.T) {
 		must(t, v.Close())
 		if hash(t, spec.Memory) != mem || hash(t, snap.State) != state {
 			t.Fatal("a restore that was given up changed the snapshot")
+		}
+		// Somebody has read all of the file, and yet what is not used is given back.
+		if now := allocated(t, spec.Memory); now > asleep {
+			t.Errorf("a restore that was given up holds %d MiB, before it %d", now>>20, asleep>>20)
 		}
 	}
 	v, err := d.Restore(t.Context(), spec, snap)
