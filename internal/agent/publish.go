@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -44,16 +46,18 @@ func (a *Agent) applyPublish(context.Context) error {
 			all = append(all, b)
 		}
 	}
+	// A port that can't be had has a zero address; the others are kept all the same.
 	bound, err := a.opt.Publisher.Apply(all)
-	if err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err)
-	}
+	errs := []error{err}
 	for _, p := range pools {
 		n := len(p.Spec.Publish)
-		if err := a.setBound(p.Tenant, p.Spec.ID, bound[:n:n]); err != nil {
-			return err
+		if len(bound) >= n {
+			errs = append(errs, a.setBound(p.Tenant, p.Spec.ID, bound[:n:n]))
+			bound = bound[n:]
 		}
-		bound = bound[n:]
+	}
+	if err := errors.Join(errs...); err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err)
 	}
 	return nil
 }
@@ -66,7 +70,25 @@ func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 		if err != nil {
 			return nil, err
 		}
-		var d net.Dialer
-		return d.DialContext(ctx, "tcp4", net.JoinHostPort(got[0].IP.String(), port))
+		return dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
 	}}
+}
+
+// The first tries to connect to a guest that may have woken just now are short: a
+// packet that was lost meanwhile would cost a second otherwise.
+const (
+	firstDial = 150 * time.Millisecond
+	lastDial  = 5 * time.Second
+)
+
+// dialShort connects, with tries that grow longer, until ctx ends.
+func dialShort(ctx context.Context, addr string) (net.Conn, error) {
+	for wait := firstDial; ; wait = min(2*wait, lastDial) {
+		d := net.Dialer{Timeout: wait}
+		c, err := d.DialContext(ctx, "tcp4", addr)
+		var slow net.Error
+		if err == nil || ctx.Err() != nil || !(errors.As(err, &slow) && slow.Timeout()) {
+			return c, err
+		}
+	}
 }

@@ -3,7 +3,9 @@ package host
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -41,8 +43,36 @@ func emptyDisk(_ context.Context, path string, mib, _ int) error {
 	return errors.Join(f.Truncate(int64(mib)<<20), f.Close())
 }
 
+// networkLock is an abstract unix socket, of which a network namespace has one.
+const networkLock = "@mvm-networks"
+
+// lockNetworks makes sure that one agent alone keeps the tenant networks of this
+// network namespace, which have the same names for every agent.
+func lockNetworks() (io.Closer, error) {
+	l, err := net.Listen("unix", networkLock)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindState, "take the networks of this host: %w", err).
+			WithFix("another agent runs here, with another data dir: stop it, or run this one in a network namespace of its own")
+	}
+	return l, nil
+}
+
 // qemuParts are a real host.
 func qemuParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+	lock, err := lockNetworks()
+	if err != nil {
+		return parts{}, err
+	}
+	p, err := lockedParts(o, log)
+	if err != nil {
+		return parts{}, errors.Join(err, lock.Close())
+	}
+	closeNetwork := p.close
+	p.close = func() error { return errors.Join(closeNetwork(), lock.Close()) }
+	return p, nil
+}
+
+func lockedParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	b, err := builtinBuilder(o, log)
 	if err != nil {
 		return parts{}, err
