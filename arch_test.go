@@ -72,11 +72,12 @@ var rules = map[string]rule{
 	"internal/undo":    {"", "a data structure", ""},
 	"internal/testenv": {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 
-	"docs":           {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
-	"test/stubmodel": {"", "a model server for tests and the demo", ""},
-	"test/demo":      {"test/stubmodel", "it runs the program as a user does", ""},
-	"test/script":    {"", "the command line's manual, executed", "*"},
-	"test/vm":        {"", "real microVMs from end to end", "*"},
+	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
+	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
+	"test/demo":        {"test/stubmodel", "it runs the program as a user does", ""},
+	"test/script":      {"", "the command line's manual, executed", "*"},
+	"test/vm":          {"", "real microVMs from end to end", "*"},
+	"test/vm/workload": {"", "what runs in the guests of test/vm", ""},
 }
 
 // rootDeny are packages of the standard library that the nouns do without: no I/O,

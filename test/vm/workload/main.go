@@ -1,0 +1,115 @@
+// Command workload is what runs in the guests of the tests of package vm: a web
+// server whose memory, files and sequence numbers tell whether anything was lost.
+// As PID 1 it is a hostile guest instead, which never answers its host or floods it.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+func main() {
+	if os.Getpid() == 1 {
+		hostile(os.Getenv("mvmtest")) // the kernel makes its arguments the environment of init
+	}
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// serve answers on port 8000 until that fails.
+func serve() error {
+	w, err := newWriter("/data/journal")
+	if err != nil {
+		return err
+	}
+	go w.run()
+	s := &server{writer: w, started: time.Now(), release: make(chan struct{})}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/hello", s.hello)
+	mux.HandleFunc("/echo", s.echo)
+	mux.HandleFunc("/time", s.time)
+	mux.HandleFunc("/secret", s.secret)
+	mux.HandleFunc("/check", s.check)
+	mux.HandleFunc("/stream", s.stream)
+	mux.HandleFunc("/release", s.releaseStream)
+	mux.HandleFunc("/ws", s.webSocket)
+	return http.ListenAndServe(":8000", mux)
+}
+
+type server struct {
+	writer  *writer
+	started time.Time
+	release chan struct{} // a stream goes on for each value
+}
+
+// hello says which instance this is.
+func (s *server) hello(w http.ResponseWriter, _ *http.Request) {
+	name, err := os.Hostname()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	fmt.Fprintln(w, name)
+}
+
+func (s *server) echo(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.FormValue("say")) }
+
+func (s *server) time(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, time.Now().UnixNano()) }
+
+func (s *server) secret(w http.ResponseWriter, r *http.Request) {
+	b, err := os.ReadFile(filepath.Join("/run/secrets", filepath.Base(r.FormValue("name"))))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	_, _ = w.Write(b)
+}
+
+// stream sends a line at once, and the second when /release is asked for.
+func (s *server) stream(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprintln(w, "one")
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		return
+	}
+	select {
+	case <-s.release:
+		fmt.Fprintln(w, "two")
+	case <-r.Context().Done():
+	}
+}
+
+func (s *server) releaseStream(_ http.ResponseWriter, r *http.Request) {
+	select {
+	case s.release <- struct{}{}:
+	case <-r.Context().Done():
+	}
+}
+
+// webSocket answers each message with its number on this connection and itself.
+func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.CloseNow() }()
+	for n := 1; ; n++ {
+		kind, msg, err := c.Read(r.Context())
+		if err == nil {
+			err = c.Write(r.Context(), kind, fmt.Appendf(nil, "%d:%s", n, msg))
+		}
+		if err != nil {
+			if !errors.Is(err, r.Context().Err()) {
+				fmt.Fprintln(os.Stderr, "websocket:", err)
+			}
+			return
+		}
+	}
+}
