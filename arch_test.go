@@ -51,7 +51,7 @@ var rules = map[string]rule{
 	"internal/driver/qemu/qmp": {"", "a protocol", ""},
 	"internal/channel":         {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
 
-	"internal/network":             {"", "the contract", ""},
+	"internal/network":             {"", "the contract", "internal/network/networktest"},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
 	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},
 	"internal/network/linuxnet":    {"internal/network internal/sys internal/undo", "the kernel's side of the contract", "internal/network/networktest internal/testenv"},
