@@ -96,7 +96,7 @@ func notInside(cluster netip.Prefix, blocked []netip.Prefix) []ruleDef {
 func inputFrom() []ruleDef {
 	return append(honest(),
 		rule4("only the tenant's own gateway address", notIn(setGateways, iifWith(dstIP())...), drop()),
-		rule("answers to what the host asked", ctState(stateEstablished|stateRelated), ctReply(), accept()),
+		rule("answers to what the host asked", ctState(stateEstablished), ctReply(), accept()),
 		rule("what belongs to no connection", ctState(stateInvalid), drop()),
 		rule("bound on connections", jump("limit")),
 		rule4("the host's services for this tenant", protocol(unix.IPPROTO_TCP),
@@ -114,6 +114,7 @@ func forwardFrom(cluster netip.Prefix, blocked []netip.Prefix) []ruleDef {
 	rules = append(rules, notInside(cluster, blocked)...)
 	return append(rules,
 		rule("what belongs to no connection", ctState(stateInvalid), drop()),
+		rule("errors about connections, which may be another's", protocol(unix.IPPROTO_ICMP), ctState(stateRelated), drop()),
 		rule("bound on connections", jump("limit")),
 	)
 }

@@ -106,7 +106,10 @@ func (g *guest) busybox(argv []string) int {
 	defer cancel()
 	g.do(func() {
 		cmd := exec.CommandContext(ctx, "busybox", argv...)
-		_ = cmd.Run()
+		if _ = cmd.Run(); cmd.ProcessState == nil {
+			code = 127 // no busybox
+			return
+		}
 		code = cmd.ProcessState.ExitCode()
 	})
 	return code

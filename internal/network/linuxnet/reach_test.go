@@ -1,9 +1,17 @@
 package linuxnet_test
 
 import (
+	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mvm/internal/network/linuxnet"
 )
 
 // hostAttacks are honest frames to what a guest must not reach on the host.
@@ -116,4 +124,95 @@ func outsideAttacks() []attack {
 			return in(tcp(ipOut, gwA, port, portAcme, flagSYN, nil))
 		}},
 	}
+}
+
+// faked is an ICMP error of a3 to somebody about a packet that he sent.
+func faked(to netip.Addr, about packet) []byte {
+	return ether(macGwA, macA3, typeIPv4, icmp(ipA3, to, 3, 3, slices.Concat(make([]byte, 4), about.bytes())).bytes())
+}
+
+// TestFakedErrors shows that a guest cannot break others' connections with ICMP
+// errors, which connection tracking would take for genuine.
+func TestFakedErrors(t *testing.T) {
+	w := newWorld(t, "0", linuxnet.Options{})
+	for _, name := range []string{"a3", "a4", "z3"} {
+		w.watch(name)
+	}
+	w.send("z3", ether(mac("02:fc:00:04:00:01"), macZ3, typeIPv4, udp(ipZ3, ipOut, 5000, 443, marker(1)).bytes()))
+	if !eventually(10*time.Second, func() bool { return strings.Contains(w.arrivals(string(marker(1))), "outside") }) {
+		t.Fatal("the other tenant has no connection")
+	}
+	toOutside := func(id int) []byte { return faked(ipOut, udp(ipOut, ipZ3, 443, 5000, marker(id))) }
+	w.send("a3", toOutside(2))
+	if !w.fence(9000, 10*time.Second) {
+		t.Fatal("what is allowed does not pass")
+	}
+	if at := w.arrivals(string(marker(2))); at != "" {
+		t.Errorf("an error about another tenant's connection arrived at %s", at)
+	}
+	w.without([]string{"inet forward_from: errors about connections, which may be another's"})
+	w.send("a3", toOutside(3))
+	if !eventually(10*time.Second, func() bool { return strings.Contains(w.arrivals(string(marker(3))), "outside") }) {
+		t.Error("the error does not arrive without the rule, so this test shows nothing")
+	}
+}
+
+// TestFakedErrorsToHost is the same for a connection of the host to a neighbour.
+func TestFakedErrorsToHost(t *testing.T) {
+	w := newWorld(t, "0", linuxnet.Options{})
+	for _, name := range []string{"a3", "a4", "z3"} {
+		w.watch(name)
+	}
+	var c net.Conn
+	w.host.do(func() { c, _ = net.Dial("udp4", "10.240.3.4:9") })
+	if c == nil {
+		t.Fatal("the host cannot send to a guest")
+	}
+	defer c.Close()
+	port := c.LocalAddr().(*net.UDPAddr).Port
+	refused := func(within time.Duration) bool {
+		return eventually(within, func() bool {
+			if _, err := c.Write([]byte("hello")); errors.Is(err, syscall.ECONNREFUSED) {
+				return true
+			}
+			w.send("a3", faked(gwA, udp(gwA, ipA4, port, 9, []byte("hello"))))
+			_, err := c.Write([]byte("hello"))
+			return errors.Is(err, syscall.ECONNREFUSED)
+		})
+	}
+	if refused(200 * time.Millisecond) {
+		t.Error("a neighbour's error broke the host's connection")
+	}
+	w.host.run("nft", "insert", "rule", "inet", "mvm", "input_from", "ct", "state", "related", "accept")
+	if !refused(10 * time.Second) {
+		t.Error("the error does not arrive without the rules, so this test shows nothing")
+	}
+}
+
+// TestOwnNamespace shows that a Network without a namespace named works in the one
+// that its caller is in.
+func TestOwnNamespace(t *testing.T) {
+	ns := newNamespace(t)
+	ns.do(func() {
+		n, err := linuxnet.New(linuxnet.Options{})
+		if err != nil {
+			t.Errorf("open: %v", err)
+			return
+		}
+		defer n.Close()
+		cfg := twoTenants()
+		if err := n.Apply(context.Background(), cfg); err != nil {
+			t.Errorf("apply: %v", err)
+			return
+		}
+		f, err := n.OpenTAP(context.Background(), "acme", cfg.Tenants[0].Instances[0].ID, 0)
+		if err != nil {
+			t.Errorf("open TAP: %v", err)
+			return
+		}
+		defer f.Close()
+		if found, err := n.Verify(context.Background()); err != nil || len(found) > 0 {
+			t.Errorf("verify: got %+v, %v, want nothing", found, err)
+		}
+	})
 }

@@ -169,6 +169,9 @@ func TestTraffic(t *testing.T) {
 					t.Errorf("%s: %v", c.name, err)
 				}
 			}
+			if code := a3.busybox([]string{"ping", "-c", "1", "-W", "10", "-s", "5000", a4.ip}); code > 0 && code != 127 {
+				t.Errorf("guest to its neighbour in fragments: ping exits %d", code)
+			}
 			if from := <-seen; !strings.HasPrefix(from, "192.0.2.1:") {
 				t.Errorf("the outside saw %s, want the host's address", from)
 			}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -69,9 +70,7 @@ const (
 
 func newWorld(t testing.TB, bridgeNF string, opts linuxnet.Options) *world {
 	w := &world{t: t, host: newNamespace(t), outside: newNamespace(t), taps: map[string]*os.File{}, seen: map[string][]string{}}
-	for _, key := range []string{"iptables", "ip6tables", "arptables"} {
-		w.host.sysctl("net/bridge/bridge-nf-call-"+key, bridgeNF)
-	}
+	w.setBridgeNF(bridgeNF)
 	w.connectOutside()
 	opts.Netns = w.host.path
 	n, err := linuxnet.New(opts)
@@ -88,6 +87,22 @@ func newWorld(t testing.TB, bridgeNF string, opts linuxnet.Options) *world {
 	}
 	w.listen()
 	return w
+}
+
+// setBridgeNF turns br_netfilter on ("1") or off in the host's namespace.
+func (w *world) setBridgeNF(value string) {
+	const key = "net/bridge/bridge-nf-call-"
+	if _, err := os.Stat("/proc/sys/" + key + "iptables"); err != nil {
+		if value == "0" {
+			return
+		}
+		if out, err := exec.Command("modprobe", "br_netfilter").CombinedOutput(); err != nil {
+			w.t.Skipf("this kernel has no br_netfilter: %s", out)
+		}
+	}
+	for _, family := range []string{"iptables", "ip6tables", "arptables"} {
+		w.host.sysctl(key+family, value)
+	}
 }
 
 func (w *world) connectOutside() {
