@@ -24,15 +24,9 @@ type CgroupLimits struct {
 // v1, v2 or both: it returns the folders that it made or found and, joined, what
 // could not be done. A caller for whom limits are a bonus logs the error and goes on.
 func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err error) {
-	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
-		return nil, fmt.Errorf("enter cgroup %q: not a single name", name)
-	}
-	hs, err := cgroupHierarchies()
+	hs, err := hierarchiesFor(name)
 	if err != nil {
 		return nil, err
-	}
-	if len(hs) == 0 {
-		return nil, errors.New("enter cgroup: no memory or pids controller is mounted")
 	}
 	var errs []error
 	for _, h := range hs {
@@ -45,6 +39,28 @@ func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err err
 		dirs = append(dirs, dir)
 	}
 	return dirs, errors.Join(errs...)
+}
+
+// CgroupDirs returns the folders that EnterCgroup would use, so that a caller can
+// make a note of them first. They need not exist.
+func CgroupDirs(name string) ([]string, error) {
+	hs, err := hierarchiesFor(name)
+	var dirs []string
+	for _, h := range hs {
+		dirs = append(dirs, filepath.Join(h.dir, name))
+	}
+	return dirs, err
+}
+
+func hierarchiesFor(name string) ([]hierarchy, error) {
+	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		return nil, fmt.Errorf("enter cgroup %q: not a single name", name)
+	}
+	hs, err := cgroupHierarchies()
+	if err == nil && len(hs) == 0 {
+		err = errors.New("enter cgroup: no memory or pids controller is mounted")
+	}
+	return hs, err
 }
 
 // LeaveCgroup removes the folders that EnterCgroup returned, once their processes

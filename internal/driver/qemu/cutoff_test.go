@@ -14,6 +14,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu"
+	"mvm/internal/sys"
 )
 
 // cutOff is what a process is told that shall die in the middle of a call.
@@ -102,7 +103,7 @@ func TestKilledWhileMaking(t *testing.T) {
 		if _, err := d.Recover(t.Context(), spec); !mvm.IsKind(err, mvm.KindNotFound) {
 			t.Errorf("recover after a death at %s: %v, want not found", op, err)
 		}
-		h.empty(t, op, spec.RunDir)
+		h.empty(t, op, spec)
 	}
 	v := start(t, d, spec)
 	ping(t, v)
@@ -117,7 +118,7 @@ func TestKilledWhileMaking(t *testing.T) {
 		if _, err := d.Recover(t.Context(), spec); !mvm.IsKind(err, mvm.KindNotFound) {
 			t.Errorf("recover after a death at %s: %v, want not found", op, err)
 		}
-		h.empty(t, op, spec.RunDir)
+		h.empty(t, op, spec)
 	}
 	v, err := d.Restore(t.Context(), spec, snap)
 	must(t, err)
@@ -163,10 +164,16 @@ func (h *host) held(t *testing.T, d driver.Driver, spec driver.Spec) driver.VMM 
 	return v
 }
 
-// empty fails the test when something is left in the run folder.
-func (h *host) empty(t *testing.T, op, dir string) {
+// empty fails the test when something is left in the run folder, or a cgroup.
+func (h *host) empty(t *testing.T, op string, spec driver.Spec) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
+	cgroups, _ := sys.CgroupDirs(spec.Cgroup) // a host may have none
+	for _, dir := range cgroups {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("after a death at %s there is the cgroup %s", op, dir)
+		}
+	}
+	entries, err := os.ReadDir(spec.RunDir)
 	must(t, err)
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {

@@ -54,8 +54,11 @@ func (l *launcher) exec(a vmmArgs) error {
 		l.proc.Wait()
 		return errors.Join(l.proc.Close(), sys.LeaveCgroup(l.rec.Cgroups))
 	})
+	if err := l.record(pid); err != nil {
+		return err
+	}
 	l.confine(pid)
-	return l.record(pid)
+	return nil
 }
 
 // credential is the user of the VMM, in the group of /dev/kvm when it needs that.
@@ -85,14 +88,14 @@ func (l *launcher) confine(pid int) {
 		return
 	}
 	const overhead = (tcgCacheMiB + 512) << 20
-	dirs, err := sys.EnterCgroup(l.spec.Cgroup, pid, sys.CgroupLimits{
+	_, err := sys.EnterCgroup(l.spec.Cgroup, pid, sys.CgroupLimits{
 		MemoryBytes: int64(l.spec.MemMiB)<<20 + overhead, PIDs: 128 + l.spec.VCPUs})
-	l.rec.Cgroups = dirs
 	if err != nil {
 		l.d.log.Warn("the VMM runs without some cgroup limits", "instance", l.spec.ID, "err", err)
 	}
 }
 
+// record writes vmm.json, before anything else is made for the process.
 func (l *launcher) record(pid int) error {
 	if err := l.d.seam("start.record"); err != nil {
 		return err
@@ -102,7 +105,10 @@ func (l *launcher) record(pid int) error {
 		return mvm.Errorf(mvm.KindInternal, "read the host's boot id: %w", err)
 	}
 	l.rec = record{Version: 1, ID: l.spec.ID, PID: pid, Start: l.proc.Start, BootID: boot,
-		Cgroups: l.rec.Cgroups, TAP: l.tap, Memory: l.spec.Memory}
+		TAP: l.tap, Memory: l.spec.Memory}
+	if l.spec.Cgroup != "" { // those that confine will make; a host without any is told there
+		l.rec.Cgroups, _ = sys.CgroupDirs(l.spec.Cgroup)
+	}
 	if err := l.rec.write(l.spec.RunDir); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "record the VMM: %w", err)
 	}

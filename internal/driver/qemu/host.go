@@ -23,6 +23,7 @@ const (
 	verdictFile   = "qemu-host.json"
 	probeDeadline = 15 * time.Second // for one boot of a guest that does nothing
 	probeBoots    = 2
+	probePrefix   = "probe"
 )
 
 // verdict is what was found out about this host, kept for this boot of it and this
@@ -43,9 +44,15 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 	if err != nil {
 		return v, false, mvm.Errorf(mvm.KindInternal, "read the host's boot id: %w", err)
 	}
-	path := filepath.Join(d.opts.StateDir, verdictFile)
-	if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &v) == nil &&
-		v.Version == 1 && v.BootID == boot && v.Digest == digest {
+	if v, ok := d.kept(boot, digest); ok {
+		return v, true, nil
+	}
+	f, err := d.lockState(ctx)
+	if err != nil {
+		return v, false, err
+	}
+	defer f.Close()
+	if v, ok := d.kept(boot, digest); ok { // somebody else has just found out
 		return v, true, nil
 	}
 	v = verdict{Version: 1, BootID: boot, Digest: digest, Accelerator: accelTCG, TSCkHz: d.khz}
@@ -67,17 +74,57 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 	} else if v.Why == "" {
 		v.Accelerator, v.Why = accelKVM, fmt.Sprintf("%d probe boots with KVM reached userspace", probeBoots)
 	}
-	if err := sys.WriteJSON(path, v, 0o600); err != nil {
+	if err := sys.WriteJSON(filepath.Join(d.opts.StateDir, verdictFile), v, 0o600); err != nil {
 		return v, false, mvm.Errorf(mvm.KindInternal, "keep what was found out about this host: %w", err)
 	}
 	d.log.Info("chose accelerator", "accelerator", v.Accelerator, "why", v.Why)
 	return v, true, nil
 }
 
+// kept returns what is kept about this host boot and binary.
+func (d *Driver) kept(boot, digest string) (v verdict, ok bool) {
+	b, err := os.ReadFile(filepath.Join(d.opts.StateDir, verdictFile))
+	ok = err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.BootID == boot && v.Digest == digest
+	return v, ok
+}
+
+// lockState waits until no other process probes, and ends what one left that died
+// over it.
+func (d *Driver) lockState(ctx context.Context) (*os.File, error) {
+	for {
+		f, err := lock(d.opts.StateDir)
+		if err == nil {
+			if err := d.sweepProbes(ctx); err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+			return f, nil
+		}
+		if !mvm.IsKind(err, mvm.KindState) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, mvm.Errorf(mvm.KindTimeout, "wait for another agent's probe of this host: %w", context.Cause(ctx))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (d *Driver) sweepProbes(ctx context.Context) error {
+	if _, err := d.Sweep(ctx, d.opts.StateDir, func(string) bool { return false }); err != nil {
+		return err
+	}
+	dirs, err := filepath.Glob(filepath.Join(d.opts.StateDir, probePrefix+"*"))
+	for _, dir := range dirs {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
 // probe boots a guest with KVM a few times and returns why that does not work, ""
 // when it does. An error is of the host's or the context's making.
 func (d *Driver) probe(ctx context.Context, kernel string) (why string, err error) {
-	dir, err := os.MkdirTemp(d.opts.StateDir, "probe")
+	dir, err := os.MkdirTemp(d.opts.StateDir, probePrefix)
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindInternal, "probe KVM: %w", err)
 	}

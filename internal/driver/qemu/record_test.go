@@ -38,7 +38,7 @@ func TestRecordThatLies(t *testing.T) {
 			if err := d.Destroy(t.Context(), spec); err != nil {
 				t.Errorf("destroy: %v", err)
 			}
-			h.empty(t, name, spec.RunDir)
+			h.empty(t, name, spec)
 		})
 	}
 }

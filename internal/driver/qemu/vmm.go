@@ -50,6 +50,8 @@ type vmm struct {
 	killed    bool        // by this agent
 	migration chan string // gets the states of a migration under way
 	memory    memoryState
+	stopped   time.Time // when the vCPUs last stood still, and ran again; zero: not seen
+	resumed   time.Time
 }
 
 type shutdown struct {
@@ -60,6 +62,7 @@ type shutdown struct {
 var (
 	_ driver.VMM     = (*vmm)(nil)
 	_ driver.Greeter = (*vmm)(nil)
+	_ driver.Clocked = (*vmm)(nil)
 )
 
 var errGone = errors.New("the VMM is gone")
@@ -148,6 +151,10 @@ func (v *vmm) onEvent(e qmp.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch e.Name {
+	case "STOP":
+		v.stopped = e.At
+	case "RESUME":
+		v.resumed = e.At
 	case "SHUTDOWN":
 		var s shutdown
 		if json.Unmarshal(e.Data, &s) == nil {
@@ -162,6 +169,21 @@ func (v *vmm) onEvent(e qmp.Event) {
 			}
 		}
 	}
+}
+
+// Stopped returns when QEMU says that the vCPUs stood still; its answer to Pause
+// comes only when the disks are flushed.
+func (v *vmm) Stopped() time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.stopped
+}
+
+// Resumed returns when QEMU says that the vCPUs ran again.
+func (v *vmm) Resumed() time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.resumed
 }
 
 // PID returns QEMU's process id.

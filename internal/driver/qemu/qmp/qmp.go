@@ -34,6 +34,7 @@ const MaxLine = 1 << 20
 type Event struct {
 	Name string
 	Data json.RawMessage
+	At   time.Time // by the host's clock, as the VMM tells it
 }
 
 // Error is a command's failure as the VMM tells it.
@@ -73,6 +74,10 @@ type message struct {
 	Error  *Error           `json:"error"`
 	Event  string           `json:"event"`
 	Data   json.RawMessage  `json:"data"`
+	Time   struct {
+		Seconds      int64 `json:"seconds"`
+		Microseconds int64 `json:"microseconds"`
+	} `json:"timestamp"`
 }
 
 // New greets the VMM on the connection, which it owns from then on, and leaves
@@ -148,7 +153,7 @@ func (c *Client) read(r *bufio.Reader) {
 		switch {
 		case m.Event != "":
 			if c.onEvent != nil {
-				c.onEvent(Event{m.Event, bytes.Clone(m.Data)})
+				c.onEvent(Event{m.Event, bytes.Clone(m.Data), time.Unix(m.Time.Seconds, m.Time.Microseconds*1000)})
 			}
 		case m.Error != nil:
 			c.answer(m.ID, reply{err: m.Error})
