@@ -88,7 +88,6 @@ type Agent struct {
 	log     *slog.Logger
 	store   *store.Store
 	started time.Time
-	info    driver.Info
 
 	ctx    context.Context // ends with Close; operations run under it
 	cancel context.CancelCauseFunc
@@ -122,6 +121,10 @@ func New(opt Options) *Agent {
 		runners: map[string]*runner{}, live: map[string]*live{}}
 }
 
+// driverInfo describes the driver. It is asked each time, since a driver may find
+// its accelerator only with the first image.
+func (a *Agent) driverInfo(ctx context.Context) (driver.Info, error) { return a.opt.Driver.Info(ctx) }
+
 // errClosing is the cause by which Close ends operations.
 var errClosing = mvm.Errorf(mvm.KindUnavailable, "the agent is shutting down")
 
@@ -129,14 +132,13 @@ var errClosing = mvm.Errorf(mvm.KindUnavailable, "the agent is shutting down")
 // that were cut off, leftovers that nobody owns. When it returns the agent serves.
 func (a *Agent) Open(ctx context.Context) error {
 	a.started = time.Now()
-	info, err := a.opt.Driver.Info(ctx)
-	if err != nil {
+	if _, err := a.driverInfo(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
-	a.info = info
 	if err := a.recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
+	a.goTracked(a.trimEvents)
 	return nil
 }
 

@@ -89,7 +89,7 @@ func crashOnce(t *testing.T, op mvm.OpKind, prepare []mvm.OpKind, point string, 
 	crashed := h.crashAt(point)
 	c, cancel := context.WithCancel(ctx(t))
 	var wg sync.WaitGroup
-	wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: op}, nil) }) //nolint:errcheck // it never comes back
+	wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: op}, nil) })
 	<-crashed
 	cancel()
 	wg.Wait()

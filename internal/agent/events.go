@@ -14,6 +14,32 @@ const askerAgent mvm.Asker = "agent"
 // eventsPage bounds how many events are read at once.
 const eventsPage = 500
 
+// The audit log keeps its newest events; it is looked at this often.
+const (
+	keptEvents = 200_000
+	trimEvery  = time.Hour
+)
+
+// trimEvents bounds the audit log for as long as the agent runs.
+func (a *Agent) trimEvents() {
+	tick := time.NewTicker(trimEvery)
+	defer tick.Stop()
+	for {
+		err := a.store.Update(func(tx *store.Tx) error {
+			_, err := tx.TrimEvents(keptEvents)
+			return err
+		})
+		if err != nil {
+			a.log.Error("trim audit log", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-a.ctx.Done():
+			return
+		}
+	}
+}
+
 // append adds an event of the context's asker within a transaction.
 func (a *Agent) append(tx *store.Tx, ctx context.Context, e mvm.Event) error {
 	e.Time = time.Now()

@@ -199,7 +199,7 @@ func TestHostileFrames(t *testing.T) {
 		if _, err := c.Write(b); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		c.SetReadDeadline(time.Now().Add(20 * time.Second)) //nolint:errcheck // a socket
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		resp, err := io.ReadAll(io.LimitReader(c, 4))
 		c.Close()
 		if strings.Contains(fmt.Sprint(err), "timeout") {

@@ -42,7 +42,7 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 }
 
 // NodeInfo implements api.Service.
-func (a *Agent) NodeInfo(context.Context) (mvm.NodeInfo, error) {
+func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return mvm.NodeInfo{}, mvm.Errorf(mvm.KindInternal, "read host name: %w", err)
@@ -50,9 +50,13 @@ func (a *Agent) NodeInfo(context.Context) (mvm.NodeInfo, error) {
 	if a.opt.NodeID != "" {
 		host = a.opt.NodeID
 	}
+	info, err := a.driverInfo(ctx)
+	if err != nil {
+		return mvm.NodeInfo{}, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
 	mem, err := memInfo("MemTotal:")
 	return mvm.NodeInfo{NodeID: host, Version: a.opt.Version, PID: os.Getpid(), Started: a.started, DataDir: a.opt.DataDir,
-		Driver: a.info.Name, VMM: a.info.Version, Accelerator: a.info.Accelerator, Why: a.info.Why,
+		Driver: info.Name, VMM: info.Version, Accelerator: info.Accelerator, Why: info.Why,
 		CPUs: runtime.NumCPU(), MemMiB: mem}, err
 }
 

@@ -176,6 +176,9 @@ func (o *operation) pauseVMM(ctx context.Context) error {
 	}
 	err = v.Pause(ctx)
 	o.pausedAt = time.Now()
+	if c, ok := v.(driver.Clocked); ok {
+		o.pausedAt = c.Stopped()
+	}
 	return err
 }
 
@@ -186,6 +189,9 @@ func (o *operation) resumeVMM(ctx context.Context) error {
 	}
 	err = v.Resume(ctx)
 	o.resumedAt = time.Now()
+	if c, ok := v.(driver.Clocked); ok {
+		o.resumedAt = c.Resumed()
+	}
 	return err
 }
 
@@ -206,7 +212,7 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 		return mvm.Errorf(mvm.KindInternal, "sync snapshot folder: %w", err)
 	}
 	ref.PausedAt = o.pausedAt.Round(0)
-	return o.a.describeSnapshot(o.inst, ref)
+	return o.a.describeSnapshot(ctx, o.inst, ref)
 }
 
 // rightClock has the guest's clock right before it stands still: a wake then only
@@ -231,12 +237,16 @@ func (o *operation) rightClock(ctx context.Context) error {
 }
 
 // describeSnapshot fills in what the snapshot belongs to and what it holds on disk.
-func (a *Agent) describeSnapshot(i mvm.Instance, ref *mvm.SnapshotRef) error {
+func (a *Agent) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.SnapshotRef) error {
 	boot, err := sys.HostBootID()
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "read boot id: %w", err)
 	}
-	ref.Image, ref.VMM, ref.Machine = i.Image, a.vmmID(), a.info.Machine
+	info, err := a.driverInfo(ctx)
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
+	ref.Image, ref.VMM, ref.Machine = i.Image, vmmID(info), info.Machine
 	ref.DiskGeneration, ref.MemMiB, ref.Taken, ref.BootID = i.DiskGeneration, i.Res.MemMiB, time.Now(), boot
 	for _, p := range []string{a.baseSpec(i).Memory, a.snapshotFiles(i.ID, ref.ID).State} {
 		n, err := sys.AllocatedBytes(p)
@@ -249,7 +259,7 @@ func (a *Agent) describeSnapshot(i mvm.Instance, ref *mvm.SnapshotRef) error {
 }
 
 // vmmID names the VMM exactly: a snapshot fits no other.
-func (a *Agent) vmmID() string { return a.info.Name + " " + a.info.Version + " " + a.info.Digest }
+func vmmID(info driver.Info) string { return info.Name + " " + info.Version + " " + info.Digest }
 
 func (a *Agent) snapshotFiles(id, snap string) driver.Snapshot {
 	return driver.Snapshot{State: filepath.Join(a.instanceDir(id), "snapshots", snap, "state")}

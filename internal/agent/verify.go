@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -188,7 +189,7 @@ func (a *Agent) probe(ctx context.Context, id string, p network.Probe) (network.
 	}()
 	for _, argv := range p.Prepare {
 		if code, err := a.runProbe(ctx, id, argv); err != nil || code != 0 {
-			return failed(fmt.Errorf("%v: exit %d, %v", argv, code, err))
+			return failed(errors.Join(fmt.Errorf("%v ended with %d", argv, code), err))
 		}
 	}
 	code, err := a.runProbe(ctx, id, p.Argv)
@@ -213,7 +214,11 @@ func (a *Agent) runProbe(ctx context.Context, id string, argv []string) (int, er
 
 // Doctor implements api.Service.
 func (a *Agent) Doctor(ctx context.Context) ([]mvm.Finding, error) {
-	out := []mvm.Finding{{Severity: "ok", What: "driver " + a.info.Name + " " + a.info.Version, Where: a.info.Accelerator + ": " + a.info.Why}}
+	info, err := a.driverInfo(ctx)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
+	out := []mvm.Finding{{Severity: "ok", What: "driver " + info.Name + " " + info.Version, Where: info.Accelerator + ": " + info.Why}}
 	instances, err := a.Instances(ctx, mvm.Address{})
 	if err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 func (o *operation) wake(ctx context.Context) error {
 	var why error
 	for range 2 {
-		if fit := o.a.snapshotFits(o.inst); fit != nil {
+		if fit := o.a.snapshotFits(ctx, o.inst); fit != nil {
 			why = errors.Join(why, fit)
 			break
 		}
@@ -131,14 +131,18 @@ func (o *operation) tryWakeGate(ctx context.Context) error {
 }
 
 // snapshotFits says why the instance's snapshot can't be restored here and now.
-func (a *Agent) snapshotFits(i mvm.Instance) error {
+func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) error {
 	s := i.Snapshot
 	if s == nil {
 		return mvm.Errorf(mvm.KindState, "there is no snapshot")
 	}
+	info, err := a.driverInfo(ctx)
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
 	for _, c := range []struct {
 		what, got, want string
-	}{{"image", s.Image, i.Image}, {"VMM", s.VMM, a.vmmID()}, {"machine", s.Machine, a.info.Machine}} {
+	}{{"image", s.Image, i.Image}, {"VMM", s.VMM, vmmID(info)}, {"machine", s.Machine, info.Machine}} {
 		if c.got != c.want {
 			return mvm.Errorf(mvm.KindState, "its %s is %q, here it is %q", c.what, c.got, c.want)
 		}
