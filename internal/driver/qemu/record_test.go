@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"mvm"
@@ -41,6 +42,22 @@ func TestRecordThatLies(t *testing.T) {
 			h.empty(t, name, spec)
 		})
 	}
+}
+
+// All that RunDir had is lost, as when /run is cleared: Destroy finds the VMM by its
+// name, and its cgroup.
+func TestRunDirIsLost(t *testing.T) {
+	h := newHost(t)
+	d, spec := h.driver(t), h.spec(t, "i-00018000")
+	v := start(t, d, spec)
+	must(t, v.Close())
+	must(t, os.RemoveAll(spec.RunDir))
+	must(t, h.driver(t).Destroy(t.Context(), spec))
+	if err := syscall.Kill(v.PID(), 0); err == nil {
+		t.Error("the VMM still lives")
+	}
+	must(t, os.Mkdir(spec.RunDir, 0o700))
+	h.empty(t, "clearing RunDir", spec)
 }
 
 // What can't be put into QEMU's arguments is refused, not passed on.

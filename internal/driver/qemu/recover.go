@@ -127,7 +127,12 @@ func kill(ctx context.Context, p *sys.Process) error {
 
 // clear removes what a VMM that is gone has left.
 func (d *Driver) clear(ctx context.Context, spec driver.Spec, rec record) error {
-	err := sys.LeaveCgroup(rec.Cgroups)
+	cgroups := rec.Cgroups
+	if spec.Cgroup != "" { // the record may be lost
+		own, _ := sys.CgroupDirs(spec.Cgroup)
+		cgroups = append(cgroups, own...)
+	}
+	err := sys.LeaveCgroup(cgroups)
 	if rec.Memory != "" {
 		err = errors.Join(err, releasePath(rec.Memory))
 	}
