@@ -129,9 +129,9 @@ func report(w io.Writer, err error) {
 	if text == "" {
 		return
 	}
-	fmt.Fprintf(w, "mvm: %s\n", text)
+	fmt.Fprintf(w, "mvm: %s\n", safeLines(text))
 	if fix != "" {
-		fmt.Fprintf(w, "  fix: %s\n", fix)
+		fmt.Fprintf(w, "  fix: %s\n", safeLines(fix))
 	}
 }
 

@@ -161,6 +161,15 @@ func printable(s string) string {
 	}, s)
 }
 
+// safeLines is printable for text of several lines.
+func safeLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = printable(l)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // paint colours heads and states.
 func paint(s string, color, head bool) string {
 	code := ""
@@ -185,7 +194,7 @@ func paint(s string, color, head bool) string {
 
 // say tells a person something, on stderr.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprintf(a.Stderr, format+"\n", args...)
+	fmt.Fprintln(a.Stderr, safeLines(fmt.Sprintf(format, args...)))
 }
 
 // writeLine writes one line of data.

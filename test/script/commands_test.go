@@ -28,7 +28,7 @@ const patience = 60 * time.Second
 // host is a script's host: the processes that it started in the background.
 type host struct {
 	agent   *exec.Cmd
-	adopted *os.Process
+	adopted []*os.Process
 	others  []*exec.Cmd
 }
 
@@ -44,8 +44,8 @@ func (h *host) end() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
 	}
-	if h.adopted != nil {
-		_ = h.adopted.Kill()
+	for _, p := range h.adopted {
+		_ = p.Kill()
 	}
 }
 
@@ -78,7 +78,7 @@ func agent(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &info))
 		p, err := os.FindProcess(info.PID)
 		ts.Check(err)
-		h.adopted = p
+		h.adopted = append(h.adopted, p)
 	default:
 		ts.Fatalf("agent %s: unknown", args[0])
 	}
