@@ -68,7 +68,7 @@ func (a *Agent) watch(id string, l *live) {
 		why = "its guest powered off"
 	}
 	a.log.Warn("vmm ended by itself", "instance", id, "why", why)
-	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: askerAgent, why: why}); err != nil {
+	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: askerAgent, why: why, ended: l}); err != nil {
 		a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)
 	}
 }

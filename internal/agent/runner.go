@@ -43,6 +43,9 @@ type request struct {
 	by    mvm.Asker
 	why   string
 	force bool
+	// ended, for a stop that nobody asked for: the VMM that ended by itself. When the
+	// instance has another by the time, or none, there is nothing to do.
+	ended *live
 }
 
 // up reports whether the operation leads to running.
@@ -52,7 +55,7 @@ func up(op mvm.OpKind) bool {
 
 // joins reports whether a waiter of r is served as well by the job.
 func (j *job) joins(r request) bool {
-	if j.ctx.Err() != nil {
+	if j.ctx.Err() != nil || j.req.ended != r.ended {
 		return false
 	}
 	return j.req.op == r.op && j.req.force == r.force || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
@@ -61,6 +64,7 @@ func (j *job) joins(r request) bool {
 // giveWay ends the job early where the request that comes after it makes it needless.
 func (j *job) giveWay(r request) {
 	switch {
+	case r.ended != nil: // the job sees by itself that its VMM ended
 	case up(r.op) && j.req.op == mvm.OpSleep:
 		j.cancel(errWakeArrived)
 	case r.op == mvm.OpDestroy, r.op == mvm.OpStop && up(j.req.op), !up(r.op) && j.waiting.Load():
