@@ -1,0 +1,127 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/cli"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// hostile is an agent whose guests write to the reader's terminal. What it is not
+// asked for in these tests it does not have.
+type hostile struct{ api.Service }
+
+const evil = "\x1b]0;owned\x07\x1b[2J\u009b31m"
+
+var now = time.Date(2026, 2, 11, 10, 0, 0, 0, time.UTC)
+
+func (hostile) instance() mvm.Instance {
+	return mvm.Instance{ID: "i-a3f7b2c1", Tenant: "acme", Pool: "w", State: mvm.StateRunning, Changed: now.Add(-3 * time.Minute), SecretsGeneration: 1,
+		Problem: "guest says " + evil, Last: &mvm.Transition{Op: mvm.OpWake, By: "gateway:i-00000001", Reason: "no snapshot fits", Kind: "cold",
+			From: mvm.StateSleeping, To: mvm.StateRunning, Took: 1500 * time.Millisecond, ClockError: 3 * time.Millisecond,
+			Stages: []mvm.Stage{{Name: "restore", Took: 45 * time.Millisecond}, {Name: "gate", Took: time.Second}, {Name: "network"}}}}
+}
+func (h hostile) Instances(context.Context, mvm.Address) ([]mvm.Instance, error) {
+	return []mvm.Instance{h.instance()}, nil
+}
+func (h hostile) Instance(context.Context, mvm.Address) (mvm.Instance, error) {
+	return h.instance(), nil
+}
+func (hostile) Tenant(context.Context, string) (mvm.Tenant, mvm.Usage, error) {
+	return mvm.Tenant{ID: "acme", SecretsGeneration: 2}, mvm.Usage{}, nil
+}
+func (hostile) Events(_ context.Context, _ mvm.EventFilter, each func(mvm.Event) error) error {
+	return each(mvm.Event{Time: now, Action: mvm.WakeRefused, Detail: evil})
+}
+func (hostile) Logs(_ context.Context, _ mvm.Address, _ mvm.LogsSpec, each func(mvm.LogLine) error) error {
+	return each(mvm.LogLine{Service: "main", Text: "a\tb" + evil})
+}
+func (hostile) Operate(_ context.Context, _ mvm.Address, _ mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
+	progress(mvm.Progress{Text: evil})
+	return mvm.Instance{}, mvm.Errorf(mvm.KindState, "guest refuses: %s", evil).WithFix("%s", evil)
+}
+
+// run runs a command line against the service.
+func run(t *testing.T, svc api.Service, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	ln, err := api.Listen(socket, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := api.NewServer(svc, api.ServerConfig{Group: -1, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var out, errs bytes.Buffer
+	env := cli.Env{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Now: func() time.Time { return now },
+		Getenv: func(name string) string {
+			return map[string]string{"MVM_SOCKET": socket, "MVM_NO_AUTOSTART": "1"}[name]
+		}}
+	code = cli.Run(ctx, env, args)
+	if err := srv.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if err := ln.Close(); err != nil {
+		t.Error(err)
+	}
+	return out.String(), errs.String(), code
+}
+
+func TestNoControlCharactersReachTheTerminal(t *testing.T) {
+	for _, args := range [][]string{{"ps"}, {"why", "i-a3f7b2c1"}, {"instance", "info", "i-a3f7b2c1"}, {"events"}, {"logs", "i-a3f7b2c1"}, {"instance", "sleep", "i-a3f7b2c1"}} {
+		stdout, stderr, _ := run(t, hostile{}, args...)
+		if all := stdout + stderr; strings.ContainsAny(all, "\x1b\x07\u009b") || !strings.Contains(all, "31m") {
+			t.Errorf("mvm %s prints %q", strings.Join(args, " "), all)
+		}
+	}
+	if stdout, _, _ := run(t, hostile{}, "logs", "i-a3f7b2c1"); !strings.HasPrefix(stdout, "main | a\tb") {
+		t.Errorf("tabs of a log are lost: %q", stdout)
+	}
+}
+
+func TestWhyTellsTheStory(t *testing.T) {
+	stdout, _, code := run(t, hostile{}, "why", "i-a3f7b2c1")
+	if code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	for _, want := range []string{"acme/w/i-a3f7b2c1 is running since 3m", "wake, asked by gateway:i-00000001 (no snapshot fits): sleeping -> running",
+		"cold: booted from its disks", "took 1.5s: restore 45ms, gate 1s\n", "clock error of the guest after it: 3ms",
+		"secrets generation 1; the tenant has 2", "problem: guest says "} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("got\n%s\nwant it to have %q", stdout, want)
+		}
+	}
+}
+
+func TestErrorsBecomeExitCodes(t *testing.T) {
+	for kind, want := range map[mvm.Kind]int{mvm.KindInternal: 1, mvm.KindInvalid: 2, mvm.KindNotFound: 3, mvm.KindExists: 4, mvm.KindQuota: 4,
+		mvm.KindPolicy: 4, mvm.KindState: 4, mvm.KindUnavailable: 5, mvm.KindTimeout: 1, mvm.KindCanceled: 130} {
+		_, stderr, code := run(t, failing{err: mvm.Errorf(kind, "no such luck").WithFix("try harder")}, "tenant", "list")
+		if code != want || stderr != "mvm: no such luck\n  fix: try harder\n" {
+			t.Errorf("kind %s: exit code %d, want %d; stderr %q", kind, code, want, stderr)
+		}
+	}
+}
+
+type failing struct {
+	api.Service
+	err error
+}
+
+func (f failing) Tenants(context.Context) ([]mvm.Tenant, error) { return nil, f.err }
