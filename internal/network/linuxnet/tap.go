@@ -3,9 +3,7 @@ package linuxnet
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -183,7 +181,7 @@ func interfaceIndex(name string) (int, error) {
 		return 0, err
 	}
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
-		return 0, &net.OpError{Op: "look up interface", Err: &os.SyscallError{Syscall: name, Err: err.(syscall.Errno)}}
+		return 0, os.NewSyscallError("look up interface "+name, err)
 	}
 	return int(ifr.Uint32()), nil
 }
