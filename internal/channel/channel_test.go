@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -288,7 +289,7 @@ func TestLocalSocketIsBounded(t *testing.T) {
 	}
 	last := conns[channel.MaxLocal]
 	last.SetReadDeadline(time.Now().Add(3 * time.Second))
-	if _, err := last.Read(make([]byte, 1)); err != io.EOF && !strings.Contains(fmt.Sprint(err), "reset") {
+	if _, err := last.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !strings.Contains(fmt.Sprint(err), "reset") {
 		t.Errorf("the connection above the bound: %v, want it closed", err)
 	}
 }

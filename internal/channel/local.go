@@ -60,7 +60,7 @@ func (s *localServer) close() {
 	}
 	s.closed = true
 	s.l.Close()
-	os.Remove(s.path)
+	_ = os.Remove(s.path)
 	for c := range s.conns {
 		c.Close()
 	}
@@ -175,7 +175,7 @@ func copyHalf(dst, src net.Conn) {
 	// Hide ReadFrom and WriteTo: a plain bounded buffer is all that is wanted.
 	_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, 32<<10))
 	if half, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
-		half.CloseWrite()
+		_ = half.CloseWrite()
 		return
 	}
 	abort(dst)
@@ -185,7 +185,7 @@ func copyHalf(dst, src net.Conn) {
 // abort ends a stream in both directions.
 func abort(c net.Conn) {
 	if r, ok := c.(interface{ Reset() error }); ok {
-		r.Reset()
+		_ = r.Reset()
 		return
 	}
 	c.Close()

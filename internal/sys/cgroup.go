@@ -33,7 +33,7 @@ func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err err
 		dir := filepath.Join(h.dir, name)
 		if err := h.enter(dir, pid, lim); err != nil {
 			errs = append(errs, err)
-			os.Remove(dir) // only an empty one goes
+			_ = os.Remove(dir) // only an empty one goes
 			continue
 		}
 		dirs = append(dirs, dir)
@@ -95,7 +95,7 @@ func (h hierarchy) enter(dir string, pid int, lim CgroupLimits) error {
 	if h.v2 {
 		// Refused where this cgroup has processes of its own; then the limit files
 		// below are missing, which is told.
-		os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+memory +pids"), 0)
+		_ = os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+memory +pids"), 0)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err

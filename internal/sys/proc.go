@@ -84,11 +84,11 @@ func reap(pidfd int) (code int, sig syscall.Signal, ok bool) {
 	// siginfo_t of SIGCHLD on 64-bit Linux: signo, errno, code, pad, pid, uid, status.
 	var info struct {
 		Signo, Errno, Code, pad int32
-		Pid, Uid, Status        int32
+		PID, UID, Status        int32
 		rest                    [100]byte
 	}
 	err := unix.Waitid(unix.P_PIDFD, pidfd, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, nil)
-	if err != nil || info.Pid == 0 {
+	if err != nil || info.PID == 0 {
 		return 0, 0, false
 	}
 	const cldExited = 1

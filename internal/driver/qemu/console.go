@@ -72,7 +72,7 @@ func (c *console) run(ctx context.Context) (err error) {
 		if rerr != nil {
 			return nil // the VMM is gone, or stop was called
 		}
-		lim.WaitN(ctx, n) // does not wait any more once drained
+		_ = lim.WaitN(ctx, n) // does not wait any more once drained
 	}
 }
 

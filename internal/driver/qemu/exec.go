@@ -45,13 +45,13 @@ func (l *launcher) exec(a vmmArgs) error {
 		return mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
 	}
 	pid := p.Pid
-	p.Release()
+	_ = p.Release()
 	if l.proc, err = sys.OpenProcess(pid); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "start the VMM: it ended at once: %s", tail(l.spec.RunDir))
 	}
 	l.undo.Add(func() error {
-		l.proc.Signal(syscall.SIGKILL)
-		l.proc.Wait()
+		_ = l.proc.Signal(syscall.SIGKILL)
+		_, _, _, _ = l.proc.Wait()
 		return errors.Join(l.proc.Close(), sys.LeaveCgroup(l.rec.Cgroups))
 	})
 	if err := l.record(pid); err != nil {
@@ -76,22 +76,22 @@ func credential(s driver.Spec, accel string) *syscall.Credential {
 
 // confine bounds the process as far as this host allows.
 func (l *launcher) confine(pid int) {
-	unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
+	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
 	largest := uint64(l.spec.MemMiB) << 20
 	for _, disk := range l.spec.Disks {
 		if st, err := os.Stat(disk.Path); err == nil {
 			largest = max(largest, uint64(st.Size()))
 		}
 	}
-	unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: largest, Max: largest}, nil)
-	if l.spec.Cgroup == "" {
-		return
+	err = errors.Join(err, unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: largest, Max: largest}, nil))
+	if l.spec.Cgroup != "" {
+		const overhead = (tcgCacheMiB + 512) << 20
+		_, cerr := sys.EnterCgroup(l.spec.Cgroup, pid, sys.CgroupLimits{
+			MemoryBytes: int64(l.spec.MemMiB)<<20 + overhead, PIDs: 128 + l.spec.VCPUs})
+		err = errors.Join(err, cerr)
 	}
-	const overhead = (tcgCacheMiB + 512) << 20
-	_, err := sys.EnterCgroup(l.spec.Cgroup, pid, sys.CgroupLimits{
-		MemoryBytes: int64(l.spec.MemMiB)<<20 + overhead, PIDs: 128 + l.spec.VCPUs})
 	if err != nil {
-		l.d.log.Warn("the VMM runs without some cgroup limits", "instance", l.spec.ID, "err", err)
+		l.d.log.Warn("the VMM runs without some of its limits", "instance", l.spec.ID, "err", err)
 	}
 }
 
@@ -125,7 +125,7 @@ func tapName(f *os.File) string {
 	if err != nil {
 		return ""
 	}
-	raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr) })
+	_ = raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr) })
 	if err != nil {
 		return ""
 	}

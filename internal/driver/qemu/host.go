@@ -128,7 +128,7 @@ func (d *Driver) probe(ctx context.Context, kernel string) (why string, err erro
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindInternal, "probe KVM: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // else the next probe does
 	initrd := filepath.Join(dir, "initrd")
 	if err := os.WriteFile(initrd, probeInitrd(), 0o644); err != nil {
 		return "", mvm.Errorf(mvm.KindInternal, "probe KVM: %w", err)
@@ -158,7 +158,7 @@ func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) erro
 	if err != nil {
 		return err
 	}
-	defer v.Kill(context.WithoutCancel(ctx))
+	defer func() { _ = v.Kill(context.WithoutCancel(ctx)) }() // else the next probe does
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {

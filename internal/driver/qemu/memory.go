@@ -54,7 +54,7 @@ func openMemory(s driver.Spec) (*os.File, error) {
 		err = reserve(f, size)
 	}
 	if err != nil {
-		release(f)
+		_ = release(f)
 		return nil, errors.Join(diskError("reserve", s, err), f.Close())
 	}
 	return f, nil

@@ -58,7 +58,7 @@ func probeInit() []byte {
 		uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
 		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(0x1000), // load r-x
 	} {
-		binary.Write(&b, binary.LittleEndian, v)
+		_ = binary.Write(&b, binary.LittleEndian, v)
 	}
 	b.Write(code)
 	b.WriteString(probeMark + "\n")

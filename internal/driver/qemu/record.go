@@ -111,7 +111,7 @@ func lock(runDir string) (*os.File, error) {
 // unlock removes the lock file that f holds, and lets go.
 func unlock(f *os.File) error {
 	if sameFile(f, f.Name()) {
-		os.Remove(f.Name())
+		_ = os.Remove(f.Name())
 	}
 	return f.Close()
 }

@@ -63,7 +63,7 @@ func (v *vmm) migrate(ctx context.Context, command string, f *os.File) error {
 		case <-q.Done():
 			return mvm.Errorf(mvm.KindUnavailable, "%s: %w", command, errGone)
 		case <-ctx.Done():
-			v.do(context.WithoutCancel(ctx), "migrate_cancel", nil, nil)
+			_ = v.do(context.WithoutCancel(ctx), "migrate_cancel", nil, nil)
 			return mvm.Errorf(mvm.KindTimeout, "%s: %w", command, context.Cause(ctx))
 		}
 	}
@@ -113,7 +113,7 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) (err error) {
 		return mvm.Errorf(mvm.KindInternal, "open the memory file: %w", err)
 	}
 	defer mem.Close()
-	startWriteback(mem) // only sooner; sync below is what counts
+	_ = startWriteback(mem) // only sooner; sync below is what counts
 	if err := v.save(ctx, f); err != nil {
 		return err
 	}

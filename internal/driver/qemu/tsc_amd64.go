@@ -29,9 +29,9 @@ func bracket() (ns int64, tsc uint64) {
 	best := int64(math.MaxInt64)
 	for range 20 {
 		var a, b unix.Timespec
-		unix.ClockGettime(unix.CLOCK_MONOTONIC_RAW, &a)
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC_RAW, &a)
 		c := rdtsc()
-		unix.ClockGettime(unix.CLOCK_MONOTONIC_RAW, &b)
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC_RAW, &b)
 		if d := b.Nano() - a.Nano(); d < best {
 			best, ns, tsc = d, a.Nano()+d/2, c
 		}

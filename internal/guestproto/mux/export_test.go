@@ -2,6 +2,7 @@ package mux
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"time"
 )
@@ -20,7 +21,7 @@ func Decode(raw []byte, step int) (data []byte, records int, err error) {
 		if ctl != nil {
 			records++
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return data, records, nil
 		}
 		if err != nil {

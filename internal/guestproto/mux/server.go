@@ -90,7 +90,7 @@ func (s *Server) acceptNext() (*Session, error) {
 	hello := make(chan struct{})
 	go func() { // no host may be there to take it
 		defer close(hello)
-		s.l.writeControl(control{kind: kindHello})
+		_ = s.l.writeControl(control{kind: kindHello})
 	}()
 	n, err := s.awaitOpen()
 	s.l.raw.SetWriteDeadline(time.Unix(1, 0))

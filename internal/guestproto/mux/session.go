@@ -3,6 +3,7 @@ package mux
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -99,7 +100,7 @@ func (s *Session) header(conn *Stream) {
 	var h [4]byte
 	conn.SetReadDeadline(time.Now().Add(headerTimeout))
 	if _, err := io.ReadFull(conn, h[:]); err != nil {
-		conn.Stream.Reset()
+		_ = conn.Stream.Reset()
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
@@ -126,7 +127,7 @@ func (s *Session) Open(ctx context.Context, port uint32) (net.Conn, error) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		conn.Reset()
+		_ = conn.Reset()
 		return nil, mvm.Errorf(mvm.KindUnavailable, "open a stream to port %d: %w", port, err)
 	}
 	return conn, nil
@@ -180,7 +181,7 @@ func (st *Stream) Write(p []byte) (int, error) {
 }
 
 func deadlineError(err error) error {
-	if err == yamux.ErrTimeout {
+	if errors.Is(err, yamux.ErrTimeout) {
 		return os.ErrDeadlineExceeded
 	}
 	return err
