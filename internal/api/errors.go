@@ -74,9 +74,6 @@ func toBody(err error) *errorBody {
 
 // outerText keeps what was wrapped around an mvm.Error, without saying its fix twice.
 func outerText(err error, e *mvm.Error) string {
-	if err == error(e) {
-		return e.Text
-	}
 	if e.Fix == "" {
 		return err.Error()
 	}

@@ -146,7 +146,7 @@ func TestRequestsAtOnceAreBounded(t *testing.T) {
 	eventually(t, func() error {
 		_, err := c.Tenants(ctxOf(t))
 		if !mvm.IsKind(err, mvm.KindUnavailable) {
-			return fmt.Errorf("got %v, want unavailable", err)
+			return fmt.Errorf("want unavailable, got %w", err)
 		}
 		return nil
 	})

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"io"
 	"sync"
 
@@ -46,7 +47,7 @@ func (q *stdinQueue) CloseWithError(err error) {
 	if q.err == nil {
 		q.err = err
 	}
-	if err != io.EOF { // an abort, not an orderly end: nothing more is read
+	if !errors.Is(err, io.EOF) { // an abort, not an orderly end: nothing more is read
 		q.frames, q.err = nil, err
 	}
 	q.more.Broadcast()

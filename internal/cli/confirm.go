@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -36,7 +37,7 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, lost string) error {
 	defer func() { _ = in.Close() }()
 	defer context.AfterFunc(cmd.Context(), func() { in.Cancel() })()
 	answer, err := bufio.NewReader(io.LimitReader(in, 64)).ReadString('\n')
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return mvm.Errorf(mvm.KindInternal, "read answer: %w", err)
 	}
 	switch strings.ToLower(strings.TrimSpace(answer)) {

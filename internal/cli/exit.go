@@ -49,9 +49,6 @@ func textOf(err error) (text, fix string) {
 	if !errors.As(err, &e) {
 		return err.Error(), ""
 	}
-	if error(e) == err {
-		return e.Text, e.Fix
-	}
 	return strings.Replace(err.Error(), " ("+e.Fix+")", "", 1), e.Fix
 }
 

@@ -73,7 +73,7 @@ func (a *app) readSecrets(cmd *cobra.Command, args, remove []string) (map[string
 		case from == "-":
 			return nil, usagef(cmd, "only one secret can come from stdin")
 		default: // the argument may hold the secret: don't print it
-			return nil, usagef(cmd, "secret %s: the value must come from a file or stdin", name).(*mvm.Error).WithFix("use %s=@FILE or %s=-", name, name)
+			return nil, mvm.Errorf(mvm.KindInvalid, "secret %s: the value must come from a file or stdin", name).WithFix("use %s=@FILE or %s=-", name, name)
 		}
 		if err != nil {
 			return nil, err
