@@ -139,6 +139,7 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.goTracked(a.trimEvents)
+	a.goTracked(a.keepNetworks)
 	return nil
 }
 

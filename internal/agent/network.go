@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync"
+	"time"
 
 	"mvm"
 	"mvm/internal/network"
@@ -23,6 +24,13 @@ func (n *netState) changed() {
 	n.stateMu.Lock()
 	defer n.stateMu.Unlock()
 	n.version++
+}
+
+// forget has the next applyNetwork look at the kernel again.
+func (n *netState) forget() {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	n.everDone = false
 }
 
 func (n *netState) stale() (version uint64, stale bool) {
@@ -58,6 +66,27 @@ func (a *Agent) applyNetwork(ctx context.Context) error {
 	}
 	a.net.done(version)
 	return nil
+}
+
+// keepEvery is how often the kernel's networks are looked at while nothing changes.
+const keepEvery = 5 * time.Second
+
+// keepNetworks repairs what others did to the host's networks (a flushed ruleset
+// would leave guests unguarded), for as long as the agent runs.
+func (a *Agent) keepNetworks() {
+	tick := time.NewTicker(keepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-a.ctx.Done():
+			return
+		}
+		a.net.forget()
+		if err := a.applyNetwork(a.ctx); err != nil && a.ctx.Err() == nil {
+			a.log.Error("keep networks", "error", err)
+		}
+	}
 }
 
 // networkConfig is what every network of the host should be.
