@@ -15,13 +15,6 @@ import (
 	"mvm/internal/store"
 )
 
-// The bound that the resume gate puts on the error of the guest's clock, and how
-// often it corrects before it gives up.
-const (
-	maxClockError   = 20 * time.Millisecond
-	maxClockAdjusts = 5
-)
-
 // gate gives the guest all that it is and has (clock, entropy, network, secrets)
 // and returns when the guest says that it is in force. reason is "boot" or "wake".
 func (o *operation) gate(ctx context.Context, reason string) error {
@@ -79,46 +72,13 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	o.inst.SecretsGeneration = cfg.Generation
-	at := time.Unix(0, ans.UnixNanos)
-	if at.Before(sent.Add(-maxClockError)) || at.After(got.Add(maxClockError)) {
+	var c clockBounds
+	c.saw(time.Unix(0, ans.UnixNanos), sent, got)
+	if c.least().Abs() > maxClockError {
 		return true, o.settleClock(ctx, ans.UnixNanos, sent, got)
 	}
-	o.clock = clockError(at, sent, got)
+	o.clock = c.least()
 	return true, nil
-}
-
-// clockError is the least error that a clock has which showed at some time between
-// sent and got: 0 within.
-func clockError(at, sent, got time.Time) time.Duration {
-	switch {
-	case at.Before(sent):
-		return at.Sub(sent)
-	case at.After(got):
-		return at.Sub(got)
-	}
-	return 0
-}
-
-// settleClock corrects the guest's clock until it is right, going by the middle
-// between question and answer.
-func (o *operation) settleClock(ctx context.Context, guest int64, sent, got time.Time) error {
-	for range maxClockAdjusts {
-		mid := sent.Add(got.Sub(sent) / 2)
-		o.clock = time.Duration(guest - mid.UnixNano())
-		if o.clock.Abs() <= maxClockError {
-			return nil
-		}
-		sent = time.Now()
-		resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: -int64(o.clock)}})
-		if err != nil {
-			return err
-		}
-		if resp.ClockAck == nil {
-			return mvm.Errorf(mvm.KindUnavailable, "adjust guest clock: it gave another answer")
-		}
-		got, guest = time.Now(), resp.ClockAck.UnixNanos
-	}
-	return mvm.Errorf(mvm.KindUnavailable, "adjust guest clock: it is still %s off after %d corrections", o.clock, maxClockAdjusts)
 }
 
 // guestConfig is what an instance's guest gets.

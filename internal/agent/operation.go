@@ -41,6 +41,7 @@ type operation struct {
 	reason  string        // why that way
 	silent  bool          // the guest did not answer when it was asked to drain
 
+	clockSure           bool      // clock is all that the error can be, within maxClockError
 	pausedAt, resumedAt time.Time // when the vCPUs last stood still, and ran again
 }
 

@@ -211,29 +211,10 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 	if err := sys.SyncDir(filepath.Dir(files.State)); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "sync snapshot folder: %w", err)
 	}
-	ref.PausedAt = o.pausedAt.Round(0)
+	if o.clockSure {
+		ref.PausedAt = o.pausedAt.Round(0)
+	}
 	return o.a.describeSnapshot(ctx, o.inst, ref)
-}
-
-// rightClock has the guest's clock right before it stands still: a wake then only
-// adds the time that passed. A guest that does not answer sleeps all the same, and
-// its clock is set by the gate.
-func (o *operation) rightClock(ctx context.Context) error {
-	if o.silent {
-		return nil
-	}
-	callCtx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
-	defer cancel()
-	sent := time.Now()
-	resp, err := o.a.ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
-	if err == nil && resp.ClockAck != nil {
-		err = o.settleClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
-	}
-	if err != nil && ctx.Err() == nil {
-		o.log.Warn("clock before the sleep", "error", err)
-		return nil
-	}
-	return context.Cause(ctx)
 }
 
 // describeSnapshot fills in what the snapshot belongs to and what it holds on disk.

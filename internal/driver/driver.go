@@ -106,6 +106,14 @@ type Greeter interface {
 	Greet(ctx context.Context, body []byte) (answer []byte, err error)
 }
 
+// Clocked is a VMM that knows when its vCPUs last stood still and last ran again, by
+// the host's clock and more exactly than the calls of Pause and Resume tell. Zero
+// when this holder of the VMM has not seen it.
+type Clocked interface {
+	Stopped() time.Time
+	Resumed() time.Time
+}
+
 // Info describes a driver on this host.
 type Info struct {
 	Name        string `json:"name"`        // "qemu"

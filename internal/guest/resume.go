@@ -7,10 +7,6 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// maxStepError is how far the clock may be from the host's after a step by the time
-// for which the vCPUs stood still; beyond it the host's clock is taken as it came.
-const maxStepError = 250 * time.Millisecond
-
 // Resume answers the host's greeting to a restored guest: clock and entropy are set
 // right, and it says whether the configuration in force is the one that the host
 // wants. It runs where the channel is read, with as little code as can be: a
@@ -33,14 +29,14 @@ func (a *Agent) Resume(body []byte) []byte {
 }
 
 // resumeClock steps the clock by the time that passed outside, which no delay of the
-// message can falsify. A clock that is wrong after that takes the host's time.
+// message can falsify. A clock that is behind the message after that was wrong before
+// and takes the message's time; whether it is ahead, the host alone can tell.
 func (a *Agent) resumeClock(r guestproto.Resume) error {
 	if err := a.sys.StepClock(time.Duration(r.AdvanceNanos)); err != nil {
 		return err
 	}
-	off := time.Since(time.Unix(0, r.UnixNanos))
-	if off > -maxStepError/10 && off < maxStepError {
-		return nil
+	if sent := time.Unix(0, r.UnixNanos); time.Now().Before(sent) {
+		return a.sys.SetClock(sent)
 	}
-	return a.sys.SetClock(time.Unix(0, r.UnixNanos))
+	return nil
 }
