@@ -20,6 +20,7 @@ import (
 const (
 	startTimeout = 2 * time.Minute // the first start on a host may probe the VMM
 	startPoll    = 50 * time.Millisecond
+	maxAgentLog  = 16 << 20 // of an earlier agent, before it is set aside
 )
 
 // startAgent starts `mvm agent serve` in the background and waits until it answers.
@@ -74,6 +75,11 @@ func waitLock(ctx context.Context, path string) (*os.File, error) {
 // spawnAgent starts the agent in a session of its own, so that it outlives this
 // process and its terminal. It returns the agent's pid and the size of the log before.
 func (a *app) spawnAgent(cfg manifest.AgentConfig, logPath string) (pid int, old int64, err error) {
+	if st, err := os.Stat(logPath); err == nil && st.Size() > maxAgentLog {
+		if err := os.Rename(logPath, logPath+".1"); err != nil {
+			return 0, 0, err
+		}
+	}
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return 0, 0, err
