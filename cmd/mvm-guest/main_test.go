@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -160,7 +161,7 @@ func talk(ctx context.Context, t *testing.T, host net.Conn) (pid int) {
 func TestUsage(t *testing.T) {
 	out, err := exec.Command(build(t), "-bogus").CombinedOutput()
 	var exit *exec.ExitError
-	if e, ok := err.(*exec.ExitError); ok {
+	if e := (*exec.ExitError)(nil); errors.As(err, &e) {
 		exit = e
 	}
 	if exit == nil || exit.ExitCode() != 2 || !strings.Contains(string(out), "bogus") {

@@ -3,6 +3,7 @@ package guest_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -78,7 +79,7 @@ func TestBadMessages(t *testing.T) {
 			t.Errorf("%s: answered %+v, %v, want an Error", c.name, resp, err)
 		}
 		if !c.goesOn {
-			if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("%s: the connection goes on: %v", c.name, err)
 			}
 			continue

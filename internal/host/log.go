@@ -19,7 +19,7 @@ func newLogger(level, format string) *slog.Logger {
 	case format == "json":
 		return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: least}))
 	case term.IsTerminal(int(os.Stderr.Fd())) && os.Getenv("NO_COLOR") == "":
-		return slog.New(tint.NewHandler(os.Stderr, &tint.Options{Level: least, TimeFormat: "15:04:05.000"}))
+		return slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: least, TimeFormat: "15:04:05.000"}))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: least}))
 }

@@ -58,7 +58,7 @@ func tryLock(path string, how int) (*FileLock, error) {
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}

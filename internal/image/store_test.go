@@ -3,7 +3,6 @@ package image_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -421,5 +420,5 @@ func await(t *testing.T, what string, ok func() bool) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	t.Fatal(fmt.Sprintf("not within 30 s: %s", what))
+	t.Fatalf("not within 30 s: %s", what)
 }

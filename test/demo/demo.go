@@ -35,7 +35,6 @@ type demo struct {
 	url     string // of the chat endpoint
 	stub    *http.Server
 	process string // of OpenClaw in the guest: pid and start time
-	pid     int    // of the worker's VMM
 }
 
 func (d *demo) worker() string { return d.tenant + "/workers@" + d.tenant }
