@@ -7,14 +7,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"mvm/internal/sys"
 )
 
+// keepFresh is how long GC leaves an image alone that a Build has returned, so that
+// its caller can record the digest that keep then claims.
+const keepFresh = time.Minute
+
 // GC is described at Store. It waits for the builds that are under way, in other
-// processes too, and later builds wait for it. An image that a Build has just
-// returned is kept only when keep claims it: call Build and record its digest before
-// the next GC. Nothing that a running VMM has open is harmed by it.
+// processes too, and later builds wait for it. What a Build returned within the last
+// minute stays. Nothing that a running VMM has open is harmed by it.
 func (s *DirStore) GC(ctx context.Context, keep func(digest string) bool) (freed int64, err error) {
 	l, err := LockExclusive(ctx, s.path("lock"), nil)
 	if err != nil {
@@ -53,7 +57,7 @@ func (s *DirStore) removeImages(ctx context.Context, keep func(digest string) bo
 		if ctx.Err() != nil {
 			return freed, errors.Join(append(errs, context.Cause(ctx))...)
 		}
-		if keep(d) {
+		if keep(d) || s.fresh(d) {
 			continue
 		}
 		n, err := Allocated(s.imageDir(d))
@@ -68,6 +72,18 @@ func (s *DirStore) removeImages(ctx context.Context, keep func(digest string) bo
 		s.log.Info("image removed", "digest", d, "bytes", n)
 	}
 	return freed, errors.Join(errs...)
+}
+
+// fresh reports whether a Build has returned the image just now; see touch.
+func (s *DirStore) fresh(digest string) bool {
+	info, err := os.Stat(s.imageDir(digest))
+	return err == nil && time.Since(info.ModTime()) < keepFresh
+}
+
+// touch marks an image as returned by a Build now.
+func (s *DirStore) touch(img Image) error {
+	now := time.Now()
+	return os.Chtimes(img.Dir, now, now)
 }
 
 // discard takes an image out of sight at once and then removes it, so that a crash

@@ -90,6 +90,9 @@ func (s *DirStore) Build(ctx context.Context, ref string, progress func(mvm.Prog
 		return Image{}, err
 	}
 	img, err := s.buildLocked(ctx, b, ref, progress)
+	if err == nil {
+		err = s.touch(img)
+	}
 	return img, errors.Join(s.explain(ref, err), unlock())
 }
 

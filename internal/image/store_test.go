@@ -330,6 +330,8 @@ func TestGCKeepsWhatIsClaimed(t *testing.T) {
 	b := &toy{}
 	s := open(t, dir, b)
 	kept, gone := build(t, s, "toy:kept"), build(t, s, "toy:gone")
+	age(t, kept, gone)
+	fresh := build(t, s, "toy:fresh")
 	if err := os.Mkdir(filepath.Join(dir, "tmp", "build-crashed"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -346,16 +348,30 @@ func TestGCKeepsWhatIsClaimed(t *testing.T) {
 	if _, err := s.Get(gone.Digest); !mvm.IsKind(err, mvm.KindNotFound) {
 		t.Errorf("the other image: %v, want not found", err)
 	}
+	if _, err := s.Get(fresh.Digest); err != nil {
+		t.Errorf("the image that was built a moment ago, whose user may not have claimed it yet: %v", err)
+	}
 	if left := leftovers(t, dir); len(left) != 0 {
 		t.Errorf("GC left %v", left)
 	}
 	refs, err := os.ReadDir(filepath.Join(dir, "refs"))
-	if err != nil || len(refs) != 1 {
-		t.Errorf("there are %d refs (%v), want 1", len(refs), err)
+	if err != nil || len(refs) != 2 {
+		t.Errorf("there are %d refs (%v), want 2", len(refs), err)
 	}
 	build(t, s, "toy:gone")
-	if n := b.builds.Load(); n != 3 {
-		t.Errorf("after GC the image was built %d times in all, want 3", n)
+	if n := b.builds.Load(); n != 4 {
+		t.Errorf("after GC there were %d builds in all, want 4", n)
+	}
+}
+
+// age makes the store think that the images were built an hour ago.
+func age(t *testing.T, images ...image.Image) {
+	t.Helper()
+	then := time.Now().Add(-time.Hour)
+	for _, img := range images {
+		if err := os.Chtimes(img.Dir, then, then); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -212,6 +212,9 @@ func TestGCRemovesPartsThatNothingUses(t *testing.T) {
 	if got := partDirs(); !slices.Equal(got, []string{"kernel"}) {
 		t.Errorf("with the image kept there are the parts %v, want the kernel's", got)
 	}
+	if err := os.Chtimes(img.Dir, long, long); err != nil {
+		t.Fatal(err)
+	}
 	freed, err := s.GC(t.Context(), func(string) bool { return false })
 	if err != nil {
 		t.Fatal(err)
