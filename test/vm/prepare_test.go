@@ -61,6 +61,7 @@ func TestPrepare(t *testing.T) {
 		_, err := images.Build(context.Background(), imageRef(name), nil)
 		must(t, err)
 	}
+	prepareDemo(t)
 }
 
 // share gives the store the image of the test cache and what is known of its

@@ -1,0 +1,66 @@
+package vm_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mvm/internal/image"
+	"mvm/internal/testenv"
+)
+
+// demoPatience bounds a demo: OpenClaw takes minutes to start without KVM, and more
+// on a busy machine.
+const demoPatience = 25 * time.Minute
+
+// prepareDemo builds what TestDemo runs: the programs and OpenClaw's image.
+func prepareDemo(t *testing.T) {
+	t.Helper()
+	share(t, filepath.Join(place(), "images"), testenv.Image(t, "builtin:openclaw"))
+	must(t, image.Link(testenv.Mvm(t), filepath.Join(place(), "mvm")))
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(place(), "demo"), "../demo").CombinedOutput()
+	if err != nil {
+		t.Fatalf("build the demo: %v\n%s", err, out)
+	}
+}
+
+// TestDemo runs `make demo`'s program twice: a chat with the real OpenClaw through
+// the gateway, its worker asleep without a process, and the same OpenClaw process
+// answering the next message. The second run finds all of it there.
+func TestDemo(t *testing.T) {
+	h := newHost(t, "qemu")
+	first := h.demo()
+	for _, want := range []string{"openclaw: stub model heard", "is gone", "warm: from its snapshot", "remove it:"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("the demo does not say %q", want)
+		}
+	}
+	if got := strings.Count(first, "openclaw: stub model heard"); got != 2 {
+		t.Errorf("%d chats were answered, want 2", got)
+	}
+	began := time.Now()
+	second := h.demo()
+	t.Logf("the second run took %s", time.Since(began).Round(time.Second))
+	if strings.Contains(second, "create-instance") {
+		t.Error("the second run made instances again")
+	}
+}
+
+// demo runs the demo against this host's agent and returns what it wrote.
+func (h *host) demo() string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), demoPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(place(), "demo"), "-mvm", filepath.Join(place(), "mvm"), "-dir", h.path("demo"))
+	cmd.Env = append(os.Environ(), "MVM_SOCKET="+h.options().Socket, "MVM_NO_AUTOSTART=1", "ANTHROPIC_API_KEY=")
+	out, err := cmd.CombinedOutput()
+	h.t.Logf("%s", out)
+	if err != nil {
+		h.t.Fatalf("demo: %v", err)
+	}
+	return string(out)
+}
