@@ -80,6 +80,9 @@ func sweepDir(root string, owned map[string]bool) error {
 // recoverInstance re-adopts the instance's VMM, and finishes or undoes the
 // operation that was cut off.
 func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
+	if err := a.sweepSnapshots(i); err != nil {
+		return err
+	}
 	alive, paused, err := a.readopt(ctx, i)
 	if err != nil {
 		return err
@@ -110,6 +113,22 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 	// A sleep or resume was cut off, or the VMM is not as its state says: let it run,
 	// behind the gate.
 	return errors.Join(a.clearOp(i.ID, func(i *mvm.Instance) { i.State = mvm.StateWarm }), a.redo(i, mvm.OpResume))
+}
+
+// sweepSnapshots removes what sleeps that were cut off before their commit have written.
+func (a *Agent) sweepSnapshots(i mvm.Instance) error {
+	root := filepath.Join(a.instanceDir(i.ID), "snapshots")
+	entries, err := os.ReadDir(root)
+	if err != nil && !os.IsNotExist(err) {
+		return mvm.Errorf(mvm.KindInternal, "sweep snapshots: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if i.Snapshot == nil || i.Snapshot.ID != e.Name() {
+			errs = append(errs, os.RemoveAll(filepath.Join(root, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // readopt takes up the instance's VMM if one runs.
