@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -241,9 +242,17 @@ func (h *host) try(id string, op mvm.OpKind) (mvm.Instance, error) {
 }
 
 // exec runs a command in the guest and returns what it prints.
-func (h *host) exec(id string, argv ...string) (string, error) {
+func (h *host) exec(id string, argv ...string) (string, error) { return h.execIn(id, nil, argv...) }
+
+// write makes a file in the guest.
+func (h *host) write(id, path, text string) error {
+	_, err := h.execIn(id, strings.NewReader(text), "tee", path)
+	return err
+}
+
+func (h *host) execIn(id string, in io.Reader, argv ...string) (string, error) {
 	var out, errs bytes.Buffer
-	code, err := h.client.Exec(h.ctx(), mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdout: &out, Stderr: &errs})
+	code, err := h.client.Exec(h.ctx(), mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdin: in, Stdout: &out, Stderr: &errs})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("%v exited with %d: %s", argv, code, errs.String())
 	}
