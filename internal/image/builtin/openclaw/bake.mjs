@@ -1,9 +1,13 @@
 // Fills V8's compile cache while the image is built: starts the gateway, lets it
-// answer one chat turn with a model that is played here, and writes the cache.
+// answer one chat turn with a model that is played here, and writes the cache and a
+// list of the modules that this took.
 
+import { rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
+import inspector from "node:inspector";
 import module from "node:module";
-import { rmSync } from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
 
 import { port, prepare } from "./settings.mjs";
 
@@ -60,5 +64,17 @@ await until("the chat turn", async () => {
   return answer.ok && (await answer.text()).includes("ready");
 });
 module.flushCompileCache();
+
+// The files of all modules that were loaded, for prefetch.sh.
+const files = new Set();
+const session = new inspector.Session();
+session.connect();
+session.on("Debugger.scriptParsed", ({ params: { url } }) => {
+  if (url.startsWith("file:")) files.add(fileURLToPath(url));
+  else if (path.isAbsolute(url)) files.add(url);
+});
+session.post("Debugger.enable"); // tells of every script there is before it returns
+writeFileSync(path.join(cacheDir, "modules"), [...files].join("\n") + "\n");
+
 rmSync(stateDir, { recursive: true, force: true });
 process.exit(0);
