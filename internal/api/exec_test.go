@@ -163,8 +163,14 @@ func TestHostileExecFrames(t *testing.T) {
 			if !strings.Contains(string(got), tc.want) {
 				t.Errorf("client was told %q, want it to contain %q", got, tc.want)
 			}
-			if err := <-causes; !mvm.IsKind(err, mvm.KindInvalid) {
-				t.Errorf("command ended because of %v, want invalid", err)
+			conn.Close()
+			select {
+			case err := <-causes:
+				if !mvm.IsKind(err, mvm.KindInvalid) {
+					t.Errorf("command ended because of %v, want invalid", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("the command goes on")
 			}
 		})
 	}
