@@ -21,6 +21,7 @@ const (
 	imgWorkload = "workload"
 	imgMute     = "mute"
 	imgFlood    = "flood"
+	imgForge    = "forge"
 )
 
 // place is the folder of this run; it holds:
@@ -55,9 +56,10 @@ func TestPrepare(t *testing.T) {
 	writeImage(t, imgWorkload, minimal, workload, "/bin/workload", "")
 	writeImage(t, imgMute, minimal, workload, "/init", " mvmtest=mute")
 	writeImage(t, imgFlood, minimal, workload, "/init", " mvmtest=flood")
+	writeImage(t, imgForge, minimal, workload, "/init", " mvmtest=forge")
 	images, err := image.Open(store, []image.Builder{image.DirBuilder{}}, slog.New(slog.DiscardHandler))
 	must(t, err)
-	for _, name := range []string{imgWorkload, imgMute, imgFlood} {
+	for _, name := range []string{imgWorkload, imgMute, imgFlood, imgForge} {
 		_, err := images.Build(context.Background(), imageRef(name), nil)
 		must(t, err)
 	}

@@ -14,8 +14,11 @@ import (
 func hostile(how string) {
 	err := prepare()
 	fmt.Println("hostile guest:", how, err)
-	if how == "flood" {
+	switch how {
+	case "flood":
 		flood()
+	case "forge":
+		forge()
 	}
 	for {
 		time.Sleep(time.Hour)
