@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/cli"
@@ -40,19 +42,31 @@ type host struct {
 	driver string
 	client *api.Client
 	agent  *exec.Cmd
-	gone   chan error // the agent's end
-	seen   map[string]bool
+	gone   chan error      // the agent's end
+	seen   map[string]bool // ids of all instances that there were
+
+	unmount func() // the disk of its data, where it has one of its own
 }
 
 // newHost starts an agent. At the end of the test all tenants are destroyed, and
 // nothing may be left of them.
 func newHost(t testing.TB, driver string) *host {
 	t.Helper()
+	return newHostOf(t, driver, 0)
+}
+
+// newHostOf is newHost with a disk of that many MiB for the agent's data.
+func newHostOf(t testing.TB, driver string, diskMiB int) *host {
+	t.Helper()
 	testenv.NeedRoot(t)
 	dir := testenv.Dir(t)
 	h := &host{t: t, dir: dir, data: filepath.Join(dir, "d"), driver: driver, seen: map[string]bool{}}
 	h.client = api.Dial(h.options().Socket)
 	must(t, os.MkdirAll(h.data, 0o711))
+	if diskMiB > 0 {
+		must(t, unix.Mount("disk", h.data, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=711", diskMiB)))
+		h.unmount = func() { must(t, unix.Unmount(h.data, 0)) }
+	}
 	must(t, os.Symlink(filepath.Join(place(), "images"), filepath.Join(h.data, "images")))
 	t.Cleanup(h.end)
 	h.start()
@@ -175,6 +189,9 @@ func (h *host) end() {
 	h.wantNothing()
 	h.stop()
 	h.client.Close()
+	if h.unmount != nil {
+		h.unmount()
+	}
 	testenv.Eventually(h.t, 10*time.Second, func() error {
 		if left := testenv.Left(h.dir); len(left) > 0 {
 			return fmt.Errorf("left behind: %s", strings.Join(left, "; "))
