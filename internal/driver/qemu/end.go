@@ -23,6 +23,7 @@ func (v *vmm) Close() error {
 	if closed {
 		return nil
 	}
+	close(v.letGo)
 	v.proc.Interrupt()
 	v.watching.Wait()
 	v.ch.Close()
@@ -42,7 +43,6 @@ func (v *vmm) Kill(ctx context.Context) error {
 }
 
 // end is Kill without its seam.
-
 func (v *vmm) end(ctx context.Context) error {
 	v.mu.Lock()
 	v.killed = true
@@ -60,6 +60,7 @@ func (v *vmm) end(ctx context.Context) error {
 
 // watch waits for the end of the process and then cleans up after it.
 func (v *vmm) watch() {
+	v.watching.Go(v.endStalls)
 	v.watching.Go(func() {
 		code, sig, known, err := v.proc.Wait()
 		if err != nil { // let go

@@ -141,7 +141,7 @@ func (v *vmm) save(ctx context.Context, f *os.File) error {
 	// QEMU does not say why a write failed.
 	if free, ferr := sys.FreeBytes(filepath.Dir(f.Name())); ferr == nil && free < roomForState {
 		return mvm.Errorf(mvm.KindUnavailable, "write the device state of %s: %w", v.spec.ID, fmt.Errorf("%w: %w", syscall.ENOSPC, err)).
-			WithFix("free %d MiB on the disk of %s; the instance is paused and can be resumed", roomForState>>20, filepath.Dir(f.Name()))
+			WithFix("free %d MiB on the disk of %s", roomForState>>20, filepath.Dir(f.Name()))
 	}
 	return mvm.Errorf(mvm.KindOf(err), "write the device state of %s: %w", v.spec.ID, err)
 }

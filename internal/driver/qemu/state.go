@@ -28,14 +28,22 @@ func (v *vmm) Paused(ctx context.Context) (bool, error) {
 	return s != stateRunning, err
 }
 
-// Pause stops the vCPUs and flushes the disks. It is idempotent.
+// Pause stops the vCPUs and flushes the disks. It is idempotent. KindUnavailable
+// when the guest stands still already for want of disk space.
 func (v *vmm) Pause(ctx context.Context) error {
 	v.cmd.Lock()
 	defer v.cmd.Unlock()
 	if err := v.d.seam("pause.stop"); err != nil {
 		return err
 	}
-	return v.do(ctx, "stop", nil, nil)
+	if err := v.do(ctx, "stop", nil, nil); err != nil {
+		return err
+	}
+	if s, err := v.runState(ctx); err != nil || s != stateStalled {
+		return err
+	}
+	v.stall()
+	return v.stalledError("pause")
 }
 
 // Resume lets the vCPUs run, after a Pause, a Snapshot (which no longer fits then)
@@ -52,6 +60,11 @@ func (v *vmm) Resume(ctx context.Context) error {
 		v.setMemory(memoryLive)
 		return nil
 	case statePaused, statePostmigr:
+	case stateStalled:
+		if !v.room() {
+			v.stall()
+			return v.stalledError("resume")
+		}
 	default:
 		return mvm.Errorf(mvm.KindState, "resume %s: its VMM is in state %q", v.spec.ID, s)
 	}

@@ -38,6 +38,8 @@ type vmm struct {
 	watching sync.WaitGroup
 	done     chan struct{} // closed when the process is gone and its files too
 	exit     driver.Exit   // set before done is closed
+	letGo    chan struct{} // closed by Close
+	stalled  chan struct{} // gets a value when the guest stalls
 
 	cmd sync.Mutex // one of Pause, Resume, Snapshot and load at a time
 
@@ -68,7 +70,8 @@ var (
 var errGone = errors.New("the VMM is gone")
 
 func newVMM(d *Driver, spec driver.Spec, p *sys.Process, rec record) *vmm {
-	return &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{})}
+	return &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{}),
+		letGo: make(chan struct{}), stalled: make(chan struct{}, 1)}
 }
 
 // connect greets QEMU on the connection.
@@ -155,6 +158,11 @@ func (v *vmm) onEvent(e qmp.Event) {
 		v.stopped = e.At
 	case "RESUME":
 		v.resumed = e.At
+	case "BLOCK_IO_ERROR":
+		var b struct{ Action string }
+		if json.Unmarshal(e.Data, &b) == nil && b.Action == "stop" {
+			v.stall()
+		}
 	case "SHUTDOWN":
 		var s shutdown
 		if json.Unmarshal(e.Data, &s) == nil {

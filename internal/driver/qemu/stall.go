@@ -1,0 +1,96 @@
+package qemu
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"mvm"
+	"mvm/internal/sys"
+)
+
+// stateStalled is QEMU's for a guest that it has stopped because a write to a disk
+// failed. Data disks take space as they fill, so that is what a full disk of the
+// host looks like. No write is lost: QEMU repeats it when the guest goes on.
+const stateStalled = "io-error"
+
+const (
+	// stallPause is the time between two looks for space, stallLook bounds one.
+	stallPause = 2 * time.Second
+	stallLook  = 5 * time.Second
+	// roomToGoOn is the free space with which it is worth a try.
+	roomToGoOn = 4 << 20
+)
+
+// stall has it looked after that the guest goes on when there is space.
+func (v *vmm) stall() {
+	select {
+	case v.stalled <- struct{}{}:
+	default: // it is already
+	}
+}
+
+// endStalls lets stalled guests go on until the VMM ends or is let go.
+func (v *vmm) endStalls() {
+	for {
+		select {
+		case <-v.stalled:
+		case <-v.done:
+			return
+		case <-v.letGo:
+			return
+		}
+		v.d.log.Warn("a guest stands still: a disk of the host is full", "instance", v.spec.ID, "disk", v.diskDir())
+		for v.standsStill() {
+			select {
+			case <-time.After(stallPause):
+			case <-v.done:
+				return
+			case <-v.letGo:
+				return
+			}
+		}
+	}
+}
+
+// standsStill lets a stalled guest go on when there is space, and reports whether
+// it has to be looked at again.
+func (v *vmm) standsStill() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), stallLook)
+	defer cancel()
+	v.cmd.Lock()
+	defer v.cmd.Unlock()
+	s, err := v.runState(ctx)
+	if err == nil && s != stateStalled {
+		return false
+	}
+	if err != nil || !v.room() {
+		return true
+	}
+	if err := v.cont(ctx); err != nil {
+		return true
+	}
+	v.d.log.Info("a guest that stood still goes on", "instance", v.spec.ID)
+	return false // it says so when it stalls again
+}
+
+// diskDir is where the disks are that can run out of space.
+func (v *vmm) diskDir() string {
+	for _, d := range v.spec.Disks {
+		if !d.ReadOnly {
+			return filepath.Dir(d.Path)
+		}
+	}
+	return v.spec.Dir
+}
+
+func (v *vmm) room() bool {
+	free, err := sys.FreeBytes(v.diskDir())
+	return err != nil || free >= roomToGoOn
+}
+
+// stalledError says what keeps the guest from the verb.
+func (v *vmm) stalledError(verb string) error {
+	return mvm.Errorf(mvm.KindUnavailable, "%s %s: its guest stands still, because a write to its disk found no space left in %s",
+		verb, v.spec.ID, v.diskDir()).WithFix("free space there, and it goes on by itself")
+}
