@@ -54,18 +54,22 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, nil)
 }
 
-// goOn undoes a sleep: the instance runs, configured and with the right clock.
+// goOn undoes a sleep: the instance runs, configured and with the right clock. Where
+// that can't be had, its record says why.
 func (o *operation) goOn(ctx context.Context) error {
 	if o.a.liveOf(o.inst.ID) == nil {
 		return o.forget(ctx)
 	}
-	if err := o.resumeVMM(ctx); err != nil {
-		return err
+	err := o.resumeVMM(ctx)
+	if err == nil {
+		err = o.wakeGate(ctx)
 	}
-	if err := o.wakeGate(ctx); err != nil {
-		return err
-	}
-	return o.save(func(i *mvm.Instance) { i.State, i.Op = mvm.StateRunning, nil })
+	return errors.Join(err, o.save(func(i *mvm.Instance) {
+		i.State, i.Op = mvm.StateRunning, nil
+		if err != nil {
+			i.Problem = clip(err.Error())
+		}
+	}))
 }
 
 // resumeForDrain lets a warm instance run, since a paused guest can't drain.
