@@ -40,6 +40,7 @@ type operation struct {
 	bootWay string        // "warm" or "cold", for starts and wakes
 	reason  string        // why that way
 	silent  bool          // the guest did not answer when it was asked to drain
+	tried   bool          // the driver was given the snapshot
 
 	clockSure           bool      // clock is all that the error can be, within maxClockError
 	pausedAt, resumedAt time.Time // when the vCPUs last stood still, and ran again
@@ -91,6 +92,10 @@ func (o *operation) dispatch(ctx context.Context) error {
 	if l := o.job.req.ended; l != nil && o.a.liveOf(o.inst.ID) != l {
 		return nil
 	}
+	if err := o.settleLost(ctx); err != nil {
+		return err
+	}
+	st = o.inst.State
 	switch o.kind {
 	case mvm.OpStart, mvm.OpWake:
 		return o.toRunning(ctx)
@@ -119,10 +124,49 @@ func (o *operation) dispatch(ctx context.Context) error {
 	return mvm.Errorf(mvm.KindInvalid, "operation %q is unknown", o.kind)
 }
 
+// settleLost brings an instance to rest that the operation can't go on from: its VMM
+// is gone, though its record has one, or its end failed half-way.
+func (o *operation) settleLost(ctx context.Context) error {
+	var cut mvm.OpKind
+	if o.inst.Op != nil {
+		cut = o.inst.Op.Kind
+	}
+	switch {
+	case o.kind == mvm.OpDestroy:
+		return nil
+	case cut == mvm.OpDestroy:
+		return mvm.Errorf(mvm.KindState, "%s %s: its destruction has begun", o.kind, o.inst.Address()).
+			WithFix("finish it with `mvm instance destroy %s`", o.inst.ID)
+	case o.kind == mvm.OpStop:
+		return nil
+	case cut == mvm.OpStop, o.inst.State.HoldsMemory() && o.lost():
+		o.log.Warn("stop what is left of the instance first", "op", o.kind, "state", o.inst.State)
+		err := o.stop(ctx)
+		o.reason = ""
+		return err
+	case cut == mvm.OpSleep && o.inst.State == mvm.StateSleeping:
+		return o.finishSleep(ctx)
+	}
+	return nil
+}
+
+// lost reports that the instance has no VMM that runs.
+func (o *operation) lost() bool {
+	select {
+	case <-o.vmmGone():
+		return true
+	default:
+		return false
+	}
+}
+
 func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {
 	case mvm.StateRunning:
-		return nil
+		if o.inst.Problem != "" {
+			return nil
+		}
+		return o.waitReady(ctx)
 	case mvm.StateWarm:
 		return o.resume(ctx)
 	case mvm.StateSleeping:

@@ -32,8 +32,11 @@ func (a *Agent) recover(ctx context.Context) error {
 	}
 	for _, i := range instances {
 		if err := a.recoverInstance(ctx, i); err != nil {
-			return mvm.Errorf(mvm.KindOf(err), "recover %s: %w", i.ID, err)
+			a.notRecovered(i, err)
 		}
+	}
+	if ctx.Err() != nil {
+		return mvm.Errorf(mvm.KindCanceled, "take up instances: %w", context.Cause(ctx))
 	}
 	if err := a.applyPublish(ctx); err != nil {
 		a.log.Error("ports are not published", "error", err)
@@ -77,6 +80,24 @@ func sweepDir(root string, owned map[string]bool) error {
 	return errors.Join(errs...)
 }
 
+// notRecovered records that an instance could not be taken up: one that is broken
+// keeps no other from being served. The next operation on it begins with a stop.
+func (a *Agent) notRecovered(i mvm.Instance, err error) {
+	a.log.Error("instance is not taken up", "instance", i.ID, "error", err)
+	problem := mvm.Errorf(mvm.KindOf(err), "take up after a restart of the agent: %w", err).Error()
+	err = a.store.Update(func(tx *store.Tx) error {
+		now, err := tx.Instance(i.ID)
+		if err != nil {
+			return err
+		}
+		now.Problem = clip(problem)
+		return tx.PutInstance(now)
+	})
+	if err != nil {
+		a.log.Error("record problem", "instance", i.ID, "error", err)
+	}
+}
+
 // recoverInstance re-adopts the instance's VMM, and finishes or undoes the
 // operation that was cut off.
 func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
@@ -107,6 +128,8 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return a.recoverLost(ctx, i)
 	case op == mvm.OpWarm:
 		return a.redo(i, mvm.OpWarm)
+	case op == "" && i.State == mvm.StateRunning && !paused && !i.Ready && i.Problem == "":
+		return a.redo(i, mvm.OpStart) // which waits until its services are ready
 	case op == "" && i.State == mvm.StateWarm && paused, op == "" && i.State == mvm.StateRunning && !paused:
 		return nil
 	}
@@ -117,25 +140,35 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 
 // sweepSnapshots removes what sleeps that were cut off before their commit have written.
 func (a *Agent) sweepSnapshots(i mvm.Instance) error {
-	root := filepath.Join(a.instanceDir(i.ID), "snapshots")
-	entries, err := os.ReadDir(root)
-	if err != nil && !os.IsNotExist(err) {
-		return mvm.Errorf(mvm.KindInternal, "sweep snapshots: %w", err)
+	own := ""
+	if i.Snapshot != nil {
+		own = i.Snapshot.ID
+	}
+	return keepOnly(filepath.Join(a.instanceDir(i.ID), "snapshots"), own)
+}
+
+// keepOnly removes everything in the folder, if it is there, but the entry of the name.
+func keepOnly(dir, name string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return mvm.Errorf(mvm.KindInternal, "sweep folder: %w", err)
 	}
 	var errs []error
 	for _, e := range entries {
-		if i.Snapshot == nil || i.Snapshot.ID != e.Name() {
-			errs = append(errs, os.RemoveAll(filepath.Join(root, e.Name())))
+		if e.Name() != name {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// readopt takes up the instance's VMM if one runs.
+// readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs
+// on where its image is lost.
 func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
 	spec, err := a.spec(i)
 	if err != nil {
-		return false, false, err
+		a.log.Warn("image of an instance is missing", "instance", i.ID, "error", err)
+		spec = a.baseSpec(i)
 	}
 	vmm, err := a.opt.Driver.Recover(ctx, spec)
 	if mvm.IsKind(err, mvm.KindNotFound) {

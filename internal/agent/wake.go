@@ -16,11 +16,14 @@ import (
 func (o *operation) wake(ctx context.Context) error {
 	var why error
 	for range 2 {
-		if fit := o.a.snapshotFits(ctx, o.inst); fit != nil {
-			why = errors.Join(why, fit)
-			break
+		misfit, err := o.a.snapshotFits(ctx, o.inst)
+		if err != nil {
+			return err
 		}
-		o.bootWay, o.reason = "warm", ""
+		if misfit != nil {
+			return o.coldBoot(ctx, errors.Join(why, misfit))
+		}
+		o.bootWay, o.reason, o.tried = "warm", "", false
 		if why = o.restore(ctx); why == nil {
 			return o.afterWake(ctx)
 		}
@@ -29,11 +32,17 @@ func (o *operation) wake(ctx context.Context) error {
 		}
 		o.log.Warn("restore failed", "error", why)
 	}
+	if !o.tried { // nothing is wrong with the snapshot, and a cold boot would fail as well
+		return why
+	}
 	return o.coldBoot(ctx, why)
 }
 
 // coldBoot gives up the snapshot (it is set aside) and starts from the disks.
 func (o *operation) coldBoot(ctx context.Context, why error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	o.reason = "snapshot not used: " + clip(why.Error())
 	o.log.Warn("cold boot instead of restore", "why", why)
 	if err := o.a.setAside(o.inst); err != nil {
@@ -62,7 +71,10 @@ func (o *operation) restore(ctx context.Context) error {
 
 func (o *operation) restoreVMM(ctx context.Context) error {
 	files := o.a.snapshotFiles(o.inst.ID, o.inst.Snapshot.ID)
-	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Restore(ctx, s, files) })
+	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) {
+		o.tried = true
+		return o.a.opt.Driver.Restore(ctx, s, files)
+	})
 }
 
 // consume makes durable that memory and disks are about to go on from the snapshot,
@@ -130,60 +142,62 @@ func (o *operation) tryWakeGate(ctx context.Context) error {
 	return o.gate(ctx, "wake")
 }
 
-// snapshotFits says why the instance's snapshot can't be restored here and now.
-func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) error {
+// snapshotFits says in misfit why the instance's snapshot can't be restored here and
+// now; err, that it could not find out.
+func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err error) {
 	s := i.Snapshot
 	if s == nil {
-		return mvm.Errorf(mvm.KindState, "there is no snapshot")
+		return mvm.Errorf(mvm.KindState, "there is no snapshot"), nil
 	}
 	info, err := a.driverInfo(ctx)
 	if err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+		return nil, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
 	for _, c := range []struct {
 		what, got, want string
 	}{{"image", s.Image, i.Image}, {"VMM", s.VMM, vmmID(info)}, {"machine", s.Machine, info.Machine}} {
 		if c.got != c.want {
-			return mvm.Errorf(mvm.KindState, "its %s is %q, here it is %q", c.what, c.got, c.want)
+			return mvm.Errorf(mvm.KindState, "its %s is %q, here it is %q", c.what, c.got, c.want), nil
 		}
 	}
 	switch {
 	case s.Consumed:
-		return mvm.Errorf(mvm.KindState, "it was used already by a wake that was cut off")
+		return mvm.Errorf(mvm.KindState, "it was used already by a wake that was cut off"), nil
 	case s.DiskGeneration != i.DiskGeneration:
-		return mvm.Errorf(mvm.KindState, "the disks have changed since (generation %d, now %d)", s.DiskGeneration, i.DiskGeneration)
+		return mvm.Errorf(mvm.KindState, "the disks have changed since (generation %d, now %d)", s.DiskGeneration, i.DiskGeneration), nil
 	case s.MemMiB != i.Res.MemMiB:
-		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB)
+		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB), nil
 	}
 	if _, err := os.Stat(a.snapshotFiles(i.ID, s.ID).State); err != nil {
-		return mvm.Errorf(mvm.KindState, "its device state can't be read: %w", err)
+		return mvm.Errorf(mvm.KindState, "its device state can't be read: %w", err), nil
 	}
-	return nil
+	return nil, nil
 }
 
 // setAside moves a snapshot that can't be used, with its memory, out of the way
-// and keeps it for a look. Only the newest is kept.
+// and keeps it for a look. Only the newest is kept. It can run twice: what it has
+// moved before stays.
 func (a *Agent) setAside(i mvm.Instance) error {
 	if i.Snapshot == nil {
 		return nil
 	}
 	root := filepath.Join(a.instanceDir(i.ID), "set-aside")
-	if err := os.RemoveAll(root); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "remove older snapshot set aside: %w", err)
-	}
-	if err := os.MkdirAll(root, 0o700); err != nil {
+	dir := filepath.Join(root, i.Snapshot.ID)
+	if err := errors.Join(os.MkdirAll(dir, 0o700), keepOnly(root, i.Snapshot.ID)); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
 	}
-	moves := map[string]string{
-		filepath.Dir(a.snapshotFiles(i.ID, i.Snapshot.ID).State): filepath.Join(root, i.Snapshot.ID),
-		a.baseSpec(i).Memory: filepath.Join(root, "memory"),
-	}
-	for from, to := range moves {
-		if err := os.Rename(from, to); err != nil && !os.IsNotExist(err) {
+	for _, m := range [][2]string{
+		{a.snapshotFiles(i.ID, i.Snapshot.ID).State, filepath.Join(dir, "state")},
+		{a.baseSpec(i).Memory, filepath.Join(dir, "memory")},
+	} {
+		if err := os.Rename(m[0], m[1]); err != nil && !os.IsNotExist(err) {
 			return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
 		}
 	}
+	if err := a.removeSnapshot(i.ID, i.Snapshot.ID); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+	}
 	a.record(mvm.Event{Action: mvm.SnapshotDeleted, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
-		Why: "it can't be used", Detail: "set aside in " + root})
+		Why: "it can't be used", Detail: "set aside in " + dir})
 	return nil
 }

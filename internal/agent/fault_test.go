@@ -1,0 +1,232 @@
+package agent_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"mvm"
+	"mvm/internal/driver/fake"
+	"mvm/internal/network/fakenet"
+)
+
+var errOnPurpose = errors.New("broken on purpose")
+
+func (h *host) boot(id string) string {
+	h.t.Helper()
+	return h.exec(id, "cat", "/proc/sys/kernel/random/boot_id")
+}
+
+func (h *host) get(id string) mvm.Instance {
+	h.t.Helper()
+	i, err := h.a.Instance(ctx(h.t), mvm.Address{Instance: id})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return i
+}
+
+func (h *host) try(id string, op mvm.OpKind) error {
+	_, err := h.a.Operate(ctx(h.t), mvm.Address{Instance: id}, mvm.OpRequest{Op: op}, nil)
+	return err
+}
+
+// TestHostFaultsKeepSnapshots: what is wrong with the host and not with the snapshot
+// fails the wake, and the next one finds the memory as it was.
+func TestHostFaultsKeepSnapshots(t *testing.T) {
+	var infoFails atomic.Bool
+	for what, fault := range map[string]func(h *host, on bool){
+		"no TAP": func(h *host, on bool) {
+			if on {
+				h.net.Fail(fakenet.OpOpenTAP, errOnPurpose, -1)
+			} else {
+				h.net.Fail(fakenet.OpOpenTAP, nil, 0)
+			}
+		},
+		"no driver info": func(_ *host, on bool) { infoFails.Store(on) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := newHost(t)
+			h.opt.Fail = func(op fake.Op, _ string) error {
+				if op == fake.OpInfo && infoFails.Load() {
+					return errOnPurpose
+				}
+				return nil
+			}
+			h.start()
+			i := h.instance()
+			boot := h.boot(i.ID)
+			h.do(i.ID, mvm.OpSleep)
+			fault(h, true)
+			if err := h.try(i.ID, mvm.OpWake); !errors.Is(err, errOnPurpose) {
+				t.Errorf("wake: %v, want the host's fault", err)
+			}
+			if got := h.get(i.ID); got.State != mvm.StateSleeping || got.Snapshot == nil || got.Op != nil {
+				t.Fatalf("%s with snapshot %v, op %v; want it asleep as before", got.State, got.Snapshot, got.Op)
+			}
+			fault(h, false)
+			h.do(i.ID, mvm.OpWake)
+			if h.boot(i.ID) != boot {
+				t.Error("the guest was booted again: its memory is lost")
+			}
+		})
+	}
+}
+
+// TestSetAsideCutOff: a snapshot that was set aside by an agent that died then is
+// still there after the next one has done it again.
+func TestSetAsideCutOff(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	snap := h.do(i.ID, mvm.OpSleep).Snapshot.ID
+	h.stop()
+	dir := filepath.Join(h.dir, "instances", i.ID)
+	aside := filepath.Join(dir, "set-aside", snap)
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "snapshots", snap, "state"), filepath.Join(aside, "state")); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	if got := h.do(i.ID, mvm.OpWake); got.Last.Kind != "cold" {
+		t.Errorf("woke by %q, want cold", got.Last.Kind)
+	}
+	for _, name := range []string{"state", "memory"} {
+		if _, err := os.Stat(filepath.Join(aside, name)); err != nil {
+			t.Errorf("the only copy is gone: %v", err)
+		}
+	}
+}
+
+// TestBrokenInstanceKeepsNobodyFromService: what can't be taken up after a restart
+// keeps neither the agent nor other instances from going on.
+func TestBrokenInstanceKeepsNobodyFromService(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	well := h.instance()
+	broken, err := h.a.CreateInstance(ctx(t), "acme", "workers", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.stop()
+	h.opt.Fail = func(op fake.Op, id string) error {
+		if op == fake.OpDestroy && id == broken.ID {
+			return errOnPurpose
+		}
+		return nil
+	}
+	if err := os.RemoveAll(filepath.Join(h.dir, "images")); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	h.exec(well.ID, "true")
+	if got := h.get(broken.ID); got.Problem == "" {
+		t.Error("the record does not say what is wrong")
+	}
+}
+
+// TestStartAfterHalfAStop: a stop that failed half-way is finished before a start.
+func TestStartAfterHalfAStop(t *testing.T) {
+	h := newHost(t)
+	var fails atomic.Bool
+	h.opt.Fail = func(op fake.Op, _ string) error {
+		if op == fake.OpDestroy && fails.Load() {
+			return errOnPurpose
+		}
+		return nil
+	}
+	h.start()
+	i := h.instance()
+	fails.Store(true)
+	if err := h.try(i.ID, mvm.OpStop); err == nil {
+		t.Fatal("stop: no error")
+	}
+	fails.Store(false)
+	if got := h.do(i.ID, mvm.OpWake); got.State != mvm.StateRunning || got.Op != nil {
+		t.Errorf("%s with op %v, want running", got.State, got.Op)
+	}
+	h.exec(i.ID, "true")
+}
+
+// TestReadinessSurvivesRestarts: an instance whose services were not ready yet when
+// the agent ended is found ready by the next one.
+func TestReadinessSurvivesRestarts(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	h.do(i.ID, mvm.OpStop)
+	h.host.Behave(i.ID, fake.Behavior{NeverReady: true})
+	started := make(chan error, 1)
+	go func() { started <- h.try(i.ID, mvm.OpStart) }()
+	waitUntil(t, func() bool { return h.get(i.ID).State == mvm.StateRunning })
+	h.stop()
+	if err := <-started; err == nil {
+		t.Error("start: no error, though its services never were ready")
+	}
+	h.start()
+	h.host.Behave(i.ID, fake.Behavior{})
+	waitUntil(t, func() bool { return h.get(i.ID).Ready })
+}
+
+// TestWarmQuotaWithOpsUnderWay: what is on its way to warm counts as warm.
+func TestWarmQuotaWithOpsUnderWay(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	first := h.instance()
+	quota := mvm.DefaultQuota()
+	quota.MaxWarm = 1
+	if _, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{Quota: &quota}); err != nil {
+		t.Fatal(err)
+	}
+	second, err := h.a.CreateInstance(ctx(t), "acme", "workers", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.do(second.ID, mvm.OpStart)
+	reached, goOn := make(chan struct{}), make(chan struct{})
+	var once atomic.Bool
+	h.onSeam(func(p string) error {
+		if p == "warm.fence:before" && once.CompareAndSwap(false, true) {
+			close(reached)
+			<-goOn
+		}
+		return nil
+	})
+	done := make(chan error, 1)
+	go func() { done <- h.try(first.ID, mvm.OpWarm) }()
+	<-reached
+	if err := h.try(second.ID, mvm.OpWarm); !mvm.IsKind(err, mvm.KindQuota) {
+		t.Errorf("second warm: %v, want refused by the quota", err)
+	}
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Errorf("first warm: %v", err)
+	}
+	if got := h.get(second.ID); got.State != mvm.StateRunning || got.Op != nil {
+		t.Errorf("refused one is %s with op %v, want running", got.State, got.Op)
+	}
+}
+
+// TestDestroyCallsOffAll: a destroy does not wait for a start that hangs.
+func TestDestroyCallsOffAll(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	h.do(i.ID, mvm.OpStop)
+	h.host.Behave(i.ID, fake.Behavior{NoChannel: true})
+	started := make(chan error, 1)
+	go func() { started <- h.try(i.ID, mvm.OpStart) }()
+	waitUntil(t, func() bool { _, op := h.a.Queued(i.ID); return op == mvm.OpStart })
+	slept := make(chan error, 1)
+	go func() { slept <- h.try(i.ID, mvm.OpSleep) }()
+	waitUntil(t, func() bool { n, _ := h.a.Queued(i.ID); return n == 2 })
+	h.do(i.ID, mvm.OpDestroy)
+	if err := errors.Join(<-started, <-slept); err == nil || mvm.IsKind(err, mvm.KindTimeout) || !strings.Contains(err.Error(), "given up for destroy") {
+		t.Errorf("start and sleep: %v, want both given up for destroy", err)
+	}
+}
