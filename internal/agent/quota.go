@@ -6,7 +6,8 @@ import (
 )
 
 // usageOf adds up what counts against a tenant's quota, without the instance skip.
-// An instance that is on its way up counts as running already.
+// An instance that is on its way up counts as running already, and one on its way to
+// warm as both, since it can be called off.
 func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 	var u mvm.Usage
 	pools, err := tx.Pools(tenant)
@@ -32,6 +33,9 @@ func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 		case i.State == mvm.StateRunning || rising:
 			u.Running++
 		case i.State == mvm.StateWarm:
+			u.Warm++
+		}
+		if i.State == mvm.StateRunning && i.Op != nil && i.Op.Kind == mvm.OpWarm {
 			u.Warm++
 		}
 	}

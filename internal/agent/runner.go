@@ -61,6 +61,18 @@ func (j *job) joins(r request) bool {
 	return j.req.op == r.op && j.req.force == r.force || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
 }
 
+// giveWay ends the jobs that the request makes needless: a destroy all of them, others
+// at most the last, which they come after.
+func (r *runner) giveWay(req request) {
+	jobs := r.jobs
+	if req.op != mvm.OpDestroy {
+		jobs = jobs[len(jobs)-1:]
+	}
+	for _, j := range jobs {
+		j.giveWay(req)
+	}
+}
+
 // giveWay ends the job early where the request that comes after it makes it needless.
 func (j *job) giveWay(r request) {
 	switch {
@@ -107,7 +119,7 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 		if n >= maxQueued {
 			return nil, mvm.Errorf(mvm.KindUnavailable, "%s %s: %d operations wait already", req.op, id, n)
 		}
-		r.jobs[n-1].giveWay(req)
+		r.giveWay(req)
 	}
 	j := &job{req: req, done: make(chan struct{})}
 	j.ctx, j.cancel = context.WithCancelCause(a.ctx)
