@@ -1,0 +1,149 @@
+package vm_test
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"mvm"
+)
+
+// rounds is how often the benchmark puts the instance to sleep and wakes it.
+const rounds = 20
+
+// minimalPool serves a page from a guest of builtin:minimal.
+const minimalPool = `
+[[pools]]
+id = "workers"
+flake = "builtin:minimal"
+vcpus = 1
+mem_mib = 256
+desired_running = 1
+env = { MVM_COMMAND = "mkdir -p /tmp/www && echo hello > /tmp/www/index.html && exec httpd -f -p 8000 -h /tmp/www", MVM_READY_TCP = "8000" }
+[[pools]]
+id = "people"
+flake = "builtin:minimal"
+`
+
+// BenchmarkSleepWake measures what a user waits for: the time from a request at the
+// gateway to the first byte from a workload in a sleeping guest of 256 MiB, beside
+// the time that plain QEMU needs to restore the same snapshot and run it. Sleep
+// likewise. It makes 20 rounds whatever -benchtime says, and prints medians.
+func BenchmarkSleepWake(b *testing.B) {
+	h := newHost(b, "qemu")
+	h.deploy(gatewayPool + minimalPool)
+	web, id := h.web(), h.only("workers").ID
+	h.do(id, mvm.OpSleep)
+	firstByte(b, web)
+	p := newPlain(b, h, id)
+	for b.Loop() {
+		m := measures{}
+		for range rounds {
+			began := time.Now()
+			h.do(id, mvm.OpSleep)
+			m.add("mvm sleep", time.Since(began))
+			m.stages("sleep", h.get(id))
+			s, err := h.client.Stats(h.ctx(), mvm.Address{Instance: id})
+			must(b, err)
+			m["bytes"] = append(m["bytes"], time.Duration(s.SleeperBytes))
+			p.copySnapshot(h, id)
+			runs, answers := p.restore(h.ctx())
+			m.add("plain QEMU restores and runs", runs)
+			m.add("  until its guest answers", answers)
+			m.add("plain QEMU stops and saves", p.save(h.ctx()))
+			m.add("mvm wake, request to first byte", firstByte(b, web))
+			i := h.get(id)
+			if i.Last.Kind != "warm" {
+				b.Fatalf("the wake was %s: %s", i.Last.Kind, i.Last.Reason)
+			}
+			m.add("  of it the agent's operation", i.Last.Took)
+			m.stages("wake", i)
+		}
+		m.report(b)
+	}
+}
+
+// firstByte asks for a page and returns the time to its first byte.
+func firstByte(b *testing.B, addr string) time.Duration {
+	b.Helper()
+	began := time.Now()
+	c, err := net.Dial("tcp", addr)
+	must(b, err)
+	defer c.Close()
+	must(b, c.SetDeadline(began.Add(patience)))
+	_, err = fmt.Fprintf(c, "GET /index.html HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", addr)
+	must(b, err)
+	head := make([]byte, 15)
+	_, err = c.Read(head)
+	took := time.Since(began)
+	if must(b, err); string(head) != "HTTP/1.1 200 OK" {
+		b.Fatalf("the answer begins with %q", head)
+	}
+	return took
+}
+
+// measures are times by what was measured.
+type measures map[string][]time.Duration
+
+func (m measures) add(what string, took time.Duration) { m[what] = append(m[what], took) }
+
+func (m measures) stages(op string, i mvm.Instance) {
+	for _, s := range i.Last.Stages {
+		m.add(op+" stage "+s.Name, s.Took)
+	}
+}
+
+func (m measures) median(what string) time.Duration {
+	all := slices.Sorted(slices.Values(m[what]))
+	if len(all) == 0 {
+		return 0
+	}
+	return all[len(all)/2]
+}
+
+// report prints the medians, with each figure's ratio to plain QEMU of the same run.
+func (m measures) report(b *testing.B) {
+	const plainWake, plainSleep = "plain QEMU restores and runs", "plain QEMU stops and saves"
+	ms := func(what string) float64 { return float64(m.median(what).Microseconds()) / 1000 }
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	line := func(what, than string) {
+		all := slices.Sorted(slices.Values(m[what]))
+		if len(all) == 0 {
+			return
+		}
+		fmt.Fprintf(w, "%s\t%.1f ms\t(%.1f to %.1f)", what, ms(what), all[0].Seconds()*1000, all[len(all)-1].Seconds()*1000)
+		if than != "" {
+			fmt.Fprintf(w, "\t%.2f of plain QEMU", ms(what)/ms(than))
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "\nmedians of %d rounds\n", rounds)
+	for _, l := range [][2]string{{plainWake, ""}, {"  until its guest answers", plainWake}, {"mvm wake, request to first byte", plainWake},
+		{"  of it the agent's operation", plainWake}, {plainSleep, ""}, {"mvm sleep", plainSleep}} {
+		line(l[0], l[1])
+	}
+	fmt.Fprintf(w, "a sleeper holds on disk\t%.1f MiB\n", float64(m.median("bytes"))/(1<<20))
+	for _, s := range slices.Sorted(func(yield func(string) bool) {
+		for what := range m {
+			if strings.Contains(what, " stage ") && !yield(what) {
+				return
+			}
+		}
+	}) {
+		line(s, "")
+	}
+	must(b, w.Flush())
+	b.Log(out.String())
+	b.ReportMetric(ms("mvm wake, request to first byte"), "wake-ms")
+	b.ReportMetric(ms(plainWake), "plain-wake-ms")
+	b.ReportMetric(ms("mvm wake, request to first byte")/ms(plainWake), "wake-ratio")
+	b.ReportMetric(ms("mvm sleep"), "sleep-ms")
+	b.ReportMetric(ms(plainSleep), "plain-sleep-ms")
+	b.ReportMetric(ms("mvm sleep")/ms(plainSleep), "sleep-ratio")
+	b.ReportMetric(float64(m.median("bytes"))/(1<<20), "sleeper-MiB")
+}

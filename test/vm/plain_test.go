@@ -1,0 +1,227 @@
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"mvm"
+	"mvm/internal/driver/qemu/qmp"
+	"mvm/internal/guestproto"
+	"mvm/internal/guestproto/mux"
+)
+
+// plain is QEMU run by hand: the arguments of a VMM that was restored, on a copy of
+// its snapshot, and nothing of mvm.
+type plain struct {
+	b      *testing.B
+	dir    string
+	argv   []string
+	cmd    *exec.Cmd
+	qmp    *qmp.Client
+	memory *os.File
+	events chan qmp.Event
+	guest  net.Conn // the guest channel's end
+	opened []interface{ Close() error }
+}
+
+// newPlain takes the arguments of the instance's VMM.
+func newPlain(b *testing.B, h *host, id string) *plain {
+	b.Helper()
+	s, err := h.client.Stats(h.ctx(), mvm.Address{Instance: id})
+	must(b, err)
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.PID))
+	must(b, err)
+	p := &plain{b: b, dir: h.path("plain")}
+	must(b, os.Mkdir(p.dir, 0o700))
+	for _, a := range bytes.Split(bytes.TrimSuffix(line, []byte{0}), []byte{0}) {
+		p.argv = append(p.argv, string(a))
+	}
+	for n, a := range p.argv {
+		if a == "-name" {
+			p.argv[n+1] = "plain" // no VMM of an agent's
+		}
+	}
+	return p
+}
+
+// copySnapshot takes a copy of the sleeping instance's memory and device state.
+func (p *plain) copySnapshot(h *host, id string) {
+	p.b.Helper()
+	dir := filepath.Join(h.data, "instances", id)
+	state := filepath.Join(dir, "snapshots", h.get(id).Snapshot.ID, "state")
+	for from, to := range map[string]string{filepath.Join(dir, "memory"): "memory", state: "state"} {
+		to = filepath.Join(p.dir, to)
+		if out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
+			p.b.Fatalf("copy the snapshot: %v: %s", err, out)
+		}
+		f, err := os.Open(to)
+		must(p.b, err)
+		must(p.b, errors.Join(f.Sync(), f.Close()))
+	}
+}
+
+var (
+	fdMemory = regexp.MustCompile(`mem-path=/proc/self/fd/(\d+)`)
+	fdSocket = regexp.MustCompile(`^socket,id=(\w+),fd=(\d+)`)
+	fdTAP    = regexp.MustCompile(`^tap,id=net0,fd=(\d+)`)
+)
+
+// files opens what the arguments expect, under the numbers that they have for it, and
+// connects to the sockets by their names.
+func (p *plain) files() (extra []*os.File, conns map[string]*net.UnixConn) {
+	p.b.Helper()
+	conns = map[string]*net.UnixConn{}
+	put := func(number string, f *os.File) {
+		n, err := strconv.Atoi(number)
+		must(p.b, err)
+		for len(extra) <= n-3 {
+			extra = append(extra, nil)
+		}
+		extra[n-3] = f
+		p.opened = append(p.opened, f)
+	}
+	for _, a := range p.argv {
+		if m := fdMemory.FindStringSubmatch(a); m != nil {
+			f, err := os.OpenFile(filepath.Join(p.dir, "memory"), os.O_RDWR, 0)
+			must(p.b, err)
+			p.memory = f
+			put(m[1], f)
+		}
+		if m := fdSocket.FindStringSubmatch(a); m != nil {
+			f, conn := p.socket(m[1])
+			conns[m[1]] = conn
+			put(m[2], f)
+		}
+		if m := fdTAP.FindStringSubmatch(a); m != nil {
+			tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "plain0"}, Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
+				Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
+			must(p.b, netlink.LinkAdd(tap))
+			put(m[1], tap.Fds[0])
+		}
+	}
+	return extra, conns
+}
+
+// socket makes a listening socket with a connection in its queue.
+func (p *plain) socket(name string) (*os.File, *net.UnixConn) {
+	p.b.Helper()
+	path := filepath.Join(p.dir, name)
+	_ = os.Remove(path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	must(p.b, err)
+	defer l.Close()
+	f, err := l.File()
+	must(p.b, err)
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	must(p.b, err)
+	p.opened = append(p.opened, conn)
+	return f, conn
+}
+
+// restore starts QEMU on the copy and returns the times from then until the guest
+// runs and until it answers.
+func (p *plain) restore(ctx context.Context) (runs, answers time.Duration) {
+	p.b.Helper()
+	extra, conns := p.files()
+	p.events = make(chan qmp.Event, 64)
+	p.guest = conns["chan"]
+	p.cmd = exec.Command(qemuBinary, p.argv[1:]...)
+	p.cmd.ExtraFiles = extra
+	var said bytes.Buffer
+	p.cmd.Stderr = &said
+	began := time.Now()
+	must(p.b, p.cmd.Start())
+	var err error
+	if p.qmp, err = qmp.New(ctx, conns["qmp"], func(e qmp.Event) { p.events <- e }); err != nil {
+		p.b.Fatalf("%v: %s", err, said.String())
+	}
+	p.migrate(ctx, "migrate-incoming", os.O_RDONLY)
+	must(p.b, p.qmp.Do(ctx, "cont", nil, nil))
+	p.await(ctx, "RESUME", "")
+	runs = time.Since(began)
+	s, err := mux.Client(ctx, p.guest)
+	must(p.b, err)
+	c, err := s.Open(ctx, guestproto.GuestPort)
+	must(p.b, err)
+	if r, err := guestproto.Call(ctx, c, guestproto.Request{Ping: true}); err != nil || !r.Pong {
+		p.b.Fatalf("ping: %+v, %v", r, err)
+	}
+	answers = time.Since(began)
+	must(p.b, s.Close())
+	return runs, answers
+}
+
+// save stops the guest and writes its state, and returns how long that took until it
+// is on disk and QEMU is gone.
+func (p *plain) save(ctx context.Context) time.Duration {
+	p.b.Helper()
+	began := time.Now()
+	must(p.b, p.qmp.Do(ctx, "stop", nil, nil))
+	state := p.migrate(ctx, "migrate", os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
+	synced := make(chan error, 1)
+	go func() { synced <- p.memory.Sync() }()
+	must(p.b, errors.Join(state.Sync(), <-synced))
+	p.end()
+	return time.Since(began)
+}
+
+// migrate runs a migration of the device state to its end.
+func (p *plain) migrate(ctx context.Context, command string, flags int) *os.File {
+	p.b.Helper()
+	f, err := os.OpenFile(filepath.Join(p.dir, "state"), flags, 0o600)
+	must(p.b, err)
+	p.opened = append(p.opened, f)
+	type capability struct {
+		Capability string `json:"capability"`
+		State      bool   `json:"state"`
+	}
+	caps := map[string]any{"capabilities": []capability{{"x-ignore-shared", true}, {"events", true}}}
+	must(p.b, p.qmp.Do(ctx, "migrate-set-capabilities", caps, nil))
+	must(p.b, p.qmp.SendFile(ctx, "state", f))
+	must(p.b, p.qmp.Do(ctx, command, map[string]any{"uri": "fd:state"}, nil))
+	p.await(ctx, "MIGRATION", `"completed"`)
+	return f
+}
+
+// await waits for an event with the text in it.
+func (p *plain) await(ctx context.Context, name, text string) {
+	p.b.Helper()
+	for {
+		select {
+		case e := <-p.events:
+			if e.Name == name && bytes.Contains(e.Data, []byte(text)) {
+				return
+			}
+		case <-ctx.Done():
+			p.b.Fatalf("wait for %s %s: %v", name, text, ctx.Err())
+		}
+	}
+}
+
+// end kills QEMU and closes everything.
+func (p *plain) end() {
+	p.b.Helper()
+	must(p.b, p.cmd.Process.Kill())
+	_ = p.cmd.Wait() // it was killed
+	_ = p.qmp.Close()
+	for _, o := range p.opened {
+		if f, ok := o.(*os.File); !ok || f != nil {
+			_ = o.Close()
+		}
+	}
+	p.opened = nil
+}
+
+const qemuBinary = "qemu-system-x86_64"
