@@ -130,11 +130,11 @@ func (d *demo) startStub(ctx context.Context) error {
 	if os.Getenv("ANTHROPIC_API_KEY") != "" {
 		return nil
 	}
-	var t struct{ Tenant struct{ Subnet netip.Prefix } }
+	var t struct{ Subnet netip.Prefix }
 	if err := d.json(ctx, &t, "tenant", "info", d.tenant); err != nil {
 		return err
 	}
-	host := t.Tenant.Subnet.Addr().Next()
+	host := t.Subnet.Addr().Next()
 	ln, err := net.Listen("tcp", net.JoinHostPort(host.String(), strconv.Itoa(d.stubPort)))
 	if err != nil {
 		return fmt.Errorf("serve stub model: %w", err)

@@ -154,6 +154,11 @@ func (c *clientConn) identify(t *table, limit time.Duration) error {
 		if err := c.Conn.SetReadDeadline(noDeadline); err != nil {
 			return err
 		}
+		if ap.Addr().IsLoopback() {
+			// The host's own programs come from the host, as guests see it: its loopback
+			// addresses would pass for a guest's own.
+			ap = netip.AddrPortFrom(t.gateway, ap.Port())
+		}
 	}
 	c.source = ap
 	return nil

@@ -60,6 +60,25 @@ function channels(env) {
   return { channels: { telegram } };
 }
 
+// subnet returns the network of an address with its prefix length: 10.0.3.4/24 is in
+// 10.0.3.0/24.
+export function subnet(address) {
+  const [ip, bits] = address.split("/");
+  const mask = (-1 << (32 - Number(bits))) >>> 0;
+  const net = (ip.split(".").reduce((n, part) => n * 256 + Number(part), 0) & mask) >>> 0;
+  return `${[24, 16, 8, 0].map((shift) => (net >>> shift) & 255).join(".")}/${bits}`;
+}
+
+// trustedProxies are who may say for whom they ask: the tenant's gateways, which are
+// in the tenant's own network, where no address can be feigned.
+function trustedProxies(env) {
+  if (env.OPENCLAW_TRUSTED_PROXIES) {
+    return env.OPENCLAW_TRUSTED_PROXIES.split(",").map((s) => s.trim()).filter(Boolean);
+  }
+  const address = readJSON("/etc/mvm-config/config.json").net?.address;
+  return address ? [subnet(address)] : [];
+}
+
 // settings returns the whole configuration: defaults, the present one, mvm's own.
 export function settings(env, present) {
   const current = present.agents?.defaults?.model;
@@ -72,9 +91,8 @@ export function settings(env, present) {
     // Served from the image: OpenClaw would otherwise copy its pages to the data disk.
     controlUi: { root: "/opt/openclaw/node_modules/openclaw/dist/control-ui" },
   };
-  if (env.OPENCLAW_TRUSTED_PROXIES) {
-    gateway.trustedProxies = env.OPENCLAW_TRUSTED_PROXIES.split(",").map((s) => s.trim()).filter(Boolean);
-  }
+  const proxies = trustedProxies(env);
+  if (proxies.length > 0) gateway.trustedProxies = proxies;
   let all = merge(defaults(), present);
   all = merge(all, { gateway });
   all = merge(all, model(env, current));
