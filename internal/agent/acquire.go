@@ -41,24 +41,31 @@ func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestp
 }
 
 func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) ([]guestproto.Awake, error) {
-	first, claimed, err := a.choose(tenant, r, by)
+	i, err := a.awaken(ctx, tenant, r, by)
+	if mvm.IsKind(err, mvm.KindNotFound) { // it was destroyed meanwhile: there may be another
+		i, err = a.awaken(ctx, tenant, r, by)
+	}
 	if err != nil {
 		return nil, err
-	}
-	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)
-	if err != nil {
-		return nil, err
-	}
-	if claimed && first.State == mvm.StateRunning {
-		if err := a.pushConfig(ctx, i); err != nil {
-			return nil, err
-		}
 	}
 	awake := []guestproto.Awake{{InstanceID: i.ID, IP: i.IP}}
 	if !r.Spread {
 		return awake, nil
 	}
 	return a.othersAwake(tenant, r.PoolID, awake)
+}
+
+// awaken chooses an instance and has it awake.
+func (a *Agent) awaken(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (mvm.Instance, error) {
+	first, claimed, err := a.choose(tenant, r, by)
+	if err != nil {
+		return first, err
+	}
+	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)
+	if err == nil && claimed { // a wake under way may have configured it before
+		err = a.pushConfig(ctx, i)
+	}
+	return i, err
 }
 
 // othersAwake adds the instances of the pool that take traffic as well.
@@ -76,7 +83,7 @@ func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]gu
 
 // choose picks the instance that a request means; for a key without one it gives
 // the key a spare of the pool, or makes one, within the quota. claimed says that
-// the instance has become the key's just now.
+// a spare has become the key's just now.
 func (a *Agent) choose(tenant string, r guestproto.Acquire, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	if err := mvm.ValidateName("pool", r.PoolID); err != nil {
 		return i, false, err
@@ -113,6 +120,9 @@ func pick(tx *store.Tx, tenant string, r guestproto.Acquire) (mvm.Instance, erro
 			return i, nil
 		}
 		n := slices.Index(stateOrder, i.State)
+		if i.Op != nil && i.Op.Kind == mvm.OpDestroy {
+			continue
+		}
 		if r.IP.IsValid() || i.Key != "" || n < 0 || n > rank || n == rank && !preferred(i, best) {
 			continue
 		}
@@ -160,7 +170,7 @@ func (a *Agent) claim(tenant, pool, key string, by mvm.Asker) (i mvm.Instance, c
 	if err == nil && made {
 		a.net.changed()
 	}
-	return i, claimed, err
+	return i, claimed && !made, err
 }
 
 // pushConfig gives a running guest its configuration anew, without clock and entropy.

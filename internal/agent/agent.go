@@ -103,6 +103,8 @@ type Agent struct {
 	publishing sync.Mutex // one applyPublish at a time
 	net        netState
 	activity   activityTable
+
+	quotaEvents tenantLimits
 }
 
 var _ api.Service = (*Agent)(nil)

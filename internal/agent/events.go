@@ -2,7 +2,10 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"mvm"
 	"mvm/internal/store"
@@ -25,11 +28,7 @@ func (a *Agent) trimEvents() {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
 	for {
-		err := a.store.Update(func(tx *store.Tx) error {
-			_, err := tx.TrimEvents(keptEvents)
-			return err
-		})
-		if err != nil {
+		if err := a.trimNow(); err != nil {
 			a.log.Error("trim audit log", "error", err)
 		}
 		select {
@@ -38,6 +37,46 @@ func (a *Agent) trimEvents() {
 			return
 		}
 	}
+}
+
+// trimNow trims the audit log to its bound, in several transactions where it is far
+// beyond it.
+func (a *Agent) trimNow() error {
+	for gone := 1; gone > 0 && a.ctx.Err() == nil; {
+		err := a.store.Update(func(tx *store.Tx) (err error) {
+			gone, err = tx.TrimEvents(keptEvents)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Refusals by the quota that are recorded of one tenant: its guests and their clients
+// can cause as many as they like, and must not crowd out what others did.
+const (
+	quotaEventsPerSec = 0.2
+	quotaEventsBurst  = 20
+)
+
+// tenantLimits bound how often something may happen for each tenant.
+type tenantLimits struct {
+	mu sync.Mutex
+	by map[string]*rate.Limiter
+}
+
+func (l *tenantLimits) allow(tenant string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.by == nil {
+		l.by = map[string]*rate.Limiter{}
+	}
+	if l.by[tenant] == nil {
+		l.by[tenant] = rate.NewLimiter(quotaEventsPerSec, quotaEventsBurst)
+	}
+	return l.by[tenant].Allow()
 }
 
 // append adds an event of the context's asker within a transaction.
@@ -50,8 +89,12 @@ func (a *Agent) append(tx *store.Tx, ctx context.Context, e mvm.Event) error {
 	return err
 }
 
-// record adds an event that belongs to no change of state. Losing it is logged.
+// record adds an event that belongs to no change of state. Losing it is logged. Of
+// refusals by a tenant's quota it records as many as are of use.
 func (a *Agent) record(e mvm.Event) {
+	if e.Action == mvm.QuotaExceeded && !a.quotaEvents.allow(e.Tenant) {
+		return
+	}
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}

@@ -51,7 +51,9 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	g, ok := v.(driver.Greeter)
-	if !ok || o.resumedAt.IsZero() || o.inst.Snapshot == nil || o.inst.Snapshot.PausedAt.IsZero() {
+	// A gateway needs all of it: what it knew of others is out of date, and addresses
+	// may have gone to other users' instances since.
+	if !ok || o.inst.Role == mvm.RoleGateway || o.resumedAt.IsZero() || o.inst.Snapshot == nil || o.inst.Snapshot.PausedAt.IsZero() {
 		return false, nil
 	}
 	cfg, err := o.a.guestConfig(o.inst, "wake")

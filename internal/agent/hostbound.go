@@ -58,8 +58,11 @@ func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "listen for host-bound requests of %s: %w", i.ID, err)
 	}
-	if err := errors.Join(os.Chmod(path, 0o600), chown(path, i.UID)); err != nil {
-		return nil, errors.Join(err, ln.Close())
+	// The folder is the VMM's, which may run already and put a link in the socket's
+	// place: nothing here may follow one. To connect takes the right to write, which
+	// the owner alone has.
+	if err := os.Lchown(path, i.UID, i.UID); err != nil && os.Geteuid() == 0 {
+		return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "give host-bound socket to uid %d: %w", i.UID, err), ln.Close())
 	}
 	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
 		limit: rate.NewLimiter(hostRate, hostBurst), refusals: rate.NewLimiter(refusalsPerSec, refusalsBurst),
@@ -247,14 +250,16 @@ func (h *hostListener) asker() mvm.Asker { return mvm.Asker("guest:" + h.id) }
 // find looks up an instance that must be the tenant's own. Another tenant's is as
 // if it was not there.
 func (h *hostListener) find(n guestproto.InstanceName) (i mvm.Instance, err error) {
-	err = h.a.store.View(func(tx *store.Tx) error {
-		i, err = tx.Instance(n.InstanceID)
-		return err
-	})
-	if err == nil && (i.Tenant != h.tenant || n.PoolID != i.Pool) {
-		err = mvm.Errorf(mvm.KindNotFound, "instance %s/%s/%s is not there", clip(n.TenantID), clip(n.PoolID), clip(n.InstanceID))
+	i, err = h.findID(n.InstanceID)
+	if err == nil && n.PoolID != i.Pool {
+		err = absent(n.InstanceID)
 	}
 	return i, err
+}
+
+// absent is what a guest is told of whatever is not its tenant's, there or not.
+func absent(id string) error {
+	return mvm.Errorf(mvm.KindNotFound, "instance %q is not there", clip(id))
 }
 
 func (h *hostListener) tenantOwns(id string) bool {
@@ -267,8 +272,8 @@ func (h *hostListener) findID(id string) (i mvm.Instance, err error) {
 		i, err = tx.Instance(id)
 		return err
 	})
-	if err == nil && i.Tenant != h.tenant {
-		err = mvm.Errorf(mvm.KindNotFound, "instance %s is not there", clip(id))
+	if mvm.IsKind(err, mvm.KindNotFound) || err == nil && i.Tenant != h.tenant {
+		return mvm.Instance{}, absent(id)
 	}
 	return i, err
 }

@@ -27,7 +27,9 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return s, mvm.Errorf(mvm.KindInternal, "measure data disk: %w", err)
 	}
 	if i.Snapshot != nil {
-		s.SleeperBytes = i.Snapshot.Bytes
+		if s.SleeperBytes, err = a.snapshotBytes(i, i.Snapshot.ID); err != nil {
+			return s, err
+		}
 	}
 	l := a.liveOf(i.ID)
 	if l == nil {
@@ -132,7 +134,11 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 	for _, i := range instances {
 		dir := a.instanceDir(i.ID)
 		if i.Snapshot != nil {
-			d.Sleepers += i.Snapshot.Bytes
+			n, err := a.snapshotBytes(i, i.Snapshot.ID)
+			if err != nil {
+				return d, err
+			}
+			d.Sleepers += n
 		}
 		n, err := sys.AllocatedBytes(filepath.Join(dir, "data.img"))
 		if err != nil {

@@ -60,7 +60,11 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 	}
 	err = o.dispatch(j.ctx)
 	if err != nil {
-		o.log.Warn("operation failed", "op", j.req.op, "by", j.req.by, "error", err)
+		level := slog.LevelWarn
+		if mvm.IsKind(err, mvm.KindQuota) { // the audit log has it, and guests can cause many
+			level = slog.LevelDebug
+		}
+		o.log.Log(j.ctx, level, "operation failed", "op", j.req.op, "by", j.req.by, "error", err)
 		return o.inst, err
 	}
 	return o.inst, nil

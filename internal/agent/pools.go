@@ -211,7 +211,31 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 	if err != nil {
 		return err
 	}
-	instances, err := a.Instances(ctx, p.Address())
+	for left := true; left; {
+		if err := a.destroyInstances(ctx, p.Address(), progress); err != nil {
+			return err
+		}
+		err = a.store.Update(func(tx *store.Tx) error {
+			// A gateway may have had one made meanwhile.
+			more, err := tx.Instances(tenant, pool)
+			if left = len(more) > 0; left || err != nil {
+				return err
+			}
+			if err := tx.DeletePool(tenant, pool); err != nil {
+				return err
+			}
+			return a.append(tx, ctx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return a.applyPublish(ctx)
+}
+
+// destroyInstances destroys the instances that the pool has now.
+func (a *Agent) destroyInstances(ctx context.Context, pool mvm.Address, progress func(mvm.Progress)) error {
+	instances, err := a.Instances(ctx, pool)
 	if err != nil {
 		return err
 	}
@@ -221,16 +245,7 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 			return err
 		}
 	}
-	err = a.store.Update(func(tx *store.Tx) error {
-		if err := tx.DeletePool(tenant, pool); err != nil {
-			return err
-		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
-	})
-	if err != nil {
-		return err
-	}
-	return a.applyPublish(ctx)
+	return nil
 }
 
 // setBound keeps the host addresses that a pool's published ports got.

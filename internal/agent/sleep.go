@@ -49,9 +49,17 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	if err := o.run(ctx, mvm.OpSleep, []step{{name: "release", do: o.releaseVMM}}); err != nil {
 		return err
 	}
+	n, err := o.a.snapshotBytes(o.inst, o.inst.Snapshot.ID)
+	if err != nil {
+		return err
+	}
 	o.a.record(o.event(mvm.SnapshotCreated, o.inst.Snapshot.ID))
 	o.reason = o.job.req.why
-	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, nil)
+	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, func(i *mvm.Instance) {
+		s := *i.Snapshot
+		s.Bytes = n
+		i.Snapshot = &s
+	})
 }
 
 // goOn undoes a sleep: the instance runs, configured and with the right clock. Where
@@ -233,14 +241,21 @@ func (a *Agent) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.S
 	}
 	ref.Image, ref.VMM, ref.Machine = i.Image, vmmID(info), info.Machine
 	ref.DiskGeneration, ref.MemMiB, ref.Taken, ref.BootID = i.DiskGeneration, i.Res.MemMiB, time.Now(), boot
-	for _, p := range []string{a.baseSpec(i).Memory, a.snapshotFiles(i.ID, ref.ID).State} {
+	ref.Bytes, err = a.snapshotBytes(i, ref.ID)
+	return err
+}
+
+// snapshotBytes is what the snapshot holds on disk: as long as its VMM lives, all of
+// the guest's memory, and then what the guest has used of it.
+func (a *Agent) snapshotBytes(i mvm.Instance, snap string) (sum int64, err error) {
+	for _, p := range []string{a.baseSpec(i).Memory, a.snapshotFiles(i.ID, snap).State} {
 		n, err := sys.AllocatedBytes(p)
 		if err != nil {
-			return mvm.Errorf(mvm.KindInternal, "measure snapshot: %w", err)
+			return 0, mvm.Errorf(mvm.KindInternal, "measure snapshot: %w", err)
 		}
-		ref.Bytes += n
+		sum += n
 	}
-	return nil
+	return sum, nil
 }
 
 // vmmID names the VMM exactly: a snapshot fits no other.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -141,6 +142,9 @@ func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.
 	if err != nil {
 		return err
 	}
+	slices.SortStableFunc(pools, func(p, q mvm.Pool) int { // gateways, which have instances made, first
+		return cmp.Compare(p.Spec.Role.Priority(), q.Spec.Role.Priority())
+	})
 	for _, p := range pools {
 		if err := a.destroyPool(ctx, id, p.Spec.ID, progress); err != nil {
 			return err
