@@ -161,7 +161,7 @@ func (a *Agent) claim(tenant, pool, key string, by mvm.Asker) (i mvm.Instance, c
 			return err
 		}
 		made = true
-		i, err = newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now()})
+		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now()})
 		return err
 	})
 	if mvm.IsKind(err, mvm.KindQuota) {

@@ -104,6 +104,7 @@ type Agent struct {
 	net        netState
 	activity   activityTable
 
+	doomed      nameSet // pools that are being destroyed, by address
 	quotaEvents tenantLimits
 }
 

@@ -26,7 +26,7 @@ func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (m
 	var i mvm.Instance
 	by := mvm.AskerFrom(ctx)
 	err := a.store.Update(func(tx *store.Tx) (err error) {
-		i, err = newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Started: time.Now()})
+		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Started: time.Now()})
 		return err
 	})
 	if err != nil {
@@ -38,7 +38,7 @@ func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (m
 }
 
 // newInstance records a new instance within the quota, with its address and user.
-func newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
+func (a *Agent) newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
 	var i mvm.Instance
 	t, err := tx.Tenant(tenant)
 	if err != nil {
@@ -47,6 +47,9 @@ func newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instanc
 	p, err := tx.Pool(tenant, pool)
 	if err != nil {
 		return i, err
+	}
+	if a.doomed.has(p.Address().String()) {
+		return i, mvm.Errorf(mvm.KindState, "create instance in %s: the pool is being destroyed", p.Address())
 	}
 	if len(p.Builds) == 0 {
 		return i, mvm.Errorf(mvm.KindState, "create instance in %s: the pool has no image", p.Address()).

@@ -211,12 +211,13 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 	if err != nil {
 		return err
 	}
+	defer a.doomed.add(p.Address().String())()
 	for left := true; left; {
 		if err := a.destroyInstances(ctx, p.Address(), progress); err != nil {
 			return err
 		}
 		err = a.store.Update(func(tx *store.Tx) error {
-			// A gateway may have had one made meanwhile.
+			// A gateway may have had one made just before the pool was doomed.
 			more, err := tx.Instances(tenant, pool)
 			if left = len(more) > 0; left || err != nil {
 				return err
