@@ -88,6 +88,7 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 	var t mvm.Tenant
 	var p mvm.Pool
 	var sealed []byte
+	var gateways []netip.Addr
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		if t, err = tx.Tenant(i.Tenant); err != nil {
 			return err
@@ -96,7 +97,8 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 			return err
 		}
 		sealed = tx.Secrets(i.Tenant)
-		return nil
+		gateways, err = gatewayAddrs(tx, i.Tenant)
+		return err
 	})
 	if err != nil {
 		return guestproto.Configure{}, err
@@ -111,7 +113,7 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 	}
 	c := guestproto.Configure{Reason: reason, TenantID: t.ID, PoolID: p.Spec.ID, InstanceID: i.ID, Role: p.Spec.Role, Key: i.Key,
 		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
-		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, ListenPorts: listenPorts(p.Spec),
+		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, ListenPorts: listenPorts(p.Spec), Gateways: gateways,
 		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: a.opt.DNS}}
 	if c.Digest, err = configDigest(c); err != nil {
 		return c, err
@@ -133,6 +135,17 @@ func configDigest(c guestproto.Configure) ([]byte, error) {
 	}
 	sum := sha256.Sum256(b)
 	return sum[:], nil
+}
+
+// gatewayAddrs are the addresses of a tenant's gateways.
+func gatewayAddrs(tx *store.Tx, tenant string) (out []netip.Addr, err error) {
+	all, err := tx.Instances(tenant, "")
+	for _, i := range all {
+		if i.Role == mvm.RoleGateway {
+			out = append(out, i.IP)
+		}
+	}
+	return out, err
 }
 
 func (a *Agent) openSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {

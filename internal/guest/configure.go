@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,7 @@ type Identity struct {
 	Net        *guestproto.Net   `json:"net,omitempty"`
 	Generation int               `json:"secrets_generation"`
 	Env        map[string]string `json:"env,omitempty"`
+	Gateways   []netip.Addr      `json:"gateways,omitempty"`
 }
 
 // configure puts a Configure in force; arrived is when its frame was read. Clock
@@ -154,7 +156,7 @@ func digest(secrets map[string][]byte) [sha256.Size]byte {
 // would be those of last time.
 func (a *Agent) configureFiles(c guestproto.Configure) error {
 	id, err := json.MarshalIndent(Identity{TenantID: c.TenantID, PoolID: c.PoolID, InstanceID: c.InstanceID, Role: c.Role,
-		Key: c.Key, Hostname: c.Hostname, Net: c.Net, Generation: c.Generation, Env: c.Env}, "", "  ")
+		Key: c.Key, Hostname: c.Hostname, Net: c.Net, Generation: c.Generation, Env: c.Env, Gateways: c.Gateways}, "", "  ")
 	if err != nil {
 		return err
 	}

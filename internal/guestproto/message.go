@@ -168,6 +168,8 @@ type Configure struct {
 	// ListenPorts are the ports on which a gateway takes connections from its host
 	// with a PROXY protocol v2 header; see docs/adr.
 	ListenPorts []int `json:"listen_ports,omitempty"`
+	// Gateways are the addresses of the tenant's gateways, from which requests come.
+	Gateways []netip.Addr `json:"gateways,omitempty"`
 	// Digest names all of this but time and entropy; a Resume with the same Digest
 	// asks for nothing else.
 	Digest []byte `json:"digest,omitempty"`

@@ -60,23 +60,13 @@ function channels(env) {
   return { channels: { telegram } };
 }
 
-// subnet returns the network of an address with its prefix length: 10.0.3.4/24 is in
-// 10.0.3.0/24.
-export function subnet(address) {
-  const [ip, bits] = address.split("/");
-  const mask = (-1 << (32 - Number(bits))) >>> 0;
-  const net = (ip.split(".").reduce((n, part) => n * 256 + Number(part), 0) & mask) >>> 0;
-  return `${[24, 16, 8, 0].map((shift) => (net >>> shift) & 255).join(".")}/${bits}`;
-}
-
-// trustedProxies are who may say for whom they ask: the tenant's gateways, which are
-// in the tenant's own network, where no address can be feigned.
+// trustedProxies are who may say for whom they ask: the tenant's gateways as they
+// were when OpenClaw started. No guest can feign another's address.
 function trustedProxies(env) {
   if (env.OPENCLAW_TRUSTED_PROXIES) {
     return env.OPENCLAW_TRUSTED_PROXIES.split(",").map((s) => s.trim()).filter(Boolean);
   }
-  const address = readJSON("/etc/mvm-config/config.json").net?.address;
-  return address ? [subnet(address)] : [];
+  return readJSON("/etc/mvm-config/config.json").gateways ?? [];
 }
 
 // settings returns the whole configuration: defaults, the present one, mvm's own.
