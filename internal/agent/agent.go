@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mvm"
@@ -98,11 +99,12 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin      keyLocks   // one change of a tenant and its pools at a time
-	applying   keyLocks   // one Apply of a tenant at a time
-	publishing sync.Mutex // one applyPublish at a time
-	net        netState
-	activity   activityTable
+	admin       keyLocks    // one change of a tenant and its pools at a time
+	applying    keyLocks    // one Apply of a tenant at a time
+	publishing  sync.Mutex  // one applyPublish at a time
+	unpublished atomic.Bool // the last one failed
+	net         netState
+	activity    activityTable
 
 	doomed      nameSet // pools that are being destroyed, by address
 	quotaEvents tenantLimits

@@ -37,6 +37,7 @@ type host struct {
 	net  *fakenet.Network
 	key  *secrets.Key
 	img  *fakeimage.Builder
+	pub  agent.Publisher
 
 	mu   sync.Mutex
 	seam func(point string) error
@@ -55,7 +56,8 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
-	h := &host{t: t, dir: t.TempDir(), run: run, host: fake.NewHost(), net: fakenet.New(), key: key, img: fakeimage.New("builtin:")}
+	h := &host{t: t, dir: t.TempDir(), run: run, host: fake.NewHost(), net: fakenet.New(), key: key, img: fakeimage.New("builtin:"),
+		pub: noPublisher{}}
 	t.Cleanup(h.host.Close)
 	t.Cleanup(h.stop)
 	t.Cleanup(func() {
@@ -79,7 +81,7 @@ func (h *host) start() *agent.Agent {
 	}
 	h.st = st
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
-		Network: h.net, Images: images, Sealer: h.key, Publisher: noPublisher{}, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
 		Seam: h.point, MakeDisk: makeDisk,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {

@@ -2,8 +2,10 @@ package agent_test
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/network/fakenet"
+	"mvm/internal/publish"
 )
 
 var errOnPurpose = errors.New("broken on purpose")
@@ -228,5 +231,53 @@ func TestDestroyCallsOffAll(t *testing.T) {
 	h.do(i.ID, mvm.OpDestroy)
 	if err := errors.Join(<-started, <-slept); err == nil || mvm.IsKind(err, mvm.KindTimeout) || !strings.Contains(err.Error(), "given up for destroy") {
 		t.Errorf("start and sleep: %v, want both given up for destroy", err)
+	}
+}
+
+// takenPort is a publisher whose port somebody else has, for so many calls.
+type takenPort struct {
+	noPublisher
+	left atomic.Int32
+}
+
+func (p *takenPort) Apply(b []publish.Binding) ([]netip.AddrPort, error) {
+	if len(b) > 0 && p.left.Add(-1) >= 0 {
+		return make([]netip.AddrPort, len(b)), errOnPurpose
+	}
+	return p.noPublisher.Apply(b)
+}
+
+// TestPortsArePublishedLater: a port that somebody else has is reported, and
+// published once it is free.
+func TestPortsArePublishedLater(t *testing.T) {
+	h := newHost(t)
+	pub := &takenPort{}
+	pub.left.Store(1)
+	h.pub = pub
+	h.start()
+	if _, err := h.a.CreateTenant(ctx(t), mvm.TenantSpec{ID: "acme"}); err != nil {
+		t.Fatal(err)
+	}
+	spec := worker("gateways")
+	spec.Role, spec.Publish = mvm.RoleGateway, []mvm.Publish{{Host: netip.MustParseAddrPort("127.0.0.1:8080"), Guest: 80}}
+	if _, err := h.a.CreatePool(ctx(t), "acme", spec); !errors.Is(err, errOnPurpose) {
+		t.Fatalf("create pool: %v, want that its port is taken", err)
+	}
+	reported := func() bool {
+		found, err := h.a.Doctor(ctx(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(found, func(f mvm.Finding) bool { return f.Where == "acme/gateways" && strings.Contains(f.What, "8080") })
+	}
+	if !reported() {
+		t.Error("doctor does not say that the port is not published")
+	}
+	waitUntil(t, func() bool {
+		p, err := h.a.Pool(ctx(t), "acme", "gateways")
+		return err == nil && len(p.Bound) == 1 && p.Bound[0].IsValid()
+	})
+	if reported() {
+		t.Error("doctor says that the port is not published, and it is")
 	}
 }

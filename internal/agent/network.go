@@ -72,7 +72,8 @@ func (a *Agent) applyNetwork(ctx context.Context) error {
 const keepEvery = 5 * time.Second
 
 // keepNetworks repairs what others did to the host's networks (a flushed ruleset
-// would leave guests unguarded), for as long as the agent runs.
+// would leave guests unguarded), and publishes what could not be before, for as long
+// as the agent runs.
 func (a *Agent) keepNetworks() {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
@@ -86,6 +87,7 @@ func (a *Agent) keepNetworks() {
 		if err := a.applyNetwork(a.ctx); err != nil && a.ctx.Err() == nil {
 			a.log.Error("keep networks", "error", err)
 		}
+		a.keepPublished()
 	}
 }
 

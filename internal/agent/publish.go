@@ -23,10 +23,29 @@ type Publisher interface {
 }
 
 // applyPublish makes the host's listeners agree with the pools, and keeps the ports
-// that were chosen.
+// that were chosen. What can't be published now is tried again while the agent runs.
 func (a *Agent) applyPublish(context.Context) error {
 	a.publishing.Lock()
 	defer a.publishing.Unlock()
+	err := a.publishAll()
+	a.unpublished.Store(err != nil)
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err).
+			WithFix("the agent tries again by itself; see `mvm doctor` for what is missing")
+	}
+	return nil
+}
+
+// keepPublished tries once more what could not be published: its address or port may
+// have become free.
+func (a *Agent) keepPublished() {
+	if a.unpublished.Load() && a.applyPublish(a.ctx) == nil {
+		a.log.Info("all ports are published again")
+	}
+}
+
+// publishAll is applyPublish, with a.publishing held.
+func (a *Agent) publishAll() error {
 	var pools []mvm.Pool
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		pools, err = tx.Pools("")
@@ -56,10 +75,7 @@ func (a *Agent) applyPublish(context.Context) error {
 			bound = bound[n:]
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {

@@ -228,6 +228,24 @@ func (a *Agent) Doctor(ctx context.Context) ([]mvm.Finding, error) {
 			out = append(out, mvm.Finding{Severity: "warning", What: i.Problem, Where: i.Address().String(), Fix: "mvm logs " + i.ID})
 		}
 	}
+	missing, err := a.unpublishedPorts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	found, err := a.NetVerify(ctx, false, nil)
-	return append(out, found...), err
+	return append(append(out, missing...), found...), err
+}
+
+// unpublishedPorts are findings for ports that are to be published and are not.
+func (a *Agent) unpublishedPorts(ctx context.Context) (out []mvm.Finding, err error) {
+	pools, err := a.Pools(ctx, "")
+	for _, p := range pools {
+		for n, pub := range p.Spec.Publish {
+			if n >= len(p.Bound) || !p.Bound[n].IsValid() {
+				out = append(out, mvm.Finding{Severity: "error", What: "port " + pub.String() + " is not published", Where: p.Address().String(),
+					Fix: "free the address for the agent, which tries every few seconds, or change the pool's publish"})
+			}
+		}
+	}
+	return out, err
 }
