@@ -77,7 +77,7 @@ var rules = map[string]rule{
 	"test/demo":        {"test/stubmodel", "it runs the program as a user does", ""},
 	"test/script":      {"", "the command line's manual, executed", "*"},
 	"test/vm":          {"", "real microVMs from end to end", "*"},
-	"test/vm/workload": {"", "what runs in the guests of test/vm", ""},
+	"test/vm/workload": {"internal/guestproto internal/guestproto/mux", "what runs in the guests of test/vm", ""},
 }
 
 // rootDeny are packages of the standard library that the nouns do without: no I/O,
