@@ -172,26 +172,3 @@ func (a *Agent) claim(tenant, pool, key string, by mvm.Asker) (i mvm.Instance, c
 	}
 	return i, claimed && !made, err
 }
-
-// pushConfig gives a running guest its configuration anew, without clock and entropy.
-func (a *Agent) pushConfig(ctx context.Context, i mvm.Instance) error {
-	cfg, err := a.guestConfig(i, "update")
-	if err != nil {
-		return err
-	}
-	resp, err := a.ask(ctx, i.ID, guestproto.Request{Configure: &cfg})
-	if err != nil {
-		return err
-	}
-	if resp.ConfigureAck == nil || !resp.ConfigureAck.Success {
-		return mvm.Errorf(mvm.KindUnavailable, "update configuration of %s: the guest did not take it", i.ID)
-	}
-	return a.store.Update(func(tx *store.Tx) error {
-		now, err := tx.Instance(i.ID)
-		if err != nil {
-			return err
-		}
-		now.SecretsGeneration = cfg.Generation
-		return tx.PutInstance(now)
-	})
-}

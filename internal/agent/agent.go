@@ -108,6 +108,8 @@ type Agent struct {
 
 	doomed      nameSet // pools that are being destroyed, by address
 	quotaEvents tenantLimits
+	pushing     keyLocks // one pushConfig to an instance at a time
+	pending     pending
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -145,6 +147,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	}
 	a.goTracked(a.trimEvents)
 	a.goTracked(a.keepNetworks)
+	a.goTracked(a.keepDelivered)
 	return nil
 }
 

@@ -281,3 +281,63 @@ func TestPortsArePublishedLater(t *testing.T) {
 		t.Error("doctor says that the port is not published, and it is")
 	}
 }
+
+// TestChangesReachGuestsInTheEnd: what a guest did not take, or what changed while it
+// was configured, is given to it later, whatever became of the agent meanwhile.
+func TestChangesReachGuestsInTheEnd(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	set := func(v string) error {
+		_, err := h.a.SetSecrets(ctx(t), "acme", map[string][]byte{"token": []byte(v)})
+		return err
+	}
+	has := func(want string) func() bool {
+		return func() bool { return h.exec(i.ID, "cat", "/run/secrets/token") == want }
+	}
+	if err := set("one"); err != nil {
+		t.Fatal(err)
+	}
+	h.host.Behave(i.ID, fake.Behavior{NackConfigure: "not now"})
+	if err := set("two"); err == nil {
+		t.Error("set secrets: no error, though the guest did not take them")
+	}
+	h.host.Behave(i.ID, fake.Behavior{})
+	waitUntil(t, has("two"))
+
+	h.host.Behave(i.ID, fake.Behavior{NackConfigure: "not now"})
+	if err := set("three"); err == nil {
+		t.Error("set secrets: no error, though the guest did not take them")
+	}
+	h.stop()
+	h.host.Behave(i.ID, fake.Behavior{})
+	h.start()
+	waitUntil(t, has("three"))
+}
+
+// TestPoolChangesDuringTheGate: what changes of the pool after the gate has read it
+// reaches the guest all the same.
+func TestPoolChangesDuringTheGate(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	if _, err := h.a.SetSecrets(ctx(t), "acme", map[string][]byte{"token": []byte("one")}); err != nil {
+		t.Fatal(err)
+	}
+	h.do(i.ID, mvm.OpSleep)
+	spec := worker("workers")
+	spec.SecretScopes = []mvm.SecretScope{{Integration: "telegram", Keys: []string{"token"}}}
+	changed := false
+	h.onSeam(func(p string) error {
+		if p == "wake.gate:after" && !changed {
+			changed = true
+			_, err := h.a.UpdatePool(ctx(t), "acme", "workers", mvm.PoolUpdate{Spec: &spec})
+			return err
+		}
+		return nil
+	})
+	h.do(i.ID, mvm.OpWake)
+	if got := h.exec(i.ID, "cat", "/run/secrets/telegram/token"); got != "one" {
+		t.Errorf("guest has %q, want the secret where the pool says now", got)
+	}
+}

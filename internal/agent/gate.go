@@ -38,7 +38,7 @@ func (o *operation) gate(ctx context.Context, reason string) error {
 	case ack.Generation != cfg.Generation:
 		return mvm.Errorf(mvm.KindUnavailable, "configure guest: it has secrets generation %d, not %d", ack.Generation, cfg.Generation)
 	}
-	o.inst.SecretsGeneration = ack.Generation
+	o.inst.SecretsGeneration, o.digest = ack.Generation, cfg.Digest
 	return o.settleClock(ctx, ack.UnixNanos, sent, got)
 }
 
@@ -73,7 +73,7 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 	if err != nil || !ans.Clean || !ans.InForce {
 		return false, err
 	}
-	o.inst.SecretsGeneration = cfg.Generation
+	o.inst.SecretsGeneration, o.digest = cfg.Generation, cfg.Digest
 	var c clockBounds
 	c.saw(time.Unix(0, ans.UnixNanos), sent, got)
 	if c.least().Abs() > maxClockError {

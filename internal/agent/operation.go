@@ -40,6 +40,7 @@ type operation struct {
 	bootWay string        // "warm" or "cold", for starts and wakes
 	reason  string        // why that way
 	silent  bool          // the guest did not answer when it was asked to drain
+	digest  []byte        // of the configuration that the gate gave the guest
 	tried   bool          // the driver was given the snapshot
 
 	clockSure           bool      // clock is all that the error can be, within maxClockError

@@ -128,9 +128,13 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return a.recoverLost(ctx, i)
 	case op == mvm.OpWarm:
 		return a.redo(i, mvm.OpWarm)
-	case op == "" && i.State == mvm.StateRunning && !paused && !i.Ready && i.Problem == "":
-		return a.redo(i, mvm.OpStart) // which waits until its services are ready
-	case op == "" && i.State == mvm.StateWarm && paused, op == "" && i.State == mvm.StateRunning && !paused:
+	case op == "" && i.State == mvm.StateRunning && !paused:
+		a.pending.set(i.ID, true) // a change may have been stored and not delivered
+		if !i.Ready && i.Problem == "" {
+			return a.redo(i, mvm.OpStart) // which waits until its services are ready
+		}
+		return nil
+	case op == "" && i.State == mvm.StateWarm && paused:
 		return nil
 	}
 	// A sleep or resume was cut off, or the VMM is not as its state says: let it run,

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -79,9 +80,9 @@ func (o *operation) start(ctx context.Context, why string) error {
 	return o.waitReady(ctx)
 }
 
-// settleRunning records that the instance runs and lets traffic in. Secrets that
-// changed since the gate read them are given to it now: whoever changed them saw an
-// instance that did not run yet.
+// settleRunning records that the instance runs and lets traffic in. Configuration and
+// secrets that changed since the gate read them are given to it now: whoever changed
+// them saw an instance that did not run yet.
 func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	gen := o.inst.SecretsGeneration
 	err := o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
@@ -94,12 +95,12 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	if err != nil {
 		return err
 	}
-	t, _, err := o.a.Tenant(ctx, o.inst.Tenant)
-	if err != nil || t.SecretsGeneration == gen {
-		return err
+	cfg, err := o.a.guestConfig(o.inst, "update")
+	if err == nil && !bytes.Equal(cfg.Digest, o.digest) {
+		err = o.a.pushConfig(ctx, o.inst)
 	}
-	if err := o.a.pushConfig(ctx, o.inst); err != nil {
-		o.log.Warn("deliver secrets that changed during the gate", "error", err)
+	if err != nil {
+		o.log.Warn("deliver what changed during the gate", "error", err)
 	}
 	return nil
 }

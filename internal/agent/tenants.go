@@ -216,28 +216,6 @@ func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(ma
 	return gen, a.deliver(ctx, tenant)
 }
 
-// deliver pushes the configuration to every running instance of the tenant.
-func (a *Agent) deliver(ctx context.Context, tenant string) error {
-	instances, err := a.Instances(ctx, mvm.Address{Tenant: tenant})
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, i := range instances {
-		if i.State != mvm.StateRunning || a.liveOf(i.ID) == nil {
-			continue
-		}
-		if err := a.pushConfig(ctx, i); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if len(errs) > 0 {
-		return mvm.Errorf(mvm.KindUnavailable, "stored, but %d running guests did not take it: %w", len(errs), errors.Join(errs...)).
-			WithFix("they get it at their next wake, or with `mvm tenant secrets rotate`")
-	}
-	return nil
-}
-
 // secretsOf opens a tenant's secrets.
 func (a *Agent) secretsOf(tenant string) (vals map[string][]byte, err error) {
 	err = a.store.View(func(tx *store.Tx) error {

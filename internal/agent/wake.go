@@ -92,8 +92,11 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 	if err := o.settleRunning(ctx, mvm.InstanceWoken); err != nil {
 		return err
 	}
-	if snap != nil {
-		return o.a.removeSnapshot(o.inst.ID, snap.ID)
+	if snap == nil {
+		return nil
+	}
+	if err := o.a.removeSnapshot(o.inst.ID, snap.ID); err != nil { // the next start of the agent sweeps it
+		o.log.Warn("remove used snapshot", "error", err)
 	}
 	return nil
 }
