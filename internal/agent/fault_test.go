@@ -341,3 +341,23 @@ func TestPoolChangesDuringTheGate(t *testing.T) {
 		t.Errorf("guest has %q, want the secret where the pool says now", got)
 	}
 }
+
+// TestSnapshotsAreAudited: the log tells what became of every snapshot.
+func TestSnapshotsAreAudited(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	for _, op := range []mvm.OpKind{mvm.OpSleep, mvm.OpWake, mvm.OpSleep, mvm.OpStop} {
+		h.do(i.ID, op)
+	}
+	var got []mvm.Action
+	for _, a := range h.actions("acme") {
+		if strings.HasPrefix(string(a), "Snapshot") {
+			got = append(got, a)
+		}
+	}
+	want := []mvm.Action{mvm.SnapshotCreated, mvm.SnapshotRestored, mvm.SnapshotCreated, mvm.SnapshotDeleted}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %v, want %v", got, want)
+	}
+}

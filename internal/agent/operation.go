@@ -308,6 +308,11 @@ func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Inst
 		if err != nil {
 			return err
 		}
+		if e, ok := o.snapshotEvent(act, i.Snapshot); ok {
+			if _, err := tx.AppendEvent(e); err != nil {
+				return err
+			}
+		}
 		i.State, i.Op, i.Last, i.Changed, i.Problem = to, nil, tr, time.Now(), ""
 		if change != nil {
 			change(&i)
@@ -319,6 +324,16 @@ func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Inst
 		_, err = tx.AppendEvent(ev)
 		return err
 	})
+}
+
+// snapshotEvent is what becomes of the snapshot with the end of the operation.
+func (o *operation) snapshotEvent(act mvm.Action, s *mvm.SnapshotRef) (mvm.Event, bool) {
+	of := map[mvm.Action]mvm.Action{mvm.InstanceSlept: mvm.SnapshotCreated, mvm.InstanceWoken: mvm.SnapshotRestored,
+		mvm.InstanceStopped: mvm.SnapshotDeleted}[act]
+	if of == "" || s == nil {
+		return mvm.Event{}, false
+	}
+	return o.event(of, s.ID), true
 }
 
 func (o *operation) event(act mvm.Action, detail string) mvm.Event {

@@ -198,7 +198,10 @@ func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool
 // be released, or was made by a wake that was cut off.
 func (a *Agent) recoverSleeping(ctx context.Context, i mvm.Instance, alive, paused bool) error {
 	waking := i.Op != nil && up(i.Op.Kind)
-	if !waking {
+	switch {
+	case i.Op != nil && i.Op.Kind == mvm.OpSleep:
+		return a.redo(i, mvm.OpSleep) // which finishes it, and records it
+	case !waking:
 		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil))
 	}
 	if i.Snapshot == nil || !i.Snapshot.Consumed || !alive {

@@ -53,7 +53,6 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.a.record(o.event(mvm.SnapshotCreated, o.inst.Snapshot.ID))
 	o.reason = o.job.req.why
 	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, func(i *mvm.Instance) {
 		s := *i.Snapshot
