@@ -230,15 +230,25 @@ type stats struct {
 	SleeperBytes int64 `json:"sleeper_bytes"`
 }
 
+// stats measures the worker.
+func (d *demo) stats(ctx context.Context) (stats, error) {
+	var all []stats
+	if err := d.json(ctx, &all, "instance", "stats", d.worker()); err != nil || len(all) != 1 {
+		return stats{}, errors.Join(err, fmt.Errorf("%d instances were measured, not one", len(all)))
+	}
+	return all[0], nil
+}
+
 func (d *demo) sleep(ctx context.Context) error {
-	var before, after stats
-	if err := d.json(ctx, &before, "instance", "stats", d.worker()); err != nil {
+	before, err := d.stats(ctx)
+	if err != nil {
 		return err
 	}
 	if _, err := d.command(ctx, "instance", "sleep", d.worker()); err != nil {
 		return err
 	}
-	if err := d.json(ctx, &after, "instance", "stats", d.worker()); err != nil {
+	after, err := d.stats(ctx)
+	if err != nil {
 		return err
 	}
 	if _, err := os.Stat("/proc/" + strconv.Itoa(before.PID)); err == nil || after.PID != 0 {
