@@ -24,6 +24,7 @@ type death struct {
 
 // TestKilledOnFake kills the agent at every named point of every operation.
 func TestKilledOnFake(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, "fake")
 	h.deploy("[tenant]\nid = \"acme\"\n[[pools]]\nid = \"workers\"\nflake = \"builtin:minimal\"\ndata_disk_mib = 16\n")
 	for _, d := range []death{

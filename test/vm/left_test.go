@@ -29,6 +29,9 @@ func (h *host) wantNothing() {
 		if err := h.strays(nil); err != nil {
 			return err
 		}
+		if h.driver == "fake" {
+			return nil
+		}
 		left, err := testenv.NetworkLeft()
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left in the network: %s", strings.Join(left, "; "))
@@ -58,7 +61,9 @@ func (h *host) strays(all []mvm.Instance) error {
 		}
 	}
 	wrong = append(wrong, h.strayFiles(owner)...)
-	wrong = append(wrong, strayLinks(all)...)
+	if h.driver == "qemu" {
+		wrong = append(wrong, strayLinks(all)...)
+	}
 	wrong = append(wrong, h.strayCgroups(owner)...)
 	if len(wrong) > 0 {
 		return fmt.Errorf("%s", strings.Join(wrong, "; "))
