@@ -131,24 +131,36 @@ const tcgCacheMiB = 256
 
 func fdPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
-// checkSpec refuses what QEMU's arguments or the kernel can't express.
-func checkSpec(s driver.Spec) error {
-	bad := func(format string, args ...any) error {
-		return mvm.Errorf(mvm.KindInvalid, "check the VMM's spec: "+format, args...)
-	}
+func badSpec(format string, args ...any) error {
+	return mvm.Errorf(mvm.KindInvalid, "check the VMM's spec: "+format, args...)
+}
+
+// checkPlace refuses a Spec by which no VMM can be found.
+func checkPlace(s driver.Spec) error {
 	switch {
 	case s.ID == "" || strings.ContainsAny(s.ID, ",:/\n"):
-		return bad("id %q", s.ID)
+		return badSpec("id %q", s.ID)
 	case !filepath.IsAbs(s.RunDir) || strings.ContainsAny(s.RunDir, ",\n"):
-		return bad("run dir %q is not an absolute path without commas", s.RunDir)
+		return badSpec("run dir %q is not an absolute path without commas", s.RunDir)
 	case len(s.RunDir) > maxRunDir:
-		return bad("run dir %q is longer than %d bytes", s.RunDir, maxRunDir)
+		return badSpec("run dir %q is longer than %d bytes", s.RunDir, maxRunDir)
+	case s.Memory == "":
+		return badSpec("no memory file")
+	}
+	return nil
+}
+
+// checkSpec refuses what QEMU's arguments or the kernel can't express.
+func checkSpec(s driver.Spec) error {
+	if err := checkPlace(s); err != nil {
+		return err
+	}
+	bad := badSpec
+	switch {
 	case s.VCPUs < 1 || s.VCPUs > 255:
 		return bad("%d vCPUs", s.VCPUs)
 	case s.MemMiB < 16:
 		return bad("%d MiB of memory", s.MemMiB)
-	case s.Memory == "":
-		return bad("no memory file")
 	case !filepath.IsAbs(s.Kernel) || s.Initrd != "" && !filepath.IsAbs(s.Initrd):
 		return bad("kernel %q or initrd %q is not an absolute path", s.Kernel, s.Initrd)
 	case len(s.Cmdline) > maxCmdline-200:

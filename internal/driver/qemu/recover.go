@@ -25,7 +25,7 @@ const recoverTimeout = 10 * time.Second
 // KindUnavailable when the VMM does not answer, which it does not while another
 // process holds it.
 func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, error) {
-	if err := checkSpec(spec); err != nil {
+	if err := checkPlace(spec); err != nil { // an image that is lost keeps no VMM from being found
 		return nil, err
 	}
 	p, rec, err := d.find(spec)
@@ -59,6 +59,9 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	switch state {
 	case stateRunning:
 		v.memory = memoryLive
+	case stateStalled:
+		v.memory = memoryLive
+		v.stall()
 	case statePostmigr:
 		v.memory = memorySaved
 	}

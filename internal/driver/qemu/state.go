@@ -10,9 +10,10 @@ import (
 const (
 	stateRunning   = "running"
 	statePaused    = "paused"
-	statePrelaunch = "prelaunch"   // started, its vCPUs never ran
-	stateInmigrate = "inmigrate"   // a restore that is not done
-	statePostmigr  = "postmigrate" // paused, after a snapshot
+	statePrelaunch = "prelaunch"      // started, its vCPUs never ran
+	stateInmigrate = "inmigrate"      // a restore that is not done
+	stateMigrating = "finish-migrate" // paused, within a snapshot
+	statePostmigr  = "postmigrate"    // paused, after a snapshot
 )
 
 // runState asks QEMU for its state.
@@ -22,10 +23,15 @@ func (v *vmm) runState(ctx context.Context) (string, error) {
 	return out.Status, err
 }
 
-// Paused reports whether the vCPUs stand still, for whatever reason.
+// Paused reports whether the vCPUs were paused. A guest that stands still for
+// another reason, such as a disk that can't grow, was not: it has run.
 func (v *vmm) Paused(ctx context.Context) (bool, error) {
 	s, err := v.runState(ctx)
-	return s != stateRunning, err
+	switch s {
+	case statePaused, statePrelaunch, stateInmigrate, stateMigrating, statePostmigr:
+		return true, err
+	}
+	return false, err
 }
 
 // Pause stops the vCPUs and flushes the disks. It is idempotent. KindUnavailable
