@@ -93,14 +93,13 @@ func (a *Agent) newOperation(j *job, id string) (*operation, error) {
 
 // dispatch walks the instance from its state to where the operation leads.
 func (o *operation) dispatch(ctx context.Context) error {
-	st := o.inst.State
 	if l := o.job.req.ended; l != nil && o.a.liveOf(o.inst.ID) != l {
 		return nil
 	}
 	if err := o.settleLost(ctx); err != nil {
 		return err
 	}
-	st = o.inst.State
+	st := o.inst.State
 	switch o.kind {
 	case mvm.OpStart, mvm.OpWake:
 		return o.toRunning(ctx)
