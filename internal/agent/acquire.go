@@ -29,7 +29,7 @@ func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestp
 	if err == nil {
 		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: got}}
 	}
-	why := clip(err.Error())
+	why := forGuest(err)
 	res := &guestproto.AcquireResult{Detail: &why}
 	switch mvm.KindOf(err) {
 	case mvm.KindQuota:

@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/network/fakenet"
 )
 
 func acquireKey(key string) guestproto.HostRequest {
@@ -139,4 +140,24 @@ func TestConsoleIsNoWayOut(t *testing.T) {
 	if err == nil || len(got) > 0 {
 		t.Errorf("console: %q, %v; want an error", got, err)
 	}
+}
+
+// TestHostErrorsStayOnTheHost: what a gateway may pass on to its clients says nothing
+// of the host.
+func TestHostErrorsStayOnTheHost(t *testing.T) {
+	h, gw, w, _ := gatewayHost(t)
+	h.do(w.ID, mvm.OpSleep)
+	h.net.Fail(fakenet.OpOpenTAP, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: os.ErrPermission}, -1)
+	wake := h.ask(gw.ID, guestproto.HostRequest{WakeInstance: name(w)}).WakeResult
+	got := h.ask(gw.ID, acquireKey("ann")).AcquireResult
+	if wake == nil || wake.Success || got == nil || got.Success || got.RetrySecs == 0 {
+		t.Fatalf("wake %+v, acquire %+v; want both failed, with a time to retry", wake, got)
+	}
+	for _, said := range []*string{wake.Detail, got.Detail} {
+		if said == nil || strings.Contains(*said, "/dev") {
+			t.Errorf("the guest is told %v, want nothing of the host", said)
+		}
+	}
+	h.net.Fail(fakenet.OpOpenTAP, nil, 0)
+	h.do(w.ID, mvm.OpWake)
 }

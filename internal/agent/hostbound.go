@@ -189,7 +189,7 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	defer cancel()
 	role, err := h.role()
 	if err != nil {
-		return refuse("%v", err)
+		return refuse("%s", forGuest(err))
 	}
 	tenant, what := named(req)
 	if tenant != "" && tenant != h.tenant {
@@ -289,7 +289,7 @@ func (h *hostListener) wakeInstance(ctx context.Context, n guestproto.InstanceNa
 func (h *hostListener) queryStatus(n guestproto.InstanceName) guestproto.HostResponse {
 	i, err := h.find(n)
 	if err != nil {
-		return refuse("%v", err)
+		return refuse("%s", forGuest(err))
 	}
 	return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: i.State, GuestIP: i.IP}}
 }
@@ -298,6 +298,15 @@ func ack(err error) *guestproto.Ack {
 	if err == nil {
 		return &guestproto.Ack{Success: true}
 	}
-	why := clip(err.Error())
+	why := forGuest(err)
 	return &guestproto.Ack{Detail: &why}
+}
+
+// forGuest is what a guest, and maybe a client of it, is told of an error: nothing of
+// the host itself, whose log has it.
+func forGuest(err error) string {
+	if mvm.IsKind(err, mvm.KindInternal) {
+		return "the host failed to do it; its log says why"
+	}
+	return clip(err.Error())
 }
