@@ -10,11 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/driver/qemu/qmp"
@@ -28,6 +30,9 @@ type plain struct {
 	b      *testing.B
 	dir    string
 	argv   []string
+	inst   mvm.Instance
+	netns  *os.File // of the TAP
+	tap    *os.File
 	cmd    *exec.Cmd
 	qmp    *qmp.Client
 	memory *os.File
@@ -43,8 +48,14 @@ func newPlain(b *testing.B, h *host, id string) *plain {
 	must(b, err)
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.PID))
 	must(b, err)
-	p := &plain{b: b, dir: h.path("plain")}
+	p := &plain{b: b, dir: h.path("plain"), inst: h.get(id)}
 	must(b, os.Mkdir(p.dir, 0o700))
+	b.Cleanup(func() {
+		p.end()
+		if p.netns != nil {
+			must(b, p.netns.Close())
+		}
+	})
 	for _, a := range bytes.Split(bytes.TrimSuffix(line, []byte{0}), []byte{0}) {
 		p.argv = append(p.argv, string(a))
 	}
@@ -105,13 +116,61 @@ func (p *plain) files() (extra []*os.File, conns map[string]*net.UnixConn) {
 			put(m[2], f)
 		}
 		if m := fdTAP.FindStringSubmatch(a); m != nil {
-			tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "plain0"}, Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
-				Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
-			must(p.b, netlink.LinkAdd(tap))
-			put(m[1], tap.Fds[0])
+			p.apart(func() (err error) {
+				p.tap, err = p.link()
+				return err
+			})
+			put(m[1], p.tap)
 		}
 	}
 	return extra, conns
+}
+
+// link makes the TAP in a network namespace of its own, in which the guest's gateway
+// address is on it: what mvm made for the guest is not in the way.
+func (p *plain) link() (tap *os.File, err error) {
+	mac, err := net.ParseMAC(p.inst.MAC)
+	if err != nil {
+		return nil, err
+	}
+	t := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "plain0"}, Mode: netlink.TUNTAP_MODE_TAP, NonPersist: true, Queues: 1,
+		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
+	if err := netlink.LinkAdd(t); err != nil {
+		return nil, err
+	}
+	link, err := netlink.LinkByName("plain0")
+	if err != nil {
+		return nil, err
+	}
+	guest := p.inst.IP.AsSlice()
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(guest[0], guest[1], guest[2], 1), Mask: net.CIDRMask(24, 32)}}
+	return t.Fds[0], errors.Join(
+		netlink.LinkSetHardwareAddr(link, mvm.MAC(int(mac[2])<<8|int(mac[3]), mvm.GatewayOffset)), // as the guest knows it
+		netlink.LinkSetUp(link), netlink.AddrAdd(link, addr),
+		netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: guest, HardwareAddr: mac, State: netlink.NUD_PERMANENT}))
+}
+
+// apart runs fn in the namespace of the TAP, which is made at the first call.
+func (p *plain) apart(fn func() error) {
+	p.b.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		done <- func() (err error) {
+			if p.netns == nil {
+				if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+					p.netns, err = os.Open("/proc/thread-self/ns/net")
+				}
+			} else {
+				err = unix.Setns(int(p.netns.Fd()), unix.CLONE_NEWNET)
+			}
+			if err != nil {
+				return err
+			}
+			return fn()
+		}()
+	}()
+	must(p.b, <-done)
 }
 
 // socket makes a listening socket with a connection in its queue.
@@ -131,8 +190,8 @@ func (p *plain) socket(name string) (*os.File, *net.UnixConn) {
 }
 
 // restore starts QEMU on the copy and returns the times from then until the guest
-// runs and until it answers.
-func (p *plain) restore(ctx context.Context) (runs, answers time.Duration) {
+// runs and until its workload, or else its guest agent, has answered.
+func (p *plain) restore(ctx context.Context, workload bool) (runs, answers time.Duration) {
 	p.b.Helper()
 	extra, conns := p.files()
 	p.events = make(chan qmp.Event, 64)
@@ -151,6 +210,13 @@ func (p *plain) restore(ctx context.Context) (runs, answers time.Duration) {
 	must(p.b, p.qmp.Do(ctx, "cont", nil, nil))
 	p.await(ctx, "RESUME", "")
 	runs = time.Since(began)
+	if workload {
+		p.apart(func() error {
+			_, err := askFirstByte(net.JoinHostPort(p.inst.IP.String(), "8000"))
+			return err
+		})
+		return runs, time.Since(began)
+	}
 	s, err := mux.Client(ctx, p.guest)
 	must(p.b, err)
 	c, err := s.Open(ctx, guestproto.GuestPort)
@@ -210,12 +276,17 @@ func (p *plain) await(ctx context.Context, name, text string) {
 	}
 }
 
-// end kills QEMU and closes everything.
+// end kills QEMU, if it runs, and closes everything.
 func (p *plain) end() {
 	p.b.Helper()
-	must(p.b, p.cmd.Process.Kill())
-	_ = p.cmd.Wait() // it was killed
-	_ = p.qmp.Close()
+	if p.cmd != nil && p.cmd.Process != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait() // it was killed
+	}
+	if p.qmp != nil {
+		_ = p.qmp.Close()
+	}
+	p.cmd, p.qmp = nil, nil
 	for _, o := range p.opened {
 		if f, ok := o.(*os.File); !ok || f != nil {
 			_ = o.Close()
