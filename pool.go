@@ -329,6 +329,8 @@ type Pool struct {
 	Created time.Time `json:"created"`
 	// Builds are the pool's images, newest first; new instances start from the first.
 	Builds []Build `json:"builds,omitempty"`
+	// Destroying: the pool is on its way out; no instance is made in it any more.
+	Destroying bool `json:"destroying,omitempty"`
 	// Bound are the host addresses that Publish got; same order as Spec.Publish.
 	Bound []netip.AddrPort `json:"bound,omitempty"`
 }

@@ -59,6 +59,8 @@ type Tenant struct {
 	Quota   Quota        `json:"quota"`
 	Pinned  bool         `json:"pinned,omitempty"`
 	Created time.Time    `json:"created"`
+	// Destroying: the tenant is on its way out, with all that it has.
+	Destroying bool `json:"destroying,omitempty"`
 	// SecretsGeneration counts changes of the tenant's secrets, from 0 (none).
 	SecretsGeneration int `json:"secrets_generation"`
 	// SecretNames are the names of the tenant's secrets; values are never shown.

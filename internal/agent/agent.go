@@ -106,7 +106,6 @@ type Agent struct {
 	net         netState
 	activity    activityTable
 
-	doomed      nameSet // pools that are being destroyed, by address
 	quotaEvents tenantLimits
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending

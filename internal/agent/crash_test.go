@@ -123,3 +123,33 @@ func crashOnce(t *testing.T, op mvm.OpKind, prepare []mvm.OpKind, point string, 
 	h.do(i.ID, mvm.OpDestroy)
 	h.wantNothing()
 }
+
+// TestCrashWhileDestroying: a tenant or pool that was on its way out is gone after a
+// restart, with all that it had.
+func TestCrashWhileDestroying(t *testing.T) {
+	for what, destroy := range map[string]func(context.Context, *host) error{
+		"tenant": func(c context.Context, h *host) error { return h.a.DestroyTenant(c, "acme", nil) },
+		"pool":   func(c context.Context, h *host) error { return h.a.DestroyPool(c, "acme", "workers", nil) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := newHost(t)
+			h.start()
+			h.instance()
+			crashed := h.crashAt("destroy.files:before")
+			c, cancel := context.WithCancel(ctx(t))
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = destroy(c, h) })
+			<-crashed
+			cancel()
+			wg.Wait()
+			h.onSeam(nil)
+			h.stop()
+			h.start()
+			waitUntil(t, func() bool {
+				pools, err := h.a.Pools(ctx(t), "acme")
+				return mvm.IsKind(err, mvm.KindNotFound) || what == "pool" && err == nil && len(pools) == 0
+			})
+			h.wantNothing()
+		})
+	}
+}

@@ -48,7 +48,7 @@ func (a *Agent) newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (
 	if err != nil {
 		return i, err
 	}
-	if a.doomed.has(p.Address().String()) {
+	if p.Destroying {
 		return i, mvm.Errorf(mvm.KindState, "create instance in %s: the pool is being destroyed", p.Address())
 	}
 	if len(p.Builds) == 0 {

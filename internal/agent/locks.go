@@ -37,32 +37,3 @@ func (k *keyLocks) lock(name string) (unlock func()) {
 		}
 	}
 }
-
-// nameSet holds names for as long as somebody has them in it. The zero value is ready.
-type nameSet struct {
-	mu sync.Mutex
-	n  map[string]int
-}
-
-// add puts the name in and returns what takes it out.
-func (s *nameSet) add(name string) (remove func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.n == nil {
-		s.n = map[string]int{}
-	}
-	s.n[name]++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.n[name]--; s.n[name] == 0 {
-			delete(s.n, name)
-		}
-	}
-}
-
-func (s *nameSet) has(name string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.n[name] > 0
-}

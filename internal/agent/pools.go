@@ -29,6 +29,9 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		if err != nil {
 			return err
 		}
+		if t.Destroying {
+			return mvm.Errorf(mvm.KindState, "create pool %s: the tenant is being destroyed", p.Address())
+		}
 		pools, err := tx.Pools(tenant)
 		if err != nil {
 			return err
@@ -211,7 +214,17 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 	if err != nil {
 		return err
 	}
-	defer a.doomed.add(p.Address().String())()
+	err = a.store.Update(func(tx *store.Tx) error {
+		p, err := tx.Pool(tenant, pool)
+		if err != nil {
+			return err
+		}
+		p.Destroying = true
+		return tx.PutPool(p)
+	})
+	if err != nil {
+		return err
+	}
 	for left := true; left; {
 		if err := a.destroyInstances(ctx, p.Address(), progress); err != nil {
 			return err

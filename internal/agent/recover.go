@@ -41,7 +41,44 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.applyPublish(ctx); err != nil {
 		a.log.Error("ports are not published", "error", err)
 	}
-	return nil
+	return a.resumeDestroys()
+}
+
+// resumeDestroys goes on with tenants and pools whose destruction was cut off. It
+// happens after Open, as redone operations do.
+func (a *Agent) resumeDestroys() error {
+	return a.store.View(func(tx *store.Tx) error {
+		tenants, err := tx.Tenants()
+		if err != nil {
+			return err
+		}
+		for _, t := range tenants {
+			if t.Destroying {
+				a.finishDestroy(t.ID, func(ctx context.Context) error { return a.DestroyTenant(ctx, t.ID, nil) })
+				continue
+			}
+			pools, err := tx.Pools(t.ID)
+			if err != nil {
+				return err
+			}
+			for _, p := range pools {
+				if p.Destroying {
+					a.finishDestroy(p.Address().String(), func(ctx context.Context) error {
+						return a.DestroyPool(ctx, t.ID, p.Spec.ID, nil)
+					})
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func (a *Agent) finishDestroy(what string, destroy func(context.Context) error) {
+	a.goTracked(func() {
+		if err := destroy(mvm.WithAsker(a.ctx, askerAgent)); err != nil && a.ctx.Err() == nil {
+			a.log.Error("finish a destruction that was cut off", "what", what, "error", err)
+		}
+	})
 }
 
 // sweep removes what carries our names and belongs to no instance: VMMs, network

@@ -138,7 +138,19 @@ func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage,
 // DestroyTenant implements api.Service.
 func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
 	defer a.admin.lock(id)()
-	pools, err := a.Pools(ctx, id)
+	var pools []mvm.Pool
+	err := a.store.Update(func(tx *store.Tx) error {
+		t, err := tx.Tenant(id)
+		if err != nil {
+			return err
+		}
+		t.Destroying = true
+		if err := tx.PutTenant(t); err != nil {
+			return err
+		}
+		pools, err = tx.Pools(id)
+		return err
+	})
 	if err != nil {
 		return err
 	}
