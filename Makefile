@@ -23,7 +23,8 @@ setup-test:
 
 # demo shows the main job on this host: a chat with OpenClaw that sleeps and wakes.
 demo: setup build
-	$(GO) run ./test/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./test/demo
+	bin/demo
 
 test: setup-test build test-unit test-vm
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -10,6 +11,10 @@ import (
 	"mvm"
 	"mvm/internal/guestproto"
 )
+
+// notExecuted is the exit code of a command that the guest could not start, as
+// shells have it.
+const notExecuted = 127
 
 // Exec implements api.Service.
 func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
@@ -30,7 +35,11 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
 	defer cancel()
 	resp, err := guestproto.Call(callCtx, c, req)
+	var refused *guestproto.RemoteError
 	switch {
+	case errors.As(err, &refused) && io.Stderr != nil:
+		_, err := fmt.Fprintf(io.Stderr, "mvm: %s\n", clip(refused.Message))
+		return notExecuted, err
 	case err != nil:
 		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: %w", i.ID, err)
 	case resp.ExecStarted == nil:

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"mvm"
 	"mvm/internal/store"
@@ -120,13 +121,7 @@ func ownRSS() (int64, error) {
 
 // NodeDisk implements api.Service.
 func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
-	images, err := a.opt.Images.List()
-	if err != nil {
-		return d, err
-	}
-	for _, img := range images {
-		d.Images += treeBytes(img.Dir)
-	}
+	d.Images = treeBytes(filepath.Join(a.opt.DataDir, "images"))
 	instances, err := a.Instances(ctx, mvm.Address{})
 	if err != nil {
 		return d, err
@@ -151,13 +146,21 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 	return d, err
 }
 
-// treeBytes adds up what a folder holds on disk; what goes away meanwhile is 0.
+// treeBytes adds up what a folder holds on disk, a file of several names once; what
+// goes away meanwhile is 0.
 func treeBytes(dir string) (sum int64) {
-	walk := func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if n, err := sys.AllocatedBytes(path); err == nil {
-				sum += n
-			}
+	seen := map[uint64]bool{}
+	walk := func(_ string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && !seen[st.Ino] {
+			seen[st.Ino] = true
+			sum += st.Blocks * 512
 		}
 		return nil
 	}

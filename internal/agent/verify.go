@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,9 +17,8 @@ import (
 
 // Bounds of live probes.
 const (
-	probeTimeout  = 20 * time.Second // one command in a guest
-	probesAtOnce  = 4                // guests at a time
-	commandAbsent = 127              // exit code of a command that is not there
+	probeTimeout = 20 * time.Second // one command in a guest
+	probesAtOnce = 4                // guests at a time
 )
 
 // NetVerify implements api.Service.
@@ -61,10 +61,13 @@ func (a *Agent) probeLive(ctx context.Context, progress func(mvm.Progress)) ([]n
 		return nil, err
 	}
 	quiet, disturbing := map[string][]network.Probe{}, map[string][]network.Probe{}
+	able, untried := a.probeAble(ctx, cfg)
 	for _, p := range network.Probes(cfg, host) {
-		if p.Disturbs {
+		switch {
+		case !able[p.Instance]:
+		case p.Disturbs:
 			disturbing[p.Instance] = append(disturbing[p.Instance], p)
-		} else {
+		default:
 			quiet[p.Instance] = append(quiet[p.Instance], p)
 		}
 	}
@@ -73,7 +76,30 @@ func (a *Agent) probeLive(ctx context.Context, progress func(mvm.Progress)) ([]n
 		return nil, err
 	}
 	more, err := a.probeGuests(ctx, disturbing, 1, progress)
-	return append(found, more...), err
+	return slices.Concat(untried, found, more), err
+}
+
+// probeAble says which guests have the tools, and finds fault with the others; with
+// none at all nothing is known, which is an error.
+func (a *Agent) probeAble(ctx context.Context, cfg network.Config) (map[string]bool, []network.Finding) {
+	const fix = "run an instance of builtin:minimal in the tenant and verify again"
+	able := map[string]bool{}
+	var out []network.Finding
+	for _, t := range cfg.Tenants {
+		for _, i := range t.Instances {
+			if code, err := a.runProbe(ctx, i.ID, []string{"ip", "link"}); err == nil && code != notExecuted {
+				able[i.ID] = true
+				continue
+			}
+			out = append(out, network.Finding{Severity: "warning", Where: t.ID + "/" + i.ID, Fix: fix,
+				What: "nothing was tried from this guest: it has no ip, ping, arping and nc"})
+		}
+	}
+	if len(able) == 0 && len(out) > 0 {
+		out = append(out, network.Finding{Severity: "error", Where: "this host", Fix: fix,
+			What: "nothing was tried: no running guest has the tools for live probes"})
+	}
+	return able, out
 }
 
 func closeEach(ln net.Listener) {
@@ -145,6 +171,11 @@ func (a *Agent) probeGuests(ctx context.Context, byGuest map[string][]network.Pr
 		wg.Go(func() {
 			slot <- struct{}{}
 			defer func() { <-slot }()
+			if progress != nil {
+				mu.Lock()
+				progress(mvm.Progress{Target: id, Text: fmt.Sprintf("trying %d ways", len(probes))})
+				mu.Unlock()
+			}
 			found := a.probeGuest(ctx, id, probes)
 			mu.Lock()
 			defer mu.Unlock()
@@ -163,10 +194,6 @@ func (a *Agent) probeGuests(ctx context.Context, byGuest map[string][]network.Pr
 
 // probeGuest runs the probes of one guest, one after the other.
 func (a *Agent) probeGuest(ctx context.Context, id string, probes []network.Probe) (out []network.Finding) {
-	if code, err := a.runProbe(ctx, id, []string{"ip", "link"}); err != nil || code == commandAbsent {
-		return []network.Finding{{Severity: "warning", Where: id, What: "the guest can't be probed: it has no ip, ping, arping and nc",
-			Fix: "probe from an instance of builtin:minimal in the same tenant"}}
-	}
 	for _, p := range probes {
 		if f, wrong := a.probe(ctx, id, p); wrong {
 			out = append(out, f)
@@ -205,11 +232,7 @@ func (a *Agent) probe(ctx context.Context, id string, p network.Probe) (network.
 func (a *Agent) runProbe(ctx context.Context, id string, argv []string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	code, err := a.Exec(ctx, mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
-	if err != nil && mvm.IsKind(err, mvm.KindUnavailable) && ctx.Err() == nil {
-		return commandAbsent, nil // the guest has no such command
-	}
-	return code, err
+	return a.Exec(ctx, mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
 }
 
 // Doctor implements api.Service.

@@ -42,6 +42,9 @@ func (a *app) deployCmd() *cobra.Command {
 		if o.interval < 1 || o.interval > 86400 {
 			return usagef(cmd, "--interval %d is not in 1..86400", o.interval)
 		}
+		if o.watch && o.dry {
+			return usagef(cmd, "--watch and --dry-run do not go together")
+		}
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)
 		}

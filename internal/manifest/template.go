@@ -75,9 +75,14 @@ func minimalPools() []mvm.PoolSpec {
 	return []mvm.PoolSpec{
 		gatewayPool(policy, mvm.Resources{VCPUs: 1, MemMiB: 256}, 8080),
 		{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Policy: policy,
-			Resources: mvm.Resources{VCPUs: 1, MemMiB: 256}, Desired: mvm.Counts{Running: 1}},
+			Resources: mvm.Resources{VCPUs: 1, MemMiB: 256}, Desired: mvm.Counts{Running: 1},
+			Env: map[string]string{"MVM_COMMAND": helloCommand, "MVM_READY_TCP": "8080"}},
 	}
 }
+
+// helloCommand is what a worker of the template minimal runs until it is given a
+// command of its own: a page that says hello, so that the whole way can be tried.
+const helloCommand = "mkdir -p /tmp/www && echo 'hello from mvm' > /tmp/www/index.html && exec httpd -f -p 8080 -h /tmp/www"
 
 // gatewayPool sends each user, named by a header, to a worker of their own.
 func gatewayPool(policy mvm.RuntimePolicy, res mvm.Resources, target int) mvm.PoolSpec {

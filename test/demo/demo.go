@@ -278,14 +278,14 @@ func (d *demo) sameProcess(ctx context.Context) error {
 }
 
 func (d *demo) goodbye() {
-	fmt.Fprintf(d.out, `
-All of it took %s. The assistant is still there:
-  talk to it:   curl %s -H 'Authorization: Bearer %s' -H 'X-Mvm-User: %s' \
+	fmt.Fprintf(d.out, "\nAll of it took %s. The assistant is still there.\n", time.Since(d.began).Round(time.Second))
+	if d.stub != nil {
+		fmt.Fprintln(d.out, "The stub model ends with this demo: run it again, or with ANTHROPIC_API_KEY, for more answers.")
+	}
+	fmt.Fprintf(d.out, `  talk to it:   curl %s -H 'Authorization: Bearer %s' -H 'X-Mvm-User: %s' \
                   -H 'Content-Type: application/json' -d '{"model":"openclaw","messages":[{"role":"user","content":"hi"}]}'
   look at it:   %s ps; %s events; %s logs %s
   remove it:    %s tenant destroy %s --yes; rm -r %s
-`, time.Since(d.began).Round(time.Second), d.url, d.token, d.tenant, d.mvm, d.mvm, d.mvm, d.worker(), d.mvm, d.tenant, d.dir)
-	if d.stub != nil {
-		fmt.Fprintln(d.out, "The stub model ends with this demo: for more answers run the demo again, or give it ANTHROPIC_API_KEY.")
-	}
+  the agent goes on in the background; its pid is in: %s node info
+`, d.url, d.token, d.tenant, d.mvm, d.mvm, d.mvm, d.worker(), d.mvm, d.tenant, d.dir, d.mvm)
 }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"math"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -61,14 +59,13 @@ func (l *launcher) exec(a vmmArgs) error {
 	return nil
 }
 
-// credential is the user of the VMM, in the group of /dev/kvm when it needs that.
+// credential is the user of the VMM, in the group that owns /dev/kvm when it needs that.
 func credential(s driver.Spec, accel string) *syscall.Credential {
 	c := &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID)}
 	if accel == accelKVM {
-		if g, err := user.LookupGroup("kvm"); err == nil {
-			if n, err := strconv.ParseUint(g.Gid, 10, 32); err == nil {
-				c.Groups = []uint32{uint32(n)}
-			}
+		var st unix.Stat_t
+		if unix.Stat("/dev/kvm", &st) == nil {
+			c.Groups = []uint32{st.Gid}
 		}
 	}
 	return c

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/sys"
@@ -32,6 +34,7 @@ type verdict struct {
 	Version     int    `json:"version"` // of this format: 1
 	BootID      string `json:"boot_id"`
 	Digest      string `json:"digest"`
+	KVM         string `json:"kvm"` // the device, as kvmDevice describes it
 	Accelerator string `json:"accelerator"`
 	Why         string `json:"why"`
 	TSCkHz      int    `json:"tsc_khz"`
@@ -55,7 +58,7 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 	if v, ok := d.kept(boot, digest); ok { // somebody else has just found out
 		return v, true, nil
 	}
-	v = verdict{Version: 1, BootID: boot, Digest: digest, Accelerator: accelTCG, TSCkHz: d.khz}
+	v = verdict{Version: 1, BootID: boot, Digest: digest, KVM: kvmDevice(), Accelerator: accelTCG, TSCkHz: d.khz}
 	if v.TSCkHz == 0 {
 		v.TSCkHz = measureTSC()
 	}
@@ -84,8 +87,17 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 // kept returns what is kept about this host boot and binary.
 func (d *Driver) kept(boot, digest string) (v verdict, ok bool) {
 	b, err := os.ReadFile(filepath.Join(d.opts.StateDir, verdictFile))
-	ok = err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.BootID == boot && v.Digest == digest
+	ok = err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.BootID == boot && v.Digest == digest && v.KVM == kvmDevice()
 	return v, ok
+}
+
+// kvmDevice describes /dev/kvm: a verdict holds for as long as it is the same.
+func kvmDevice() string {
+	var st unix.Stat_t
+	if err := unix.Stat("/dev/kvm", &st); err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("device %d, mode %o, owner %d:%d", st.Rdev, st.Mode, st.Uid, st.Gid)
 }
 
 // lockState waits until no other process probes, and ends what one left that died
