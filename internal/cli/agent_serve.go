@@ -28,6 +28,13 @@ func agentFlags() [][2]string {
 		{"key-file", "`FILE` with the master key of the secrets at rest (default /etc/mvm/master.key)"},
 		{"node-id", "`NAME` of this host (default: made once and kept)"},
 		{"dns", "`ADDRESSES` of the resolvers of the guests, with commas (default: the host's)"},
+		{"api-listen", "`ADDRESS:PORT` of the API for other machines, over mutual TLS (default: none)"},
+		{"cert-dir", "`FOLDER` with the certificates of that API (default /etc/mvm/certs)"},
+		{"trust-domain", "`NAME` that the identities in certificates begin with (default mvm)"},
+		{"cert-hours", "`HOURS` that a node's certificate lives (default 24)"},
+		{"api-rate", "`NUMBER` of requests per second that a remote client may make (default 20)"},
+		{"api-burst", "`NUMBER` of requests beyond the rate (default 100)"},
+		{"api-connections", "`NUMBER` of connections of remote clients at once (default 256)"},
 		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
 		{"log-format", "`FORMAT`: text or json (default text)"},
 	}

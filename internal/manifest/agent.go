@@ -19,6 +19,7 @@ type AgentConfig struct {
 	LogLevel    string       // "debug", "info", "warn" or "error"
 	LogFormat   string       // "text" or "json"
 	DNS         []netip.Addr // resolvers of the guests; empty: the host's
+	Remote      RemoteConfig // the API for other machines
 
 	origins map[string]string
 }
@@ -45,6 +46,8 @@ type agentKey struct {
 	name  string
 	value string // the default
 	check func(string) error
+
+	number bool // in the file it is an integer
 }
 
 // maxSocketPath is what the kernel lets a socket's path have; maxRunDir leaves room in
@@ -55,18 +58,19 @@ const (
 )
 
 func agentKeys() []agentKey {
-	return []agentKey{
-		{"socket", "/run/mvm/agent.sock", absolute(maxSocketPath)},
-		{"socket_group", "", validGroup},
-		{"data_dir", "/var/lib/mvm", absolute(4096)},
-		{"run_dir", "/run/mvm", absolute(maxRunDir)},
-		{"driver", "qemu", oneOf("qemu", "fake")},
-		{"key_file", "/etc/mvm/master.key", absolute(4096)},
-		{"node_id", "", validName("node")},
-		{"log_level", "info", oneOf("debug", "info", "warn", "error")},
-		{"log_format", "text", oneOf("text", "json")},
-		{"dns", "", validResolvers},
+	keys := []agentKey{
+		{name: "socket", value: "/run/mvm/agent.sock", check: absolute(maxSocketPath)},
+		{name: "socket_group", value: "", check: validGroup},
+		{name: "data_dir", value: "/var/lib/mvm", check: absolute(4096)},
+		{name: "run_dir", value: "/run/mvm", check: absolute(maxRunDir)},
+		{name: "driver", value: "qemu", check: oneOf("qemu", "fake")},
+		{name: "key_file", value: "/etc/mvm/master.key", check: absolute(4096)},
+		{name: "node_id", value: "", check: validName("node")},
+		{name: "log_level", value: "info", check: oneOf("debug", "info", "warn", "error")},
+		{name: "log_format", value: "text", check: oneOf("text", "json")},
+		{name: "dns", value: "", check: validResolvers},
 	}
+	return append(keys, remoteKeys()...)
 }
 
 func absolute(limit int) func(string) error {

@@ -20,6 +20,8 @@ func env(vars map[string]string) func(string) (string, bool) {
 	}
 }
 
+var remoteDefaults = manifest.RemoteConfig{CertDir: "/etc/mvm/certs", TrustDomain: "mvm", CertHours: 24, Rate: 20, Burst: 100, Connections: 256}
+
 func TestAgentDefaults(t *testing.T) {
 	for name, src := range map[string]manifest.AgentSources{
 		"nothing":        {},
@@ -31,7 +33,7 @@ func TestAgentDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
-			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text"}
+			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -48,18 +50,22 @@ socket_group = "mvm"
 log_level = "debug"
 dns = ["9.9.9.9", "1.1.1.1"]
 node_id = "node-1"
+api_listen = ":7443"
+cert_hours = 12
+api_rate = 4
 `)
 	got, err := manifest.LoadAgentConfig(manifest.AgentSources{
 		File:   file,
-		Lookup: env(map[string]string{"MVM_DATA_DIR": "/srv/env", "MVM_LOG_LEVEL": "warn", "MVM_OTHER": "x"}),
-		Flags:  map[string]string{"log_level": "error"},
+		Lookup: env(map[string]string{"MVM_DATA_DIR": "/srv/env", "MVM_LOG_LEVEL": "warn", "MVM_OTHER": "x", "MVM_API_RATE": "5", "MVM_CERT_DIR": "/srv/certs"}),
+		Flags:  map[string]string{"log_level": "error", "api_burst": "7"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", SocketGroup: "mvm", DataDir: "/srv/env", RunDir: "/run/mvm", Driver: "qemu",
 		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
-		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}}
+		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults}
+	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -82,6 +88,8 @@ func TestAgentProblems(t *testing.T) {
 		{"every source", "driver = \"xen\"\n", map[string]string{"MVM_LOG_LEVEL": "loud"}, map[string]string{"run_dir": "/" + strings.Repeat("x", 90)},
 			[]string{" \"loud\" is not one of debug", " has 91 bytes", "1:1: driver"}},
 		{"the key beside the secrets", "data_dir = \"/srv/x\"\nkey_file = \"/srv/x/keys/k\"\n", nil, nil, []string{" key_file: /srv/x/keys/k is in the data directory /srv/x"}},
+		{"the API", "api_listen = \"node\"\ncert_dir = \"certs\"\ntrust_domain = \"A b\"\ncert_hours = \"24\"\napi_rate = 0\n", map[string]string{"MVM_API_BURST": "many"}, map[string]string{"api_connections": "0", "api_listen": "1.2.3.4"},
+			[]string{" \"many\" is not a number in", " \"1.2.3.4\" is not ADDRESS:PORT", " \"0\" is not a number", "1:1: api_listen: \"node\" is not", "2:1: cert_dir: ", "3:1: trust_domain: ", "4:1: cert_hours: is a string, must be an integer", "5:1: api_rate: \"0\" is not a number in 1..10000"}},
 		{"too many resolvers", "dns = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]\n", nil, nil, []string{"1:1: dns: has 4 elements, more than 3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -70,12 +70,15 @@ func parseAgentFile(file string, data []byte) (values map[string]string, lines m
 			continue
 		}
 		var s string
-		if k.name == "dns" {
+		switch {
+		case k.name == "dns":
 			s = root.joined("dns")
 			if len(s) > 0 {
 				i.check(k.check(s))
 			}
-		} else {
+		case k.number:
+			s = i.integer(k.check)
+		default:
 			i.strInto(&s, k.check)
 		}
 		values[k.name], lines[k.name] = s, i.mark.line
@@ -128,7 +131,7 @@ func (l *layers) config() AgentConfig {
 	c := AgentConfig{
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
 		RunDir: l.values["run_dir"], Driver: l.values["driver"], KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
-		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], origins: l.origins,
+		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), origins: l.origins,
 	}
 	if s := l.values["dns"]; s != "" {
 		c.DNS, _ = resolvers(s) // a bad list is a problem already

@@ -1,0 +1,81 @@
+package manifest
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// RemoteConfig is how the agent's API is offered to other machines, over mutual TLS.
+type RemoteConfig struct {
+	Listen      string // "ADDRESS:PORT" or ":PORT"; empty: not offered
+	CertDir     string // certificates and keys of the node, and of its CA
+	TrustDomain string // of the identities in certificates
+	CertHours   int    // life of a node's certificate
+	Rate        int    // requests per second of one client
+	Burst       int    // requests at once of one client, beyond the rate
+	Connections int    // connections at once, of all clients
+}
+
+// remoteKeys are the keys of RemoteConfig.
+func remoteKeys() []agentKey {
+	return []agentKey{
+		{name: "api_listen", value: "", check: validListen},
+		{name: "cert_dir", value: "/etc/mvm/certs", check: absolute(4096)},
+		{name: "trust_domain", value: "mvm", check: validTrustDomain},
+		{name: "cert_hours", value: "24", check: number(1, 24*365), number: true},
+		{name: "api_rate", value: "20", check: number(1, 10_000), number: true},
+		{name: "api_burst", value: "100", check: number(1, 10_000), number: true},
+		{name: "api_connections", value: "256", check: number(1, 65_536), number: true},
+	}
+}
+
+func (l *layers) remote() RemoteConfig {
+	n := func(key string) int {
+		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
+		return v
+	}
+	return RemoteConfig{Listen: l.values["api_listen"], CertDir: l.values["cert_dir"], TrustDomain: l.values["trust_domain"],
+		CertHours: n("cert_hours"), Rate: n("api_rate"), Burst: n("api_burst"), Connections: n("api_connections")}
+}
+
+// number checks a whole number as text.
+func number(low, high int) func(string) error {
+	return func(s string) error {
+		if n, err := strconv.Atoi(s); err != nil || n < low || n > high {
+			return fmt.Errorf("%q is not a number in %d..%d", clip(s), low, high)
+		}
+		return nil
+	}
+}
+
+// integer reads an integer of the file as text.
+func (i item) integer(check func(string) error) string {
+	n, ok := i.val.(int64)
+	if !ok {
+		i.wrongType("an integer")
+		return ""
+	}
+	s := strconv.FormatInt(n, 10)
+	i.check(check(s))
+	return s
+}
+
+func validListen(s string) error {
+	if rest, ok := strings.CutPrefix(s, ":"); ok {
+		s = "0.0.0.0:" + rest
+	}
+	if _, err := netip.ParseAddrPort(s); err != nil {
+		return fmt.Errorf("%q is not ADDRESS:PORT or :PORT", clip(s))
+	}
+	return nil
+}
+
+// validTrustDomain takes what SPIFFE takes: lower-case letters, digits, '.', '-', '_'.
+func validTrustDomain(s string) error {
+	if s == "" || len(s) > 255 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
+		return fmt.Errorf("%q is not 1 to 255 of a-z, 0-9, '.', '-', '_'", clip(s))
+	}
+	return nil
+}
