@@ -77,6 +77,11 @@ type Instance struct {
 	// SecretsGeneration is the generation that the guest confirmed last.
 	SecretsGeneration   int       `json:"secrets_generation"`
 	ManualOverrideUntil time.Time `json:"manual_override_until,omitzero"`
+	// Parked: the policy made it warm or put it to sleep because it was idle. It stands
+	// for the running or warm one that it was: who counts what is desired counts it, and
+	// does not wake it. It ends when the instance runs again, or when somebody else
+	// stops it or puts it to sleep.
+	Parked bool `json:"parked,omitempty"`
 	// Ready: since its last boot every service of the image was ready once.
 	Ready bool `json:"ready"`
 	// Problem says what is wrong with the instance; empty when nothing is.
@@ -115,6 +120,10 @@ type Op struct {
 // Asker says who asked for something: "cli:root", "gateway:i-…", "policy",
 // "reconcile", "api:…", "recover".
 type Asker string
+
+// AskerPolicy is the policy for idle instances: what it makes warm or puts to sleep is
+// Parked.
+const AskerPolicy Asker = "policy"
 
 // Transition records how an operation went.
 type Transition struct {

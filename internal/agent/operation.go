@@ -313,6 +313,7 @@ func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Inst
 			}
 		}
 		i.State, i.Op, i.Last, i.Changed, i.Problem = to, nil, tr, time.Now(), ""
+		i.Parked = o.parks(i, to)
 		if change != nil {
 			change(&i)
 		}

@@ -163,7 +163,7 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil))
 	case !alive:
 		return a.recoverLost(ctx, i)
-	case op == mvm.OpWarm:
+	case op == mvm.OpWarm && i.Op.By != mvm.AskerPolicy: // which decides anew
 		return a.redo(i, mvm.OpWarm)
 	case op == "" && i.State == mvm.StateRunning && !paused:
 		a.pending.set(i.ID, true) // a change may have been stored and not delivered

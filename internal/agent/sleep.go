@@ -72,7 +72,7 @@ func (o *operation) goOn(ctx context.Context) error {
 		err = o.wakeGate(ctx)
 	}
 	return errors.Join(err, o.save(func(i *mvm.Instance) {
-		i.State, i.Op = mvm.StateRunning, nil
+		i.State, i.Op, i.Parked = mvm.StateRunning, nil, false
 		if err != nil {
 			i.Problem = clip(err.Error())
 		}
@@ -90,7 +90,7 @@ func (o *operation) resumeForDrain(ctx context.Context) error {
 	if err := o.wakeGate(ctx); err != nil {
 		return err
 	}
-	return o.save(func(i *mvm.Instance) { i.State = mvm.StateRunning })
+	return o.save(func(i *mvm.Instance) { i.State, i.Parked = mvm.StateRunning, false })
 }
 
 // fence keeps new requests away from the instance and waits for those under way,
@@ -276,6 +276,7 @@ func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
 			return err
 		}
 		i.State, i.Snapshot, i.Changed = mvm.StateSleeping, ref, time.Now()
+		i.Parked = o.job.req.by == mvm.AskerPolicy
 		if i.Op != nil {
 			i.Op.Step = "release"
 		}
@@ -291,7 +292,7 @@ func (o *operation) uncommitSleep(context.Context) error {
 	if o.inst.State != mvm.StateSleeping {
 		return nil
 	}
-	return o.save(func(i *mvm.Instance) { i.State, i.Snapshot = mvm.StateRunning, nil })
+	return o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Parked = mvm.StateRunning, nil, false })
 }
 
 // warm pauses the vCPUs: running -> warm.

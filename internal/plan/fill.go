@@ -16,7 +16,7 @@ func (f *filler) fillRunning(spec mvm.PoolSpec) {
 
 // oneRunning gets one more instance to run, in the cheapest way that the quota lets.
 func (f *filler) oneRunning(spec mvm.PoolSpec, reason string) bool {
-	for _, i := range f.model.spares(spec.ID, mvm.StateWarm) {
+	for _, i := range f.model.spares(spec, mvm.StateWarm) {
 		if f.model.denied(i.res, true) == "" {
 			f.operate(i, mvm.OpResume, mvm.StateRunning, reason)
 			return true
@@ -29,7 +29,7 @@ func (f *filler) oneRunning(spec mvm.PoolSpec, reason string) bool {
 		{mvm.OpWake, []mvm.State{mvm.StateSleeping}},
 		{mvm.OpStart, []mvm.State{mvm.StateStopped, mvm.StateReady, mvm.StateCreated}},
 	} {
-		for _, i := range f.model.spares(spec.ID, way.states...) {
+		for _, i := range f.model.spares(spec, way.states...) {
 			denied := f.model.denied(i.res, false)
 			if denied == "" {
 				f.operate(i, way.op, mvm.StateRunning, reason)
@@ -48,7 +48,7 @@ func (f *filler) fillWarm(spec mvm.PoolSpec) {
 			f.deny(spec, mvm.StateWarm, denied)
 			return
 		}
-		running := f.model.spares(spec.ID, mvm.StateRunning)
+		running := f.model.spares(spec, mvm.StateRunning)
 		switch {
 		case f.surplus(spec).Running > 0 && len(running) > 0 && !spec.Pinned:
 			f.operate(running[len(running)-1], mvm.OpWarm, mvm.StateWarm, reason)
@@ -65,9 +65,9 @@ func (f *filler) raise(spec mvm.PoolSpec, op mvm.OpKind, to mvm.State, reason st
 		f.deny(spec, to, "running ones come first")
 		return false
 	}
-	idle := f.model.spares(spec.ID, mvm.StateStopped, mvm.StateReady, mvm.StateCreated)
+	idle := f.model.spares(spec, mvm.StateStopped, mvm.StateReady, mvm.StateCreated)
 	if to == mvm.StateWarm && f.surplus(spec).Sleeping > 0 {
-		idle = append(f.model.spares(spec.ID, mvm.StateSleeping), idle...)
+		idle = append(f.model.spares(spec, mvm.StateSleeping), idle...)
 	}
 	if spec.Pinned {
 		idle = nil
@@ -111,7 +111,7 @@ func (f *filler) excess(spec mvm.PoolSpec) *instance {
 		n     int
 		state mvm.State
 	}{{over.Running, mvm.StateRunning}, {over.Warm, mvm.StateWarm}} {
-		if all := f.model.spares(spec.ID, c.state); c.n > 0 && len(all) > 0 {
+		if all := f.model.spares(spec, c.state); c.n > 0 && len(all) > 0 {
 			return all[len(all)-1]
 		}
 	}

@@ -57,18 +57,18 @@ func (f *filler) pass(specs []mvm.PoolSpec) {
 
 // state of a pool against what is desired: above 0 the pool has too few.
 func (f *filler) deficit(spec mvm.PoolSpec) mvm.Counts {
-	spare, held := f.model.counts(spec.ID, spec.Desired)
+	t := f.model.tally(spec)
 	return mvm.Counts{
-		Running:  spec.Desired.Running - spare.Running - held.Running,
-		Warm:     spec.Desired.Warm - spare.Warm - held.Warm,
-		Sleeping: spec.Desired.Sleeping - spare.Sleeping - held.Sleeping,
+		Running:  spec.Desired.Running - t.spare.Running - t.held.Running,
+		Warm:     spec.Desired.Warm - t.spare.Warm - t.held.Warm,
+		Sleeping: spec.Desired.Sleeping - t.spare.Sleeping - t.held.Sleeping,
 	}
 }
 
 // surplus counts only what may be changed, so that an instance that somebody started
 // by hand costs no other its place.
 func (f *filler) surplus(spec mvm.PoolSpec) mvm.Counts {
-	spare, _ := f.model.counts(spec.ID, spec.Desired)
+	spare := f.model.tally(spec).spare
 	return mvm.Counts{
 		Running:  spare.Running - spec.Desired.Running,
 		Warm:     spare.Warm - spec.Desired.Warm,
@@ -77,12 +77,12 @@ func (f *filler) surplus(spec mvm.PoolSpec) mvm.Counts {
 }
 
 func (f *filler) has(spec mvm.PoolSpec, s mvm.State) string {
-	spare, held := f.model.counts(spec.ID, spec.Desired)
-	return fmt.Sprintf("%d of %d %s", *field(&spare, s)+*field(&held, s), *field(&spec.Desired, s), s)
+	t := f.model.tally(spec)
+	return fmt.Sprintf("%d of %d %s", *field(&t.spare, s)+*field(&t.held, s), *field(&spec.Desired, s), s)
 }
 
 func (f *filler) operate(i *instance, op mvm.OpKind, to mvm.State, reason string) {
-	i.state = to
+	i.state, i.parked = to, false
 	target := f.address(i.pool)
 	target.Instance = i.id
 	f.add(Step{Kind: Operate, Target: target, Op: op, Reason: reason})

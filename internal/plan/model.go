@@ -23,6 +23,7 @@ type instance struct {
 	created int64
 	spare   bool // without a key, an override or an operation: may be changed
 	held    bool // counted, and not to be changed: a user's, or busy
+	parked  bool // put to rest because it was idle: it may stand for one in memory
 }
 
 func newModel(o Observed, quota mvm.Quota) *model {
@@ -33,7 +34,7 @@ func newModel(o Observed, quota mvm.Quota) *model {
 		}
 		busy := i.Op != nil || i.ManualOverrideUntil.After(o.Now)
 		m.instances = append(m.instances, &instance{id: i.ID, pool: i.Pool, state: heading(i), res: i.Res,
-			created: i.Created.UnixNano(), spare: i.Key == "" && !busy, held: i.Key != "" || busy})
+			created: i.Created.UnixNano(), spare: i.Key == "" && !busy, held: i.Key != "" || busy, parked: parked(i)})
 	}
 	slices.SortStableFunc(m.instances, func(a, b *instance) int {
 		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
@@ -67,33 +68,15 @@ func (m *model) removePool(pool string) {
 }
 
 // spares returns the pool's instances in the state that may be changed, oldest first.
-func (m *model) spares(pool string, states ...mvm.State) []*instance {
+func (m *model) spares(spec mvm.PoolSpec, states ...mvm.State) []*instance {
+	stands := m.tally(spec).stands
 	var out []*instance
 	for _, i := range m.instances {
-		if i.pool == pool && i.spare && i.id != "" && slices.Contains(states, i.state) {
+		if i.pool == spec.ID && i.spare && i.id != "" && slices.Contains(states, i.state) && !stands[i] {
 			out = append(out, i)
 		}
 	}
 	return out
-}
-
-// counts are a pool's instances: those that may be changed, and those that are held
-// by their user, an override or an operation.
-func (m *model) counts(pool string, desired mvm.Counts) (spare, held mvm.Counts) {
-	for _, i := range m.instances {
-		switch {
-		case i.pool != pool:
-		case i.spare:
-			*field(&spare, i.state)++
-		case i.held:
-			if n := field(&held, i.state); *n < *field(&desired, i.state) {
-				*n++
-			} else {
-				held.Running++ // in whatever state: it stands for the one that it was
-			}
-		}
-	}
-	return spare, held
 }
 
 // field is the count of the state; other states have one that nobody reads.

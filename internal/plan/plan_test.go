@@ -111,6 +111,21 @@ func TestInstances(t *testing.T) {
 		{"critical: nothing is touched", critical(spec(2, 0, 0)), []mvm.State{sleeping, stopped, running}, nil, nil},
 		{"critical: missing ones are made", critical(spec(2, 1, 0)), []mvm.State{stopped}, nil, []string{"create-instance ", "create-instance "}},
 		{"critical: too many", critical(spec(0, 0, 0)), []mvm.State{running, warm}, nil, nil},
+		{"parked: counts as the running one that it was", spec(2, 0, 0), []mvm.State{sleeping, warm}, parked("i-00000001", "i-00000002"), nil},
+		{"parked: stands for a warm one next", spec(1, 1, 0), []mvm.State{sleeping, sleeping}, parked("i-00000001", "i-00000002"), nil},
+		{"parked: is no sleeper as long as it stands for one", spec(1, 0, 1), []mvm.State{sleeping}, parked("i-00000001"), []string{"create-instance "}},
+		{"parked: scaling up makes what is missing", spec(3, 0, 0), []mvm.State{sleeping, warm}, parked("i-00000001", "i-00000002"), []string{"create-instance "}},
+		{"parked: scaling up wakes a sleeper that is none", spec(2, 0, 0), []mvm.State{sleeping, sleeping}, parked("i-00000001"), []string{"wake 2"}},
+		{"parked: scaling down puts a warm one to sleep", spec(1, 0, 0), []mvm.State{running, warm}, parked("i-00000002"), []string{"sleep 2"}},
+		{"parked: scaling down leaves a sleeper", spec(1, 0, 0), []mvm.State{running, sleeping}, parked("i-00000002"), nil},
+		{"parked: scaling down keeps the warm one of two", spec(1, 0, 0), []mvm.State{sleeping, warm}, parked("i-00000001", "i-00000002"), nil},
+		{"parked: a running one too many sleeps, the parked one stays", spec(1, 0, 0), []mvm.State{sleeping, running, running}, parked("i-00000001"), []string{"sleep 3"}},
+		{"parked: counts for a user's too", spec(1, 0, 1), []mvm.State{sleeping, sleeping}, func(w *world) {
+			w.instances["i-00000001"].Key, w.instances["i-00000001"].Parked = "ann", true
+		}, nil},
+		{"parked: on its way there", spec(1, 0, 1), []mvm.State{running, sleeping}, func(w *world) {
+			w.instances["i-00000001"].Op = &mvm.Op{Kind: mvm.OpSleep, By: mvm.AskerPolicy}
+		}, nil},
 		{"quota max_running: resume rather than nothing", spec(3, 0, 0), []mvm.State{running, warm, sleeping},
 			func(w *world) { w.tenant.Quota.MaxRunning = 2 }, []string{"resume 2"}},
 		{"quota max_vcpus", spec(3, 0, 0), []mvm.State{running, sleeping, stopped}, func(w *world) { w.tenant.Quota.MaxVCPUs = 5 }, []string{"wake 2"}},
@@ -152,6 +167,14 @@ func byHand(id string) func(*world) {
 
 func busy(id string, op mvm.OpKind) func(*world) {
 	return func(w *world) { w.instances[id].Op = &mvm.Op{Kind: op} }
+}
+
+func parked(ids ...string) func(*world) {
+	return func(w *world) {
+		for _, id := range ids {
+			w.instances[id].Parked = true
+		}
+	}
 }
 
 func pinned(s mvm.PoolSpec) mvm.PoolSpec   { s.Pinned = true; return s }

@@ -74,6 +74,7 @@ func (w *world) drawInstance(t *rapid.T, spec mvm.PoolSpec) {
 		Created: now.Add(-time.Duration(rapid.IntRange(0, 5).Draw(t, "age")) * time.Hour),
 		State: rapid.SampledFrom([]mvm.State{mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping,
 			mvm.StateStopped}).Draw(t, "state")}
+	i.Parked = (i.State == mvm.StateWarm || i.State == mvm.StateSleeping) && rapid.Bool().Draw(t, "parked")
 	switch rapid.IntRange(0, 9).Draw(t, "kind of instance") {
 	case 0:
 		i.Key = fmt.Sprintf("user-%d", n)
@@ -182,6 +183,8 @@ func checkLeftAlone(t *rapid.T, p plan.Plan, before plan.Observed, d mvm.Deploym
 			t.Fatalf("%v touches %+v", s, i)
 		case spec.Pinned && (s.Op == mvm.OpWarm || s.Op == mvm.OpSleep) && !started:
 			t.Fatalf("%v: the pool is pinned", s)
+		case i.Parked && (s.Op == mvm.OpWake || s.Op == mvm.OpResume):
+			t.Fatalf("%v: it was parked because it was idle", s)
 		case s.Op == mvm.OpStop || s.Op == mvm.OpDestroy:
 			t.Fatalf("%v: nothing is stopped or destroyed", s)
 		}

@@ -152,7 +152,7 @@ func (w *world) operate(id string, op mvm.OpKind) error {
 		return fmt.Errorf("%s of %q: %+v", op, id, i)
 	}
 	before := w.usage()
-	i.State = way.to
+	i.State, i.Parked = way.to, false
 	return w.over(before)
 }
 

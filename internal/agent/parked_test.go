@@ -1,0 +1,83 @@
+package agent_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"mvm"
+)
+
+// asPolicy operates on the instance in the policy's name.
+func (h *host) asPolicy(id string, op mvm.OpKind) mvm.Instance {
+	h.t.Helper()
+	i, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.AskerPolicy), mvm.Address{Instance: id}, mvm.OpRequest{Op: op}, nil)
+	if err != nil {
+		h.t.Fatalf("%s by policy: %v", op, err)
+	}
+	return i
+}
+
+// TestParked: what the policy puts to rest is parked, until it runs again or somebody
+// else puts it to rest.
+func TestParked(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	for n, s := range []struct {
+		policy bool
+		op     mvm.OpKind
+		want   bool
+	}{
+		{true, mvm.OpWarm, true}, {false, mvm.OpResume, false}, // a request
+		{true, mvm.OpWarm, true}, {true, mvm.OpSleep, true}, {false, mvm.OpWake, false},
+		{true, mvm.OpSleep, true}, {false, mvm.OpStop, false}, {false, mvm.OpStart, false},
+		{true, mvm.OpWarm, true}, {false, mvm.OpSleep, false}, {false, mvm.OpWake, false},
+		{false, mvm.OpWarm, false}, {true, mvm.OpSleep, true},
+	} {
+		do := h.do
+		if s.policy {
+			do = h.asPolicy
+		}
+		if got := do(i.ID, s.op); got.Parked != s.want {
+			t.Errorf("step %d, %s: parked %v, want %v", n, s.op, got.Parked, s.want)
+		}
+	}
+}
+
+// TestParkedAfterCrash: a policy's sleep that was committed is still the policy's when
+// recovery finishes it, and what it had not finished before runs on.
+func TestParkedAfterCrash(t *testing.T) {
+	for _, c := range []struct {
+		op    mvm.OpKind
+		point string
+		state mvm.State
+		want  bool
+	}{
+		{mvm.OpSleep, "sleep.commit:after", mvm.StateSleeping, true},
+		{mvm.OpSleep, "sleep.release:before", mvm.StateSleeping, true},
+		{mvm.OpSleep, "sleep.commit:before", mvm.StateRunning, false},
+		{mvm.OpWarm, "warm.pause:after", mvm.StateRunning, false},
+	} {
+		t.Run(c.point, func(t *testing.T) {
+			h := newHost(t)
+			h.start()
+			i := h.instance()
+			crashed := h.crashAt(c.point)
+			pc, cancel := context.WithCancel(mvm.WithAsker(ctx(t), mvm.AskerPolicy))
+			var wg sync.WaitGroup
+			wg.Go(func() { h.a.Operate(pc, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: c.op}, nil) })
+			<-crashed
+			cancel()
+			wg.Wait()
+			h.onSeam(nil)
+			h.stop()
+			h.start()
+			waitUntil(t, func() bool { n, _ := h.a.Queued(i.ID); return n == 0 })
+			got, err := h.a.Instance(ctx(t), mvm.Address{Instance: i.ID})
+			if err != nil || got.State != c.state || got.Parked != c.want {
+				t.Errorf("got %s, parked %v, %v; want %s, %v", got.State, got.Parked, err, c.state, c.want)
+			}
+		})
+	}
+}
