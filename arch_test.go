@@ -42,6 +42,7 @@ var rules = map[string]rule{
 	"internal/plan":    {"", "pure: desired and observed in, steps out", ""},
 	"internal/secrets": {"internal/sys", "bytes at rest", ""},
 	"internal/store":   {"internal/sys", "durable state speaks in nouns", ""},
+	"internal/metrics": {"", "it counts what it is told of, and knows nobody", ""},
 
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},

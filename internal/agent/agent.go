@@ -55,6 +55,8 @@ type Options struct {
 	// DNS are the resolvers that guests get.
 	DNS []netip.Addr
 	Log *slog.Logger
+	// Metrics counts what the agent does; default: nothing does.
+	Metrics Metrics
 	// Seam, when set, is called at every named point of every operation, as
 	// "sleep.commit:before" and "sleep.commit:after". An error fails the step.
 	Seam func(point string) error
@@ -118,6 +120,9 @@ func New(opt Options) *Agent {
 	opt.Timeouts = opt.Timeouts.withDefaults()
 	if opt.MakeDisk == nil {
 		opt.MakeDisk = makeExt4
+	}
+	if opt.Metrics == nil {
+		opt.Metrics = noMetrics{}
 	}
 	if opt.Seam == nil {
 		opt.Seam = func(string) error { return nil }

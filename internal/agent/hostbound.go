@@ -137,6 +137,7 @@ func (h *hostListener) handle(c net.Conn) {
 		var bad *guestproto.VariantError
 		switch {
 		case errors.As(err, &bad):
+			h.a.opt.Metrics.HostBound("", "invalid")
 			if !h.reply(c, refuse("%s", bad.Error())) {
 				return
 			}
@@ -144,10 +145,13 @@ func (h *hostListener) handle(c net.Conn) {
 		case err != nil:
 			return
 		}
-		resp := refuse("too many requests: at most %d a second", hostRate)
+		resp, result := refuse("too many requests: at most %d a second", hostRate), "limited"
 		if h.limit.Allow() {
 			resp = h.answer(req)
+			result = resultOf(resp)
 		}
+		_, what := named(req)
+		h.a.opt.Metrics.HostBound(what, result)
 		if !h.reply(c, resp) {
 			return
 		}

@@ -60,6 +60,7 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 		return mvm.Instance{}, err
 	}
 	err = o.dispatch(j.ctx)
+	a.opt.Metrics.Operation(*o.transition(o.inst.State), err)
 	if err != nil {
 		level := slog.LevelWarn
 		if mvm.IsKind(err, mvm.KindQuota) { // the audit log has it, and guests can cause many
@@ -296,11 +297,16 @@ func (o *operation) forget(context.Context) error {
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
 }
 
+// transition is how the operation went so far.
+func (o *operation) transition(to mvm.State) *mvm.Transition {
+	return &mvm.Transition{Op: o.kind, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: o.job.req.by,
+		Started: o.began, Took: time.Since(o.began), Stages: o.stages, ClockError: o.clock}
+}
+
 // settle makes the end of the operation durable: the state, no intent, the record
 // of how it went, and its event.
 func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Instance)) error {
-	tr := &mvm.Transition{Op: o.kind, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: o.job.req.by,
-		Started: o.began, Took: time.Since(o.began), Stages: o.stages, ClockError: o.clock}
+	tr := o.transition(to)
 	ev := o.event(act, o.reason)
 	return o.a.store.Update(func(tx *store.Tx) error {
 		i, err := tx.Instance(o.inst.ID)

@@ -95,6 +95,7 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 			s.note(r, err)
 		}
 		if err != nil {
+			failed(r.Context(), err)
 			out.end(line[Item]{Error: toBody(err)})
 			return
 		}
@@ -123,6 +124,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // note logs what a person who runs the agent must see: faults of the agent itself.
 func (s *Server) note(r *http.Request, err error) {
+	failed(r.Context(), err)
 	level := s.log.Debug
 	if mvm.KindOf(err) == mvm.KindInternal {
 		level = s.log.Error

@@ -25,6 +25,7 @@ type Server struct {
 	log     *slog.Logger
 	http    *http.Server
 	slots   chan struct{}
+	count   func(route, result string, took time.Duration)
 
 	bodyTimeout time.Duration
 
@@ -47,6 +48,9 @@ type ServerConfig struct {
 	MaxInFlight int
 	// BodyTimeout bounds the reading of a request's body; 0 means 10 s.
 	BodyTimeout time.Duration
+	// Count is told of every request at its end: the pattern of its route, and "ok" or
+	// the kind of its error. It may be nil.
+	Count func(route, result string, took time.Duration)
 }
 
 // NewServer returns a server that does nothing until Serve.
@@ -57,13 +61,17 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	if cfg.BodyTimeout == 0 {
 		cfg.BodyTimeout = bodyTimeout
 	}
+	if cfg.Count == nil {
+		cfg.Count = func(string, string, time.Duration) {}
+	}
 	cfg.Version.API = APIVersion
-	s := &Server{svc: svc, group: cfg.Group, bodyTimeout: cfg.BodyTimeout, version: cfg.Version, log: cfg.Log,
+	s := &Server{svc: svc, group: cfg.Group, bodyTimeout: cfg.BodyTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
 	s.base, s.abort = context.WithCancel(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)
+	mux := s.routes()
 	s.http = &http.Server{
-		Handler:           s.admit(s.routes()),
+		Handler:           s.observe(mux, s.admit(mux)),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,

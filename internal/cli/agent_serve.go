@@ -37,6 +37,7 @@ func agentFlags() [][2]string {
 		{"api-connections", "`NUMBER` of connections of remote clients at once (default 256)"},
 		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
 		{"log-format", "`FORMAT`: text or json (default text)"},
+		{"metrics-listen", "`ADDRESS:PORT` where Prometheus gets the metrics, as 127.0.0.1:9750 (default: nowhere)"},
 	}
 }
 

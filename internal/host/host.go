@@ -58,7 +58,12 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, p.close)
-	a, err := newAgent(o, st, p, seam, log)
+	m, stop, err := serveMetrics(o, st, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, stop)
+	a, err := newAgent(o, st, p, m, seam, log)
 	if err != nil {
 		return err
 	}
@@ -66,7 +71,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	if err := a.Open(ctx); err != nil {
 		return err
 	}
-	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log})
+	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log, Count: m.Request})
 }
 
 // parts are what differs between drivers.
@@ -85,7 +90,7 @@ func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	return qemuParts(o, log)
 }
 
-func newAgent(o cli.ServeOptions, st *store.Store, p parts, seam Seam, log *slog.Logger) (*agent.Agent, error) {
+func newAgent(o cli.ServeOptions, st *store.Store, p parts, m agent.Metrics, seam Seam, log *slog.Logger) (*agent.Agent, error) {
 	key, err := secrets.LoadOrCreateKey(o.KeyFile)
 	if err != nil {
 		return nil, err
@@ -102,7 +107,7 @@ func newAgent(o cli.ServeOptions, st *store.Store, p parts, seam Seam, log *slog
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam, Log: log,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam, Log: log, Metrics: m,
 	}), nil
 }
 

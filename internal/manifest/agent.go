@@ -21,6 +21,8 @@ type AgentConfig struct {
 	DNS         []netip.Addr // resolvers of the guests; empty: the host's
 	Remote      RemoteConfig // the API for other machines
 
+	MetricsListen string // address and port for Prometheus; empty: not served
+
 	origins map[string]string
 }
 
@@ -69,6 +71,7 @@ func agentKeys() []agentKey {
 		{name: "log_level", value: "info", check: oneOf("debug", "info", "warn", "error")},
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers},
+		{name: "metrics_listen", value: "", check: validListen},
 	}
 	return append(keys, remoteKeys()...)
 }

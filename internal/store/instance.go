@@ -79,6 +79,7 @@ func (t *Tx) PutInstance(v mvm.Instance) error {
 	if err := t.indexUID(old, v); err != nil {
 		return err
 	}
+	t.count(old, v)
 	return t.put(bucketInstances, []byte(v.ID), v)
 }
 
@@ -147,6 +148,7 @@ func (t *Tx) DeleteInstance(id string) error {
 	if err := t.delete(bucketByPool, byPoolKey(v)); err != nil {
 		return err
 	}
+	t.count(v, mvm.Instance{})
 	return t.delete(bucketInstances, []byte(id))
 }
 

@@ -54,6 +54,7 @@ type Store struct {
 	mu       sync.Mutex
 	appended chan struct{} // closed by the next commit with events
 	reserved int64         // bytes of the file that have blocks
+	fleet    fleet
 }
 
 // Open opens the state file, makes it (0600, with its folder, 0700) when it is not
@@ -82,7 +83,7 @@ func open(path string, opts Options, ms []migration) (*Store, error) {
 		return nil, openError(path, err)
 	}
 	s.db = db
-	if err := errors.Join(sys.SyncDir(filepath.Dir(path)), s.migrate(ms)); err != nil {
+	if err := errors.Join(sys.SyncDir(filepath.Dir(path)), s.migrate(ms), s.countFleet()); err != nil {
 		return nil, errors.Join(openError(path, err), db.Close())
 	}
 	s.reserve(db)
@@ -189,12 +190,13 @@ func (s *Store) NewEvents() <-chan struct{} {
 }
 
 func (s *Store) committed(tx *Tx) {
+	s.mu.Lock()
+	s.fleet.merge(tx.fleet)
 	if tx.appended {
-		s.mu.Lock()
 		close(s.appended)
 		s.appended = make(chan struct{})
-		s.mu.Unlock()
 	}
+	s.mu.Unlock()
 	s.reserve(s.db)
 }
 

@@ -17,6 +17,7 @@ type Tx struct {
 	b        *bbolt.Tx
 	s        *Store
 	appended bool
+	fleet    fleet // what it changes in the counts
 }
 
 func (t *Tx) bucket(name string) *bbolt.Bucket { return t.b.Bucket([]byte(name)) }

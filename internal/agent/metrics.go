@@ -1,0 +1,45 @@
+package agent
+
+import (
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// Metrics is told what the agent does, to count it. Its methods may be called from
+// many goroutines and return at once. Words are bounded: none of them has the name or
+// id of anything in it.
+type Metrics interface {
+	// Operation is told of every operation at its end, of failed ones with the error.
+	Operation(t mvm.Transition, err error)
+	// Deferred is told of a transition that was wanted and put off, with the reason as
+	// a word ("min_running").
+	Deferred(op mvm.OpKind, reason string)
+	// HostBound is told of a guest's request: its variant, and "ok", "failed",
+	// "refused", "invalid" or "limited".
+	HostBound(request, result string)
+	// Reconciled is told of a run of the reconcile loop over one tenant.
+	Reconciled(took time.Duration, err error)
+}
+
+// noMetrics counts nothing.
+type noMetrics struct{}
+
+var _ Metrics = noMetrics{}
+
+func (noMetrics) Operation(mvm.Transition, error) {}
+func (noMetrics) Deferred(mvm.OpKind, string)     {}
+func (noMetrics) HostBound(string, string)        {}
+func (noMetrics) Reconciled(time.Duration, error) {}
+
+// resultOf says in a word how a guest's request was answered.
+func resultOf(r guestproto.HostResponse) string {
+	switch {
+	case r.Error != nil:
+		return "refused"
+	case r.WakeResult != nil && !r.WakeResult.Success, r.AcquireResult != nil && !r.AcquireResult.Success:
+		return "failed"
+	}
+	return "ok"
+}

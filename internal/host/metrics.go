@@ -1,0 +1,23 @@
+package host
+
+import (
+	"log/slog"
+
+	"mvm/internal/cli"
+	"mvm/internal/metrics"
+	"mvm/internal/store"
+)
+
+// serveMetrics makes the host's figures, and serves them where the config says so. stop
+// ends the serving.
+func serveMetrics(o cli.ServeOptions, st *store.Store, log *slog.Logger) (_ *metrics.Metrics, stop func() error, err error) {
+	m := metrics.New(metrics.Sources{Fleet: st.Fleet})
+	if o.MetricsListen == "" {
+		return m, func() error { return nil }, nil
+	}
+	s, err := m.Serve(o.MetricsListen, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, s.Close, nil
+}

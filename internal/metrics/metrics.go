@@ -1,0 +1,98 @@
+// Package metrics are the figures of one host for Prometheus (formats.md section 11):
+// typed methods for those who have something to count, and an HTTP server with a port
+// of its own for those who want to know.
+//
+// What a label can say is bounded: tenants and pools are as many as the host has,
+// everything else is a word of the program, and none is an instance, a request or a
+// text from outside. Reading the figures does not read the host's state, so its cost
+// does not grow with the instances.
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"mvm"
+)
+
+// Metrics counts. Its methods may be called from many goroutines and return at once.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	operations *prometheus.CounterVec
+	wake       *prometheus.HistogramVec
+	sleep      *prometheus.HistogramVec
+
+	requests       *prometheus.CounterVec
+	requestSeconds *prometheus.HistogramVec
+
+	reconcileRuns    prometheus.Counter
+	reconcileErrors  prometheus.Counter
+	reconcileSeconds prometheus.Histogram
+
+	deferred  *prometheus.CounterVec
+	hostBound *prometheus.CounterVec
+
+	words words
+}
+
+// Sources are what the figures are read from at each scrape. They must be cheap and
+// safe for concurrent use.
+type Sources struct {
+	// Fleet counts the instances (store.Store.Fleet).
+	Fleet func() []mvm.FleetCount
+	// Audited is the number of the audit log's last entry; nil: not told.
+	Audited func() uint64
+}
+
+// New returns figures that nobody serves yet.
+func New(src Sources) *Metrics {
+	m := &Metrics{registry: prometheus.NewPedanticRegistry()}
+	m.makeOperations()
+	m.makeRequests()
+	m.makeReconcile()
+	m.registry.MustRegister(newFleet(src.Fleet),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if src.Audited != nil {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "mvm_audit_last_seq",
+			Help: "Number of the last entry of the audit log; it never falls."}, func() float64 { return float64(src.Audited()) }))
+	}
+	return m
+}
+
+// seconds are the bounds of the histograms: from a resume in memory to a cold boot
+// under emulation.
+func seconds() []float64 {
+	return []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}
+}
+
+func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) histogram(name, help string, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds()}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) makeReconcile() {
+	m.reconcileRuns = m.counter("mvm_reconcile_runs_total", "Runs of the reconcile loop over one tenant.").WithLabelValues()
+	m.reconcileErrors = m.counter("mvm_reconcile_errors_total", "Runs of the reconcile loop that failed.").WithLabelValues()
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mvm_reconcile_duration_seconds", Help: "Time that a run of the reconcile loop took.", Buckets: seconds()})
+	m.registry.MustRegister(h)
+	m.reconcileSeconds = h
+}
+
+// Reconciled counts a run of the reconcile loop over one tenant.
+func (m *Metrics) Reconciled(took time.Duration, err error) {
+	m.reconcileRuns.Inc()
+	if err != nil {
+		m.reconcileErrors.Inc()
+	}
+	m.reconcileSeconds.Observe(took.Seconds())
+}

@@ -1,0 +1,70 @@
+package metrics
+
+import (
+	"mvm"
+)
+
+// The kinds of a wake are those of its transition. Those of a sleep say where it led:
+// warm is paused with its memory held, cold is a snapshot on disk.
+const (
+	kindWarm = "warm"
+	kindCold = "cold"
+	total    = "total" // the stage that is all of them
+)
+
+func (m *Metrics) makeOperations() {
+	m.operations = m.counter("mvm_operations_total", "Operations on instances, by how they ended: ok or the kind of the error.", "op", "result")
+	m.wake = m.histogram("mvm_wake_duration_seconds",
+		"Time to have an instance awake, by kind (warm: from memory or its snapshot, cold: booted from its disks) and stage.", "kind", "stage")
+	m.sleep = m.histogram("mvm_sleep_duration_seconds",
+		"Time to put an instance away, by kind (warm: paused in memory, cold: snapshot on disk) and stage.", "kind", "stage")
+	m.deferred = m.counter("mvm_deferred_transitions_total", "Transitions that were wanted and put off, by operation and reason.", "op", "reason")
+	m.hostBound = m.counter("mvm_host_bound_requests_total", "Requests of guests to their host, by request and result.", "request", "result")
+}
+
+// Operation counts an operation that has ended, and where it succeeded and changed
+// the state, the time of its stages.
+func (m *Metrics) Operation(t mvm.Transition, err error) {
+	m.operations.WithLabelValues(m.words.op(string(t.Op)), result(err)).Inc()
+	if err != nil || t.From == t.To {
+		return
+	}
+	h, kind := m.wake, t.Kind
+	switch t.Op {
+	case mvm.OpWake, mvm.OpResume:
+		if kind == "" {
+			return // there was nothing to do
+		}
+	case mvm.OpWarm:
+		h, kind = m.sleep, kindWarm
+	case mvm.OpSleep:
+		h, kind = m.sleep, kindCold
+	default:
+		return
+	}
+	kind = m.words.kind(kind)
+	h.WithLabelValues(kind, total).Observe(t.Took.Seconds())
+	for _, s := range t.Stages {
+		h.WithLabelValues(kind, m.words.stage(s.Name)).Observe(s.Took.Seconds())
+	}
+}
+
+// Deferred counts a transition that was wanted and put off. reason is a word of the
+// program ("min_running"), never a text with names or numbers in it.
+func (m *Metrics) Deferred(op mvm.OpKind, reason string) {
+	m.deferred.WithLabelValues(m.words.op(string(op)), m.words.reason(reason)).Inc()
+}
+
+// HostBound counts a request of a guest: its variant ("Acquire"), and "ok", "failed",
+// "refused", "invalid" or "limited".
+func (m *Metrics) HostBound(request, result string) {
+	m.hostBound.WithLabelValues(m.words.request(request), result).Inc()
+}
+
+// result is "ok" or the error's kind.
+func result(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return string(mvm.KindOf(err))
+}
