@@ -31,7 +31,9 @@ var rules = map[string]rule{
 
 	"internal/cli":      {"internal/api internal/manifest internal/doctor", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts", "internal/testenv"},
 	"internal/doctor":   {"internal/sys", "it checks the host without an agent", "internal/testenv"},
-	"internal/manifest": {"", "files of users become nouns", ""},
+	"internal/manifest": {"internal/spelling", "files of users become nouns", ""},
+	"internal/desired":  {"internal/spelling", "pure: bytes in, a checked desired state in nouns out", ""},
+	"internal/spelling": {"", "a function on strings", ""},
 	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/driver internal/guestproto internal/image internal/network internal/plan" +

@@ -37,6 +37,20 @@ func ValidateInstanceID(id string) error { return validateHexID("instance", "i-"
 // ValidateBuildID checks a build id: "b-" and 8 lower-case hex digits.
 func ValidateBuildID(id string) error { return validateHexID("build", "b-", id) }
 
+// ValidateNodeID checks the name of a host: 1 to 64 of [A-Za-z0-9._-], as host names
+// have them, not starting with '.' or '-'.
+func ValidateNodeID(id string) error {
+	ok := id != "" && len(id) <= 64 && id[0] != '.' && id[0] != '-'
+	for i := 0; ok && i < len(id); i++ {
+		c := id[i]
+		ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-'
+	}
+	if !ok {
+		return Errorf(KindInvalid, "node id %q is not 1-64 of A-Z, a-z, 0-9, '.', '_', '-'", clip(id))
+	}
+	return nil
+}
+
 func validateHexID(what, prefix, id string) error {
 	hex, ok := strings.CutPrefix(id, prefix)
 	if !ok || len(hex) != 8 || strings.Trim(hex, "0123456789abcdef") != "" {

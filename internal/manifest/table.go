@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	toml "github.com/pelletier/go-toml/v2"
+
+	"mvm/internal/spelling"
 )
 
 // document is a file that is being read, with the problems found so far.
@@ -181,7 +183,7 @@ func (t *table) done() {
 			continue
 		}
 		hint := ""
-		if near := nearest(key, t.asked); near != "" {
+		if near := spelling.Nearest(key, t.asked); near != "" {
 			hint = fmt.Sprintf(" (did you mean %s?)", near)
 		}
 		t.item(key, nil).problem("unknown key%s", hint)

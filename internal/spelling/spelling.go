@@ -1,7 +1,8 @@
-package manifest
+// Package spelling finds what a person who mistyped a name may have meant.
+package spelling
 
-// nearest returns the word that is at most two typing slips from s, "" when none is.
-func nearest(s string, words []string) string {
+// Nearest returns the word that is at most two typing slips from s, "" when none is.
+func Nearest(s string, words []string) string {
 	best, dist := "", 3
 	for _, w := range words {
 		if n := slips(s, w); n < dist && n < len(w) {
