@@ -13,8 +13,12 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"sync"
@@ -57,9 +61,16 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics counts what the agent does; default: nothing does.
 	Metrics Metrics
-	// Seam, when set, is called at every named point of every operation, as
-	// "sleep.commit:before" and "sleep.commit:after". An error fails the step.
-	Seam func(point string) error
+	// Seam, when set, is called at every named point of every operation on an
+	// instance, as "sleep.commit:before" and "sleep.commit:after". An error fails the
+	// step.
+	Seam func(point, instance string) error
+	// Rand is where ids come from; default crypto/rand. It must be safe for
+	// concurrent use.
+	Rand io.Reader
+	// ListenHost listens on an instance's host-bound socket, for its uid alone;
+	// default is a unix socket at the path.
+	ListenHost func(path string, uid int) (net.Listener, error)
 	// Timeouts; zero fields take the defaults.
 	Timeouts Timeouts
 }
@@ -103,7 +114,7 @@ type Agent struct {
 
 	admin       keyLocks    // one change of a tenant and its pools at a time
 	applying    keyLocks    // one Apply of a tenant at a time
-	publishing  sync.Mutex  // one applyPublish at a time
+	publishing  keyLocks    // one applyPublish at a time
 	unpublished atomic.Bool // the last one failed
 	net         netState
 	activity    activityTable
@@ -125,7 +136,13 @@ func New(opt Options) *Agent {
 		opt.Metrics = noMetrics{}
 	}
 	if opt.Seam == nil {
-		opt.Seam = func(string) error { return nil }
+		opt.Seam = func(string, string) error { return nil }
+	}
+	if opt.Rand == nil {
+		opt.Rand = rand.Reader
+	}
+	if opt.ListenHost == nil {
+		opt.ListenHost = listenUnix
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
@@ -191,3 +208,12 @@ func (a *Agent) instanceDir(id string) string { return filepath.Join(a.opt.DataD
 func (a *Agent) runRoot() string { return filepath.Join(a.opt.RunDir, "i") }
 
 func (a *Agent) runDir(id string) string { return filepath.Join(a.runRoot(), id) }
+
+// newID makes an id of the prefix and 8 hex digits.
+func (a *Agent) newID(prefix string) string {
+	var b [4]byte
+	if _, err := io.ReadFull(a.opt.Rand, b[:]); err != nil {
+		panic("no random bytes: " + err.Error()) // crypto/rand never fails
+	}
+	return prefix + hex.EncodeToString(b[:])
+}

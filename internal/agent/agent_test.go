@@ -82,7 +82,7 @@ func (h *host) start() *agent.Agent {
 	h.st = st
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
-		Seam: h.point, MakeDisk: makeDisk,
+		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

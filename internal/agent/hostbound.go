@@ -51,18 +51,9 @@ type hostListener struct {
 // listenHost listens on <run dir>/v.sock_53 for the instance.
 func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
 	path := filepath.Join(a.runDir(i.ID), fmt.Sprintf("v.sock_%d", guestproto.HostPort))
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, mvm.Errorf(mvm.KindInternal, "remove old host-bound socket: %w", err)
-	}
-	ln, err := net.Listen("unix", path)
+	ln, err := a.opt.ListenHost(path, i.UID)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "listen for host-bound requests of %s: %w", i.ID, err)
-	}
-	// The folder is the VMM's, which may run already and put a link in the socket's
-	// place: nothing here may follow one. To connect takes the right to write, which
-	// the owner alone has.
-	if err := os.Lchown(path, i.UID, i.UID); err != nil && os.Geteuid() == 0 {
-		return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "give host-bound socket to uid %d: %w", i.UID, err), ln.Close())
+		return nil, mvm.Errorf(mvm.KindOf(err), "listen for host-bound requests of %s: %w", i.ID, err)
 	}
 	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
 		limit: rate.NewLimiter(hostRate, hostBurst), refusals: rate.NewLimiter(refusalsPerSec, refusalsBurst),
@@ -70,6 +61,24 @@ func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
 	h.ctx, h.cancel = context.WithCancel(a.ctx)
 	h.wg.Go(h.serve)
 	return h, nil
+}
+
+// listenUnix listens on a unix socket that the uid alone may connect to.
+func listenUnix(path string, uid int) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, mvm.Errorf(mvm.KindInternal, "remove old socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "listen on socket: %w", err)
+	}
+	// The folder is the VMM's, which may run already and put a link in the socket's
+	// place: nothing here may follow one. To connect takes the right to write, which
+	// the owner alone has.
+	if err := os.Lchown(path, uid, uid); err != nil && os.Geteuid() == 0 {
+		return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "give socket to uid %d: %w", uid, err), ln.Close())
+	}
+	return ln, nil
 }
 
 // Close stops listening, ends the connections and waits for their goroutines.

@@ -58,7 +58,7 @@ func (a *Agent) newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (
 	if err := admitInstance(tx, t, p); err != nil {
 		return i, err
 	}
-	i = mvm.Instance{ID: newID("i-"), Tenant: tenant, Pool: pool, Key: key, Role: p.Spec.Role, State: mvm.StateCreated,
+	i = mvm.Instance{ID: a.newID("i-"), Tenant: tenant, Pool: pool, Key: key, Role: p.Spec.Role, State: mvm.StateCreated,
 		Res: p.Spec.Resources, Image: p.Builds[0].Digest, BuildID: p.Builds[0].ID, Created: op.Started, Changed: op.Started, Op: &op}
 	if i.Offset, err = tx.FreeOffset(tenant); err != nil {
 		return i, err

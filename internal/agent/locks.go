@@ -2,19 +2,21 @@ package agent
 
 import "sync"
 
-// keyLocks are mutexes by name, so that one tenant's slow work does not hold up
-// another's. The zero value is ready.
+// keyLocks are locks by name, so that one tenant's slow work does not hold up
+// another's. The zero value is ready. They may be held for long, across calls of
+// guests and drivers: who waits for one waits on a channel, which a simulated clock
+// can tell from work.
 type keyLocks struct {
 	mu sync.Mutex
 	by map[string]*keyLock
 }
 
 type keyLock struct {
-	mu    sync.Mutex
-	users int // who hold it or wait for it
+	held  chan struct{} // has a value while somebody holds it
+	users int           // who hold it or wait for it
 }
 
-// lock takes the mutex of the name and returns what lets go of it.
+// lock takes the lock of the name and returns what lets go of it.
 func (k *keyLocks) lock(name string) (unlock func()) {
 	k.mu.Lock()
 	if k.by == nil {
@@ -22,14 +24,14 @@ func (k *keyLocks) lock(name string) (unlock func()) {
 	}
 	l := k.by[name]
 	if l == nil {
-		l = &keyLock{}
+		l = &keyLock{held: make(chan struct{}, 1)}
 		k.by[name] = l
 	}
 	l.users++
 	k.mu.Unlock()
-	l.mu.Lock()
+	l.held <- struct{}{}
 	return func() {
-		l.mu.Unlock()
+		<-l.held
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if l.users--; l.users == 0 {

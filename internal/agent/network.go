@@ -12,7 +12,7 @@ import (
 
 // netState says whether the kernel's networks may differ from the store's.
 type netState struct {
-	mu       sync.Mutex // held while applying
+	applying keyLocks // held while applying
 	stateMu  sync.Mutex
 	version  uint64 // counts changes of tenants and instances
 	applied  uint64
@@ -51,8 +51,7 @@ func (a *Agent) applyNetwork(ctx context.Context) error {
 	if _, stale := a.net.stale(); !stale {
 		return nil
 	}
-	a.net.mu.Lock()
-	defer a.net.mu.Unlock()
+	defer a.net.applying.lock("networks")()
 	version, stale := a.net.stale()
 	if !stale {
 		return nil

@@ -223,7 +223,7 @@ func (o *operation) runStep(ctx context.Context, op mvm.OpKind, s step) error {
 		return context.Cause(ctx)
 	}
 	point := string(op) + "." + s.name
-	if err := o.a.opt.Seam(point + ":before"); err != nil {
+	if err := o.a.opt.Seam(point+":before", o.inst.ID); err != nil {
 		return err
 	}
 	if err := s.do(ctx); err != nil {
@@ -232,7 +232,7 @@ func (o *operation) runStep(ctx context.Context, op mvm.OpKind, s step) error {
 		}
 		return err
 	}
-	return o.a.opt.Seam(point + ":after")
+	return o.a.opt.Seam(point+":after", o.inst.ID)
 }
 
 // undo takes steps back, last first, and joins what fails to err.
@@ -244,7 +244,7 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 		if s.undo == nil {
 			continue
 		}
-		if e := o.a.opt.Seam(string(op) + "." + s.name + ":undo"); e != nil {
+		if e := o.a.opt.Seam(string(op)+"."+s.name+":undo", o.inst.ID); e != nil {
 			err = errors.Join(err, e)
 		}
 		if e := s.undo(ctx); e != nil {

@@ -129,7 +129,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 	if err != nil {
 		return mvm.Build{}, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
 	}
-	b := mvm.Build{ID: newID("b-"), Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
+	b := mvm.Build{ID: a.newID("b-"), Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
 	err = a.store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {

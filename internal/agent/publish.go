@@ -25,8 +25,7 @@ type Publisher interface {
 // applyPublish makes the host's listeners agree with the pools, and keeps the ports
 // that were chosen. What can't be published now is tried again while the agent runs.
 func (a *Agent) applyPublish(context.Context) error {
-	a.publishing.Lock()
-	defer a.publishing.Unlock()
+	defer a.publishing.lock("ports")()
 	err := a.publishAll()
 	a.unpublished.Store(err != nil)
 	if err != nil {

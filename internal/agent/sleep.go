@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -23,7 +21,7 @@ const drainPoll = 50 * time.Millisecond
 // vCPUs run. A wake that arrives before commit cancels the sleep; the instance
 // goes on as if nothing was.
 func (o *operation) sleep(ctx context.Context) error {
-	snap := &mvm.SnapshotRef{ID: newID("s-")}
+	snap := &mvm.SnapshotRef{ID: o.a.newID("s-")}
 	err := o.run(ctx, mvm.OpSleep, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, nil) }, undo: o.goOn},
 		{name: "resume", do: o.resumeForDrain},
@@ -325,12 +323,6 @@ func (o *operation) resume(ctx context.Context) error {
 		return err
 	}
 	return o.waitReady(ctx)
-}
-
-func newID(prefix string) string {
-	var b [4]byte
-	rand.Read(b[:])
-	return prefix + hex.EncodeToString(b[:])
 }
 
 func renameDurable(from, to string) error {

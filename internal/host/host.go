@@ -32,6 +32,14 @@ const closeGrace = 10 * time.Second
 // agent.Options. Tests use it to stop an agent at one point.
 type Seam func(point string) error
 
+// agents returns the seam as the agent calls it.
+func (s Seam) agents() func(point, instance string) error {
+	if s == nil {
+		return nil
+	}
+	return func(point, _ string) error { return s(point) }
+}
+
 // Serve makes an agent of its parts and serves it until the context ends. VMMs
 // outlive it. seam may be nil.
 func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
@@ -107,7 +115,7 @@ func newAgent(o cli.ServeOptions, st *store.Store, p parts, m agent.Metrics, sea
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam, Log: log, Metrics: m,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m,
 	}), nil
 }
 

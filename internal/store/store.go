@@ -20,6 +20,8 @@ import (
 const (
 	SeamOpen      = "open"      // before the file is opened
 	SeamMigrate   = "migrate"   // before a migration, within its transaction
+	SeamBegin     = "begin"     // before an Update takes its turn; nothing is held yet
+	SeamView      = "view"      // before a View begins; nothing is held yet
 	SeamUpdate    = "update"    // before the function of an Update is called
 	SeamCommit    = "commit"    // after the function, before anything is durable
 	SeamCommitted = "committed" // after it is durable, before Update returns
@@ -144,6 +146,9 @@ func (s *Store) Close() error {
 // View calls fn with a read-only transaction, on the state as it is now. An error
 // of fn is returned as it is.
 func (s *Store) View(fn func(*Tx) error) error {
+	if err := s.seam(SeamView); err != nil {
+		return writeError("use", s.path, err)
+	}
 	b, err := s.db.Begin(false)
 	if err != nil {
 		return s.beginError(err)
@@ -156,6 +161,9 @@ func (s *Store) View(fn func(*Tx) error) error {
 // an error nothing is changed and the error is returned as it is; when the commit
 // fails nothing is changed and the error says so.
 func (s *Store) Update(fn func(*Tx) error) error {
+	if err := s.seam(SeamBegin); err != nil {
+		return writeError("update", s.path, err)
+	}
 	b, err := s.db.Begin(true)
 	if err != nil {
 		return s.beginError(err)

@@ -3,8 +3,10 @@ package fake
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -226,11 +228,11 @@ func (d *Driver) Sweep(ctx context.Context, root string, owned func(id string) b
 		}
 	}
 	var ended []string
-	for id, dir := range found {
+	for _, id := range slices.Sorted(maps.Keys(found)) {
 		if owned(id) {
 			continue
 		}
-		if e := d.Destroy(ctx, driver.Spec{ID: id, RunDir: dir}); e != nil {
+		if e := d.Destroy(ctx, driver.Spec{ID: id, RunDir: found[id]}); e != nil {
 			err = errors.Join(err, e)
 			continue
 		}

@@ -32,6 +32,7 @@ type guestState struct {
 	Secrets     map[string][]byte     `json:"secrets,omitempty"`
 	Files       map[string][]byte     `json:"files,omitempty"`
 	Counter     int                   `json:"counter"`
+	Gated       bool                  `json:"gated"` // configured since the vCPUs began to run
 	Log         []guestproto.LogLine  `json:"log,omitempty"`
 	LogTotal    int                   `json:"log_total"` // lines ever
 }
@@ -74,7 +75,7 @@ func (g *guestState) configure(c guestproto.Configure, b Behavior) guestproto.Co
 	}
 	g.Secrets = maps.Clone(c.Secrets)
 	c.Secrets, c.Entropy = nil, nil
-	g.Config = &c
+	g.Config, g.Gated = &c, true
 	if g.Configured.IsZero() {
 		g.Configured = time.Now()
 	}

@@ -21,6 +21,7 @@ type Host struct {
 	listeners  map[string]map[uint32]func(net.Conn)
 	violations []string
 	trace      []string
+	onRequest  func(id, request string)
 
 	handlers sync.WaitGroup
 }
@@ -166,7 +167,7 @@ func (h *Host) Close() {
 func (h *Host) all() []*machine {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Collect(maps.Values(h.machines))
+	return slices.SortedFunc(maps.Values(h.machines), func(a, b *machine) int { return strings.Compare(a.spec.ID, b.spec.ID) })
 }
 
 func (h *Host) lookup(id string) *machine {

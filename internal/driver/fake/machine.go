@@ -189,6 +189,7 @@ func (m *machine) resume(die bool) error {
 		return mvm.Errorf(mvm.KindUnavailable, "resume %s: the VMM died", m.spec.ID)
 	}
 	m.state = Running
+	m.guest.Gated = false
 	m.guest.ClockOffset -= time.Since(m.guest.PausedAt)
 	m.guest.PausedAt = time.Time{}
 	m.host.note("resume %s", m.spec.ID)
@@ -212,7 +213,13 @@ func (m *machine) snapshot(snap driver.Snapshot, half func() error) error {
 		return err
 	}
 	m.loaded = nonce
-	if err := half(); err != nil {
+	m.mu.Unlock()
+	err := half()
+	m.mu.Lock()
+	if err == nil {
+		err = m.live(OpSnapshotState)
+	}
+	if err != nil {
 		return err
 	}
 	if err := writeFile(snap.State, newStateFile(nonce, m.spec), true); err != nil {

@@ -29,6 +29,7 @@ func (m *machine) serve(conn net.Conn) {
 			return
 		}
 		name := guestproto.Variant(req)
+		m.host.requested(m.spec.ID, name)
 		m.host.note("guest %s %s%s", m.spec.ID, name, reason(req))
 		if b := m.host.behavior(m.spec.ID); b.applies(name) && m.misbehave(conn, req, b) {
 			return
