@@ -148,12 +148,18 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 		return i, err
 	}
 	by := mvm.AskerFrom(ctx)
-	if strings.HasPrefix(string(by), "cli:") && req.Op != mvm.OpDestroy {
+	if person(by) && req.Op != mvm.OpDestroy {
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}
 	}
 	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force}, progress)
+}
+
+// person reports whether somebody asked by hand: at this host, or through the API
+// from another.
+func person(by mvm.Asker) bool {
+	return strings.HasPrefix(string(by), "cli:") || strings.HasPrefix(string(by), "api:")
 }
 
 // override keeps automatic changes away from the instance for a while.

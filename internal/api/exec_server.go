@@ -73,7 +73,7 @@ func (s *Server) runExec(ctx context.Context, conn net.Conn, in *bufio.Reader, a
 		input.pipe.CloseWithError(context.Cause(ctx))
 		_ = conn.SetWriteDeadline(time.Now().Add(lastWords))
 	})
-	code, err := s.svc.Exec(ctx, addr, spec, mvm.ExecIO{
+	code, err := s.svc(ctx).Exec(ctx, addr, spec, mvm.ExecIO{
 		Stdin: input.pipe.reader(), Stdout: out.stream(frameStdout), Stderr: out.stream(frameStderr), Resize: input.resize,
 	})
 	if stop() {

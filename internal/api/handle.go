@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"time"
 
 	"mvm"
@@ -39,8 +40,8 @@ func (s *Server) context(r *http.Request, of lifetime) (context.Context, context
 }
 
 // unary makes a handler that answers with one JSON value.
-func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p params, in In) (Out, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p params, in In) (Out, error)) endpoint {
+	return endpoint{shape: asValue, in: reflect.TypeFor[In](), out: reflect.TypeFor[Out](), serve: func(w http.ResponseWriter, r *http.Request) {
 		in, p, err := accept[In](s, w, r, MaxBody)
 		if err != nil {
 			s.fail(w, r, err)
@@ -54,13 +55,13 @@ func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p pa
 			return
 		}
 		s.answer(w, r, http.StatusOK, out)
-	}
+	}}
 }
 
 // stream makes a handler that answers with lines of progress and then a result. Bad
 // requests are refused with a status before the stream begins.
-func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context.Context, p params, in In, progress func(mvm.Progress)) (Out, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context.Context, p params, in In, progress func(mvm.Progress)) (Out, error)) endpoint {
+	return endpoint{shape: asResult, in: reflect.TypeFor[In](), out: reflect.TypeFor[Out](), serve: func(w http.ResponseWriter, r *http.Request) {
 		in, p, err := accept[In](s, w, r, limit)
 		if err != nil {
 			s.fail(w, r, err)
@@ -76,12 +77,12 @@ func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context
 			return
 		}
 		out.end(line[Out]{Result: &res})
-	}
+	}}
 }
 
 // follow makes a handler that sends items until they end or the client leaves.
-func follow[Item any](s *Server, f func(ctx context.Context, p params, each func(Item) error) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+func follow[Item any](s *Server, f func(ctx context.Context, p params, each func(Item) error) error) endpoint {
+	return endpoint{shape: asItems, in: reflect.TypeFor[none](), out: reflect.TypeFor[Item](), serve: func(w http.ResponseWriter, r *http.Request) {
 		_, p, err := accept[none](s, w, r, 0)
 		if err != nil {
 			s.fail(w, r, err)
@@ -100,7 +101,7 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 			return
 		}
 		out.end(line[Item]{Result: new(Item)})
-	}
+	}}
 }
 
 // accept reads and checks all of a request but what the handler takes from p.

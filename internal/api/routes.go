@@ -3,18 +3,25 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
 
 	"mvm"
 )
 
 // routes is the whole API. Addresses in paths have their separators escaped.
-func (s *Server) routes() *http.ServeMux {
-	mux := http.NewServeMux()
-	mux.Handle("GET /v1/version", unary(s, ofClient, func(context.Context, params, none) (Version, error) { return s.version, nil }))
-	s.tenantRoutes(mux)
-	s.poolRoutes(mux)
-	s.instanceRoutes(mux)
-	s.nodeRoutes(mux)
+func (s *Server) routes() *table {
+	t := &table{}
+	t.add("GET /v1/version", forAll, "The agent's version", unary(s, ofClient, func(context.Context, params, none) (Version, error) { return s.version, nil }))
+	s.tenantRoutes(t)
+	s.poolRoutes(t)
+	s.instanceRoutes(t)
+	s.nodeRoutes(t)
+	return t
+}
+
+// mux answers on the routes, and tells who asks for another that there is none.
+func (s *Server) mux() *http.ServeMux {
+	mux := s.routes().mux(s)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, mvm.Errorf(mvm.KindInvalid, "agent has no %s %.80q", r.Method, r.URL.Path).
 			WithFix("client and agent may differ in version"))
@@ -22,129 +29,129 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-func (s *Server) tenantRoutes(mux *http.ServeMux) {
-	mux.Handle("GET /v1/tenants", unary(s, ofClient, func(ctx context.Context, _ params, _ none) ([]mvm.Tenant, error) {
-		return list(s.svc.Tenants(ctx))
+func (s *Server) tenantRoutes(t *table) {
+	t.add("GET /v1/tenants", forTenants, "List the tenants", unary(s, ofClient, func(ctx context.Context, _ params, _ none) ([]mvm.Tenant, error) {
+		return list(s.svc(ctx).Tenants(ctx))
 	}))
-	mux.Handle("POST /v1/tenants", unary(s, ofAgent, func(ctx context.Context, _ params, in mvm.TenantSpec) (mvm.Tenant, error) {
-		return s.svc.CreateTenant(ctx, in)
+	t.add("POST /v1/tenants", forOperators, "Create a tenant", unary(s, ofAgent, func(ctx context.Context, _ params, in mvm.TenantSpec) (mvm.Tenant, error) {
+		return s.svc(ctx).CreateTenant(ctx, in)
 	}))
-	mux.Handle("GET /v1/tenants/{tenant}", unary(s, ofClient, func(ctx context.Context, p params, _ none) (tenantAnswer, error) {
-		t, u, err := s.svc.Tenant(ctx, p.tenant)
+	t.add("GET /v1/tenants/{tenant}", forTenants, "A tenant and what it uses", unary(s, ofClient, func(ctx context.Context, p params, _ none) (tenantAnswer, error) {
+		t, u, err := s.svc(ctx).Tenant(ctx, p.tenant)
 		return tenantAnswer{Tenant: t, Usage: u}, err
 	}))
-	mux.Handle("PATCH /v1/tenants/{tenant}", unary(s, ofAgent, func(ctx context.Context, p params, in mvm.TenantUpdate) (mvm.Tenant, error) {
-		return s.svc.UpdateTenant(ctx, p.tenant, in)
+	t.add("PATCH /v1/tenants/{tenant}", forOperators, "Change a tenant", unary(s, ofAgent, func(ctx context.Context, p params, in mvm.TenantUpdate) (mvm.Tenant, error) {
+		return s.svc(ctx).UpdateTenant(ctx, p.tenant, in)
 	}))
-	mux.Handle("DELETE /v1/tenants/{tenant}", stream(s, ofAgent, 0, func(ctx context.Context, p params, _ none, progress func(mvm.Progress)) (none, error) {
-		return none{}, s.svc.DestroyTenant(ctx, p.tenant, progress)
+	t.add("DELETE /v1/tenants/{tenant}", forOperators, "Destroy a tenant with all that it has", stream(s, ofAgent, 0, func(ctx context.Context, p params, _ none, progress func(mvm.Progress)) (none, error) {
+		return none{}, s.svc(ctx).DestroyTenant(ctx, p.tenant, progress)
 	}))
-	mux.Handle("PATCH /v1/tenants/{tenant}/secrets", unary(s, ofAgent, func(ctx context.Context, p params, in secretsRequest) (generationAnswer, error) {
-		n, err := s.svc.SetSecrets(ctx, p.tenant, in.Secrets)
+	t.add("PATCH /v1/tenants/{tenant}/secrets", forTenants, "Set secrets, and remove those that are null", unary(s, ofAgent, func(ctx context.Context, p params, in secretsRequest) (generationAnswer, error) {
+		n, err := s.svc(ctx).SetSecrets(ctx, p.tenant, in.Secrets)
 		return generationAnswer{Generation: n}, err
 	}))
-	mux.Handle("POST /v1/tenants/{tenant}/secrets/rotate", unary(s, ofAgent, func(ctx context.Context, p params, _ none) (generationAnswer, error) {
-		n, err := s.svc.RotateSecrets(ctx, p.tenant)
+	t.add("POST /v1/tenants/{tenant}/secrets/rotate", forTenants, "Give the secrets a new generation", unary(s, ofAgent, func(ctx context.Context, p params, _ none) (generationAnswer, error) {
+		n, err := s.svc(ctx).RotateSecrets(ctx, p.tenant)
 		return generationAnswer{Generation: n}, err
 	}))
 }
 
-func (s *Server) poolRoutes(mux *http.ServeMux) {
+func (s *Server) poolRoutes(t *table) {
 	const pool = "/v1/tenants/{tenant}/pools/{pool}"
-	mux.Handle("GET /v1/pools", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.Pool, error) {
-		return list(s.svc.Pools(ctx, p.tenant))
+	t.add("GET /v1/pools", forTenants, "List pools", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.Pool, error) {
+		return list(s.svc(ctx).Pools(ctx, p.tenant))
+	}), "tenant")
+	t.add("POST /v1/tenants/{tenant}/pools", forTenants, "Create a pool", unary(s, ofAgent, func(ctx context.Context, p params, in mvm.PoolSpec) (mvm.Pool, error) {
+		return s.svc(ctx).CreatePool(ctx, p.tenant, in)
 	}))
-	mux.Handle("POST /v1/tenants/{tenant}/pools", unary(s, ofAgent, func(ctx context.Context, p params, in mvm.PoolSpec) (mvm.Pool, error) {
-		return s.svc.CreatePool(ctx, p.tenant, in)
+	t.add("GET "+pool, forTenants, "A pool", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Pool, error) {
+		return s.svc(ctx).Pool(ctx, p.tenant, p.pool)
 	}))
-	mux.Handle("GET "+pool, unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Pool, error) {
-		return s.svc.Pool(ctx, p.tenant, p.pool)
+	t.add("PATCH "+pool, forTenants, "Change a pool", unary(s, ofAgent, func(ctx context.Context, p params, in mvm.PoolUpdate) (mvm.Pool, error) {
+		return s.svc(ctx).UpdatePool(ctx, p.tenant, p.pool, in)
 	}))
-	mux.Handle("PATCH "+pool, unary(s, ofAgent, func(ctx context.Context, p params, in mvm.PoolUpdate) (mvm.Pool, error) {
-		return s.svc.UpdatePool(ctx, p.tenant, p.pool, in)
+	t.add("DELETE "+pool, forTenants, "Destroy a pool with its instances", stream(s, ofAgent, 0, func(ctx context.Context, p params, _ none, progress func(mvm.Progress)) (none, error) {
+		return none{}, s.svc(ctx).DestroyPool(ctx, p.tenant, p.pool, progress)
 	}))
-	mux.Handle("DELETE "+pool, stream(s, ofAgent, 0, func(ctx context.Context, p params, _ none, progress func(mvm.Progress)) (none, error) {
-		return none{}, s.svc.DestroyPool(ctx, p.tenant, p.pool, progress)
+	t.add("POST "+pool+"/build", forTenants, "Build the pool's image", stream(s, ofClient, 0, func(ctx context.Context, p params, _ none, progress func(mvm.Progress)) (mvm.Build, error) {
+		return s.svc(ctx).BuildPool(ctx, p.tenant, p.pool, progress)
 	}))
-	mux.Handle("POST "+pool+"/build", stream(s, ofClient, 0, func(ctx context.Context, p params, _ none, progress func(mvm.Progress)) (mvm.Build, error) {
-		return s.svc.BuildPool(ctx, p.tenant, p.pool, progress)
-	}))
-	mux.Handle("POST "+pool+"/rollback", unary(s, ofAgent, func(ctx context.Context, p params, in rollbackRequest) (mvm.Build, error) {
+	t.add("POST "+pool+"/rollback", forTenants, "Use an earlier build", unary(s, ofAgent, func(ctx context.Context, p params, in rollbackRequest) (mvm.Build, error) {
 		if in.Build != "" {
 			if err := mvm.ValidateBuildID(in.Build); err != nil {
 				return mvm.Build{}, err
 			}
 		}
-		return s.svc.RollbackPool(ctx, p.tenant, p.pool, in.Build)
+		return s.svc(ctx).RollbackPool(ctx, p.tenant, p.pool, in.Build)
 	}))
-	mux.Handle("POST "+pool+"/gc", unary(s, ofAgent, func(ctx context.Context, p params, _ none) ([]mvm.Build, error) {
-		return list(s.svc.GCPool(ctx, p.tenant, p.pool))
+	t.add("POST "+pool+"/gc", forTenants, "Forget builds that nothing uses", unary(s, ofAgent, func(ctx context.Context, p params, _ none) ([]mvm.Build, error) {
+		return list(s.svc(ctx).GCPool(ctx, p.tenant, p.pool))
 	}))
-	mux.Handle("POST "+pool+"/instances", unary(s, ofAgent, func(ctx context.Context, p params, in createInstanceRequest) (mvm.Instance, error) {
-		return s.svc.CreateInstance(ctx, p.tenant, p.pool, in.Key)
+	t.add("POST "+pool+"/instances", forTenants, "Create an instance", unary(s, ofAgent, func(ctx context.Context, p params, in createInstanceRequest) (mvm.Instance, error) {
+		return s.svc(ctx).CreateInstance(ctx, p.tenant, p.pool, in.Key)
 	}))
 }
 
-func (s *Server) instanceRoutes(mux *http.ServeMux) {
+func (s *Server) instanceRoutes(t *table) {
 	const instance = "/v1/instances/{address}"
-	mux.Handle("GET /v1/instances", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.Instance, error) {
-		return list(s.svc.Instances(ctx, p.addr))
-	}))
-	mux.Handle("GET "+instance, unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Instance, error) {
+	t.add("GET /v1/instances", forTenants, "List instances", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.Instance, error) {
+		return list(s.svc(ctx).Instances(ctx, p.addr))
+	}), "address")
+	t.add("GET "+instance, forTenants, "An instance", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Instance, error) {
 		if err := p.needInstance(); err != nil {
 			return mvm.Instance{}, err
 		}
-		return s.svc.Instance(ctx, p.addr)
+		return s.svc(ctx).Instance(ctx, p.addr)
 	}))
-	mux.Handle("GET "+instance+"/stats", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.InstanceStats, error) {
+	t.add("GET "+instance+"/stats", forTenants, "What an instance uses", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.InstanceStats, error) {
 		if err := p.needInstance(); err != nil {
 			return mvm.InstanceStats{}, err
 		}
-		return s.svc.Stats(ctx, p.addr)
+		return s.svc(ctx).Stats(ctx, p.addr)
 	}))
-	mux.Handle("POST "+instance+"/operate", stream(s, ofAgent, MaxBody, func(ctx context.Context, p params, in mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
+	t.add("POST "+instance+"/operate", forTenants, "Start, stop, warm, resume, sleep, wake or destroy an instance", stream(s, ofAgent, MaxBody, func(ctx context.Context, p params, in mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
 		if err := p.needInstance(); err != nil {
 			return mvm.Instance{}, err
 		}
-		return s.svc.Operate(ctx, p.addr, in, progress)
+		return s.svc(ctx).Operate(ctx, p.addr, in, progress)
 	}))
-	mux.Handle("GET "+instance+"/logs", follow(s, func(ctx context.Context, p params, each func(mvm.LogLine) error) error {
+	t.add("GET "+instance+"/logs", forTenants, "Logs of an instance's services, or its console", follow(s, func(ctx context.Context, p params, each func(mvm.LogLine) error) error {
 		if err := p.needInstance(); err != nil {
 			return err
 		}
-		return s.svc.Logs(ctx, p.addr, mvm.LogsSpec{Service: p.service, Tail: p.tail, Follow: p.follow, Console: p.console}, each)
-	}))
-	mux.HandleFunc("POST "+instance+"/exec", s.exec)
+		return s.svc(ctx).Logs(ctx, p.addr, mvm.LogsSpec{Service: p.service, Tail: p.tail, Follow: p.follow, Console: p.console}, each)
+	}), "service", "tail", "follow", "console")
+	t.add("POST "+instance+"/exec", forTenants, "Run a command in an instance", endpoint{serve: s.exec, shape: asExec, in: reflect.TypeFor[mvm.ExecSpec](), out: reflect.TypeFor[none]()})
 }
 
-func (s *Server) nodeRoutes(mux *http.ServeMux) {
-	mux.Handle("POST /v1/deploy", stream(s, ofClient, MaxDeployBody, func(ctx context.Context, _ params, in deployRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (s *Server) nodeRoutes(t *table) {
+	t.add("POST /v1/deploy", forTenants, "Make a tenant agree with a deployment", stream(s, ofClient, MaxDeployBody, func(ctx context.Context, _ params, in deployRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 		if in.NoSecrets && in.Deployment.Secrets == nil {
 			in.Deployment.Secrets = map[string][]byte{}
 		}
-		return list(s.svc.Apply(ctx, in.Deployment, in.Dry, progress))
+		return list(s.svc(ctx).Apply(ctx, in.Deployment, in.Dry, progress))
 	}))
-	mux.Handle("GET /v1/events", follow(s, func(ctx context.Context, p params, each func(mvm.Event) error) error {
-		return s.svc.Events(ctx, mvm.EventFilter{Tenant: p.tenant, Pool: p.pool, Instance: p.instance, Tail: p.tail, Follow: p.follow}, each)
+	t.add("GET /v1/events", forTenants, "The audit log", follow(s, func(ctx context.Context, p params, each func(mvm.Event) error) error {
+		return s.svc(ctx).Events(ctx, mvm.EventFilter{Tenant: p.tenant, Pool: p.pool, Instance: p.instance, Tail: p.tail, Follow: p.follow}, each)
+	}), "tenant", "pool", "instance", "tail", "follow")
+	t.add("GET /v1/node/info", forOperators, "The host, the agent and its VMM", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeInfo, error) {
+		return s.svc(ctx).NodeInfo(ctx)
 	}))
-	mux.Handle("GET /v1/node/info", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeInfo, error) {
-		return s.svc.NodeInfo(ctx)
+	t.add("GET /v1/node/stats", forOperators, "What runs on the host", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeStats, error) {
+		return s.svc(ctx).NodeStats(ctx)
 	}))
-	mux.Handle("GET /v1/node/stats", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeStats, error) {
-		return s.svc.NodeStats(ctx)
+	t.add("GET /v1/node/disk", forOperators, "What mvm holds on the host's disk", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeDisk, error) {
+		return s.svc(ctx).NodeDisk(ctx)
 	}))
-	mux.Handle("GET /v1/node/disk", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeDisk, error) {
-		return s.svc.NodeDisk(ctx)
-	}))
-	mux.Handle("POST /v1/node/gc", unary(s, ofAgent, func(ctx context.Context, _ params, _ none) (freedAnswer, error) {
-		n, err := s.svc.NodeGC(ctx)
+	t.add("POST /v1/node/gc", forOperators, "Remove what nothing uses", unary(s, ofAgent, func(ctx context.Context, _ params, _ none) (freedAnswer, error) {
+		n, err := s.svc(ctx).NodeGC(ctx)
 		return freedAnswer{Freed: n}, err
 	}))
-	mux.Handle("POST /v1/net/verify", stream(s, ofClient, MaxBody, func(ctx context.Context, _ params, in verifyRequest, progress func(mvm.Progress)) ([]mvm.Finding, error) {
-		return list(s.svc.NetVerify(ctx, in.Live, progress))
+	t.add("POST /v1/net/verify", forOperators, "Check that tenants are isolated", stream(s, ofClient, MaxBody, func(ctx context.Context, _ params, in verifyRequest, progress func(mvm.Progress)) ([]mvm.Finding, error) {
+		return list(s.svc(ctx).NetVerify(ctx, in.Live, progress))
 	}))
-	mux.Handle("GET /v1/doctor", unary(s, ofClient, func(ctx context.Context, _ params, _ none) ([]mvm.Finding, error) {
-		return list(s.svc.Doctor(ctx))
+	t.add("GET /v1/doctor", forOperators, "Check the host", unary(s, ofClient, func(ctx context.Context, _ params, _ none) ([]mvm.Finding, error) {
+		return list(s.svc(ctx).Doctor(ctx))
 	}))
 }
 

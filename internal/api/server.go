@@ -19,8 +19,8 @@ import (
 // behalf of one waiting client (Apply, BuildPool, NetVerify, Exec, Logs, Events)
 // gets a context that ends with the client.
 type Server struct {
-	svc     Service
-	group   int
+	service Service
+	admit   func(r *http.Request) (Caller, error)
 	version Version
 	log     *slog.Logger
 	http    *http.Server
@@ -40,7 +40,10 @@ type Server struct {
 
 // ServerConfig says how a Server behaves.
 type ServerConfig struct {
-	// Group is the gid whose members are let in beside root; negative: nobody else.
+	// Admit says who asks, or why it is refused. nil: the peer of the unix socket as
+	// the kernel names it, with Group the gid whose members are let in beside root;
+	// negative: nobody else.
+	Admit   func(r *http.Request) (Caller, error)
 	Group   int
 	Version Version
 	Log     *slog.Logger
@@ -65,13 +68,16 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 		cfg.Count = func(string, string, time.Duration) {}
 	}
 	cfg.Version.API = APIVersion
-	s := &Server{svc: svc, group: cfg.Group, bodyTimeout: cfg.BodyTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
+	if cfg.Admit == nil {
+		cfg.Admit = admitPeer(cfg.Group)
+	}
+	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
 	s.base, s.abort = context.WithCancel(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)
-	mux := s.routes()
+	mux := s.mux()
 	s.http = &http.Server{
-		Handler:           s.observe(mux, s.admit(mux)),
+		Handler:           s.observe(mux, s.guard(mux)),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -132,8 +138,8 @@ func (s *Server) enter() bool {
 	return true
 }
 
-// admit lets in who may use the API, as many at once as there are slots.
-func (s *Server) admit(next http.Handler) http.Handler {
+// guard lets in who may use the API, as many at once as there are slots.
+func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !s.enter() {
 			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent shuts down"))
@@ -147,16 +153,35 @@ func (s *Server) admit(next http.Handler) http.Handler {
 			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent has %d requests under way", cap(s.slots)).WithFix("try again"))
 			return
 		}
-		peer, err := peerFrom(r.Context())
-		if err == nil && !peer.allowed(s.group) {
-			err = peer.refusal(s.group)
-		}
+		caller, err := s.admit(r)
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(mvm.WithAsker(r.Context(), peer.asker())))
+		next.ServeHTTP(w, r.WithContext(withCaller(r.Context(), caller)))
 	})
+}
+
+// svc is the Service as the caller may use it.
+func (s *Server) svc(ctx context.Context) Service {
+	if c := CallerFrom(ctx); c.Tenant != "" {
+		return &scope{svc: s.service, caller: c}
+	}
+	return s.service
+}
+
+// admitPeer admits peers of a unix socket; each is an operator.
+func admitPeer(group int) func(r *http.Request) (Caller, error) {
+	return func(r *http.Request) (Caller, error) {
+		peer, err := peerFrom(r.Context())
+		if err == nil && !peer.allowed(group) {
+			err = peer.refusal(group)
+		}
+		if err != nil {
+			return Caller{}, err
+		}
+		return Caller{Asker: peer.asker()}, nil
+	}
 }
 
 type peerKey struct{}

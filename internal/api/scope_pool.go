@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"mvm"
+)
+
+// Pools implements Service.
+func (s *scope) Pools(ctx context.Context, tenant string) ([]mvm.Pool, error) {
+	if tenant == "" {
+		tenant = s.caller.Tenant
+	}
+	if err := s.own(tenant); err != nil {
+		return nil, err
+	}
+	return s.svc.Pools(ctx, tenant)
+}
+
+// Pool implements Service.
+func (s *scope) Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error) {
+	if err := s.own(tenant); err != nil {
+		return mvm.Pool{}, err
+	}
+	return s.svc.Pool(ctx, tenant, pool)
+}
+
+// CreatePool implements Service.
+func (s *scope) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
+	err := s.own(tenant)
+	if err == nil {
+		err = s.offHost(spec, mvm.PoolSpec{})
+	}
+	if err != nil {
+		return mvm.Pool{}, err
+	}
+	return s.svc.CreatePool(ctx, tenant, spec)
+}
+
+// UpdatePool implements Service.
+func (s *scope) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
+	if err := s.own(tenant); err != nil {
+		return mvm.Pool{}, err
+	}
+	if up.Spec != nil {
+		have, err := s.svc.Pool(ctx, tenant, pool)
+		if err == nil {
+			err = s.offHost(*up.Spec, have.Spec)
+		}
+		if err != nil {
+			return mvm.Pool{}, err
+		}
+	}
+	return s.svc.UpdatePool(ctx, tenant, pool, up)
+}
+
+// BuildPool implements Service.
+func (s *scope) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
+	if err := s.own(tenant); err != nil {
+		return mvm.Build{}, err
+	}
+	return s.svc.BuildPool(ctx, tenant, pool, progress)
+}
+
+// RollbackPool implements Service.
+func (s *scope) RollbackPool(ctx context.Context, tenant, pool, build string) (mvm.Build, error) {
+	if err := s.own(tenant); err != nil {
+		return mvm.Build{}, err
+	}
+	return s.svc.RollbackPool(ctx, tenant, pool, build)
+}
+
+// GCPool implements Service.
+func (s *scope) GCPool(ctx context.Context, tenant, pool string) ([]mvm.Build, error) {
+	if err := s.own(tenant); err != nil {
+		return nil, err
+	}
+	return s.svc.GCPool(ctx, tenant, pool)
+}
+
+// DestroyPool implements Service.
+func (s *scope) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
+	if err := s.own(tenant); err != nil {
+		return err
+	}
+	return s.svc.DestroyPool(ctx, tenant, pool, progress)
+}
+
+// CreateInstance implements Service.
+func (s *scope) CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error) {
+	if err := s.own(tenant); err != nil {
+		return mvm.Instance{}, err
+	}
+	return s.svc.CreateInstance(ctx, tenant, pool, key)
+}
+
+// Apply implements Service: a tenant's client may deploy its tenant, once an operator
+// has made it, and leaves alone what operators decide.
+func (s *scope) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	if err := s.own(d.Tenant.ID); err != nil {
+		return nil, err
+	}
+	have, _, err := s.svc.Tenant(ctx, d.Tenant.ID)
+	if mvm.IsKind(err, mvm.KindNotFound) {
+		return nil, s.operatorsOnly("create a tenant")
+	}
+	if err == nil {
+		err = s.sameTenant(d.Tenant, have)
+	}
+	if err == nil {
+		err = s.offHostAll(ctx, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.svc.Apply(ctx, d, dry, progress)
+}
+
+func (s *scope) sameTenant(want mvm.TenantSpec, have mvm.Tenant) error {
+	switch {
+	case want.Quota != nil && *want.Quota != have.Quota:
+		return s.operatorsOnly("change the quota")
+	case want.NetID != nil && *want.NetID != have.NetID, want.Subnet.IsValid() && want.Subnet != have.Subnet:
+		return s.operatorsOnly("change the network")
+	case want.Pinned != have.Pinned:
+		return s.operatorsOnly("pin or unpin the tenant")
+	case !slices.Equal(want.HostServices, have.HostServices):
+		return s.operatorsOnly("change which services of the host are reached")
+	}
+	return nil
+}
+
+func (s *scope) offHostAll(ctx context.Context, d mvm.Deployment) error {
+	pools, err := s.svc.Pools(ctx, d.Tenant.ID)
+	if err != nil {
+		return err
+	}
+	for _, spec := range d.Pools {
+		var have mvm.PoolSpec
+		if n := slices.IndexFunc(pools, func(p mvm.Pool) bool { return p.Spec.ID == spec.ID }); n >= 0 {
+			have = pools[n].Spec
+		}
+		if err := s.offHost(spec, have); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// offHost refuses what would reach beyond the tenant into the host: its addresses
+// and its files. What an operator has set may stay.
+func (s *scope) offHost(want, have mvm.PoolSpec) error {
+	if !slices.Equal(want.Publish, have.Publish) {
+		return s.operatorsOnly("publish ports of pool " + want.ID + " on the host")
+	}
+	if want.Flake != have.Flake && !fromElsewhere(want.Flake) {
+		return s.operatorsOnly("use an image of the host's files in pool " + want.ID)
+	}
+	return nil
+}
+
+// fromElsewhere reports whether building the reference reads no file of the host.
+func fromElsewhere(ref string) bool {
+	return slices.ContainsFunc([]string{"builtin:", "github:", "gitlab:", "git+https:", "oci:"},
+		func(prefix string) bool { return strings.HasPrefix(ref, prefix) })
+}
