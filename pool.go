@@ -101,29 +101,68 @@ type RuntimePolicy struct {
 	MinWarmSeconds          int `json:"min_warm_seconds"`
 	DrainTimeoutSeconds     int `json:"drain_timeout_seconds"`
 	GracefulShutdownSeconds int `json:"graceful_shutdown_seconds"`
-	WarmAfterSeconds        int `json:"warm_after_seconds"`
-	SleepAfterSeconds       int `json:"sleep_after_seconds"`
+	// WarmAfterSeconds and SleepAfterSeconds are times of idleness; 0: never. With the
+	// first 0, or where the second is not longer, it goes straight to sleep.
+	WarmAfterSeconds  int `json:"warm_after_seconds"`
+	SleepAfterSeconds int `json:"sleep_after_seconds"`
+	// IdleCPUPercent, of one of the host's CPUs, and IdleBytesPerMinute, in and out, are
+	// the most that an idle instance uses; 0: the default.
+	IdleCPUPercent     int `json:"idle_cpu_percent,omitempty"`
+	IdleBytesPerMinute int `json:"idle_bytes_per_minute,omitempty"`
+	// QuietConnectionSeconds is after how long without a byte the open connections
+	// through the gateways no longer keep it awake; 0: they always do.
+	QuietConnectionSeconds int `json:"quiet_connection_seconds,omitempty"`
+}
+
+// The defaults of what an idle instance may use.
+const (
+	DefaultIdleCPUPercent     = 10
+	DefaultIdleBytesPerMinute = 16 << 10
+)
+
+// Bounds of what an idle instance may use: all CPUs that an instance can have, and a
+// GiB, which says that bytes do not matter.
+const (
+	MaxIdleCPUPercent     = 100 * MaxVCPUs
+	MaxIdleBytesPerMinute = 1 << 30
+)
+
+// IdleLimits returns the most that an idle instance uses, defaults filled in.
+func (p RuntimePolicy) IdleLimits() (cpuPercent, bytesPerMinute int) {
+	cpuPercent, bytesPerMinute = p.IdleCPUPercent, p.IdleBytesPerMinute
+	if cpuPercent == 0 {
+		cpuPercent = DefaultIdleCPUPercent
+	}
+	if bytesPerMinute == 0 {
+		bytesPerMinute = DefaultIdleBytesPerMinute
+	}
+	return cpuPercent, bytesPerMinute
 }
 
 // DefaultRuntimePolicy is that of a pool that names none (formats.md section 2).
 func DefaultRuntimePolicy() RuntimePolicy {
 	return RuntimePolicy{MinRunningSeconds: 60, MinWarmSeconds: 30, DrainTimeoutSeconds: 30,
-		GracefulShutdownSeconds: 15, WarmAfterSeconds: 300, SleepAfterSeconds: 900}
+		GracefulShutdownSeconds: 15, WarmAfterSeconds: 300, SleepAfterSeconds: 900,
+		IdleCPUPercent: DefaultIdleCPUPercent, IdleBytesPerMinute: DefaultIdleBytesPerMinute}
 }
 
 // MaxPolicySeconds bounds every time of a RuntimePolicy: one week.
 const MaxPolicySeconds = 7 * 24 * 3600
 
-// Validate checks that every time is in 0..MaxPolicySeconds.
+// Validate checks that every time is in 0..MaxPolicySeconds, and the others in their
+// bounds.
 func (p RuntimePolicy) Validate() error {
 	for _, f := range []struct {
-		name string
-		n    int
-	}{{"min_running_seconds", p.MinRunningSeconds}, {"min_warm_seconds", p.MinWarmSeconds},
-		{"drain_timeout_seconds", p.DrainTimeoutSeconds}, {"graceful_shutdown_seconds", p.GracefulShutdownSeconds},
-		{"warm_after_seconds", p.WarmAfterSeconds}, {"sleep_after_seconds", p.SleepAfterSeconds}} {
-		if f.n < 0 || f.n > MaxPolicySeconds {
-			return Errorf(KindInvalid, "%s %d is not in 0..%d", f.name, f.n, MaxPolicySeconds)
+		name   string
+		n, max int
+	}{{"min_running_seconds", p.MinRunningSeconds, MaxPolicySeconds}, {"min_warm_seconds", p.MinWarmSeconds, MaxPolicySeconds},
+		{"drain_timeout_seconds", p.DrainTimeoutSeconds, MaxPolicySeconds},
+		{"graceful_shutdown_seconds", p.GracefulShutdownSeconds, MaxPolicySeconds},
+		{"warm_after_seconds", p.WarmAfterSeconds, MaxPolicySeconds}, {"sleep_after_seconds", p.SleepAfterSeconds, MaxPolicySeconds},
+		{"idle_cpu_percent", p.IdleCPUPercent, MaxIdleCPUPercent}, {"idle_bytes_per_minute", p.IdleBytesPerMinute, MaxIdleBytesPerMinute},
+		{"quiet_connection_seconds", p.QuietConnectionSeconds, MaxPolicySeconds}} {
+		if f.n < 0 || f.n > f.max {
+			return Errorf(KindInvalid, "%s %d is not in 0..%d", f.name, f.n, f.max)
 		}
 	}
 	return nil

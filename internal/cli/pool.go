@@ -102,6 +102,7 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	t.add("desired", fmt.Sprintf("%d running, %d warm, %d sleeping", s.Desired.Running, s.Desired.Warm, s.Desired.Sleeping))
 	t.add("pinned", yesNo(s.Pinned))
 	t.add("critical", yesNo(s.Critical))
+	t.addPolicy(s.Policy)
 	for i, pub := range s.Publish {
 		at := pub.Host.String()
 		if i < len(p.Bound) {

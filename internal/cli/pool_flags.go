@@ -24,6 +24,8 @@ type poolFlags struct {
 	minRunning, minWarm      int
 	drain, graceful          int
 	warmAfter, sleepAfter    int
+	idleCPU, idleBytes       int
+	quietConns               int
 	apply                    map[string]func(*mvm.PoolSpec) error
 }
 
@@ -31,7 +33,7 @@ type poolFlags struct {
 // can still be chosen.
 func newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
 	o := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
-	def, pol := mvm.DefaultResources(), mvm.DefaultRuntimePolicy()
+	def := mvm.DefaultResources()
 	if withRole {
 		o.text(cmd, &o.role, "role", "worker", "`ROLE`: gateway, builder, worker or capability-imessage", func(s *mvm.PoolSpec, v string) { s.Role = mvm.Role(v) })
 	}
@@ -41,12 +43,7 @@ func newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
 	o.num(cmd, &o.memMiB, "mem-mib", def.MemMiB, "memory", func(s *mvm.PoolSpec, n int) { s.Resources.MemMiB = n })
 	o.num(cmd, &o.diskMiB, "data-disk-mib", 0, "data disk; 0: none", func(s *mvm.PoolSpec, n int) { s.Resources.DataDiskMiB = n })
 	o.countFlags(cmd)
-	o.num(cmd, &o.minRunning, "min-running-seconds", pol.MinRunningSeconds, "before it may be warmed or stopped automatically", func(s *mvm.PoolSpec, n int) { s.Policy.MinRunningSeconds = n })
-	o.num(cmd, &o.minWarm, "min-warm-seconds", pol.MinWarmSeconds, "before it may be put to sleep automatically", func(s *mvm.PoolSpec, n int) { s.Policy.MinWarmSeconds = n })
-	o.num(cmd, &o.drain, "drain-timeout-seconds", pol.DrainTimeoutSeconds, "for the workload to get ready to sleep", func(s *mvm.PoolSpec, n int) { s.Policy.DrainTimeoutSeconds = n })
-	o.num(cmd, &o.graceful, "graceful-shutdown-seconds", pol.GracefulShutdownSeconds, "for the guest to power off", func(s *mvm.PoolSpec, n int) { s.Policy.GracefulShutdownSeconds = n })
-	o.num(cmd, &o.warmAfter, "warm-after-seconds", pol.WarmAfterSeconds, "of idleness", func(s *mvm.PoolSpec, n int) { s.Policy.WarmAfterSeconds = n })
-	o.num(cmd, &o.sleepAfter, "sleep-after-seconds", pol.SleepAfterSeconds, "of idleness", func(s *mvm.PoolSpec, n int) { s.Policy.SleepAfterSeconds = n })
+	o.policyFlags(cmd)
 	o.boolFlags(cmd)
 	o.listFlags(cmd)
 	o.fileFlags(cmd)

@@ -156,6 +156,9 @@ drain_timeout_seconds = 2
 graceful_shutdown_seconds = 3
 warm_after_seconds = 4
 sleep_after_seconds = 5
+idle_cpu_percent = 6
+idle_bytes_per_minute = 7
+quiet_connection_seconds = 8
 [pools.env]
 TZ = "Europe/Berlin"
 "with.dot" = "x"
@@ -190,7 +193,8 @@ func TestParseEveryKey(t *testing.T) {
 				}}},
 			{ID: "workers", Role: mvm.RoleWorker, Profile: "big", Flake: "builtin:minimal", Pinned: true,
 				Resources: mvm.DefaultResources(), Desired: mvm.Counts{Sleeping: 2},
-				Policy:       mvm.RuntimePolicy{MinRunningSeconds: 0, MinWarmSeconds: 1, DrainTimeoutSeconds: 2, GracefulShutdownSeconds: 3, WarmAfterSeconds: 4, SleepAfterSeconds: 5},
+				Policy: mvm.RuntimePolicy{MinRunningSeconds: 0, MinWarmSeconds: 1, DrainTimeoutSeconds: 2, GracefulShutdownSeconds: 3, WarmAfterSeconds: 4, SleepAfterSeconds: 5,
+					IdleCPUPercent: 6, IdleBytesPerMinute: 7, QuietConnectionSeconds: 8},
 				Env:          map[string]string{"TZ": "Europe/Berlin", "with.dot": "x"},
 				SecretScopes: []mvm.SecretScope{{Integration: "telegram", Keys: []string{"BOT_TOKEN"}}},
 				Integrations: []mvm.Integration{{Name: "telegram", CheckpointCmd: "/bin/save", RestoreCmd: "/bin/load", Critical: true}}},
@@ -236,6 +240,8 @@ func TestProblems(t *testing.T) {
 			[]string{"3:2: secret: unknown key (did you mean secrets?)", "5:9: tenant.quotas: unknown key"}},
 		{"zero and out of range", pool + "vcpus = 0\nmem_mib = 127\ndata_disk_mib = -1\ndesired_running = 101\nwarm_after_seconds = 9999999\n",
 			[]string{"7:1: pools[0].vcpus: 0 is not in 1..64", "8:1: pools[0].mem_mib: 127 is not in 128..", "9:1: pools[0].data_disk_mib: -1", "10:1: pools[0].desired_running: 101 is not in 0..100", "11:1: pools[0].warm_after_seconds: 9999999"}},
+		{"thresholds of idleness", pool + "idle_cpu_percent = 0\nidle_bytes_per_minute = 0\nquiet_connection_seconds = -1\n",
+			[]string{"7:1: pools[0].idle_cpu_percent: 0 is not in 1..6400", "8:1: pools[0].idle_bytes_per_minute: 0 is not in 1..1073741824", "9:1: pools[0].quiet_connection_seconds: -1 is not in 0..604800"}},
 		{"wrong types", pool + "vcpus = \"2\"\nmem_mib = 1.5\npinned = 1\nprofile = 1\npublish = \"x\"\nenv = []\nroutes = 1\n",
 			[]string{"7:1: pools[0].vcpus: is a string, must be an integer", "8:1: pools[0].mem_mib: is a float", "9:1: pools[0].pinned: is an integer, must be a boolean",
 				"10:1: pools[0].profile: is an integer, must be a string", "11:1: pools[0].publish: is a string, must be an array", "11:1: pools[0].publish: is for", "12:1: pools[0].env: is an array, must be a table", "13:1: pools[0].routes: is an integer", "13:1: pools[0].routes: is for"}},

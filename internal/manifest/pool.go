@@ -62,6 +62,9 @@ func (t *table) policy(p *mvm.RuntimePolicy) {
 	t.integer("graceful_shutdown_seconds", &p.GracefulShutdownSeconds, 0, mvm.MaxPolicySeconds)
 	t.integer("warm_after_seconds", &p.WarmAfterSeconds, 0, mvm.MaxPolicySeconds)
 	t.integer("sleep_after_seconds", &p.SleepAfterSeconds, 0, mvm.MaxPolicySeconds)
+	t.integer("idle_cpu_percent", &p.IdleCPUPercent, 1, mvm.MaxIdleCPUPercent)
+	t.integer("idle_bytes_per_minute", &p.IdleBytesPerMinute, 1, mvm.MaxIdleBytesPerMinute)
+	t.integer("quiet_connection_seconds", &p.QuietConnectionSeconds, 0, mvm.MaxPolicySeconds)
 }
 
 // env reads the optional table of environment variables.

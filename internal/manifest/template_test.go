@@ -28,7 +28,8 @@ func TestOpenClawTemplate(t *testing.T) {
 		t.Fatal(err)
 	}
 	quota := mvm.Quota{MaxVCPUs: 32, MaxMemMiB: 65536, MaxRunning: 16, MaxWarm: 8, MaxPools: 10, MaxInstancesPerPool: 32, MaxDiskGiB: 500}
-	policy := mvm.RuntimePolicy{MinRunningSeconds: 300, MinWarmSeconds: 120, DrainTimeoutSeconds: 30, GracefulShutdownSeconds: 15, WarmAfterSeconds: 300, SleepAfterSeconds: 900}
+	policy := mvm.RuntimePolicy{MinRunningSeconds: 300, MinWarmSeconds: 120, DrainTimeoutSeconds: 30, GracefulShutdownSeconds: 15, WarmAfterSeconds: 300, SleepAfterSeconds: 900,
+		IdleCPUPercent: 10, IdleBytesPerMinute: 16384}
 	want := mvm.Deployment{
 		Tenant: mvm.TenantSpec{ID: "alice", Quota: &quota},
 		Pools: []mvm.PoolSpec{
