@@ -84,6 +84,8 @@ type Instance struct {
 	Parked bool `json:"parked,omitempty"`
 	// Ready: since its last boot every service of the image was ready once.
 	Ready bool `json:"ready"`
+	// Integrations are as the guest said last: after a checkpoint or a restore.
+	Integrations []IntegrationState `json:"integrations,omitempty"`
 	// Problem says what is wrong with the instance; empty when nothing is.
 	Problem string `json:"problem,omitempty"`
 }

@@ -234,14 +234,6 @@ type SecretScope struct {
 	Keys        []string `json:"keys"`
 }
 
-// Integration is a piece of the workload with state of its own.
-type Integration struct {
-	Name          string `json:"name"`
-	CheckpointCmd string `json:"checkpoint_cmd"`
-	RestoreCmd    string `json:"restore_cmd"`
-	Critical      bool   `json:"critical"`
-}
-
 // Bounds of lists in a PoolSpec.
 const (
 	MaxEnv          = 64
@@ -347,16 +339,13 @@ func (s PoolSpec) validateIntegrations() error {
 	}
 	seen := map[string]bool{}
 	for _, i := range s.Integrations {
-		if err := ValidateName("integration", i.Name); err != nil {
+		if err := i.validate(); err != nil {
 			return err
 		}
 		if seen[i.Name] {
 			return Errorf(KindInvalid, "integration %q is there twice", i.Name)
 		}
 		seen[i.Name] = true
-		if len(i.CheckpointCmd) > 4096 || len(i.RestoreCmd) > 4096 {
-			return Errorf(KindInvalid, "integration %q: a command is longer than 4096 bytes", i.Name)
-		}
 	}
 	return nil
 }

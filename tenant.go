@@ -65,6 +65,8 @@ type Tenant struct {
 	SecretsGeneration int `json:"secrets_generation"`
 	// SecretNames are the names of the tenant's secrets; values are never shown.
 	SecretNames []string `json:"secret_names,omitempty"`
+	// Secrets tells of each when it was set; those set before mvm noted it are not in it.
+	Secrets []SecretInfo `json:"secrets,omitempty"`
 	// HostServices are addresses on the host that this tenant's guests may reach,
 	// beside what mvm itself serves, as "tcp:PORT" on the tenant's gateway address.
 	HostServices []int `json:"host_services,omitempty"`

@@ -99,27 +99,6 @@ func TestFullDiskDuringSleep(t *testing.T) {
 	}
 }
 
-func TestCriticalIntegrationKeepsAwake(t *testing.T) {
-	h := newHost(t)
-	h.start()
-	i := h.instance()
-	spec := worker("workers")
-	spec.Integrations = []mvm.Integration{{Name: "telegram", CheckpointCmd: "true", Critical: true}, {Name: "cache", CheckpointCmd: "true"}}
-	if _, err := h.a.UpdatePool(ctx(t), "acme", "workers", mvm.PoolUpdate{Spec: &spec}); err != nil {
-		t.Fatal(err)
-	}
-	h.host.Behave(i.ID, fake.Behavior{FailedSaves: []string{"telegram"}})
-	_, err := h.a.Operate(ctx(t), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpSleep}, nil)
-	if !mvm.IsKind(err, mvm.KindPolicy) {
-		t.Errorf("sleep: %v, want refused by policy", err)
-	}
-	if got, _ := h.a.Instance(ctx(t), mvm.Address{Instance: i.ID}); got.State != mvm.StateRunning {
-		t.Errorf("%s, want running", got.State)
-	}
-	h.host.Behave(i.ID, fake.Behavior{FailedSaves: []string{"cache"}})
-	h.do(i.ID, mvm.OpSleep)
-}
-
 // TestVMMDies: an instance whose VMM ends by itself is stopped, with the reason,
 // and starts again.
 func TestVMMDies(t *testing.T) {

@@ -24,6 +24,12 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 	}
 	s := mvm.InstanceStats{ID: i.ID, State: i.State}
 	s.Connections, s.LastActive = a.activity.of(i.ID)
+	s.Integrations = i.Integrations
+	if i.State == mvm.StateRunning {
+		if states, err := a.integrationStates(ctx, i); err == nil {
+			s.Integrations = states
+		}
+	}
 	if s.DiskBytes, err = sys.AllocatedBytes(filepath.Join(a.instanceDir(i.ID), "data.img")); err != nil {
 		return s, mvm.Errorf(mvm.KindInternal, "measure data disk: %w", err)
 	}

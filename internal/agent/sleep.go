@@ -69,6 +69,7 @@ func (o *operation) goOn(ctx context.Context) error {
 	if err == nil {
 		err = o.wakeGate(ctx)
 	}
+	o.restoreIntegrations()
 	return errors.Join(err, o.save(func(i *mvm.Instance) {
 		i.State, i.Op, i.Parked = mvm.StateRunning, nil, false
 		if err != nil {
@@ -114,37 +115,6 @@ func (o *operation) fence(ctx context.Context) error {
 
 func (o *operation) drainTimeout() time.Duration {
 	return time.Duration(o.pool.Spec.Policy.DrainTimeoutSeconds) * time.Second
-}
-
-// checkpoint has the guest's integrations saved. A critical one that fails keeps
-// the instance awake.
-func (o *operation) checkpoint(ctx context.Context) error {
-	var names []string
-	critical := map[string]bool{}
-	for _, i := range o.pool.Spec.Integrations {
-		names = append(names, i.Name)
-		critical[i.Name] = i.Critical
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.a.opt.Timeouts.Call)
-	defer cancel()
-	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
-	failed := names
-	if err == nil && resp.CheckpointResult != nil {
-		if resp.CheckpointResult.Success {
-			return nil
-		}
-		failed = resp.CheckpointResult.Failed
-	}
-	for _, n := range failed {
-		if critical[n] && !o.job.req.force {
-			return mvm.Errorf(mvm.KindPolicy, "checkpoint integration %q failed and it is critical: the instance stays awake", clip(n))
-		}
-	}
-	o.log.Warn("checkpoint failed", "integrations", len(failed), "error", err)
-	return nil
 }
 
 // sleepPrep asks the guest to drain and sync. Its timing out is recorded and the

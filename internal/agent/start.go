@@ -77,7 +77,11 @@ func (o *operation) start(ctx context.Context, why string) error {
 	if err != nil {
 		return err
 	}
-	return o.waitReady(ctx)
+	if err := o.waitReady(ctx); err != nil {
+		return err
+	}
+	o.restoreIntegrations() // the guest has begun with it: this waits for it
+	return nil
 }
 
 // settleRunning records that the instance runs and lets traffic in. Configuration and

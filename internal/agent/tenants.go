@@ -213,6 +213,7 @@ func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(ma
 		t.SecretsGeneration++
 		gen = t.SecretsGeneration
 		t.SecretNames = slices.Sorted(maps.Keys(vals))
+		t.Secrets = secretInfo(t.Secrets, now, vals, gen)
 		sealed, err := a.opt.Sealer.Seal(tenant, gen, vals)
 		if err != nil {
 			return err

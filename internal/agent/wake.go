@@ -8,7 +8,6 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
-	"mvm/internal/guestproto"
 )
 
 // wake brings a sleeping instance back: from its snapshot, once more when that
@@ -103,11 +102,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 
 // afterWake has the integrations restored once traffic may come.
 func (o *operation) afterWake(ctx context.Context) error {
-	if len(o.pool.Spec.Integrations) > 0 {
-		if _, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{Wake: true}); err != nil {
-			o.log.Warn("restore integrations", "error", err)
-		}
-	}
+	o.restoreIntegrations()
 	return o.waitReady(ctx)
 }
 

@@ -148,6 +148,9 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 	if i.Snapshot != nil {
 		t.add("snapshot", fmt.Sprintf("%s, %s, taken %s ago", i.Snapshot.ID, size(i.Snapshot.Bytes), a.ago(i.Snapshot.Taken)))
 	}
+	for _, s := range i.Integrations {
+		t.add("integration", s.Name+" "+a.integrationText(s))
+	}
 	if left := i.ManualOverrideUntil.Sub(a.Now()); left > 0 {
 		t.add("by hand", "left alone for another "+age(left))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -119,7 +120,7 @@ func readBounded(what string, r io.Reader) ([]byte, error) {
 }
 
 func (a *app) secretsListCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "list TENANT [-o FORMAT]", Aliases: []string{"ls"}, Short: "List the names of a tenant's secrets",
+	cmd := &cobra.Command{Use: "list TENANT [-o FORMAT]", Aliases: []string{"ls"}, Short: "List a tenant's secrets: names, the generation and time of their values, sizes in bytes",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -129,19 +130,43 @@ func (a *app) secretsListCmd() *cobra.Command {
 				return err
 			}
 			v := struct {
-				Generation int      `json:"generation"`
-				Names      []string `json:"names"`
-			}{t.SecretsGeneration, append([]string{}, t.SecretNames...)}
-			return a.print(*out, v, func() table {
-				tab := table{head: []string{"SECRET", "GENERATION"}, none: "no secrets"}
-				for _, n := range t.SecretNames {
-					tab.add(n, strconv.Itoa(t.SecretsGeneration))
-				}
-				return tab
-			})
+				Generation int              `json:"generation"`
+				Names      []string         `json:"names"`
+				Secrets    []mvm.SecretInfo `json:"secrets"`
+			}{t.SecretsGeneration, append([]string{}, t.SecretNames...), secretsOf(t)}
+			return a.print(*out, v, func() table { return a.secretsTable(v.Secrets) })
 		})
 	}
 	return cmd
+}
+
+// secretsOf tells of every secret of the tenant, of some only the name.
+func secretsOf(t mvm.Tenant) []mvm.SecretInfo {
+	out := []mvm.SecretInfo{}
+	for _, name := range t.SecretNames {
+		s := mvm.SecretInfo{Name: name}
+		if n := slices.IndexFunc(t.Secrets, func(k mvm.SecretInfo) bool { return k.Name == name }); n >= 0 {
+			s = t.Secrets[n]
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// secretsTable says when each secret got its present value.
+func (a *app) secretsTable(all []mvm.SecretInfo) table {
+	t := table{head: []string{"SECRET", "GENERATION", "SET", "SIZE"}, none: "no secrets"}
+	for _, s := range all {
+		gen, when, bytes := "-", "-", "-"
+		if s.Generation > 0 {
+			gen, when = strconv.Itoa(s.Generation), a.ago(s.SetAt)
+		}
+		if s.Bytes > 0 {
+			bytes = strconv.Itoa(s.Bytes)
+		}
+		t.add(s.Name, gen, when, bytes)
+	}
+	return t
 }
 
 func (a *app) secretsRotateCmd() *cobra.Command {

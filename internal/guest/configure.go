@@ -167,8 +167,16 @@ func (a *Agent) configureFiles(c guestproto.Configure) error {
 		}
 	}
 	idFile, routesFile := filepath.Join(a.paths.Config, "config.json"), filepath.Join(a.paths.Config, "routes.json")
-	all := string(id) + string(routes)
-	if all == a.last.files && exists(idFile) && exists(routesFile) == (routes != nil) {
+	var integrations []byte
+	if len(c.Integrations) > 0 {
+		manifest := map[string]any{"integrations": c.Integrations}
+		if integrations, err = json.MarshalIndent(manifest, "", "  "); err != nil {
+			return err
+		}
+	}
+	integrationsFile := filepath.Join(a.paths.Config, "integrations.json")
+	all := string(id) + string(routes) + string(integrations)
+	if all == a.last.files && exists(idFile) && exists(routesFile) == (routes != nil) && exists(integrationsFile) == (integrations != nil) {
 		return nil
 	}
 	if err := os.MkdirAll(a.paths.Config, 0o755); err != nil {
@@ -177,15 +185,22 @@ func (a *Agent) configureFiles(c guestproto.Configure) error {
 	if err := replaceFile(idFile, append(id, '\n'), 0o644); err != nil {
 		return err
 	}
-	if routes != nil {
-		err = replaceFile(routesFile, append(routes, '\n'), 0o644)
-	} else if err = os.Remove(routesFile); os.IsNotExist(err) {
-		err = nil
-	}
+	err = errors.Join(presentFile(routesFile, routes), presentFile(integrationsFile, integrations))
 	if err == nil {
 		a.last.files = all
 	}
 	return err
+}
+
+// presentFile puts the text in the file, or removes the file where there is none.
+func presentFile(path string, text []byte) error {
+	if text != nil {
+		return replaceFile(path, append(text, '\n'), 0o644)
+	}
+	if err := os.Remove(path); !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }
 
 func (a *Agent) configureServices(c guestproto.Configure) error {

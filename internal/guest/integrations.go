@@ -17,11 +17,8 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// Bounds of integrations.
-const (
-	integrationTimeout = 60 * time.Second // of one command
-	maxStateFiles      = 100_000          // counted for state_size_bytes
-)
+// maxStateFiles bounds the files that are counted for state_size_bytes.
+const maxStateFiles = 100_000
 
 // integrations are the pieces of the workload that are checkpointed before a sleep
 // (formats.md section 6). Commands run one at a time.
@@ -101,7 +98,7 @@ func (i *integrations) checkpointOne(ctx context.Context, in mvm.Integration) er
 		return err
 	}
 	defer root.Close()
-	if err := i.command(ctx, in.Name, in.CheckpointCmd); err != nil {
+	if err := i.command(ctx, in, in.CheckpointCmd); err != nil {
 		return err
 	}
 	file := path.Join("integrations", in.Name, "checkpoint")
@@ -124,7 +121,7 @@ func (i *integrations) restore(ctx context.Context) error {
 		root, err := i.folder(name)
 		if err == nil {
 			root.Close()
-			err = i.command(ctx, name, in.RestoreCmd)
+			err = i.command(ctx, in, in.RestoreCmd)
 		}
 		i.setState(name, "active", err)
 		if err != nil {
@@ -144,12 +141,14 @@ func (i *integrations) take(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// command runs a command of the user's own with the shell, as the workload's user.
-func (i *integrations) command(ctx context.Context, name, cmd string) error {
+// command runs a command of the user's own with the shell, as the workload's user,
+// within the integration's time: then its process group is killed.
+func (i *integrations) command(ctx context.Context, in mvm.Integration, cmd string) error {
 	if cmd == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, integrationTimeout)
+	name := in.Name
+	ctx, cancel := context.WithTimeoutCause(ctx, in.Timeout(), fmt.Errorf("not done within %s", in.Timeout()))
 	defer cancel()
 	user := i.agent.workload()
 	env := userEnv(user)
@@ -161,6 +160,9 @@ func (i *integrations) command(ctx context.Context, name, cmd string) error {
 	code, out, err := i.agent.procs.run(ctx, Command{Argv: []string{"/bin/sh", "-c", cmd}, Env: joinEnv(env), User: user})
 	if err == nil && code == 0 {
 		return nil
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
 	if err == nil {
 		err = fmt.Errorf("exited with code %d", code)

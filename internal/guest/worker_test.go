@@ -152,6 +152,30 @@ func TestIntegrations(t *testing.T) {
 	}
 }
 
+// An integration's command ends with its time, and all that it has started with it.
+func TestIntegrationTimeLimit(t *testing.T) {
+	m := newMachine(t)
+	c := boot()
+	c.Integrations = []mvm.Integration{{Name: "slow", TimeoutSeconds: 1,
+		CheckpointCmd: `sleep 1000 & echo $! >"$MVM_INTEGRATION_STATE/pid"; echo begun; wait`}}
+	m.mustConfigure(c)
+	began := time.Now()
+	r := m.must(guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: []string{"slow"}}}).CheckpointResult
+	if r.Success || !strings.Contains(*r.Detail, "slow: not done within 1s: begun") || time.Since(began) > patience {
+		t.Errorf("result %+v, %q", r, *r.Detail)
+	}
+	pid := strings.TrimSpace(readFile(t, m.paths.Data+"/integrations/slow/state/pid"))
+	eventually(t, "what the command started is gone", func() bool { _, err := os.Stat("/proc/" + pid); return os.IsNotExist(err) })
+	if got := readFile(t, m.paths.Config+"/integrations.json"); !strings.Contains(got, `"timeout_seconds": 1`) {
+		t.Errorf("integrations.json: %s", got)
+	}
+	c.Reason, c.Integrations = "update", nil
+	m.mustConfigure(c)
+	if got := readFile(t, m.paths.Config+"/integrations.json"); got != "" {
+		t.Errorf("integrations.json without integrations: %s", got)
+	}
+}
+
 // The workload owns what is below /data: nothing that it links must be written.
 func TestIntegrationsStayBelowData(t *testing.T) {
 	m := newMachine(t)

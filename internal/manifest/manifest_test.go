@@ -169,6 +169,7 @@ keys = ["BOT_TOKEN"]
 name = "telegram"
 checkpoint_cmd = "/bin/save"
 restore_cmd = "/bin/load"
+timeout_seconds = 90
 critical = true
 `
 
@@ -197,7 +198,7 @@ func TestParseEveryKey(t *testing.T) {
 					IdleCPUPercent: 6, IdleBytesPerMinute: 7, QuietConnectionSeconds: 8},
 				Env:          map[string]string{"TZ": "Europe/Berlin", "with.dot": "x"},
 				SecretScopes: []mvm.SecretScope{{Integration: "telegram", Keys: []string{"BOT_TOKEN"}}},
-				Integrations: []mvm.Integration{{Name: "telegram", CheckpointCmd: "/bin/save", RestoreCmd: "/bin/load", Critical: true}}},
+				Integrations: []mvm.Integration{{Name: "telegram", CheckpointCmd: "/bin/save", RestoreCmd: "/bin/load", Critical: true, TimeoutSeconds: 90}}},
 		},
 	}
 	if diff := cmp.Diff(want, got, compare); diff != "" {

@@ -3,6 +3,7 @@ package manifest
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"mvm"
 )
@@ -146,6 +147,7 @@ func (t *table) integrations() []mvm.Integration {
 		sub.str("checkpoint_cmd", &n.CheckpointCmd, validCommand)
 		sub.str("restore_cmd", &n.RestoreCmd, validCommand)
 		sub.boolean("critical", &n.Critical)
+		sub.integer("timeout_seconds", &n.TimeoutSeconds, 1, int(mvm.MaxIntegrationTimeout/time.Second))
 		sub.done()
 		if n.Name != "" && seen[n.Name] {
 			sub.item("name", nil).problem("integration %q is there twice", n.Name)

@@ -31,6 +31,7 @@ type guestState struct {
 	Config      *guestproto.Configure `json:"config,omitempty"`    // without secrets and entropy
 	Secrets     map[string][]byte     `json:"secrets,omitempty"`
 	Files       map[string][]byte     `json:"files,omitempty"`
+	Saved       map[string]saved      `json:"saved,omitempty"` // integrations
 	Counter     int                   `json:"counter"`
 	Gated       bool                  `json:"gated"` // configured since the vCPUs began to run
 	Log         []guestproto.LogLine  `json:"log,omitempty"`

@@ -115,7 +115,7 @@ func (m *machine) respond(conn net.Conn, req guestproto.Request) bool {
 	b := m.host.behavior(m.spec.ID)
 	if err := m.withGuest(func(g *guestState) (change, error) {
 		resp = g.answer(req, b)
-		if req.Configure != nil || req.AdjustClock != nil {
+		if req.Configure != nil || req.AdjustClock != nil || req.CheckpointIntegrations != nil || req.Wake {
 			return inMemory, nil
 		}
 		return unchanged, nil
@@ -137,7 +137,7 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 		}
 		return guestproto.Response{WorkerStatus: &w}
 	case req.Wake:
-		return guestproto.Response{WakeAck: &guestproto.WakeAck{Success: !b.NackWake}}
+		return guestproto.Response{WakeAck: g.wake(b)}
 	case req.SleepPrep != nil:
 		return guestproto.Response{SleepPrepAck: ack(b.NackSleepPrep)}
 	case req.Status:
@@ -152,7 +152,7 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 	case req.IntegrationStatus:
 		return guestproto.Response{IntegrationStatusReport: g.integrations()}
 	case req.CheckpointIntegrations != nil:
-		return guestproto.Response{CheckpointResult: checkpoint(req.CheckpointIntegrations.Integrations, b)}
+		return guestproto.Response{CheckpointResult: g.checkpoint(req.CheckpointIntegrations.Integrations, b)}
 	case req.Fence != nil:
 		return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: b.Active}}
 	}
