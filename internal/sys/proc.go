@@ -159,6 +159,13 @@ func Cmdline(pid int) []string {
 	return strings.Split(string(bytes.TrimSuffix(b, []byte{0})), "\x00")
 }
 
+// Runs reports whether the process runs the program (the path that /proc/PID/exe
+// shows, which takes the rights of its user), replaced since or not.
+func Runs(pid int, exe string) bool {
+	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.TrimSuffix(target, " (deleted)") == exe
+}
+
 // FindProcesses returns the numbers of the processes that run the program (the
 // path that /proc/PID/exe shows) and whose arguments match.
 func FindProcesses(exe string, match func(args []string) bool) ([]int, error) {
@@ -168,12 +175,8 @@ func FindProcesses(exe string, match func(args []string) bool) ([]int, error) {
 	}
 	var pids []int
 	for _, name := range names {
-		target, err := os.Readlink(name)
-		if err != nil || strings.TrimSuffix(target, " (deleted)") != exe {
-			continue
-		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		if err == nil && match(Cmdline(pid)) {
+		if err == nil && Runs(pid, exe) && match(Cmdline(pid)) {
 			pids = append(pids, pid)
 		}
 	}

@@ -6,7 +6,8 @@
 // QEMU runs as the Spec's user, in a session of its own, under its own seccomp
 // filter, and gets everything as open files: disks, kernel, memory, TAP, and the
 // listening sockets of its control protocol, guest channel and console. It needs
-// no access to any folder and can make no file.
+// no access to any folder and can make no file. The driver opens them; what needs
+// root beside that is done by package spawn, in this process or behind a socket.
 //
 // # Memory
 //
@@ -46,19 +47,21 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"sync"
 	"time"
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/qemu/spawn"
 )
 
 // Options configure a Driver.
 type Options struct {
 	// Binary is QEMU's name or path; "" is qemu-system-x86_64.
 	Binary string
+	// Host does what needs root; nil: this process, for any instance.
+	Host spawn.Host
 	// StateDir is a durable folder for what was found out about this host.
 	StateDir string
 	// ProbeKernel names a kernel for the probe of hardware virtualisation, or "" as
@@ -72,8 +75,8 @@ type Options struct {
 // Driver runs VMMs. See driver.Driver for its promises.
 type Driver struct {
 	opts   Options
-	binary string // absolute, as /proc/PID/exe shows it
-	bios   string // a firmware file that QEMU finds, "" for its default
+	host   spawn.Host
+	binary string // absolute
 	log    *slog.Logger
 
 	mu      sync.Mutex // held while the host is probed
@@ -87,34 +90,23 @@ var _ driver.Driver = (*Driver)(nil)
 
 // New makes a driver. KindUnavailable when QEMU is not installed. It starts nothing.
 func New(opts Options) (*Driver, error) {
-	if opts.Binary == "" {
-		opts.Binary = "qemu-system-x86_64"
-	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	path, err := exec.LookPath(opts.Binary)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err == nil {
-		path, err = filepath.EvalSymlinks(path)
-	}
+	path, err := spawn.Binary(opts.Binary)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "find QEMU: %w", err).WithFix("apt-get install qemu-system-x86")
+		return nil, err
+	}
+	if opts.Host == nil {
+		if opts.Host, err = spawn.New(spawn.Options{Binary: opts.Binary, Log: opts.Log.With("driver", "qemu")}); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "make the QEMU driver's folder: %w", err)
 	}
-	d := &Driver{opts: opts, binary: path, log: opts.Log.With("driver", "qemu")}
-	if _, err := os.Stat("/usr/share/qemu/" + qboot); err == nil {
-		d.bios = qboot
-	}
-	return d, nil
+	return &Driver{opts: opts, host: opts.Host, binary: path, log: opts.Log.With("driver", "qemu")}, nil
 }
-
-// qboot boots a PVH kernel 200 ms sooner than the default firmware.
-const qboot = "qboot.rom"
 
 func (d *Driver) seam(op string) error {
 	if d.opts.Seam == nil {
@@ -140,11 +132,8 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 		return driver.Info{}, err
 	}
 	info := driver.Info{Name: "qemu", Version: d.version, Digest: d.digest, Accelerator: v.Accelerator, Why: v.Why,
-		Machine:  machineType + " " + cpuModel(v.Accelerator),
+		Machine:  spawn.Machine(v.Accelerator),
 		Features: driver.Features{Snapshot: true, Process: true}}
-	if d.bios != "" {
-		info.Machine += " " + d.bios
-	}
 	d.khz = v.TSCkHz
 	if final {
 		d.info = &info

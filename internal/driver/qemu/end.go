@@ -47,7 +47,7 @@ func (v *vmm) end(ctx context.Context) error {
 	v.mu.Lock()
 	v.killed = true
 	v.mu.Unlock()
-	if err := v.proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, sys.ErrNoProcess) {
+	if err := v.proc.Kill(ctx); err != nil && !errors.Is(err, sys.ErrNoProcess) {
 		return mvm.Errorf(mvm.KindInternal, "kill the VMM of %s: %w", v.spec.ID, err)
 	}
 	select {
@@ -71,6 +71,9 @@ func (v *vmm) watch() {
 	})
 }
 
+// leaveTimeout bounds the removal of a VMM's cgroups.
+const leaveTimeout = 10 * time.Second
+
 // finish takes in what the VMM left and removes its files.
 func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	v.qmu.Lock()
@@ -87,7 +90,9 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	v.ch.Close()
 	v.exit = v.explainExit(code, sig, known)
 	var errs []error
-	errs = append(errs, v.settleMemory(), sys.LeaveCgroup(v.rec.Cgroups))
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	errs = append(errs, v.settleMemory(), v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
 	if f, err := lock(v.spec.RunDir); err == nil { // else somebody starts the next one
 		errs = append(errs, removeFiles(v.spec.RunDir), unlock(f))
 	}

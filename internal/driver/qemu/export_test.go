@@ -1,6 +1,9 @@
 package qemu
 
-import "mvm/internal/driver"
+import (
+	"mvm/internal/driver"
+	"mvm/internal/driver/qemu/spawn"
+)
 
 // ProbeInitrd and ProbeMark let a test boot the guest of the KVM probe.
 var ProbeInitrd = probeInitrd
@@ -10,11 +13,6 @@ const ProbeMark = probeMark
 // RestoreArgs are QEMU's arguments for a restore of an instance without disks and
 // network, with the memory and the listening sockets as open files.
 func RestoreArgs(spec driver.Spec, memory, qmp, channel, console int) []string {
-	bios := ""
-	if d, err := New(Options{StateDir: spec.Dir}); err == nil {
-		bios = d.bios
-	}
-	a := vmmArgs{spec: spec, accel: accelTCG, bios: bios,
-		fds: files{memory: memory, qmp: qmp, channel: channel, conso: console}}
-	return a.argv()
+	l := spawn.Launch{Name: nameOf(spec), Accel: accelTCG, VCPUs: spec.VCPUs, MemMiB: spec.MemMiB, Restore: true}
+	return l.Args(spawn.Numbers{Memory: memory, QMP: qmp, Channel: channel, Console: console})
 }

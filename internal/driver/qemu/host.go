@@ -15,17 +15,18 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/sys"
 )
 
 const (
-	accelKVM = "kvm"
-	accelTCG = "tcg"
+	accelKVM = spawn.AccelKVM
+	accelTCG = spawn.AccelTCG
 
 	verdictFile   = "qemu-host.json"
 	probeDeadline = 15 * time.Second // for one boot of a guest that does nothing
 	probeBoots    = 2
-	probePrefix   = "probe"
+	probePrefix   = spawn.ProbeID
 )
 
 // verdict is what was found out about this host, kept for this boot of it and this
@@ -160,8 +161,7 @@ func (d *Driver) probe(ctx context.Context, kernel string) (why string, err erro
 }
 
 func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) error {
-	const nobody = 65534
-	spec := driver.Spec{ID: "probe", Dir: dir, RunDir: dir, UID: nobody, GID: nobody, VCPUs: 2, MemMiB: 192,
+	spec := driver.Spec{ID: spawn.ProbeID, Dir: dir, RunDir: dir, UID: spawn.ProbeUID, GID: spawn.ProbeUID, VCPUs: 2, MemMiB: 192,
 		Kernel: kernel, Initrd: initrd, Cmdline: "panic=-1", Memory: filepath.Join(dir, "memory"),
 		Console: filepath.Join(dir, "console")}
 	ctx, cancel := context.WithTimeout(ctx, probeDeadline)
@@ -192,8 +192,8 @@ func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) erro
 	}
 }
 
-// host returns the accelerator and the TSC rate for a new VMM.
-func (d *Driver) host(ctx context.Context) (accel string, khz int, err error) {
+// machine returns the accelerator and the TSC rate for a new VMM.
+func (d *Driver) machine(ctx context.Context) (accel string, khz int, err error) {
 	info, err := d.Info(ctx)
 	if err != nil {
 		return "", 0, err

@@ -13,7 +13,7 @@ import (
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
-	"mvm/internal/sys"
+	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/undo"
 )
 
@@ -34,7 +34,7 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 }
 
 func (d *Driver) startOrRestore(ctx context.Context, spec driver.Spec, snap *driver.Snapshot) (driver.VMM, error) {
-	accel, khz, err := d.host(ctx)
+	accel, khz, err := d.machine(ctx)
 	if err != nil {
 		return nil, ended(ctx, err)
 	}
@@ -58,7 +58,8 @@ func ended(ctx context.Context, err error) error {
 
 // launch makes a VMM step by step; when one fails, what was made is taken back.
 func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snapshot, accel string, khz int) (v *vmm, err error) {
-	if err := checkSpec(spec); err != nil {
+	what, err := launchOf(spec, snap != nil, accel, khz)
+	if err != nil {
 		return nil, err
 	}
 	var u undo.Stack
@@ -73,7 +74,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 			return nil, err
 		}
 	}
-	if err := l.exec(vmmArgs{spec: spec, accel: accel, khz: khz, bios: d.bios, fds: l.fds}); err != nil {
+	if err := l.exec(ctx, what); err != nil {
 		return nil, err
 	}
 	if v, err = l.hold(ctx); err != nil {
@@ -97,27 +98,25 @@ type launcher struct {
 	restore bool
 	undo    *undo.Stack
 
-	tap  string
-	fds  files
-	give []*os.File // to the VMM, from number 3 on
-	qmp  *net.UnixConn
-	con  net.Conn
-	ch   net.Conn
-	proc *sys.Process
-	rec  record
+	tap   string
+	files spawn.Files // for the VMM
+	give  []*os.File  // those of them that are closed here
+	qmp   *net.UnixConn
+	con   net.Conn
+	ch    net.Conn
+	proc  spawn.Process
+	rec   record
 }
 
-// pass gives the file to the VMM and returns its number there.
-func (l *launcher) pass(f *os.File) int {
+// pass notes a file that is for the VMM alone.
+func (l *launcher) pass(f *os.File) *os.File {
 	l.give = append(l.give, f)
-	return len(l.give) + 2
+	return f
 }
 
 func (l *launcher) closeFiles() {
 	for _, f := range l.give {
-		if f != l.spec.TAP {
-			f.Close()
-		}
+		f.Close()
 	}
 }
 
@@ -130,7 +129,7 @@ func (l *launcher) lock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.pass(f)
+	l.files.Lock = l.pass(f)
 	l.undo.Add(func() error {
 		err := removeFiles(l.spec.RunDir)
 		if g, lerr := lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
@@ -173,7 +172,7 @@ func (l *launcher) memory(context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.fds.memory = l.pass(f)
+	l.files.Memory = l.pass(f)
 	l.undo.Add(func() error {
 		if l.restore {
 			return releasePath(l.spec.Memory)
@@ -189,61 +188,61 @@ func (l *launcher) memory(context.Context) error {
 // sockets listens for the VMM and connects to it already: nobody has to wait for a
 // socket to appear, and a VMM that dies takes the connections with it.
 func (l *launcher) sockets(context.Context) (err error) {
-	if l.fds.qmp, l.qmp, err = l.socket(qmpSock); err != nil {
+	if l.files.QMP, l.qmp, err = l.socket(qmpSock); err != nil {
 		return err
 	}
 	var c *net.UnixConn
-	if l.fds.conso, c, err = l.socket(conSock); err != nil {
+	if l.files.Console, c, err = l.socket(conSock); err != nil {
 		return err
 	}
 	l.con = c
-	if l.fds.channel, c, err = l.socket(chanSock); err != nil {
+	if l.files.Channel, c, err = l.socket(chanSock); err != nil {
 		return err
 	}
 	l.ch = c
 	return nil
 }
 
-func (l *launcher) socket(name string) (fd int, conn *net.UnixConn, err error) {
+func (l *launcher) socket(name string) (file *os.File, conn *net.UnixConn, err error) {
 	addr := &net.UnixAddr{Name: filepath.Join(l.spec.RunDir, name), Net: "unix"}
 	ln, err := net.ListenUnix("unix", addr)
 	if err != nil {
-		return 0, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
 	}
 	defer ln.Close()
 	ln.SetUnlinkOnClose(false)
 	f, err := ln.File()
 	if err != nil {
-		return 0, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
 	}
-	fd = l.pass(f)
+	l.pass(f)
 	if err := os.Chmod(addr.Name, 0o600); err != nil {
-		return 0, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
 	}
 	conn, err = net.DialUnix("unix", nil, addr)
 	if err != nil {
-		return 0, nil, mvm.Errorf(mvm.KindInternal, "connect to the VMM's %s: %w", name, err)
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "connect to the VMM's %s: %w", name, err)
 	}
 	l.undo.Add(func() error { conn.Close(); return nil })
-	return fd, conn, nil
+	return f, conn, nil
 }
 
 // open opens the guest's files for the VMM.
 func (l *launcher) open(context.Context) error {
-	get := func(path string, flag int) (int, error) {
+	get := func(path string, flag int) (*os.File, error) {
 		f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
 		if err != nil {
-			return 0, mvm.Errorf(mvm.KindInvalid, "open for the VMM: %w", err)
+			return nil, mvm.Errorf(mvm.KindInvalid, "open for the VMM: %w", err)
 		}
 		return l.pass(f), nil
 	}
 	var err error
 	if !l.restore { // a snapshot has its kernel in memory
-		if l.fds.kernel, err = get(l.spec.Kernel, os.O_RDONLY); err != nil {
+		if l.files.Kernel, err = get(l.spec.Kernel, os.O_RDONLY); err != nil {
 			return err
 		}
 		if l.spec.Initrd != "" {
-			if l.fds.initrd, err = get(l.spec.Initrd, os.O_RDONLY); err != nil {
+			if l.files.Initrd, err = get(l.spec.Initrd, os.O_RDONLY); err != nil {
 				return err
 			}
 		}
@@ -253,14 +252,14 @@ func (l *launcher) open(context.Context) error {
 		if disk.ReadOnly {
 			flag = os.O_RDONLY
 		}
-		fd, err := get(disk.Path, flag)
+		f, err := get(disk.Path, flag)
 		if err != nil {
 			return err
 		}
-		l.fds.disks = append(l.fds.disks, fd)
+		l.files.Disks = append(l.files.Disks, f)
 	}
 	if l.spec.TAP != nil {
-		l.fds.tap = l.pass(l.spec.TAP)
+		l.files.TAP = l.spec.TAP
 		l.tap = tapName(l.spec.TAP)
 	}
 	return nil

@@ -14,7 +14,7 @@ import (
 )
 
 // createMemory makes the memory file of a new guest, all zero and all reserved.
-// A file of an earlier run is replaced.
+// A file of an earlier run is replaced. The VMM is given it when it is started.
 func createMemory(s driver.Spec) (f *os.File, err error) {
 	if err := os.Remove(s.Memory); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, mvm.Errorf(mvm.KindInternal, "replace the memory file: %w", err)
@@ -24,7 +24,7 @@ func createMemory(s driver.Spec) (f *os.File, err error) {
 		return nil, mvm.Errorf(mvm.KindInternal, "create the memory file: %w", err)
 	}
 	size := int64(s.MemMiB) << 20
-	err = errors.Join(f.Chown(s.UID, s.GID), f.Truncate(size))
+	err = f.Truncate(size)
 	if err == nil {
 		err = reserve(f, size)
 	}
@@ -46,9 +46,6 @@ func openMemory(s driver.Spec) (*os.File, error) {
 	if err == nil && st.Size() != size {
 		err = mvm.Errorf(mvm.KindInvalid, "open the snapshot's memory file %s: it has %d bytes, the instance %d", s.Memory, st.Size(), size)
 		return nil, errors.Join(err, f.Close())
-	}
-	if err == nil {
-		err = f.Chown(s.UID, s.GID)
 	}
 	if err == nil {
 		err = reserve(f, size)

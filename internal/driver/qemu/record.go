@@ -1,18 +1,19 @@
 package qemu
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/sys"
 )
 
@@ -122,51 +123,16 @@ func sameFile(f *os.File, path string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// find takes hold of the VMM process of the instance: the one that vmm.json names,
-// else one with the instance's name among all processes. ErrNoProcess when there
-// is none. The record is empty when it was not there.
-func (d *Driver) find(spec driver.Spec) (*sys.Process, record, error) {
+// find takes hold of the VMM process of the instance. ErrNoProcess when there is
+// none. The record is empty when it was not there; it may be wrong.
+func (d *Driver) find(ctx context.Context, spec driver.Spec) (spawn.Process, record, error) {
+	var hint spawn.Hint
 	rec, err := readRecord(spec.RunDir)
 	if err == nil {
-		boot, _ := sys.HostBootID()
-		if p, err := d.open(rec.PID, name(spec)); err == nil {
-			if p.Start == rec.Start && rec.BootID == boot {
-				return p, rec, nil
-			}
-			p.Close()
+		if boot, berr := sys.HostBootID(); berr == nil && rec.BootID == boot {
+			hint = spawn.Hint{PID: rec.PID, Start: rec.Start}
 		}
 	}
-	pids, err := sys.FindProcesses(d.binary, func(args []string) bool { return nameOf(args) == name(spec) })
-	if err != nil {
-		return nil, rec, err
-	}
-	for _, pid := range pids {
-		if p, err := d.open(pid, name(spec)); err == nil {
-			return p, rec, nil
-		}
-	}
-	return nil, rec, sys.ErrNoProcess
-}
-
-// open takes hold of the process if it is a VMM with the name.
-func (d *Driver) open(pid int, want string) (*sys.Process, error) {
-	p, err := sys.OpenProcess(pid)
-	if err != nil {
-		return nil, err
-	}
-	if nameOf(sys.Cmdline(pid)) != want {
-		p.Close()
-		return nil, sys.ErrNoProcess
-	}
-	return p, nil
-}
-
-// nameOf returns the name of a VMM from its arguments, "" for anything else.
-func nameOf(args []string) string {
-	for i := 0; i+1 < len(args) && i < 3; i++ {
-		if args[i] == "-name" && strings.HasPrefix(args[i+1], namePrefix) {
-			return args[i+1]
-		}
-	}
-	return ""
+	p, err := d.host.Find(ctx, nameOf(spec), hint)
+	return p, rec, err
 }

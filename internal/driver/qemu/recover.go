@@ -6,13 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
+	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/sys"
 )
 
@@ -28,7 +27,7 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	if err := checkPlace(spec); err != nil { // an image that is lost keeps no VMM from being found
 		return nil, err
 	}
-	p, rec, err := d.find(spec)
+	p, rec, err := d.find(ctx, spec)
 	if err != nil {
 		return nil, d.notThere(ctx, spec, err)
 	}
@@ -100,7 +99,7 @@ func (d *Driver) notThere(ctx context.Context, spec driver.Spec, why error) erro
 // RunDir and its cgroup. The memory file stays. It is idempotent.
 func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 	for {
-		p, rec, err := d.find(spec)
+		p, rec, err := d.find(ctx, spec)
 		if errors.Is(err, sys.ErrNoProcess) {
 			return d.clear(ctx, spec, rec)
 		}
@@ -114,11 +113,11 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 }
 
 // kill ends the process, waits for it and lets go of it.
-func kill(ctx context.Context, p *sys.Process) error {
+func kill(ctx context.Context, p spawn.Process) error {
 	defer p.Close()
 	stop := context.AfterFunc(ctx, p.Interrupt)
 	defer stop()
-	if err := p.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, sys.ErrNoProcess) {
+	if err := p.Kill(ctx); err != nil && !errors.Is(err, sys.ErrNoProcess) {
 		return err
 	}
 	_, _, _, err := p.Wait()
@@ -130,12 +129,7 @@ func kill(ctx context.Context, p *sys.Process) error {
 
 // clear removes what a VMM that is gone has left.
 func (d *Driver) clear(ctx context.Context, spec driver.Spec, rec record) error {
-	cgroups := rec.Cgroups
-	if spec.Cgroup != "" { // the record may be lost
-		own, _ := sys.CgroupDirs(spec.Cgroup)
-		cgroups = append(cgroups, own...)
-	}
-	err := sys.LeaveCgroup(cgroups)
+	err := d.host.Leave(ctx, nameOf(spec), spec.Cgroup, rec.Cgroups)
 	if rec.Memory != "" {
 		err = errors.Join(err, releasePath(rec.Memory))
 	}
@@ -169,26 +163,22 @@ func lockAny(ctx context.Context, runDir string) (*os.File, error) {
 // claim, and removes what dead ones left there; see driver.Driver.
 func (d *Driver) Sweep(ctx context.Context, root string, owned func(id string) bool) ([]string, error) {
 	root = filepath.Clean(root)
-	pids, err := sys.FindProcesses(d.binary, func(args []string) bool {
-		spec, ok := parseName(nameOf(args))
-		return ok && filepath.Dir(spec.RunDir) == root && !owned(spec.ID)
-	})
+	names, err := d.host.List(ctx, root)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "look for VMMs: %w", err)
+		return nil, mvm.Errorf(mvm.KindOf(err), "look for VMMs: %w", err)
 	}
 	var ended []string
 	var errs []error
-	for _, pid := range pids {
-		spec, ok := parseName(nameOf(sys.Cmdline(pid)))
-		if !ok {
+	for _, n := range names {
+		if owned(n.ID) {
 			continue
 		}
-		if err := d.Destroy(ctx, spec); err != nil {
+		if err := d.Destroy(ctx, driver.Spec{ID: n.ID, RunDir: n.RunDir}); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		if !slices.Contains(ended, spec.ID) {
-			ended = append(ended, spec.ID)
+		if !slices.Contains(ended, n.ID) {
+			ended = append(ended, n.ID)
 		}
 	}
 	errs = append(errs, d.sweepFiles(ctx, root, owned))
@@ -211,13 +201,4 @@ func (d *Driver) sweepFiles(ctx context.Context, root string, owned func(id stri
 		errs = append(errs, d.Destroy(ctx, driver.Spec{ID: rec.ID, RunDir: dir}))
 	}
 	return errors.Join(errs...)
-}
-
-// parseName takes a VMM's name apart.
-func parseName(name string) (driver.Spec, bool) {
-	id, dir, ok := strings.Cut(strings.TrimPrefix(name, namePrefix), ":")
-	if !ok || !strings.HasPrefix(name, namePrefix) || !filepath.IsAbs(dir) {
-		return driver.Spec{}, false
-	}
-	return driver.Spec{ID: id, RunDir: dir}, true
 }

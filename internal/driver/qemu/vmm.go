@@ -14,7 +14,7 @@ import (
 	"mvm/internal/channel"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/qmp"
-	"mvm/internal/sys"
+	"mvm/internal/driver/qemu/spawn"
 )
 
 // memoryState says what the memory file is worth when the VMM ends.
@@ -30,7 +30,7 @@ const (
 type vmm struct {
 	d    *Driver
 	spec driver.Spec
-	proc *sys.Process
+	proc spawn.Process
 	rec  record
 	ch   *channel.Channel
 	con  *console
@@ -69,7 +69,7 @@ var (
 
 var errGone = errors.New("the VMM is gone")
 
-func newVMM(d *Driver, spec driver.Spec, p *sys.Process, rec record) *vmm {
+func newVMM(d *Driver, spec driver.Spec, p spawn.Process, rec record) *vmm {
 	return &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{}),
 		letGo: make(chan struct{}), stalled: make(chan struct{}, 1)}
 }
@@ -195,7 +195,10 @@ func (v *vmm) Resumed() time.Time {
 }
 
 // PID returns QEMU's process id.
-func (v *vmm) PID() int { return v.proc.PID }
+func (v *vmm) PID() int {
+	pid, _ := v.proc.ID()
+	return pid
+}
 
 // Done is closed when QEMU is gone and reaped, and its files in RunDir are removed.
 func (v *vmm) Done() <-chan struct{} { return v.done }

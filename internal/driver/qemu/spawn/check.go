@@ -1,0 +1,146 @@
+package spawn
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"mvm"
+)
+
+// What a Launch may ask for.
+const (
+	MaxRunDir   = 90       // bytes; leaves room for a socket's name within 107
+	maxID       = 32       // bytes
+	maxCmdline  = 2047     // bytes, of the kernel
+	roomCmdline = 200      // of it, for what is added here
+	maxVCPUs    = 255      // of the machine
+	minMemMiB   = 16       // below, no kernel boots
+	maxMemMiB   = 16 << 20 // 16 TiB
+	MaxDisks    = 8        // of one VMM
+	maxTSCkHz   = 100_000_000
+	maxUID      = 1<<31 - 1
+)
+
+func bad(format string, args ...any) error {
+	return mvm.Errorf(mvm.KindInvalid, "check the VMM's spec: "+format, args...)
+}
+
+var (
+	idRE  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	macRE = regexp.MustCompile(`^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$`)
+	// instanceRE is the id of an instance, probeRE the folder of a probe of the host.
+	instanceRE = regexp.MustCompile(`^i-[0-9a-f]{8}$`)
+	probeRE    = regexp.MustCompile(`^probe[0-9]+$`)
+)
+
+// Check refuses a name that can't be told from another, or not be in an argument.
+func (n Name) Check() error {
+	switch {
+	case len(n.ID) > maxID || !idRE.MatchString(n.ID):
+		return bad("id %.80q", n.ID)
+	case !filepath.IsAbs(n.RunDir) || filepath.Clean(n.RunDir) != n.RunDir || strings.ContainsAny(n.RunDir, ",\n\x00"):
+		return bad("run dir %.200q is not a clean absolute path without commas", n.RunDir)
+	case len(n.RunDir) > MaxRunDir:
+		return bad("run dir %.200q is longer than %d bytes", n.RunDir, MaxRunDir)
+	}
+	return nil
+}
+
+// Check refuses what QEMU's arguments or the kernel can't express. It does not look
+// at the files. Its errors have kind invalid.
+func (l Launch) Check() error {
+	if err := l.Name.Check(); err != nil {
+		return err
+	}
+	switch {
+	case l.UID < 1 || l.UID > maxUID || l.GID < 1 || l.GID > maxUID:
+		return bad("user %d, group %d: neither may be root's", l.UID, l.GID)
+	case l.Cgroup != "" && l.Cgroup != cgroupName(l.Name):
+		return bad("cgroup %.80q is not %s", l.Cgroup, cgroupName(l.Name))
+	case l.Accel != AccelKVM && l.Accel != AccelTCG:
+		return bad("accelerator %.20q", l.Accel)
+	case l.TSCkHz < 0 || l.TSCkHz > maxTSCkHz:
+		return bad("a time-stamp counter of %d kHz", l.TSCkHz)
+	case l.VCPUs < 1 || l.VCPUs > maxVCPUs:
+		return bad("%d vCPUs", l.VCPUs)
+	case l.MemMiB < minMemMiB || l.MemMiB > maxMemMiB:
+		return bad("%d MiB of memory", l.MemMiB)
+	case len(l.Cmdline) > maxCmdline-roomCmdline || strings.ContainsAny(l.Cmdline, "\n\x00"):
+		return bad("the kernel arguments have %d bytes, or more than one line", len(l.Cmdline))
+	case l.MAC != "" && !macRE.MatchString(l.MAC):
+		return bad("MAC %.40q", l.MAC)
+	case len(l.Disks) > MaxDisks:
+		return bad("%d disks, more than %d", len(l.Disks), MaxDisks)
+	}
+	for _, d := range l.Disks {
+		if d.Serial == "" || len(d.Serial) > 20 || strings.ContainsAny(d.Serial, ",= \n\x00") {
+			return bad("disk serial %.40q is not 1-20 bytes without ',', '=' and space", d.Serial)
+		}
+	}
+	return nil
+}
+
+// cgroupName is the name of a VMM's cgroup.
+func cgroupName(n Name) string { return "mvm-" + n.ID }
+
+// Bounds are what a Host takes on, beside what every VMM has to be. The zero value
+// bounds nothing: it is for tests.
+type Bounds struct {
+	// RunRoot is the parent of the RunDirs of instances, which are named by id.
+	RunRoot string
+	// ProbeRoot is the parent of the RunDirs of probes of the host.
+	ProbeRoot string
+	// FirstUID and LastUID bound the users of instances.
+	FirstUID, LastUID int
+}
+
+// What a probe is called, and the user that it runs as.
+const (
+	ProbeID  = "probe"
+	ProbeUID = 65534
+)
+
+// Complete reports whether the bounds bound everything.
+func (b Bounds) Complete() bool {
+	return b.RunRoot != "" && b.ProbeRoot != "" && b.FirstUID > 0 && b.LastUID >= b.FirstUID
+}
+
+// name refuses what is none of the host's VMMs.
+func (b Bounds) name(n Name) error {
+	if err := n.Check(); err != nil || b == (Bounds{}) {
+		return err
+	}
+	dir, base := filepath.Split(n.RunDir)
+	switch {
+	case instanceRE.MatchString(n.ID) && n.RunDir == filepath.Join(b.RunRoot, n.ID):
+		return nil
+	case n.ID == ProbeID && filepath.Clean(dir) == b.ProbeRoot && probeRE.MatchString(base):
+		return nil
+	}
+	return mvm.Errorf(mvm.KindPolicy, "check the VMM's name: %s in %s is no instance of this host", n.ID, n.RunDir)
+}
+
+// launch refuses users that are not the instances'.
+func (b Bounds) launch(l Launch) error {
+	if err := b.name(l.Name); err != nil || b == (Bounds{}) {
+		return err
+	}
+	own := l.UID >= b.FirstUID && l.UID <= b.LastUID
+	if l.ID == ProbeID {
+		own = l.UID == ProbeUID
+	}
+	if !own || l.GID != l.UID {
+		return mvm.Errorf(mvm.KindPolicy, "check the VMM's user: %d, group %d, is not of those for instances, %d to %d", l.UID, l.GID, b.FirstUID, b.LastUID)
+	}
+	return nil
+}
+
+// root refuses a folder that is no parent of RunDirs.
+func (b Bounds) root(dir string) error {
+	if b == (Bounds{}) || slices.Contains([]string{b.RunRoot, b.ProbeRoot}, dir) {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindPolicy, "list VMMs below %.200q: it holds no instances of this host", dir)
+}

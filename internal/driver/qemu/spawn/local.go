@@ -1,0 +1,254 @@
+package spawn
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"mvm"
+	"mvm/internal/sys"
+)
+
+// Options configure a Local.
+type Options struct {
+	// Binary is QEMU's name or path; "" is qemu-system-x86_64.
+	Binary string
+	// Bounds are what it takes on.
+	Bounds Bounds
+	Log    *slog.Logger // nil: log nothing
+}
+
+// Local is the Host of a process that has the rights itself.
+type Local struct {
+	bounds Bounds
+	binary string // absolute, as /proc/PID/exe shows it
+	log    *slog.Logger
+}
+
+var _ Host = (*Local)(nil)
+
+// New makes a Local. KindUnavailable when QEMU is not installed. It starts nothing.
+func New(o Options) (*Local, error) {
+	binary, err := Binary(o.Binary)
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Local{bounds: o.Bounds, binary: binary, log: o.Log}, nil
+}
+
+// Binary finds QEMU by its name or path, "" for the usual one, and returns its path
+// without symbolic links.
+func Binary(name string) (string, error) {
+	if name == "" {
+		name = "qemu-system-x86_64"
+	}
+	path, err := exec.LookPath(name)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return "", mvm.Errorf(mvm.KindUnavailable, "find QEMU: %w", err).WithFix("apt-get install qemu-system-x86")
+	}
+	return path, nil
+}
+
+// Launch is described at Host.
+func (h *Local) Launch(ctx context.Context, l Launch) (Process, []string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, mvm.Errorf(mvm.KindCanceled, "start the VMM of %s: %w", l.ID, context.Cause(ctx))
+	}
+	if err := errors.Join(l.Check(), h.bounds.launch(l)); err != nil {
+		return nil, nil, err
+	}
+	if err := l.checkFiles(); err != nil {
+		return nil, nil, err
+	}
+	if err := l.give(); err != nil {
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "give the memory file to user %d: %w", l.UID, err)
+	}
+	p, err := h.exec(l)
+	if err != nil {
+		return nil, nil, err
+	}
+	var cgroups []string
+	if l.Cgroup != "" { // those that confine will make; a host without any is told there
+		cgroups, _ = sys.CgroupDirs(l.Cgroup)
+	}
+	h.confine(l, p.PID)
+	return local{p}, cgroups, nil
+}
+
+// exec starts QEMU.
+func (h *Local) exec(l Launch) (*sys.Process, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
+	}
+	defer null.Close()
+	// What this process has inherited itself, from whatever started it, ends here.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "close inherited files for the VMM: %w", err)
+	}
+	files, numbers := l.number([]*os.File{null, l.Files.Log, l.Files.Log})
+	p, err := os.StartProcess(h.binary, append([]string{h.binary}, l.Args(numbers)...), &os.ProcAttr{
+		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "LANG=C"}, Files: files,
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: l.credential()},
+	})
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
+	}
+	pid := p.Pid
+	_ = p.Release()
+	held, err := sys.OpenProcess(pid)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: it ended at once")
+	}
+	return held, nil
+}
+
+// number adds the VMM's files to those that it has already, and says which number
+// each gets.
+func (l Launch) number(files []*os.File) ([]*os.File, Numbers) {
+	pass := func(f *os.File) int {
+		if f == nil {
+			return 0
+		}
+		files = append(files, f)
+		return len(files) - 1
+	}
+	f := l.Files
+	pass(f.Lock)
+	n := Numbers{Memory: pass(f.Memory), QMP: pass(f.QMP), Console: pass(f.Console), Channel: pass(f.Channel),
+		Kernel: pass(f.Kernel), Initrd: pass(f.Initrd)}
+	for _, d := range f.Disks {
+		n.Disks = append(n.Disks, pass(d))
+	}
+	n.TAP = pass(f.TAP)
+	return files, n
+}
+
+// credential is the user of the VMM, in the group that owns /dev/kvm when it needs that.
+func (l Launch) credential() *syscall.Credential {
+	c := &syscall.Credential{Uid: uint32(l.UID), Gid: uint32(l.GID)}
+	if l.Accel == AccelKVM {
+		var st unix.Stat_t
+		if unix.Stat("/dev/kvm", &st) == nil {
+			c.Groups = []uint32{st.Gid}
+		}
+	}
+	return c
+}
+
+// confine bounds the process as far as this host allows.
+func (h *Local) confine(l Launch, pid int) {
+	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
+	largest := uint64(l.MemMiB) << 20
+	for _, disk := range l.Files.Disks {
+		if st, err := disk.Stat(); err == nil {
+			largest = max(largest, uint64(st.Size()))
+		}
+	}
+	err = errors.Join(err, unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: largest, Max: largest}, nil))
+	if l.Cgroup != "" {
+		const overhead = (tcgCacheMiB + 512) << 20
+		_, cerr := sys.EnterCgroup(l.Cgroup, pid, sys.CgroupLimits{
+			MemoryBytes: int64(l.MemMiB)<<20 + overhead, PIDs: 128 + l.VCPUs})
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		h.log.Warn("the VMM runs without some of its limits", "instance", l.ID, "err", err)
+	}
+}
+
+// Find is described at Host.
+func (h *Local) Find(_ context.Context, n Name, hint Hint) (Process, error) {
+	if err := h.bounds.name(n); err != nil {
+		return nil, err
+	}
+	if hint.PID > 0 {
+		if p, err := h.open(hint.PID, n); err == nil {
+			if p.Start == hint.Start {
+				return local{p}, nil
+			}
+			p.Close()
+		}
+	}
+	pids, err := sys.FindProcesses(h.binary, func(args []string) bool { return nameOf(args) == n.String() })
+	if err != nil {
+		return nil, err
+	}
+	for _, pid := range pids {
+		if p, err := h.open(pid, n); err == nil {
+			return local{p}, nil
+		}
+	}
+	return nil, sys.ErrNoProcess
+}
+
+// open takes hold of the process if it is the VMM of the name.
+func (h *Local) open(pid int, n Name) (*sys.Process, error) {
+	p, err := sys.OpenProcess(pid)
+	if err != nil {
+		return nil, err
+	}
+	if nameOf(sys.Cmdline(pid)) != n.String() || !sys.Runs(pid, h.binary) {
+		p.Close()
+		return nil, sys.ErrNoProcess
+	}
+	return p, nil
+}
+
+// List is described at Host.
+func (h *Local) List(_ context.Context, root string) ([]Name, error) {
+	if err := h.bounds.root(root); err != nil {
+		return nil, err
+	}
+	var names []Name
+	_, err := sys.FindProcesses(h.binary, func(args []string) bool {
+		n, ok := parseName(nameOf(args))
+		if ok && filepath.Dir(n.RunDir) == root && !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+		return false
+	})
+	return names, err
+}
+
+// Leave is described at Host. Only an empty folder of the name's goes.
+func (h *Local) Leave(_ context.Context, n Name, cgroup string, cgroups []string) error {
+	if err := h.bounds.name(n); err != nil {
+		return err
+	}
+	var dirs []string
+	for _, dir := range cgroups {
+		if filepath.Base(dir) == cgroupName(n) {
+			dirs = append(dirs, dir)
+		}
+	}
+	if cgroup == cgroupName(n) { // what is known of it may be lost
+		own, _ := sys.CgroupDirs(cgroup)
+		dirs = append(dirs, own...)
+	}
+	return sys.LeaveCgroup(dirs)
+}
+
+// local is a process of this host.
+type local struct{ *sys.Process }
+
+func (p local) ID() (int, uint64) { return p.PID, p.Start }
+
+func (p local) Kill(context.Context) error { return p.Signal(syscall.SIGKILL) }

@@ -1,0 +1,133 @@
+// Package spawn is the part of running QEMU that needs root, and nothing else: to
+// start a VMM as the user of its instance, find it, end it, and bound it.
+//
+// It opens no file that it is told of. Whoever wants a VMM opens the VMM's files with
+// rights of its own and hands them over open; the arguments of QEMU are made here,
+// from a Launch that has been checked. So it can do its work for a caller that is not
+// trusted, on the other side of a socket: see package hostd.
+//
+// A VMM is found by its name among the processes that run this QEMU: its arguments
+// begin with "-name mvm:<id>:<RunDir>".
+package spawn
+
+import (
+	"context"
+	"os"
+	"strings"
+	"syscall"
+
+	"mvm/internal/sys"
+)
+
+// Host starts, finds and ends VMMs. Its methods may be called from many goroutines.
+type Host interface {
+	// Launch starts a VMM whose vCPUs do not run. It takes over no file: the caller
+	// closes them. cgroups are the folders that Leave is to remove, made or not.
+	// KindInvalid when the Launch or a file of it does not fit; after an error nothing
+	// runs.
+	Launch(ctx context.Context, l Launch) (p Process, cgroups []string, err error)
+	// Find takes hold of the VMM of the name; sys.ErrNoProcess when there is none.
+	// The hint says where it was last, and may be wrong.
+	Find(ctx context.Context, n Name, h Hint) (Process, error)
+	// List returns the names of all VMMs with a RunDir right below root.
+	List(ctx context.Context, root string) ([]Name, error)
+	// Leave removes the cgroups of a VMM that is gone: those of the name, and further
+	// ones that it is known to have had. What is not there is no error.
+	Leave(ctx context.Context, n Name, cgroup string, cgroups []string) error
+}
+
+// Process is a hold on the process of one VMM. Its methods may be called from many
+// goroutines.
+type Process interface {
+	// ID is the process's number, and its start time in clock ticks since the host's boot.
+	ID() (pid int, start uint64)
+	// Kill has the process ended at once, without waiting; sys.ErrNoProcess when it is gone.
+	Kill(ctx context.Context) error
+	// Wait waits until it is gone. known says whether its status could be had.
+	// Interrupt or Close end a Wait with an error.
+	Wait() (code int, sig syscall.Signal, known bool, err error)
+	Interrupt()
+	Stats() (sys.ProcessStats, error)
+	// Close lets go of the process.
+	Close() error
+}
+
+// Hint says which process a VMM was.
+type Hint struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"`
+}
+
+// Name is how a VMM is found.
+type Name struct {
+	ID     string `json:"id"`
+	RunDir string `json:"run_dir"` // part of the name only, never opened here
+}
+
+// namePrefix begins the name by which a VMM is found among all processes.
+const namePrefix = "mvm:"
+
+// String is the name as it is in the VMM's arguments.
+func (n Name) String() string { return namePrefix + n.ID + ":" + n.RunDir }
+
+// parseName takes a VMM's name apart.
+func parseName(s string) (Name, bool) {
+	id, dir, ok := strings.Cut(strings.TrimPrefix(s, namePrefix), ":")
+	n := Name{ID: id, RunDir: dir}
+	return n, ok && strings.HasPrefix(s, namePrefix) && n.Check() == nil
+}
+
+// nameOf returns the name of a VMM from its arguments, "" for anything else.
+func nameOf(args []string) string {
+	for i := 0; i+1 < len(args) && i < 3; i++ {
+		if args[i] == "-name" && strings.HasPrefix(args[i+1], namePrefix) {
+			return args[i+1]
+		}
+	}
+	return ""
+}
+
+// Launch is all that decides about a VMM.
+type Launch struct {
+	Name
+	UID     int    `json:"uid"` // the VMM runs as this user and group
+	GID     int    `json:"gid"`
+	Cgroup  string `json:"cgroup"`  // "mvm-<id>", or "" for none
+	Accel   string `json:"accel"`   // AccelKVM or AccelTCG
+	TSCkHz  int    `json:"tsc_khz"` // what TCG gives guests, 0: not known
+	VCPUs   int    `json:"vcpus"`
+	MemMiB  int    `json:"mem_mib"`
+	Restore bool   `json:"restore"` // to take a device state; else it boots a kernel
+	Cmdline string `json:"cmdline"` // of the kernel
+	MAC     string `json:"mac"`     // with a TAP
+	Disks   []Disk `json:"disks"`
+
+	Files Files `json:"-"`
+	// Owner is who opened the files: the VMM's memory is taken from no other.
+	Owner Owner `json:"-"`
+}
+
+// Owner is a user with its group.
+type Owner struct{ UID, GID int }
+
+// Disk is one virtio-blk disk.
+type Disk struct {
+	Serial   string `json:"serial"`
+	ReadOnly bool   `json:"read_only"`
+}
+
+// Files are the open files of a VMM.
+type Files struct {
+	Lock, Log             *os.File // held for the VMM's life, and what QEMU says
+	Memory                *os.File // read and write, of MemMiB
+	QMP, Console, Channel *os.File // listening unix sockets
+	Kernel, Initrd        *os.File // nil: none; the kernel is nil for a restore
+	Disks                 []*os.File
+	TAP                   *os.File // nil: no network
+}
+
+// AccelKVM and AccelTCG are the accelerators.
+const (
+	AccelKVM = "kvm"
+	AccelTCG = "tcg"
+)
