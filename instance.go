@@ -86,6 +86,12 @@ type Instance struct {
 	Ready bool `json:"ready"`
 	// Integrations are as the guest said last: after a checkpoint or a restore.
 	Integrations []IntegrationState `json:"integrations,omitempty"`
+	// Suspends: its image has services that hold still before the machine does. Held:
+	// they were asked to, and are told to go on when it runs again.
+	Suspends bool `json:"suspends,omitempty"`
+	Held     bool `json:"held,omitempty"`
+	// Untold says which services could not be told of the secrets in force, and why.
+	Untold string `json:"untold,omitempty"`
 	// Problem says what is wrong with the instance; empty when nothing is.
 	Problem string `json:"problem,omitempty"`
 }

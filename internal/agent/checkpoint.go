@@ -12,6 +12,9 @@ import (
 	"mvm/internal/store"
 )
 
+// maxImageIntegrations bounds what is kept of an image's own services.
+const maxImageIntegrations = 8
+
 // checkpoint has the guest's integrations saved. A critical one that fails keeps
 // the instance awake, on record; any other is recorded and the sleep goes on.
 func (o *operation) checkpoint(ctx context.Context) error {
@@ -71,10 +74,14 @@ func (a *Agent) integrationsTime(list []mvm.Integration) time.Duration {
 // once traffic may come.
 func (o *operation) restoreIntegrations() {
 	i, list := o.inst, o.pool.Spec.Integrations
-	if len(list) == 0 {
+	if len(list) == 0 && !i.Suspends {
 		return
 	}
 	o.a.goTracked(func() {
+		if len(list) == 0 {
+			o.a.noteIntegrations(o.a.ctx, i)
+			return
+		}
 		ctx, cancel := context.WithTimeout(o.a.ctx, o.a.integrationsTime(list))
 		defer cancel()
 		resp, err := o.a.ask(ctx, i.ID, guestproto.Request{Wake: true})
@@ -104,14 +111,14 @@ func (a *Agent) noteIntegrations(ctx context.Context, i mvm.Instance) {
 	}
 }
 
-// integrationStates asks the guest how the pool's integrations are.
+// integrationStates asks the guest how the integrations of its pool and image are.
 func (a *Agent) integrationStates(ctx context.Context, i mvm.Instance) ([]mvm.IntegrationState, error) {
 	var p mvm.Pool
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		p, err = tx.Pool(i.Tenant, i.Pool)
 		return err
 	})
-	if err != nil || len(p.Spec.Integrations) == 0 {
+	if err != nil || len(p.Spec.Integrations) == 0 && !i.Suspends {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
@@ -134,6 +141,19 @@ func statesOf(list []mvm.Integration, said []guestproto.IntegrationState) []mvm.
 		if n := slices.IndexFunc(said, func(g guestproto.IntegrationState) bool { return g.Name == i.Name }); n >= 0 {
 			takeState(&s, said[n])
 		}
+		out = append(out, s)
+	}
+	return append(out, imageStates(said)...)
+}
+
+// imageStates are those of the image's own services.
+func imageStates(said []guestproto.IntegrationState) (out []mvm.IntegrationState) {
+	for _, g := range said {
+		if !g.Image || mvm.ValidateName("service", g.Name) != nil || len(out) == maxImageIntegrations {
+			continue
+		}
+		s := mvm.IntegrationState{Name: g.Name, Critical: true, Image: true}
+		takeState(&s, g)
 		out = append(out, s)
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"mvm"
+	"mvm/internal/driver/fake"
 )
 
 // crashAt makes the agent stop dead when it comes to the point: the goroutine that
@@ -30,8 +31,7 @@ func (h *host) crashAt(point string) (crashed <-chan struct{}) {
 
 // points are the named points that an operation passes when nothing goes wrong.
 func points(t *testing.T, op mvm.OpKind, prepare ...mvm.OpKind) []string {
-	h := newHost(t)
-	h.start()
+	h := suspending(t, fake.Behavior{})
 	i := h.instance()
 	for _, p := range prepare {
 		h.do(i.ID, p)
@@ -79,8 +79,7 @@ func TestCrashInEveryStep(t *testing.T) {
 }
 
 func crashOnce(t *testing.T, op mvm.OpKind, prepare []mvm.OpKind, point string, ends []mvm.State, keeps bool) {
-	h := newHost(t)
-	h.start()
+	h := suspending(t, fake.Behavior{})
 	i := h.instance()
 	boot := h.exec(i.ID, "cat", "/proc/sys/kernel/random/boot_id")
 	for _, p := range prepare {
@@ -113,6 +112,9 @@ func crashOnce(t *testing.T, op mvm.OpKind, prepare []mvm.OpKind, point string, 
 	if got.State == mvm.StateDestroyed {
 		h.wantNothing()
 		return
+	}
+	if got.State == mvm.StateRunning && (got.Held || h.held(i.ID)) {
+		t.Error("after recovery: it runs and its service holds still")
 	}
 	if keeps {
 		h.do(i.ID, mvm.OpStart)

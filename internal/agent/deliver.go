@@ -62,6 +62,9 @@ func (a *Agent) tryPush(ctx context.Context, i mvm.Instance) error {
 	if resp.ConfigureAck == nil || !resp.ConfigureAck.Success {
 		return mvm.Errorf(mvm.KindUnavailable, "update configuration of %s: the guest did not take it", i.ID)
 	}
+	if resp.ConfigureAck.Settling {
+		defer a.noteTold(i.ID)
+	}
 	return a.store.Update(func(tx *store.Tx) error {
 		now, err := tx.Instance(i.ID)
 		if err != nil {

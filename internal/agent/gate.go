@@ -39,6 +39,7 @@ func (o *operation) gate(ctx context.Context, reason string) error {
 		return mvm.Errorf(mvm.KindUnavailable, "configure guest: it has secrets generation %d, not %d", ack.Generation, cfg.Generation)
 	}
 	o.inst.SecretsGeneration, o.digest = ack.Generation, cfg.Digest
+	o.inst.Suspends, o.settling = ack.Suspends, ack.Settling
 	return o.settleClock(ctx, ack.UnixNanos, sent, got)
 }
 

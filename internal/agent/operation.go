@@ -43,6 +43,11 @@ type operation struct {
 	digest  []byte        // of the configuration that the gate gave the guest
 	tried   bool          // the driver was given the snapshot
 
+	leaseEnd time.Time // until when services hold still; zero: until they are told
+	settling bool      // the guest has services to tell of what the gate gave it
+	settled  bool      // services go on again
+	untold   string    // what they could not be told
+
 	clockSure           bool      // clock is all that the error can be, within maxClockError
 	pausedAt, resumedAt time.Time // when the vCPUs last stood still, and ran again
 }

@@ -27,8 +27,10 @@ func (o *operation) sleep(ctx context.Context) error {
 		{name: "resume", do: o.resumeForDrain},
 		{name: "fence", do: o.fence},
 		{name: "checkpoint", do: o.checkpoint},
+		{name: "suspend", do: o.suspend},
 		{name: "prepare", do: o.sleepPrep},
 		{name: "clock", do: o.rightClock},
+		{name: "renew", do: o.renewLease},
 		{name: "pause", do: o.pauseVMM},
 		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
 			undo: func(context.Context) error { return o.a.removeSnapshot(o.inst.ID, snap.ID) }},
@@ -69,8 +71,12 @@ func (o *operation) goOn(ctx context.Context) error {
 	if err == nil {
 		err = o.wakeGate(ctx)
 	}
+	if err == nil {
+		err = o.settleGuest(ctx)
+	}
 	o.restoreIntegrations()
 	return errors.Join(err, o.save(func(i *mvm.Instance) {
+		o.goesOn(i)
 		i.State, i.Op, i.Parked = mvm.StateRunning, nil, false
 		if err != nil {
 			i.Problem = clip(err.Error())
@@ -268,7 +274,9 @@ func (o *operation) warm(ctx context.Context) error {
 	err := o.run(ctx, mvm.OpWarm, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, admitWarm) }, undo: o.goOn},
 		{name: "fence", do: o.fence},
+		{name: "suspend", do: o.suspend},
 		{name: "prepare", do: o.sleepPrep},
+		{name: "renew", do: o.renewLease},
 		{name: "pause", do: o.pauseVMM},
 	})
 	if err != nil {
@@ -287,11 +295,13 @@ func (o *operation) resume(ctx context.Context) error {
 		{name: "quota", do: o.admit, undo: o.forget},
 		{name: "resume", do: o.resumeVMM, undo: o.pauseVMM},
 		{name: "gate", do: o.wakeGate},
+		{name: "settle", do: o.settleGuest},
 		{name: "open", do: func(ctx context.Context) error { return o.settleRunning(ctx, mvm.InstanceResumed) }},
 	})
 	if err != nil {
 		return err
 	}
+	o.restoreIntegrations()
 	return o.waitReady(ctx)
 }
 

@@ -88,9 +88,10 @@ func (o *operation) start(ctx context.Context, why string) error {
 // secrets that changed since the gate read them are given to it now: whoever changed
 // them saw an instance that did not run yet.
 func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
-	gen := o.inst.SecretsGeneration
+	gen, suspends := o.inst.SecretsGeneration, o.inst.Suspends
 	err := o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
-		i.SecretsGeneration = gen
+		i.SecretsGeneration, i.Suspends = gen, suspends
+		o.goesOn(i)
 		if o.bootWay == "cold" {
 			i.Ready = false
 		}

@@ -64,6 +64,7 @@ func (o *operation) restore(ctx context.Context) error {
 		{name: "consume", do: o.consume, forward: true},
 		{name: "resume", do: o.resumeVMM, forward: true},
 		{name: "gate", do: o.wakeGate, forward: true},
+		{name: "settle", do: o.settleGuest, forward: true},
 		{name: "open", do: o.openAfterRestore, forward: true},
 	})
 }

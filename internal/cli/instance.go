@@ -145,6 +145,9 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 		size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20)))
 	t.add("build", dash(i.BuildID)+" "+clip(i.Image, 19))
 	t.add("secrets", fmt.Sprintf("generation %d", i.SecretsGeneration))
+	if i.Untold != "" {
+		t.add("not told", i.Untold)
+	}
 	if i.Snapshot != nil {
 		t.add("snapshot", fmt.Sprintf("%s, %s, taken %s ago", i.Snapshot.ID, size(i.Snapshot.Bytes), a.ago(i.Snapshot.Taken)))
 	}

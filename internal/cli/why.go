@@ -56,6 +56,9 @@ func (a *app) why(i mvm.Instance, t mvm.Tenant) []string {
 		behind = fmt.Sprintf("; the tenant has %d, delivered at the next wake or rotation", t.SecretsGeneration)
 	}
 	add("secrets generation %d%s", i.SecretsGeneration, behind)
+	if i.Untold != "" {
+		add("secrets not told: %s", i.Untold)
+	}
 	for _, s := range i.Integrations {
 		add("integration %s: %s", s.Name, a.integrationText(s))
 	}

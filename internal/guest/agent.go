@@ -54,6 +54,8 @@ type Agent struct {
 	services []Service
 
 	integrations *integrations
+	suspension   *suspension
+	settler      *settler
 	worker       worker
 	shutdown     chan time.Duration // the grace of the first Shutdown
 	ending       atomic.Bool        // there was one
@@ -84,8 +86,9 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router,
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
+	a.suspension, a.settler = newSuspension(a), newSettler(a)
 	a.sup = NewSupervisor(SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log.Logger, Etc: o.Paths.Etc,
-		Secrets: o.Paths.Secrets, Console: o.Console, Changed: a.readiness})
+		Secrets: o.Paths.Secrets, Console: o.Console, Changed: a.readiness, Starting: a.settler.starts})
 	services, err := LoadServices(o.Paths.Services)
 	a.services = services
 	for _, e := range serviceErrors(err) {
@@ -142,9 +145,24 @@ func (a *Agent) readiness() {
 	if err := a.flag("worker-ready", ready); err != nil {
 		a.log.Error("write flag", "flag", "worker-ready", "error", err)
 	}
-	if ready && !a.restored && a.stopping.Err() == nil {
+	if a.stopping.Err() != nil {
+		return
+	}
+	if ready && !a.restored {
 		a.restored = true
 		a.background.Go(func() { _ = a.integrations.restore(a.stopping) })
+	}
+	if a.settler.anyDue() { // a service became ready that was not told yet
+		a.background.Go(a.settler.tellSoon)
+	}
+}
+
+// goBackground runs fn in a goroutine that Close waits for, unless it has begun.
+func (a *Agent) goBackground(fn func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stopping.Err() == nil {
+		a.background.Go(fn)
 	}
 }
 

@@ -33,6 +33,10 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 		return guestproto.Response{Status: &s}
 	case req.Fence != nil:
 		return a.answerFence(*req.Fence)
+	case req.Suspend != nil:
+		return a.answerSuspend(ctx, *req.Suspend)
+	case req.Settle:
+		return a.answerSettle(ctx)
 	}
 	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
 }
@@ -78,7 +82,24 @@ func (a *Agent) answerConfigure(ctx context.Context, c guestproto.Configure, arr
 	}
 	result := ack(err)
 	return guestproto.Response{ConfigureAck: &guestproto.ConfigureAck{Success: result.Success, Detail: result.Detail,
-		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano()}}, err
+		Generation: c.Generation, BootID: bootID, UnixNanos: time.Now().UnixNano(),
+		Suspends: a.suspension.any(), Settling: err == nil && a.beginSettling(c.Reason)}}, err
+}
+
+// beginSettling has services go on after a wake, and told of new secrets, while the
+// host does other things. It reports whether there is something to wait for.
+func (a *Agent) beginSettling(reason string) bool {
+	switch {
+	case reason != "update" && a.suspension.anyHeld():
+		a.goBackground(a.settler.wake)
+	case !a.settler.anyDue():
+		return false
+	case reason == "update":
+		a.goBackground(a.settler.tellSoon)
+	default:
+		a.goBackground(a.settler.wake)
+	}
+	return true
 }
 
 // afterConfigure does what a wake does not have to wait for.

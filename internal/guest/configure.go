@@ -139,6 +139,7 @@ func (a *Agent) configureSecrets(c guestproto.Configure) error {
 		return err
 	}
 	a.last.secrets = sum
+	a.settler.changed()
 	return nil
 }
 

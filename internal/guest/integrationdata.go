@@ -28,6 +28,7 @@ func (i *integrations) report() guestproto.IntegrationStatusReport {
 		}
 		r.Integrations = append(r.Integrations, s)
 	}
+	r.Integrations = append(r.Integrations, i.agent.suspension.report()...)
 	return r
 }
 

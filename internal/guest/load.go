@@ -122,10 +122,8 @@ func (s Service) validate() error {
 			return err
 		}
 	}
-	if s.Busy != "" {
-		if err := validateURL("busy", s.Busy); err != nil {
-			return err
-		}
+	if err := s.validateHooks(); err != nil {
+		return err
 	}
 	if s.Ready == nil {
 		return nil
@@ -133,14 +131,34 @@ func (s Service) validate() error {
 	return s.Ready.validate()
 }
 
-func (r Ready) validate() error {
-	set := 0
-	for _, is := range []bool{r.HTTP != "", r.TCP != "", r.File != "", len(r.Exec) > 0} {
-		if is {
-			set++
+// validateHooks checks by what the service is asked and told while it runs.
+func (s Service) validateHooks() error {
+	for what, url := range map[string]string{"busy": s.Busy, "suspend": s.Suspend} {
+		if url == "" {
+			continue
+		}
+		if err := validateURL(what, url); err != nil {
+			return err
 		}
 	}
-	if set != 1 {
+	if s.OnSecrets == nil {
+		return nil
+	}
+	return s.OnSecrets.validate()
+}
+
+// count returns how many hold.
+func count(those ...bool) (n int) {
+	for _, is := range those {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
+func (r Ready) validate() error {
+	if set := count(r.HTTP != "", r.TCP != "", r.File != "", len(r.Exec) > 0); set != 1 {
 		return fmt.Errorf("ready has %d of http, tcp, file and exec, want one", set)
 	}
 	if r.IntervalMS < 0 || r.IntervalMS > 60_000 || r.TimeoutSecs < 0 || r.TimeoutSecs > 24*3600 {

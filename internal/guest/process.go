@@ -177,6 +177,15 @@ func (p *Process) Signal(sig syscall.Signal) {
 	}
 }
 
+// SignalOne sends a signal to the process alone. It does nothing once it has ended.
+func (p *Process) SignalOne(sig syscall.Signal) {
+	p.owner.mu.Lock()
+	defer p.owner.mu.Unlock()
+	if p.owner.live[p.PID] == p {
+		_ = unix.Kill(p.PID, sig)
+	}
+}
+
 // lookPath finds a program as execvp does, with the PATH of env.
 func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {

@@ -2,11 +2,9 @@ package guest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"time"
 
@@ -76,19 +74,26 @@ func (u *unit) check(ctx context.Context, r Ready) error {
 
 // checkExec runs a check as the service's user; its output is dropped.
 func (u *unit) checkExec(ctx context.Context, argv []string) error {
+	_, err := u.runAs(ctx, argv)
+	return err
+}
+
+// runAs runs a command to its end as the service's user, with its environment, and
+// returns the first bytes of its output.
+func (u *unit) runAs(ctx context.Context, argv []string) (output string, err error) {
 	user, err := lookupUser(u.sup.cfg.Etc, u.def.User)
 	if err != nil {
-		return err
+		return "", err
 	}
 	env, err := u.environ(user)
 	if err != nil {
-		return err
+		return "", err
 	}
-	code, _, err := u.sup.cfg.Processes.run(ctx, Command{Argv: argv, Env: env, Dir: u.def.Dir, User: user})
+	code, output, err := u.sup.cfg.Processes.run(ctx, Command{Argv: argv, Env: env, Dir: u.def.Dir, User: user})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("%s exited with code %d", argv[0], code)
 	}
-	return err
+	return output, err
 }
 
 // maxOutput bounds what run keeps of a command's output.
@@ -128,23 +133,4 @@ func (p *Processes) run(ctx context.Context, c Command) (code int, output string
 	}
 	_ = r.SetReadDeadline(time.Now().Add(time.Second))
 	return proc.Code(), string(<-out), err
-}
-
-// httpGet gets a URL on loopback and returns the first bytes of a 2xx answer.
-func httpGet(ctx context.Context, url string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxOutput))
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = errors.New(resp.Status)
-	}
-	return body, err
 }

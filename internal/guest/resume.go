@@ -19,6 +19,9 @@ func (a *Agent) Resume(body []byte) []byte {
 	if err == nil {
 		err = a.sys.AddEntropy(r.Entropy[:])
 	}
+	if a.suspension.anyHeld() {
+		a.goBackground(a.settler.wake)
+	}
 	answer := guestproto.Resumed{Clean: err == nil}
 	if a.configuring.TryLock() {
 		answer.InForce = len(a.last.digest) > 0 && bytes.Equal(a.last.digest, r.Digest[:])

@@ -28,8 +28,25 @@ type Service struct {
 	Ready *Ready `json:"ready,omitempty"`
 	// StopGraceSecs is the time between SIGTERM and SIGKILL, default 10.
 	StopGraceSecs int `json:"stop_grace_secs,omitempty"`
-	// Busy is a URL on loopback that answers {"busy":bool} for WorkerStatus; optional.
+	// Busy is a URL on loopback that answers {"busy":bool,"reason":"…"} for
+	// WorkerStatus; optional.
 	Busy string `json:"busy,omitempty"`
+	// Suspend is a URL on loopback by which the service is asked to hold still before
+	// the machine stands still, and told to go on after; see suspension.
+	Suspend string `json:"suspend,omitempty"`
+	// OnSecrets tells the service, once it is ready, that its secrets have changed; nil:
+	// it looks by itself, or not at all.
+	OnSecrets *OnSecrets `json:"on_secrets,omitempty"`
+}
+
+// OnSecrets is a way to tell a service of changed secrets; exactly one of the first
+// three is set.
+type OnSecrets struct {
+	Signal  string   `json:"signal,omitempty"`  // to its main process: "HUP", "USR1", "USR2"
+	Command []string `json:"command,omitempty"` // argv, as the service's user, well when it exits 0
+	HTTP    string   `json:"http,omitempty"`    // URL on loopback, POSTed to, well on 2xx
+	// TimeoutSecs bounds the command or the answer, default 10, at most 60.
+	TimeoutSecs int `json:"timeout_secs,omitempty"`
 }
 
 // Ready is a readiness check; exactly one of the first four is set.

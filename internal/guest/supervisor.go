@@ -2,12 +2,14 @@ package guest
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"mvm"
@@ -51,6 +53,8 @@ type SupervisorConfig struct {
 	Console   io.Writer // what services write before they are ready goes there too
 	// Changed is called, from several goroutines, when readiness may have changed.
 	Changed func()
+	// Starting is called with the name of a service before each of its starts.
+	Starting func(name string)
 }
 
 // NewSupervisor returns a supervisor that runs nothing yet.
@@ -200,17 +204,48 @@ func (s *Supervisor) Ready() bool {
 	})
 }
 
-// BusyURLs returns the URLs that tell whether a ready service is busy.
-func (s *Supervisor) BusyURLs() []string {
+// ReadyOnes returns the definitions of the ready services that are asked for.
+func (s *Supervisor) ReadyOnes(wanted func(Service) bool) []Service {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var urls []string
+	var out []Service
 	for _, u := range s.units {
-		if u.def.Busy != "" && u.status.State == stateReady {
-			urls = append(urls, u.def.Busy)
+		if u.status.State == stateReady && wanted(u.def) {
+			out = append(out, u.def)
 		}
 	}
-	return urls
+	return out
+}
+
+// Signal sends a signal to the main process of a service, if it runs.
+func (s *Supervisor) Signal(name string, sig syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.find(name)
+	if u == nil || u.proc == nil {
+		return mvm.Errorf(mvm.KindState, "signal service %s: it does not run", name)
+	}
+	u.proc.SignalOne(sig)
+	return nil
+}
+
+// RunAs runs a command to its end as a service's user, with its environment. The
+// error has the first bytes of its output.
+func (s *Supervisor) RunAs(ctx context.Context, name string, argv []string) error {
+	s.mu.Lock()
+	u := s.find(name)
+	s.mu.Unlock()
+	if u == nil {
+		return mvm.Errorf(mvm.KindState, "run %s for service %s: it does not run", argv[0], name)
+	}
+	out, err := u.runAs(ctx, argv)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if out = strings.TrimSpace(out); err != nil && out != "" {
+		err = fmt.Errorf("%w: %s", err, clip(out))
+	}
+	return err
 }
 
 // update changes a unit's status.

@@ -32,8 +32,9 @@ type unit struct {
 	sup    *Supervisor
 	def    Service
 	status guestproto.ServiceStatus
-	after  []*unit // must be ready before this starts
-	needed []*unit // must be gone before this stops; guarded by the mutex too
+	proc   *Process // that runs; nil when none does; guarded by the mutex too
+	after  []*unit  // must be ready before this starts
+	needed []*unit  // must be gone before this stops; guarded by the mutex too
 	cancel context.CancelFunc
 	up     chan struct{} // closed when the service was ready, or done, once
 	gone   chan struct{} // closed when run has returned
@@ -106,12 +107,16 @@ func (u *unit) set(state, detail string) {
 // runOnce starts the service, waits until it ends, and returns its exit code and
 // how it ended.
 func (u *unit) runOnce(ctx context.Context) (code int, why string) {
+	if u.sup.cfg.Starting != nil {
+		u.sup.cfg.Starting(u.def.Name)
+	}
 	proc, logs, err := u.start()
 	if err != nil {
 		return 1, err.Error()
 	}
 	defer logs.finish()
-	u.sup.update(u, func(s *guestproto.ServiceStatus) { s.PID = proc.PID })
+	defer u.sup.update(u, func(*guestproto.ServiceStatus) { u.proc = nil })
+	u.sup.update(u, func(s *guestproto.ServiceStatus) { s.PID, u.proc = proc.PID, proc })
 	ready := make(chan error, 1)
 	var check sync.WaitGroup
 	defer check.Wait()

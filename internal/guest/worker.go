@@ -31,11 +31,13 @@ type worker struct {
 // URL says so or does not answer: a sleep must not cut off work that can't be seen.
 func (a *Agent) busy(ctx context.Context) (bool, string) {
 	reason := a.busyFlag()
-	for _, url := range a.sup.BusyURLs() {
+	for _, d := range a.sup.ReadyOnes(func(d Service) bool { return d.Busy != "" }) {
 		if reason != "" {
 			break
 		}
-		reason = askBusy(ctx, url)
+		if !a.suspension.isHeld(d.Name) { // it would have said so when it was asked to hold still
+			reason = askBusy(ctx, d)
+		}
 	}
 	if reason != "" {
 		a.worker.saw(time.Now())
@@ -73,23 +75,28 @@ func mtime(path string) time.Time {
 	return st.ModTime()
 }
 
-func askBusy(ctx context.Context, url string) string {
+// askBusy returns why a service is busy, "" when it is not.
+func askBusy(ctx context.Context, d Service) string {
 	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
 	defer cancel()
-	b, err := httpGet(ctx, url)
+	b, err := httpGet(ctx, d.Busy)
 	if err != nil {
-		return fmt.Sprintf("%s does not answer: %v", url, err)
+		return fmt.Sprintf("%s does not say whether it is busy: %v", d.Name, err)
 	}
 	var answer struct {
-		Busy *bool `json:"busy"`
+		Busy   *bool  `json:"busy"`
+		Reason string `json:"reason"`
 	}
 	if err := json.Unmarshal(b, &answer); err != nil || answer.Busy == nil {
-		return fmt.Sprintf("%s does not answer {\"busy\":…}", url)
+		return fmt.Sprintf("%s does not answer {\"busy\":…} at %s", d.Name, d.Busy)
 	}
-	if *answer.Busy {
-		return url + " says so"
+	switch {
+	case !*answer.Busy:
+		return ""
+	case answer.Reason == "":
+		return d.Name + " says so"
 	}
-	return ""
+	return d.Name + ": " + clip(answer.Reason)
 }
 
 func (a *Agent) workerStatus(ctx context.Context) guestproto.WorkerStatus {

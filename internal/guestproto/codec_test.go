@@ -274,7 +274,8 @@ func keyTwice(in []byte) bool {
 
 func FuzzRequest(f *testing.F) {
 	seeds(f, `"Ping"`, `{"SleepPrep":{"drain_timeout_secs":30}}`, `{"Configure":{"net":{"address":"10.0.0.1/8"}}}`,
-		`{"Exec":{"argv":["a"]}}`, `{"Fence":{"instance_id":"i-1","ip":""}}`)
+		`{"Exec":{"argv":["a"]}}`, `{"Fence":{"instance_id":"i-1","ip":""}}`, `"Settle"`,
+		`{"Suspend":{"drain_timeout_secs":30}}`)
 	f.Fuzz(fuzzMessage[guestproto.Request])
 }
 

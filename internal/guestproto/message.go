@@ -48,6 +48,8 @@ type Request struct {
 	Exec        *Exec  // the connection becomes an exec stream
 	Logs        *Logs  // the connection becomes a stream of LogLine
 	Fence       *Fence // to gateways: an instance goes to sleep or is gone
+	Suspend     *Suspend
+	Settle      bool // "Settle"
 }
 
 // Response answers a Request. Exactly one field is set.
@@ -69,6 +71,8 @@ type Response struct {
 	LogLine      *LogLine
 	LogEnd       bool // "LogEnd"
 	FenceAck     *FenceAck
+	SuspendAck   *SuspendAck
+	SettleAck    *SettleAck
 }
 
 // HostRequest is a message of port 53, from a guest. Tenant ids in it are only
@@ -132,6 +136,8 @@ type IntegrationState struct {
 	Status           json.RawMessage `json:"status"`
 	LastCheckpointAt *time.Time      `json:"last_checkpoint_at"`
 	StateSizeBytes   int64           `json:"state_size_bytes"`
+	// Image: a service of the image that can hold still, not one of the pool's.
+	Image bool `json:"image,omitempty"`
 }
 
 // CheckpointIntegrations asks for the named checkpoints to be made.
@@ -193,6 +199,10 @@ type ConfigureAck struct {
 	UnixNanos int64 `json:"unix_nanos"`
 	// BootID is the guest kernel's random boot id: the same after a wake.
 	BootID string `json:"boot_id"`
+	// Suspends: the image has services that can hold still; see Suspend. Settling: some
+	// are still to be told to go on, or of new secrets; see SettleAck.
+	Suspends bool `json:"suspends,omitempty"`
+	Settling bool `json:"settling,omitempty"`
 }
 
 // AdjustClock steps the guest's clock by the offset; 0 asks for the time only.

@@ -36,6 +36,12 @@ type Behavior struct {
 	NackWake      bool     `json:"nack_wake,omitempty"`
 	NackShutdown  string   `json:"nack_shutdown,omitempty"`
 	FailedSaves   []string `json:"failed_checkpoints,omitempty"` // integrations whose checkpoint fails
+	// Suspends: it has a service that can hold still, which the reason keeps from it.
+	Suspends    bool          `json:"suspends,omitempty"`
+	SuspendBusy string        `json:"suspend_busy,omitempty"`
+	Lease       time.Duration `json:"lease_ns,omitempty"` // for which it holds still; 0: until it is told
+	// Untold: it takes changed secrets, and its service could not be told, as this says.
+	Untold string `json:"untold,omitempty"`
 	// ClockError is added to the clock that a ConfigureAck reports.
 	ClockError time.Duration `json:"clock_error_ns,omitempty"`
 	// StaleSecrets: a ConfigureAck reports the generation before.

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type guestState struct {
 	Secrets     map[string][]byte     `json:"secrets,omitempty"`
 	Files       map[string][]byte     `json:"files,omitempty"`
 	Saved       map[string]saved      `json:"saved,omitempty"` // integrations
+	Held        bool                  `json:"held,omitempty"`  // its service holds still
 	Counter     int                   `json:"counter"`
 	Gated       bool                  `json:"gated"` // configured since the vCPUs began to run
 	Log         []guestproto.LogLine  `json:"log,omitempty"`
@@ -74,6 +76,7 @@ func (g *guestState) configure(c guestproto.Configure, b Behavior) guestproto.Co
 		detail := "no clock or less than 32 bytes of entropy at " + c.Reason
 		return guestproto.ConfigureAck{Detail: &detail, BootID: g.BootID, UnixNanos: g.now().UnixNano()}
 	}
+	told := g.Config == nil || maps.EqualFunc(g.Secrets, c.Secrets, bytes.Equal)
 	g.Secrets = maps.Clone(c.Secrets)
 	c.Secrets, c.Entropy = nil, nil
 	g.Config, g.Gated = &c, true
@@ -82,7 +85,7 @@ func (g *guestState) configure(c guestproto.Configure, b Behavior) guestproto.Co
 	}
 	g.log("mvm", "configured: "+c.Reason)
 	ack := guestproto.ConfigureAck{Success: true, Generation: c.Generation, BootID: g.BootID,
-		UnixNanos: g.now().Add(b.ClockError).UnixNano()}
+		UnixNanos: g.now().Add(b.ClockError).UnixNano(), Suspends: b.Suspends, Settling: g.Held || !told && b.Untold != ""}
 	if b.StaleSecrets {
 		ack.Generation--
 	}

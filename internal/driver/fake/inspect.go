@@ -13,6 +13,8 @@ type Guest struct {
 	// Gated: it was configured since its vCPUs began to run, by a boot or a resume.
 	Gated      bool
 	Generation int // of the secrets that it has
+	// Held: its service was asked to hold still and not told to go on.
+	Held bool
 }
 
 // OnRequest has fn called before a guest acts on a request of its channel, in the
@@ -41,7 +43,7 @@ func (h *Host) Guest(id string) (Guest, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	g := Guest{State: m.state, BootID: m.guest.BootID, Gated: m.guest.Gated}
+	g := Guest{State: m.state, BootID: m.guest.BootID, Gated: m.guest.Gated, Held: m.guest.Held}
 	if m.guest.Config != nil {
 		g.Generation = m.guest.Config.Generation
 	}

@@ -15,7 +15,7 @@ type saved struct {
 }
 
 // integrations reports every configured integration.
-func (g *guestState) integrations() *guestproto.IntegrationStatusReport {
+func (g *guestState) integrations(b Behavior) *guestproto.IntegrationStatusReport {
 	r := guestproto.IntegrationStatusReport{Integrations: []guestproto.IntegrationState{}}
 	if g.Config == nil {
 		return &r
@@ -30,6 +30,7 @@ func (g *guestState) integrations() *guestproto.IntegrationStatusReport {
 		}
 		r.Integrations = append(r.Integrations, s)
 	}
+	r.Integrations = append(r.Integrations, g.held(b)...)
 	return &r
 }
 

@@ -115,7 +115,7 @@ func (m *machine) respond(conn net.Conn, req guestproto.Request) bool {
 	b := m.host.behavior(m.spec.ID)
 	if err := m.withGuest(func(g *guestState) (change, error) {
 		resp = g.answer(req, b)
-		if req.Configure != nil || req.AdjustClock != nil || req.CheckpointIntegrations != nil || req.Wake {
+		if changesMemory(req) {
 			return inMemory, nil
 		}
 		return unchanged, nil
@@ -123,6 +123,11 @@ func (m *machine) respond(conn net.Conn, req guestproto.Request) bool {
 		return false
 	}
 	return answer(conn, resp) == nil
+}
+
+// changesMemory reports whether the request leaves something in the guest.
+func changesMemory(req guestproto.Request) bool {
+	return req.Configure != nil || req.AdjustClock != nil || req.CheckpointIntegrations != nil || req.Wake || req.Suspend != nil || req.Settle
 }
 
 // answer makes the answer of the requests that have one.
@@ -150,9 +155,13 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 		g.ClockOffset += time.Duration(req.AdjustClock.OffsetNanos)
 		return guestproto.Response{ClockAck: &guestproto.ClockAck{UnixNanos: g.now().UnixNano()}}
 	case req.IntegrationStatus:
-		return guestproto.Response{IntegrationStatusReport: g.integrations()}
+		return guestproto.Response{IntegrationStatusReport: g.integrations(b)}
 	case req.CheckpointIntegrations != nil:
 		return guestproto.Response{CheckpointResult: g.checkpoint(req.CheckpointIntegrations.Integrations, b)}
+	case req.Suspend != nil:
+		return guestproto.Response{SuspendAck: g.suspend(b)}
+	case req.Settle:
+		return guestproto.Response{SettleAck: g.settle(b)}
 	case req.Fence != nil:
 		return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: b.Active}}
 	}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// Times of services that hold still.
+const (
+	// leaseMargin is what must be left of a lease when the machine is to stand still.
+	leaseMargin = 15 * time.Second
+	// settleWait is how long traffic waits for services to go on after a wake. They are
+	// told again by the guest itself when they have not heard by then.
+	settleWait = 10 * time.Second
+	// toldWait bounds waiting for services that are told of new secrets, for the record.
+	toldWait = 150 * time.Second
+)
+
+// suspend has the services of the image that can do so hold still, so that nothing is
+// begun between here and the pause. One that is busy keeps the instance awake, on
+// record.
+func (o *operation) suspend(ctx context.Context) error {
+	if !o.inst.Suspends {
+		return nil
+	}
+	if err := o.save(func(i *mvm.Instance) { i.Held = true }); err != nil {
+		return err
+	}
+	err := o.askSuspend(ctx)
+	if ctx.Err() == nil {
+		o.a.noteIntegrations(ctx, o.inst)
+	}
+	return err
+}
+
+func (o *operation) askSuspend(ctx context.Context) error {
+	secs, began := o.pool.Spec.Policy.DrainTimeoutSeconds, time.Now()
+	if o.job.req.force {
+		secs = 0
+	}
+	call, cancel := context.WithTimeout(ctx, o.drainTimeout()+2*o.a.opt.Timeouts.Call)
+	defer cancel()
+	resp, err := o.a.ask(call, o.inst.ID, guestproto.Request{Suspend: &guestproto.Suspend{DrainTimeoutSecs: secs}})
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		o.silent = true
+		o.a.record(o.event(mvm.DrainTimedOut, clip(err.Error())))
+		return nil
+	case resp.SuspendAck == nil:
+		o.a.record(o.event(mvm.DrainTimedOut, "the guest gave another answer"))
+		return nil
+	case resp.SuspendAck.Success:
+		o.leaseEnd = time.Time{}
+		if ms := resp.SuspendAck.LeaseMS; ms > 0 {
+			o.leaseEnd = began.Add(time.Duration(ms) * time.Millisecond)
+		}
+		return nil
+	}
+	why := detail(resp.SuspendAck.Detail)
+	if o.job.req.force {
+		o.log.Warn("services do not hold still", "why", why)
+		return nil
+	}
+	o.a.record(o.event(mvm.TransitionDeferred, why))
+	return mvm.Errorf(mvm.KindPolicy, "the workload goes on, so the instance stays awake: %s", why).
+		WithFix("try again when it is idle; --force does not wait for it")
+}
+
+// renewLease has services that hold still do so for longer where little is left.
+func (o *operation) renewLease(ctx context.Context) error {
+	if o.leaseEnd.IsZero() || time.Until(o.leaseEnd) > leaseMargin {
+		return nil
+	}
+	if err := o.askSuspend(ctx); err != nil {
+		return err
+	}
+	if !o.leaseEnd.IsZero() && time.Until(o.leaseEnd) < leaseMargin && !o.job.req.force {
+		return mvm.Errorf(mvm.KindState, "services hold still for %s only, which is too short to stop the machine in", time.Until(o.leaseEnd).Round(time.Second))
+	}
+	return nil
+}
+
+// settleGuest waits until services that held still go on and know the secrets in force,
+// so that the first request finds them so. One that takes too long is not waited for.
+func (o *operation) settleGuest(ctx context.Context) error {
+	if !o.inst.Held && !o.settling {
+		return nil
+	}
+	untold, err := o.a.askSettle(ctx, o.inst.ID, settleWait)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		untold = clip(err.Error())
+		o.log.Warn("services were not seen to go on", "error", err)
+	}
+	o.settled, o.untold = true, untold
+	return nil
+}
+
+// askSettle returns what services could not be told, "" when there is nothing.
+func (a *Agent) askSettle(ctx context.Context, id string, wait time.Duration) (untold string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	resp, err := a.ask(ctx, id, guestproto.Request{Settle: true})
+	switch {
+	case err != nil:
+		return "", err
+	case resp.SettleAck == nil:
+		return "", mvm.Errorf(mvm.KindUnavailable, "settle services of %s: the guest gave another answer", id)
+	case resp.SettleAck.Success:
+		return "", nil
+	}
+	return detail(resp.SettleAck.Detail), nil
+}
+
+// goesOn puts in the record what settleGuest found.
+func (o *operation) goesOn(i *mvm.Instance) {
+	if o.settled {
+		i.Held, i.Untold = false, o.untold
+	}
+	if o.bootWay == "cold" {
+		i.Held, i.Untold = false, ""
+	}
+}
+
+// noteTold waits, beside other work, until the services of a running instance know the
+// secrets that it was given, and records what they could not be told.
+func (a *Agent) noteTold(id string) {
+	a.goTracked(func() {
+		untold, err := a.askSettle(a.ctx, id, toldWait)
+		if err == nil {
+			err = a.store.Update(func(tx *store.Tx) error {
+				i, err := tx.Instance(id)
+				if err != nil {
+					return err
+				}
+				i.Untold = untold
+				return tx.PutInstance(i)
+			})
+		}
+		if err != nil && a.ctx.Err() == nil {
+			a.log.Warn("wait until services know the secrets", "instance", id, "error", err)
+		}
+	})
+}
