@@ -62,8 +62,10 @@ type Instance struct {
 	Res     Resources  `json:"resources"`
 	Image   string     `json:"image"` // digest
 	BuildID string     `json:"build_id"`
-	Created time.Time  `json:"created"`
-	Changed time.Time  `json:"changed"` // last change of State
+	// EnvDigest names the environment that it was booted with; empty: not known.
+	EnvDigest string    `json:"env_digest,omitempty"`
+	Created   time.Time `json:"created"`
+	Changed   time.Time `json:"changed"` // last change of State
 	// Op is the operation under way, durable before it acts; nil when idle.
 	Op *Op `json:"op,omitempty"`
 	// Last tells how the instance came to its state.
@@ -132,6 +134,9 @@ type Asker string
 // AskerPolicy is the policy for idle instances: what it makes warm or puts to sleep is
 // Parked.
 const AskerPolicy Asker = "policy"
+
+// AskerReconcile is the loop that keeps the host at what its pools ask for.
+const AskerReconcile Asker = "reconcile"
 
 // Transition records how an operation went.
 type Transition struct {

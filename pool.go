@@ -361,6 +361,8 @@ type Pool struct {
 	Destroying bool `json:"destroying,omitempty"`
 	// Bound are the host addresses that Publish got; same order as Spec.Publish.
 	Bound []netip.AddrPort `json:"bound,omitempty"`
+	// Problem says what keeps the pool from being as it should; empty: nothing does.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Build is an image made for a pool.

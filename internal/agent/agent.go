@@ -73,6 +73,13 @@ type Options struct {
 	ListenHost func(path string, uid int) (net.Listener, error)
 	// Timeouts; zero fields take the defaults.
 	Timeouts Timeouts
+	// Reconcile is how often the agent looks at everything and makes it what was asked
+	// for, beside when something changes; default 30 s. Negative: it does so for those
+	// who wait (Apply), and never by itself.
+	Reconcile time.Duration
+	// Parallel bounds how many instances reconcile operates on at once, half of them
+	// of one tenant; default 8.
+	Parallel int
 }
 
 // Timeouts bound what the agent waits for.
@@ -122,6 +129,7 @@ type Agent struct {
 	quotaEvents tenantLimits
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending
+	reconciler  *reconciler
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -145,8 +153,10 @@ func New(opt Options) *Agent {
 		opt.ListenHost = listenUnix
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	return &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
+	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
 		runners: map[string]*runner{}, live: map[string]*live{}}
+	a.reconciler = newReconciler(a)
+	return a
 }
 
 // driverInfo describes the driver. It is asked each time, since a driver may find
@@ -169,6 +179,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.goTracked(a.trimEvents)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
+	a.reconciler.start()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,9 +39,13 @@ type host struct {
 	key  *secrets.Key
 	img  *fakeimage.Builder
 	pub  agent.Publisher
+	// every is how often the agent reconciles; by itself it does nothing in most tests.
+	every  time.Duration
+	listen func(string, int) (net.Listener, error)
 
 	mu   sync.Mutex
 	seam func(point string) error
+	fail func(op fake.Op, id string) error
 	a    *agent.Agent
 	st   *store.Store
 }
@@ -57,7 +62,7 @@ func newHost(t *testing.T) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(run) })
 	h := &host{t: t, dir: t.TempDir(), run: run, host: fake.NewHost(), net: fakenet.New(), key: key, img: fakeimage.New("builtin:"),
-		pub: noPublisher{}}
+		pub: noPublisher{}, every: -1}
 	t.Cleanup(h.host.Close)
 	t.Cleanup(h.stop)
 	t.Cleanup(func() {
@@ -80,9 +85,12 @@ func (h *host) start() *agent.Agent {
 		h.t.Fatal(err)
 	}
 	h.st = st
+	if h.opt.Fail == nil {
+		h.opt.Fail = h.failNow
+	}
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
-		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk,
+		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)
@@ -117,6 +125,24 @@ func (h *host) onSeam(fn func(string) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seam = fn
+}
+
+// failing has operations of the driver fail as fn says, from now on. It needs an agent
+// that was started without Fail among its options.
+func (h *host) failing(fn func(op fake.Op, id string) error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail = fn
+}
+
+func (h *host) failNow(op fake.Op, id string) error {
+	h.mu.Lock()
+	fn := h.fail
+	h.mu.Unlock()
+	if fn == nil {
+		return nil
+	}
+	return fn(op, id)
 }
 
 func makeDisk(_ context.Context, path string, mib, _ int) error {

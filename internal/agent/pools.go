@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/plan"
 	"mvm/internal/store"
 )
 
@@ -51,6 +52,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		a.quotaEvent(ctx, tenant, spec.ID, err)
 		return p, err
 	}
+	a.reconciler.changed(tenant, spec.ID)
 	return p, a.applyPublish(ctx)
 }
 
@@ -78,6 +80,9 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if err := up.Spec.Validate(); err != nil {
 			return err
 		}
+		if err := checkDisks(tx, tenant, *up.Spec); err != nil {
+			return err
+		}
 		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
 			p.Bound = nil
 		}
@@ -87,6 +92,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	if err != nil {
 		return p, err
 	}
+	a.reconciler.changed(tenant, pool)
 	if err := a.applyPublish(ctx); err != nil {
 		return p, err
 	}
@@ -94,6 +100,17 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
 	}
 	return a.Pool(ctx, tenant, pool)
+}
+
+// checkDisks refuses a spec for which a data disk would have to shrink.
+func checkDisks(tx *store.Tx, tenant string, spec mvm.PoolSpec) error {
+	instances, err := tx.Instances(tenant, spec.ID)
+	for _, i := range instances {
+		if err == nil {
+			err = plan.CheckDisk(i, spec)
+		}
+	}
+	return err
 }
 
 // Pools implements api.Service.
@@ -137,8 +154,9 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		}
 		if len(p.Builds) > 0 && p.Builds[0].Digest == b.Digest && p.Builds[0].Flake == b.Flake {
 			b = p.Builds[0]
-			return nil
+			return setPoolProblem(tx, p.Address(), "")
 		}
+		p.Problem = ""
 		p.Builds = slices.Insert(p.Builds, 0, b)
 		p.Builds = p.Builds[:min(len(p.Builds), maxBuilds)]
 		if err := tx.PutPool(p); err != nil {
@@ -146,6 +164,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		}
 		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
 	})
+	a.reconciler.changed(tenant, pool)
 	return b, err
 }
 
@@ -168,11 +187,13 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 			return err
 		}
 		p.Builds = slices.Insert(slices.Delete(p.Builds, n, n+1), 0, b)
+		p.Spec.Flake = b.Flake // or it would be built anew
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
 		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
 	})
+	a.reconciler.changed(tenant, pool)
 	return b, err
 }
 

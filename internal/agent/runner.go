@@ -46,7 +46,13 @@ type request struct {
 	// ended, for a stop that nobody asked for: the VMM that ended by itself. When the
 	// instance has another by the time, or none, there is nothing to do.
 	ended *live
+	// opened, where given, is called once the instance runs and only its services are
+	// waited for.
+	opened func()
 }
+
+// errGivenUp is the cause by which an operation gives way to a later one.
+var errGivenUp = errors.New("something else was asked for")
 
 // up reports whether the operation leads to running.
 func up(op mvm.OpKind) bool {
@@ -80,7 +86,7 @@ func (j *job) giveWay(r request) {
 	case up(r.op) && j.req.op == mvm.OpSleep:
 		j.cancel(errWakeArrived)
 	case r.op == mvm.OpDestroy, r.op == mvm.OpStop && up(j.req.op), !up(r.op) && j.waiting.Load():
-		j.cancel(mvm.Errorf(mvm.KindState, "%s was given up for %s", j.req.op, r.op))
+		j.cancel(mvm.Errorf(mvm.KindState, "%s was given up for %s: %w", j.req.op, r.op, errGivenUp))
 	}
 }
 
@@ -149,6 +155,9 @@ func (a *Agent) drainQueue(r *runner) {
 		}
 		a.mu.Unlock()
 		close(j.done)
+		if t := j.inst.Tenant; !more && t != "" {
+			a.reconciler.poke(t)
+		}
 	}
 }
 
@@ -185,6 +194,19 @@ func (p *progressFan) send(v mvm.Progress) {
 	for _, fn := range p.subs {
 		fn(v)
 	}
+}
+
+// queued returns the operation that each instance with a queue comes to in the end.
+func (a *Agent) queued() map[string]mvm.OpKind {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]mvm.OpKind, len(a.runners))
+	for id, r := range a.runners {
+		if n := len(r.jobs); n > 0 {
+			out[id] = r.jobs[n-1].req.op
+		}
+	}
+	return out
 }
 
 // Queued counts the operations of an instance that wait or are under way, and says

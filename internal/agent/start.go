@@ -67,8 +67,10 @@ func (o *operation) start(ctx context.Context, why string) error {
 		o.reason = why
 	}
 	err := o.run(ctx, mvm.OpStart, []step{
+		{name: "renew", do: o.renew},
 		{name: "quota", do: o.admit, undo: o.forget},
 		{name: "network", do: o.a.applyNetwork},
+		{name: "disk", do: o.sizeDisk},
 		{name: "generation", do: o.nextDiskGeneration},
 		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},
 		{name: "gate", do: o.bootGate},
@@ -170,6 +172,9 @@ func (o *operation) waitReady(ctx context.Context) error {
 		return nil
 	}
 	o.job.waiting.Store(true)
+	if opened := o.job.req.opened; opened != nil {
+		opened()
+	}
 	defer o.job.waiting.Store(false)
 	ctx, cancel := context.WithTimeoutCause(ctx, o.a.opt.Timeouts.Ready,
 		mvm.Errorf(mvm.KindTimeout, "services were not ready within %s", o.a.opt.Timeouts.Ready))

@@ -18,7 +18,7 @@ func (o *operation) stop(ctx context.Context) error {
 	problem := o.vmmProblem()
 	err := o.run(ctx, mvm.OpStop, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpStop, nil) }},
-		{name: "fence", do: o.fenceOnce},
+		{name: "fence", do: o.fenceForStop},
 		{name: "shutdown", do: o.shutdownGuest},
 		{name: "release", do: o.releaseVMM},
 		{name: "discard", do: o.discardMemory},
@@ -47,6 +47,15 @@ func (o *operation) vmmProblem() string {
 	default:
 	}
 	return ""
+}
+
+// fenceForStop keeps new requests away. Reconcile, which nobody waits for, lets those
+// under way end first.
+func (o *operation) fenceForStop(ctx context.Context) error {
+	if o.job.req.by == mvm.AskerReconcile && o.inst.State == mvm.StateRunning {
+		return o.fence(ctx)
+	}
+	return o.fenceOnce(ctx)
 }
 
 func (o *operation) fenceOnce(ctx context.Context) error {

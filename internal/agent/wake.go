@@ -13,6 +13,9 @@ import (
 // wake brings a sleeping instance back: from its snapshot, once more when that
 // fails before the vCPUs ran, and else by a cold boot from its disks, on record.
 func (o *operation) wake(ctx context.Context) error {
+	if why := o.outdated(); why != "" {
+		return o.bootAnew(ctx, why)
+	}
 	var why error
 	for range 2 {
 		misfit, err := o.a.snapshotFits(ctx, o.inst)

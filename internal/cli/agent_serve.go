@@ -28,6 +28,7 @@ func agentFlags() [][2]string {
 		{"key-file", "`FILE` with the master key of the secrets at rest (default /etc/mvm/master.key)"},
 		{"node-id", "`NAME` of this host (default: made once and kept)"},
 		{"dns", "`ADDRESSES` of the resolvers of the guests, with commas (default: the host's)"},
+		{"reconcile-interval", "`SECONDS` between looks at everything that was asked for (default 30)"},
 		{"api-listen", "`ADDRESS:PORT` of the API for other machines, over mutual TLS (default: none)"},
 		{"cert-dir", "`FOLDER` with the certificates of that API (default /etc/mvm/certs)"},
 		{"trust-domain", "`NAME` that the identities in certificates begin with (default mvm)"},

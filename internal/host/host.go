@@ -115,7 +115,7 @@ func newAgent(o cli.ServeOptions, st *store.Store, p parts, m agent.Metrics, sea
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, Reconcile: o.Reconcile.Interval,
 	}), nil
 }
 

@@ -20,6 +20,7 @@ type AgentConfig struct {
 	LogFormat   string       // "text" or "json"
 	DNS         []netip.Addr // resolvers of the guests; empty: the host's
 	Remote      RemoteConfig // the API for other machines
+	Reconcile   ReconcileConfig
 
 	MetricsListen string // address and port for Prometheus; empty: not served
 
@@ -73,6 +74,7 @@ func agentKeys() []agentKey {
 		{name: "dns", value: "", check: validResolvers},
 		{name: "metrics_listen", value: "", check: validListen},
 	}
+	keys = append(keys, reconcileKeys()...)
 	return append(keys, remoteKeys()...)
 }
 

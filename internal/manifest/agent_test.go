@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -33,7 +34,8 @@ func TestAgentDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
-			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults}
+			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults,
+			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -53,6 +55,7 @@ node_id = "node-1"
 api_listen = ":7443"
 cert_hours = 12
 api_rate = 4
+reconcile_interval = 5
 `)
 	got, err := manifest.LoadAgentConfig(manifest.AgentSources{
 		File:   file,
@@ -64,7 +67,8 @@ api_rate = 4
 	}
 	want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", SocketGroup: "mvm", DataDir: "/srv/env", RunDir: "/run/mvm", Driver: "qemu",
 		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
-		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults}
+		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults,
+		Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second}}
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -18,7 +18,7 @@ func (f *filler) fillRunning(spec mvm.PoolSpec) {
 func (f *filler) oneRunning(spec mvm.PoolSpec, reason string) bool {
 	for _, i := range f.model.spares(spec, mvm.StateWarm) {
 		if f.model.denied(i.res, true) == "" {
-			f.operate(i, mvm.OpResume, mvm.StateRunning, reason)
+			f.operate(spec, i, mvm.OpResume, mvm.StateRunning, reason)
 			return true
 		}
 	}
@@ -30,9 +30,9 @@ func (f *filler) oneRunning(spec mvm.PoolSpec, reason string) bool {
 		{mvm.OpStart, []mvm.State{mvm.StateStopped, mvm.StateReady, mvm.StateCreated}},
 	} {
 		for _, i := range f.model.spares(spec, way.states...) {
-			denied := f.model.denied(i.res, false)
+			denied := f.model.deniedRise(i, spec.Resources)
 			if denied == "" {
-				f.operate(i, way.op, mvm.StateRunning, reason)
+				f.operate(spec, i, way.op, mvm.StateRunning, reason)
 				return true
 			}
 			f.deny(spec, mvm.StateRunning, denied)
@@ -51,7 +51,7 @@ func (f *filler) fillWarm(spec mvm.PoolSpec) {
 		running := f.model.spares(spec, mvm.StateRunning)
 		switch {
 		case f.surplus(spec).Running > 0 && len(running) > 0 && !spec.Pinned:
-			f.operate(running[len(running)-1], mvm.OpWarm, mvm.StateWarm, reason)
+			f.operate(spec, running[len(running)-1], mvm.OpWarm, mvm.StateWarm, reason)
 		case !f.raise(spec, mvm.OpWarm, mvm.StateWarm, reason):
 			return
 		}
@@ -73,7 +73,7 @@ func (f *filler) raise(spec mvm.PoolSpec, op mvm.OpKind, to mvm.State, reason st
 		idle = nil
 	}
 	for _, i := range idle {
-		denied := f.model.denied(i.res, false)
+		denied := f.model.deniedRise(i, spec.Resources)
 		if denied != "" {
 			f.deny(spec, to, denied)
 			continue
@@ -82,8 +82,8 @@ func (f *filler) raise(spec mvm.PoolSpec, op mvm.OpKind, to mvm.State, reason st
 		if i.state == mvm.StateSleeping {
 			up = mvm.OpWake
 		}
-		f.operate(i, up, mvm.StateRunning, reason)
-		f.operate(i, op, to, reason)
+		f.operate(spec, i, up, mvm.StateRunning, reason)
+		f.operate(spec, i, op, to, reason)
 		return true
 	}
 	return f.create(spec, to)
@@ -94,7 +94,7 @@ func (f *filler) fillSleeping(spec mvm.PoolSpec) {
 	for f.deficit(spec).Sleeping > 0 {
 		reason := f.has(spec, mvm.StateSleeping)
 		if i := f.excess(spec); i != nil {
-			f.operate(i, mvm.OpSleep, mvm.StateSleeping, reason)
+			f.operate(spec, i, mvm.OpSleep, mvm.StateSleeping, reason)
 		} else if !f.raise(spec, mvm.OpSleep, mvm.StateSleeping, reason) {
 			return
 		}
@@ -121,7 +121,7 @@ func (f *filler) excess(spec mvm.PoolSpec) *instance {
 // trim puts to sleep what is too much in memory, newest first.
 func (f *filler) trim(spec mvm.PoolSpec) {
 	for i := f.excess(spec); i != nil; i = f.excess(spec) {
-		f.operate(i, mvm.OpSleep, mvm.StateSleeping, "more than the desired "+f.wanted(spec, i.state))
+		f.operate(spec, i, mvm.OpSleep, mvm.StateSleeping, "more than the desired "+f.wanted(spec, i.state))
 	}
 }
 

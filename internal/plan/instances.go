@@ -2,7 +2,9 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"mvm"
 )
@@ -13,13 +15,22 @@ type filler struct {
 	model *model
 	// short says of a pool and state what keeps it from having all that it should.
 	short map[string]string
+	// renewed are the instances that are restarted, or are left as they are.
+	renewed map[string]bool
+	left    map[string]string // by id: why an instance that is behind is not restarted
 }
 
 // instances plans until nothing changes: a pool may use what another gave up. Every
 // pass but the last brings some pool nearer to its counts, so there are few; the
 // bound is for safety.
 func (m *maker) instances(specs []mvm.PoolSpec, opts Options) {
-	f := &filler{maker: m, model: newModel(m.observed, m.quota())}
+	f := &filler{maker: m, model: newModel(m.observed, m.quota()), renewed: map[string]bool{}, left: map[string]string{}}
+	if m.desired.Tenant.Pinned { // nothing of it is stopped by itself
+		specs = slices.Clone(specs)
+		for n := range specs {
+			specs[n].Pinned = true
+		}
+	}
 	if named := m.named(); opts.Prune {
 		for id := range m.pools {
 			if !named[id] {
@@ -31,6 +42,9 @@ func (m *maker) instances(specs []mvm.PoolSpec, opts Options) {
 		before := len(m.plan.Steps)
 		f.short = map[string]string{}
 		f.pass(specs)
+		if len(m.plan.Steps) == before {
+			f.renew(specs) // a smaller size may leave room for others
+		}
 		if len(m.plan.Steps) == before {
 			break
 		}
@@ -81,11 +95,34 @@ func (f *filler) has(spec mvm.PoolSpec, s mvm.State) string {
 	return fmt.Sprintf("%d of %d %s", *field(&t.spare, s)+*field(&t.held, s), *field(&spec.Desired, s), s)
 }
 
-func (f *filler) operate(i *instance, op mvm.OpKind, to mvm.State, reason string) {
-	i.state, i.parked = to, false
-	target := f.address(i.pool)
-	target.Instance = i.id
-	f.add(Step{Kind: Operate, Target: target, Op: op, Reason: reason})
+func (f *filler) operate(spec mvm.PoolSpec, i *instance, op mvm.OpKind, to mvm.State, reason string) {
+	s := Step{Kind: Operate, Target: f.address(i.pool), Op: op, Reason: reason}
+	s.Target.Instance = i.id
+	if op == mvm.OpWarm || op == mvm.OpSleep {
+		s.After, s.Limit = f.earliest(spec, i)
+	}
+	if !s.After.IsZero() { // it holds what it has until then
+		i.holds, i.spare, i.held = i.state, false, true
+	}
+	if op == mvm.OpStart || op == mvm.OpWake {
+		i.res = spec.Resources
+	}
+	i.state, i.parked, i.since = to, false, time.Time{}
+	f.add(s)
+}
+
+// earliest is when the minimum time of the instance in its state ends, zero when it
+// has ended.
+func (f *filler) earliest(spec mvm.PoolSpec, i *instance) (time.Time, string) {
+	limit, secs := "min_running_seconds", spec.Policy.MinRunningSeconds
+	if i.state == mvm.StateWarm {
+		limit, secs = "min_warm_seconds", spec.Policy.MinWarmSeconds
+	}
+	end := i.since.Add(time.Duration(secs) * time.Second)
+	if i.since.IsZero() || !i.state.HoldsMemory() || !end.After(f.observed.Now) {
+		return time.Time{}, ""
+	}
+	return end, limit
 }
 
 // create makes an instance and brings it to the state, and says whether it may.
@@ -109,6 +146,9 @@ func (f *filler) deny(spec mvm.PoolSpec, s mvm.State, why string) {
 
 // notes tell what stays short of what is desired, or beyond it.
 func (f *filler) notes(specs []mvm.PoolSpec) {
+	for _, id := range slices.Sorted(maps.Keys(f.left)) {
+		f.note("%s", f.left[id])
+	}
 	for _, spec := range specs {
 		for _, s := range []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping} {
 			if why := f.short[spec.ID+" "+string(s)]; why != "" && *field(ptr(f.deficit(spec)), s) > 0 {

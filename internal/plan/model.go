@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"mvm"
 )
@@ -24,6 +26,10 @@ type instance struct {
 	spare   bool // without a key, an override or an operation: may be changed
 	held    bool // counted, and not to be changed: a user's, or busy
 	parked  bool // put to rest because it was idle: it may stand for one in memory
+	wanted  bool // a request woke it: it may stand for any, and the policy puts it to rest
+	// holds is what it holds of the quota while that is more than what state does.
+	holds mvm.State
+	since time.Time // it is in state; zero once a step has changed it
 }
 
 func newModel(o Observed, quota mvm.Quota) *model {
@@ -32,14 +38,44 @@ func newModel(o Observed, quota mvm.Quota) *model {
 		if i.State == mvm.StateDestroyed || i.Op != nil && i.Op.Kind == mvm.OpDestroy {
 			continue
 		}
-		busy := i.Op != nil || i.ManualOverrideUntil.After(o.Now)
-		m.instances = append(m.instances, &instance{id: i.ID, pool: i.Pool, state: heading(i), res: i.Res,
-			created: i.Created.UnixNano(), spare: i.Key == "" && !busy, held: i.Key != "" || busy, parked: parked(i)})
+		m.instances = append(m.instances, newInstance(i, o))
 	}
 	slices.SortStableFunc(m.instances, func(a, b *instance) int {
 		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.id, b.id))
 	})
 	return m
+}
+
+func newInstance(i mvm.Instance, o Observed) *instance {
+	way, underWay := o.UnderWay[i.ID]
+	busy := i.Op != nil || i.ManualOverrideUntil.After(o.Now) || underWay
+	m := &instance{id: i.ID, pool: i.Pool, state: heading(i), res: i.Res, created: i.Created.UnixNano(), since: i.Changed, parked: parked(i)}
+	if underWay {
+		m.state = way.To
+	}
+	m.wanted = i.Key == "" && !busy && !m.parked && woken(i)
+	m.held = i.Key != "" || busy || m.wanted
+	m.spare = !m.held
+	switch {
+	case way.Runs:
+		m.holds = mvm.StateRunning
+	case i.State.HoldsMemory() && m.state != i.State:
+		m.holds = i.State
+	}
+	return m
+}
+
+// woken reports whether the instance is in memory because a request asked for it.
+func woken(i mvm.Instance) bool {
+	if !i.State.HoldsMemory() || i.Last == nil {
+		return false
+	}
+	switch i.Last.Op {
+	case mvm.OpStart, mvm.OpResume, mvm.OpWake:
+		by := string(i.Last.By)
+		return strings.HasPrefix(by, "gateway:") || strings.HasPrefix(by, "publish:")
+	}
+	return false
 }
 
 // heading is the state that the instance has once its operation is done.
@@ -95,14 +131,14 @@ func field(c *mvm.Counts, s mvm.State) *int {
 func (m *model) usage() (u mvm.Usage) {
 	for _, i := range m.instances {
 		u.DiskMiB += i.res.DataDiskMiB
-		if i.state.HoldsMemory() {
+		if i.state.HoldsMemory() || i.holds.HoldsMemory() {
 			u.VCPUs += i.res.VCPUs
 			u.MemMiB += i.res.MemMiB
 		}
-		switch i.state {
-		case mvm.StateRunning:
+		if i.state == mvm.StateRunning || i.holds == mvm.StateRunning {
 			u.Running++
-		case mvm.StateWarm:
+		}
+		if i.state == mvm.StateWarm || i.holds == mvm.StateWarm {
 			u.Warm++
 		}
 	}

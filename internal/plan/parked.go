@@ -19,15 +19,19 @@ type tally struct {
 }
 
 // tally counts the pool's instances: those that may be changed, and those that are
-// held by their user, an override or an operation. Parked ones fill what is missing
+// held by their user, an override or an operation, or because a request woke them.
+// Parked ones fill what is missing
 // of the running and then of the warm, those that are warm and the oldest first; the
 // others of them count as what they are.
 func (m *model) tally(spec mvm.PoolSpec) tally {
 	t := tally{stands: map[*instance]bool{}}
 	resting := map[mvm.State][]*instance{}
+	var woken []*instance
 	for _, i := range m.instances {
 		switch {
 		case i.pool != spec.ID || !i.spare && !i.held:
+		case i.wanted:
+			woken = append(woken, i)
 		case i.parked && i.state != mvm.StateRunning:
 			resting[i.state] = append(resting[i.state], i)
 		default:
@@ -39,7 +43,22 @@ func (m *model) tally(spec mvm.PoolSpec) tally {
 			t.addResting(i, spec.Desired)
 		}
 	}
+	for range woken {
+		t.addWoken(spec.Desired)
+	}
 	return t
+}
+
+// addWoken counts one that a request woke for whatever is missing: it was one of the
+// running, warm or sleeping before.
+func (t *tally) addWoken(desired mvm.Counts) {
+	for _, as := range []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping} {
+		if n := field(&t.held, as); *n+*field(&t.spare, as) < *field(&desired, as) {
+			*n++
+			return
+		}
+	}
+	t.held.Running++
 }
 
 func (t *tally) addResting(i *instance, desired mvm.Counts) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,20 +20,14 @@ func Make(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 	if err := d.Validate(); err != nil {
 		return Plan{}, err
 	}
-	m := &maker{desired: d, observed: o, pools: map[string]mvm.Pool{}}
-	for _, p := range o.Pools {
-		m.pools[p.Spec.ID] = p
-	}
-	if err := m.check(opts); err != nil {
+	m := newMaker(d, o)
+	if err := errors.Join(m.check(opts), m.checkDisks()); err != nil {
 		return Plan{}, err
 	}
 	m.tenant()
 	m.secrets()
 	m.prune(opts)
-	specs := slices.Clone(d.Pools)
-	slices.SortStableFunc(specs, func(a, b mvm.PoolSpec) int {
-		return cmp.Or(cmp.Compare(a.Role.Priority(), b.Role.Priority()), cmp.Compare(a.ID, b.ID))
-	})
+	specs := inRoleOrder(d.Pools)
 	for _, spec := range specs {
 		m.pool(spec)
 	}
@@ -43,8 +38,21 @@ func Make(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 type maker struct {
 	desired  mvm.Deployment
 	observed Observed
-	pools    map[string]mvm.Pool // observed, by id
+	pools    map[string]mvm.Pool     // observed, by id
+	there    map[string]mvm.Instance // observed, by id
+	builds   map[string]bool         // pools whose image a step builds
 	plan     Plan
+}
+
+func newMaker(d mvm.Deployment, o Observed) *maker {
+	m := &maker{desired: d, observed: o, pools: map[string]mvm.Pool{}, there: map[string]mvm.Instance{}, builds: map[string]bool{}}
+	for _, p := range o.Pools {
+		m.pools[p.Spec.ID] = p
+	}
+	for _, i := range o.Instances {
+		m.there[i.ID] = i
+	}
+	return m
 }
 
 func (m *maker) add(s Step) { m.plan.Steps = append(m.plan.Steps, s) }
@@ -173,14 +181,25 @@ func (m *maker) pool(spec mvm.PoolSpec) {
 			m.add(Step{Kind: UpdatePool, Target: target, Reason: "changed: " + strings.Join(changed, ", "), Pool: &spec})
 		}
 	}
+	m.build(spec)
+}
+
+// build plans the pool's image.
+func (m *maker) build(spec mvm.PoolSpec) {
+	have := m.pools[spec.ID]
+	reason := ""
 	switch {
 	case len(have.Builds) == 0:
-		m.add(Step{Kind: BuildPool, Target: target, Reason: "it has no image yet: " + spec.Flake})
+		reason = "it has no image yet: " + spec.Flake
 	case have.Builds[0].Flake != spec.Flake:
-		m.add(Step{Kind: BuildPool, Target: target, Reason: "its image is " + have.Builds[0].Flake + ", not " + spec.Flake})
+		reason = "its image is " + have.Builds[0].Flake + ", not " + spec.Flake
 	case m.observed.Stale != nil && m.observed.Stale(have):
-		m.add(Step{Kind: BuildPool, Target: target, Reason: "what " + spec.Flake + " is made of has changed"})
+		reason = "what " + spec.Flake + " is made of has changed"
+	default:
+		return
 	}
+	m.builds[spec.ID] = true
+	m.add(Step{Kind: BuildPool, Target: m.address(spec.ID), Reason: reason})
 }
 
 // changes returns the names of the fields in which the specs differ, as a pool's

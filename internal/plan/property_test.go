@@ -60,7 +60,7 @@ func drawWorld(t *rapid.T) *world {
 			continue
 		}
 		spec := drawSpec(t, id)
-		w.pools[id] = &mvm.Pool{Tenant: "acme", Spec: spec, Builds: []mvm.Build{{Flake: spec.Flake}}}
+		w.pools[id] = &mvm.Pool{Tenant: "acme", Spec: spec, Builds: []mvm.Build{{Flake: spec.Flake, Digest: "sha256:" + spec.Flake}}}
 		for range rapid.IntRange(0, 8).Draw(t, "instances") {
 			w.drawInstance(t, spec)
 		}
@@ -70,7 +70,7 @@ func drawWorld(t *rapid.T) *world {
 
 func (w *world) drawInstance(t *rapid.T, spec mvm.PoolSpec) {
 	n := len(w.instances) + 1
-	i := &mvm.Instance{ID: fmt.Sprintf("i-%08x", n), Tenant: "acme", Pool: spec.ID, Res: spec.Resources,
+	i := &mvm.Instance{ID: fmt.Sprintf("i-%08x", n), Tenant: "acme", Pool: spec.ID, Res: spec.Resources, Image: "sha256:" + spec.Flake,
 		Created: now.Add(-time.Duration(rapid.IntRange(0, 5).Draw(t, "age")) * time.Hour),
 		State: rapid.SampledFrom([]mvm.State{mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping,
 			mvm.StateStopped}).Draw(t, "state")}
@@ -87,12 +87,26 @@ func (w *world) drawInstance(t *rapid.T, spec mvm.PoolSpec) {
 	w.instances[i.ID] = i
 }
 
+// keepDisks has most deployments ask for disks that are no smaller than those there.
+func (w *world) keepDisks(t *rapid.T, d mvm.Deployment) {
+	if rapid.IntRange(0, 9).Draw(t, "shrinks") == 0 {
+		return
+	}
+	for n := range d.Pools {
+		if p := w.pools[d.Pools[n].ID]; p != nil {
+			disk := &d.Pools[n].Resources.DataDiskMiB
+			*disk = max(*disk, p.Spec.Resources.DataDiskMiB)
+		}
+	}
+}
+
 // The promises of Make on any tenant and deployment: its steps can be taken in
 // their order without passing a quota, they leave alone what must be, and after
 // them there is nothing to do.
 func TestPlanProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, d := drawWorld(t), drawDeployment(t)
+		w.keepDisks(t, d)
 		opts := plan.Options{Prune: rapid.Bool().Draw(t, "prune")}
 		before := w.observed()
 		p, err := plan.Make(d, before, opts)
@@ -120,6 +134,7 @@ func TestPlanProperties(t *testing.T) {
 func TestPlanIsTakenUp(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, d := drawWorld(t), drawDeployment(t)
+		w.keepDisks(t, d)
 		p, err := plan.Make(d, w.observed(), plan.Options{})
 		if err != nil || len(p.Steps) == 0 {
 			return
@@ -131,13 +146,13 @@ func TestPlanIsTakenUp(t *testing.T) {
 		}
 		w.run(t, d, plan.Options{})
 		if again, err := plan.Make(d, w.observed(), plan.Options{}); err != nil || len(again.Steps) != 0 {
-			t.Fatalf("still to do: %v %v", again.Display(), err)
+			t.Fatalf("after %+v\nof %v %v, still to do: %v %v", w.instances, p.Display(), p.Notes, again.Display(), err)
 		}
 	})
 }
 
 var order = map[plan.Kind]int{plan.CreateTenant: 0, plan.UpdateTenant: 0, plan.SetSecrets: 1, plan.DestroyPool: 2,
-	plan.CreatePool: 3, plan.UpdatePool: 3, plan.BuildPool: 3, plan.Operate: 4, plan.CreateInstance: 4}
+	plan.CreatePool: 3, plan.UpdatePool: 3, plan.BuildPool: 3, plan.Operate: 4, plan.CreateInstance: 4, plan.Restart: 4}
 
 func checkOrder(t *rapid.T, p plan.Plan) {
 	last, role := 0, 0
@@ -166,10 +181,13 @@ func checkLeftAlone(t *rapid.T, p plan.Plan, before plan.Observed, d mvm.Deploym
 		there[i.ID] = i
 	}
 	for _, s := range p.Steps {
+		i, spec := there[s.Target.Instance], specs[s.Target.Pool]
+		if s.Kind == plan.Restart && (i.Op != nil || i.ManualOverrideUntil.After(now) || spec.Critical || d.Tenant.Pinned) {
+			t.Fatalf("%v touches %+v", s, i)
+		}
 		if s.Kind != plan.Operate {
 			continue
 		}
-		i, spec := there[s.Target.Instance], specs[s.Target.Pool]
 		started := false
 		for _, o := range p.Steps {
 			started = started || o.Kind == plan.Operate && o.Target == s.Target && o.Op == mvm.OpStart
@@ -181,7 +199,7 @@ func checkLeftAlone(t *rapid.T, p plan.Plan, before plan.Observed, d mvm.Deploym
 			t.Fatalf("%v: the pool is not in the deployment", s)
 		case i.Key != "", i.Op != nil, i.ManualOverrideUntil.After(now), spec.Critical:
 			t.Fatalf("%v touches %+v", s, i)
-		case spec.Pinned && (s.Op == mvm.OpWarm || s.Op == mvm.OpSleep) && !started:
+		case (spec.Pinned || d.Tenant.Pinned) && (s.Op == mvm.OpWarm || s.Op == mvm.OpSleep) && !started:
 			t.Fatalf("%v: the pool is pinned", s)
 		case i.Parked && (s.Op == mvm.OpWake || s.Op == mvm.OpResume):
 			t.Fatalf("%v: it was parked because it was idle", s)

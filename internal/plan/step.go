@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"time"
 
 	"mvm"
@@ -20,6 +21,7 @@ const (
 	BuildPool      Kind = "build"           // makes the pool's image
 	Operate        Kind = "operate"         // Op on the instance that Target names
 	CreateInstance Kind = "create-instance" // makes an instance of the pool that Target names and brings it to To
+	Restart        Kind = "restart"         // has the instance that Target names stop and start with what its pool says now, and brings it to To
 )
 
 // Step is one thing to do. Fields beside Kind, Target and Reason are set as the
@@ -35,6 +37,9 @@ type Step struct {
 	Pool    *mvm.PoolSpec
 	Op      mvm.OpKind
 	To      mvm.State // running, warm or sleeping
+	// After is the end of the minimum time that the step has to wait for; Limit names it.
+	After time.Time
+	Limit string
 }
 
 // Display is the step as people see it. It holds no secret.
@@ -50,7 +55,20 @@ func (s Step) Display() mvm.PlanStep {
 	case Operate:
 		action = string(s.Op)
 	}
-	return mvm.PlanStep{Action: action, Target: s.Target.String(), Reason: s.Reason}
+	reason := s.Reason
+	if !s.After.IsZero() {
+		reason += fmt.Sprintf("; not before %s (%s)", s.After.Format(time.RFC3339), s.Limit)
+	}
+	return mvm.PlanStep{Action: action, Target: s.Target.String(), Reason: reason}
+}
+
+// OfRecord reports that the step changes what is asked for; the others make it so.
+func (s Step) OfRecord() bool {
+	switch s.Kind {
+	case CreateTenant, UpdateTenant, SetSecrets, CreatePool, UpdatePool, DestroyPool:
+		return true
+	}
+	return false
 }
 
 // Plan is what Make found.
@@ -79,8 +97,17 @@ type Observed struct {
 	// Stale reports whether a build of the pool's present reference would give
 	// another image than its newest build; nil means no.
 	Stale func(mvm.Pool) bool
-	// Now ends manual overrides.
+	// UnderWay has the instances that somebody is about to bring to another state: they
+	// count as if they had it, and are not to be changed.
+	UnderWay map[string]Way
+	// Now ends manual overrides and minimum times.
 	Now time.Time
+}
+
+// Way is where an instance is going.
+type Way struct {
+	To   mvm.State
+	Runs bool // it runs meanwhile, whatever it ends as
 }
 
 // Options change what Make does.

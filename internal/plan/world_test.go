@@ -92,7 +92,7 @@ func (w *world) apply(s plan.Step) error {
 		return w.putPool(s)
 	case plan.BuildPool:
 		p := w.pools[s.Target.Pool]
-		p.Builds = slices.Insert(p.Builds, 0, mvm.Build{Flake: p.Spec.Flake})
+		p.Builds = slices.Insert(p.Builds, 0, mvm.Build{Flake: p.Spec.Flake, Digest: "sha256:" + p.Spec.Flake})
 	case plan.DestroyPool:
 		delete(w.pools, s.Target.Pool)
 		maps.DeleteFunc(w.instances, func(_ string, i *mvm.Instance) bool { return i.Pool == s.Target.Pool })
@@ -100,6 +100,14 @@ func (w *world) apply(s plan.Step) error {
 		return w.operate(s.Target.Instance, s.Op)
 	case plan.CreateInstance:
 		return w.create(s)
+	case plan.Restart:
+		before := w.usage()
+		i := w.instances[s.Target.Instance]
+		if i == nil || !i.State.HoldsMemory() || i.State != s.To {
+			return fmt.Errorf("restart of %+v to %s", i, s.To)
+		}
+		w.boot(i)
+		return w.over(before)
 	default:
 		return fmt.Errorf("kind %q is unknown", s.Kind)
 	}
@@ -152,8 +160,20 @@ func (w *world) operate(id string, op mvm.OpKind) error {
 		return fmt.Errorf("%s of %q: %+v", op, id, i)
 	}
 	before := w.usage()
+	if op == mvm.OpStart || op == mvm.OpWake {
+		w.boot(i)
+	}
 	i.State, i.Parked = way.to, false
 	return w.over(before)
+}
+
+// boot gives the instance what its pool says now.
+func (w *world) boot(i *mvm.Instance) {
+	p := w.pools[i.Pool]
+	i.Res, i.EnvDigest = p.Spec.Resources, mvm.EnvDigest(p.Spec.Env)
+	if len(p.Builds) > 0 {
+		i.Image = p.Builds[0].Digest
+	}
 }
 
 func (w *world) create(s plan.Step) error {
@@ -165,7 +185,7 @@ func (w *world) create(s plan.Step) error {
 	w.made++
 	id := fmt.Sprintf("i-%08x", 0xf0000000+w.made)
 	w.instances[id] = &mvm.Instance{ID: id, Tenant: w.tenant.ID, Pool: p.Spec.ID, Role: p.Spec.Role, State: mvm.StateReady,
-		Res: p.Spec.Resources, Created: now.Add(time.Duration(w.made) * time.Second)}
+		Res: p.Spec.Resources, Image: p.Builds[0].Digest, Created: now.Add(time.Duration(w.made) * time.Second)}
 	n := 0
 	for _, i := range w.instances {
 		if i.Pool == p.Spec.ID {
@@ -224,7 +244,7 @@ func (w *world) with(t testing.TB, pool string, states ...mvm.State) {
 	for _, s := range states {
 		n := len(w.instances) + 1
 		id := fmt.Sprintf("i-%08x", n)
-		w.instances[id] = &mvm.Instance{ID: id, Tenant: w.tenant.ID, Pool: pool, State: s, Res: mvm.DefaultResources(),
+		w.instances[id] = &mvm.Instance{ID: id, Tenant: w.tenant.ID, Pool: pool, State: s, Res: w.pools[pool].Spec.Resources, Image: w.pools[pool].Builds[0].Digest,
 			Created: now.Add(time.Duration(n-1000) * time.Hour)}
 	}
 }

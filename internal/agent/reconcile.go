@@ -1,0 +1,153 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// The defaults of the reconcile loop.
+const (
+	defaultReconcile = 30 * time.Second
+	defaultParallel  = 8
+	passWorkers      = 4
+	parallelBuilds   = 2
+	// passShare bounds the loop's part of a processor: after a pass over a tenant that
+	// took d, the next waits for passShare times d.
+	passShare = 10
+)
+
+// reconciler keeps every tenant at what its record and its pools ask for. It is level
+// triggered: something that may matter puts the tenant into the queue, and a pass
+// reads all of the tenant, plans, and begins what there is to do. Nothing waits within
+// a pass: what is under way is known by its object (an instance, or a pool), counts as
+// if it were done, and its end is cause for another pass.
+//
+// One pass over a tenant runs at a time, and Apply's changes are between two of them.
+type reconciler struct {
+	a         *Agent
+	every     time.Duration // negative: only who waits (Apply) has passes made
+	queue     dueQueue
+	slots     chan struct{} // instances that are operated on
+	builds    chan struct{}
+	perTenant int
+
+	mu      sync.Mutex
+	objects map[string]*object
+	waiters map[*waiter]bool
+	// deferrals are until when instances have to wait for a minimum time, to tell of it once.
+	deferrals map[string]time.Time
+}
+
+func newReconciler(a *Agent) *reconciler {
+	r := &reconciler{a: a, every: a.opt.Reconcile, objects: map[string]*object{}, waiters: map[*waiter]bool{}, deferrals: map[string]time.Time{}}
+	if r.every == 0 {
+		r.every = defaultReconcile
+	}
+	n := a.opt.Parallel
+	if n == 0 {
+		n = defaultParallel
+	}
+	r.slots, r.builds, r.perTenant = make(chan struct{}, n), make(chan struct{}, parallelBuilds), max(1, n/2)
+	return r
+}
+
+// start begins the loop; it ends with the agent.
+func (r *reconciler) start() {
+	if r.every < 0 {
+		return
+	}
+	for range passWorkers {
+		r.a.goTracked(r.work)
+	}
+	r.a.goTracked(r.resync)
+}
+
+// poke says that something of the tenant changed.
+func (r *reconciler) poke(tenant string) { r.pokeAt(tenant, time.Time{}) }
+
+// pokeAt has a pass over the tenant made at the time.
+func (r *reconciler) pokeAt(tenant string, at time.Time) {
+	if r.every >= 0 {
+		r.queue.add(tenant, at)
+	}
+}
+
+// resync puts every tenant into the queue, now and at the interval: a pass then finds
+// what nobody told of.
+func (r *reconciler) resync() {
+	tick := time.NewTicker(r.every)
+	defer tick.Stop()
+	for {
+		tenants, err := r.a.Tenants(r.a.ctx)
+		if err != nil {
+			r.a.log.Error("list tenants to reconcile", "error", err)
+		}
+		for _, t := range tenants {
+			r.poke(t.ID)
+		}
+		select {
+		case <-tick.C:
+		case <-r.a.ctx.Done():
+			return
+		}
+	}
+}
+
+// work makes the passes that are due until the agent ends.
+func (r *reconciler) work() {
+	for {
+		tenant, ok := r.queue.next(r.a.ctx)
+		if !ok {
+			return
+		}
+		r.workOn(tenant)
+	}
+}
+
+func (r *reconciler) workOn(tenant string) {
+	began := time.Now()
+	defer func() {
+		now := time.Now()
+		r.queue.done(tenant, now.Add(passShare*now.Sub(began)))
+	}()
+	err := r.pass(r.a.ctx, tenant)
+	r.a.opt.Metrics.Reconciled(time.Since(began), err)
+	if err != nil && r.a.ctx.Err() == nil {
+		r.a.log.Error("reconcile", "tenant", tenant, "error", err)
+		r.pokeAt(tenant, time.Now().Add(backoffBase))
+	}
+}
+
+// pokeAll has a pass made over every tenant, after a change of all of them.
+func (r *reconciler) pokeAll() {
+	err := r.a.store.View(func(tx *store.Tx) error {
+		tenants, err := tx.Tenants()
+		for _, t := range tenants {
+			r.poke(t.ID)
+		}
+		return err
+	})
+	if err != nil {
+		r.a.log.Error("list tenants to reconcile", "error", err)
+	}
+}
+
+// changed says that a tenant's or pool's specification changed: what failed before may
+// work now, and is tried at once.
+func (r *reconciler) changed(tenant, pool string) {
+	r.mu.Lock()
+	for key, o := range r.objects {
+		if o.at.Tenant == tenant && (pool == "" || o.at.Pool == pool) && !o.busy() {
+			delete(r.objects, key)
+		}
+	}
+	r.mu.Unlock()
+	r.poke(tenant)
+}
+
+// Apply's steps and the loop's are the asker's that the events name.
+func asReconcile(ctx context.Context) context.Context { return mvm.WithAsker(ctx, mvm.AskerReconcile) }

@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"mvm"
+	"mvm/internal/plan"
+	"mvm/internal/store"
+)
+
+// renew gives an instance that is about to boot what its pool says now: image, sizes
+// and environment, within the quota.
+func (o *operation) renew(context.Context) error {
+	return o.a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(o.inst.ID)
+		if err != nil {
+			return err
+		}
+		p, err := tx.Pool(i.Tenant, i.Pool)
+		if err != nil {
+			return err
+		}
+		now := renewed(i, p)
+		if now.Res == i.Res && now.Image == i.Image && now.BuildID == i.BuildID && now.EnvDigest == i.EnvDigest {
+			return nil
+		}
+		if err := errors.Join(plan.CheckDisk(i, p.Spec), admitDisk(tx, i, now)); err != nil {
+			return err
+		}
+		o.inst, o.pool = now, p
+		return tx.PutInstance(now)
+	})
+}
+
+// renewed is the instance with what its pool says now.
+func renewed(i mvm.Instance, p mvm.Pool) mvm.Instance {
+	i.Res, i.EnvDigest = p.Spec.Resources, mvm.EnvDigest(p.Spec.Env)
+	if len(p.Builds) > 0 {
+		i.Image, i.BuildID = p.Builds[0].Digest, p.Builds[0].ID
+	}
+	return i
+}
+
+// admitDisk refuses a data disk that grows beyond the quota.
+func admitDisk(tx *store.Tx, was, now mvm.Instance) error {
+	if now.Res.DataDiskMiB <= was.Res.DataDiskMiB {
+		return nil
+	}
+	t, err := tx.Tenant(was.Tenant)
+	if err != nil {
+		return err
+	}
+	u, err := usageOf(tx, t.ID, "")
+	if err != nil {
+		return err
+	}
+	if gib := (u.DiskMiB - was.Res.DataDiskMiB + now.Res.DataDiskMiB + 1023) / 1024; gib > t.Quota.MaxDiskGiB {
+		return over(t.ID, "max_disk_gib", t.Quota.MaxDiskGiB, gib)
+	}
+	return nil
+}
+
+// sizeDisk makes the data disk as large as the record says. What is on it stays; its
+// file system grows in the guest, when it is mounted.
+func (o *operation) sizeDisk(ctx context.Context) error {
+	want := int64(o.inst.Res.DataDiskMiB) << 20
+	if want == 0 {
+		return nil
+	}
+	path := filepath.Join(o.a.instanceDir(o.inst.ID), "data.img")
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0) // the folder is the VMM's
+	if errors.Is(err, os.ErrNotExist) {                          // the pool had none before
+		return o.makeDisks(ctx)
+	}
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "open data disk of %s: %w", o.inst.ID, err)
+	}
+	if err := errors.Join(growFile(f, want), f.Close()); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "grow data disk of %s: %w", o.inst.ID, err).
+			WithFix("check the space left with `mvm node disk`")
+	}
+	return nil
+}
+
+// growFile makes a regular file as long as size, durably. One that is longer stays.
+func growFile(f *os.File, size int64) error {
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		return errors.New("it is no regular file")
+	case st.Size() >= size:
+		return nil
+	}
+	return errors.Join(f.Truncate(size), f.Sync())
+}
+
+// outdated says why a sleeping instance boots instead of going on: its pool has
+// another image, size or environment than its snapshot. Empty: it goes on.
+func (o *operation) outdated() string {
+	what := plan.Behind(o.inst, o.pool)
+	if len(what) == 0 || o.pool.Spec.Critical {
+		return ""
+	}
+	why := strings.Join(what, ", ")
+	err := plan.CheckDisk(o.inst, o.pool.Spec)
+	if err == nil {
+		err = o.a.store.View(func(tx *store.Tx) error {
+			now := renewed(o.inst, o.pool)
+			return errors.Join(admitRunning(tx, now), admitDisk(tx, o.inst, now))
+		})
+	}
+	if err != nil { // better as it was than not at all
+		o.log.Warn("instance wakes as it was", "though", why, "error", err)
+		return ""
+	}
+	return why
+}
+
+// bootAnew boots a sleeping instance with what its pool says now. Its data disk
+// stays; what its memory held goes.
+func (o *operation) bootAnew(ctx context.Context, why string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	o.reason = "snapshot given up: " + why
+	snap := o.inst.Snapshot
+	if err := o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Op = mvm.StateStopped, nil, nil }); err != nil {
+		return err
+	}
+	if snap != nil {
+		ev := o.event(mvm.SnapshotDeleted, snap.ID)
+		ev.Why = why
+		o.a.record(ev)
+	}
+	if err := o.discardMemory(ctx); err != nil {
+		return err
+	}
+	return o.start(ctx, o.reason)
+}

@@ -1,0 +1,23 @@
+package manifest
+
+import (
+	"strconv"
+	"time"
+)
+
+// ReconcileConfig is how the agent keeps its host at what was asked for.
+type ReconcileConfig struct {
+	Interval time.Duration // between looks at everything
+}
+
+// reconcileKeys are the keys of ReconcileConfig.
+func reconcileKeys() []agentKey {
+	return []agentKey{
+		{name: "reconcile_interval", value: "30", check: number(1, 24*3600), number: true},
+	}
+}
+
+func (l *layers) reconcile() ReconcileConfig {
+	secs, _ := strconv.Atoi(l.values["reconcile_interval"]) // a bad one is a problem already
+	return ReconcileConfig{Interval: time.Duration(secs) * time.Second}
+}
