@@ -36,7 +36,7 @@ var rules = map[string]rule{
 	"internal/spelling": {"", "a function on strings", ""},
 	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
-	"internal/agent": {"internal/api internal/driver internal/guestproto internal/image internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/audit internal/driver internal/guestproto internal/image internal/network internal/plan internal/policy" +
 		" internal/publish internal/publish internal/secrets internal/store internal/sys internal/undo",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
@@ -44,7 +44,8 @@ var rules = map[string]rule{
 	"internal/plan":    {"", "pure: desired and observed in, steps out", ""},
 	"internal/policy":  {"", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets": {"internal/sys", "bytes at rest", ""},
-	"internal/store":   {"internal/sys", "durable state speaks in nouns", ""},
+	"internal/store":   {"internal/audit internal/sys", "durable state speaks in nouns", ""},
+	"internal/audit":   {"", "pure: entries in, hashes and a verdict out", ""},
 	"internal/metrics": {"", "it counts what it is told of, and knows nobody", ""},
 
 	"internal/driver":            {"", "the contract", ""},

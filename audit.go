@@ -31,6 +31,8 @@ const (
 	TransitionDeferred Action = "TransitionDeferred"
 	DrainTimedOut      Action = "DrainTimedOut"
 	WakeRefused        Action = "WakeRefused"
+	// AuditBroken: the agent found that somebody else had changed the audit log.
+	AuditBroken Action = "AuditBroken"
 )
 
 // Event is one entry of the audit log. A tenant's events outlive the tenant.
@@ -45,6 +47,40 @@ type Event struct {
 	Why      string    `json:"why,omitempty"`
 	// Detail is text for people: a reason, an error, a measure.
 	Detail string `json:"detail,omitempty"`
+	// Request is the id of the request that led to it, where there was one.
+	Request string `json:"request,omitempty"`
+	// Hash chains the entry to the one before it (package audit).
+	Hash string `json:"hash,omitempty"`
+}
+
+// Actions are all that an Event can record.
+func Actions() []Action {
+	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
+		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
+		SnapshotCreated, SnapshotRestored, SnapshotDeleted, TransitionDeferred, DrainTimedOut, WakeRefused, AuditBroken}
+}
+
+// AuditReport says whether the audit log is what was written.
+type AuditReport struct {
+	Intact  bool      `json:"intact"`
+	Entries uint64    `json:"entries"`
+	First   uint64    `json:"first"`           // number of the first entry that is kept
+	Last    uint64    `json:"last"`            // and of the last one
+	Oldest  time.Time `json:"oldest,omitzero"` // time of the first entry
+	// Head names the last entry, to be noted down elsewhere: NUMBER:HASH.
+	Head string `json:"head"`
+	// SealChecked: the ends of the log were compared with the seal of the host's key.
+	SealChecked bool `json:"seal_checked"`
+	// ExpectTrimmed: the entry that was noted down is older than what is kept.
+	ExpectTrimmed bool         `json:"expect_trimmed,omitempty"`
+	Breaks        []AuditBreak `json:"breaks,omitempty"` // the first ones
+	BreakCount    int          `json:"break_count"`
+}
+
+// AuditBreak is a place where the audit log is not what was written.
+type AuditBreak struct {
+	Seq  uint64 `json:"seq"`
+	What string `json:"what"`
 }
 
 type askerKey struct{}

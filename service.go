@@ -67,6 +67,11 @@ type EventFilter struct {
 	Instance string `json:"instance,omitempty"`
 	Tail     int    `json:"tail,omitempty"` // last events first sent; 0: all
 	Follow   bool   `json:"follow,omitempty"`
+	// Since leaves out what is older, Actions what is of another kind, After what has a
+	// number up to it; zero values leave nothing out. With After, Tail is not looked at.
+	Since   time.Time `json:"since,omitzero"`
+	Actions []Action  `json:"actions,omitempty"`
+	After   uint64    `json:"after,omitempty"`
 }
 
 // InstanceStats are an instance's measures. Bytes on disk count what is allocated.

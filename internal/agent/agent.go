@@ -61,6 +61,8 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics counts what the agent does; default: nothing does.
 	Metrics Metrics
+	// AuditRetention is how long an entry of the audit log is kept, default 90 days.
+	AuditRetention time.Duration
 	// Seam, when set, is called at every named point of every operation on an
 	// instance, as "sleep.commit:before" and "sleep.commit:after". An error fails the
 	// step.
@@ -126,7 +128,8 @@ type Agent struct {
 	net         netState
 	activity    activityTable
 
-	quotaEvents tenantLimits
+	eventLimits eventLimits
+	followers   atomic.Int32
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending
 	reconciler  *reconciler
@@ -139,6 +142,9 @@ func New(opt Options) *Agent {
 	opt.Timeouts = opt.Timeouts.withDefaults()
 	if opt.MakeDisk == nil {
 		opt.MakeDisk = makeExt4
+	}
+	if opt.AuditRetention == 0 {
+		opt.AuditRetention = defaultAuditRetention
 	}
 	if opt.Metrics == nil {
 		opt.Metrics = noMetrics{}

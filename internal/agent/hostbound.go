@@ -24,25 +24,22 @@ const (
 	hostRate         = 50               // requests per second, with a burst of
 	hostBurst        = 200
 	hostAnswerWait   = 15 * time.Minute // an Acquire may boot a workload
-	refusalsPerSec   = 1                // audited refusals
-	refusalsBurst    = 10
-	frameReadTimeout = 5 * time.Second // for the rest of a frame that has begun
+	frameReadTimeout = 5 * time.Second  // for the rest of a frame that has begun
 )
 
 // hostListener takes an instance's host-bound connections. Who asks is known by the
 // socket, never by the message.
 type hostListener struct {
-	a        *Agent
-	tenant   string
-	pool     string
-	id       string
-	ln       net.Listener
-	limit    *rate.Limiter
-	refusals *rate.Limiter
-	ctx      context.Context
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup
-	slots    chan struct{}
+	a      *Agent
+	tenant string
+	pool   string
+	id     string
+	ln     net.Listener
+	limit  *rate.Limiter
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	slots  chan struct{}
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -56,7 +53,7 @@ func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
 		return nil, mvm.Errorf(mvm.KindOf(err), "listen for host-bound requests of %s: %w", i.ID, err)
 	}
 	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
-		limit: rate.NewLimiter(hostRate, hostBurst), refusals: rate.NewLimiter(refusalsPerSec, refusalsBurst),
+		limit: rate.NewLimiter(hostRate, hostBurst),
 		slots: make(chan struct{}, hostConns), conns: map[net.Conn]struct{}{}}
 	h.ctx, h.cancel = context.WithCancel(a.ctx)
 	h.wg.Go(h.serve)
@@ -251,10 +248,7 @@ func named(r guestproto.HostRequest) (tenant, what string) {
 // refused audits a refusal, bounded, and answers it.
 func (h *hostListener) refused(what, format string, args ...any) guestproto.HostResponse {
 	why := fmt.Sprintf(format, args...)
-	if h.refusals.Allow() {
-		h.a.record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id,
-			By: h.asker(), Why: what, Detail: why})
-	}
+	h.a.record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why})
 	return refuse("%s refused: %s", what, why)
 }
 

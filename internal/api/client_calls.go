@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/url"
 	"strconv"
+	"strings"
+	"time"
 
 	"mvm"
 )
@@ -138,7 +140,25 @@ func (c *Client) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress
 func (c *Client) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
 	q := url.Values{"tenant": {f.Tenant}, "pool": {f.Pool}, "instance": {f.Instance},
 		"tail": {strconv.Itoa(f.Tail)}, "follow": {strconv.FormatBool(f.Follow)}}
+	if !f.Since.IsZero() {
+		q.Set("since", f.Since.Format(time.RFC3339Nano))
+	}
+	if f.After > 0 {
+		q.Set("after", strconv.FormatUint(f.After, 10))
+	}
+	var actions []string
+	for _, act := range f.Actions {
+		actions = append(actions, string(act))
+	}
+	if len(actions) > 0 {
+		q.Set("action", strings.Join(actions, ","))
+	}
 	return items(ctx, c, "/v1/events?"+q.Encode(), each)
+}
+
+// VerifyEvents implements Service.
+func (c *Client) VerifyEvents(ctx context.Context, expect string) (mvm.AuditReport, error) {
+	return call[mvm.AuditReport](ctx, c, "GET", "/v1/events/verify?expect="+url.QueryEscape(expect), nil)
 }
 
 // NodeInfo implements Service.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
 	"testing"
 
 	"mvm"
@@ -37,7 +38,7 @@ func FuzzDecodeRequests(f *testing.F) {
 
 // FuzzParams feeds query strings: what passes is valid by the rules of the nouns.
 func FuzzParams(f *testing.F) {
-	for _, seed := range []string{"tenant=a&pool=b", "address=a%2Fb%2Fi-00000000", "address=a/b@c", "tail=5&follow=true&console=0", "a=b", "tail=1&tail=1", "%", "tail=99999999999999999999", ";"} {
+	for _, seed := range []string{"tenant=a&pool=b", "address=a%2Fb%2Fi-00000000", "address=a/b@c", "tail=5&follow=true&console=0", "a=b", "tail=1&tail=1", "%", "tail=99999999999999999999", ";", "since=2026-01-02T15:04:05.5Z&after=7&action=PoolBuilt,WakeRefused", "action=,", "since=now", "after=-1"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, q string) {
@@ -50,6 +51,11 @@ func FuzzParams(f *testing.F) {
 		}
 		if p.tenant != "" && mvm.ValidateName("tenant", p.tenant) != nil || p.tail < 0 {
 			t.Fatalf("%q passed as %+v", q, p)
+		}
+		for _, act := range p.actions {
+			if !slices.Contains(mvm.Actions(), act) {
+				t.Fatalf("%q passed with action %q", q, act)
+			}
 		}
 		if s := p.addr.String(); s != "" {
 			if again, err := mvm.ParseAddress(s); err != nil || again != p.addr {

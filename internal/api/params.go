@@ -3,7 +3,10 @@ package api
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"mvm"
 )
@@ -17,6 +20,10 @@ type params struct {
 	tail         int
 	follow       bool
 	console      bool
+	since        time.Time
+	actions      []mvm.Action
+	after        uint64
+	expect       string
 }
 
 // newParams reads path and query; what is unknown, doubled or malformed is refused.
@@ -68,12 +75,42 @@ func (p *params) set(name, v string) (err error) {
 			return mvm.Errorf(mvm.KindInvalid, "parameter tail %.40q is not a number from 0", v)
 		}
 		return nil
+	case "since":
+		if p.since, err = time.Parse(time.RFC3339Nano, v); err != nil {
+			return mvm.Errorf(mvm.KindInvalid, "parameter since %.40q is not a time as 2026-01-02T15:04:05Z", v)
+		}
+		return nil
+	case "action":
+		p.actions, err = parseActions(v)
+		return err
+	case "after":
+		if p.after, err = strconv.ParseUint(v, 10, 64); err != nil {
+			return mvm.Errorf(mvm.KindInvalid, "parameter after %.40q is not a number from 0", v)
+		}
+		return nil
+	case "expect":
+		p.expect = v
+		return nil
 	case "follow":
 		return parseBool(name, v, &p.follow)
 	case "console":
 		return parseBool(name, v, &p.console)
 	}
 	return mvm.Errorf(mvm.KindInvalid, "parameter %.40q is unknown", name)
+}
+
+// parseActions reads names of actions with commas between them.
+func parseActions(v string) (out []mvm.Action, err error) {
+	for name := range strings.SplitSeq(v, ",") {
+		act := mvm.Action(name)
+		if !slices.Contains(mvm.Actions(), act) {
+			return nil, mvm.Errorf(mvm.KindInvalid, "parameter action %.40q is unknown", name)
+		}
+		if !slices.Contains(out, act) {
+			out = append(out, act)
+		}
+	}
+	return out, nil
 }
 
 func parseBool(name, v string, to *bool) (err error) {

@@ -194,6 +194,14 @@ func calls() []call {
 			err := c.Events(x, f, func(e mvm.Event) error { got = append(got, e); return nil })
 			return got, err
 		}},
+		{name: "Events", asks: js([]any{wholeFilter()}), want: []mvm.Event{event()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			var got []mvm.Event
+			err := c.Events(x, wholeFilter(), func(e mvm.Event) error { got = append(got, e); return nil })
+			return got, err
+		}},
+		{name: "VerifyEvents", asks: `["4:ab"]`, want: auditReport(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.VerifyEvents(x, "4:ab"))
+		}},
 		{name: "NodeInfo", asks: "null", want: mvm.NodeInfo{NodeID: "n", Started: day, CPUs: 2}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeInfo(x)) }},
 		{name: "NodeStats", asks: "null", want: mvm.NodeStats{Instances: map[mvm.State]int{mvm.StateWarm: 1}, AgentRSS: 3}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeStats(x)) }},
 		{name: "NodeDisk", asks: "null", want: mvm.NodeDisk{Images: 1, Sleepers: 2, DataDisks: 3, SetAside: 4, Free: 5}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeDisk(x)) }},
@@ -201,6 +209,10 @@ func calls() []call {
 		{name: "NetVerify", long: true, asks: `[true]`, want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, p progress) (any, error) { return value(c.NetVerify(x, true, p)) }},
 		{name: "Doctor", asks: "null", want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Doctor(x)) }},
 	}
+}
+
+func wholeFilter() mvm.EventFilter {
+	return mvm.EventFilter{Tenant: "acme", Since: day.Add(time.Nanosecond), Actions: []mvm.Action{mvm.PoolBuilt, mvm.WakeRefused}, After: 1 << 60}
 }
 
 func TestEveryMethodGoesThereAndBack(t *testing.T) {

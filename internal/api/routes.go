@@ -132,8 +132,12 @@ func (s *Server) nodeRoutes(t *table) {
 		return list(s.svc(ctx).Apply(ctx, in.Deployment, in.Dry, progress))
 	}))
 	t.add("GET /v1/events", forTenants, "The audit log", follow(s, func(ctx context.Context, p params, each func(mvm.Event) error) error {
-		return s.svc(ctx).Events(ctx, mvm.EventFilter{Tenant: p.tenant, Pool: p.pool, Instance: p.instance, Tail: p.tail, Follow: p.follow}, each)
-	}), "tenant", "pool", "instance", "tail", "follow")
+		return s.svc(ctx).Events(ctx, mvm.EventFilter{Tenant: p.tenant, Pool: p.pool, Instance: p.instance, Tail: p.tail, Follow: p.follow,
+			Since: p.since, Actions: p.actions, After: p.after}, each)
+	}), "tenant", "pool", "instance", "tail", "follow", "since", "action", "after")
+	t.add("GET /v1/events/verify", forOperators, "Whether the audit log is what was written", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.AuditReport, error) {
+		return s.svc(ctx).VerifyEvents(ctx, p.expect)
+	}), "expect")
 	t.add("GET /v1/node/info", forOperators, "The host, the agent and its VMM", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (mvm.NodeInfo, error) {
 		return s.svc(ctx).NodeInfo(ctx)
 	}))

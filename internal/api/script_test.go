@@ -101,6 +101,9 @@ func event() mvm.Event {
 func logLine() mvm.LogLine {
 	return mvm.LogLine{Time: day, Service: "main", Stream: "stdout", Text: "hi\tthere"}
 }
+func auditReport() mvm.AuditReport {
+	return mvm.AuditReport{Entries: 3, First: 2, Last: 4, Head: "4:ab", Breaks: []mvm.AuditBreak{{Seq: 3, What: "gone"}}, BreakCount: 1}
+}
 func finding() mvm.Finding { return mvm.Finding{Severity: "error", What: "w", Where: "x", Fix: "f"} }
 func step() mvm.PlanStep {
 	return mvm.PlanStep{Action: "create", Target: "acme/workers", Reason: "missing"}
@@ -213,6 +216,9 @@ func (s *script) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Ev
 		return err
 	}
 	return each(event())
+}
+func (s *script) VerifyEvents(ctx context.Context, expect string) (mvm.AuditReport, error) {
+	return auditReport(), s.note(ctx, "VerifyEvents", expect)
 }
 func (s *script) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
 	return mvm.NodeInfo{NodeID: "n", Started: day, CPUs: 2}, s.note(ctx, "NodeInfo")

@@ -52,7 +52,11 @@ type Service interface {
 
 	// Apply makes the deployment so, and returns the steps that it took, or would take when dry.
 	Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
+	// Events gives the entries of the audit log that the filter chooses, oldest first.
 	Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error
+	// VerifyEvents follows the audit log's chain. expect, where it is not empty, is the
+	// Head of an earlier report, which the log must still have, or have had.
+	VerifyEvents(ctx context.Context, expect string) (mvm.AuditReport, error)
 
 	NodeInfo(ctx context.Context) (mvm.NodeInfo, error)
 	NodeStats(ctx context.Context) (mvm.NodeStats, error)

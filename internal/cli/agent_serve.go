@@ -15,7 +15,7 @@ config file (as run_dir); a flag wins over the environment, and that over the fi
 
 func (a *app) agentCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "agent COMMAND", Short: "The agent, which owns the host's instances", Args: cobra.ArbitraryArgs, RunE: group}
-	cmd.AddCommand(a.agentServeCmd())
+	cmd.AddCommand(a.agentServeCmd(), a.auditCmd())
 	return cmd
 }
 
@@ -39,6 +39,7 @@ func agentFlags() [][2]string {
 		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
 		{"log-format", "`FORMAT`: text or json (default text)"},
 		{"metrics-listen", "`ADDRESS:PORT` where Prometheus gets the metrics, as 127.0.0.1:9750 (default: nowhere)"},
+		{"audit-retention-days", "`DAYS` that an entry of the audit log is kept (default 90)"},
 	}
 }
 

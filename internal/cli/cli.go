@@ -28,6 +28,8 @@ type Env struct {
 	Version        api.Version
 	// ServeAgent runs an agent until the context ends.
 	ServeAgent func(ctx context.Context, opts ServeOptions) error
+	// VerifyAudit follows the audit log in a copy of a state file.
+	VerifyAudit func(file, keyFile, expect string) (mvm.AuditReport, error)
 }
 
 // ServeOptions say how an agent works.

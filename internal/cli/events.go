@@ -3,6 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -10,31 +13,47 @@ import (
 	"mvm/internal/api"
 )
 
+const eventsHelp = `Show the audit log: who changed what, and why.
+
+With --follow it goes on as events come, also past a restart of the agent: it waits for
+the next one and goes on with the event after the last that it printed.
+`
+
+// eventOptions are what the user chose.
+type eventOptions struct {
+	filter  mvm.EventFilter
+	since   string
+	actions []string
+}
+
 func (a *app) eventsCmd() *cobra.Command {
-	var f mvm.EventFilter
-	cmd := &cobra.Command{Use: "events [TENANT | TENANT/POOL | INSTANCE] [flags]", Short: "Show the audit log: who changed what, and why",
+	var o eventOptions
+	cmd := &cobra.Command{Use: "events [TENANT | TENANT/POOL | INSTANCE] [flags]", Short: "Show the audit log: who changed what, and why", Long: eventsHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
-	cmd.Flags().BoolVarP(&f.Follow, "follow", "f", false, "go on as events come")
-	cmd.Flags().IntVarP(&f.Tail, "tail", "n", 50, "only the last events; 0: all")
+	cmd.Flags().BoolVarP(&o.filter.Follow, "follow", "f", false, "go on as events come")
+	cmd.Flags().IntVarP(&o.filter.Tail, "tail", "n", 50, "only the last events; 0: all (default with --since: all)")
+	cmd.Flags().StringVar(&o.since, "since", "", "only from this `TIME` on: 30m, 12h, 7d, 2026-01-02 or 2026-01-02T15:04:05Z")
+	cmd.Flags().StringSliceVar(&o.actions, "action", nil, "only these `ACTIONS`, with commas, as InstanceWoken")
+	_ = cmd.RegisterFlagCompletionFunc("action", cobra.FixedCompletions(actionNames(), cobra.ShellCompDirectiveNoFileComp))
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		at, err := optionalAddress(args)
 		if err != nil {
 			return err
 		}
-		if f.Tail < 0 {
-			return usagef(cmd, "--tail %d is less than 0", f.Tail)
+		if err := o.complete(cmd, a.Now()); err != nil {
+			return err
 		}
-		f.Tenant, f.Pool, f.Instance = at.Tenant, at.Pool, at.Instance
+		o.filter.Tenant, o.filter.Pool, o.filter.Instance = at.Tenant, at.Pool, at.Instance
 		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
 			if at.Key != "" {
 				i, err := c.Instance(ctx, at)
 				if err != nil {
 					return err
 				}
-				f.Instance = i.ID
+				o.filter.Instance = i.ID
 			}
-			return c.Events(ctx, f, func(e mvm.Event) error {
+			return a.showEvents(ctx, c, o.filter, func(e mvm.Event) error {
 				if *out != asTable {
 					return a.printItem(*out, e)
 				}
@@ -43,6 +62,85 @@ func (a *app) eventsCmd() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// complete checks the flags and puts them into the filter.
+func (o *eventOptions) complete(cmd *cobra.Command, now time.Time) (err error) {
+	if o.filter.Tail < 0 {
+		return usagef(cmd, "--tail %d is less than 0", o.filter.Tail)
+	}
+	if o.since != "" {
+		if o.filter.Since, err = parseSince(o.since, now); err != nil {
+			return usagef(cmd, "--since %.40q is neither an age (30m, 12h, 7d) nor a time (2026-01-02, 2026-01-02T15:04:05Z)", o.since)
+		}
+		if !cmd.Flags().Changed("tail") {
+			o.filter.Tail = 0
+		}
+	}
+	o.filter.Actions = nil
+	for _, name := range o.actions {
+		i := slices.IndexFunc(mvm.Actions(), func(act mvm.Action) bool { return strings.EqualFold(string(act), name) })
+		if i < 0 {
+			return usagef(cmd, "--action %.40q is none of %s", name, strings.Join(actionNames(), ", "))
+		}
+		o.filter.Actions = append(o.filter.Actions, mvm.Actions()[i])
+	}
+	return nil
+}
+
+func actionNames() (out []string) {
+	for _, act := range mvm.Actions() {
+		out = append(out, string(act))
+	}
+	return out
+}
+
+// parseSince reads an age or a time.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		s = days + "h"
+		d, err := time.ParseDuration(s)
+		return now.Add(-24 * d), err
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	if t, err := time.ParseInLocation("2006-01-02", s, time.Local); err == nil {
+		return t, nil
+	}
+	return time.Parse(time.RFC3339, s)
+}
+
+// The pauses between looks for an agent that went away while it was followed.
+const (
+	reconnectFirst = 250 * time.Millisecond
+	reconnectMost  = 5 * time.Second
+)
+
+// showEvents gives the events to show. A follower stays when the agent goes away: it
+// goes on after the last event that it has seen.
+func (a *app) showEvents(ctx context.Context, c *api.Client, f mvm.EventFilter, show func(mvm.Event) error) error {
+	pause := reconnectFirst
+	for {
+		var broken error // by who reads the output
+		err := c.Events(ctx, f, func(e mvm.Event) error {
+			f.After, pause = e.Seq, reconnectFirst
+			broken = show(e)
+			return broken
+		})
+		if !f.Follow || broken != nil || ctx.Err() != nil || err != nil && !mvm.IsKind(err, mvm.KindUnavailable) {
+			return err
+		}
+		if pause == reconnectFirst {
+			a.say("agent went away; waiting for the next")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, reconnectMost)
+	}
 }
 
 func eventText(e mvm.Event) string {

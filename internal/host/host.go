@@ -56,7 +56,11 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, ln.Close)
-	st, err := store.Open(filepath.Join(o.DataDir, "state.db"))
+	key, err := secrets.LoadOrCreateKey(o.KeyFile)
+	if err != nil {
+		return err
+	}
+	st, err := openStore(o, key)
 	if err != nil {
 		return err
 	}
@@ -71,7 +75,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, stop)
-	a, err := newAgent(o, st, p, m, seam, log)
+	a, err := newAgent(o, key, st, p, m, seam, log)
 	if err != nil {
 		return err
 	}
@@ -98,11 +102,7 @@ func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	return qemuParts(o, log)
 }
 
-func newAgent(o cli.ServeOptions, st *store.Store, p parts, m agent.Metrics, seam Seam, log *slog.Logger) (*agent.Agent, error) {
-	key, err := secrets.LoadOrCreateKey(o.KeyFile)
-	if err != nil {
-		return nil, err
-	}
+func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, log *slog.Logger) (*agent.Agent, error) {
 	images, err := image.Open(filepath.Join(o.DataDir, "images"), p.builders, log)
 	if err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func newAgent(o cli.ServeOptions, st *store.Store, p parts, m agent.Metrics, sea
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, Reconcile: o.Reconcile.Interval,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval,
 	}), nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +23,7 @@ type AgentConfig struct {
 	Remote      RemoteConfig // the API for other machines
 	Reconcile   ReconcileConfig
 
-	MetricsListen string // address and port for Prometheus; empty: not served
+	Observe ObserveConfig // what it tells of itself
 
 	origins map[string]string
 }
@@ -72,10 +73,8 @@ func agentKeys() []agentKey {
 		{name: "log_level", value: "info", check: oneOf("debug", "info", "warn", "error")},
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers},
-		{name: "metrics_listen", value: "", check: validListen},
 	}
-	keys = append(keys, reconcileKeys()...)
-	return append(keys, remoteKeys()...)
+	return slices.Concat(keys, reconcileKeys(), remoteKeys(), observeKeys())
 }
 
 func absolute(limit int) func(string) error {

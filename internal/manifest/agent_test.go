@@ -35,7 +35,7 @@ func TestAgentDefaults(t *testing.T) {
 		}
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
 			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults,
-			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}}
+			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -56,6 +56,8 @@ api_listen = ":7443"
 cert_hours = 12
 api_rate = 4
 reconcile_interval = 5
+audit_retention_days = 2
+metrics_listen = "127.0.0.1:9750"
 `)
 	got, err := manifest.LoadAgentConfig(manifest.AgentSources{
 		File:   file,
@@ -68,7 +70,8 @@ reconcile_interval = 5
 	want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", SocketGroup: "mvm", DataDir: "/srv/env", RunDir: "/run/mvm", Driver: "qemu",
 		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
 		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults,
-		Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second}}
+		Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
+		Observe:   manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour}}
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -94,6 +97,8 @@ func TestAgentProblems(t *testing.T) {
 		{"the key beside the secrets", "data_dir = \"/srv/x\"\nkey_file = \"/srv/x/keys/k\"\n", nil, nil, []string{" key_file: /srv/x/keys/k is in the data directory /srv/x"}},
 		{"the API", "api_listen = \"node\"\ncert_dir = \"certs\"\ntrust_domain = \"A b\"\ncert_hours = \"24\"\napi_rate = 0\n", map[string]string{"MVM_API_BURST": "many"}, map[string]string{"api_connections": "0", "api_listen": "1.2.3.4"},
 			[]string{" \"many\" is not a number in", " \"1.2.3.4\" is not ADDRESS:PORT", " \"0\" is not a number", "1:1: api_listen: \"node\" is not", "2:1: cert_dir: ", "3:1: trust_domain: ", "4:1: cert_hours: is a string, must be an integer", "5:1: api_rate: \"0\" is not a number in 1..10000"}},
+		{"what it tells", "metrics_listen = \"9750\"\naudit_retention_days = 0\n", nil, nil,
+			[]string{"1:1: metrics_listen: \"9750\" is not", "2:1: audit_retention_days: \"0\" is not a number in 1..3650"}},
 		{"too many resolvers", "dns = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]\n", nil, nil, []string{"1:1: dns: has 4 elements, more than 3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,11 +1,11 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"mvm"
+	"mvm/internal/audit"
 )
 
 // Check reads everything and returns what does not fit together: an index without
@@ -84,14 +84,9 @@ func (t *Tx) checkSizes(instances []mvm.Instance) error {
 }
 
 func (t *Tx) checkEvents() error {
-	return t.each(bucketEvents, "", func(key, raw []byte) error {
-		var e mvm.Event
-		if err := decode(bucketEvents, key, raw, &e); err != nil {
-			return err
-		}
-		if seq := binary.BigEndian.Uint64(key); e.Seq != seq || seq > t.bucket(bucketEvents).Sequence() {
-			return fmt.Errorf("event %d is stored as %d", e.Seq, seq)
-		}
-		return nil
-	})
+	r, err := t.VerifyEvents(audit.Mark{}, nil)
+	for _, b := range r.Breaks {
+		err = errors.Join(err, fmt.Errorf("audit log: %s", b.What))
+	}
+	return err
 }

@@ -1,7 +1,7 @@
 // Package store is the durable state of a host: one bbolt file that one agent
 // holds at a time.
 //
-//	state.db (schema version 1)
+//	state.db (schema version 2)
 //	├ meta               <name>                   -> string: schema_version, next_uid, node_id, …
 //	├ tenants            <tenant>                 -> mvm.Tenant
 //	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
@@ -11,7 +11,8 @@
 //	├ instances_by_pool  <tenant>/<pool>/<id>     -> (empty)
 //	├ instances_by_key   <tenant>/<pool>@<key>    -> <id>
 //	├ uids               uid, 4 bytes             -> <id>: users that instances have
-//	└ events             seq, 8 bytes             -> mvm.Event
+//	├ events             seq, 8 bytes             -> mvm.Event: the audit log, each with the hash of all before it
+//	└ audit              ends                     -> audit.Ends: where the log begins and ends, sealed
 //
 // Numbers in keys are big-endian, so that a cursor sees them in order. Values are
 // JSON, but for sealed secrets and the two indexes. A '/' or '@' is in no name, so

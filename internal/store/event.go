@@ -2,42 +2,37 @@ package store
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"slices"
+	"time"
 
 	"mvm"
+	"mvm/internal/audit"
 )
 
-// AppendEvent adds the event to the audit log and returns it with its Seq: one more
-// than that of the event before, from 1. Numbers are never given twice.
-func (t *Tx) AppendEvent(e mvm.Event) (mvm.Event, error) {
-	seq, err := t.bucket(bucketEvents).NextSequence()
-	if err != nil {
-		return e, mvm.Errorf(mvm.KindInternal, "append event: %w", err)
-	}
-	e.Seq = seq
-	t.appended = true
-	return e, t.put(bucketEvents, seqKey(seq), e)
-}
+// maxScan bounds how many events one call of Events looks at.
+const maxScan = 20_000
 
-// Events returns the events after the number, oldest first, that the filter's
-// tenant, pool and instance choose, at most limit (0: all). Tail and Follow of the
-// filter are the caller's.
-func (t *Tx) Events(after uint64, f mvm.EventFilter, limit int) ([]mvm.Event, error) {
-	var out []mvm.Event
+// Events returns the events after the number, oldest first, that the filter chooses,
+// at most limit (0: all), and the number up to which it has looked: where that is less
+// than the log's last there may be more. Tail, After and Follow of the filter are the
+// caller's.
+func (t *Tx) Events(after uint64, f mvm.EventFilter, limit int) (out []mvm.Event, looked uint64, err error) {
+	looked = after
 	c := t.bucket(bucketEvents).Cursor()
-	for k, v := c.Seek(seqKey(after + 1)); k != nil; k, v = c.Next() {
-		if limit > 0 && len(out) == limit {
-			break
-		}
+	n := 0
+	for k, v := c.Seek(seqKey(after + 1)); k != nil && n < maxScan && (limit == 0 || len(out) < limit); k, v = c.Next() {
 		var e mvm.Event
 		if err := decode(bucketEvents, k, v, &e); err != nil {
-			return nil, err
+			return nil, looked, err
 		}
 		if matches(f, e) {
 			out = append(out, e)
 		}
+		looked = binary.BigEndian.Uint64(k)
+		n++
 	}
-	return out, nil
+	return out, looked, nil
 }
 
 // TailEvents returns the last n events that the filter chooses, oldest first.
@@ -60,26 +55,48 @@ func (t *Tx) TailEvents(f mvm.EventFilter, n int) ([]mvm.Event, error) {
 func matches(f mvm.EventFilter, e mvm.Event) bool {
 	return (f.Tenant == "" || f.Tenant == e.Tenant) &&
 		(f.Pool == "" || f.Pool == e.Pool) &&
-		(f.Instance == "" || f.Instance == e.Instance)
+		(f.Instance == "" || f.Instance == e.Instance) &&
+		(len(f.Actions) == 0 || slices.Contains(f.Actions, e.Action)) &&
+		!e.Time.Before(f.Since)
 }
 
-// TrimEvents forgets the oldest events so that the last keep numbers stay, at most
-// 10,000 of them in one call, and returns how many went.
-func (t *Tx) TrimEvents(keep uint64) (int, error) {
+// TrimEvents forgets the oldest events: those from before the time, and those beyond
+// the last keep ones, at most 10,000 in one call. It stops at the first that is to
+// stay, and returns how many went and how many of them for want of room.
+func (t *Tx) TrimEvents(before time.Time, keep uint64) (gone, early int, err error) {
 	const atOnce = 10_000
-	last := t.bucket(bucketEvents).Sequence()
-	if last <= keep {
-		return 0, nil
+	ends, last, err := t.ends()
+	if err != nil {
+		return 0, 0, err
 	}
 	var old [][]byte
+	anchor := ends.Anchor
 	c := t.bucket(bucketEvents).Cursor()
-	for k, _ := c.First(); k != nil && len(old) < atOnce && binary.BigEndian.Uint64(k) <= last-keep; k, _ = c.Next() {
+	for k, v := c.First(); k != nil && len(old) < atOnce; k, v = c.Next() {
+		var e mvm.Event
+		_ = json.Unmarshal(v, &e) // one that can't be read is as old as can be
+		seq := binary.BigEndian.Uint64(k)
+		if !e.Time.Before(before) {
+			if last.Seq-seq < keep {
+				break
+			}
+			early++
+		}
 		old = append(old, slices.Clone(k))
+		anchor = audit.Mark{Seq: seq, Hash: e.Hash}
+	}
+	if len(old) == 0 {
+		return 0, 0, nil
 	}
 	for _, k := range old {
 		if err := t.delete(bucketEvents, k); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	return len(old), nil
+	log, err := t.chain()
+	if err != nil {
+		return 0, 0, err
+	}
+	log.Anchor = anchor
+	return len(old), early, nil
 }

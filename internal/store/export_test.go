@@ -11,7 +11,7 @@ import (
 func OpenAt(path string, opts Options, version int, fail bool) (*Store, error) {
 	ms := migrations()
 	for v := SchemaVersion + 1; v <= version; v++ {
-		ms = append(ms, migration{version: v, apply: func(tx *bbolt.Tx) error {
+		ms = append(ms, migration{version: v, apply: func(_ *Store, tx *bbolt.Tx) error {
 			if err := tx.Bucket([]byte(bucketMeta)).Put([]byte("migrated"), []byte(`"yes"`)); err != nil {
 				return err
 			}
@@ -23,3 +23,6 @@ func OpenAt(path string, opts Options, version int, fail bool) (*Store, error) {
 	}
 	return open(path, opts, ms[:version])
 }
+
+// Raw changes the open file behind the store's back.
+func (s *Store) Raw(fn func(*bbolt.Tx) error) error { return s.db.Update(fn) }

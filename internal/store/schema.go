@@ -23,6 +23,7 @@ const (
 	bucketByKey     = "instances_by_key"
 	bucketUIDs      = "uids"
 	bucketEvents    = "events"
+	bucketAudit     = "audit"
 )
 
 // The names in meta that are the store's own.
@@ -32,21 +33,21 @@ const (
 )
 
 // SchemaVersion is the version of the files that this package writes.
-const SchemaVersion = 1
+const SchemaVersion = 2
 
 // migration leads from the version before it to its own.
 type migration struct {
 	version int
-	apply   func(*bbolt.Tx) error
+	apply   func(*Store, *bbolt.Tx) error
 }
 
 // migrations are all there are, oldest first.
 func migrations() []migration {
-	return []migration{{version: 1, apply: makeBuckets}}
+	return []migration{{version: 1, apply: makeBuckets}, {version: 2, apply: (*Store).chainEvents}}
 }
 
 // makeBuckets is version 1: the first schema.
-func makeBuckets(tx *bbolt.Tx) error {
+func makeBuckets(_ *Store, tx *bbolt.Tx) error {
 	for _, name := range []string{bucketMeta, bucketTenants, bucketSecrets, bucketNetIDs, bucketPools,
 		bucketInstances, bucketByPool, bucketByKey, bucketUIDs, bucketEvents} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
@@ -82,7 +83,7 @@ func (s *Store) migrate(ms []migration) error {
 			if err := s.seam(SeamMigrate); err != nil {
 				return err
 			}
-			if err := m.apply(tx); err != nil {
+			if err := m.apply(s, tx); err != nil {
 				return fmt.Errorf("migrate to schema version %d: %w", m.version, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,7 +24,10 @@ func metaOf(t *testing.T, s *store.Store, name string) string {
 
 // Migration 1 makes every bucket in a new file, and a file of version 1 is not touched again.
 func TestMigration1MakesTheSchema(t *testing.T) {
-	s := openStore(t, store.Options{})
+	s, err := store.OpenAt(filepath.Join(t.TempDir(), "state.db"), store.Options{}, 1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := metaOf(t, s, "schema_version"); got != "1" {
 		t.Errorf("got schema version %q, want 1", got)
 	}
@@ -82,7 +86,7 @@ func TestOlderFileIsMigratedAfterACopy(t *testing.T) {
 	view(t, s, func(tx *store.Tx) error { _, err := tx.Tenant("acme"); return err })
 	s.Close()
 
-	backup, err := store.Open(path + ".v1")
+	backup, err := store.Open(fmt.Sprintf("%s.v%d", path, store.SchemaVersion))
 	if err != nil {
 		t.Fatalf("the copy from before the migration: %v", err)
 	}

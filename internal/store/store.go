@@ -13,6 +13,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"mvm"
+	"mvm/internal/audit"
 	"mvm/internal/sys"
 )
 
@@ -35,6 +36,9 @@ type Options struct {
 	// UIDBase and UIDCount bound what AllocUID gives; 0 means DefaultUIDBase and
 	// DefaultUIDCount.
 	UIDBase, UIDCount int
+	// AuditKey seals the ends of the audit log, so that who can write to the file and
+	// does not have the key can't rewrite the log. Empty: the log is chained only.
+	AuditKey []byte
 	// Seam is called with the name of an operation (Seam…) right before it; an
 	// error from it fails exactly that operation. It may be nil.
 	Seam func(op string) error
@@ -53,7 +57,9 @@ type Store struct {
 	path string
 	opts Options
 
+	writing  sync.Mutex // one Update at a time, up to where it is known here
 	mu       sync.Mutex
+	head     audit.Mark    // the last entry of the audit log; written under both locks
 	appended chan struct{} // closed by the next commit with events
 	reserved int64         // bytes of the file that have blocks
 	fleet    fleet
@@ -66,7 +72,14 @@ func Open(path string) (*Store, error) { return OpenWith(path, Options{}) }
 
 // OpenWith is Open with Options.
 func OpenWith(path string, opts Options) (*Store, error) {
-	return open(path, opts, migrations())
+	s, err := open(path, opts, migrations())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openChain(); err != nil {
+		return nil, errors.Join(openError(path, err), s.Close())
+	}
+	return s, nil
 }
 
 func open(path string, opts Options, ms []migration) (*Store, error) {
@@ -164,6 +177,18 @@ func (s *Store) Update(fn func(*Tx) error) error {
 	if err := s.seam(SeamBegin); err != nil {
 		return writeError("update", s.path, err)
 	}
+	if err := s.commit(fn); err != nil {
+		return err
+	}
+	if err := s.seam(SeamCommitted); err != nil {
+		return writeError("update", s.path, err)
+	}
+	return nil
+}
+
+func (s *Store) commit(fn func(*Tx) error) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	b, err := s.db.Begin(true)
 	if err != nil {
 		return s.beginError(err)
@@ -176,6 +201,9 @@ func (s *Store) Update(fn func(*Tx) error) error {
 	if err := fn(tx); err != nil {
 		return err
 	}
+	if err := tx.sealChain(); err != nil {
+		return err
+	}
 	if err := s.seam(SeamCommit); err != nil {
 		return writeError("update", s.path, err)
 	}
@@ -183,9 +211,6 @@ func (s *Store) Update(fn func(*Tx) error) error {
 		return writeError("update", s.path, err)
 	}
 	s.committed(tx)
-	if err := s.seam(SeamCommitted); err != nil {
-		return writeError("update", s.path, err)
-	}
 	return nil
 }
 
@@ -200,6 +225,9 @@ func (s *Store) NewEvents() <-chan struct{} {
 func (s *Store) committed(tx *Tx) {
 	s.mu.Lock()
 	s.fleet.merge(tx.fleet)
+	if tx.log != nil {
+		s.head = tx.log.Head
+	}
 	if tx.appended {
 		close(s.appended)
 		s.appended = make(chan struct{})

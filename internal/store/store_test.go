@@ -149,7 +149,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	}
 	view(t, s, func(tx *store.Tx) error {
 		tenants, err := tx.Tenants()
-		events, err2 := tx.Events(0, mvm.EventFilter{}, 0)
+		events, err2 := eventsOf(tx, 0, mvm.EventFilter{}, 0)
 		if len(tenants) != 0 || len(events) != 0 {
 			t.Errorf("got %d tenants and %d events after an Update that failed, want none", len(tenants), len(events))
 		}

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"mvm"
+	"mvm/internal/audit"
 )
 
 // Tx is a transaction, valid until the function that got it returns, and for one
@@ -17,7 +18,8 @@ type Tx struct {
 	b        *bbolt.Tx
 	s        *Store
 	appended bool
-	fleet    fleet // what it changes in the counts
+	fleet    fleet       // what it changes in the counts
+	log      *audit.Ends // of the audit log, once it is changed
 }
 
 func (t *Tx) bucket(name string) *bbolt.Bucket { return t.b.Bucket([]byte(name)) }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -239,13 +240,13 @@ func TestEvents(t *testing.T) {
 		read func(*store.Tx) ([]mvm.Event, error)
 		want []uint64
 	}{
-		"all":              {func(tx *store.Tx) ([]mvm.Event, error) { return tx.Events(0, mvm.EventFilter{}, 0) }, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
-		"after and limit":  {func(tx *store.Tx) ([]mvm.Event, error) { return tx.Events(4, mvm.EventFilter{}, 2) }, []uint64{5, 6}},
-		"of a tenant":      {func(tx *store.Tx) ([]mvm.Event, error) { return tx.Events(4, mvm.EventFilter{Tenant: "a"}, 0) }, []uint64{5, 7, 9}},
-		"of an instance":   {func(tx *store.Tx) ([]mvm.Event, error) { return tx.Events(0, mvm.EventFilter{Instance: "3"}, 0) }, []uint64{4}},
+		"all":              {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 0, mvm.EventFilter{}, 0) }, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
+		"after and limit":  {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 4, mvm.EventFilter{}, 2) }, []uint64{5, 6}},
+		"of a tenant":      {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 4, mvm.EventFilter{Tenant: "a"}, 0) }, []uint64{5, 7, 9}},
+		"of an instance":   {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 0, mvm.EventFilter{Instance: "3"}, 0) }, []uint64{4}},
 		"tail":             {func(tx *store.Tx) ([]mvm.Event, error) { return tx.TailEvents(mvm.EventFilter{}, 3) }, []uint64{8, 9, 10}},
 		"tail of a tenant": {func(tx *store.Tx) ([]mvm.Event, error) { return tx.TailEvents(mvm.EventFilter{Tenant: "b"}, 2) }, []uint64{8, 10}},
-		"after the last":   {func(tx *store.Tx) ([]mvm.Event, error) { return tx.Events(10, mvm.EventFilter{}, 0) }, nil},
+		"after the last":   {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 10, mvm.EventFilter{}, 0) }, nil},
 	} {
 		view(t, s, func(tx *store.Tx) error {
 			got, err := c.read(tx)
@@ -256,7 +257,7 @@ func TestEvents(t *testing.T) {
 		})
 	}
 	update(t, s, func(tx *store.Tx) error {
-		n, err := tx.TrimEvents(4)
+		n, _, err := tx.TrimEvents(time.Time{}, 4)
 		if n != 6 {
 			t.Errorf("got %d trimmed, want 6", n)
 		}
