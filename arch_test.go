@@ -52,7 +52,7 @@ var rules = map[string]rule{
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/guestproto", "it plays the guest, so it speaks its protocol", "internal/driver/drivertest internal/testenv"},
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
-		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/image internal/testenv"},
+		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/hostd internal/hostd/hostdtest internal/image internal/testenv"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
 	"internal/driver/qemu/spawn": {"internal/sys", "what needs root to run a VMM, with nothing that a guest or a folder of others can reach", ""},
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
@@ -60,7 +60,10 @@ var rules = map[string]rule{
 	"internal/network":             {"", "the contract", "internal/network/networktest"},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
 	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},
-	"internal/network/linuxnet":    {"internal/network internal/sys internal/undo", "the kernel's side of the contract", "internal/network/networktest internal/testenv"},
+	"internal/network/linuxnet":    {"internal/network internal/sys internal/undo", "the kernel's side of the contract", "internal/hostd internal/hostd/hostdtest internal/network/networktest internal/testenv"},
+
+	"internal/hostd":           {"internal/driver/qemu/spawn internal/network internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
+	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 
 	"internal/image":           {"internal/sys", "the store and its contract know no builder but folders", "internal/image/fakeimage"},
 	"internal/image/builtin":   {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "one builder", "internal/testenv"},

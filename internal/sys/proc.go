@@ -53,6 +53,27 @@ func OpenProcess(pid int) (*Process, error) {
 	return p, nil
 }
 
+// AdoptProcess takes hold of the process of a pidfd that another process has handed
+// on, with what that one knows of it. It takes the file over.
+func AdoptProcess(f *os.File, pid int, start uint64) (*Process, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("adopt process %d: %w", pid, err), f.Close())
+	}
+	return &Process{PID: pid, Start: start, fd: f, raw: raw}, nil
+}
+
+// File returns a pidfd that is the caller's, to hand on.
+func (p *Process) File() (*os.File, error) {
+	var fd int
+	var err error
+	cerr := p.raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(cerr, err); err != nil {
+		return nil, fmt.Errorf("share process %d: %w", p.PID, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
 // Signal sends the signal; ErrNoProcess when the process is gone.
 func (p *Process) Signal(sig syscall.Signal) error {
 	var err error

@@ -17,6 +17,9 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/qemu"
+	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/hostd"
+	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/image"
 	"mvm/internal/testenv"
 )
@@ -36,8 +39,10 @@ const uid = 64_321
 
 // host is a folder with drivers on it, one after the other, and their instances.
 type host struct {
-	dir  string
-	seam func(op string) error
+	dir   string
+	seam  func(op string) error
+	vmms  spawn.Host // nil: this process
+	hostd bool       // a server has the rights
 }
 
 func newHost(t testing.TB) *host {
@@ -51,7 +56,11 @@ func newHost(t testing.TB) *host {
 func (h *host) driver(t testing.TB) *qemu.Driver {
 	t.Helper()
 	img := minimal(t)
-	d, err := qemu.New(qemu.Options{StateDir: stateDir(t), Log: slog.New(slog.DiscardHandler),
+	if h.hostd && h.vmms == nil {
+		client, _ := hostdtest.Serve(t, hostd.Options{Bounds: hostdtest.Bounds(h.root(), stateDir(t))})
+		h.vmms = client.VMMs()
+	}
+	d, err := qemu.New(qemu.Options{StateDir: stateDir(t), Host: h.vmms, Log: slog.New(slog.DiscardHandler),
 		ProbeKernel: func() string { return img.Path(img.Kernel) },
 		Seam: func(op string) error {
 			if h.seam != nil {
@@ -107,9 +116,15 @@ var (
 	theImage image.Image
 )
 
-func TestSuite(t *testing.T) {
+func TestSuite(t *testing.T) { suite(t, false) }
+
+// The driver keeps its promises when what needs root is done by a server.
+func TestSuiteThroughHostd(t *testing.T) { suite(t, true) }
+
+func suite(t *testing.T, hostd bool) {
 	drivertest.Run(t, func(t *testing.T) drivertest.Harness {
 		h := newHost(t)
+		h.hostd = hostd
 		return drivertest.Harness{
 			Driver:   h.driver(t),
 			Again:    func() driver.Driver { return h.driver(t) },

@@ -2,6 +2,8 @@ package linuxnet_test
 
 import (
 	"bytes"
+	"context"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -9,6 +11,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"mvm/internal/hostd"
+	"mvm/internal/hostd/hostdtest"
+	"mvm/internal/network"
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/network/networktest"
 )
@@ -21,6 +26,23 @@ func TestNetwork(t *testing.T) {
 		n := open(t, ns, linuxnet.Options{})
 		return networktest.Subject{Network: n, State: ns.state, Links: ns.links}
 	})
+}
+
+// The networks keep their promises when a server has the rights.
+func TestNetworkThroughHostd(t *testing.T) {
+	networktest.Run(t, func(t *testing.T) networktest.Subject {
+		ns := newNamespace(t)
+		client, _ := hostdtest.Serve(t, hostd.Options{Network: open(t, ns, linuxnet.Options{})})
+		return networktest.Subject{Network: forInstances{client.Network()}, State: ns.state, Links: ns.links}
+	})
+}
+
+// forInstances opens TAPs for the user of an instance, as a server demands it, where
+// the suite does for its own.
+type forInstances struct{ network.Network }
+
+func (n forInstances) OpenTAP(ctx context.Context, tenant, instance string, _ int) (*os.File, error) {
+	return n.Network.OpenTAP(ctx, tenant, instance, 64_321)
 }
 
 func open(t testing.TB, ns *testNS, opts linuxnet.Options) *linuxnet.Network {

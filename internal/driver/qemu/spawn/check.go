@@ -3,7 +3,6 @@ package spawn
 import (
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"mvm"
@@ -137,10 +136,7 @@ func (b Bounds) launch(l Launch) error {
 	return nil
 }
 
-// root refuses a folder that is no parent of RunDirs.
-func (b Bounds) root(dir string) error {
-	if b == (Bounds{}) || slices.Contains([]string{b.RunRoot, b.ProbeRoot}, dir) {
-		return nil
-	}
-	return mvm.Errorf(mvm.KindPolicy, "list VMMs below %.200q: it holds no instances of this host", dir)
+// holds reports whether the folder is a parent of RunDirs.
+func (b Bounds) holds(dir string) bool {
+	return b == (Bounds{}) || dir == b.RunRoot || dir == b.ProbeRoot
 }

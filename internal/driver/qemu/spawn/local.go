@@ -214,13 +214,13 @@ func (h *Local) open(pid int, n Name) (*sys.Process, error) {
 
 // List is described at Host.
 func (h *Local) List(_ context.Context, root string) ([]Name, error) {
-	if err := h.bounds.root(root); err != nil {
-		return nil, err
+	if !h.bounds.holds(root) {
+		return nil, nil // none of this host's are there
 	}
 	var names []Name
 	_, err := sys.FindProcesses(h.binary, func(args []string) bool {
 		n, ok := parseName(nameOf(args))
-		if ok && filepath.Dir(n.RunDir) == root && !slices.Contains(names, n) {
+		if ok && filepath.Dir(n.RunDir) == root && h.bounds.name(n) == nil && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 		return false

@@ -48,6 +48,8 @@ type Process interface {
 	Wait() (code int, sig syscall.Signal, known bool, err error)
 	Interrupt()
 	Stats() (sys.ProcessStats, error)
+	// File returns a pidfd that is the caller's.
+	File() (*os.File, error)
 	// Close lets go of the process.
 	Close() error
 }

@@ -1,0 +1,142 @@
+package hostd
+
+import (
+	"context"
+	"os"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/sys"
+)
+
+var _ spawn.Host = (*VMMs)(nil)
+
+// VMMs is the spawn.Host of a process without rights.
+type VMMs struct{ c *Client }
+
+// VMMs returns the part of the Client that VMMs need.
+func (c *Client) VMMs() *VMMs { return &VMMs{c} }
+
+// launchTimeout bounds a Launch, which takes some milliseconds.
+const launchTimeout = 20 * time.Second
+
+// Launch is described at spawn.Host. It is not given up half-way: then nobody would
+// know whether there is a VMM.
+func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (spawn.Process, []string, error) {
+	r, files := put(l)
+	for _, f := range files {
+		if f == nil {
+			return nil, nil, mvm.Errorf(mvm.KindInvalid, "start the VMM of %s: a file is missing", l.ID)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, nil, mvm.Errorf(mvm.KindCanceled, "start the VMM of %s: %w", l.ID, context.Cause(ctx))
+	}
+	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), launchTimeout)
+	defer cancel()
+	a, got, err := call[processAnswer](lctx, h.c, opLaunch, r, files)
+	if err == nil {
+		var p spawn.Process
+		if p, err = h.hold(l.Name, a, got); err == nil {
+			return p, a.Cgroups, nil
+		}
+	}
+	if k := mvm.KindOf(err); k == mvm.KindUnavailable || k == mvm.KindTimeout {
+		h.giveUp(ctx, l) // it may have been started all the same
+	}
+	return nil, nil, err
+}
+
+// giveUp ends the VMM of a Launch whose answer did not come.
+func (h *VMMs) giveUp(ctx context.Context, l spawn.Launch) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	p, err := h.Find(ctx, l.Name, spawn.Hint{})
+	if err != nil {
+		return // none, or the next Recover or Destroy finds it
+	}
+	defer p.Close()
+	defer context.AfterFunc(ctx, p.Interrupt)()
+	if p.Kill(ctx) == nil {
+		_, _, _, _ = p.Wait()
+	}
+	_ = h.Leave(ctx, l.Name, l.Cgroup, nil)
+}
+
+// hold makes a Process of an answer.
+func (h *VMMs) hold(n spawn.Name, a processAnswer, files []*os.File) (spawn.Process, error) {
+	if len(files) != 1 {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "read the answer of mvm hostd: it has no process")
+	}
+	p, err := sys.AdoptProcess(files[0], a.PID, a.Start)
+	if err != nil {
+		return nil, err
+	}
+	return &process{Process: p, h: h, name: n}, nil
+}
+
+// Find is described at spawn.Host.
+func (h *VMMs) Find(ctx context.Context, n spawn.Name, hint spawn.Hint) (spawn.Process, error) {
+	a, got, err := call[processAnswer](ctx, h.c, opFind, vmmRequest{n, hint}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return h.hold(n, a, got)
+}
+
+// List is described at spawn.Host.
+func (h *VMMs) List(ctx context.Context, root string) ([]spawn.Name, error) {
+	a, _, err := call[listAnswer](ctx, h.c, opList, listRequest{root}, nil)
+	return a.Names, err
+}
+
+// Leave is described at spawn.Host. The server knows the cgroups itself.
+func (h *VMMs) Leave(ctx context.Context, n spawn.Name, cgroup string, _ []string) error {
+	_, _, err := call[none](ctx, h.c, opLeave, leaveRequest{n, cgroup}, nil)
+	return err
+}
+
+// process is a VMM that the server has started or found. Its end is seen without the
+// server.
+type process struct {
+	*sys.Process
+	h    *VMMs
+	name spawn.Name
+}
+
+func (p *process) ID() (int, uint64) { return p.PID, p.Start }
+
+func (p *process) request() vmmRequest {
+	return vmmRequest{p.name, spawn.Hint{PID: p.PID, Start: p.Start}}
+}
+
+func (p *process) Kill(ctx context.Context) error {
+	_, _, err := call[none](ctx, p.h.c, opKill, p.request(), nil)
+	return err
+}
+
+// exitTimeout bounds the question how a VMM ended, which needs no work.
+const exitTimeout = 5 * time.Second
+
+// Wait waits for the end, and asks the server, its parent, how it was.
+func (p *process) Wait() (code int, sig syscall.Signal, known bool, err error) {
+	if code, sig, known, err := p.Process.Wait(); known || err != nil {
+		return code, sig, known, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exitTimeout)
+	defer cancel()
+	a, _, err := call[exitAnswer](ctx, p.h.c, opExit, p.request(), nil)
+	if err != nil {
+		return 0, 0, false, nil //nolint:nilerr // it has ended, and nobody knows how
+	}
+	return a.Code, syscall.Signal(a.Signal), a.Known, nil
+}
+
+func (p *process) Stats() (sys.ProcessStats, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), exitTimeout)
+	defer cancel()
+	a, _, err := call[statsAnswer](ctx, p.h.c, opStats, p.request(), nil)
+	return sys.ProcessStats{CPU: a.CPU, RSS: a.RSS}, err
+}

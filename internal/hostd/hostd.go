@@ -1,0 +1,141 @@
+// Package hostd splits a host's privileges: a Server does what needs root, and a
+// Client lets an agent without any right do everything else.
+//
+// # What needs root
+//
+// Tenant networks (bridges, TAPs, nftables), and to start, find, measure and end VMMs
+// as users of their own. That is all that is served. The agent makes folders, disks
+// and sockets, opens them itself and hands them over open; it speaks with VMMs and
+// guests. So the server opens no path that it is told of, and nothing that a guest
+// says ever gets to it.
+//
+// # Protocol
+//
+// A unix stream socket, one request per connection. A frame is one byte of version,
+// one byte that says what it is, four bytes of length (big-endian), and JSON; open
+// files go with its first byte. The JSON is strict, its length and the number of files
+// are bounded by what it is, and it has to be there within seconds. A caller that
+// closes its connection gives the request up.
+//
+// # Trust
+//
+// Only the agent's user and root are answered, as the kernel names them. The agent is
+// not trusted beyond that: users, names of VMMs, sizes and files are checked (package
+// spawn), networks by their contract. A hostile agent can do to its instances what it
+// likes, which it can in any case, and nothing to the rest of the host.
+package hostd
+
+import (
+	"time"
+
+	"mvm"
+	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/network"
+)
+
+// version is that of the protocol; another one is refused.
+const version = 1
+
+// op says what a request is.
+type op byte
+
+// The requests. Numbers are never used again for another.
+const (
+	opHello op = iota + 1
+	opApply
+	opTAP
+	opSweep
+	opVerify
+	opLaunch
+	opFind
+	opKill
+	opExit
+	opStats
+	opList
+	opLeave
+)
+
+// Bounds of the protocol.
+const (
+	maxRequest  = 64 << 10 // bytes, but for Apply
+	maxApply    = 4 << 20
+	maxAnswer   = 4 << 20
+	maxFiles    = 16 // of a Launch; other requests have none
+	maxConns    = 64 // at once
+	readTimeout = 5 * time.Second
+	workTimeout = 60 * time.Second // for one request, however long its caller would wait
+)
+
+// limit is the largest body of the request; 0: there is no such request.
+func (o op) limit() int {
+	switch {
+	case o == opApply:
+		return maxApply
+	case o >= opHello && o <= opLeave:
+		return maxRequest
+	}
+	return 0
+}
+
+// What requests and answers carry. A request without anything has none{}.
+type (
+	none struct{}
+
+	hello struct {
+		// Epoch is another for each process that serves.
+		Epoch string `json:"epoch"`
+	}
+	tapRequest struct {
+		Tenant   string `json:"tenant"`
+		Instance string `json:"instance"`
+		UID      int    `json:"uid"`
+	}
+	sweepAnswer struct {
+		Removed []string `json:"removed"`
+	}
+	verifyAnswer struct {
+		Findings []network.Finding `json:"findings"`
+	}
+	launchRequest struct {
+		spawn.Launch
+		// Which files are there beside lock, log, memory and the three sockets.
+		Kernel bool `json:"kernel"`
+		Initrd bool `json:"initrd"`
+		TAP    bool `json:"tap"`
+	}
+	vmmRequest struct {
+		Name spawn.Name `json:"name"`
+		Hint spawn.Hint `json:"hint"`
+	}
+	processAnswer struct {
+		PID     int      `json:"pid"`
+		Start   uint64   `json:"start"`
+		Cgroups []string `json:"cgroups,omitempty"`
+	}
+	exitAnswer struct {
+		Code   int  `json:"code"`
+		Signal int  `json:"signal"`
+		Known  bool `json:"known"`
+	}
+	statsAnswer struct {
+		CPU time.Duration `json:"cpu_ns"`
+		RSS int64         `json:"rss_bytes"`
+	}
+	listRequest struct {
+		Root string `json:"root"`
+	}
+	listAnswer struct {
+		Names []spawn.Name `json:"names"`
+	}
+	leaveRequest struct {
+		Name   spawn.Name `json:"name"`
+		Cgroup string     `json:"cgroup"`
+	}
+	failure struct {
+		Kind mvm.Kind `json:"kind"`
+		Text string   `json:"text"`
+		Fix  string   `json:"fix,omitempty"`
+		// Gone: there is no such process.
+		Gone bool `json:"gone,omitempty"`
+	}
+)

@@ -1,0 +1,100 @@
+package hostd
+
+import (
+	"context"
+	"os"
+
+	"mvm"
+	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/network"
+)
+
+// request is a frame that has come, from whom the kernel says.
+type request struct {
+	op    op
+	body  []byte
+	files []*os.File
+	from  spawn.Owner
+}
+
+// do does what the request asks for. Only here and in the functions that it names is
+// anything done for a caller.
+func (s *Server) do(ctx context.Context, r request) (reply, error) {
+	if len(r.files) > 0 && r.op != opLaunch {
+		return reply{}, mvm.Errorf(mvm.KindInvalid, "read request: %d files that it has no use for", len(r.files))
+	}
+	switch r.op {
+	case opHello:
+		return handle(ctx, r, func(context.Context, none) (reply, error) { return reply{body: hello{s.epoch}}, nil })
+	case opApply:
+		return handle(ctx, r, s.apply)
+	case opTAP:
+		return handle(ctx, r, s.tap)
+	case opSweep:
+		return handle(ctx, r, s.sweep)
+	case opVerify:
+		return handle(ctx, r, s.verify)
+	case opLaunch:
+		return handle(ctx, r, func(ctx context.Context, l launchRequest) (reply, error) { return s.launch(ctx, l, r) })
+	case opFind:
+		return handle(ctx, r, s.find)
+	case opKill:
+		return handle(ctx, r, s.kill)
+	case opExit:
+		return handle(ctx, r, s.exit)
+	case opStats:
+		return handle(ctx, r, s.stats)
+	case opList:
+		return handle(ctx, r, s.list)
+	case opLeave:
+		return handle(ctx, r, s.leave)
+	}
+	return reply{}, mvm.Errorf(mvm.KindInvalid, "read request: there is no kind %d", r.op)
+}
+
+// handle decodes what a request carries.
+func handle[T any](ctx context.Context, r request, do func(context.Context, T) (reply, error)) (reply, error) {
+	v, err := decode[T](r.body)
+	if err != nil {
+		return reply{}, err
+	}
+	return do(ctx, v)
+}
+
+func (s *Server) apply(ctx context.Context, cfg network.Config) (reply, error) {
+	if err := cfg.Validate(); err != nil {
+		return reply{}, err
+	}
+	for _, t := range cfg.Tenants { // names get into logs and findings
+		if err := mvm.ValidateName("tenant", t.ID); err != nil {
+			return reply{}, err
+		}
+		for _, i := range t.Instances {
+			if err := mvm.ValidateInstanceID(i.ID); err != nil {
+				return reply{}, err
+			}
+		}
+	}
+	return reply{body: none{}}, s.opt.Network.Apply(ctx, cfg)
+}
+
+func (s *Server) tap(ctx context.Context, t tapRequest) (reply, error) {
+	if t.UID < s.opt.Bounds.FirstUID || t.UID > s.opt.Bounds.LastUID {
+		return reply{}, mvm.Errorf(mvm.KindPolicy, "open TAP: user %d is not of those for instances", t.UID)
+	}
+	f, err := s.opt.Network.OpenTAP(ctx, t.Tenant, t.Instance, t.UID)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{body: none{}, files: []*os.File{f}}, nil
+}
+
+func (s *Server) sweep(ctx context.Context, _ none) (reply, error) {
+	removed, err := s.opt.Network.Sweep(ctx)
+	return reply{body: sweepAnswer{removed}}, err
+}
+
+func (s *Server) verify(ctx context.Context, _ none) (reply, error) {
+	found, err := s.opt.Network.Verify(ctx)
+	return reply{body: verifyAnswer{found}}, err
+}
