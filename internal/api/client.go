@@ -24,7 +24,9 @@ import (
 // or the agent went away before its answer; what was asked for may have happened.
 // A context that ends stops the waiting; see Server for what goes on in the agent.
 type Client struct {
-	socket string
+	where  string // the agent is, for people
+	base   string // of URLs
+	remote bool
 	http   *http.Client
 }
 
@@ -33,7 +35,7 @@ var _ Service = (*Client)(nil)
 // Dial returns a client for the agent at the socket. It connects at the first call.
 func Dial(socket string) *Client {
 	d := &net.Dialer{Timeout: 5 * time.Second}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+	return &Client{where: socket, base: "http://agent", http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return d.DialContext(ctx, "unix", socket)
 		},
@@ -61,7 +63,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "make request: %w", err)
 	}
@@ -89,21 +91,24 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	if errors.As(err, &inner) {
 		err = inner.Err
 	}
+	if err := c.explainRemote(ctx, err); err != nil {
+		return err
+	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return mvm.Errorf(mvm.KindTimeout, "wait for agent: %w", ctx.Err())
 	case ctx.Err() != nil:
 		return mvm.Errorf(mvm.KindCanceled, "stopped waiting for the agent: %w", ctx.Err())
 	case errors.Is(err, fs.ErrPermission):
-		return mvm.Errorf(mvm.KindPolicy, "user %d may not use the agent at %s", os.Geteuid(), c.socket).
+		return mvm.Errorf(mvm.KindPolicy, "user %d may not use the agent at %s", os.Geteuid(), c.where).
 			WithFix("run as root or join the group of the socket")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return mvm.Errorf(mvm.KindUnavailable, "agent not reachable at %s", c.socket).WithFix("start it with `mvm agent serve`")
+		return mvm.Errorf(mvm.KindUnavailable, "agent not reachable at %s", c.where).WithFix("start it with `mvm agent serve`")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return mvm.Errorf(mvm.KindUnavailable, "agent at %s went away before it answered", c.socket).
+		return mvm.Errorf(mvm.KindUnavailable, "agent at %s went away before it answered", c.where).
 			WithFix("see its log; what was asked for may have happened")
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "talk to agent at %s: %w", c.socket, err)
+	return mvm.Errorf(mvm.KindUnavailable, "talk to agent at %s: %w", c.where, err)
 }
 
 // call asks for one value.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"mvm"
 )
@@ -35,6 +36,24 @@ func kindStatus() map[mvm.Kind]int {
 		mvm.KindTimeout:     http.StatusGatewayTimeout,
 		mvm.KindCanceled:    statusClientGone,
 	}
+}
+
+// tooMany refuses a client that asks more than it may at once.
+type tooMany struct {
+	err   *mvm.Error
+	after time.Duration
+}
+
+// Error returns the text of the error below.
+func (t *tooMany) Error() string { return t.err.Error() }
+
+// Unwrap makes the error one of package mvm.
+func (t *tooMany) Unwrap() error { return t.err }
+
+// TooMany is the error for a client that asks more than it may, and may try again after
+// some time: KindUnavailable, as status 429 with Retry-After.
+func TooMany(after time.Duration, format string, args ...any) error {
+	return &tooMany{mvm.Errorf(mvm.KindUnavailable, format, args...).WithFix("try again in %s", max(after, time.Millisecond).Round(time.Millisecond)), after}
 }
 
 // statusOf returns the HTTP status of an error body.

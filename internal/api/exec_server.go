@@ -26,6 +26,8 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case err != nil:
+	case r.ProtoMajor != 1:
+		err = mvm.Errorf(mvm.KindInvalid, "exec takes the connection over, which %s does not allow", r.Proto).WithFix("ask with HTTP/1.1")
 	case r.Header.Get("Upgrade") != execProtocol:
 		err = mvm.Errorf(mvm.KindInvalid, "exec needs an upgrade to %s", execProtocol)
 	case len(spec.Argv) == 0 || spec.Argv[0] == "":
@@ -77,7 +79,7 @@ func (s *Server) runExec(ctx context.Context, conn net.Conn, in *bufio.Reader, a
 		Stdin: input.pipe.reader(), Stdout: out.stream(frameStdout), Stderr: out.stream(frameStderr), Resize: input.resize,
 	})
 	if stop() {
-		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = conn.SetWriteDeadline(time.Now().Add(s.writeTimeout))
 	}
 	end := execEnd{Code: code}
 	if err != nil {

@@ -3,8 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"math"
 	"net/http"
 	"reflect"
+	"strconv"
 	"time"
 
 	"mvm"
@@ -69,7 +72,7 @@ func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context
 		}
 		ctx, cancel := s.context(r, of)
 		defer cancel()
-		out := newLines(w)
+		out := newLines(w, s.writeTimeout)
 		res, err := f(ctx, p, in, out.progress)
 		if err != nil {
 			s.note(r, err)
@@ -90,7 +93,7 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 		}
 		ctx, cancel := s.context(r, ofClient)
 		defer cancel()
-		out := newLines(w)
+		out := newLines(w, s.writeTimeout)
 		err = f(ctx, p, func(item Item) error { return out.write(line[Item]{Item: &item}) })
 		if err != nil && ctx.Err() == nil {
 			s.note(r, err)
@@ -120,7 +123,13 @@ func accept[In any](s *Server, w http.ResponseWriter, r *http.Request, limit int
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	s.note(r, err)
 	body := toBody(err)
-	s.answer(w, r, statusOf(body.Kind), body)
+	status := statusOf(body.Kind)
+	var many *tooMany
+	if errors.As(err, &many) {
+		status = http.StatusTooManyRequests
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(max(many.after.Seconds(), 1)))))
+	}
+	s.answer(w, r, status, body)
 }
 
 // note logs what a person who runs the agent must see: faults of the agent itself.
@@ -140,7 +149,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v an
 		status, b = http.StatusInternalServerError, []byte(`{"kind":"internal","message":"answer can't be encoded"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.writeTimeout))
 	w.WriteHeader(status)
 	if _, err := w.Write(append(b, '\n')); err != nil {
 		s.log.Debug("client left before its answer", "path", r.URL.Path, "err", err)

@@ -12,10 +12,11 @@ import (
 // lines writes an NDJSON stream. Progress never holds up the work that it is about:
 // it goes through a queue, and when the client reads too slowly lines are dropped.
 type lines struct {
-	w     http.ResponseWriter
-	rc    *http.ResponseController
-	queue chan mvm.Progress
-	idle  chan struct{} // closed when the queue's writer is done
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	timeout time.Duration // of one line
+	queue   chan mvm.Progress
+	idle    chan struct{} // closed when the queue's writer is done
 
 	mu    sync.Mutex
 	err   error
@@ -25,8 +26,8 @@ type lines struct {
 const progressQueue = 64
 
 // newLines sends the header and begins; end must be called.
-func newLines(w http.ResponseWriter) *lines {
-	l := &lines{w: w, rc: http.NewResponseController(w), queue: make(chan mvm.Progress, progressQueue), idle: make(chan struct{})}
+func newLines(w http.ResponseWriter, timeout time.Duration) *lines {
+	l := &lines{w: w, rc: http.NewResponseController(w), timeout: timeout, queue: make(chan mvm.Progress, progressQueue), idle: make(chan struct{})}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 	_ = l.rc.Flush()
@@ -61,7 +62,7 @@ func (l *lines) write(v any) error {
 	if l.err != nil {
 		return l.err
 	}
-	_ = l.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = l.rc.SetWriteDeadline(time.Now().Add(l.timeout))
 	if _, err = l.w.Write(append(b, '\n')); err == nil {
 		err = l.rc.Flush()
 	}

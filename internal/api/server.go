@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -27,7 +28,7 @@ type Server struct {
 	slots   chan struct{}
 	count   func(route, result string, took time.Duration)
 
-	bodyTimeout time.Duration
+	bodyTimeout, writeTimeout time.Duration
 
 	base   context.Context // ends when operations must give up
 	abort  context.CancelFunc
@@ -49,8 +50,10 @@ type ServerConfig struct {
 	Log     *slog.Logger
 	// MaxInFlight bounds requests at once; 0 means MaxInFlight.
 	MaxInFlight int
-	// BodyTimeout bounds the reading of a request's body; 0 means 10 s.
-	BodyTimeout time.Duration
+	// HeaderTimeout bounds the reading of a request's header, BodyTimeout that of its
+	// body, and WriteTimeout how long a client may take to read an answer, or one line
+	// of a stream. 0 means 5 s, 10 s and 30 s.
+	HeaderTimeout, BodyTimeout, WriteTimeout time.Duration
 	// Count is told of every request at its end: the pattern of its route, and "ok" or
 	// the kind of its error. It may be nil.
 	Count func(route, result string, took time.Duration)
@@ -61,9 +64,9 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	if cfg.MaxInFlight == 0 {
 		cfg.MaxInFlight = MaxInFlight
 	}
-	if cfg.BodyTimeout == 0 {
-		cfg.BodyTimeout = bodyTimeout
-	}
+	cfg.HeaderTimeout = cmp.Or(cfg.HeaderTimeout, headerTimeout)
+	cfg.BodyTimeout = cmp.Or(cfg.BodyTimeout, bodyTimeout)
+	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, writeTimeout)
 	if cfg.Count == nil {
 		cfg.Count = func(string, string, time.Duration) {}
 	}
@@ -71,26 +74,42 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	if cfg.Admit == nil {
 		cfg.Admit = admitPeer(cfg.Group)
 	}
-	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
+	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, writeTimeout: cfg.WriteTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
 	s.base, s.abort = context.WithCancel(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)
 	mux := s.mux()
 	s.http = &http.Server{
 		Handler:           s.observe(mux, s.guard(mux)),
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       withPeer,
+		Protocols:         protocols(),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idleTimeout, PingTimeout: headerTimeout, WriteByteTimeout: cfg.WriteTimeout},
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s
 }
 
-// Serve answers on the listener until Close, and then returns nil. The listener
-// must be of unix sockets: the kernel says who asks.
+// protocols are HTTP/1.1 and, over TLS where both sides agree on it, HTTP/2.
+func protocols() *http.Protocols {
+	var p http.Protocols
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	return &p
+}
+
+// Serve answers on the listener until Close, and then returns nil. Without Admit in the
+// config the listener must be of unix sockets: the kernel says who asks.
 func (s *Server) Serve(ln net.Listener) error {
-	err := s.http.Serve(&boundedListener{Listener: ln, slots: make(chan struct{}, cap(s.slots)*2)})
+	return s.ServeAccepted(&boundedListener{Listener: ln, slots: make(chan struct{}, cap(s.slots)*2)})
+}
+
+// ServeAccepted is Serve for a listener that bounds its connections itself. Those of TLS
+// must have their handshake behind them; they may speak HTTP/2, if that was agreed.
+func (s *Server) ServeAccepted(ln net.Listener) error {
+	err := s.http.Serve(ln)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -141,6 +160,7 @@ func (s *Server) enter() bool {
 // guard lets in who may use the API, as many at once as there are slots.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.writeTimeout)) // not that of an earlier request
 		if !s.enter() {
 			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent shuts down"))
 			return
@@ -155,8 +175,14 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		caller, err := s.admit(r)
 		if err != nil {
+			if mvm.IsKind(err, mvm.KindPolicy) {
+				w.Header().Set("Connection", "close")
+			}
 			s.fail(w, r, err)
 			return
+		}
+		if caller.Release != nil {
+			defer caller.Release()
 		}
 		next.ServeHTTP(w, r.WithContext(withCaller(r.Context(), caller)))
 	})

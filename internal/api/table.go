@@ -107,6 +107,8 @@ type Caller struct {
 	// Tenant is the only tenant that the caller may see and act on; empty: it is an
 	// operator and may do everything.
 	Tenant string
+	// Release, where set, is called at the end of the request.
+	Release func()
 }
 
 type callerKey struct{}

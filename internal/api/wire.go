@@ -17,6 +17,7 @@ const (
 	writeTimeout  = 30 * time.Second
 	idleTimeout   = time.Minute
 	maxHeader     = 64 << 10
+	maxStreams    = 64 // of one HTTP/2 connection at once
 )
 
 // maxLine bounds one line of a stream, and maxAnswer a whole answer, at the client.

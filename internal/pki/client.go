@@ -1,0 +1,86 @@
+package pki
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"mvm"
+)
+
+// The files of a client's folder.
+const (
+	ClientCA   = "ca.pem"
+	ClientCert = "cert.pem"
+	ClientKey  = "key.pem"
+)
+
+// ClientTLS is the configuration of a client with the certificate, key and CA in the
+// folder: TLS 1.3 only, to a server whose certificate is a node's of that CA, in force,
+// and for the name or address that was dialled.
+func ClientTLS(dir string) (*tls.Config, error) {
+	text := map[string][]byte{}
+	for _, name := range []string{ClientCA, ClientCert, ClientKey} {
+		b, err := readClient(filepath.Join(dir, name), name == ClientKey)
+		if err != nil {
+			return nil, err
+		}
+		text[name] = b
+	}
+	ca, err := ParseCert(text[ClientCA], filepath.Join(dir, ClientCA))
+	if err != nil {
+		return nil, err
+	}
+	domain, err := domainOf(ca)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(text[ClientCert], text[ClientKey])
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInvalid, "certificate and key in %s: %w", dir, err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, RootCAs: roots,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			id, err := IdentityOf(c.PeerCertificates[0])
+			if err == nil && (id.Node == "" || id.Domain != domain) {
+				err = mvm.Errorf(mvm.KindPolicy, "server shows the certificate of %s, not of a node of %s", id.URI(), domain)
+			}
+			return err
+		}}, nil
+}
+
+func readClient(path string, secret bool) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, mvm.Errorf(mvm.KindInvalid, "read client's certificate: %w", err).
+			WithFix("get the folder that `mvm agent certs client` made on the node, and name it with --certs or MVM_CERTS")
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindPolicy, "read client's certificate: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, mvm.Errorf(mvm.KindInternal, "read %s: %w", path, err)
+	case !st.Mode().IsRegular():
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: it is not a regular file", path)
+	case secret && st.Mode().Perm()&0o077 != 0:
+		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: its mode %04o lets others at the key", path, st.Mode().Perm()).WithFix("chmod 0600 it")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, MaxPEM+1))
+	if err == nil && len(b) > MaxPEM {
+		err = errors.New("it is too large")
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: %w", path, err)
+	}
+	return b, nil
+}

@@ -1,0 +1,126 @@
+package pki
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"mvm"
+	"mvm/internal/sys"
+)
+
+// Dir is the folder with the certificates of one node or CA. Its methods that write
+// take a lock, so that an agent and a command line do not undo each other's work.
+type Dir struct {
+	path   string
+	domain string
+}
+
+// At returns the folder at the path, which need not be there yet, for the trust domain.
+func At(path, domain string) *Dir { return &Dir{path: path, domain: domain} }
+
+// The files of a Dir.
+const (
+	caFile      = "ca.pem"
+	caKeyFile   = "ca.key"
+	crlFile     = "ca.crl"
+	issuedFile  = "issued.jsonl"
+	nodeFile    = "node.pem"
+	pendingFile = "request.key"
+	lockName    = ".lock"
+)
+
+func (d *Dir) file(name string) string { return filepath.Join(d.path, name) }
+
+// has reports whether the file is there.
+func (d *Dir) has(name string) bool {
+	_, err := os.Lstat(d.file(name))
+	return err == nil
+}
+
+// lock makes the folder, and keeps others from writing until the returned function is
+// called.
+func (d *Dir) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "make folder of certificates: %w", err)
+	}
+	f, err := os.OpenFile(d.file(lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, mvm.Errorf(kindOfFile(err), "open lock of certificates: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		_ = f.Close()
+		return nil, mvm.Errorf(mvm.KindInternal, "lock certificates: %w", err)
+	}
+	d.give(lockName)
+	return func() { _ = f.Close() }, nil
+}
+
+// write puts the file in place whole and durable, for the owner of the folder.
+func (d *Dir) write(name string, data []byte, perm os.FileMode) error {
+	if err := sys.WriteFile(d.file(name), data, perm); err != nil {
+		return mvm.Errorf(kindOfFile(err), "write %s: %w", d.file(name), err)
+	}
+	return d.give(name)
+}
+
+// give makes the file the folder owner's where root writes for another user.
+func (d *Dir) give(name string) error {
+	var dir, file syscall.Stat_t
+	if os.Geteuid() != 0 || syscall.Stat(d.path, &dir) != nil || syscall.Lstat(d.file(name), &file) != nil ||
+		file.Uid == dir.Uid && file.Gid == dir.Gid {
+		return nil
+	}
+	if err := os.Lchown(d.file(name), int(dir.Uid), int(dir.Gid)); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "give %s to the owner of its folder: %w", d.file(name), err)
+	}
+	return nil
+}
+
+// read reads a file of at most limit bytes. One with a key must be a regular file
+// that no other user can read or write.
+func (d *Dir) read(name string, limit int64, secret bool) ([]byte, error) {
+	path := d.file(name)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, mvm.Errorf(kindOfFile(err), "read %s: %w", path, err)
+	}
+	defer func() { _ = f.Close() }()
+	st, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, mvm.Errorf(mvm.KindInternal, "read %s: %w", path, err)
+	case !st.Mode().IsRegular():
+		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: it is not a regular file", path)
+	case secret && st.Mode().Perm()&0o077 != 0:
+		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: its mode %04o lets others at its key", path, st.Mode().Perm()).WithFix("chmod 0600 it")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errors.New("it is too large")
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "read %s: %w", path, err)
+	}
+	return data, nil
+}
+
+func kindOfFile(err error) mvm.Kind {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return mvm.KindNotFound
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EROFS):
+		return mvm.KindPolicy
+	}
+	return mvm.KindInternal
+}
+
+func (d *Dir) remove(name string) error {
+	if err := os.Remove(d.file(name)); err != nil {
+		return mvm.Errorf(kindOfFile(err), "remove %s: %w", d.file(name), err)
+	}
+	return nil
+}

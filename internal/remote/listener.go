@@ -1,0 +1,221 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"mvm/internal/pki"
+)
+
+// Bounds of those who are not known yet.
+const (
+	maxHandshakes        = 128 // at once
+	maxHandshakesPerAddr = 16  // of them from one address
+	lingerTime           = 500 * time.Millisecond
+	lingerBytes          = 64 << 10
+)
+
+// listener gives connections whose handshake is behind them.
+type listener struct {
+	tcp net.Listener
+	opt Options
+
+	ready  chan *tls.Conn
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	once   sync.Once
+
+	mu     sync.Mutex
+	shakes map[netip.Addr]int // handshakes under way
+	total  int
+	conns  map[*conn]bool // established
+	byID   map[string]int // of them by identity
+}
+
+// conn is an established connection.
+type conn struct {
+	raw  *rawConn
+	id   pki.Identity
+	leaf *x509.Certificate
+	from string
+}
+
+func newListener(tcp net.Listener, opt Options) *listener {
+	l := &listener{tcp: tcp, opt: opt, ready: make(chan *tls.Conn), shakes: map[netip.Addr]int{}, conns: map[*conn]bool{}, byID: map[string]int{}}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	return l
+}
+
+// Addr is the address that clients use.
+func (l *listener) Addr() net.Addr { return l.tcp.Addr() }
+
+// Accept returns the next client that has shown who it is.
+func (l *listener) Accept() (net.Conn, error) {
+	l.once.Do(func() { l.wg.Go(l.run) })
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept and the handshakes under way, and waits for them.
+func (l *listener) Close() error {
+	l.cancel()
+	err := l.tcp.Close()
+	l.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (l *listener) run() {
+	for {
+		c, err := l.tcp.Accept()
+		if errors.Is(err, net.ErrClosed) || l.ctx.Err() != nil {
+			if c != nil {
+				_ = c.Close()
+			}
+			return
+		}
+		if err != nil {
+			l.opt.Log.Error("accept remote client", "err", err)
+			select { // out of files, most likely
+			case <-time.After(100 * time.Millisecond):
+			case <-l.ctx.Done():
+			}
+			continue
+		}
+		from := addrOf(c)
+		if !l.begin(from) {
+			l.opt.Log.Debug("remote connection refused: too many handshakes", "from", from)
+			_ = c.Close()
+			continue
+		}
+		l.wg.Go(func() {
+			defer l.end(from)
+			l.shake(c)
+		})
+	}
+}
+
+// begin counts a handshake in, if there is room for it.
+func (l *listener) begin(from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.total >= maxHandshakes || l.shakes[from] >= maxHandshakesPerAddr {
+		return false
+	}
+	l.total++
+	l.shakes[from]++
+	return true
+}
+
+func (l *listener) end(from netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total--
+	if l.shakes[from]--; l.shakes[from] == 0 {
+		delete(l.shakes, from)
+	}
+}
+
+// shake makes the handshake and hands the connection on.
+func (l *listener) shake(c net.Conn) {
+	raw := &rawConn{Conn: c}
+	ctx, cancel := context.WithTimeout(l.ctx, l.opt.Handshake)
+	defer cancel()
+	t := tls.Server(raw, l.opt.Keeper.ServerTLS("h2", "http/1.1"))
+	if err := t.HandshakeContext(ctx); err != nil {
+		l.opt.Log.Warn("remote client refused", "from", c.RemoteAddr().String(), "err", err)
+		linger(c)
+		return
+	}
+	leaf := t.ConnectionState().PeerCertificates[0]
+	id, err := pki.IdentityOf(leaf)
+	if err != nil || !l.take(raw, id, leaf) {
+		l.opt.Log.Warn("remote client refused: it or all have too many connections", "client", id.Short(), "from", c.RemoteAddr().String())
+		_ = t.Close()
+		return
+	}
+	select {
+	case l.ready <- t:
+	case <-l.ctx.Done():
+		_ = t.Close()
+	}
+}
+
+// take counts an established connection in until it is closed.
+func (l *listener) take(raw *rawConn, id pki.Identity, leaf *x509.Certificate) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) >= l.opt.Connections || l.byID[id.URI()] >= max(1, l.opt.Connections/4) {
+		return false
+	}
+	c := &conn{raw: raw, id: id, leaf: leaf, from: raw.RemoteAddr().String()}
+	l.conns[c] = true
+	l.byID[id.URI()]++
+	raw.released = sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.conns, c)
+		if l.byID[id.URI()]--; l.byID[id.URI()] == 0 {
+			delete(l.byID, id.URI())
+		}
+	})
+	return true
+}
+
+// open returns the established connections.
+func (l *listener) open() (all []*conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		all = append(all, c)
+	}
+	return slices.Clip(all)
+}
+
+// rawConn is the TCP connection below TLS.
+type rawConn struct {
+	net.Conn
+	released func() // set before the connection is handed on; nil: not counted
+}
+
+// Close closes it and gives its place back.
+func (c *rawConn) Close() error {
+	err := c.Conn.Close()
+	if c.released != nil {
+		c.released()
+	}
+	return err
+}
+
+// linger closes a connection such that the client gets to read why: what it sent
+// meanwhile is read first, or else the kernel would answer it with a reset.
+func linger(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.CloseWrite()
+		_ = tcp.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, tcp, lingerBytes)
+	}
+	_ = c.Close()
+}
+
+func addrOf(c net.Conn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
