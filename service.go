@@ -98,6 +98,7 @@ type NodeInfo struct {
 	PID         int       `json:"pid"`
 	Started     time.Time `json:"started"`
 	DataDir     string    `json:"data_dir"`
+	APIAddress  string    `json:"api_address,omitempty"` // of the API for other machines
 	Driver      string    `json:"driver"`
 	VMM         string    `json:"vmm"`
 	Accelerator string    `json:"accelerator"`

@@ -46,6 +46,8 @@ type Options struct {
 	RunDir  string // volatile: sockets; short, for unix socket paths
 	Version string
 	NodeID  string // default: the host name
+	// APIAddress is where remote clients are answered; empty: nowhere.
+	APIAddress string
 
 	Store     *store.Store
 	Driver    driver.Driver

@@ -44,6 +44,9 @@ func (a *app) nodeInfoTable(n mvm.NodeInfo) table {
 	t.add("node", n.NodeID)
 	t.add("agent", fmt.Sprintf("%s, pid %d, up %s", dash(n.Version), n.PID, a.ago(n.Started)))
 	t.add("data", n.DataDir)
+	if n.APIAddress != "" {
+		t.add("remote API", n.APIAddress)
+	}
 	t.add("driver", strings.TrimSpace(n.Driver+" "+n.VMM))
 	t.add("accelerator", n.Accelerator)
 	if n.Why != "" {

@@ -75,14 +75,20 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, stop)
-	a, err := newAgent(o, key, st, p, m, seam, log)
+	rem, err := listenRemote(o, log)
 	if err != nil {
 		return err
 	}
+	a, err := newAgent(o, key, st, p, m, seam, rem.addr(), log)
+	if err != nil {
+		return errors.Join(err, rem.close())
+	}
 	defer closing(&err, a.Close)
+	defer closing(&err, rem.close)
 	if err := a.Open(ctx); err != nil {
 		return err
 	}
+	rem.open(a, api.ServerConfig{Version: o.Version, Log: log, Count: m.Request})
 	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log, Count: m.Request})
 }
 
@@ -102,7 +108,7 @@ func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	return qemuParts(o, log)
 }
 
-func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, log *slog.Logger) (*agent.Agent, error) {
+func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, apiAddr string, log *slog.Logger) (*agent.Agent, error) {
 	images, err := image.Open(filepath.Join(o.DataDir, "images"), p.builders, log)
 	if err != nil {
 		return nil, err
@@ -112,7 +118,7 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 		dns = hostResolvers(log)
 	}
 	return agent.New(agent.Options{
-		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID,
+		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
 		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval,

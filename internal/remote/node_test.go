@@ -152,12 +152,11 @@ func start(t *testing.T, opt remote.Options, cfg api.ServerConfig) *node {
 		t.Fatal(err)
 	}
 	n.addr = srv.Addr()
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(n.svc, cfg) }()
+	srv.Open(n.svc, cfg)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := errors.Join(srv.Close(ctx), <-done, n.k.Close()); err != nil {
+		if err := errors.Join(srv.Close(ctx), n.k.Close()); err != nil {
 			t.Errorf("close: %v", err)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"mvm"
@@ -42,13 +43,13 @@ type Server struct {
 	opt     Options
 	ln      *listener
 	clients *clients
-	api     *api.Server
+	api     *api.Server // nil until Open
 	cancel  context.CancelFunc
-	watched chan struct{}
+	wg      sync.WaitGroup
 }
 
-// Listen binds the address. Nobody is answered until Serve; the caller closes the
-// server also when it never serves.
+// Listen binds the address. Nobody is answered until Open; the caller closes the
+// server also when it was never opened.
 func Listen(opt Options) (*Server, error) {
 	for _, d := range []struct {
 		v   *int
@@ -72,25 +73,29 @@ func Listen(opt Options) (*Server, error) {
 // Addr is the address that it listens on.
 func (s *Server) Addr() string { return s.ln.Addr().String() }
 
-// Serve answers with the service until Close, and then returns nil. cfg's Admit is set
-// by it.
-func (s *Server) Serve(svc api.Service, cfg api.ServerConfig) error {
+// Open answers with the service from now on, until Close. cfg's Admit is set by it.
+func (s *Server) Open(svc api.Service, cfg api.ServerConfig) {
 	cfg.Admit = s.admit
 	s.api = api.NewServer(svc, cfg)
 	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel, s.watched = cancel, make(chan struct{})
-	go s.watch(ctx)
-	return s.api.ServeAccepted(s.ln)
+	s.cancel = cancel
+	s.wg.Go(func() { s.watch(ctx) })
+	s.wg.Go(func() {
+		if err := s.api.ServeAccepted(s.ln); err != nil {
+			s.opt.Log.Error("serve remote clients", "err", err)
+		}
+	})
 }
 
-// Close stops taking requests and ends as api.Server.Close does.
+// Close stops taking requests, ends as api.Server.Close does, and waits for all that
+// Open began.
 func (s *Server) Close(ctx context.Context) error {
 	if s.api == nil {
 		return s.ln.Close()
 	}
 	err := errors.Join(s.api.Close(ctx), s.ln.Close())
 	s.cancel()
-	<-s.watched
+	s.wg.Wait()
 	return err
 }
 
@@ -118,7 +123,6 @@ const watchEvery = time.Second
 // watch closes the connections, streams among them, of certificates that were revoked
 // or have expired.
 func (s *Server) watch(ctx context.Context) {
-	defer close(s.watched)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	seen := s.opt.Keeper.Generation()

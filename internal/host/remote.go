@@ -1,0 +1,66 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"mvm/internal/api"
+	"mvm/internal/cli"
+	"mvm/internal/pki"
+	"mvm/internal/remote"
+)
+
+// remoteAPI is the API for other machines; the zero value is none.
+type remoteAPI struct {
+	keeper *pki.Keeper
+	server *remote.Server
+}
+
+// listenRemote takes up the node's certificates and binds the address for remote
+// clients, when one is configured. Nobody is answered yet.
+func listenRemote(o cli.ServeOptions, log *slog.Logger) (*remoteAPI, error) {
+	c := o.Remote
+	if c.Listen == "" {
+		return &remoteAPI{}, nil
+	}
+	k := pki.NewKeeper(pki.At(c.CertDir, c.TrustDomain), time.Duration(c.CertHours)*time.Hour, log)
+	if err := k.Open(); err != nil {
+		return nil, err
+	}
+	s, err := remote.Listen(remote.Options{Listen: c.Listen, Keeper: k, Log: log, Rate: c.Rate, Burst: c.Burst, Connections: c.Connections})
+	if err != nil {
+		_ = k.Close()
+		return nil, err
+	}
+	return &remoteAPI{keeper: k, server: s}, nil
+}
+
+// addr is where remote clients are answered; empty: nowhere.
+func (r *remoteAPI) addr() string {
+	if r.server == nil {
+		return ""
+	}
+	return r.server.Addr()
+}
+
+// open answers remote clients from now on.
+func (r *remoteAPI) open(svc api.Service, cfg api.ServerConfig) {
+	if r.server == nil {
+		return
+	}
+	r.server.Open(svc, cfg)
+	node := r.keeper.Node()
+	cfg.Log.Info("agent serves remote clients", "addr", r.addr(), "node", node.Identity, "certificate_until", node.NotAfter)
+}
+
+// close lets what is under way end for a while, and then ends it.
+func (r *remoteAPI) close() error {
+	if r.server == nil {
+		return nil
+	}
+	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	return errors.Join(r.server.Close(grace), r.keeper.Close())
+}
