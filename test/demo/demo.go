@@ -105,6 +105,10 @@ func (d *demo) writeConfig() (string, error) {
 		}
 		cfg += "anthropic_key = { file = \"./secrets/anthropic_key\" }\n"
 	} else {
+		if _, err := d.keptSecret("model_key"); err != nil {
+			return "", err
+		}
+		cfg += "model_key = { file = \"./secrets/model_key\" }\n"
 		overrides = fmt.Sprintf("\n[overrides]\nhost_services = [%d]\n%s\n[overrides.workers.env]\n"+
 			"OPENCLAW_MODEL_BASE_URL = \"http://host.mvm.internal:%d/v1\"\n", d.stubPort, overrides, d.stubPort)
 	}

@@ -20,6 +20,9 @@ const maxBody = 8 << 20
 type Server struct {
 	// Reply makes the answer from the last message of the user; nil: "stub model heard: <message>".
 	Reply func(last string) string
+	// Command, where it returns one for a message of the user, has the assistant run it
+	// in the background with the exec tool, and answers once the tool has.
+	Command func(last string) string
 	// Delay is waited before the answer.
 	Delay time.Duration
 
@@ -60,6 +63,12 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	}
 	s.asked.Add(1)
 	time.Sleep(s.Delay)
+	if s.Command != nil && len(req.Messages) > 0 && req.Messages[len(req.Messages)-1].Role == "user" {
+		if cmd := s.Command(lastOfUser(req.Messages)); cmd != "" {
+			callExec(w, req, cmd)
+			return
+		}
+	}
 	text := "stub model heard: " + lastOfUser(req.Messages)
 	if s.Reply != nil {
 		text = s.Reply(lastOfUser(req.Messages))
@@ -77,11 +86,32 @@ func completion(model, object string, choice map[string]any) map[string]any {
 		"choices": []any{choice}, "usage": map[string]int{"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
 }
 
-// stream sends the answer in two pieces, as server-sent events.
+// callExec answers with a call of the exec tool.
+func callExec(w http.ResponseWriter, req request, cmd string) {
+	args, err := json.Marshal(map[string]any{"command": cmd, "background": true})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	call := map[string]any{"role": "assistant", "tool_calls": []any{map[string]any{"index": 0, "id": "call_1", "type": "function",
+		"function": map[string]any{"name": "exec", "arguments": string(args)}}}}
+	if req.Stream {
+		send(w, req.Model, "tool_calls", call)
+		return
+	}
+	writeJSON(w, completion(req.Model, "chat.completion", map[string]any{"message": call, "finish_reason": "tool_calls", "index": 0}))
+}
+
+// stream sends the answer in two pieces.
 func stream(w http.ResponseWriter, model, text string) {
-	w.Header().Set("Content-Type", "text/event-stream")
 	half := len(text) / 2
-	send := func(delta map[string]any, finish any) {
+	send(w, model, "stop", map[string]any{"role": "assistant", "content": text[:half]}, map[string]any{"content": text[half:]})
+}
+
+// send sends pieces of an answer as server-sent events, and why it ended.
+func send(w http.ResponseWriter, model, finish string, deltas ...map[string]any) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	piece := func(delta map[string]any, finish any) {
 		b, err := json.Marshal(completion(model, "chat.completion.chunk", map[string]any{"index": 0, "delta": delta, "finish_reason": finish}))
 		if err == nil {
 			fmt.Fprintf(w, "data: %s\n\n", b)
@@ -90,9 +120,10 @@ func stream(w http.ResponseWriter, model, text string) {
 			f.Flush()
 		}
 	}
-	send(map[string]any{"role": "assistant", "content": text[:half]}, nil)
-	send(map[string]any{"content": text[half:]}, nil)
-	send(map[string]any{}, "stop")
+	for _, d := range deltas {
+		piece(d, nil)
+	}
+	piece(map[string]any{}, finish)
 	fmt.Fprint(w, "data: [DONE]\n\n")
 }
 

@@ -30,7 +30,8 @@ func prepareDemo(t *testing.T) {
 
 // TestDemo runs `make demo`'s program twice: a chat with the real OpenClaw through
 // the gateway, its worker asleep without a process, and the same OpenClaw process
-// answering the next message. The second run finds all of it there.
+// answering the next message. The second run finds all of it there, and so do tests of
+// what mvm and OpenClaw say to each other: its start is what takes the time.
 func TestDemo(t *testing.T) {
 	h := newHost(t, "qemu")
 	first := h.demo()
@@ -48,6 +49,10 @@ func TestDemo(t *testing.T) {
 	if strings.Contains(second, "create-instance") {
 		t.Error("the second run made instances again")
 	}
+	o := h.openClaw()
+	t.Run("busy means awake", func(t *testing.T) { o.on(t).testBusy() })
+	t.Run("so does a command", func(t *testing.T) { o.on(t).testCommand() })
+	t.Run("rotated while it sleeps", func(t *testing.T) { o.on(t).testRotation() })
 }
 
 // demo runs the demo against this host's agent and returns what it wrote.

@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -229,17 +230,20 @@ func (h *host) testConcurrent(web string) {
 	}
 }
 
-// testSecrets: a secret that is changed while an instance sleeps is there when it wakes.
+// testSecrets: a secret that is changed while an instance sleeps is the one that its
+// workload, the same process, sees first. Neither is in the clear on the host but in
+// snapshots.
 func (h *host) testSecrets(web string) {
 	worker := h.only("workers")
+	first, second := rand.Text(), rand.Text()
 	set := func(v string) {
 		_, err := h.client.SetSecrets(h.ctx(), "acme", map[string][]byte{"api_key": []byte(v)})
 		must(h.t, err)
 	}
-	set("first")
+	set(first)
 	testenv.Eventually(h.t, patience, func() error {
-		if got := h.page(web, "/secret?name=api_key"); got != "first" {
-			return fmt.Errorf("the running guest has %q, want %q", got, "first")
+		if got := h.page(web, "/secret?name=api_key"); got != first {
+			return fmt.Errorf("the running guest has %q, want %q", got, first)
 		}
 		return nil
 	})
@@ -247,11 +251,24 @@ func (h *host) testSecrets(web string) {
 	if err != nil || mode != "400 root" {
 		h.t.Errorf("the secret's file has %q, %v, want 400 root", mode, err)
 	}
+	before := h.check(web)
 	h.do(worker.ID, mvm.OpSleep)
-	set("second")
-	if got := h.page(web, "/secret?name=api_key"); got != "second" {
-		h.t.Errorf("the first answer after the wake has %q, want %q", got, "second")
+	set(second)
+	if h.wantNowhere(first, second) == 0 {
+		h.t.Error("the search finds the first secret not even in the memory of who has it")
 	}
+	if got := h.page(web, "/secret?name=api_key"); got != second {
+		h.t.Errorf("the first answer after the wake has %q, want %q", got, second)
+	}
+	if i := h.get(worker.ID); i.Last.Kind != "warm" || i.SecretsGeneration != 2 {
+		h.t.Errorf("the wake was %s with generation %d, want warm with 2", i.Last.Kind, i.SecretsGeneration)
+	}
+	if after := h.check(web); after.PID != before.PID || after.Start != before.Start || after.BootID != before.BootID {
+		h.t.Errorf("the workload was started again: %+v, before %+v", after, before)
+	}
+	h.do(worker.ID, mvm.OpSleep)
+	h.wantNowhere(first, second)
+	h.do(worker.ID, mvm.OpWake)
 }
 
 // testByKey: each key has an instance of its own, as far as the quota goes.

@@ -159,6 +159,7 @@ var openclawPlaces = map[string]string{
 	"package-lock.json":      openclawDir + "/package-lock.json",
 	"launch.mjs":             openclawDir + "/launch.mjs",
 	"settings.mjs":           openclawDir + "/settings.mjs",
+	"control.mjs":            openclawDir + "/control.mjs",
 	"bake.mjs":               openclawDir + "/bake.mjs",
 	"setup.sh":               openclawDir + "/setup.sh",
 	"start.sh":               openclawDir + "/start.sh",

@@ -187,6 +187,8 @@ func at(v any, keys ...string) any {
 func TestOpenClawSettings(t *testing.T) {
 	model := []string{"agents", "defaults", "model", "primary"}
 	telegram := []string{"channels", "telegram", "enabled"}
+	botToken := []string{"channels", "telegram", "botToken"}
+	ours := `{"channels":{"telegram":{"enabled":true,"botToken":{"source":"env","provider":"default","id":"TELEGRAM_BOT_TOKEN"}}}}`
 	tests := map[string]struct {
 		env     map[string]string
 		present string
@@ -207,6 +209,9 @@ func TestOpenClawSettings(t *testing.T) {
 		"own server's URL":         {map[string]string{"OPENCLAW_MODEL_BASE_URL": "http://h/v1"}, `{}`, []string{"models", "providers", "mvm", "baseUrl"}, "http://h/v1"},
 		"no Telegram":              {nil, `{}`, telegram, nil},
 		"Telegram":                 {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, `{}`, telegram, true},
+		"Telegram by reference":    {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, ours, append(botToken, "id"), "TELEGRAM_BOT_TOKEN"},
+		"user's bot":               {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, `{"channels":{"telegram":{"botToken":"own"}}}`, botToken, "own"},
+		"secret of the bot gone":   {nil, ours, []string{"channels", "telegram"}, map[string]any{"enabled": false}},
 		"user's settings":          {nil, `{"tools":{"x":[1]}}`, []string{"tools", "x"}, []any{1.0}},
 		"pool's settings win":      {map[string]string{"OPENCLAW_CONFIG": `{"tools":{"x":[2]}}`}, `{"tools":{"x":[1],"y":3}}`, []string{"tools"}, map[string]any{"x": []any{2.0}, "y": 3.0}},
 		"trusted proxies":          {map[string]string{"OPENCLAW_TRUSTED_PROXIES": "10.0.0.2, 10.0.0.3"}, `{}`, []string{"gateway", "trustedProxies"}, []any{"10.0.0.2", "10.0.0.3"}},
@@ -236,7 +241,7 @@ func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
 // TestServiceDefinitions checks the fields by name, because the guest, which reads
 // them strictly, is not for this package to import.
 func TestServiceDefinitions(t *testing.T) {
-	known := []string{"name", "command", "user", "dir", "env", "secret_env", "if_env", "restart", "after", "ready", "stop_grace_secs", "busy"}
+	known := []string{"name", "command", "user", "dir", "env", "secret_env", "if_env", "restart", "after", "ready", "stop_grace_secs", "busy", "suspend", "on_secrets"}
 	for _, file := range []string{"openclaw/openclaw.json", "openclaw/openclaw-setup.json", "openclaw/openclaw-prefetch.json", "minimal/app.json"} {
 		text, err := os.ReadFile(file)
 		if err != nil {

@@ -1,6 +1,6 @@
 // Fills V8's compile cache while the image is built: starts the gateway, lets it
-// answer one chat turn with a model that is played here, and writes the cache and a
-// list of the modules that this took.
+// answer one chat turn with a model that is played here, asks of it what mvm asks while
+// it runs, and writes the cache and a list of the modules that this took.
 
 import { rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
@@ -9,6 +9,7 @@ import module from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { controlPort, serve } from "./control.mjs";
 import { port, prepare } from "./settings.mjs";
 
 const [cacheDir, stateDir] = process.argv.slice(2);
@@ -35,6 +36,7 @@ Object.assign(process.env, {
   OPENCLAW_CONFIG: JSON.stringify({ agents: { defaults: { workspace: `${stateDir}/workspace` } } }),
 });
 prepare(process.env);
+serve(process.env);
 process.argv = [process.argv[0], "/opt/openclaw/node_modules/openclaw/openclaw.mjs", "gateway"];
 import(process.argv[1]).catch((error) => {
   console.error(error);
@@ -63,6 +65,12 @@ await until("the chat turn", async () => {
   });
   return answer.ok && (await answer.text()).includes("ready");
 });
+const control = `http://127.0.0.1:${controlPort}`;
+const ask = (what, action) => fetch(`${control}/${what}`, action && { method: "POST", body: JSON.stringify({ action }) });
+await until("holding still", async () => (await (await ask("suspend", "suspend")).json()).state === "ready");
+await until("going on", async () => (await ask("suspend", "resume")).ok);
+await until("taking secrets", async () => (await ask("secrets", "secrets")).ok);
+await until("being idle", async () => (await (await ask("busy")).json()).busy === false);
 module.flushCompileCache();
 
 // The files of all modules that were loaded, for prefetch.sh.

@@ -52,12 +52,28 @@ function model(env, current) {
   return chosen ? { agents: { defaults: { model: { primary: chosen } } } } : {};
 }
 
-// channels turns on what there is a secret for.
-function channels(env) {
+// botToken refers to the secret, so that a rotated one is taken without a restart.
+const botToken = { source: "env", provider: "default", id: "TELEGRAM_BOT_TOKEN" };
+
+const isOurs = (token) => isObject(token) && token.source === botToken.source && token.id === botToken.id;
+
+// channels turns on what there is a secret for. A token of the user's own stays.
+function channels(env, present) {
   if (!env.TELEGRAM_BOT_TOKEN) return {};
   const telegram = { enabled: true };
+  const own = present.channels?.telegram?.botToken;
+  if (own === undefined || isOurs(own)) telegram.botToken = botToken;
   if (env.TELEGRAM_API_ROOT) telegram.apiRoot = env.TELEGRAM_API_ROOT;
   return { channels: { telegram } };
+}
+
+// withoutGone takes out of the present configuration what refers to a secret that is
+// not there any more.
+function withoutGone(env, present) {
+  const telegram = present.channels?.telegram;
+  if (env.TELEGRAM_BOT_TOKEN || !isOurs(telegram?.botToken)) return present;
+  const { botToken: _, ...rest } = telegram;
+  return { ...present, channels: { ...present.channels, telegram: { ...rest, enabled: false } } };
 }
 
 // trustedProxies are who may say for whom they ask: the tenant's gateways as they
@@ -83,10 +99,10 @@ export function settings(env, present) {
   };
   const proxies = trustedProxies(env);
   if (proxies.length > 0) gateway.trustedProxies = proxies;
-  let all = merge(defaults(), present);
+  let all = merge(defaults(), withoutGone(env, present));
   all = merge(all, { gateway });
   all = merge(all, model(env, current));
-  all = merge(all, channels(env));
+  all = merge(all, channels(env, present));
   if (env.OPENCLAW_CONFIG) all = merge(all, JSON.parse(env.OPENCLAW_CONFIG));
   return all;
 }

@@ -1,0 +1,92 @@
+package vm_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// holding returns the files below the folder that hold one of the texts, relative to
+// it. Links are not followed, and folders of the names in skip are left out.
+func holding(t testing.TB, dir string, texts []string, skip ...string) map[string][]string {
+	t.Helper()
+	found := map[string][]string{}
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // it went while we looked
+			return nil
+		case err != nil:
+			return err
+		case d.IsDir() && slices.Contains(skip, d.Name()):
+			return filepath.SkipDir
+		case !d.Type().IsRegular():
+			return nil
+		}
+		hits, err := search(path, texts)
+		if len(hits) > 0 {
+			name, _ := filepath.Rel(dir, path)
+			found[name] = hits
+		}
+		return err
+	}))
+	return found
+}
+
+// search returns those of the texts that are in the file.
+func search(path string, texts []string) (hits []string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	const keep = 256 // longer than any text: one may lie across two reads
+	buf := make([]byte, 4<<20+keep)
+	have := 0
+	for {
+		n, err := f.Read(buf[have:])
+		chunk := buf[:have+n]
+		for _, s := range texts {
+			if !slices.Contains(hits, s) && bytes.Contains(chunk, []byte(s)) {
+				hits = append(hits, s)
+			}
+		}
+		have = copy(buf, chunk[max(0, len(chunk)-keep):])
+		if errors.Is(err, io.EOF) {
+			return hits, nil
+		}
+		if err != nil {
+			return hits, err
+		}
+	}
+}
+
+// inSnapshot reports whether a file of the data dir is a guest's memory or the device
+// state beside it: the one place where a guest's secrets are in the clear as long as
+// snapshots are not encrypted (docs/guest.md).
+func inSnapshot(name string) bool {
+	parts := strings.Split(filepath.ToSlash(name), "/")
+	return len(parts) >= 3 && parts[0] == "instances" && (parts[2] == "memory" || parts[2] == "snapshots" || parts[2] == "set-aside")
+}
+
+// wantNowhere fails for files of the host's folder, its log and state among them,
+// that hold one of the values outside of snapshots. It returns how many snapshots do.
+func (h *host) wantNowhere(values ...string) (snapshots int) {
+	h.t.Helper()
+	for name, hits := range holding(h.t, h.data, values) {
+		if inSnapshot(name) {
+			snapshots++
+			continue
+		}
+		h.t.Errorf("%s of the data dir holds %d secrets in the clear", name, len(hits))
+	}
+	for name, hits := range holding(h.t, h.dir, values, filepath.Base(h.data), "demo") {
+		h.t.Errorf("%s holds %d secrets in the clear", name, len(hits))
+	}
+	return snapshots
+}
