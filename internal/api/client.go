@@ -45,6 +45,9 @@ func Dial(socket string) *Client {
 	}}}
 }
 
+// Remote reports whether the agent is reached over a network.
+func (c *Client) Remote() bool { return c.remote }
+
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

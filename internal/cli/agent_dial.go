@@ -59,22 +59,21 @@ func (a *app) mayAutostart() bool {
 	return !a.noAutostart && (err != nil || !off)
 }
 
-// agent returns a client of an agent that answers, starting one when none does. The
-// caller closes it.
+// agent returns a client of an agent that answers, starting this host's when none
+// does. The caller closes it.
 func (a *app) agent(ctx context.Context) (*api.Client, error) {
-	cfg, err := a.settings(nil, true)
+	c, where, err := a.dial()
 	if err != nil {
 		return nil, err
 	}
-	c := api.Dial(cfg.Socket)
 	v, err := c.Version(ctx)
-	if mvm.IsKind(err, mvm.KindUnavailable) && a.mayAutostart() {
-		if err = a.startAgent(ctx, c, cfg, err); err == nil {
+	if mvm.IsKind(err, mvm.KindUnavailable) && a.mayAutostart() && !c.Remote() {
+		if err = a.autostart(ctx, c, err); err == nil {
 			v, err = c.Version(ctx)
 		}
 	}
 	if err == nil && v.API != api.APIVersion {
-		err = mvm.Errorf(mvm.KindUnavailable, "agent at %s speaks version %d of the API, this mvm version %d", cfg.Socket, v.API, api.APIVersion).
+		err = mvm.Errorf(mvm.KindUnavailable, "agent at %s speaks version %d of the API, this mvm version %d", where, v.API, api.APIVersion).
 			WithFix("restart the agent with this mvm")
 	}
 	if err != nil {
@@ -84,13 +83,21 @@ func (a *app) agent(ctx context.Context) (*api.Client, error) {
 	return c, nil
 }
 
+// autostart starts this host's agent, which did not answer because of why.
+func (a *app) autostart(ctx context.Context, c *api.Client, why error) error {
+	cfg, err := a.settings(nil, true)
+	if err != nil {
+		return err
+	}
+	return a.startAgent(ctx, c, cfg, why)
+}
+
 // peek returns a client only if an agent answers at once; for what works without.
 func (a *app) peek(ctx context.Context) (*api.Client, error) {
-	cfg, err := a.settings(nil, true)
+	c, _, err := a.dial()
 	if err != nil {
 		return nil, err
 	}
-	c := api.Dial(cfg.Socket)
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	if _, err := c.Version(ctx); err != nil {

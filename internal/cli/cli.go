@@ -47,6 +47,8 @@ type app struct {
 	socket      string
 	dataDir     string
 	config      string // of the agent: flag of agent serve
+	remote      string // URL of another machine's agent
+	certs       string // folder with the certificate for it
 	noAutostart bool
 	color       bool
 }
@@ -93,6 +95,8 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&a.dataDir, "data-dir", "", "`FOLDER` where the agent keeps its state (MVM_DATA_DIR; default /var/lib/mvm)")
 	f.StringVar(&a.socket, "socket", "", "`PATH` of the agent's socket (MVM_SOCKET; default /run/mvm/agent.sock)")
+	f.StringVar(&a.remote, "remote", "", "`URL` of another machine's agent, https://HOST:PORT (MVM_REMOTE; default: this host's agent)")
+	f.StringVar(&a.certs, "certs", "", "`FOLDER` with ca.pem, cert.pem and key.pem for --remote (MVM_CERTS; default ~/.config/mvm)")
 	f.BoolVar(&a.noAutostart, "no-autostart", false, "never start an agent in the background (MVM_NO_AUTOSTART=1)")
 }
 

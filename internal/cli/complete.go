@@ -14,11 +14,10 @@ import (
 func (a *app) complete(cmd *cobra.Command, ask func(ctx context.Context, c *api.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
-	cfg, err := a.settings(nil, true)
+	c, _, err := a.dial()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	c := api.Dial(cfg.Socket)
 	defer c.Close()
 	names, err := ask(ctx, c)
 	if err != nil {

@@ -47,8 +47,8 @@ terminals only, and ` + "`NO_COLOR`" + ` turns it off.
 
 ## The agent
 
-Every command but ` + "`doctor`, `version`, `completion` and `agent serve`" + ` asks the agent of this
-host. When none answers and root asks, mvm starts one in the background, with its log
+Every command but ` + "`doctor`, `version`, `completion` and those of `agent`" + ` asks the agent of this
+host, or with ` + "`--remote`" + ` that of another ([how](remote.md)). When none answers and root asks, mvm starts one in the background, with its log
 in ` + "`agent.log`" + ` in the data folder; ` + "`--no-autostart`" + ` or ` + "`MVM_NO_AUTOSTART=1`" + ` turns that off.
 Ctrl-C ends the waiting. An operation on an instance goes on in the agent; deploy, new,
 build and exec stop. A second Ctrl-C ends mvm at once.

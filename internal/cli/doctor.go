@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"mvm"
+	"mvm/internal/api"
 	"mvm/internal/doctor"
 )
 
@@ -13,6 +16,13 @@ func (a *app) doctorCmd() *cobra.Command {
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
+		url, err := a.remoteURL()
+		if err != nil {
+			return err
+		}
+		if url != "" {
+			return a.doctorThere(cmd, *out)
+		}
 		cfg, err := a.settings(nil, true)
 		if err != nil {
 			return err
@@ -33,4 +43,15 @@ func (a *app) doctorCmd() *cobra.Command {
 		return a.printFindings(*out, append(found, more...))
 	}
 	return cmd
+}
+
+// doctorThere has another machine's agent check its host.
+func (a *app) doctorThere(cmd *cobra.Command, out format) error {
+	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		found, err := c.Doctor(ctx)
+		if err != nil {
+			return err
+		}
+		return a.printFindings(out, found)
+	})
 }

@@ -79,3 +79,13 @@ func validTrustDomain(s string) error {
 	}
 	return nil
 }
+
+// ListenAddr is the address of Listen where it is a single one; empty where it stands
+// for all of the host's.
+func (c RemoteConfig) ListenAddr() string {
+	a, err := netip.ParseAddrPort(c.Listen)
+	if err != nil || a.Addr().IsUnspecified() {
+		return ""
+	}
+	return a.Addr().String()
+}

@@ -21,7 +21,7 @@ import (
 // Bounds of what is read and made.
 const (
 	MaxPEM   = 256 << 10 // of a file or request, before it is parsed; a CRL may have more
-	maxCRL   = 8 << 20
+	MaxCRL   = 8 << 20   // of a revocation list
 	maxHosts = 32
 
 	// Skew is how far the clocks of two machines may differ: a certificate is valid

@@ -33,7 +33,7 @@ func (d *Dir) loadCRL() (*crl, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := d.read(crlFile, maxCRL, false)
+	text, err := d.read(crlFile, MaxCRL, false)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return nil, mvm.Errorf(mvm.KindState, "the CA's revocation list is not in %s", d.path).
 			WithFix("take ca.crl from the host that signs; without it nobody can tell who was revoked")
@@ -46,7 +46,7 @@ func (d *Dir) loadCRL() (*crl, error) {
 
 // parseCRL reads a list and checks that the CA signed it.
 func parseCRL(text []byte, ca *x509.Certificate) (*crl, error) {
-	der, err := block(text, "revocation list", "X509 CRL", maxCRL)
+	der, err := block(text, "revocation list", "X509 CRL", MaxCRL)
 	if err != nil {
 		return nil, err
 	}

@@ -222,7 +222,10 @@ func TestRequestOfANodeElsewhere(t *testing.T) {
 		t.Fatalf("install: %+v, %v", info, err)
 	}
 	s, err := d.Status(time.Now())
-	if err != nil || s.Problem != "" || s.Node == nil || s.RenewsItself || s.CAKeyHere || s.RequestWaits {
+	if err != nil || s.CA.Subject != "CN=mvm CA of mvm,O=mvm mvm" || s.Node.Identity != "spiffe://mvm/node/n2" {
+		t.Fatalf("status %+v, %+v, %v", s.CA, s.Node, err)
+	}
+	if s.Problem != "" || s.RenewsItself || s.CAKeyHere || s.RequestWaits {
 		t.Errorf("status %+v, %v", s, err)
 	}
 	if _, err := d.InstallNode(cert, nil, nil, time.Now()); !mvm.IsKind(err, mvm.KindState) {

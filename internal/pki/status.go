@@ -42,8 +42,8 @@ func (d *Dir) status(s *Status, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	info := Describe(ca)
-	s.CA = &info
+	signer := Describe(ca)
+	s.CA = &signer
 	list, err := d.loadCRL()
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (d *Dir) status(s *Status, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	info = Describe(n.cert)
+	info := Describe(n.cert)
 	info.Revoked = list.revoked[info.Serial]
 	s.Node, s.RenewAt, s.RenewsItself = &info, renewAt(n.cert), s.CAKeyHere
 	return n.inForce(list, now)

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm/internal/pki"
+)
+
+func (a *app) certsListCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "list [-o FORMAT]", Short: "List the certificates that the CA on this host has signed", Args: cobra.NoArgs}
+	open, out := a.certsFlags(cmd), outputFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		c, err := open()
+		if err != nil {
+			return err
+		}
+		list, err := c.dir.Issued(a.Now())
+		if err != nil {
+			return err
+		}
+		return a.print(*out, append([]pki.CertInfo{}, list...), func() table { return a.certsTable(list) })
+	}
+	return cmd
+}
+
+func (a *app) certsTable(list []pki.CertInfo) table {
+	t := table{head: []string{"IDENTITY", "STATE", "VALID UNTIL", "SERIAL"}, none: "no certificates"}
+	for _, c := range list {
+		state := "ok"
+		switch {
+		case c.Revoked:
+			state = "revoked"
+		case a.Now().After(c.NotAfter):
+			state = "expired"
+		}
+		t.add(shortIdentity(c.Identity), state, a.until(c.NotAfter), c.Serial)
+	}
+	return t
+}
+
+func shortIdentity(uri string) string {
+	id, err := pki.ParseIdentity(uri)
+	if err != nil {
+		return uri
+	}
+	return id.Short()
+}
+
+const certsRevokeHelp = `Revoke certificates that the CA on this host has signed: the one with the serial
+number, all of an identity (client/laptop, tenant/alice/client/web, node/n1), or those of
+all clients of a tenant (tenant/alice).
+
+A running agent refuses them from then on, also on connections that they have. Nodes
+elsewhere need the new ca.crl, with ` + "`mvm agent certs rotate --crl`" + `.
+`
+
+func (a *app) certsRevokeCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "revoke SERIAL|IDENTITY...", Short: "Revoke certificates", Long: certsRevokeHelp, Args: cobra.MinimumNArgs(1)}
+	open := a.certsFlags(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		c, err := open()
+		if err != nil {
+			return err
+		}
+		for _, which := range args {
+			done, err := c.dir.Revoke(strings.TrimSuffix(which, "/"), a.Now())
+			if err != nil {
+				return err
+			}
+			for _, info := range done {
+				a.say("revoked %s, serial %s", info.Identity, info.Serial)
+			}
+			if len(done) == 0 {
+				a.say("%s was revoked before", which)
+			}
+		}
+		return nil
+	}
+	return cmd
+}
