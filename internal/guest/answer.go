@@ -130,5 +130,7 @@ func (a *Agent) answerFence(f guestproto.Fence) guestproto.Response {
 	if a.router == nil {
 		return errorResponse(errors.New("fence: this guest has no gateway role"))
 	}
-	return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: a.router.Fence(f)}}
+	ack := guestproto.FenceAck{ActiveRequests: a.router.Fence(f)}
+	ack.Open, ack.LastActive = a.router.Use(f.InstanceID)
+	return guestproto.Response{FenceAck: &ack}
 }

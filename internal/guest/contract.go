@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"time"
 
 	"mvm/internal/guestproto"
 )
@@ -16,6 +17,9 @@ type Router interface {
 	// Fence forgets that an instance is awake and returns the requests to it that are
 	// under way.
 	Fence(f guestproto.Fence) int
+	// Use says of an instance how many requests and streams to it there are, quiet ones
+	// too, and when bytes last passed; zeroes where nothing is known of it.
+	Use(instance string) (open int, last time.Time)
 	// Active counts requests and connections under way.
 	Active() int
 	// Close stops listening, ends what is under way and waits for it.

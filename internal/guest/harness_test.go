@@ -90,7 +90,8 @@ func (r *fakeRouter) Configure(guestproto.Configure) error {
 	r.configured++
 	return r.err
 }
-func (r *fakeRouter) Fence(guestproto.Fence) int { return r.Active() + 1 }
+func (r *fakeRouter) Fence(guestproto.Fence) int  { return r.Active() + 1 }
+func (r *fakeRouter) Use(string) (int, time.Time) { return r.Active() + 2, time.Unix(1e9, 0) }
 func (r *fakeRouter) Active() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -128,8 +128,8 @@ func TestFence(t *testing.T) {
 	m := newMachine(t)
 	m.router.setActive(4)
 	resp := m.must(guestproto.Request{Fence: &guestproto.Fence{InstanceID: "i-00000002"}})
-	if resp.FenceAck.ActiveRequests != 5 {
-		t.Errorf("FenceAck %+v, want the router's 5", resp.FenceAck)
+	if a := resp.FenceAck; a.ActiveRequests != 5 || a.Open != 6 || a.LastActive.Unix() != 1e9 {
+		t.Errorf("FenceAck %+v, want the router's 5 and 6", a)
 	}
 }
 

@@ -45,6 +45,20 @@ func (a *Agent) busy(ctx context.Context) (bool, string) {
 	return reason != "", reason
 }
 
+// inUse tells whether the workload is busy or the router has something under way, with
+// the reason.
+func (a *Agent) inUse(ctx context.Context) (bool, string) {
+	busy, why := a.busy(ctx)
+	if busy || a.router == nil {
+		return busy, why
+	}
+	n := a.router.Active()
+	if n > 0 {
+		a.worker.saw(time.Now())
+	}
+	return n > 0, fmt.Sprintf("%d requests are under way", n)
+}
+
 func (w *worker) saw(t time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,8 +115,8 @@ func askBusy(ctx context.Context, d Service) string {
 
 func (a *Agent) workerStatus(ctx context.Context) guestproto.WorkerStatus {
 	s := guestproto.WorkerStatus{Status: "idle"}
-	if busy, _ := a.busy(ctx); busy {
-		s.Status = "busy"
+	if busy, why := a.inUse(ctx); busy {
+		s.Status, s.Reason = "busy", why
 	}
 	a.worker.mu.Lock()
 	defer a.worker.mu.Unlock()
@@ -126,12 +140,7 @@ func (a *Agent) drain(ctx context.Context, timeout time.Duration) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
 	for {
-		busy, why := a.busy(ctx)
-		if !busy && a.router != nil {
-			if n := a.router.Active(); n > 0 {
-				busy, why = true, fmt.Sprintf("%d requests are under way", n)
-			}
-		}
+		busy, why := a.inUse(ctx)
 		if !busy {
 			return nil
 		}

@@ -28,7 +28,7 @@ func (m *machine) sleepPrep(secs int) *guestproto.Ack {
 
 func TestWorkerFlags(t *testing.T) {
 	m := newMachine(t)
-	if s := m.worker(); s.Status != "idle" || s.LastBusyAt != nil {
+	if s := m.worker(); s.Status != "idle" || s.LastBusyAt != nil || s.Reason != "" {
 		t.Errorf("without flags: %+v", s)
 	}
 	writeFile(t, m.paths.Run+"/worker-idle", "")
@@ -37,7 +37,7 @@ func TestWorkerFlags(t *testing.T) {
 	if err := os.Chtimes(m.paths.Run+"/worker-idle", old, old); err != nil {
 		t.Fatal(err)
 	}
-	if s := m.worker(); s.Status != "busy" || s.LastBusyAt == nil || time.Since(*s.LastBusyAt) > time.Minute {
+	if s := m.worker(); s.Status != "busy" || s.Reason != "worker-busy is set" || s.LastBusyAt == nil || time.Since(*s.LastBusyAt) > time.Minute {
 		t.Errorf("with a newer worker-busy: %+v", s)
 	}
 	ended := time.Now().Add(time.Hour).Truncate(time.Second)
@@ -73,6 +73,9 @@ func TestSleepPrepDrains(t *testing.T) {
 		t.Errorf("idle: %+v", ack)
 	}
 	m.router.setActive(2)
+	if s := m.worker(); s.Status != "busy" || s.Reason != "2 requests are under way" || s.LastBusyAt == nil {
+		t.Errorf("a gateway with requests under way: %+v", s)
+	}
 	ack := m.sleepPrep(1)
 	if ack.Success || !strings.Contains(*ack.Detail, "2 requests") {
 		t.Errorf("with requests under way: %+v", ack)

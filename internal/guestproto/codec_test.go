@@ -31,6 +31,8 @@ func TestFixedWireForms(t *testing.T) {
 		{guestproto.Request{WorkerStatus: true}, `"WorkerStatus"`},
 		{guestproto.Response{WorkerStatus: &guestproto.WorkerStatus{Status: "idle", LastBusyAt: &at}},
 			`{"WorkerStatus":{"status":"idle","last_busy_at":"2026-02-11T10:00:00Z"}}`},
+		{guestproto.Response{WorkerStatus: &guestproto.WorkerStatus{Status: "busy", Reason: "worker-busy is set"}},
+			`{"WorkerStatus":{"status":"busy","last_busy_at":null,"reason":"worker-busy is set"}}`},
 		{guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: 30}}, `{"SleepPrep":{"drain_timeout_secs":30}}`},
 		{guestproto.Response{SleepPrepAck: &guestproto.Ack{Success: true}}, `{"SleepPrepAck":{"success":true,"detail":null}}`},
 		{guestproto.Request{Wake: true}, `"Wake"`},

@@ -117,6 +117,8 @@ type WakeAck struct {
 type WorkerStatus struct {
 	Status     string     `json:"status"`
 	LastBusyAt *time.Time `json:"last_busy_at"`
+	// Reason says what is busy, for people; empty when idle. Extension.
+	Reason string `json:"reason,omitempty"`
 }
 
 // SleepPrep asks the guest to drain: finish what runs, sync disks.
@@ -306,9 +308,12 @@ type Fence struct {
 	IP         netip.Addr `json:"ip"`
 }
 
-// FenceAck counts the gateway's requests to that instance that are under way.
+// FenceAck counts the gateway's requests to that instance that are under way, and
+// streams that carried bytes just now; Open counts streams that are quiet as well.
 type FenceAck struct {
-	ActiveRequests int `json:"active_requests"`
+	ActiveRequests int       `json:"active_requests"`
+	Open           int       `json:"open,omitempty"`
+	LastActive     time.Time `json:"last_active,omitzero"` // last bytes to or from it
 }
 
 // InstanceName names an instance in a host-bound request.
@@ -356,9 +361,11 @@ type ReportActivity struct {
 	Instances []Activity `json:"instances"`
 }
 
-// Activity is one instance's.
+// Activity is one instance's. Connections counts requests under way and streams that
+// carried bytes just now; Open counts streams that are quiet as well.
 type Activity struct {
 	InstanceID  string    `json:"instance_id"`
 	Connections int       `json:"connections"`
+	Open        int       `json:"open,omitempty"`
 	LastActive  time.Time `json:"last_active"`
 }

@@ -11,8 +11,8 @@ import (
 
 // report is what the host was told of a worker last.
 type report struct {
-	active int
-	last   int64 // worker.last
+	active, open int
+	last         int64 // worker.last
 }
 
 // Bounds of one report to the host.
@@ -70,7 +70,7 @@ func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told ma
 	mono := ro.mono()
 	told = map[string]report{}
 	for id, w := range ro.workers {
-		r := report{active: w.active(mono, ro.lim.Quiet), last: w.last.Load()}
+		r := report{active: w.active(mono, ro.lim.Quiet), open: w.load(), last: w.last.Load()}
 		if r.active > 0 && len(w.streams) > 0 {
 			more = true
 		}
@@ -81,11 +81,24 @@ func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told ma
 			continue
 		}
 		told[id] = r
-		changed = append(changed, guestproto.Activity{InstanceID: id, Connections: r.active,
+		changed = append(changed, guestproto.Activity{InstanceID: id, Connections: r.active, Open: r.open,
 			LastActive: now.Add(time.Duration(r.last) - mono)})
 	}
 	slices.SortFunc(changed, func(a, b guestproto.Activity) int { return strings.Compare(a.InstanceID, b.InstanceID) })
 	return changed, told, more
+}
+
+// use says how many requests and streams to the instance there are, and when bytes
+// last passed.
+func (ro *roster) use(instance string) (open int, last time.Time) {
+	now := ro.now()
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	w := ro.workers[instance]
+	if w == nil {
+		return 0, time.Time{}
+	}
+	return w.load(), now.Add(time.Duration(w.last.Load()) - ro.mono())
 }
 
 // settle notes that the host knows the part, and forgets workers that are history.
@@ -98,7 +111,7 @@ func (ro *roster) settle(part []guestproto.Activity, told map[string]report) {
 			continue
 		}
 		w.reported = told[a.InstanceID]
-		if w.forgettable() && w.last.Load() == w.reported.last && w.reported.active == 0 {
+		if w.forgettable() && w.last.Load() == w.reported.last && w.reported.open == 0 {
 			delete(ro.workers, a.InstanceID)
 		}
 	}

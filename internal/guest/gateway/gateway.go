@@ -130,6 +130,10 @@ func (r *Router) start() {
 // instance before the host has been asked, but for what those requests still send.
 func (r *Router) Fence(f guestproto.Fence) int { return r.roster.fence(f) }
 
+// Use returns how many requests and streams to the instance there are, quiet ones too,
+// and when bytes last passed; zeroes where nothing is known of it.
+func (r *Router) Use(instance string) (open int, last time.Time) { return r.roster.use(instance) }
+
 // Active returns how many requests are under way or held, and streams that carried
 // bytes lately.
 func (r *Router) Active() int { return r.roster.active() }

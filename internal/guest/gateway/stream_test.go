@@ -288,8 +288,11 @@ func TestActivityIsReported(t *testing.T) {
 		}
 		return r[len(r)-1]
 	}
-	eventually(t, "the socket is reported", func() bool { return last().Connections == 1 })
-	eventually(t, "the quiet socket is reported", func() bool { return last().Connections == 0 })
+	eventually(t, "the socket is reported", func() bool { return last().Connections == 1 && last().Open == 1 })
+	eventually(t, "the quiet socket is reported as open", func() bool { return last().Connections == 0 && last().Open == 1 })
+	if open, at := l.router.Use(id3); open != 1 || time.Since(at) > patience || time.Since(at) < 0 {
+		t.Errorf("in use by %d, last at %s; want the quiet socket", open, at)
+	}
 	if a := last(); a.InstanceID != id3 || time.Since(a.LastActive) > patience || time.Since(a.LastActive) < 0 {
 		t.Errorf("reported %+v", a)
 	}
@@ -297,6 +300,7 @@ func TestActivityIsReported(t *testing.T) {
 	say(ctx, t, c, "hello")
 	eventually(t, "new bytes are reported", func() bool { return len(l.host.reported()) > n })
 	_ = c.CloseNow()
+	eventually(t, "its end is reported", func() bool { return last().Open == 0 })
 	l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3})
 	eventually(t, "nothing is remembered", func() bool { a, b := l.router.Known(); return a == 0 && b == 0 })
 }
