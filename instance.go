@@ -94,6 +94,8 @@ type Instance struct {
 	Held     bool `json:"held,omitempty"`
 	// Untold says which services could not be told of the secrets in force, and why.
 	Untold string `json:"untold,omitempty"`
+	// Idle says how idle an instance is that holds memory. It is measured, not stored.
+	Idle *IdleStatus `json:"idle,omitempty"`
 	// Problem says what is wrong with the instance; empty when nothing is.
 	Problem string `json:"problem,omitempty"`
 }

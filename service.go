@@ -87,6 +87,7 @@ type InstanceStats struct {
 	SleeperBytes int64         `json:"sleeper_bytes"` // memory and device state of the snapshot
 	Connections  int           `json:"connections"`   // through the gateways
 	LastActive   time.Time     `json:"last_active,omitzero"`
+	Idle         *IdleStatus   `json:"idle,omitempty"` // of one that holds memory
 	// Integrations are as the guest says now, else as it said last.
 	Integrations []IntegrationState `json:"integrations,omitempty"`
 }

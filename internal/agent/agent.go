@@ -30,6 +30,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/image"
 	"mvm/internal/network"
+	"mvm/internal/policy"
 	"mvm/internal/store"
 )
 
@@ -84,6 +85,10 @@ type Options struct {
 	// Parallel bounds how many instances reconcile operates on at once, half of them
 	// of one tenant; default 8.
 	Parallel int
+	// HostMemory measures the host's memory; default reads /proc.
+	HostMemory func() (policy.Memory, error)
+	// MemoryLimits say when idle instances make room; zero: never.
+	MemoryLimits policy.MemoryLimits
 }
 
 // Timeouts bound what the agent waits for.
@@ -129,6 +134,9 @@ type Agent struct {
 	unpublished atomic.Bool // the last one failed
 	net         netState
 	activity    activityTable
+	execs       useCounts // commands that run in guests
+	published   useCounts // connections from published ports
+	idle        idler
 
 	eventLimits eventLimits
 	followers   atomic.Int32
@@ -160,9 +168,12 @@ func New(opt Options) *Agent {
 	if opt.ListenHost == nil {
 		opt.ListenHost = listenUnix
 	}
+	if opt.HostMemory == nil {
+		opt.HostMemory = hostMemory
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
-		runners: map[string]*runner{}, live: map[string]*live{}}
+		runners: map[string]*runner{}, live: map[string]*live{}, idle: newIdler()}
 	a.reconciler = newReconciler(a)
 	return a
 }
@@ -188,6 +199,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
 	a.reconciler.start()
+	a.goTracked(a.keepIdle)
 	return nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/image/fakeimage"
 	"mvm/internal/network/fakenet"
+	"mvm/internal/policy"
 	"mvm/internal/publish"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
@@ -42,6 +43,10 @@ type host struct {
 	// every is how often the agent reconciles; by itself it does nothing in most tests.
 	every  time.Duration
 	listen func(string, int) (net.Listener, error)
+
+	// Of agents that run on a virtual clock; nil: the host's own.
+	memory func() (policy.Memory, error)
+	limits policy.MemoryLimits
 
 	mu   sync.Mutex
 	seam func(point string) error
@@ -91,6 +96,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
+		HostMemory: h.memory, MemoryLimits: h.limits,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

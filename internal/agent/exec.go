@@ -30,6 +30,7 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 		return 0, err
 	}
 	defer c.Close()
+	defer a.inUse(&a.execs, i.ID)()
 	req := guestproto.Request{Exec: &guestproto.Exec{Argv: spec.Argv, Env: spec.Env, Dir: spec.Dir, User: spec.User,
 		TTY: spec.TTY, Rows: spec.Rows, Cols: spec.Cols}}
 	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)

@@ -13,16 +13,22 @@ import (
 // fenceTimeout bounds what a gateway may take to hear of a sleep.
 const fenceTimeout = 3 * time.Second
 
+// gatewayUse is what the gateways say of an instance's use.
+type gatewayUse struct {
+	active int       // requests under way, and streams that carried bytes just now
+	open   int       // with streams that are quiet
+	last   time.Time // last bytes
+}
+
 // fenceGateways tells the tenant's running gateways that the instance is going
-// away, and returns how many requests to it they have under way. A gateway that
+// away, and returns what they have under way to it. A gateway that
 // does not answer counts as having none: it can't send anything either without
 // asking, since the instance's port is gone.
-func (a *Agent) fenceGateways(ctx context.Context, i mvm.Instance) int {
+func (a *Agent) fenceGateways(ctx context.Context, i mvm.Instance) (use gatewayUse) {
 	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	active := 0
 	for _, g := range a.liveGateways(i.Tenant) {
 		if g.ID == i.ID {
 			continue
@@ -33,13 +39,20 @@ func (a *Agent) fenceGateways(ctx context.Context, i mvm.Instance) int {
 				a.log.Warn("fence at gateway", "gateway", g.ID, "instance", i.ID, "error", err)
 				return
 			}
+			act := guestproto.Activity{InstanceID: i.ID, Connections: resp.FenceAck.ActiveRequests, Open: resp.FenceAck.Open,
+				LastActive: resp.FenceAck.LastActive}
+			a.activity.report(g.ID, []guestproto.Activity{act}, func(string) bool { return true })
 			mu.Lock()
 			defer mu.Unlock()
-			active += max(0, resp.FenceAck.ActiveRequests)
+			use.active += max(0, act.Connections)
+			use.open += max(0, act.Connections, act.Open)
+			if act.LastActive.After(use.last) {
+				use.last = act.LastActive
+			}
 		})
 	}
 	wg.Wait()
-	return active
+	return use
 }
 
 // liveGateways are the tenant's gateway instances that run.
@@ -78,6 +91,7 @@ func (t *activityTable) report(gateway string, acts []guestproto.Activity, owns 
 			continue
 		}
 		act.Connections = max(0, act.Connections)
+		act.Open = max(act.Connections, act.Open)
 		if now := time.Now(); act.LastActive.After(now) {
 			act.LastActive = now
 		}
@@ -93,17 +107,23 @@ func (t *activityTable) report(gateway string, acts []guestproto.Activity, owns 
 	}
 }
 
-// of adds up what every gateway said of the instance.
-func (t *activityTable) of(id string) (connections int, last time.Time) {
+// of adds up what every gateway said of the instance; busiest is the gateway with the
+// most open connections, "" where there is none.
+func (t *activityTable) of(id string) (use gatewayUse, busiest string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, act := range t.by[id] {
-		connections += act.Connections
-		if act.LastActive.After(last) {
-			last = act.LastActive
+	most := 0
+	for g, act := range t.by[id] {
+		use.active += act.Connections
+		use.open += act.Open
+		if act.LastActive.After(use.last) {
+			use.last = act.LastActive
+		}
+		if act.Open > most || act.Open == most && most > 0 && g < busiest {
+			most, busiest = act.Open, g
 		}
 	}
-	return connections, last
+	return use, busiest
 }
 
 // forget drops what is known of an instance that is gone.
@@ -113,5 +133,17 @@ func (t *activityTable) forget(id string) {
 	delete(t.by, id)
 	for _, g := range t.by {
 		delete(g, id)
+	}
+}
+
+// gone notes that the gateway's VMM ended, and its connections with it.
+func (t *activityTable) gone(gateway string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, g := range t.by {
+		if act, ok := g[gateway]; ok {
+			act.Connections, act.Open = 0, 0
+			g[gateway] = act
+		}
 	}
 }

@@ -101,6 +101,9 @@ func (a *Agent) Instances(_ context.Context, f mvm.Address) (out []mvm.Instance,
 	if err != nil {
 		return nil, err
 	}
+	for n := range out {
+		out[n].Idle = a.idle.status(out[n])
+	}
 	return out, nil
 }
 
@@ -110,6 +113,7 @@ func (a *Agent) Instance(_ context.Context, addr mvm.Address) (i mvm.Instance, e
 		i, err = resolve(tx, addr)
 		return err
 	})
+	i.Idle = a.idle.status(i)
 	return i, err
 }
 

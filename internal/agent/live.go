@@ -42,6 +42,7 @@ func (a *Agent) adopt(i mvm.Instance, vmm driver.VMM, host *hostListener) {
 	a.mu.Lock()
 	a.live[i.ID] = l
 	a.mu.Unlock()
+	a.idle.poke()
 	if !a.goTracked(func() { a.watch(i.ID, l) }) {
 		close(l.watched)
 	}
@@ -100,6 +101,7 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 	if l != nil {
 		errs = append(errs, l.host.Close())
 	}
+	a.activity.gone(i.ID)
 	if err := errors.Join(errs...); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "end VMM of %s: %w", i.ID, err)
 	}

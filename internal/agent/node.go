@@ -23,7 +23,9 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return mvm.InstanceStats{}, err
 	}
 	s := mvm.InstanceStats{ID: i.ID, State: i.State}
-	s.Connections, s.LastActive = a.activity.of(i.ID)
+	use, _ := a.activity.of(i.ID)
+	s.Connections, s.LastActive = use.open, use.last
+	s.Idle = i.Idle
 	s.Integrations = i.Integrations
 	if i.State == mvm.StateRunning {
 		if states, err := a.integrationStates(ctx, i); err == nil {

@@ -56,7 +56,7 @@ type operation struct {
 func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 	if err := context.Cause(j.ctx); err != nil && j.ctx.Err() != nil {
 		if errors.Is(err, errWakeArrived) {
-			err = mvm.Errorf(mvm.KindState, "sleep %s: %w", id, err)
+			err = mvm.Errorf(mvm.KindState, "%s %s: %w", j.req.op, id, err)
 		}
 		return mvm.Instance{}, err
 	}
@@ -200,7 +200,7 @@ func (o *operation) toSleeping(ctx context.Context) error {
 // noopIf accepts an operation that has nothing to do in the state.
 func (o *operation) noopIf(st mvm.State) error {
 	if o.inst.State == st {
-		return nil
+		return o.unpark()
 	}
 	return mvm.Errorf(mvm.KindState, "%s %s: it is %s", o.kind, o.inst.Address(), o.inst.State).
 		WithFix("see `mvm instance info %s`", o.inst.ID)

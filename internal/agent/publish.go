@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"mvm"
@@ -80,13 +81,27 @@ func (a *Agent) publishAll() error {
 func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 	port := strconv.Itoa(pub.Guest)
 	by := "publish:" + mvm.Asker(pub.String())
-	return publish.Binding{Tenant: p.Tenant, Pool: p.Spec.ID, Publish: pub, Dial: func(ctx context.Context) (net.Conn, error) {
+	var open sync.Map // net.Conn -> func() that ends its use of the gateway
+	dial := func(ctx context.Context) (net.Conn, error) {
 		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
 		if err != nil {
 			return nil, err
 		}
-		return dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
-	}}
+		done := a.inUse(&a.published, got[0].InstanceID)
+		c, err := dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
+		if err != nil {
+			done()
+			return nil, err
+		}
+		open.Store(c, done)
+		return c, nil
+	}
+	closed := func(c net.Conn) {
+		if done, ok := open.LoadAndDelete(c); ok {
+			done.(func())()
+		}
+	}
+	return publish.Binding{Tenant: p.Tenant, Pool: p.Spec.ID, Publish: pub, Dial: dial, Closed: closed}
 }
 
 // The first tries to connect to a guest that may have woken just now are short: a

@@ -13,7 +13,7 @@ import (
 const maxQueued = 32
 
 // errWakeArrived cancels a sleep that is not committed yet.
-var errWakeArrived = errors.New("a wake arrived before the sleep was committed")
+var errWakeArrived = errors.New("a wake arrived before it was committed")
 
 // runner is the queue of one instance. It exists while it has jobs. The fields are
 // guarded by Agent.mu.
@@ -49,6 +49,8 @@ type request struct {
 	// opened, where given, is called once the instance runs and only its services are
 	// waited for.
 	opened func()
+	// idle, for what the policy wants, is what it rests on; nil otherwise.
+	idle *idleGrounds
 }
 
 // errGivenUp is the cause by which an operation gives way to a later one.
@@ -61,7 +63,7 @@ func up(op mvm.OpKind) bool {
 
 // joins reports whether a waiter of r is served as well by the job.
 func (j *job) joins(r request) bool {
-	if j.ctx.Err() != nil || j.req.ended != r.ended {
+	if j.ctx.Err() != nil || j.req.ended != r.ended || (j.req.idle == nil) != (r.idle == nil) {
 		return false
 	}
 	return j.req.op == r.op && j.req.force == r.force || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
@@ -83,7 +85,7 @@ func (r *runner) giveWay(req request) {
 func (j *job) giveWay(r request) {
 	switch {
 	case r.ended != nil: // the job sees by itself that its VMM ended
-	case up(r.op) && j.req.op == mvm.OpSleep:
+	case up(r.op) && (j.req.op == mvm.OpSleep || j.req.idle != nil):
 		j.cancel(errWakeArrived)
 	case r.op == mvm.OpDestroy, r.op == mvm.OpStop && up(j.req.op), !up(r.op) && j.waiting.Load():
 		j.cancel(mvm.Errorf(mvm.KindState, "%s was given up for %s: %w", j.req.op, r.op, errGivenUp))
@@ -158,6 +160,7 @@ func (a *Agent) drainQueue(r *runner) {
 		if t := j.inst.Tenant; !more && t != "" {
 			a.reconciler.poke(t)
 		}
+		a.idle.poke()
 	}
 }
 

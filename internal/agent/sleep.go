@@ -23,7 +23,7 @@ const drainPoll = 50 * time.Millisecond
 func (o *operation) sleep(ctx context.Context) error {
 	snap := &mvm.SnapshotRef{ID: o.a.newID("s-")}
 	err := o.run(ctx, mvm.OpSleep, []step{
-		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, nil) }, undo: o.goOn},
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, o.stillIdle) }, undo: o.goOn},
 		{name: "resume", do: o.resumeForDrain},
 		{name: "fence", do: o.fence},
 		{name: "checkpoint", do: o.checkpoint},
@@ -101,9 +101,12 @@ func (o *operation) resumeForDrain(ctx context.Context) error {
 // fence keeps new requests away from the instance and waits for those under way,
 // at most the pool's drain timeout.
 func (o *operation) fence(ctx context.Context) error {
+	if o.byPolicy() {
+		return o.fenceIdle(ctx)
+	}
 	deadline := time.Now().Add(o.drainTimeout())
 	for {
-		active := o.a.fenceGateways(ctx, o.inst)
+		active := o.a.fenceGateways(ctx, o.inst).active
 		if active == 0 || o.job.req.force {
 			return nil
 		}
@@ -124,7 +127,7 @@ func (o *operation) drainTimeout() time.Duration {
 }
 
 // sleepPrep asks the guest to drain and sync. Its timing out is recorded and the
-// sleep goes on.
+// sleep goes on, but for the policy's.
 func (o *operation) sleepPrep(ctx context.Context) error {
 	secs := o.pool.Spec.Policy.DrainTimeoutSeconds
 	if o.job.req.force {
@@ -138,11 +141,11 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 		return context.Cause(ctx)
 	case err != nil:
 		o.silent = true
-		o.a.record(o.event(mvm.DrainTimedOut, clip(err.Error())))
+		return o.notDrained(clip(err.Error()))
 	case resp.SleepPrepAck == nil:
-		o.a.record(o.event(mvm.DrainTimedOut, "the guest gave another answer"))
+		return o.notDrained("the guest gave another answer")
 	case !resp.SleepPrepAck.Success:
-		o.a.record(o.event(mvm.DrainTimedOut, detail(resp.SleepPrepAck.Detail)))
+		return o.notDrained(detail(resp.SleepPrepAck.Detail))
 	}
 	return nil
 }
@@ -269,10 +272,17 @@ func (o *operation) uncommitSleep(context.Context) error {
 	return o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Parked = mvm.StateRunning, nil, false })
 }
 
+func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {
+	if err := o.stillIdle(tx, i); err != nil {
+		return err
+	}
+	return admitWarm(tx, i)
+}
+
 // warm pauses the vCPUs: running -> warm.
 func (o *operation) warm(ctx context.Context) error {
 	err := o.run(ctx, mvm.OpWarm, []step{
-		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, admitWarm) }, undo: o.goOn},
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, o.admitWarm) }, undo: o.goOn},
 		{name: "fence", do: o.fence},
 		{name: "suspend", do: o.suspend},
 		{name: "prepare", do: o.sleepPrep},

@@ -187,14 +187,14 @@ func (a *app) instanceStatsCmd() *cobra.Command {
 }
 
 func (a *app) statsTable(all []mvm.InstanceStats) table {
-	t := table{head: []string{"INSTANCE", "STATE", "PID", "CPU", "MEMORY", "RX", "TX", "DISK", "ASLEEP", "CONNS", "ACTIVE"}}
+	t := table{head: []string{"INSTANCE", "STATE", "PID", "CPU", "MEMORY", "RX", "TX", "DISK", "ASLEEP", "CONNS", "ACTIVE", "IDLE"}}
 	for _, s := range all {
 		pid := "-"
 		if s.PID != 0 {
 			pid = strconv.Itoa(s.PID)
 		}
 		t.add(s.ID, string(s.State), pid, took(s.CPU), size(s.RSSBytes), size(s.RxBytes), size(s.TxBytes),
-			size(s.DiskBytes), size(s.SleeperBytes), strconv.Itoa(s.Connections), a.ago(s.LastActive))
+			size(s.DiskBytes), size(s.SleeperBytes), strconv.Itoa(s.Connections), a.ago(s.LastActive), a.idleText(s.Idle))
 	}
 	return t
 }

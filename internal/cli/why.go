@@ -59,6 +59,9 @@ func (a *app) why(i mvm.Instance, t mvm.Tenant) []string {
 	if i.Untold != "" {
 		add("secrets not told: %s", i.Untold)
 	}
+	for _, l := range a.idleLines(i.Idle) {
+		add("%s", l)
+	}
 	for _, s := range i.Integrations {
 		add("integration %s: %s", s.Name, a.integrationText(s))
 	}

@@ -19,6 +19,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/image"
 	"mvm/internal/network"
+	"mvm/internal/policy"
 	"mvm/internal/publish"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
@@ -122,6 +123,7 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
 		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval,
+		MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }
 

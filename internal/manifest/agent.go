@@ -22,6 +22,7 @@ type AgentConfig struct {
 	DNS         []netip.Addr // resolvers of the guests; empty: the host's
 	Remote      RemoteConfig // the API for other machines
 	Reconcile   ReconcileConfig
+	Memory      MemoryConfig // when the host has too little
 
 	Observe ObserveConfig // what it tells of itself
 
@@ -74,7 +75,7 @@ func agentKeys() []agentKey {
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers},
 	}
-	return slices.Concat(keys, reconcileKeys(), remoteKeys(), observeKeys())
+	return slices.Concat(keys, reconcileKeys(), memoryKeys(), remoteKeys(), observeKeys())
 }
 
 func absolute(limit int) func(string) error {

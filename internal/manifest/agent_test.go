@@ -35,7 +35,8 @@ func TestAgentDefaults(t *testing.T) {
 		}
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
 			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults,
-			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour}}
+			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour},
+			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -58,6 +59,7 @@ api_rate = 4
 reconcile_interval = 5
 audit_retention_days = 2
 metrics_listen = "127.0.0.1:9750"
+memory_free_percent = 0
 `)
 	got, err := manifest.LoadAgentConfig(manifest.AgentSources{
 		File:   file,
@@ -71,7 +73,8 @@ metrics_listen = "127.0.0.1:9750"
 		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
 		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults,
 		Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
-		Observe:   manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour}}
+		Observe:   manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
+		Memory:    manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}}
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -19,8 +19,10 @@ type Sample struct {
 	Bytes int64         // in and out, summed likewise
 
 	Connections int       // open through gateways, requests included
+	Active      int       // of them requests under way, and streams that carried bytes just now
 	Gateway     string    // one that they go through
 	LastActive  time.Time // last bytes that passed a gateway
+	LastWanted  time.Time // when somebody last wanted it awake though it was idle
 	Published   int       // of a gateway: connections to its published ports
 	Execs       int       // commands that run in it for `mvm exec`
 	Guest       Guest
@@ -57,6 +59,10 @@ func (m *Meter) Awake() string { return m.awake }
 // IdleSince is since when it is idle; it has no meaning as long as it is not.
 func (m *Meter) IdleSince() time.Time { return m.idleSince }
 
+// Complete reports whether the last sample of a running instance had all signals: CPU
+// and bytes take two samples.
+func (m *Meter) Complete() bool { return m.measured }
+
 // Signals are all of them, as last seen.
 func (m *Meter) Signals() []mvm.IdleSignal { return slices.Clone(m.signals) }
 
@@ -92,7 +98,7 @@ func (m *Meter) Observe(s Sample, p mvm.RuntimePolicy) {
 	case !m.measured || s.Guest.Asked.Before(s.Since) && s.Guest.MuteSince.IsZero():
 		m.awake = "it has not been watched for long enough"
 	}
-	for _, t := range []time.Time{s.Since, s.LastActive, s.Guest.LastBusy} {
+	for _, t := range []time.Time{s.Since, s.LastActive, s.LastWanted, s.Guest.LastBusy} {
 		if t.After(m.idleSince) {
 			m.idleSince = t
 		}
@@ -145,7 +151,7 @@ func connections(s Sample, p mvm.RuntimePolicy) mvm.IdleSignal {
 	}
 	sig.Text = fmt.Sprintf("%d connection%s through gateway %s", s.Connections, verb, s.Gateway)
 	quiet := time.Duration(p.QuietConnectionSeconds) * time.Second
-	sig.Busy = quiet == 0 || s.At.Sub(s.LastActive) < quiet
+	sig.Busy = quiet == 0 || s.Active > 0 || s.At.Sub(s.LastActive) < quiet
 	if !sig.Busy {
 		sig.Text += fmt.Sprintf(", quiet for %s", span(s.At.Sub(s.LastActive)))
 	}

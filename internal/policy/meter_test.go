@@ -50,6 +50,9 @@ func TestSignals(t *testing.T) {
 		{"a connection that carried bytes", func(s *policy.Sample, p *mvm.RuntimePolicy) {
 			s.Connections, s.Gateway, s.LastActive, p.QuietConnectionSeconds = 1, "i-0000000a", at(100), 30
 		}, "1 connection is open through gateway i-0000000a"},
+		{"a request that is quiet", func(s *policy.Sample, p *mvm.RuntimePolicy) {
+			s.Connections, s.Active, s.Gateway, s.LastActive, p.QuietConnectionSeconds = 1, 1, "i-0000000a", at(59), 30
+		}, "1 connection is open through gateway i-0000000a"},
 		{"a command", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Execs = 1 }, "1 command runs for `mvm exec`"},
 		{"a published port", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Published = 3 }, "3 connections to its published ports"},
 		{"the guest", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Guest.Busy = true }, "its guest says that it is busy"},
@@ -110,6 +113,8 @@ func TestIdleSince(t *testing.T) {
 	step(late, false, at(45))
 	late.At, late.Guest.LastBusy = at(60), at(52)
 	step(late, false, at(52))
+	late.At, late.LastWanted = at(65), at(61)
+	step(late, false, at(61))
 	lie := quietly(70)
 	lie.Guest.LastBusy = at(1e6)
 	step(lie, false, at(70)) // a guest can't be busy in the future

@@ -47,6 +47,8 @@ type Decision struct {
 	ID     string
 	Do     Verdict
 	Reason string
+	// Want is what a deferred one was to become.
+	Want Verdict
 	// Guard names the rule that made it stay or defer: "min_running", "pinned", …; ""
 	// where a signal did, or where it is idle and its time has not come.
 	Guard string
@@ -166,7 +168,7 @@ func (e *evaluation) judge(s Subject) Decision {
 		return d
 	}
 	if name, until := minimum(s); until.After(e.now) {
-		d.Do, d.Guard, d.Next = Defer, name, until
+		d.Do, d.Want, d.Guard, d.Next = Defer, to, name, until
 		d.Reason = fmt.Sprintf("idle for %s, but %s keeps it %s for %s more", span(idle), name, s.Instance.State, span(until.Sub(e.now)))
 		return d
 	}

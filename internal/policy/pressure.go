@@ -53,7 +53,7 @@ func (e *evaluation) pastMinimum(s Subject) bool {
 }
 
 func (e *evaluation) press(c *candidate, early bool) {
-	c.Do, c.Guard, c.Next = Sleep, "", time.Time{}
+	c.Do, c.Want, c.Guard, c.Next = Sleep, "", "", time.Time{}
 	c.Reason = fmt.Sprintf("%s; idle for %s", e.pressure.Why, span(e.now.Sub(c.IdleSince)))
 	if early {
 		c.Reason += ", and those past their minimum are not enough"
@@ -73,7 +73,7 @@ func (e *evaluation) order() {
 	for _, c := range e.all {
 		if c.acts() && c.Instance.Role.Priority() < first[c.Instance.Tenant] {
 			c.stay("role_order", "idle, and those that it serves rest first")
-			c.Next = e.now
+			c.Next = time.Time{}
 			if c.Instance.State == mvm.StateRunning {
 				e.spare[c.pool()]++
 			}

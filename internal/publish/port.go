@@ -22,7 +22,7 @@ type port struct {
 	tenant, pool string
 	addr         netip.AddrPort
 	listener     *net.TCPListener
-	dial         atomic.Pointer[func(context.Context) (net.Conn, error)]
+	binding      atomic.Pointer[Binding] // the newest
 	slots        chan struct{}
 	active       atomic.Int32
 	ctx          context.Context
@@ -35,7 +35,7 @@ func newPort(p *Publisher, b Binding, l *net.TCPListener) *port {
 	pt := &port{p: p, tenant: b.Tenant, pool: b.Pool, listener: l, slots: make(chan struct{}, p.lim.ConnsPerBinding),
 		addr: netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()),
 		log:  p.log.With("tenant", b.Tenant, "pool", b.Pool)}
-	pt.dial.Store(&b.Dial)
+	pt.binding.Store(&b)
 	pt.ctx, pt.cancel = context.WithCancel(context.Background())
 	pt.wg.Go(pt.accept)
 	return pt
@@ -99,7 +99,11 @@ func (pt *port) leave() {
 // serve forwards one connection to its end.
 func (pt *port) serve(client *net.TCPConn) {
 	defer func() { _ = client.Close() }()
-	gateway, err := pt.connect(client)
+	binding := pt.binding.Load()
+	gateway, err := pt.connect(client, binding)
+	if gateway != nil {
+		defer binding.end(gateway)
+	}
 	if err != nil {
 		_ = client.SetLinger(0) // the client sees a reset, not an empty answer
 		if pt.ctx.Err() == nil {
@@ -107,15 +111,23 @@ func (pt *port) serve(client *net.TCPConn) {
 		}
 		return
 	}
-	defer func() { _ = gateway.Close() }()
 	pt.splice(client, gateway)
 }
 
-// connect connects to the gateway and writes the header.
-func (pt *port) connect(client *net.TCPConn) (net.Conn, error) {
+// end closes a connection that Dial returned, and says so.
+func (b *Binding) end(c net.Conn) {
+	_ = c.Close()
+	if b.Closed != nil {
+		b.Closed(c)
+	}
+}
+
+// connect connects to the gateway and writes the header. It may return a connection
+// with an error.
+func (pt *port) connect(client *net.TCPConn, b *Binding) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(pt.ctx, pt.p.lim.Connect)
 	defer cancel()
-	gateway, err := (*pt.dial.Load())(ctx)
+	gateway, err := b.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +140,7 @@ func (pt *port) connect(client *net.TCPConn) (net.Conn, error) {
 	_ = gateway.SetWriteDeadline(deadline)
 	header := guestproto.AppendProxyHeader(make([]byte, 0, 64), addrOf(client.RemoteAddr()), addrOf(client.LocalAddr()))
 	if _, err := gateway.Write(header); err != nil {
-		_ = gateway.Close()
-		return nil, mvm.Errorf(mvm.KindUnavailable, "send the client's address to the gateway: %w", err)
+		return gateway, mvm.Errorf(mvm.KindUnavailable, "send the client's address to the gateway: %w", err)
 	}
 	_ = gateway.SetWriteDeadline(time.Time{})
 	return gateway, nil

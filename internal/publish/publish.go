@@ -32,6 +32,9 @@ type Binding struct {
 	// is called concurrently and must end with its context. Where the connection is not
 	// a *net.TCPConn, all bytes go through its Write, which may have the gateway awake too.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// Closed, where given, is told of each connection that Dial returned, once, when it
+	// has ended.
+	Closed func(c net.Conn)
 }
 
 // name is what a binding is the same by.
@@ -113,7 +116,7 @@ func (p *Publisher) Apply(bindings []Binding) ([]netip.AddrPort, error) {
 // apply publishes one binding, or gives a port that is there its Dial. p.mu is held.
 func (p *Publisher) apply(b Binding) (netip.AddrPort, error) {
 	if pt := p.ports[b.name()]; pt != nil {
-		pt.dial.Store(&b.Dial)
+		pt.binding.Store(&b)
 		return pt.addr, nil
 	}
 	l, err := listen(b)

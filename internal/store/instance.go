@@ -55,8 +55,10 @@ func (t *Tx) InstanceByKey(tenant, pool, key string) (mvm.Instance, error) {
 }
 
 // PutInstance adds or replaces an instance of a pool that is there. Its tenant and
-// pool never change. KindExists when another instance has its key, or its UID.
+// pool never change, and what is measured of it is not kept. KindExists when another
+// instance has its key, or its UID.
 func (t *Tx) PutInstance(v mvm.Instance) error {
+	v.Idle = nil
 	if err := mvm.ValidateInstanceID(v.ID); err != nil {
 		return err
 	}

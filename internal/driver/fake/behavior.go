@@ -13,7 +13,13 @@ type Behavior struct {
 	ReadyAfter time.Duration `json:"ready_after_ns,omitempty"`
 	NeverReady bool          `json:"never_ready,omitempty"`
 	Busy       bool          `json:"busy,omitempty"`            // WorkerStatus
+	BusyReason string        `json:"busy_reason,omitempty"`     // in WorkerStatus
 	Active     int           `json:"active_requests,omitempty"` // Status and FenceAck
+	Open       int           `json:"open,omitempty"`            // FenceAck: with streams that are quiet
+	LastActive time.Time     `json:"last_active,omitzero"`      // FenceAck
+	// CPUPercent, of one CPU, and BytesPerMinute are what the VMM uses; 0: 1 % and nothing.
+	CPUPercent     int `json:"cpu_percent,omitempty"`
+	BytesPerMinute int `json:"bytes_per_minute,omitempty"`
 
 	// How it answers wrongly. Only restricts these to the requests of those names
 	// ("Ping", "SleepPrep", …); empty: all of them.

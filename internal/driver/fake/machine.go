@@ -27,6 +27,7 @@ type machine struct {
 	state    State
 	guest    guestState
 	disk     map[string][]byte
+	used     usage
 	loaded   string // the snapshot that the memory file still holds
 	exit     driver.Exit
 	byCaller bool // a call ended it

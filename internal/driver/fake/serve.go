@@ -138,7 +138,7 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 	case req.WorkerStatus:
 		w := guestproto.WorkerStatus{Status: "idle"}
 		if b.Busy {
-			w.Status = "busy"
+			w.Status, w.Reason = "busy", b.BusyReason
 		}
 		return guestproto.Response{WorkerStatus: &w}
 	case req.Wake:
@@ -163,7 +163,7 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 	case req.Settle:
 		return guestproto.Response{SettleAck: g.settle(b)}
 	case req.Fence != nil:
-		return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: b.Active}}
+		return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: b.Active, Open: b.Open, LastActive: b.LastActive}}
 	}
 	return guestproto.Response{Error: &guestproto.Error{Message: "no such request"}}
 }

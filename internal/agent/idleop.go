@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+)
+
+// idleGrounds are what a decision of the policy rests on: its operation is called off
+// when they do not hold any more.
+type idleGrounds struct {
+	changed time.Time // when the instance came to the state that was decided on
+	since   time.Time // when it became idle
+	mute    bool      // its guest has not answered for so long that its word does not count
+}
+
+// activitySlack is by how much a gateway's word on the time of the last bytes may
+// differ from one report to the next, from clocks and rounding.
+const activitySlack = time.Second
+
+// byPolicy reports whether the policy wants the operation.
+func (o *operation) byPolicy() bool { return o.job.req.idle != nil }
+
+// stillIdle refuses, within the intent's transaction, what the policy decided on an
+// instance that is not as it was.
+func (o *operation) stillIdle(_ *store.Tx, i mvm.Instance) error {
+	g := o.job.req.idle
+	switch {
+	case g == nil:
+		return nil
+	case !i.Changed.Equal(g.changed), i.ManualOverrideUntil.After(time.Now()):
+		return mvm.Errorf(mvm.KindState, "somebody else changed it meanwhile: %w", errInUse)
+	case o.pool.Spec.Pinned, o.pool.Spec.Critical, o.ten.Pinned:
+		return mvm.Errorf(mvm.KindState, "it was pinned meanwhile: %w", errInUse)
+	}
+	return nil
+}
+
+// fenceIdle fences an instance that the policy takes for idle. Since nothing is sent to
+// it any more without asking, what the gateways say now is the last word: a request
+// that came after the decision wins.
+func (o *operation) fenceIdle(ctx context.Context) error {
+	use := o.a.fenceGateways(ctx, o.inst)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	g, now := o.job.req.idle, time.Now()
+	quiet := time.Duration(o.pool.Spec.Policy.QuietConnectionSeconds) * time.Second
+	switch {
+	case use.active > 0:
+		return mvm.Errorf(mvm.KindState, "%d requests are under way at the gateway: %w", use.active, errInUse)
+	case use.open > 0 && (quiet == 0 || now.Sub(use.last) < quiet):
+		return mvm.Errorf(mvm.KindState, "%d connections are open at the gateway: %w", use.open, errInUse)
+	case use.last.After(g.since.Add(activitySlack)):
+		return mvm.Errorf(mvm.KindState, "a request came after it was decided: %w", errInUse)
+	case o.a.execs.of(o.inst.ID) > 0:
+		return mvm.Errorf(mvm.KindState, "a command runs in it: %w", errInUse)
+	case o.a.published.of(o.inst.ID) > 0:
+		return mvm.Errorf(mvm.KindState, "a connection to its published ports is open: %w", errInUse)
+	}
+	return nil
+}
+
+// notDrained says what a guest that did not get ready means: an operation of the policy
+// is called off, since it must not cut off work, unless the guest is mute for so long
+// that nothing is to be expected of it; any other goes on.
+func (o *operation) notDrained(why string) error {
+	o.a.record(o.event(mvm.DrainTimedOut, why))
+	if !o.byPolicy() || o.silent && o.job.req.idle.mute {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindState, "the guest did not get ready, and the policy forces nothing: %s", why)
+}
