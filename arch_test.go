@@ -38,7 +38,7 @@ var rules = map[string]rule{
 	"internal/spelling": {"", "a function on strings", ""},
 	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
-	"internal/agent": {"internal/api internal/audit internal/driver internal/guestproto internal/image internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/audit internal/desired internal/driver internal/guestproto internal/image internal/network internal/plan internal/policy" +
 		" internal/publish internal/publish internal/secrets internal/store internal/sys internal/undo",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},

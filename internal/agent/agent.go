@@ -38,6 +38,7 @@ import (
 type Sealer interface {
 	Seal(tenant string, generation int, values map[string][]byte) ([]byte, error)
 	Open(tenant string, generation int, sealed []byte) (map[string][]byte, error)
+	Hash(tenant string, values map[string][]byte) (string, error)
 }
 
 // Options are what an agent is made of. All fields without a stated default are
@@ -143,6 +144,7 @@ type Agent struct {
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending
 	reconciler  *reconciler
+	states      keyLocks // one desired state at a time
 }
 
 var _ api.Service = (*Agent)(nil)

@@ -20,7 +20,7 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 		progress = func(mvm.Progress) {}
 	}
 	if dry {
-		p, err := a.planFor(d)
+		p, err := a.planFor(d, plan.Options{})
 		if err != nil {
 			return nil, err
 		}
@@ -29,7 +29,7 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 		}
 		return p.Display(), nil
 	}
-	done, err := a.applySpecs(ctx, d, progress)
+	done, err := a.applySpecs(ctx, d, plan.Options{}, progress)
 	if err != nil {
 		return done, err
 	}
@@ -38,9 +38,9 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 }
 
 // applySpecs puts on record what the deployment says of tenant, secrets and pools.
-func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Options, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	defer a.applying.lock(d.Tenant.ID)()
-	p, err := a.planFor(d)
+	p, err := a.planFor(d, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, progress func(
 }
 
 // planFor looks at the tenant as it is and plans from there.
-func (a *Agent) planFor(d mvm.Deployment) (plan.Plan, error) {
+func (a *Agent) planFor(d mvm.Deployment, opts plan.Options) (plan.Plan, error) {
 	o, _, err := a.reconciler.observe(d.Tenant.ID)
 	if err != nil {
 		return plan.Plan{}, err
@@ -79,7 +79,7 @@ func (a *Agent) planFor(d mvm.Deployment) (plan.Plan, error) {
 		}
 		o.SameSecrets = func(want map[string][]byte) bool { return secrets.Equal(have, want) }
 	}
-	return plan.Make(d, o, plan.Options{})
+	return plan.Make(d, o, opts)
 }
 
 // applyStep does one step of a plan that is of a record.
@@ -97,6 +97,9 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 	case plan.UpdatePool:
 		_, err = a.UpdatePool(ctx, s.Target.Tenant, s.Target.Pool, mvm.PoolUpdate{Spec: s.Pool})
 	case plan.DestroyPool:
+		if err := a.stopAll(ctx, s.Target, progress); err != nil {
+			return err
+		}
 		err = a.DestroyPool(ctx, s.Target.Tenant, s.Target.Pool, progress)
 	default:
 		err = mvm.Errorf(mvm.KindInternal, "plan step %q is not of a record", s.Kind)

@@ -52,14 +52,23 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 	return s, nil
 }
 
-// NodeInfo implements api.Service.
-func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
+// nodeID is the host's name.
+func (a *Agent) nodeID() (string, error) {
+	if a.opt.NodeID != "" {
+		return a.opt.NodeID, nil
+	}
 	host, err := os.Hostname()
 	if err != nil {
-		return mvm.NodeInfo{}, mvm.Errorf(mvm.KindInternal, "read host name: %w", err)
+		return "", mvm.Errorf(mvm.KindInternal, "read host name: %w", err)
 	}
-	if a.opt.NodeID != "" {
-		host = a.opt.NodeID
+	return host, nil
+}
+
+// NodeInfo implements api.Service.
+func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
+	host, err := a.nodeID()
+	if err != nil {
+		return mvm.NodeInfo{}, err
 	}
 	info, err := a.driverInfo(ctx)
 	if err != nil {

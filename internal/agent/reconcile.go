@@ -82,13 +82,8 @@ func (r *reconciler) resync() {
 	tick := time.NewTicker(r.every)
 	defer tick.Stop()
 	for {
-		tenants, err := r.a.Tenants(r.a.ctx)
-		if err != nil {
-			r.a.log.Error("list tenants to reconcile", "error", err)
-		}
-		for _, t := range tenants {
-			r.poke(t.ID)
-		}
+		r.hold()
+		r.pokeAll()
 		select {
 		case <-tick.C:
 		case <-r.a.ctx.Done():

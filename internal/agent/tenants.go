@@ -45,8 +45,17 @@ func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 	return t, a.applyNetwork(ctx)
 }
 
-// tenantOf makes the record of a new tenant: its network id and subnet.
+// tenantOf makes the record of a new tenant, whose subnet is its own.
 func tenantOf(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
+	t, err := tenantRecord(tx, spec)
+	if err != nil {
+		return t, err
+	}
+	return t, checkOverlap(tx, t)
+}
+
+// tenantRecord makes the record of a new tenant: its network id and subnet.
+func tenantRecord(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
 	t := mvm.Tenant{ID: spec.ID, Quota: mvm.DefaultQuota(), Pinned: spec.Pinned, HostServices: spec.HostServices,
 		Subnet: spec.Subnet, Created: time.Now()}
 	if spec.Quota != nil {
@@ -64,16 +73,17 @@ func tenantOf(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
 	if !t.Subnet.IsValid() {
 		t.Subnet = mvm.DefaultSubnet(t.NetID)
 	}
-	return t, checkOverlap(tx, t)
+	return t, nil
 }
 
-func checkOverlap(tx *store.Tx, t mvm.Tenant) error {
+// checkOverlap refuses a subnet that another tenant has, but for those about to go.
+func checkOverlap(tx *store.Tx, t mvm.Tenant, going ...string) error {
 	all, err := tx.Tenants()
 	if err != nil {
 		return err
 	}
 	for _, o := range all {
-		if o.ID != t.ID && o.Subnet.Overlaps(t.Subnet) {
+		if o.ID != t.ID && !slices.Contains(going, o.ID) && o.Subnet.Overlaps(t.Subnet) {
 			return mvm.Errorf(mvm.KindExists, "subnet %s overlaps %s of tenant %s", t.Subnet, o.Subnet, o.ID).
 				WithFix("choose another net_id or subnet")
 		}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
 	"strconv"
 	"strings"
@@ -134,6 +135,16 @@ func (c *Client) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats
 func (c *Client) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: dry}
 	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/deploy", req, progress)
+}
+
+// Reconcile implements Service.
+func (c *Client) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/reconcile", req, progress)
+}
+
+// Desired implements Service.
+func (c *Client) Desired(ctx context.Context) (json.RawMessage, error) {
+	return call[json.RawMessage](ctx, c, "GET", "/v1/desired", nil)
 }
 
 // Events implements Service.

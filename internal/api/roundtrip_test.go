@@ -118,6 +118,7 @@ func calls() []call {
 	dep := mvm.Deployment{Tenant: spec, Pools: []mvm.PoolSpec{ps}, Secrets: map[string][]byte{"k": []byte("v")}}
 	noSecrets, without := dep, dep
 	noSecrets.Secrets, without.Secrets = nil, map[string][]byte{}
+	state := mvm.ReconcileRequest{State: json.RawMessage(`{"node_id":"n","tenants":[]}`), Keep: true, NoWait: true}
 	type progress = func(mvm.Progress)
 	return []call{
 		{name: "CreateTenant", asks: js([]any{spec}), want: tenant(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.CreateTenant(x, spec)) }},
@@ -188,6 +189,10 @@ func calls() []call {
 		{name: "Apply", long: true, asks: js([]any{without, false, false}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
 			return value(c.Apply(x, without, false, p))
 		}},
+		{name: "Reconcile", long: true, asks: js([]any{state}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Reconcile(x, state, p))
+		}},
+		{name: "Desired", asks: "null", want: json.RawMessage(`{"node_id":"n"}`), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Desired(x)) }},
 		{name: "Events", asks: js([]any{mvm.EventFilter{Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1", Tail: 4}}), want: []mvm.Event{event()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			var got []mvm.Event
 			f := mvm.EventFilter{Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1", Tail: 4}

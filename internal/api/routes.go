@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"reflect"
 
@@ -130,6 +131,12 @@ func (s *Server) nodeRoutes(t *table) {
 			in.Deployment.Secrets = map[string][]byte{}
 		}
 		return list(s.svc(ctx).Apply(ctx, in.Deployment, in.Dry, progress))
+	}))
+	t.add("POST /v1/reconcile", forTenants, "Make the host agree with a desired state, or with its record", stream(s, ofClient, MaxStateBody, func(ctx context.Context, _ params, in mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+		return list(s.svc(ctx).Reconcile(ctx, in, progress))
+	}))
+	t.add("GET /v1/desired", forOperators, "The desired state that would make this host again", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (json.RawMessage, error) {
+		return s.svc(ctx).Desired(ctx)
 	}))
 	t.add("GET /v1/events", forTenants, "The audit log", follow(s, func(ctx context.Context, p params, each func(mvm.Event) error) error {
 		return s.svc(ctx).Events(ctx, mvm.EventFilter{Tenant: p.tenant, Pool: p.pool, Instance: p.instance, Tail: p.tail, Follow: p.follow,

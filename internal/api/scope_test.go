@@ -64,7 +64,7 @@ func decisions() map[string]string {
 		"Tenants": "own", "Tenant": "own", "SetSecrets": "own", "RotateSecrets": "own",
 		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
 		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Stats": "own", "Logs": "own", "Exec": "own",
-		"Apply": "host", "Events": "own", "VerifyEvents": "refused",
+		"Apply": "host", "Reconcile": "host", "Desired": "refused", "Events": "own", "VerifyEvents": "refused",
 		"NodeInfo": "refused", "NodeStats": "refused", "NodeDisk": "refused", "NodeGC": "refused", "NetVerify": "refused", "Doctor": "refused",
 	}
 }

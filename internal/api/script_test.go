@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -210,6 +211,14 @@ func (s *script) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress
 		err = w
 	}
 	return []mvm.PlanStep{step()}, err
+}
+func (s *script) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	err := s.note(ctx, "Reconcile", req)
+	report(progress)
+	return []mvm.PlanStep{step()}, err
+}
+func (s *script) Desired(ctx context.Context) (json.RawMessage, error) {
+	return json.RawMessage(`{"node_id":"n"}`), s.note(ctx, "Desired")
 }
 func (s *script) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
 	if err := s.note(ctx, "Events", f); err != nil {

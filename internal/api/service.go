@@ -5,6 +5,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 
 	"mvm"
 )
@@ -52,6 +53,12 @@ type Service interface {
 
 	// Apply makes the deployment so, and returns the steps that it took, or would take when dry.
 	Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
+	// Reconcile makes the host agree with a desired state, or with its own record, and
+	// returns the steps that it took, or would take when dry. The whole state is checked
+	// before anything changes.
+	Reconcile(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
+	// Desired returns the state that would make this host again, without secrets.
+	Desired(ctx context.Context) (json.RawMessage, error)
 	// Events gives the entries of the audit log that the filter chooses, oldest first.
 	Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error
 	// VerifyEvents follows the audit log's chain. expect, where it is not empty, is the

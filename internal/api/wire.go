@@ -8,9 +8,10 @@ import (
 
 // Bounds of what the server takes and holds.
 const (
-	MaxBody       = 1 << 20 // of a request's JSON
-	MaxDeployBody = 2 << 20 // of a deployment, which carries secrets
-	MaxInFlight   = 256     // requests at once; more are refused with KindUnavailable
+	MaxBody       = 1 << 20      // of a request's JSON
+	MaxDeployBody = 2 << 20      // of a deployment, which carries secrets
+	MaxStateBody  = 6<<20 + 4096 // of a desired state
+	MaxInFlight   = 256          // requests at once; more are refused with KindUnavailable
 
 	headerTimeout = 5 * time.Second
 	bodyTimeout   = 10 * time.Second

@@ -61,6 +61,7 @@ Exit codes:
   3    not found
   4    refused: quota, policy, state, or there already
   5    agent not reachable
+  10   a dry run would change something
   130  interrupted
 `
 

@@ -24,6 +24,12 @@ type deployOptions struct {
 const deployHelp = `Make the host agree with a manifest: a tenant with its pools and secrets. Applying
 the same file twice changes nothing, and a run that was cut off is taken up by the next.
 
+The agent makes it so, and goes on when this command is interrupted. What fails is told,
+and tried again by the agent.
+
+With --dry-run nothing changes: it says what would be done and why, and exits with 0
+when that is nothing and with 10 when it is something.
+
 With --watch the file is applied again whenever it or a secret file changes, and at
 the interval; an error is told and the watch goes on. Ctrl-C ends it.
 `
@@ -35,7 +41,7 @@ func (a *app) deployCmd() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVarP(&o.watch, "watch", "w", false, "go on, and apply it again when it changes")
 	f.IntVar(&o.interval, "interval", 30, "seconds between applying it again, with --watch")
-	f.BoolVar(&o.dry, "dry-run", false, "only say what would change")
+	f.BoolVar(&o.dry, "dry-run", false, "only say what would change; exit with 10 when it is something")
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -77,18 +83,7 @@ func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, dry bo
 	if err != nil {
 		return err
 	}
-	err = a.print(out, steps, func() table {
-		t := table{none: "tenant " + d.Tenant.ID + " is as it should be: nothing to change"}
-		for _, s := range steps {
-			t.add(stepText(s))
-		}
-		return t
-	})
-	if err == nil && out == asTable && len(steps) > 0 {
-		verb := map[bool]string{false: "done", true: "would be done"}[dry]
-		a.say("%s %s", plural(len(steps), "step", "steps"), verb)
-	}
-	return err
+	return a.printSteps(steps, dry, out, "tenant "+d.Tenant.ID+" is")
 }
 
 // stepText writes a step of a plan, with a sign for what comes, goes and changes.

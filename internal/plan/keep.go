@@ -22,18 +22,10 @@ func Keep(o Observed) Plan {
 	m := newMaker(d, o)
 	specs := inRoleOrder(d.Pools)
 	for _, spec := range specs {
-		if m.inUse(spec) {
-			m.build(spec)
-		}
+		m.build(spec)
 	}
 	m.instances(specs, Options{})
 	return m.plan
-}
-
-// inUse reports whether the pool needs its image: it has instances, or should.
-func (m *maker) inUse(spec mvm.PoolSpec) bool {
-	return spec.Desired != mvm.Counts{} ||
-		slices.ContainsFunc(m.observed.Instances, func(i mvm.Instance) bool { return i.Pool == spec.ID })
 }
 
 // inRoleOrder sorts pools by the priority of their roles, gateways first.

@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"mvm"
+	"mvm/internal/desired"
+	"mvm/internal/plan"
+	"mvm/internal/store"
+)
+
+// hostPlan is what there is to do for a desired state.
+type hostPlan struct {
+	doc     desired.Document
+	gone    []string // tenants that are destroyed
+	tenants []tenantPlan
+	notes   []mvm.Progress
+}
+
+type tenantPlan struct {
+	d mvm.Deployment
+	p plan.Plan
+}
+
+// planHost checks the whole state against the host and says what there is to do.
+// Nothing is changed when it fails.
+func (a *Agent) planHost(doc desired.Document) (hostPlan, error) {
+	h := hostPlan{doc: doc}
+	have, err := a.Tenants(a.ctx)
+	if err != nil {
+		return h, err
+	}
+	named := map[string]bool{}
+	for _, t := range doc.Tenants {
+		named[t.TenantID] = true
+	}
+	for _, t := range have {
+		switch {
+		case named[t.ID] && t.Destroying:
+			return h, mvm.Errorf(mvm.KindState, "tenant %s is being destroyed", t.ID).WithFix("try again when it is gone")
+		case named[t.ID] || t.Destroying || !doc.PruneUnknownTenants:
+		case t.Pinned:
+			h.note(t.ID, "it is not named, and is left as it is: it is pinned")
+		default:
+			h.gone = append(h.gone, t.ID)
+		}
+	}
+	if err := errors.Join(a.checkSecrets(&h), a.checkNew(h)); err != nil {
+		return h, err
+	}
+	for _, d := range doc.Deployments() {
+		o, _, err := a.reconciler.observe(d.Tenant.ID)
+		if err != nil {
+			return h, err
+		}
+		p, err := plan.Make(d, o, plan.Options{Prune: doc.PruneUnknownPools})
+		if err != nil {
+			return h, err
+		}
+		h.tenants = append(h.tenants, tenantPlan{d, p})
+	}
+	return h, nil
+}
+
+func (h *hostPlan) note(tenant, text string) {
+	h.notes = append(h.notes, mvm.Progress{Target: tenant, Text: text})
+}
+
+// checkSecrets refuses a state that was made with other secrets than a tenant has.
+// One that has none yet is told of: they come by another way than the state.
+func (a *Agent) checkSecrets(h *hostPlan) error {
+	for _, t := range h.doc.Tenants {
+		if t.SecretsHash == "" {
+			continue
+		}
+		var have mvm.Tenant
+		var sealed []byte
+		err := a.store.View(func(tx *store.Tx) (err error) {
+			have, err = tx.Tenant(t.TenantID)
+			sealed = tx.Secrets(t.TenantID)
+			return err
+		})
+		if mvm.IsKind(err, mvm.KindNotFound) || err == nil && have.SecretsGeneration == 0 {
+			h.note(t.TenantID, "it has no secrets yet, and should: set them with `mvm tenant secrets set`")
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		hash, err := a.secretsHash(have, sealed)
+		if err != nil {
+			return err
+		}
+		if hash != t.SecretsHash {
+			return mvm.Errorf(mvm.KindState, "desired state: tenant %s has other secrets than those of secrets_hash", t.TenantID).
+				WithFix("set them with `mvm tenant secrets set`, or take the hash from `mvm agent desired`, or leave it out")
+		}
+	}
+	return nil
+}
+
+// errRollback ends a transaction that only tries something.
+var errRollback = errors.New("it was only tried")
+
+// checkNew tries whether the new tenants can have the networks that they ask for, once
+// those to be destroyed are gone.
+func (a *Agent) checkNew(h hostPlan) error {
+	err := a.store.Update(func(tx *store.Tx) error {
+		all, err := tx.Tenants()
+		if err != nil {
+			return err
+		}
+		for _, d := range h.doc.Deployments() {
+			if slices.ContainsFunc(all, func(t mvm.Tenant) bool { return t.ID == d.Tenant.ID }) {
+				continue
+			}
+			t, err := tenantRecord(tx, d.Tenant)
+			if err == nil {
+				err = checkOverlap(tx, t, h.gone...)
+			}
+			if err == nil {
+				err = tx.PutTenant(t)
+			}
+			if err != nil {
+				return mvm.Errorf(mvm.KindOf(err), "desired state: tenant %s: %w", d.Tenant.ID, err)
+			}
+		}
+		return errRollback
+	})
+	if errors.Is(err, errRollback) {
+		return nil
+	}
+	return err
+}
+
+// display is every step as people see it: tenants that go first.
+func (h hostPlan) display() (out []mvm.PlanStep) {
+	for _, t := range h.gone {
+		out = append(out, destroyStep(t))
+	}
+	for _, t := range h.tenants {
+		out = append(out, t.p.Display()...)
+	}
+	return out
+}
+
+func destroyStep(tenant string) mvm.PlanStep {
+	return mvm.PlanStep{Action: "destroy", Target: tenant, Reason: "the desired state does not name it"}
+}
+
+func (h hostPlan) tell(progress func(mvm.Progress)) {
+	for _, n := range h.notes {
+		progress(n)
+	}
+	for _, t := range h.tenants {
+		tellNotes(t.p, t.d.Tenant.ID, progress)
+	}
+}
+
+// names are the tenants that the state names.
+func (h hostPlan) names() (out []string) {
+	for _, t := range h.tenants {
+		out = append(out, t.d.Tenant.ID)
+	}
+	return out
+}
+
+// applyHost puts the state on record: what goes first, then each tenant. A fault of
+// one tenant keeps no other from its own.
+func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Progress)) (done []mvm.PlanStep, err error) {
+	for _, t := range h.gone {
+		s := destroyStep(t)
+		progress(mvm.Progress{Target: s.Target, Text: s.Action + ": " + s.Reason})
+		if err := a.pruneTenant(ctx, t, progress); err != nil {
+			return done, mvm.Errorf(mvm.KindOf(err), "prune tenant %s: %w", t, err)
+		}
+		done = append(done, s)
+	}
+	var errs []error
+	for _, t := range h.tenants {
+		if ctx.Err() != nil {
+			return done, mvm.Errorf(mvm.KindCanceled, "reconcile: %w", context.Cause(ctx)).WithFix("run it again: it takes up what is left")
+		}
+		if !slices.ContainsFunc(t.p.Steps, plan.Step.OfRecord) {
+			continue
+		}
+		steps, err := a.applySpecs(ctx, t.d, plan.Options{Prune: h.doc.PruneUnknownPools}, progress)
+		done = append(done, steps...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return done, errors.Join(errs...)
+}
+
+// pruneTenant destroys a tenant whose VMs are stopped before: first what lets others
+// in, then the rest.
+func (a *Agent) pruneTenant(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
+	if err := a.stopAll(ctx, mvm.Address{Tenant: tenant}, progress); err != nil {
+		return err
+	}
+	return a.DestroyTenant(ctx, tenant, progress)
+}
+
+// stopAll has every instance below the address shut down, gateways before the others.
+// One that can't be is left to its destruction.
+func (a *Agent) stopAll(ctx context.Context, below mvm.Address, progress func(mvm.Progress)) error {
+	all, err := a.Instances(ctx, below)
+	if err != nil {
+		return err
+	}
+	last := max(mvm.RoleGateway.Priority(), mvm.RoleBuilder.Priority(), mvm.RoleWorker.Priority(), mvm.RoleIMessage.Priority())
+	for prio := 0; prio <= last && ctx.Err() == nil; prio++ {
+		each(all, cap(a.reconciler.slots), func(i mvm.Instance) {
+			if i.Role.Priority() != prio || !i.State.HoldsMemory() && i.State != mvm.StateSleeping {
+				return
+			}
+			req := request{op: mvm.OpStop, by: mvm.AskerFrom(ctx), why: "it is pruned"}
+			if _, err := a.submit(ctx, i.ID, req, progress); err != nil && !mvm.IsKind(err, mvm.KindNotFound) && ctx.Err() == nil {
+				a.log.Warn("stop before its destruction", "instance", i.ID, "error", err)
+			}
+		})
+	}
+	return context.Cause(ctx)
+}

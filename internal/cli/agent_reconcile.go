@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+// exitWould is the exit code of a dry run that would change something.
+const exitWould = exitStatus(10)
+
+type reconcileOptions struct {
+	desired                   string
+	dry, keep, forget, noWait bool
+}
+
+const reconcileHelp = `Make the host what was asked for, and wait until it is so.
+
+Without --desired that is what is on record: the tenants and pools as mvm tenant, mvm
+pool, mvm new and mvm deploy left them. The agent does so by itself; this waits for it.
+
+With --desired the record is made to agree with a desired state first, a JSON document
+as mvm agent desired prints it, or a signed one. All of it is checked before anything
+changes. Tenants and pools that it does not name stay, unless it asks to prune them.
+It is applied once; with --keep the agent holds the host to it from then on, over
+restarts, until another is kept or --forget is given.
+
+With --dry-run nothing changes: it says what would be done, and exits with 0 when that
+is nothing and with 10 when it is something.
+`
+
+func (a *app) agentReconcileCmd() *cobra.Command {
+	var o reconcileOptions
+	cmd := &cobra.Command{Use: "reconcile [TENANT] [flags]", Short: "Make the host what was asked for, and wait", Long: reconcileHelp,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeTenants,
+		Example: "  mvm agent reconcile --desired node-1.json --dry-run\n  mvm agent reconcile --desired node-1.json --keep"}
+	f := cmd.Flags()
+	f.StringVar(&o.desired, "desired", "", "`FILE` with the desired state of the host; - is stdin")
+	f.BoolVar(&o.dry, "dry-run", false, "only say what would be done; exit with 10 when it is something")
+	f.BoolVar(&o.keep, "keep", false, "hold the host to the state from now on")
+	f.BoolVar(&o.forget, "forget", false, "no longer hold the host to a state that was kept")
+	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record")
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		req := mvm.ReconcileRequest{Dry: o.dry, Keep: o.keep, Forget: o.forget, NoWait: o.noWait}
+		if len(args) == 1 {
+			req.Tenant = args[0]
+		}
+		if o.desired != "" {
+			state, err := a.readState(o.desired)
+			if err != nil {
+				return err
+			}
+			req.State = state
+		}
+		if err := req.Validate(); err != nil {
+			return usageOf(cmd, err)
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error { return a.runReconcile(ctx, c, req, *out) })
+	}
+	return cmd
+}
+
+// readState reads a desired state; what is in it is the agent's to judge.
+func (a *app) readState(path string) ([]byte, error) {
+	in := a.Stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, mvm.Errorf(mvm.KindInvalid, "read desired state: %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, mvm.MaxStateBytes+1))
+	if err == nil && len(b) == 0 {
+		err = errors.New("it is empty")
+	}
+	if err == nil && !json.Valid(b) {
+		err = errors.New("it is no JSON")
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInvalid, "read desired state %s: %w", path, err)
+	}
+	return b, nil
+}
+
+func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.ReconcileRequest, out format) error {
+	p := a.newProgress()
+	defer p.done()
+	steps, err := c.Reconcile(ctx, req, p.show)
+	p.done()
+	if err != nil {
+		return err
+	}
+	if req.Forget {
+		a.say("the host is held to no state; it stays as it is")
+		return nil
+	}
+	what := "the host is"
+	if req.Tenant != "" {
+		what = "tenant " + req.Tenant + " is"
+	}
+	return a.printSteps(steps, req.Dry, out, what)
+}
+
+// printSteps prints the steps of a plan that was made so, or would be. A dry run of
+// something ends with exitWould.
+func (a *app) printSteps(steps []mvm.PlanStep, dry bool, out format, what string) error {
+	err := a.print(out, steps, func() table {
+		t := table{none: what + " as it should be: nothing to change"}
+		for _, s := range steps {
+			t.add(stepText(s))
+		}
+		return t
+	})
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	if out == asTable {
+		verb := map[bool]string{false: "done", true: "would be done"}[dry]
+		a.say("%s %s", plural(len(steps), "step", "steps"), verb)
+	}
+	if dry {
+		return exitWould
+	}
+	return nil
+}
+
+func (a *app) agentDesiredCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "desired [-o json|yaml]", Short: "Print the desired state that would make this host again", Args: cobra.NoArgs,
+		Long: `Print the desired state that would make this host again: its tenants and pools as they
+are asked for. Give it to mvm agent reconcile --desired, or sign it with mvm desired sign.
+
+Secrets are not in it, only a keyed hash of those that each tenant has. On a host that
+does not have them yet set them with mvm tenant secrets set, or deploy a manifest with
+them; the state can be applied before and after.
+`}
+	f := asJSON
+	cmd.Flags().VarP(&f, "output", "o", "how to print")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			doc, err := c.Desired(ctx)
+			if err != nil {
+				return err
+			}
+			if f == asTable {
+				f = asJSON
+			}
+			return a.print(f, doc, nil)
+		})
+	}
+	return cmd
+}
