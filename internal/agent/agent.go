@@ -83,6 +83,9 @@ type Options struct {
 	// for, beside when something changes; default 30 s. Negative: it does so for those
 	// who wait (Apply), and never by itself.
 	Reconcile time.Duration
+	// DesiredFile, where given, has the desired state that the host is held to; it is
+	// taken up when it changes.
+	DesiredFile string
 	// Parallel bounds how many instances reconcile operates on at once, half of them
 	// of one tenant; default 8.
 	Parallel int

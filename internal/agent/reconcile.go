@@ -79,15 +79,23 @@ func (r *reconciler) pokeAt(tenant string, at time.Time) {
 // resync puts every tenant into the queue, now and at the interval: a pass then finds
 // what nobody told of.
 func (r *reconciler) resync() {
-	tick := time.NewTicker(r.every)
+	tick, look := time.NewTicker(r.every), time.NewTicker(fileEvery)
 	defer tick.Stop()
+	defer look.Stop()
+	file := &desiredFile{path: r.a.opt.DesiredFile}
 	for {
+		r.follow(file)
 		r.hold()
 		r.pokeAll()
-		select {
-		case <-tick.C:
-		case <-r.a.ctx.Done():
-			return
+		for waiting := true; waiting; {
+			select {
+			case <-tick.C:
+				waiting = false
+			case <-look.C:
+				r.follow(file)
+			case <-r.a.ctx.Done():
+				return
+			}
 		}
 	}
 }

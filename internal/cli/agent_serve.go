@@ -29,6 +29,7 @@ func agentFlags() [][2]string {
 		{"key-file", "`FILE` with the master key of the secrets at rest (default /etc/mvm/master.key)"},
 		{"node-id", "`NAME` of this host (default: made once and kept)"},
 		{"dns", "`ADDRESSES` of the resolvers of the guests, with commas (default: the host's)"},
+		{"desired-file", "`FILE` with the desired state that the host is held to (default: none)"},
 		{"reconcile-interval", "`SECONDS` between looks at everything that was asked for (default 30)"},
 		{"api-listen", "`ADDRESS:PORT` of the API for other machines, over mutual TLS (default: none)"},
 		{"cert-dir", "`FOLDER` with the certificates of that API (default /etc/mvm/certs)"},

@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) poolCreateCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "create TENANT/POOL --flake REF [flags]", Short: "Create a pool; build its image next, with `mvm pool build`",
+	cmd := &cobra.Command{Use: "create TENANT/POOL --flake REF [flags]", Short: "Create a pool; the agent builds its image",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	flags := newPoolFlags(cmd, true)
 	out := outputFlag(cmd)
@@ -33,7 +33,7 @@ func (a *app) poolCreateCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.say("pool %s created; build its image with `mvm pool build %s`", p.Address(), p.Address())
+			a.say("pool %s created; the agent builds its image (`mvm pool build %s` waits for it)", p.Address(), p.Address())
 			return a.printChanged(*out, p, p.Address().String())
 		})
 	}
@@ -44,8 +44,11 @@ func (a *app) poolUpdateCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool; what is not named stays",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := newPoolFlags(cmd, false)
+	wait := waitFlag(cmd)
 	out := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runPoolChange(cmd, args[0], flags, *out) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.runPoolChange(cmd, args[0], flags, *wait, *out)
+	}
 	return cmd
 }
 
@@ -54,12 +57,20 @@ func (a *app) poolScaleCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
 	flags.countFlags(cmd)
+	wait := waitFlag(cmd)
 	out := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runPoolChange(cmd, args[0], flags, *out) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.runPoolChange(cmd, args[0], flags, *wait, *out)
+	}
 	return cmd
 }
 
-func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, out format) error {
+// waitFlag has a command wait until the agent has made so what it put on record.
+func waitFlag(cmd *cobra.Command) *bool {
+	return cmd.Flags().Bool("wait", false, "wait until it is so, and print the steps")
+}
+
+func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wait bool, out format) error {
 	named := false
 	for name := range flags.apply {
 		named = named || cmd.Flags().Changed(name)
@@ -79,6 +90,9 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, ou
 			return err
 		}
 		a.say("pool %s updated", at)
+		if wait {
+			return a.runReconcile(ctx, c, mvm.ReconcileRequest{Tenant: at.Tenant}, out)
+		}
 		return a.printChanged(out, p, at.String())
 	})
 }

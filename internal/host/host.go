@@ -122,7 +122,7 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }
