@@ -56,6 +56,11 @@ func (c *Client) Version(ctx context.Context) (Version, error) {
 	return call[Version](ctx, c, "GET", "/v1/version", nil)
 }
 
+// OpenAPI asks for the schema of the API, as JSON.
+func (c *Client) OpenAPI(ctx context.Context) ([]byte, error) {
+	return call[json.RawMessage](ctx, c, "GET", "/v1/openapi.json", nil)
+}
+
 // send makes the request and returns an answer with status 200 or 101.
 func (c *Client) send(ctx context.Context, method, path string, in any, header http.Header) (*http.Response, error) {
 	var body io.Reader
@@ -69,6 +74,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "make request: %w", err)
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	for k, v := range header {
 		req.Header[k] = v

@@ -42,6 +42,12 @@ func js(v any) string {
 // serve offers svc on a socket of its own until the test ends.
 func serve(t *testing.T, svc api.Service, cfg api.ServerConfig) (socket string, srv *api.Server) {
 	t.Helper()
+	return serveWith(t, svc, cfg, func(*api.Server) {})
+}
+
+// serveWith is serve, with a change of the server before it serves.
+func serveWith(t *testing.T, svc api.Service, cfg api.ServerConfig, change func(*api.Server)) (socket string, srv *api.Server) {
+	t.Helper()
 	socket = filepath.Join(t.TempDir(), "s")
 	ln, err := api.Listen(socket, -1)
 	if err != nil {
@@ -52,6 +58,7 @@ func serve(t *testing.T, svc api.Service, cfg api.ServerConfig) (socket string, 
 	}
 	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	srv = api.NewServer(svc, cfg)
+	change(srv)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ln) }()
 	t.Cleanup(func() {

@@ -13,6 +13,7 @@ import (
 func (s *Server) routes() *table {
 	t := &table{}
 	t.add("GET /v1/version", forAll, "The agent's version", unary(s, ofClient, func(context.Context, params, none) (Version, error) { return s.version, nil }))
+	t.add("GET /v1/openapi.json", forAll, "This description of the API, as OpenAPI", unary(s, ofClient, s.schema))
 	s.tenantRoutes(t)
 	s.poolRoutes(t)
 	s.instanceRoutes(t)

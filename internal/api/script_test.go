@@ -113,7 +113,7 @@ func usage() mvm.Usage {
 	return mvm.Usage{VCPUs: 1, MemMiB: 2, Running: 3, Warm: 4, Pools: 5, DiskMiB: 6}
 }
 func instanceStats() mvm.InstanceStats {
-	return mvm.InstanceStats{ID: "i-a3f7b2c1", PID: 4, CPU: 5, LastActive: day}
+	return mvm.InstanceStats{ID: "i-a3f7b2c1", State: mvm.StateRunning, PID: 4, CPU: 5, LastActive: day}
 }
 
 func (s *script) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {

@@ -1,0 +1,15 @@
+package api
+
+import "net/http"
+
+// Wrap puts a handler around the server's, so that tests see what goes over the wire.
+// It must be called before Serve.
+func (s *Server) Wrap(f func(http.Handler) http.Handler) { s.http.Handler = f(s.http.Handler) }
+
+// Routes returns the patterns of all routes.
+func Routes() (patterns []string) {
+	for _, r := range (&Server{}).routes().routes {
+		patterns = append(patterns, r.method+" "+r.path)
+	}
+	return patterns
+}

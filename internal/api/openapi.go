@@ -1,0 +1,153 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"mvm"
+)
+
+const apiAbout = `What the agent of a host can be asked, by mvm and by any HTTP client.
+
+On the unix socket of the host the kernel says who asks; over the network, with mutual
+TLS 1.3, the client's certificate does: an operator may ask everything, a client of a
+tenant what is about its tenant (x-mvm-access: tenants), and only operators the rest.
+
+Requests are strict: an unknown field or parameter is refused. Answers may get more
+fields. What takes time answers with lines of JSON (application/x-ndjson): any number
+with "progress" or "item", and at the end one with "result" or "error". A stream without
+that last line was cut off. Addresses in paths have their separators escaped
+(acme%2Fworkers%2Fi-a3f7b2c1); an instance's id alone is an address.
+
+An error's "kind" says what can be done about it, and each has a status of its own,
+except that 429 also stands, with Retry-After, for a client that asks too much at once.`
+
+// OpenAPI returns the schema of the API as an OpenAPI 3.0 document in JSON, made of
+// the routes and of the types that they use. version is the agent's.
+func OpenAPI(version string) ([]byte, error) {
+	s := &schemas{defs: object{}}
+	paths := object{}
+	for _, r := range (&Server{}).routes().routes {
+		item, ok := paths[r.path].(object)
+		if !ok {
+			item = object{}
+			paths[r.path] = item
+		}
+		item[strings.ToLower(r.method)] = s.operation(r)
+	}
+	s.in = false
+	s.ref(reflect.TypeFor[errorBody]())
+	b, err := json.MarshalIndent(object{
+		"openapi":    "3.0.3",
+		"info":       object{"title": "mvm agent", "version": cmp.Or(version, "devel"), "description": apiAbout},
+		"paths":      paths,
+		"components": object{"schemas": s.defs, "responses": errorResponses()},
+	}, "", "  ")
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "encode schema: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// schema answers with the API's own description.
+func (s *Server) schema(context.Context, params, none) (json.RawMessage, error) {
+	return OpenAPI(s.version.Version)
+}
+
+// operation describes a route.
+func (s *schemas) operation(r route) object {
+	op := object{"operationId": operationID(r), "summary": r.about, "x-mvm-access": string(r.access), "parameters": parameters(r)}
+	s.in = true
+	if r.in != reflect.TypeFor[none]() {
+		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": s.ref(r.in)}}}
+	}
+	s.in = false
+	answers := object{"default": object{"$ref": "#/components/responses/Error"}}
+	for _, status := range kindStatus() {
+		answers[strconv.Itoa(status)] = object{"$ref": "#/components/responses/Error" + strconv.Itoa(status)}
+	}
+	code, answer := s.answer(r)
+	answers[code] = answer
+	op["responses"] = answers
+	return op
+}
+
+// answer describes what a route answers when it does not refuse.
+func (s *schemas) answer(r route) (code string, o object) {
+	content := func(kind string, schema object) object { return object{kind: object{"schema": schema}} }
+	last := object{"error": object{"$ref": "#/components/schemas/ErrorBody"}}
+	switch r.shape {
+	case asResult:
+		return "200", object{"description": "lines: progress, and at the end the result or an error",
+			"content": content("application/x-ndjson", lineOf(last, "progress", s.ref(reflect.TypeFor[mvm.Progress]()), "result", s.ref(r.out)))}
+	case asItems:
+		return "200", object{"description": "lines: items, and at the end an empty result or an error",
+			"content": content("application/x-ndjson", lineOf(last, "item", s.ref(r.out), "result", object{"type": "object"}))}
+	case asExec:
+		return "101", object{"description": "the connection carries the command's streams in frames of " + execProtocol +
+			": one byte type, four bytes big-endian length, at most 32 KiB. To the agent: 0 stdin, 1 end of stdin, 2 rows and columns. " +
+			"From it: 3 stdout, 4 stderr, 5 a frame of stdin was consumed (at most 16 may wait), 6 how it ended, in JSON. HTTP/1.1 only."}
+	}
+	return "200", object{"description": r.about, "content": content("application/json", s.ref(r.out))}
+}
+
+// lineOf is one line of a stream, which has exactly one of the fields.
+func lineOf(props object, pairs ...any) object {
+	for n := 0; n < len(pairs); n += 2 {
+		props[pairs[n].(string)] = pairs[n+1]
+	}
+	return object{"type": "object", "properties": props, "additionalProperties": false, "minProperties": 1, "maxProperties": 1}
+}
+
+// parameters describes those of the path and of the query.
+func parameters(r route) []object {
+	all := []object{}
+	for part := range strings.SplitSeq(r.path, "/") {
+		if name, ok := strings.CutPrefix(part, "{"); ok {
+			all = append(all, object{"name": strings.TrimSuffix(name, "}"), "in": "path", "required": true, "schema": object{"type": "string"}})
+		}
+	}
+	for _, name := range r.query {
+		all = append(all, object{"name": name, "in": "query", "schema": parameter(name), "allowEmptyValue": true})
+	}
+	if r.shape == asExec {
+		all = append(all, object{"name": "Upgrade", "in": "header", "required": true, "schema": object{"type": "string", "enum": []string{execProtocol}}})
+	}
+	return all
+}
+
+// parameter is the type of a parameter of the query; most are text.
+func parameter(name string) object {
+	switch name {
+	case "tail", "after":
+		return object{"type": "integer", "minimum": 0}
+	case "follow", "console":
+		return object{"type": "boolean"}
+	}
+	return object{"type": "string"}
+}
+
+func operationID(r route) string {
+	path := strings.NewReplacer("/v1/", "", "{", "", "}", "", "/", "_", ".", "_").Replace(r.path)
+	return strings.ToLower(r.method) + "_" + path
+}
+
+// errorResponses describes an answer for every kind of error.
+func errorResponses() object {
+	body := object{"application/json": object{"schema": object{"$ref": "#/components/schemas/ErrorBody"}}}
+	all := object{"Error": object{"description": "an error", "content": body}}
+	for kind, status := range kindStatus() {
+		r := object{"description": "an error of kind " + string(kind), "content": body}
+		if status == http.StatusTooManyRequests {
+			r["description"] = "an error of kind " + string(kind) + ", or of kind unavailable for a client that asks too much at once"
+			r["headers"] = object{"Retry-After": object{"description": "seconds, with kind unavailable", "schema": object{"type": "integer"}}}
+		}
+		all["Error"+strconv.Itoa(status)] = r
+	}
+	return all
+}
