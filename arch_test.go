@@ -48,6 +48,7 @@ var rules = map[string]rule{
 	"internal/secrets": {"internal/sys", "bytes at rest", ""},
 	"internal/store":   {"internal/audit internal/sys", "durable state speaks in nouns", ""},
 	"internal/audit":   {"", "pure: entries in, hashes and a verdict out", ""},
+	"internal/sim":     {"", "a simulation of a host is only tests", "*"},
 	"internal/metrics": {"", "it counts what it is told of, and knows nobody", ""},
 
 	"internal/driver":            {"", "the contract", ""},

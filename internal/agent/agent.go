@@ -145,7 +145,8 @@ type Agent struct {
 	eventLimits eventLimits
 	followers   atomic.Int32
 	pushing     keyLocks // one pushConfig to an instance at a time
-	pending     pending
+	pending     pending  // configurations to be delivered
+	unsettled   pending  // instances that an operation left half done
 	reconciler  *reconciler
 	states      keyLocks // one desired state at a time
 }
@@ -203,6 +204,8 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.goTracked(a.trimEvents)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
+	a.goTracked(a.keepSettled)
+	a.goTracked(a.keepDestroying)
 	a.reconciler.start()
 	a.goTracked(a.keepIdle)
 	return nil

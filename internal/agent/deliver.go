@@ -55,6 +55,10 @@ func (a *Agent) tryPush(ctx context.Context, i mvm.Instance) error {
 	if err != nil {
 		return err
 	}
+	// A guest that does not answer must not hold up those after it for as long as the
+	// asker would wait.
+	ctx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
+	defer cancel()
 	resp, err := a.ask(ctx, i.ID, guestproto.Request{Configure: &cfg})
 	if err != nil {
 		return err
@@ -100,18 +104,13 @@ func (a *Agent) deliver(ctx context.Context, tenant string) error {
 // keepDelivered tries the guests again that did not take a change, for as long as
 // the agent runs.
 func (a *Agent) keepDelivered() {
-	tick := time.NewTicker(deliverEvery)
-	defer tick.Stop()
-	for {
+	redeliver := func() {
 		for _, id := range a.pending.all() {
 			a.redeliver(id)
 		}
-		select {
-		case <-tick.C:
-		case <-a.ctx.Done():
-			return
-		}
 	}
+	redeliver()
+	a.every(deliverEvery, redeliver)
 }
 
 // redeliver tries one guest. One that does not run gets its configuration by the gate.

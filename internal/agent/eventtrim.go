@@ -19,19 +19,14 @@ const defaultAuditRetention = 90 * 24 * time.Hour
 // the agent where it ends: who wants to know whether an older copy was put in its place
 // finds that out with this line.
 func (a *Agent) trimEvents() {
-	tick := time.NewTicker(trimEvery)
-	defer tick.Stop()
-	for {
+	trim := func() {
 		if err := a.trimNow(); err != nil {
 			a.log.Error("trim audit log", "error", err)
 		}
 		a.log.Info("audit log", "head", a.store.LastMark().String())
-		select {
-		case <-tick.C:
-		case <-a.ctx.Done():
-			return
-		}
 	}
+	trim()
+	a.every(trimEvery, trim)
 }
 
 // trimNow trims the audit log to its bounds, in several transactions where it is far

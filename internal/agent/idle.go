@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -171,7 +173,7 @@ func (a *Agent) idleSubjects() (out []policy.Subject, err error) {
 	err = a.store.View(func(tx *store.Tx) error {
 		out = out[:0]
 		pools, tenants := map[mvm.Address]mvm.Pool{}, map[string]mvm.Tenant{}
-		for id := range lives {
+		for _, id := range slices.Sorted(maps.Keys(lives)) {
 			s, err := subject(tx, id, pools, tenants)
 			if mvm.IsKind(err, mvm.KindNotFound) {
 				continue // it was destroyed meanwhile

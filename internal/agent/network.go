@@ -74,20 +74,13 @@ const keepEvery = 5 * time.Second
 // would leave guests unguarded), and publishes what could not be before, for as long
 // as the agent runs.
 func (a *Agent) keepNetworks() {
-	tick := time.NewTicker(keepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-a.ctx.Done():
-			return
-		}
+	a.every(keepEvery, func() {
 		a.net.forget()
 		if err := a.applyNetwork(a.ctx); err != nil && a.ctx.Err() == nil {
 			a.log.Error("keep networks", "error", err)
 		}
 		a.keepPublished()
-	}
+	})
 }
 
 // networkConfig is what every network of the host should be.

@@ -42,6 +42,8 @@ type operation struct {
 	silent  bool          // the guest did not answer when it was asked to drain
 	digest  []byte        // of the configuration that the gate gave the guest
 	tried   bool          // the driver was given the snapshot
+	torn    bool          // taking back a step failed
+	parked  bool          // the instance was, before its sleep was committed
 
 	leaseEnd time.Time // until when services hold still; zero: until they are told
 	settling bool      // the guest has services to tell of what the gate gave it
@@ -130,34 +132,10 @@ func (o *operation) dispatch(ctx context.Context) error {
 		return o.makeReady(ctx)
 	case mvm.OpDestroy:
 		return o.destroy(ctx)
+	case opSettle:
+		return o.settleCreated(ctx)
 	}
 	return mvm.Errorf(mvm.KindInvalid, "operation %q is unknown", o.kind)
-}
-
-// settleLost brings an instance to rest that the operation can't go on from: its VMM
-// is gone, though its record has one, or its end failed half-way.
-func (o *operation) settleLost(ctx context.Context) error {
-	var cut mvm.OpKind
-	if o.inst.Op != nil {
-		cut = o.inst.Op.Kind
-	}
-	switch {
-	case o.kind == mvm.OpDestroy:
-		return nil
-	case cut == mvm.OpDestroy:
-		return mvm.Errorf(mvm.KindState, "%s %s: its destruction has begun", o.kind, o.inst.Address()).
-			WithFix("finish it with `mvm instance destroy %s`", o.inst.ID)
-	case o.kind == mvm.OpStop:
-		return nil
-	case cut == mvm.OpStop, o.inst.State.HoldsMemory() && o.lost():
-		o.log.Warn("stop what is left of the instance first", "op", o.kind, "state", o.inst.State)
-		err := o.stop(ctx)
-		o.reason = ""
-		return err
-	case cut == mvm.OpSleep && o.inst.State == mvm.StateSleeping:
-		return o.finishSleep(ctx)
-	}
-	return nil
 }
 
 // lost reports that the instance has no VMM that runs.
@@ -253,24 +231,36 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 			err = errors.Join(err, e)
 		}
 		if e := s.undo(ctx); e != nil {
+			o.torn = true
 			err = errors.Join(err, mvm.Errorf(mvm.KindOf(e), "take back %s: %w", s.name, e))
 		}
 	}
 	return err
 }
 
+// update changes the instance's record in one transaction with whatever else change
+// does. What the operation knows of the instance is what is durable.
+func (o *operation) update(change func(tx *store.Tx, i *mvm.Instance) error) error {
+	var now mvm.Instance
+	err := o.a.store.Update(func(tx *store.Tx) (err error) {
+		if now, err = tx.Instance(o.inst.ID); err != nil {
+			return err
+		}
+		if err := change(tx, &now); err != nil {
+			return err
+		}
+		return tx.PutInstance(now)
+	})
+	if err == nil {
+		o.inst = now
+	}
+	return err
+}
+
 // save changes the instance's record durably.
 func (o *operation) save(change func(i *mvm.Instance)) error {
-	return o.a.store.Update(func(tx *store.Tx) error {
-		i, err := tx.Instance(o.inst.ID)
-		if err != nil {
-			return err
-		}
-		change(&i)
-		if err := tx.PutInstance(i); err != nil {
-			return err
-		}
-		o.inst = i
+	return o.update(func(_ *store.Tx, i *mvm.Instance) error {
+		change(i)
 		return nil
 	})
 }
@@ -278,27 +268,23 @@ func (o *operation) save(change func(i *mvm.Instance)) error {
 // intend makes the operation's intent durable; check, where given, refuses it with
 // the whole state at hand.
 func (o *operation) intend(op mvm.OpKind, check func(tx *store.Tx, i mvm.Instance) error) error {
-	return o.a.store.Update(func(tx *store.Tx) error {
-		i, err := tx.Instance(o.inst.ID)
-		if err != nil {
-			return err
-		}
+	return o.update(func(tx *store.Tx, i *mvm.Instance) error {
 		if check != nil {
-			if err := check(tx, i); err != nil {
+			if err := check(tx, *i); err != nil {
 				return err
 			}
 		}
 		i.Op = &mvm.Op{Kind: op, By: o.job.req.by, Why: o.job.req.why, Started: o.began}
-		if err := tx.PutInstance(i); err != nil {
-			return err
-		}
-		o.inst = i
 		return nil
 	})
 }
 
-// forget clears the intent of an operation that was taken back.
+// forget clears the intent of an operation that was taken back. It stays when that
+// failed half-way: something is left to be done, see settle.go.
 func (o *operation) forget(context.Context) error {
+	if o.torn {
+		return nil
+	}
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
 }
 
@@ -313,26 +299,18 @@ func (o *operation) transition(to mvm.State) *mvm.Transition {
 func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Instance)) error {
 	tr := o.transition(to)
 	ev := o.event(act, o.reason)
-	return o.a.store.Update(func(tx *store.Tx) error {
-		i, err := tx.Instance(o.inst.ID)
-		if err != nil {
-			return err
-		}
+	return o.update(func(tx *store.Tx, i *mvm.Instance) error {
 		if e, ok := o.snapshotEvent(act, i.Snapshot); ok {
 			if _, err := tx.AppendEvent(e); err != nil {
 				return err
 			}
 		}
 		i.State, i.Op, i.Last, i.Changed, i.Problem = to, nil, tr, time.Now(), ""
-		i.Parked = o.parks(i, to)
+		i.Parked = o.parks(*i, to)
 		if change != nil {
-			change(&i)
+			change(i)
 		}
-		if err := tx.PutInstance(i); err != nil {
-			return err
-		}
-		o.inst = i
-		_, err = tx.AppendEvent(ev)
+		_, err := tx.AppendEvent(ev)
 		return err
 	})
 }

@@ -6,8 +6,8 @@ import (
 )
 
 // usageOf adds up what counts against a tenant's quota, without the instance skip.
-// An instance that is on its way up counts as running already, and one on its way to
-// warm as both, since it can be called off.
+// An instance that is on its way up counts as running already, and one between running
+// and warm as both, since it can be called off.
 func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 	var u mvm.Usage
 	pools, err := tx.Pools(tenant)
@@ -25,17 +25,15 @@ func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 			continue
 		}
 		rising := i.Op != nil && up(i.Op.Kind)
-		if i.State.HoldsMemory() || rising {
+		falling := i.Op != nil && i.Op.Kind == mvm.OpSleep // asleep, and its VMM may be there yet
+		if i.State.HoldsMemory() || rising || falling {
 			u.VCPUs += i.Res.VCPUs
 			u.MemMiB += i.Res.MemMiB
 		}
-		switch {
-		case i.State == mvm.StateRunning || rising:
+		if i.State == mvm.StateRunning || rising {
 			u.Running++
-		case i.State == mvm.StateWarm:
-			u.Warm++
 		}
-		if i.State == mvm.StateRunning && i.Op != nil && i.Op.Kind == mvm.OpWarm {
+		if i.State == mvm.StateWarm || i.State == mvm.StateRunning && i.Op != nil && i.Op.Kind == mvm.OpWarm {
 			u.Warm++
 		}
 	}

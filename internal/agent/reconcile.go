@@ -16,7 +16,7 @@ const (
 	passWorkers      = 4
 	parallelBuilds   = 2
 	// passShare bounds the loop's part of a processor: after a pass over a tenant that
-	// took d, the next waits for passShare times d.
+	// took d, the next waits for passShare times d, at most the interval.
 	passShare = 10
 )
 
@@ -94,6 +94,8 @@ func (r *reconciler) resync() {
 			case <-look.C:
 				r.follow(file)
 			case <-r.a.ctx.Done():
+			}
+			if r.a.ctx.Err() != nil {
 				return
 			}
 		}
@@ -115,7 +117,7 @@ func (r *reconciler) workOn(tenant string) {
 	began := time.Now()
 	defer func() {
 		now := time.Now()
-		r.queue.done(tenant, now.Add(passShare*now.Sub(began)))
+		r.queue.done(tenant, now.Add(min(passShare*now.Sub(began), r.every)))
 	}()
 	err := r.pass(r.a.ctx, tenant)
 	r.a.opt.Metrics.Reconciled(time.Since(began), err)

@@ -35,6 +35,12 @@ func (o *object) busy() bool { return o.task != nil }
 // waits reports that the object failed and its time has not come.
 func (o *object) waits(now time.Time) bool { return o.task == nil && o.retry.After(now) }
 
+// troubled reports that the object failed lately. One that nobody had reason to try
+// again since, because it is not needed where it was to go, is not.
+func (o *object) troubled(now time.Time) bool {
+	return o.fails > 0 && (o.busy() || o.waits(now) || now.Sub(o.settled) <= stableAfter)
+}
+
 // failed counts a failure and says when the next try is.
 func (r *reconciler) failed(o *object, now time.Time) {
 	o.fails++

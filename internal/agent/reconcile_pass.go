@@ -123,7 +123,7 @@ func (r *reconciler) newBatch(o plan.Observed, p plan.Plan) *batch {
 		if obj.busy() {
 			b.note(obj.task)
 		}
-		if obj.fails > 0 && obj.at.Instance != "" {
+		if obj.troubled(o.Now) && obj.at.Instance != "" {
 			b.restarted[obj.at.Pool] = true // no more of what may be to blame
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"mvm"
 	"mvm/internal/store"
@@ -41,44 +42,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.applyPublish(ctx); err != nil {
 		a.log.Error("ports are not published", "error", err)
 	}
-	return a.resumeDestroys()
-}
-
-// resumeDestroys goes on with tenants and pools whose destruction was cut off. It
-// happens after Open, as redone operations do.
-func (a *Agent) resumeDestroys() error {
-	return a.store.View(func(tx *store.Tx) error {
-		tenants, err := tx.Tenants()
-		if err != nil {
-			return err
-		}
-		for _, t := range tenants {
-			if t.Destroying {
-				a.finishDestroy(t.ID, func(ctx context.Context) error { return a.DestroyTenant(ctx, t.ID, nil) })
-				continue
-			}
-			pools, err := tx.Pools(t.ID)
-			if err != nil {
-				return err
-			}
-			for _, p := range pools {
-				if p.Destroying {
-					a.finishDestroy(p.Address().String(), func(ctx context.Context) error {
-						return a.DestroyPool(ctx, t.ID, p.Spec.ID, nil)
-					})
-				}
-			}
-		}
-		return nil
-	})
-}
-
-func (a *Agent) finishDestroy(what string, destroy func(context.Context) error) {
-	a.goTracked(func() {
-		if err := destroy(mvm.WithAsker(a.ctx, askerAgent)); err != nil && a.ctx.Err() == nil {
-			a.log.Error("finish a destruction that was cut off", "what", what, "error", err)
-		}
-	})
+	return nil
 }
 
 // sweep removes what carries our names and belongs to no instance: VMMs, network
@@ -121,6 +85,7 @@ func sweepDir(root string, owned map[string]bool) error {
 // keeps no other from being served. The next operation on it begins with a stop.
 func (a *Agent) notRecovered(i mvm.Instance, err error) {
 	a.log.Error("instance is not taken up", "instance", i.ID, "error", err)
+	a.unsettled.set(i.ID, true)
 	problem := mvm.Errorf(mvm.KindOf(err), "take up after a restart of the agent: %w", err).Error()
 	err = a.store.Update(func(tx *store.Tx) error {
 		now, err := tx.Instance(i.ID)
@@ -156,7 +121,7 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return a.redo(i, mvm.OpCreate)
 	case op == mvm.OpDestroy, op == mvm.OpStop:
 		return a.redo(i, op)
-	case op == mvm.OpStart || op == mvm.OpWake && !i.State.HoldsMemory():
+	case up(op) && !i.State.HoldsMemory():
 		// The boot was cut off before the guest was let in: begin it again.
 		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil), a.redo(i, mvm.OpStart))
 	case !i.State.HoldsMemory():
@@ -165,18 +130,29 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return a.recoverLost(ctx, i)
 	case op == mvm.OpWarm && i.Op.By != mvm.AskerPolicy: // which decides anew
 		return a.redo(i, mvm.OpWarm)
-	case op == "" && i.State == mvm.StateRunning && !paused:
+	case op != "" || paused != (i.State == mvm.StateWarm):
+		// A sleep, pause or resume was cut off, or the VMM is not as its state says: the
+		// runner makes it so, behind the gate.
+		return a.goesOn(i)
+	case i.State == mvm.StateRunning:
 		a.pending.set(i.ID, true) // a change may have been stored and not delivered
 		if !i.Ready && i.Problem == "" {
 			return a.redo(i, mvm.OpStart) // which waits until its services are ready
 		}
-		return nil
-	case op == "" && i.State == mvm.StateWarm && paused:
-		return nil
 	}
-	// A sleep or resume was cut off, or the VMM is not as its state says: let it run,
-	// behind the gate.
-	return errors.Join(a.clearOp(i.ID, func(i *mvm.Instance) { i.State = mvm.StateWarm }), a.redo(i, mvm.OpResume))
+	return nil
+}
+
+// goesOn has an instance with a VMM made again as its record says.
+func (a *Agent) goesOn(i mvm.Instance) error {
+	a.pending.set(i.ID, true) // a change may have been stored and not delivered
+	if i.Op == nil {
+		i.Op = &mvm.Op{Kind: mvm.OpResume, By: askerAgent, Why: "its VMM was not as its record says", Started: time.Now()}
+		if err := a.store.Update(func(tx *store.Tx) error { return tx.PutInstance(i) }); err != nil {
+			return err
+		}
+	}
+	return a.redo(i, opSettle)
 }
 
 // sweepSnapshots removes what sleeps that were cut off before their commit have written.
@@ -248,10 +224,7 @@ func (a *Agent) recoverSleeping(ctx context.Context, i mvm.Instance, alive, paus
 		// Consumed was durable, but the vCPUs never ran: the snapshot is whole.
 		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false }), a.redo(i, mvm.OpWake))
 	}
-	// It runs, and only its gate was not opened yet.
-	snap := i.Snapshot.ID
-	return errors.Join(a.clearOp(i.ID, func(i *mvm.Instance) { i.State, i.Snapshot = mvm.StateWarm, nil }),
-		a.removeSnapshot(i.ID, snap), a.redo(i, mvm.OpResume))
+	return a.redo(i, mvm.OpWake) // it runs, and only its gate was not opened yet: see finishWake
 }
 
 // recoverLost: the record says that it holds memory, but its VMM is gone (the host
@@ -260,14 +233,14 @@ func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance) error {
 	if err := a.release(ctx, i); err != nil {
 		return err
 	}
-	a.record(mvm.Event{Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
-		Why: "its VMM was gone when the agent started"})
-	err := a.clearOp(i.ID, func(i *mvm.Instance) { i.State, i.Ready = mvm.StateStopped, false })
+	err := a.clearOp(i.ID, func(i *mvm.Instance) { i.State, i.Ready = mvm.StateStopped, false },
+		mvm.Event{Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
+			Why: "its VMM was gone when the agent started"})
 	return errors.Join(err, a.redo(i, mvm.OpStart))
 }
 
-// clearOp ends an intent, with a change.
-func (a *Agent) clearOp(id string, change func(*mvm.Instance)) error {
+// clearOp ends an intent, with a change and what the audit log has of it.
+func (a *Agent) clearOp(id string, change func(*mvm.Instance), events ...mvm.Event) error {
 	return a.store.Update(func(tx *store.Tx) error {
 		i, err := tx.Instance(id)
 		if err != nil {
@@ -276,6 +249,12 @@ func (a *Agent) clearOp(id string, change func(*mvm.Instance)) error {
 		i.Op = nil
 		if change != nil {
 			change(&i)
+		}
+		for _, e := range events {
+			e.Time = time.Now()
+			if _, err := tx.AppendEvent(e); err != nil {
+				return err
+			}
 		}
 		return tx.PutInstance(i)
 	})

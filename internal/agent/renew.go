@@ -130,14 +130,17 @@ func (o *operation) bootAnew(ctx context.Context, why string) error {
 		return context.Cause(ctx)
 	}
 	o.reason = "snapshot given up: " + why
-	snap := o.inst.Snapshot
-	if err := o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Op = mvm.StateStopped, nil, nil }); err != nil {
+	err := o.update(func(tx *store.Tx, i *mvm.Instance) (err error) {
+		if i.Snapshot != nil {
+			ev := o.event(mvm.SnapshotDeleted, i.Snapshot.ID)
+			ev.Why = why
+			_, err = tx.AppendEvent(ev)
+		}
+		i.State, i.Snapshot, i.Op = mvm.StateStopped, nil, nil
 		return err
-	}
-	if snap != nil {
-		ev := o.event(mvm.SnapshotDeleted, snap.ID)
-		ev.Why = why
-		o.a.record(ev)
+	})
+	if err != nil {
+		return err
 	}
 	if err := o.discardMemory(ctx); err != nil {
 		return err

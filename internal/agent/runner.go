@@ -146,6 +146,9 @@ func (a *Agent) drainQueue(r *runner) {
 		a.mu.Unlock()
 
 		j.inst, j.err = a.perform(j, r.id)
+		if j.err != nil && (j.inst.Op != nil || j.inst.State.HoldsMemory()) {
+			a.unsettled.set(r.id, true)
+		}
 		j.cancel(nil)
 
 		// The runner goes in the same turn as its last job: an enqueue either still

@@ -61,30 +61,40 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	})
 }
 
-// goOn undoes a sleep: the instance runs, configured and with the right clock. Where
-// that can't be had, its record says why.
+// goOn undoes a sleep or a pause: the instance is again as its record says. It runs,
+// configured and with the right clock, or is warm. Where that can't be had the intent
+// stays in the record, with the reason: see settle.go.
 func (o *operation) goOn(ctx context.Context) error {
 	if o.a.liveOf(o.inst.ID) == nil {
 		return o.forget(ctx)
 	}
-	err := o.resumeVMM(ctx)
-	if err == nil {
-		err = o.wakeGate(ctx)
-	}
-	if err == nil {
-		err = o.settleGuest(ctx)
-	}
-	o.restoreIntegrations()
-	return errors.Join(err, o.save(func(i *mvm.Instance) {
-		o.goesOn(i)
-		i.State, i.Op, i.Parked = mvm.StateRunning, nil, false
-		if err != nil {
-			i.Problem = clip(err.Error())
+	var err error
+	if o.inst.State == mvm.StateWarm {
+		err = o.pauseVMM(ctx)
+	} else {
+		if err = o.resumeVMM(ctx); err == nil {
+			err = o.wakeGate(ctx)
 		}
-	}))
+		if err == nil {
+			err = o.settleGuest(ctx)
+		}
+		o.restoreIntegrations()
+	}
+	if err != nil {
+		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = clip(err.Error()) }))
+	}
+	gen := o.inst.SecretsGeneration // as the gate gave it
+	return o.save(func(i *mvm.Instance) {
+		if i.State != mvm.StateWarm {
+			o.goesOn(i)
+			i.SecretsGeneration = gen
+		}
+		i.Op, i.Problem = nil, ""
+	})
 }
 
-// resumeForDrain lets a warm instance run, since a paused guest can't drain.
+// resumeForDrain lets a warm instance run, since a paused guest can't drain. It still
+// is warm to everybody else: it takes no traffic, and holds what it held.
 func (o *operation) resumeForDrain(ctx context.Context) error {
 	if o.inst.State != mvm.StateWarm {
 		return nil
@@ -92,10 +102,7 @@ func (o *operation) resumeForDrain(ctx context.Context) error {
 	if err := o.resumeVMM(ctx); err != nil {
 		return err
 	}
-	if err := o.wakeGate(ctx); err != nil {
-		return err
-	}
-	return o.save(func(i *mvm.Instance) { i.State, i.Parked = mvm.StateRunning, false })
+	return o.wakeGate(ctx)
 }
 
 // fence keeps new requests away from the instance and waits for those under way,
@@ -247,29 +254,22 @@ func (a *Agent) removeSnapshot(id, snap string) error {
 
 // commitSleep is the point of no return: from here on the instance sleeps.
 func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
-	return o.a.store.Update(func(tx *store.Tx) error {
-		i, err := tx.Instance(o.inst.ID)
-		if err != nil {
-			return err
-		}
+	return o.save(func(i *mvm.Instance) {
 		i.State, i.Snapshot, i.Changed = mvm.StateSleeping, ref, time.Now()
-		i.Parked = o.job.req.by == mvm.AskerPolicy
+		o.parked, i.Parked = i.Parked, o.job.req.by == mvm.AskerPolicy
 		if i.Op != nil {
 			i.Op.Step = "release"
 		}
-		if err := tx.PutInstance(i); err != nil {
-			return err
-		}
-		o.inst = i
-		return nil
 	})
 }
 
+// uncommitSleep takes the commit back, also one whose failure came after it was durable.
 func (o *operation) uncommitSleep(context.Context) error {
-	if o.inst.State != mvm.StateSleeping {
-		return nil
-	}
-	return o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Parked = mvm.StateRunning, nil, false })
+	return o.save(func(i *mvm.Instance) {
+		if i.State == mvm.StateSleeping {
+			i.State, i.Snapshot, i.Parked = o.from, nil, o.parked
+		}
+	})
 }
 
 func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {

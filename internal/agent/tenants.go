@@ -149,6 +149,10 @@ func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage,
 // DestroyTenant implements api.Service.
 func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
 	defer a.admin.lock(id)()
+	return a.destroyTenant(ctx, id, progress)
+}
+
+func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
 	var pools []mvm.Pool
 	err := a.store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(id)

@@ -47,12 +47,16 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	}
 	o.reason = "snapshot not used: " + clip(why.Error())
 	o.log.Warn("cold boot instead of restore", "why", why)
-	if err := o.a.setAside(o.inst); err != nil {
+	gone, err := o.a.setAside(o.inst)
+	if err != nil {
 		return err
 	}
-	if err := o.save(func(i *mvm.Instance) { i.State, i.Snapshot, i.Op = mvm.StateStopped, nil, nil }); err != nil {
+	stop := func(i *mvm.Instance) { i.State, i.Snapshot = mvm.StateStopped, nil }
+	if err := o.a.clearOp(o.inst.ID, stop, gone...); err != nil {
 		return err
 	}
+	stop(&o.inst)
+	o.inst.Op = nil
 	return o.start(ctx, o.reason)
 }
 
@@ -177,29 +181,28 @@ func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err e
 }
 
 // setAside moves a snapshot that can't be used, with its memory, out of the way
-// and keeps it for a look. Only the newest is kept. It can run twice: what it has
+// and keeps it for a look; it returns what the audit log is to have of it. Only the newest is kept. It can run twice: what it has
 // moved before stays.
-func (a *Agent) setAside(i mvm.Instance) error {
+func (a *Agent) setAside(i mvm.Instance) ([]mvm.Event, error) {
 	if i.Snapshot == nil {
-		return nil
+		return nil, nil
 	}
 	root := filepath.Join(a.instanceDir(i.ID), "set-aside")
 	dir := filepath.Join(root, i.Snapshot.ID)
 	if err := errors.Join(os.MkdirAll(dir, 0o700), keepOnly(root, i.Snapshot.ID)); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+		return nil, mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
 	}
 	for _, m := range [][2]string{
 		{a.snapshotFiles(i.ID, i.Snapshot.ID).State, filepath.Join(dir, "state")},
 		{a.baseSpec(i).Memory, filepath.Join(dir, "memory")},
 	} {
 		if err := os.Rename(m[0], m[1]); err != nil && !os.IsNotExist(err) {
-			return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+			return nil, mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
 		}
 	}
 	if err := a.removeSnapshot(i.ID, i.Snapshot.ID); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+		return nil, mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
 	}
-	a.record(mvm.Event{Action: mvm.SnapshotDeleted, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
-		Why: "it can't be used", Detail: "set aside in " + dir})
-	return nil
+	return []mvm.Event{{Action: mvm.SnapshotDeleted, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
+		Why: "it can't be used", Detail: "set aside in " + dir}}, nil
 }

@@ -43,7 +43,10 @@ func (a *Agent) configure(ctx context.Context, c guestproto.Configure, arrived t
 	if err := validateConfigure(c); err != nil {
 		return err
 	}
-	a.last.digest = nil
+	if c.Generation < a.last.generation {
+		return mvm.Errorf(mvm.KindState, "configure: its secrets have generation %d, and %d is in force: it was overtaken", c.Generation, a.last.generation)
+	}
+	a.last.digest, a.last.generation = nil, c.Generation
 	for _, step := range []struct {
 		name string
 		do   func() error
@@ -123,7 +126,10 @@ func (a *Agent) configureNetwork(c guestproto.Configure) error {
 type applied struct {
 	secrets [sha256.Size]byte
 	files   string
-	digest  []byte // the host's name for the Configure in force, nil while there is none
+	// generation is that of the newest Configure: an older one, given up by the host and
+	// still on its way, must not undo it.
+	generation int
+	digest     []byte // the host's name for the Configure in force, nil while there is none
 }
 
 // configureSecrets writes the secrets, unless they are those of last time.

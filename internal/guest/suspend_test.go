@@ -161,7 +161,7 @@ func TestWakeGoesOnByItself(t *testing.T) {
 	for name, wake := range map[string]func(){
 		"configure": func() {
 			c := boot()
-			c.Reason = "wake"
+			c.Reason, c.Generation = "wake", 2
 			if ack := m.configure(c); !ack.Success || !ack.Settling {
 				t.Errorf("configure: %+v", ack)
 			}

@@ -69,6 +69,10 @@ func (g *guestState) configure(c guestproto.Configure, b Behavior) guestproto.Co
 	if b.NackConfigure != "" {
 		return guestproto.ConfigureAck{Detail: &b.NackConfigure, BootID: g.BootID, UnixNanos: g.now().UnixNano()}
 	}
+	if g.Config != nil && c.Generation < g.Config.Generation {
+		detail := "it was overtaken"
+		return guestproto.ConfigureAck{Detail: &detail, BootID: g.BootID, UnixNanos: g.now().UnixNano()}
+	}
 	if c.UnixNanos != 0 {
 		g.ClockOffset = time.Until(time.Unix(0, c.UnixNanos))
 	}

@@ -214,9 +214,7 @@ func (m *machine) snapshot(snap driver.Snapshot, half func() error) error {
 		return err
 	}
 	m.loaded = nonce
-	m.mu.Unlock()
-	err := half()
-	m.mu.Lock()
+	err := m.unlocked(half)
 	if err == nil {
 		err = m.live(OpSnapshotState)
 	}
@@ -228,6 +226,13 @@ func (m *machine) snapshot(snap driver.Snapshot, half func() error) error {
 	}
 	m.host.note("snapshot %s", m.spec.ID)
 	return m.save()
+}
+
+// unlocked runs fn while mu, which is held, is not.
+func (m *machine) unlocked(fn func() error) error {
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	return fn()
 }
 
 // describe is for Host.VMMs.

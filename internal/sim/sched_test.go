@@ -1,0 +1,161 @@
+package sim_test
+
+import (
+	"cmp"
+	"fmt"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What a parked goroutine is about to do.
+const (
+	atSeam   = "seam"   // a named point of an operation
+	atStore  = "store"  // a transaction: begin or view
+	atDriver = "driver" // an operation of the driver
+	atNet    = "net"
+	atImage  = "image"
+	atDisk   = "disk"  // making a data disk
+	atGuest  = "guest" // a guest acts on a request
+)
+
+// verdict is what becomes of a point when it is let go.
+type verdict struct {
+	err  error         // it fails
+	wait time.Duration // it takes so long
+}
+
+// point is one parked goroutine.
+type point struct {
+	key     string // the same in every run of a seed
+	what    string
+	name    string
+	id      string // the instance that it is about, or was last
+	life    *life  // of the agent that passes it; nil for guests
+	seq     int    // of arrival: decides between points that are told apart by nothing else
+	verdict verdict
+	free    chan struct{}
+}
+
+// sched holds the goroutines that wait to go on.
+type sched struct {
+	mu      sync.Mutex
+	waiting []*point
+	seq     int
+	subject map[uint64]string // goroutine -> the instance that it had to do with last
+	off     bool              // nobody parks: the simulation itself reads, or is over
+	chains  map[[maxFrames]uintptr]string
+	arrived chan struct{}
+
+	moves atomic.Int64 // watched from outside, to see that it goes on
+}
+
+func newSched() *sched {
+	return &sched{subject: map[uint64]string{}, chains: map[[maxFrames]uintptr]string{}, arrived: make(chan struct{}, 1)}
+}
+
+// park waits until the scheduler lets the goroutine go on. The goroutine of an agent
+// that has died ends here, as with kill -9.
+func (s *sched) park(l *life, what, name, id string) verdict {
+	s.mu.Lock()
+	if s.off {
+		s.mu.Unlock()
+		l.dieIfDead()
+		return verdict{}
+	}
+	s.mu.Unlock()
+	l.dieIfDead()
+	g, from := goroutine(), s.chain()
+	s.mu.Lock()
+	if id != "" {
+		s.subject[g] = id
+	} else {
+		id = s.subject[g]
+	}
+	p := &point{key: what + " " + name + " " + id + " " + from, what: what, name: name, id: id, life: l, seq: s.seq,
+		free: make(chan struct{})}
+	s.seq++
+	s.waiting = append(s.waiting, p)
+	s.mu.Unlock()
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+	<-p.free
+	l.dieIfDead()
+	return p.verdict
+}
+
+// points returns the parked points in an order that a seed always gives.
+func (s *sched) points() []*point {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.SortFunc(s.waiting, func(a, b *point) int { return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.seq, b.seq)) })
+	return slices.Clone(s.waiting)
+}
+
+// release lets the point go on.
+func (s *sched) release(p *point, v verdict) {
+	s.mu.Lock()
+	s.waiting = slices.DeleteFunc(s.waiting, func(o *point) bool { return o == p })
+	s.mu.Unlock()
+	s.moves.Add(1)
+	p.verdict = v
+	close(p.free)
+}
+
+// alone runs fn while nobody parks: the simulation's own looks at the store.
+func (s *sched) alone(fn func()) {
+	s.setOff(true)
+	defer s.setOff(false)
+	fn()
+}
+
+func (s *sched) setOff(off bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.off = off
+}
+
+// goroutine is the number of this goroutine.
+func goroutine() uint64 {
+	var b [32]byte
+	n := runtime.Stack(b[:], false)
+	text := strings.TrimPrefix(string(b[:n]), "goroutine ")
+	text, _, _ = strings.Cut(text, " ")
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+const maxFrames = 24
+
+// chain names the functions of the agent that led here, innermost first.
+func (s *sched) chain() string {
+	var pcs [maxFrames]uintptr
+	runtime.Callers(3, pcs[:])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.chains[pcs]; ok {
+		return c
+	}
+	var names []string
+	frames := runtime.CallersFrames(pcs[:])
+	for more := true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		if name, ok := strings.CutPrefix(f.Function, "mvm/internal/agent."); ok {
+			name = strings.NewReplacer("(*Agent).", "", "(*operation).", "", "(*hostListener).", "host:").Replace(name)
+			names = append(names, name)
+		}
+	}
+	c := fmt.Sprint(strings.Join(names, "<"))
+	s.chains[pcs] = c
+	return c
+}
