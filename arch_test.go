@@ -35,6 +35,7 @@ var rules = map[string]rule{
 	"internal/doctor":   {"internal/sys", "it checks the host without an agent", "internal/testenv"},
 	"internal/manifest": {"internal/spelling", "files of users become nouns", ""},
 	"internal/desired":  {"internal/spelling", "pure: bytes in, a checked desired state in nouns out", ""},
+	"internal/trust":    {"internal/desired internal/sys", "keys on disk", ""},
 	"internal/spelling": {"", "a function on strings", ""},
 	"internal/api":      {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 

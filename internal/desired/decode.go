@@ -19,7 +19,7 @@ import (
 // may be left out has its default afterwards. At most MaxBytes are read.
 func Decode(data []byte) (Document, error) {
 	var doc Document
-	if err := decode(data, &doc); err != nil {
+	if err := decode("desired state", MaxBytes, data, &doc); err != nil {
 		return Document{}, err
 	}
 	if err := doc.Validate(); err != nil {
@@ -28,25 +28,26 @@ func Decode(data []byte) (Document, error) {
 	return doc, nil
 }
 
-// decode reads strict JSON of at most MaxBytes into the struct.
-func decode(data []byte, into any) error {
-	if err := wellFormed(data); err != nil {
+// decode reads strict JSON of at most limit bytes into the struct; what names it in
+// errors.
+func decode(what string, limit int, data []byte, into any) error {
+	if err := wellFormed(what, limit, data); err != nil {
 		return err
 	}
 	d := decoder{json: json.NewDecoder(bytes.NewReader(data))}
 	d.json.UseNumber()
 	d.value(reflect.ValueOf(into).Elem(), "")
-	return d.problems.err()
+	return d.problems.err(what)
 }
 
 // wellFormed checks size, encoding and syntax, so that what walks the text next meets
 // none of these. The message counts lines and columns from 1.
-func wellFormed(data []byte) error {
-	if len(data) > MaxBytes {
-		return mvm.Errorf(mvm.KindInvalid, "desired state: it has %d bytes, more than %d", len(data), MaxBytes)
+func wellFormed(what string, limit int, data []byte) error {
+	if len(data) > limit {
+		return mvm.Errorf(mvm.KindInvalid, "%s: it has %d bytes, more than %d", what, len(data), limit)
 	}
 	if !utf8.Valid(data) {
-		return mvm.Errorf(mvm.KindInvalid, "desired state: it is not UTF-8")
+		return mvm.Errorf(mvm.KindInvalid, "%s: it is not UTF-8", what)
 	}
 	var raw json.RawMessage
 	err := json.Unmarshal(data, &raw)
@@ -57,9 +58,9 @@ func wellFormed(data []byte) error {
 	case errors.As(err, &syntax):
 		before := data[:max(0, min(int(syntax.Offset), len(data))-1)]
 		line, column := 1+bytes.Count(before, []byte("\n")), len(before)-bytes.LastIndexByte(before, '\n')
-		return mvm.Errorf(mvm.KindInvalid, "desired state: line %d, column %d: %v", line, column, err)
+		return mvm.Errorf(mvm.KindInvalid, "%s: line %d, column %d: %v", what, line, column, err)
 	}
-	return mvm.Errorf(mvm.KindInvalid, "desired state: %v", err)
+	return mvm.Errorf(mvm.KindInvalid, "%s: %v", what, err)
 }
 
 // decoder walks well-formed JSON along a type. It goes on after a problem, as far as

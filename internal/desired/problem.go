@@ -52,12 +52,13 @@ func (ps *Problems) check(path string, err error) {
 	}
 }
 
-// err returns nil without problems, else an error of KindInvalid that wraps them.
-func (ps Problems) err() error {
+// err returns nil without problems, else an error of KindInvalid that wraps them;
+// what names what has them.
+func (ps Problems) err(what string) error {
 	if len(ps) == 0 {
 		return nil
 	}
-	return mvm.Errorf(mvm.KindInvalid, "desired state: %w", ps)
+	return mvm.Errorf(mvm.KindInvalid, "%s: %w", what, ps)
 }
 
 // clip bounds a hostile text before it is put into a problem.

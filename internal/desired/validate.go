@@ -42,7 +42,7 @@ func (d Document) Validate() error {
 		t.validate(at, &ps)
 		nets.add(at+".network", t, &ps)
 	}
-	return ps.err()
+	return ps.err("desired state")
 }
 
 func (t Tenant) validate(at string, ps *Problems) {

@@ -21,7 +21,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"mvm"
 	"mvm/internal/sys"
@@ -79,55 +78,19 @@ func LoadOrCreateKey(path string) (*Key, error) {
 }
 
 func loadKey(path string) (*Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	switch {
-	case errors.Is(err, syscall.ELOOP):
-		return nil, refuseKey(path, "it is a symlink").WithFix("name the file itself")
-	case err != nil:
-		return nil, mvm.Errorf(mvm.KindInternal, "load master key %s: %w", path, err)
-	}
-	defer f.Close()
-	if err := checkKeyFile(path, f); err != nil {
+	master, err := sys.ReadGuarded(path, sys.Guard{What: "master key", Limit: KeySize, Forbid: 0o077})
+	if err != nil {
 		return nil, err
 	}
-	master := make([]byte, KeySize+1)
-	n, err := io.ReadFull(f, master)
-	switch {
-	case n != KeySize:
+	if len(master) != KeySize {
 		return nil, refuseKey(path, fmt.Sprintf("it does not have %d bytes", KeySize)).
 			WithFix("put the right key back; without it the secrets that are sealed cannot be read")
-	case !errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, mvm.Errorf(mvm.KindInternal, "load master key %s: %w", path, err)
 	}
-	return NewKey(master[:KeySize])
+	return NewKey(master)
 }
 
 func refuseKey(path, why string) *mvm.Error {
 	return mvm.Errorf(mvm.KindPolicy, "load master key %s: %s", path, why)
-}
-
-func checkKeyFile(path string, f *os.File) error {
-	var st, dir syscall.Stat_t
-	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "load master key %s: stat: %w", path, err)
-	}
-	if err := syscall.Stat(filepath.Dir(path), &dir); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "load master key %s: stat its folder: %w", path, err)
-	}
-	me := uint32(os.Geteuid())
-	switch {
-	case st.Mode&syscall.S_IFMT != syscall.S_IFREG:
-		return refuseKey(path, "it is not a regular file")
-	case st.Uid != me:
-		return refuseKey(path, fmt.Sprintf("it belongs to user %d, and this is user %d", st.Uid, me)).WithFix("chown it")
-	case st.Mode&0o077 != 0:
-		return refuseKey(path, fmt.Sprintf("its mode %04o lets others at it", st.Mode&0o7777)).WithFix("chmod 0600 it")
-	case dir.Uid != me && dir.Uid != 0:
-		return refuseKey(path, fmt.Sprintf("its folder belongs to user %d", dir.Uid)).WithFix("put it into a folder of this user")
-	case dir.Mode&0o022 != 0 && dir.Mode&syscall.S_ISVTX == 0:
-		return refuseKey(path, fmt.Sprintf("others can write to its folder, mode %04o", dir.Mode&0o7777)).WithFix("chmod 0755 the folder")
-	}
-	return nil
 }
 
 // createKey puts a new key in place with a link, which fails where a file is.

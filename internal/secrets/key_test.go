@@ -78,7 +78,7 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 		"readable for all":       {write(content, 0o604), "lets others"},
 		"writable for the group": {write(content, 0o620), "lets others"},
 		"too short":              {write(content[:31], 0o600), "32 bytes"},
-		"too long":               {write(append(content, 'K'), 0o600), "32 bytes"},
+		"too long":               {write(append(content, 'K'), 0o600), "more than 32 bytes"},
 		"empty":                  {write(nil, 0o600), "32 bytes"},
 		"a folder":               {func(p string) error { return os.Mkdir(p, 0o700) }, "not a regular file"},
 		"a fifo":                 {func(p string) error { return syscall.Mkfifo(p, 0o600) }, "not a regular file"},
