@@ -112,7 +112,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	}
 	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.logsCmd(), a.execCmd(), a.whyCmd(), a.eventsCmd())
 	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd())
-	add("host", a.agentCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.completionCmd(root), a.versionCmd())
+	add("host", a.agentCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.versionCmd())
 }
 
 // Run executes the command line and returns the exit code. Errors go to Stderr.

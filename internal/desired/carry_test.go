@@ -115,7 +115,7 @@ func policies() *rapid.Generator[mvm.RuntimePolicy] {
 		var p mvm.RuntimePolicy
 		v := reflect.ValueOf(&p).Elem()
 		for i := range v.NumField() {
-			v.Field(i).SetInt(int64(rapid.IntRange(0, mvm.MaxPolicySeconds).Draw(t, "seconds")))
+			v.Field(i).SetInt(int64(rapid.IntRange(0, 1000).Draw(t, "seconds")))
 		}
 		return p
 	})
@@ -204,6 +204,7 @@ func seen(ds []mvm.Deployment) (out []string) {
 }
 
 func words(s mvm.PoolSpec) string {
+	s.Policy.IdleCPUPercent, s.Policy.IdleBytesPerMinute = s.Policy.IdleLimits()
 	routes := ""
 	if s.Routes != nil {
 		routes = fmt.Sprintf("%#v", *s.Routes)

@@ -74,6 +74,8 @@ func poolOf(s mvm.PoolSpec) Pool {
 	if scopes == nil {
 		scopes = []mvm.SecretScope{}
 	}
+	// A pool that says nothing of these has the defaults, and a document says them.
+	s.Policy.IdleCPUPercent, s.Policy.IdleBytesPerMinute = s.Policy.IdleLimits()
 	return Pool{PoolID: s.ID, FlakeRef: s.Flake, Profile: s.Profile, Role: s.Role, Resources: s.Resources,
 		DesiredCounts: s.Desired, RuntimePolicy: s.Policy, SeccompPolicy: Baseline, SnapshotCompression: CompressionNone,
 		RoutingTable: s.Routes, SecretScopes: scopes, Pinned: s.Pinned, Critical: s.Critical,

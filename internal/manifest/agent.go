@@ -23,6 +23,7 @@ type AgentConfig struct {
 	Remote      RemoteConfig // the API for other machines
 	Reconcile   ReconcileConfig
 	Memory      MemoryConfig // when the host has too little
+	Trust       TrustConfig  // trusted keys, production mode, source of the master key
 
 	Observe ObserveConfig // what it tells of itself
 
@@ -52,7 +53,8 @@ type agentKey struct {
 	value string // the default
 	check func(string) error
 
-	number bool // in the file it is an integer
+	number  bool // in the file it is an integer
+	boolean bool // in the file it is a boolean
 }
 
 // maxSocketPath is what the kernel lets a socket's path have; maxRunDir leaves room in
@@ -75,7 +77,7 @@ func agentKeys() []agentKey {
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers},
 	}
-	return slices.Concat(keys, reconcileKeys(), memoryKeys(), remoteKeys(), observeKeys())
+	return slices.Concat(keys, reconcileKeys(), memoryKeys(), remoteKeys(), observeKeys(), trustKeys())
 }
 
 func absolute(limit int) func(string) error {

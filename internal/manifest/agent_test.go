@@ -23,6 +23,8 @@ func env(vars map[string]string) func(string) (string, bool) {
 
 var remoteDefaults = manifest.RemoteConfig{CertDir: "/etc/mvm/certs", TrustDomain: "mvm", CertHours: 24, Rate: 20, Burst: 100, Connections: 256}
 
+var trustDefaults = manifest.TrustConfig{TrustedKeys: "/etc/mvm/trusted_keys"}
+
 func TestAgentDefaults(t *testing.T) {
 	for name, src := range map[string]manifest.AgentSources{
 		"nothing":        {},
@@ -34,7 +36,7 @@ func TestAgentDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
-			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults,
+			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults, Trust: trustDefaults,
 			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour},
 			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
@@ -60,10 +62,12 @@ reconcile_interval = 5
 audit_retention_days = 2
 metrics_listen = "127.0.0.1:9750"
 memory_free_percent = 0
+production = true
+key_credential = "mvm-master-key"
 `)
 	got, err := manifest.LoadAgentConfig(manifest.AgentSources{
 		File:   file,
-		Lookup: env(map[string]string{"MVM_DATA_DIR": "/srv/env", "MVM_LOG_LEVEL": "warn", "MVM_OTHER": "x", "MVM_API_RATE": "5", "MVM_CERT_DIR": "/srv/certs"}),
+		Lookup: env(map[string]string{"MVM_DATA_DIR": "/srv/env", "MVM_LOG_LEVEL": "warn", "MVM_OTHER": "x", "MVM_API_RATE": "5", "MVM_CERT_DIR": "/srv/certs", "MVM_TRUSTED_KEYS": "/srv/keys"}),
 		Flags:  map[string]string{"log_level": "error", "api_burst": "7"},
 	})
 	if err != nil {
@@ -71,10 +75,11 @@ memory_free_percent = 0
 	}
 	want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", SocketGroup: "mvm", DataDir: "/srv/env", RunDir: "/run/mvm", Driver: "qemu",
 		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
-		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults,
+		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults, Trust: trustDefaults,
 		Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
 		Observe:   manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
 		Memory:    manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}}
+	want.Trust.Production, want.Trust.KeyCredential, want.Trust.TrustedKeys = true, "mvm-master-key", "/srv/keys"
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -102,6 +107,8 @@ func TestAgentProblems(t *testing.T) {
 			[]string{" \"many\" is not a number in", " \"1.2.3.4\" is not ADDRESS:PORT", " \"0\" is not a number", "1:1: api_listen: \"node\" is not", "2:1: cert_dir: ", "3:1: trust_domain: ", "4:1: cert_hours: is a string, must be an integer", "5:1: api_rate: \"0\" is not a number in 1..10000"}},
 		{"what it tells", "metrics_listen = \"9750\"\naudit_retention_days = 0\n", nil, nil,
 			[]string{"1:1: metrics_listen: \"9750\" is not", "2:1: audit_retention_days: \"0\" is not a number in 1..3650"}},
+		{"trust", "trusted_keys = \"keys\"\nproduction = 1\nkey_credential = \"../k\"\n", map[string]string{"MVM_PRODUCTION": "yes"}, nil,
+			[]string{" \"yes\" is not true or false", "1:1: trusted_keys: ", "2:1: production: is an integer, must be a boolean", "3:1: key_credential: \"../k\" is not the name"}},
 		{"too many resolvers", "dns = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]\n", nil, nil, []string{"1:1: dns: has 4 elements, more than 3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -78,6 +78,8 @@ func parseAgentFile(file string, data []byte) (values map[string]string, lines m
 			}
 		case k.number:
 			s = i.integer(k.check)
+		case k.boolean:
+			s = i.bool()
 		default:
 			i.strInto(&s, k.check)
 		}
@@ -132,7 +134,7 @@ func (l *layers) config() AgentConfig {
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
 		RunDir: l.values["run_dir"], Driver: l.values["driver"], KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
 		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(),
-		Observe: l.observe(), Memory: l.memory(), origins: l.origins,
+		Observe: l.observe(), Memory: l.memory(), Trust: l.trust(), origins: l.origins,
 	}
 	if s := l.values["dns"]; s != "" {
 		c.DNS, _ = resolvers(s) // a bad list is a problem already

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/trust"
+)
+
+const desiredHelp = `Sign the desired state of a host and check signatures. No agent is needed: sign where
+the key is, and push the signed file to the host.
+`
+
+func (a *app) desiredCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "desired COMMAND", Short: "Signed desired states", Long: desiredHelp, Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.desiredKeygenCmd(), a.desiredSignCmd(), a.desiredVerifyCmd())
+	return cmd
+}
+
+const keygenHelp = `Make a key to sign desired states with: the private key in FILE, for this user alone,
+and the public key in FILE.pub. Hosts trust the key once FILE.pub is in their folder of
+trusted keys (/etc/mvm/trusted_keys). Neither file may be there.
+`
+
+func (a *app) desiredKeygenCmd() *cobra.Command {
+	return &cobra.Command{Use: "keygen FILE", Short: "Make a key to sign desired states with", Long: keygenHelp, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			k, err := trust.Generate(args[0])
+			if err != nil {
+				return err
+			}
+			a.say("key %s is in %s; put %s into /etc/mvm/trusted_keys of the hosts", k.ID, args[0], k.File)
+			return nil
+		}}
+}
+
+// readDocument reads a file, or stdin for "-", of at most limit bytes.
+func (a *app) readDocument(path string, limit int) ([]byte, error) {
+	r, name := a.Stdin, "stdin"
+	if path != "-" {
+		name = path
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, mvm.Errorf(mvm.KindInvalid, "read %s: there is no such file", path)
+		}
+		if err != nil {
+			return nil, mvm.Errorf(mvm.KindInvalid, "read %w", err)
+		}
+		defer func() { _ = f.Close() }()
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	switch {
+	case err != nil:
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: %w", name, err)
+	case len(b) > limit:
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", name, limit)
+	}
+	return b, nil
+}
+
+// writeDocument writes a file whole, or to stdout for "-".
+func (a *app) writeDocument(path string, data []byte) error {
+	var err error
+	if path == "-" {
+		_, err = a.Stdout.Write(data)
+	} else {
+		err = os.WriteFile(path, data, 0o644)
+	}
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
+	}
+	return nil
+}
