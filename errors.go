@@ -29,7 +29,9 @@ type Error struct {
 	Kind Kind
 	Text string // what was tried, on what, and the cause
 	Fix  string
-	Err  error // the cause, for errors.Is and errors.As; may be nil
+	// Request is the id of the request that failed, where the error is another process's.
+	Request string
+	Err     error // the cause, for errors.Is and errors.As; may be nil
 }
 
 // Error returns the text and the fix in one line; the text includes the cause.

@@ -127,6 +127,7 @@ type Op struct {
 	By      Asker     `json:"by"`
 	Why     string    `json:"why,omitempty"`
 	Started time.Time `json:"started"`
+	Request string    `json:"request,omitempty"` // id of the request that asked for it
 }
 
 // Asker says who asked for something: "cli:root", "gateway:i-…", "policy",
@@ -153,6 +154,34 @@ type Transition struct {
 	Stages  []Stage       `json:"stages,omitempty"`
 	// ClockError is the guest clock's error after the gate, as measured by the host.
 	ClockError time.Duration `json:"clock_error_ns,omitempty"`
+	// Why is what the asker gave as the reason; Reason tells of the way that it went.
+	Why string `json:"why,omitempty"`
+	// Error is why it failed; empty when it did not. To is then where it was left.
+	Error string `json:"error,omitempty"`
+	// Repeated counts tries after this one that failed in the same way, up to Until.
+	Repeated int       `json:"repeated,omitempty"`
+	Until    time.Time `json:"until,omitzero"`
+	// SnapshotBytes are what the snapshot that was written or read holds on disk.
+	SnapshotBytes int64 `json:"snapshot_bytes,omitempty"`
+	// SecretsGeneration is the one that the guest had in force at its end.
+	SecretsGeneration int    `json:"secrets_generation,omitempty"`
+	Image             string `json:"image,omitempty"`   // digest
+	VMM               string `json:"vmm,omitempty"`     // driver, version and binary digest
+	Request           string `json:"request,omitempty"` // id of the request that asked for it
+}
+
+// Story is how an instance came to where it is.
+type Story struct {
+	Instance Instance `json:"instance"`
+	// TenantSecrets is the generation that the tenant's secrets have now.
+	TenantSecrets int `json:"tenant_secrets_generation"`
+	// Transitions are its last ones, oldest first.
+	Transitions []Transition `json:"transitions"`
+	// Notes are events since its last change of state that say what was put off,
+	// refused or did not go as wanted, oldest first.
+	Notes []Event `json:"notes,omitempty"`
+	// Queued counts the operations that wait behind the one under way.
+	Queued int `json:"queued,omitempty"`
 }
 
 // Stage is the time that one step took.

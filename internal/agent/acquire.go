@@ -57,7 +57,7 @@ func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire
 
 // awaken chooses an instance and has it awake.
 func (a *Agent) awaken(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (mvm.Instance, error) {
-	first, claimed, err := a.choose(tenant, r, by)
+	first, claimed, err := a.choose(ctx, tenant, r, by)
 	if err != nil {
 		return first, err
 	}
@@ -84,7 +84,7 @@ func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]gu
 // choose picks the instance that a request means; for a key without one it gives
 // the key a spare of the pool, or makes one, within the quota. claimed says that
 // a spare has become the key's just now.
-func (a *Agent) choose(tenant string, r guestproto.Acquire, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+func (a *Agent) choose(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	if err := mvm.ValidateName("pool", r.PoolID); err != nil {
 		return i, false, err
 	}
@@ -105,7 +105,7 @@ func (a *Agent) choose(tenant string, r guestproto.Acquire, by mvm.Asker) (i mvm
 	if !mvm.IsKind(err, mvm.KindNotFound) {
 		return i, false, err
 	}
-	return a.claim(tenant, r.PoolID, r.Key, by)
+	return a.claim(ctx, tenant, r.PoolID, r.Key, by)
 }
 
 // pick chooses among instances that belong to no key, or the one with the address.
@@ -145,7 +145,7 @@ func preferred(i, than mvm.Instance) bool {
 
 // claim gives the key an instance of the pool, in one transaction, so that two
 // requests at once get the same.
-func (a *Agent) claim(tenant, pool, key string, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+func (a *Agent) claim(ctx context.Context, tenant, pool, key string, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	made := false
 	err = a.store.Update(func(tx *store.Tx) error {
 		claimed, made = false, false
@@ -161,11 +161,12 @@ func (a *Agent) claim(tenant, pool, key string, by mvm.Asker) (i mvm.Instance, c
 			return err
 		}
 		made = true
-		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now()})
+		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now(),
+			Request: mvm.RequestFrom(ctx)})
 		return err
 	})
 	if mvm.IsKind(err, mvm.KindQuota) {
-		a.record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error()})
+		a.record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error(), Request: mvm.RequestFrom(ctx)})
 	}
 	if err == nil && made {
 		a.net.changed()

@@ -53,6 +53,7 @@ type host struct {
 	fail func(op fake.Op, id string) error
 	a    *agent.Agent
 	st   *store.Store
+	log  logBuffer
 }
 
 func newHost(t *testing.T) *host {
@@ -94,7 +95,7 @@ func (h *host) start() *agent.Agent {
 		h.opt.Fail = h.failNow
 	}
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
-		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(),
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
 		HostMemory: h.memory, MemoryLimits: h.limits,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -22,15 +23,19 @@ func limited(act mvm.Action) bool {
 	return slices.Contains([]mvm.Action{mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred}, act)
 }
 
-// eventLimits bound how often a limited action is recorded for each tenant.
+// maxEventLimits bounds what is remembered: beyond it, who has been quiet is forgotten.
+const maxEventLimits = 4096
+
+// eventLimits bound how often a limited action is recorded for each tenant, and where
+// the tenant's own instances take turns at it, for each of them.
 type eventLimits struct {
 	mu sync.Mutex
 	by map[eventKind]*eventLimit
 }
 
 type eventKind struct {
-	tenant string
-	act    mvm.Action
+	tenant, instance string
+	act              mvm.Action
 }
 
 type eventLimit struct {
@@ -49,7 +54,13 @@ func (l *eventLimits) allow(e mvm.Event) (skipped int, ok bool) {
 	if l.by == nil {
 		l.by = map[eventKind]*eventLimit{}
 	}
-	k := eventKind{e.Tenant, e.Action}
+	k := eventKind{tenant: e.Tenant, act: e.Action}
+	if e.Action == mvm.TransitionDeferred || e.Action == mvm.DrainTimedOut {
+		k.instance = e.Instance
+	}
+	if len(l.by) >= maxEventLimits {
+		maps.DeleteFunc(l.by, func(_ eventKind, of *eventLimit) bool { return of.rate.Tokens() >= eventLimitBurst })
+	}
 	of := l.by[k]
 	if of == nil {
 		of = &eventLimit{rate: rate.NewLimiter(eventLimitPerSec, eventLimitBurst)}

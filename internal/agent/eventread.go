@@ -75,7 +75,7 @@ func (a *Agent) tailEvents(f mvm.EventFilter, each func(mvm.Event) error) (looke
 	var page []mvm.Event
 	err = a.store.View(func(tx *store.Tx) (err error) {
 		looked = tx.LastEvent()
-		page, err = tx.TailEvents(f, f.Tail)
+		page, err = tx.TailEvents(f, f.Tail, 0)
 		return err
 	})
 	for _, e := range page {

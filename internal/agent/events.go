@@ -18,6 +18,9 @@ func (a *Agent) append(tx *store.Tx, ctx context.Context, e mvm.Event) error {
 	if e.By == "" {
 		e.By = mvm.AskerFrom(ctx)
 	}
+	if e.Request == "" {
+		e.Request = mvm.RequestFrom(ctx)
+	}
 	_, err := tx.AppendEvent(e)
 	return err
 }

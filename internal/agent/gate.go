@@ -130,7 +130,7 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 // configDigest names everything of a Configure but its reason, time and entropy. It
 // covers secrets, so it goes to the guest that has them and nowhere else.
 func configDigest(c guestproto.Configure) ([]byte, error) {
-	c.Reason, c.UnixNanos, c.Entropy, c.Digest = "", 0, nil, nil
+	c.Reason, c.UnixNanos, c.Entropy, c.Digest, c.RequestID = "", 0, nil, nil, ""
 	b, err := json.Marshal(c)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "digest configuration: %w", err)

@@ -197,16 +197,17 @@ func refuse(format string, args ...any) guestproto.HostResponse {
 func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostResponse {
 	ctx, cancel := context.WithTimeout(h.ctx, hostAnswerWait)
 	defer cancel()
+	ctx = mvm.WithRequest(ctx, req.ID())
 	role, err := h.role()
 	if err != nil {
 		return refuse("%s", forGuest(err))
 	}
 	tenant, what := named(req)
 	if tenant != "" && tenant != h.tenant {
-		return h.refused(what, "it named tenant %q", clip(tenant))
+		return h.refused(ctx, what, "it named tenant %q", clip(tenant))
 	}
 	if role != mvm.RoleGateway && (req.WakeInstance != nil || req.Acquire != nil || req.ReportActivity != nil) {
-		return h.refused(what, "its role is %s, not gateway", role)
+		return h.refused(ctx, what, "its role is %s, not gateway", role)
 	}
 	switch {
 	case req.WakeInstance != nil:
@@ -246,9 +247,10 @@ func named(r guestproto.HostRequest) (tenant, what string) {
 }
 
 // refused audits a refusal, bounded, and answers it.
-func (h *hostListener) refused(what, format string, args ...any) guestproto.HostResponse {
+func (h *hostListener) refused(ctx context.Context, what, format string, args ...any) guestproto.HostResponse {
 	why := fmt.Sprintf(format, args...)
-	h.a.record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why})
+	h.a.record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why,
+		Request: mvm.RequestFrom(ctx)})
 	return refuse("%s refused: %s", what, why)
 }
 

@@ -26,7 +26,7 @@ func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (m
 	var i mvm.Instance
 	by := mvm.AskerFrom(ctx)
 	err := a.store.Update(func(tx *store.Tx) (err error) {
-		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Started: time.Now()})
+		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Started: time.Now(), Request: mvm.RequestFrom(ctx)})
 		return err
 	})
 	if err != nil {
@@ -74,7 +74,7 @@ func (a *Agent) newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (
 	if err := tx.PutInstance(i); err != nil {
 		return i, err
 	}
-	_, err = tx.AppendEvent(mvm.Event{Time: op.Started, Action: mvm.InstanceCreated, Tenant: tenant, Pool: pool, Instance: i.ID, By: op.By, Why: op.Why})
+	_, err = tx.AppendEvent(mvm.Event{Time: op.Started, Action: mvm.InstanceCreated, Tenant: tenant, Pool: pool, Instance: i.ID, By: op.By, Why: op.Why, Request: op.Request})
 	return i, err
 }
 

@@ -201,7 +201,7 @@ func (a *Agent) ask(ctx context.Context, id string, req guestproto.Request) (gue
 		return guestproto.Response{}, err
 	}
 	defer c.Close()
-	resp, err := guestproto.Call(ctx, c, req)
+	resp, err := guestproto.Call(ctx, c, req.WithID(mvm.RequestFrom(ctx)))
 	if err != nil {
 		return resp, mvm.Errorf(mvm.KindUnavailable, "ask guest of %s: %w", id, err)
 	}

@@ -45,6 +45,9 @@ type operation struct {
 	torn    bool          // taking back a step failed
 	parked  bool          // the instance was, before its sleep was committed
 
+	vmmName   string // that the instance has or had
+	snapBytes int64  // of the snapshot that was written or read
+
 	leaseEnd time.Time // until when services hold still; zero: until they are told
 	settling bool      // the guest has services to tell of what the gate gave it
 	settled  bool      // services go on again
@@ -67,16 +70,8 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 		return mvm.Instance{}, err
 	}
 	err = o.dispatch(j.ctx)
-	a.opt.Metrics.Operation(*o.transition(o.inst.State), err)
-	if err != nil {
-		level := slog.LevelWarn
-		if mvm.IsKind(err, mvm.KindQuota) { // the audit log has it, and guests can cause many
-			level = slog.LevelDebug
-		}
-		o.log.Log(j.ctx, level, "operation failed", "op", j.req.op, "by", j.req.by, "error", err)
-		return o.inst, err
-	}
-	return o.inst, nil
+	o.report(err)
+	return o.inst, err
 }
 
 func (a *Agent) newOperation(j *job, id string) (*operation, error) {
@@ -95,7 +90,13 @@ func (a *Agent) newOperation(j *job, id string) (*operation, error) {
 		return nil, err
 	}
 	o.from = o.inst.State
+	if o.inst.Last != nil {
+		o.vmmName = o.inst.Last.VMM
+	}
 	o.log = a.log.With("tenant", o.inst.Tenant, "pool", o.inst.Pool, "instance", id)
+	if j.req.id != "" {
+		o.log = o.log.With("request", j.req.id)
+	}
 	return o, nil
 }
 
@@ -274,7 +275,7 @@ func (o *operation) intend(op mvm.OpKind, check func(tx *store.Tx, i mvm.Instanc
 				return err
 			}
 		}
-		i.Op = &mvm.Op{Kind: op, By: o.job.req.by, Why: o.job.req.why, Started: o.began}
+		i.Op = &mvm.Op{Kind: op, By: o.job.req.by, Why: o.job.req.why, Started: o.began, Request: o.job.req.id}
 		return nil
 	})
 }
@@ -286,12 +287,6 @@ func (o *operation) forget(context.Context) error {
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
-}
-
-// transition is how the operation went so far.
-func (o *operation) transition(to mvm.State) *mvm.Transition {
-	return &mvm.Transition{Op: o.kind, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: o.job.req.by,
-		Started: o.began, Took: time.Since(o.began), Stages: o.stages, ClockError: o.clock}
 }
 
 // settle makes the end of the operation durable: the state, no intent, the record
@@ -310,6 +305,10 @@ func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Inst
 		if change != nil {
 			change(i)
 		}
+		tr.SecretsGeneration = i.SecretsGeneration
+		if err := tx.PutTransition(i.ID, *tr); err != nil {
+			return err
+		}
 		_, err := tx.AppendEvent(ev)
 		return err
 	})
@@ -327,7 +326,7 @@ func (o *operation) snapshotEvent(act mvm.Action, s *mvm.SnapshotRef) (mvm.Event
 
 func (o *operation) event(act mvm.Action, detail string) mvm.Event {
 	return mvm.Event{Time: time.Now(), Action: act, Tenant: o.inst.Tenant, Pool: o.inst.Pool,
-		Instance: o.inst.ID, By: o.job.req.by, Why: o.job.req.why, Detail: detail}
+		Instance: o.inst.ID, By: o.job.req.by, Why: o.job.req.why, Detail: detail, Request: o.job.req.id}
 }
 
 // progress tells those who wait.

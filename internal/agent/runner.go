@@ -43,6 +43,8 @@ type request struct {
 	by    mvm.Asker
 	why   string
 	force bool
+	// id is that of the request that it is for; "" for none.
+	id string
 	// ended, for a stop that nobody asked for: the VMM that ended by itself. When the
 	// instance has another by the time, or none, there is nothing to do.
 	ended *live
@@ -95,6 +97,7 @@ func (j *job) giveWay(r request) {
 // submit queues the operation, or joins one that is there, and waits until it is
 // done or ctx ends. The operation itself goes on when ctx ends.
 func (a *Agent) submit(ctx context.Context, id string, req request, progress func(mvm.Progress)) (mvm.Instance, error) {
+	req.id = mvm.RequestFrom(ctx)
 	j, err := a.enqueue(id, req)
 	if err != nil {
 		return mvm.Instance{}, err
@@ -122,6 +125,9 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 	}
 	if n := len(r.jobs); n > 0 {
 		if last := r.jobs[n-1]; last.joins(req) {
+			if req.id != last.req.id {
+				a.log.Debug("request joins an operation", "instance", id, "op", last.req.op, "request", req.id, "joined", last.req.id)
+			}
 			return last, nil
 		}
 		if n >= maxQueued {
@@ -130,7 +136,7 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 		r.giveWay(req)
 	}
 	j := &job{req: req, done: make(chan struct{})}
-	j.ctx, j.cancel = context.WithCancelCause(a.ctx)
+	j.ctx, j.cancel = context.WithCancelCause(mvm.WithRequest(a.ctx, req.id))
 	r.jobs = append(r.jobs, j)
 	if len(r.jobs) == 1 {
 		a.wg.Go(func() { a.drainQueue(r) })

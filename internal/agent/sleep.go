@@ -54,6 +54,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 		return err
 	}
 	o.reason = o.job.req.why
+	o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, n
 	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, func(i *mvm.Instance) {
 		s := *i.Snapshot
 		s.Bytes = n

@@ -62,7 +62,7 @@ func (o *operation) makeDisks(ctx context.Context) error {
 
 // start boots the instance from its disks. why is recorded.
 func (o *operation) start(ctx context.Context, why string) error {
-	o.bootWay = "cold"
+	o.bootWay, o.snapBytes = "cold", 0
 	if o.reason == "" {
 		o.reason = why
 	}
@@ -132,7 +132,11 @@ func (o *operation) startVMM(ctx context.Context) error {
 	if err := os.Remove(o.a.baseSpec(o.inst).Memory); err != nil && !os.IsNotExist(err) {
 		return mvm.Errorf(mvm.KindInternal, "remove old memory: %w", err)
 	}
-	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+	err := o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+	if err == nil {
+		o.startedVMM(ctx)
+	}
+	return err
 }
 
 func (o *operation) releaseVMM(ctx context.Context) error { return o.a.release(ctx, o.inst) }
@@ -184,12 +188,7 @@ func (o *operation) waitReady(ctx context.Context) error {
 		st, err := o.status(ctx)
 		if err == nil && st.Ready {
 			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
-			return o.save(func(i *mvm.Instance) {
-				i.Ready, i.Problem = true, ""
-				if i.Last != nil {
-					i.Last.Stages, i.Last.Took = o.stages, time.Since(o.began)
-				}
-			})
+			return o.settleReady()
 		}
 		if d := notReady(st, err); d != last {
 			last = d

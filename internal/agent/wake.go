@@ -80,6 +80,7 @@ func (o *operation) restoreVMM(ctx context.Context) error {
 	files := o.a.snapshotFiles(o.inst.ID, o.inst.Snapshot.ID)
 	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) {
 		o.tried = true
+		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.a.opt.Driver.Restore(ctx, s, files)
 	})
 }

@@ -78,6 +78,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if id := mvm.RequestFrom(ctx); id != "" {
+		req.Header.Set(RequestHeader, id)
+	}
 	for k, v := range header {
 		req.Header[k] = v
 	}

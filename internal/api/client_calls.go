@@ -114,6 +114,11 @@ func (c *Client) Instance(ctx context.Context, addr mvm.Address) (mvm.Instance, 
 	return call[mvm.Instance](ctx, c, "GET", instancePath(addr), nil)
 }
 
+// Why implements Service.
+func (c *Client) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
+	return call[mvm.Story](ctx, c, "GET", instancePath(addr)+"/why", nil)
+}
+
 // Operate implements Service.
 func (c *Client) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
 	return watch[mvm.Instance](ctx, c, "POST", instancePath(addr)+"/operate", req, progress)

@@ -17,6 +17,7 @@ type errorBody struct {
 	Kind    mvm.Kind `json:"kind"`
 	Message string   `json:"message"`
 	Fix     string   `json:"fix,omitempty"`
+	Request string   `json:"request,omitempty"`
 }
 
 // statusClientGone is what nginx made customary for "the client closed the request".
@@ -105,7 +106,7 @@ func fromBody(b *errorBody) error {
 	if _, ok := kindStatus()[kind]; !ok {
 		kind = mvm.KindInternal
 	}
-	return &mvm.Error{Kind: kind, Text: b.Message, Fix: b.Fix}
+	return &mvm.Error{Kind: kind, Text: b.Message, Fix: b.Fix, Request: mvm.RequestID(b.Request)}
 }
 
 // fromStatus makes an error of an answer whose body may not be ours.

@@ -43,7 +43,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	if err := switchProtocol(conn); err != nil {
+	if err := switchProtocol(conn, mvm.RequestFrom(r.Context())); err != nil {
 		s.log.Debug("client left before exec began", "err", err)
 		return
 	}
@@ -52,11 +52,11 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	s.runExec(ctx, conn, rw.Reader, p.addr, spec)
 }
 
-func switchProtocol(conn net.Conn) error {
+func switchProtocol(conn net.Conn, request string) error {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	_, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+execProtocol+"\r\n\r\n")
+	_, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+execProtocol+"\r\n"+RequestHeader+": "+request+"\r\n\r\n")
 	return err
 }
 
@@ -83,7 +83,8 @@ func (s *Server) runExec(ctx context.Context, conn net.Conn, in *bufio.Reader, a
 	}
 	end := execEnd{Code: code}
 	if err != nil {
-		end = execEnd{Code: -1, Error: toBody(err)}
+		failed(ctx, err)
+		end = execEnd{Code: -1, Error: bodyOf(ctx, err)}
 	}
 	if b, err := json.Marshal(end); err == nil {
 		_ = out.write(frameExit, b)

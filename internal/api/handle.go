@@ -76,7 +76,7 @@ func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context
 		res, err := f(ctx, p, in, out.progress)
 		if err != nil {
 			s.note(r, err)
-			out.end(line[Out]{Error: toBody(err)})
+			out.end(line[Out]{Error: bodyOf(r.Context(), err)})
 			return
 		}
 		out.end(line[Out]{Result: &res})
@@ -100,7 +100,7 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 		}
 		if err != nil {
 			failed(r.Context(), err)
-			out.end(line[Item]{Error: toBody(err)})
+			out.end(line[Item]{Error: bodyOf(r.Context(), err)})
 			return
 		}
 		out.end(line[Item]{Result: new(Item)})
@@ -122,7 +122,7 @@ func accept[In any](s *Server, w http.ResponseWriter, r *http.Request, limit int
 // fail answers with the error.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	s.note(r, err)
-	body := toBody(err)
+	body := bodyOf(r.Context(), err)
 	status := statusOf(body.Kind)
 	var many *tooMany
 	if errors.As(err, &many) {
@@ -139,7 +139,7 @@ func (s *Server) note(r *http.Request, err error) {
 	if mvm.KindOf(err) == mvm.KindInternal {
 		level = s.log.Error
 	}
-	level("request failed", "method", r.Method, "path", r.URL.Path, "by", mvm.AskerFrom(r.Context()), "err", err)
+	level("request failed", "method", r.Method, "path", r.URL.Path, "by", mvm.AskerFrom(r.Context()), "request", mvm.RequestFrom(r.Context()), "error", err)
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v any) {

@@ -27,13 +27,16 @@ func failed(ctx context.Context, err error) {
 func (s *Server) observe(mux *http.ServeMux, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, o := time.Now(), &outcome{}
+		r = identify(w, r)
 		_, route := mux.Handler(r)
 		defer func() {
 			result := "ok"
 			if kind, _ := o.kind.Load().(mvm.Kind); kind != "" {
 				result = string(kind)
 			}
-			s.count(route, result, time.Since(began))
+			took := time.Since(began)
+			s.count(route, result, took)
+			s.log.Debug("request done", "route", route, "result", result, "took", took, "request", mvm.RequestFrom(r.Context()))
 		}()
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), outcomeKey{}, o)))
 	})

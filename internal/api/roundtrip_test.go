@@ -181,6 +181,7 @@ func calls() []call {
 		{name: "Operate", long: true, asks: js([]any{inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}}), want: instance(), do: func(x context.Context, c api.Service, p progress) (any, error) {
 			return value(c.Operate(x, inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}, p))
 		}},
+		{name: "Why", asks: js([]any{inst}), want: story(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Why(x, inst)) }},
 		{name: "Stats", asks: js([]any{inst}), want: instanceStats(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Stats(x, inst)) }},
 		{name: "Logs", asks: js([]any{inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}}), want: []mvm.LogLine{logLine()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			var got []mvm.LogLine

@@ -111,6 +111,12 @@ func (s *Server) instanceRoutes(t *table) {
 		}
 		return s.svc(ctx).Stats(ctx, p.addr)
 	}))
+	t.add("GET "+instance+"/why", forTenants, "How an instance came to its state", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Story, error) {
+		if err := p.needInstance(); err != nil {
+			return mvm.Story{}, err
+		}
+		return s.svc(ctx).Why(ctx, p.addr)
+	}))
 	t.add("POST "+instance+"/operate", forTenants, "Start, stop, warm, resume, sleep, wake or destroy an instance", stream(s, ofAgent, MaxBody, func(ctx context.Context, p params, in mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
 		if err := p.needInstance(); err != nil {
 			return mvm.Instance{}, err

@@ -118,6 +118,15 @@ func (s *scope) Instance(ctx context.Context, addr mvm.Address) (mvm.Instance, e
 	return s.svc.Instance(ctx, addr)
 }
 
+// Why implements Service.
+func (s *scope) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
+	addr, err := s.resolve(ctx, addr)
+	if err != nil {
+		return mvm.Story{}, err
+	}
+	return s.svc.Why(ctx, addr)
+}
+
 // Operate implements Service.
 func (s *scope) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
 	addr, err := s.resolve(ctx, addr)

@@ -102,6 +102,9 @@ func event() mvm.Event {
 func logLine() mvm.LogLine {
 	return mvm.LogLine{Time: day, Service: "main", Stream: "stdout", Text: "hi\tthere"}
 }
+func story() mvm.Story {
+	return mvm.Story{Instance: instance(), TenantSecrets: 3, Transitions: []mvm.Transition{{Op: mvm.OpWake, From: mvm.StateSleeping, To: mvm.StateRunning, Started: day, Request: "r-1"}}, Notes: []mvm.Event{event()}}
+}
 func auditReport() mvm.AuditReport {
 	return mvm.AuditReport{Entries: 3, First: 2, Last: 4, Head: "4:ab", Breaks: []mvm.AuditBreak{{Seq: 3, What: "gone"}}, BreakCount: 1}
 }
@@ -200,6 +203,9 @@ func (s *script) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, 
 		return s.wait(ctx)
 	}
 	return err
+}
+func (s *script) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
+	return story(), s.note(ctx, "Why", addr)
 }
 func (s *script) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error) {
 	return instanceStats(), s.note(ctx, "Stats", addr)

@@ -45,6 +45,8 @@ type Service interface {
 	CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error)
 	Instances(ctx context.Context, filter mvm.Address) ([]mvm.Instance, error)
 	Instance(ctx context.Context, addr mvm.Address) (mvm.Instance, error)
+	// Why tells how the instance came to its state: its last transitions, oldest first.
+	Why(ctx context.Context, addr mvm.Address) (mvm.Story, error)
 	// Operate walks the instance to where the operation leads and waits.
 	Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error)
 	Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error)

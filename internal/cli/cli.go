@@ -5,6 +5,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -50,6 +51,7 @@ type app struct {
 	remote      string // URL of another machine's agent
 	certs       string // folder with the certificate for it
 	noAutostart bool
+	verbose     bool
 	color       bool
 }
 
@@ -98,6 +100,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.socket, "socket", "", "`PATH` of the agent's socket (MVM_SOCKET; default /run/mvm/agent.sock)")
 	f.StringVar(&a.remote, "remote", "", "`URL` of another machine's agent, https://HOST:PORT (MVM_REMOTE; default: this host's agent)")
 	f.StringVar(&a.certs, "certs", "", "`FOLDER` with ca.pem, cert.pem and key.pem for --remote (MVM_CERTS; default ~/.config/mvm)")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "say the id of the request, by which the logs of agent and guests have it")
 	f.BoolVar(&a.noAutostart, "no-autostart", false, "never start an agent in the background (MVM_NO_AUTOSTART=1)")
 }
 
@@ -139,6 +142,10 @@ func report(w io.Writer, err error) {
 	fmt.Fprintf(w, "mvm: %s\n", safeLines(text))
 	if fix != "" {
 		fmt.Fprintf(w, "  fix: %s\n", safeLines(fix))
+	}
+	var e *mvm.Error
+	if errors.As(err, &e) && e.Request != "" {
+		fmt.Fprintf(w, "  request: %s\n", e.Request)
 	}
 }
 

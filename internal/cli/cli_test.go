@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,17 @@ func (h hostile) Instances(context.Context, mvm.Address) ([]mvm.Instance, error)
 }
 func (h hostile) Instance(context.Context, mvm.Address) (mvm.Instance, error) {
 	return h.instance(), nil
+}
+func (h hostile) Why(context.Context, mvm.Address) (mvm.Story, error) {
+	i := h.instance()
+	first := mvm.Transition{Op: mvm.OpSleep, By: mvm.AskerPolicy, Why: "idle for long", From: mvm.StateRunning, To: mvm.StateSleeping, Started: now.Add(-time.Hour),
+		Took: time.Second, SnapshotBytes: 31 << 20, Image: "sha256:one", VMM: "qemu 7.2.0 sha256:vmm", Request: "r-0"}
+	failed := mvm.Transition{Op: mvm.OpWake, By: "gateway:i-00000001", Why: "a request for w", From: mvm.StateSleeping, To: mvm.StateSleeping, Started: now.Add(-time.Minute),
+		Error: "quota" + evil, Repeated: 3, Until: now, Image: "sha256:one", VMM: "qemu 7.2.0 sha256:vmm"}
+	last := *i.Last
+	last.Why, last.SecretsGeneration, last.Image, last.VMM, last.Request = "a request for w", 1, "sha256:one", "qemu 7.2.0 sha256:vmm", "r-1"
+	return mvm.Story{Instance: i, TenantSecrets: 2, Transitions: []mvm.Transition{first, failed, last}, Queued: 3,
+		Notes: []mvm.Event{{Time: now, Action: mvm.TransitionDeferred, By: mvm.AskerPolicy, Why: "sleep", Detail: "min_running_seconds"}}}, nil
 }
 func (hostile) Tenant(context.Context, string) (mvm.Tenant, mvm.Usage, error) {
 	return mvm.Tenant{ID: "acme", SecretsGeneration: 2}, mvm.Usage{}, nil
@@ -100,12 +112,24 @@ func TestWhyTellsTheStory(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
-	for _, want := range []string{"acme/w/i-a3f7b2c1 is running since 3m", "wake, asked by gateway:i-00000001 (no snapshot fits): sleeping -> running",
-		"cold: booted from its disks", "took 1.5s: restore 45ms, gate 1s\n", "clock error of the guest after it: 3ms",
-		"secrets generation 1; the tenant has 2", "problem: guest says "} {
-		if !strings.Contains(stdout, want) {
-			t.Errorf("got\n%s\nwant it to have %q", stdout, want)
+	last := 0
+	for _, want := range []string{"acme/w/i-a3f7b2c1 is running since 3m", "secrets generation 1; the tenant has 2", "2 more operations wait", "problem: guest says ",
+		"put off, asked by policy (sleep): min_running_seconds",
+		"wake, asked by gateway:i-00000001 (a request for w): sleeping -> running", "cold: booted from its disks (no snapshot fits)",
+		"took 1.5s: restore 45ms, gate 1s\n", "clock error 3ms, secrets generation 1, request r-1",
+		"wake, asked by gateway:i-00000001 (a request for w): sleeping -> sleeping", "failed: quota", "and 3 more times up to",
+		"sleep, asked by policy (idle for long): running -> sleeping", "snapshot 31 MiB, request r-0", "image sha256:one", "VMM qemu 7.2.0 sha256:vmm"} {
+		at := strings.Index(stdout, want)
+		if at < last {
+			t.Errorf("got\n%s\nwant it to have, in this order, %q", stdout, want)
 		}
+		last = max(last, at)
+	}
+	if strings.Count(stdout, "sha256:one") != 1 {
+		t.Errorf("an image that did not change is told again:\n%s", stdout)
+	}
+	if stdout, _, _ := run(t, hostile{}, "why", "-n", "1", "i-a3f7b2c1"); !strings.Contains(stdout, "and 2 more before that") || strings.Contains(stdout, "failed") {
+		t.Errorf("the last one only: got\n%s", stdout)
 	}
 }
 
@@ -113,7 +137,7 @@ func TestErrorsBecomeExitCodes(t *testing.T) {
 	for kind, want := range map[mvm.Kind]int{mvm.KindInternal: 1, mvm.KindInvalid: 2, mvm.KindNotFound: 3, mvm.KindExists: 4, mvm.KindQuota: 4,
 		mvm.KindPolicy: 4, mvm.KindState: 4, mvm.KindUnavailable: 5, mvm.KindTimeout: 1, mvm.KindCanceled: 130} {
 		_, stderr, code := run(t, failing{err: mvm.Errorf(kind, "no such luck").WithFix("try harder")}, "tenant", "list")
-		if code != want || stderr != "mvm: no such luck\n  fix: try harder\n" {
+		if code != want || !regexp.MustCompile(`^mvm: no such luck\n  fix: try harder\n  request: r-[0-9a-f]{12}\n$`).MatchString(stderr) {
 			t.Errorf("kind %s: exit code %d, want %d; stderr %q", kind, code, want, stderr)
 		}
 	}

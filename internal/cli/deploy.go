@@ -66,6 +66,7 @@ func (a *app) deploy(ctx context.Context, path string, o deployOptions) ([]strin
 	if err != nil {
 		return files, err
 	}
+	ctx = a.identified(ctx)
 	c, err := a.agent(ctx)
 	if err != nil {
 		return files, err

@@ -61,7 +61,7 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 	if err != nil {
 		return err
 	}
-	ctx := cmd.Context()
+	ctx := a.identified(cmd.Context())
 	c, err := a.agent(ctx)
 	if err != nil {
 		return err

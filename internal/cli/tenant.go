@@ -26,7 +26,7 @@ func (a *app) withAgent(cmd *cobra.Command, f func(ctx context.Context, c *api.C
 		return err
 	}
 	defer c.Close()
-	return f(cmd.Context(), c)
+	return f(a.identified(cmd.Context()), c)
 }
 
 func (a *app) tenantListCmd() *cobra.Command {

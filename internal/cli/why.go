@@ -12,48 +12,43 @@ import (
 	"mvm/internal/api"
 )
 
+const whyHelp = `Tell how an instance came to its state: what it waits for or was refused, and its last
+transitions, each with who asked and why, warm or cold and why, where the time went,
+bytes, clock error, secrets generation, image, VMM and the id of the request. The newest
+is the first. -o json and yaml give all that are kept, oldest first.
+`
+
 func (a *app) whyCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "why INSTANCE [-o FORMAT]", Short: "Tell how an instance came to its state: who asked, how, and where the time went",
+	cmd := &cobra.Command{Use: "why INSTANCE [flags]", Short: "Tell how an instance came to its state: who asked, how, and where the time went", Long: whyHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
+	tail := cmd.Flags().IntP("tail", "n", 4, "only the last transitions; 0: all that are kept")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *tail < 0 {
+			return usagef(cmd, "--tail %d is less than 0", *tail)
+		}
 		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
-			i, err := c.Instance(ctx, at)
+			s, err := c.Why(ctx, at)
 			if err != nil {
 				return err
 			}
-			t, _, err := c.Tenant(ctx, i.Tenant)
-			if err != nil {
-				return err
-			}
-			return a.print(*out, i, func() table { return prose(a.why(i, t)) })
+			return a.print(*out, s, func() table { return prose(append(a.present(s), history(s, *tail)...)) })
 		})
 	}
 	return cmd
 }
 
-// why tells the story of the instance's last transition.
-func (a *app) why(i mvm.Instance, t mvm.Tenant) []string {
+// present tells how the instance is now.
+func (a *app) present(s mvm.Story) []string {
+	i := s.Instance
 	out := []string{fmt.Sprintf("%s is %s since %s (%s)", i.Address(), i.State, a.ago(i.Changed), i.Changed.Local().Format("2006-01-02 15:04:05"))}
 	add := func(format string, args ...any) { out = append(out, "  "+fmt.Sprintf(format, args...)) }
-	if l := i.Last; l != nil {
-		add("%s, asked by %s%s: %s -> %s", l.Op, l.By, because(l.Reason), l.From, l.To)
-		if l.Kind != "" {
-			add("%s: %s", l.Kind, map[string]string{"warm": "from its snapshot, with its memory", "cold": "booted from its disks"}[l.Kind])
-		}
-		add("took %s%s", took(l.Took), stages(l.Stages))
-		if l.ClockError != 0 {
-			add("clock error of the guest after it: %s", took(l.ClockError))
-		}
-	} else {
-		add("nothing was done with it yet")
-	}
 	if s := i.Snapshot; s != nil {
 		add("snapshot %s holds %s for %d MiB of memory", s.ID, size(s.Bytes), s.MemMiB)
 	}
 	behind := ""
-	if i.SecretsGeneration != t.SecretsGeneration {
-		behind = fmt.Sprintf("; the tenant has %d, delivered at the next wake or rotation", t.SecretsGeneration)
+	if i.SecretsGeneration != s.TenantSecrets {
+		behind = fmt.Sprintf("; the tenant has %d, delivered at the next wake or rotation", s.TenantSecrets)
 	}
 	add("secrets generation %d%s", i.SecretsGeneration, behind)
 	if i.Untold != "" {
@@ -68,13 +63,106 @@ func (a *app) why(i mvm.Instance, t mvm.Tenant) []string {
 	if i.Op != nil {
 		add("now: %s, asked by %s%s, for %s", note(i), i.Op.By, because(i.Op.Why), age(a.Now().Sub(i.Op.Started)))
 	}
+	if s.Queued > 1 {
+		add("%d more operations wait for that", s.Queued-1)
+	}
 	if i.ManualOverrideUntil.After(a.Now()) {
 		add("changed by hand: left alone for another %s", age(i.ManualOverrideUntil.Sub(a.Now())))
 	}
 	if i.Problem != "" {
 		add("problem: %s", i.Problem)
 	}
+	for _, e := range s.Notes {
+		add("%s %s", e.Time.Local().Format("15:04:05"), notEvent(e))
+	}
 	return out
+}
+
+// notEvent says what did not go as wanted.
+func notEvent(e mvm.Event) string {
+	what := map[mvm.Action]string{mvm.TransitionDeferred: "put off", mvm.DrainTimedOut: "drain timed out",
+		mvm.WakeRefused: "refused", mvm.QuotaExceeded: "refused by the quota"}[e.Action]
+	text := fmt.Sprintf("%s, asked by %s%s", what, e.By, because(e.Why))
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+// history tells the last transitions, the newest first. Image and VMM are told where
+// they are not those of the transition before.
+func history(s mvm.Story, tail int) []string {
+	all := s.Transitions
+	if len(all) == 0 {
+		return []string{"  nothing was done with it yet"}
+	}
+	var out []string
+	for n := len(all) - 1; n >= 0 && (tail == 0 || len(all)-n <= tail); n-- {
+		var before mvm.Transition
+		if n > 0 {
+			before = all[n-1]
+		}
+		out = append(out, transitionText(all[n], before)...)
+	}
+	if tail > 0 && len(all) > tail {
+		out = append(out, fmt.Sprintf("and %d more before that: --tail 0 shows them", len(all)-tail))
+	}
+	return out
+}
+
+func transitionText(t, before mvm.Transition) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, "    "+fmt.Sprintf(format, args...)) }
+	out = append(out, fmt.Sprintf("%s %s, asked by %s%s: %s -> %s", t.Started.Local().Format("2006-01-02 15:04:05"), t.Op, t.By, because(whyOf(t)), t.From, t.To))
+	if t.Error != "" {
+		add("failed: %s", t.Error)
+	}
+	if t.Repeated > 0 {
+		add("and %d more times up to %s", t.Repeated, t.Until.Local().Format("2006-01-02 15:04:05"))
+	}
+	if t.Kind != "" {
+		add("%s: %s%s", t.Kind, wayText(t), because(t.Reason))
+	}
+	add("took %s%s", took(t.Took), stages(t.Stages))
+	var facts []string
+	fact := func(when bool, format string, args ...any) {
+		if when {
+			facts = append(facts, fmt.Sprintf(format, args...))
+		}
+	}
+	fact(t.SnapshotBytes > 0, "snapshot %s", size(t.SnapshotBytes))
+	fact(t.ClockError != 0, "clock error %s", took(t.ClockError))
+	fact(t.SecretsGeneration > 0, "secrets generation %d", t.SecretsGeneration)
+	fact(t.Request != "", "request %s", t.Request)
+	if len(facts) > 0 {
+		add("%s", strings.Join(facts, ", "))
+	}
+	if t.Image != "" && t.Image != before.Image {
+		add("image %s", t.Image)
+	}
+	if t.VMM != "" && t.VMM != before.VMM {
+		add("VMM %s", t.VMM)
+	}
+	return out
+}
+
+func wayText(t mvm.Transition) string {
+	switch {
+	case t.Kind == "cold":
+		return "booted from its disks"
+	case t.SnapshotBytes > 0:
+		return "from its snapshot, with its memory"
+	}
+	return "with its memory"
+}
+
+// whyOf is what the asker gave as the reason; older records have it as the reason of
+// the way.
+func whyOf(t mvm.Transition) string {
+	if t.Why == "" && t.Kind == "" {
+		return t.Reason
+	}
+	return t.Why
 }
 
 func because(why string) string {

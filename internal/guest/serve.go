@@ -102,6 +102,9 @@ func (a *Agent) serveConn(ctx context.Context, raw net.Conn) {
 
 // serveRequest answers one request and reports whether the connection goes on.
 func (a *Agent) serveRequest(ctx context.Context, conn *hostConn, req guestproto.Request, arrived time.Time) bool {
+	if id := req.ID(); id != "" {
+		a.log.Info("host asks", "what", guestproto.Variant(req), "request", id)
+	}
 	switch {
 	case req.Exec != nil:
 		a.serveExec(ctx, conn, *req.Exec)

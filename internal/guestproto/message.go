@@ -124,6 +124,8 @@ type WorkerStatus struct {
 // SleepPrep asks the guest to drain: finish what runs, sync disks.
 type SleepPrep struct {
 	DrainTimeoutSecs int `json:"drain_timeout_secs"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // IntegrationStatusReport answers "IntegrationStatus".
@@ -145,6 +147,8 @@ type IntegrationState struct {
 // CheckpointIntegrations asks for the named checkpoints to be made.
 type CheckpointIntegrations struct {
 	Integrations []string `json:"integrations"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // CheckpointResult answers CheckpointIntegrations.
@@ -181,6 +185,8 @@ type Configure struct {
 	// Digest names all of this but time and entropy; a Resume with the same Digest
 	// asks for nothing else.
 	Digest []byte `json:"digest,omitempty"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // Net is the guest's only network interface.
@@ -240,6 +246,8 @@ type ServiceStatus struct {
 // the grace, disks are synced and unmounted.
 type Shutdown struct {
 	GraceSecs int `json:"grace_secs"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // Exec runs a command. After ExecStarted both sides send ExecFrame values until
@@ -252,6 +260,8 @@ type Exec struct {
 	TTY  bool     `json:"tty,omitempty"`
 	Rows uint16   `json:"rows,omitempty"`
 	Cols uint16   `json:"cols,omitempty"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // ExecStarted says that the command runs.
@@ -306,6 +316,8 @@ type LogLine struct {
 type Fence struct {
 	InstanceID string     `json:"instance_id"`
 	IP         netip.Addr `json:"ip"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // FenceAck counts the gateway's requests to that instance that are under way, and
@@ -321,6 +333,8 @@ type InstanceName struct {
 	TenantID   string `json:"tenant_id"`
 	PoolID     string `json:"pool_id"`
 	InstanceID string `json:"instance_id"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // InstanceStatus answers QueryInstanceStatus.
@@ -339,6 +353,8 @@ type Acquire struct {
 	Key      string     `json:"key,omitempty"`
 	IP       netip.Addr `json:"ip,omitzero"`
 	Spread   bool       `json:"spread,omitempty"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // AcquireResult answers Acquire. On failure Retry says after how many seconds a

@@ -5,6 +5,8 @@ package guestproto
 // begin nothing new. Asking again renews what they hold.
 type Suspend struct {
 	DrainTimeoutSecs int `json:"drain_timeout_secs"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
 // SuspendAck answers Suspend. Without Success none of them holds still.

@@ -442,7 +442,7 @@ func TestEventFilter(t *testing.T) {
 	} {
 		view(t, s, func(tx *store.Tx) error {
 			got, err := eventsOf(tx, 0, c.f, 0)
-			tail, err2 := tx.TailEvents(c.f, 10)
+			tail, err2 := tx.TailEvents(c.f, 10, 0)
 			if len(got) != c.want || len(tail) != c.want {
 				t.Errorf("%s: %d and %d events, want %d", name, len(got), len(tail), c.want)
 			}

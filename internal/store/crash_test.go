@@ -103,7 +103,7 @@ func checkAfterKill(t *testing.T, path string, said uint64) {
 	}
 	defer s.Close()
 	view(t, s, func(tx *store.Tx) error {
-		last, err := tx.TailEvents(mvm.EventFilter{}, 1)
+		last, err := tx.TailEvents(mvm.EventFilter{}, 1, 0)
 		if err != nil || len(last) != 1 || last[0].Seq < said {
 			t.Fatalf("got last event %v %v, want at least %d", last, err, said)
 		}

@@ -60,7 +60,7 @@ func TestFullDiskFailsCleanlyAndRecovers(t *testing.T) {
 		}
 	}
 	view(t, s, func(tx *store.Tx) error {
-		last, err := tx.TailEvents(mvm.EventFilter{}, 1)
+		last, err := tx.TailEvents(mvm.EventFilter{}, 1, 0)
 		if len(last) != 1 || last[0].Seq != good {
 			t.Errorf("got %v, want event %d to be the last", seqs(last), good)
 		}

@@ -1,7 +1,7 @@
 // Package store is the durable state of a host: one bbolt file that one agent
 // holds at a time.
 //
-//	state.db (schema version 2)
+//	state.db (schema version 3)
 //	├ meta               <name>                   -> string: schema_version, next_uid, node_id, …
 //	├ tenants            <tenant>                 -> mvm.Tenant
 //	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
@@ -12,6 +12,7 @@
 //	├ instances_by_key   <tenant>/<pool>@<key>    -> <id>
 //	├ uids               uid, 4 bytes             -> <id>: users that instances have
 //	├ events             seq, 8 bytes             -> mvm.Event: the audit log, each with the hash of all before it
+//	├ transitions        <id>                     -> []mvm.Transition: the last 16, oldest first
 //	└ audit              ends                     -> audit.Ends: where the log begins and ends, sealed
 //
 // Numbers in keys are big-endian, so that a cursor sees them in order. Values are

@@ -35,11 +35,14 @@ func (t *Tx) Events(after uint64, f mvm.EventFilter, limit int) (out []mvm.Event
 	return out, looked, nil
 }
 
-// TailEvents returns the last n events that the filter chooses, oldest first.
-func (t *Tx) TailEvents(f mvm.EventFilter, n int) ([]mvm.Event, error) {
+// TailEvents returns the last n events that the filter chooses, oldest first. It looks
+// at the last look events only (0: all).
+func (t *Tx) TailEvents(f mvm.EventFilter, n, look int) ([]mvm.Event, error) {
 	var out []mvm.Event
+	looked := 0
 	c := t.bucket(bucketEvents).Cursor()
-	for k, v := c.Last(); k != nil && len(out) < n; k, v = c.Prev() {
+	for k, v := c.Last(); k != nil && len(out) < n && (look == 0 || looked < look); k, v = c.Prev() {
+		looked++
 		var e mvm.Event
 		if err := decode(bucketEvents, k, v, &e); err != nil {
 			return nil, err

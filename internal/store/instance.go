@@ -151,6 +151,9 @@ func (t *Tx) DeleteInstance(id string) error {
 		return err
 	}
 	t.count(v, mvm.Instance{})
+	if err := t.delete(bucketTransitions, []byte(id)); err != nil {
+		return err
+	}
 	return t.delete(bucketInstances, []byte(id))
 }
 

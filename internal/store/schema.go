@@ -24,6 +24,8 @@ const (
 	bucketUIDs      = "uids"
 	bucketEvents    = "events"
 	bucketAudit     = "audit"
+
+	bucketTransitions = "transitions"
 )
 
 // The names in meta that are the store's own.
@@ -33,7 +35,7 @@ const (
 )
 
 // SchemaVersion is the version of the files that this package writes.
-const SchemaVersion = 2
+const SchemaVersion = 3
 
 // migration leads from the version before it to its own.
 type migration struct {
@@ -43,7 +45,7 @@ type migration struct {
 
 // migrations are all there are, oldest first.
 func migrations() []migration {
-	return []migration{{version: 1, apply: makeBuckets}, {version: 2, apply: (*Store).chainEvents}}
+	return []migration{{version: 1, apply: makeBuckets}, {version: 2, apply: (*Store).chainEvents}, {version: 3, apply: keepTransitions}}
 }
 
 // makeBuckets is version 1: the first schema.
@@ -52,6 +54,28 @@ func makeBuckets(_ *Store, tx *bbolt.Tx) error {
 		bucketInstances, bucketByPool, bucketByKey, bucketUIDs, bucketEvents} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("make bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// keepTransitions is version 3: of each instance the last transitions are kept, and not
+// only the last one.
+func keepTransitions(s *Store, tx *bbolt.Tx) error {
+	if _, err := tx.CreateBucketIfNotExists([]byte(bucketTransitions)); err != nil {
+		return fmt.Errorf("make bucket %s: %w", bucketTransitions, err)
+	}
+	t := &Tx{b: tx, s: s}
+	all, err := list[mvm.Instance](t, bucketInstances, "")
+	if err != nil {
+		return err
+	}
+	for _, i := range all {
+		if i.Last == nil {
+			continue
+		}
+		if err := t.PutTransition(i.ID, *i.Last); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -244,8 +244,8 @@ func TestEvents(t *testing.T) {
 		"after and limit":  {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 4, mvm.EventFilter{}, 2) }, []uint64{5, 6}},
 		"of a tenant":      {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 4, mvm.EventFilter{Tenant: "a"}, 0) }, []uint64{5, 7, 9}},
 		"of an instance":   {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 0, mvm.EventFilter{Instance: "3"}, 0) }, []uint64{4}},
-		"tail":             {func(tx *store.Tx) ([]mvm.Event, error) { return tx.TailEvents(mvm.EventFilter{}, 3) }, []uint64{8, 9, 10}},
-		"tail of a tenant": {func(tx *store.Tx) ([]mvm.Event, error) { return tx.TailEvents(mvm.EventFilter{Tenant: "b"}, 2) }, []uint64{8, 10}},
+		"tail":             {func(tx *store.Tx) ([]mvm.Event, error) { return tx.TailEvents(mvm.EventFilter{}, 3, 0) }, []uint64{8, 9, 10}},
+		"tail of a tenant": {func(tx *store.Tx) ([]mvm.Event, error) { return tx.TailEvents(mvm.EventFilter{Tenant: "b"}, 2, 0) }, []uint64{8, 10}},
 		"after the last":   {func(tx *store.Tx) ([]mvm.Event, error) { return eventsOf(tx, 10, mvm.EventFilter{}, 0) }, nil},
 	} {
 		view(t, s, func(tx *store.Tx) error {

@@ -30,6 +30,7 @@ func (m *machine) serve(conn net.Conn) {
 		}
 		name := guestproto.Variant(req)
 		m.host.requested(m.spec.ID, name)
+		m.asked(req, name)
 		m.host.note("guest %s %s%s", m.spec.ID, name, reason(req))
 		if b := m.host.behavior(m.spec.ID); b.applies(name) && m.misbehave(conn, req, b) {
 			return
@@ -38,6 +39,18 @@ func (m *machine) serve(conn net.Conn) {
 			return
 		}
 	}
+}
+
+// asked notes in the guest's log which request of the host's led to this one.
+func (m *machine) asked(req guestproto.Request, name string) {
+	id := req.ID()
+	if id == "" {
+		return
+	}
+	_ = m.withGuest(func(g *guestState) (change, error) { // a VMM that is gone has no log
+		g.log("mvm", "host asks what="+name+" request="+id)
+		return inMemory, nil
+	})
 }
 
 func reason(req guestproto.Request) string {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -12,11 +13,17 @@ import (
 const maxAwake = 256
 
 // ask begins the question to the host for the target. ro.mu is held.
-func (ro *roster) ask(t target, e *entry) *call {
+//
+// The question has the id of the request that caused it. Where that has none, it gets
+// one here, so that it can be found in the host's log all the same.
+func (ro *roster) ask(t target, e *entry, request string) *call {
 	c := &call{done: make(chan struct{})}
 	e.call = c
 	ro.inFlight[c] = struct{}{}
 	question := ro.acquireOf(t)
+	if question.RequestID = request; request == "" {
+		question.RequestID = newRequestID()
+	}
 	if !ro.group.goDo(func() { ro.run(t, c, question) }) {
 		ro.finish(t, c, refused(503, defaultRetry, "the gateway is closing"))
 	}
@@ -29,6 +36,7 @@ func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
 	defer cancel()
 	var res guestproto.AcquireResult
 	var err error
+	began, log := time.Now(), ro.log.With("pool", t.pool, "request", question.RequestID)
 	select {
 	case ro.calls <- struct{}{}:
 		res, err = ro.host.Acquire(ctx, question)
@@ -37,11 +45,13 @@ func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		ro.log.Warn("host did not answer", "pool", t.pool, "err", err)
+		log.Warn("host did not answer", "error", err)
 		err = noAnswer(err)
 	} else if !res.Success {
 		err = hostRefusal(res)
-		ro.log.Info("host refused an instance", "pool", t.pool, "reason", err)
+		log.Info("host refused an instance", "reason", err)
+	} else {
+		log.Info("host has an instance awake", "took", time.Since(began))
 	}
 	ro.mu.Lock()
 	defer ro.mu.Unlock()

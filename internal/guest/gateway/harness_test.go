@@ -44,13 +44,17 @@ const (
 type host struct {
 	mu       sync.Mutex
 	acquires []guestproto.Acquire
+	requests []string // ids of the acquires
 	reports  []guestproto.Activity
 	answer   func(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error)
 }
 
 func (h *host) Acquire(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error) {
 	h.mu.Lock()
-	h.acquires = append(h.acquires, a)
+	h.requests = append(h.requests, a.RequestID)
+	asked := a
+	asked.RequestID = "" // each has another
+	h.acquires = append(h.acquires, asked)
 	answer := h.answer
 	h.mu.Unlock()
 	return answer(ctx, a)

@@ -45,6 +45,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer r.group.leave()
+	req = identified(req)
 	if req.Method == http.MethodConnect {
 		refuse(w, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
 		return
@@ -58,7 +59,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	defer x.end()
 	key, err := x.key(w, req, route)
 	if err != nil {
-		r.log.Debug("request refused", "route", route.Name, "err", err)
+		r.log.Debug("request refused", "route", route.Name, "request", mvm.RequestFrom(req.Context()), "error", err)
 		refuse(w, err)
 		return
 	}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync/atomic"
+
+	"mvm"
 )
 
 type exchangeKey struct{}
@@ -57,7 +59,7 @@ func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
 		refuse(w, refused(503, defaultRetry, "the request was given up")) // the client is gone
 		return
 	}
-	r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "err", err)
+	r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "request", mvm.RequestFrom(req.Context()), "error", err)
 	refuse(w, err)
 }
 

@@ -104,7 +104,7 @@ type lease struct {
 func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
 	var expired <-chan time.Time
 	for asked := false; ; asked = true {
-		l, c, err := ro.take(t)
+		l, c, err := ro.take(ctx, t)
 		if err != nil {
 			return nil, err
 		}
@@ -128,14 +128,14 @@ func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
 func (l *lease) fresh() bool { return l.asked && l.b.ctx.Err() == nil }
 
 // take returns a lease, or the call to wait for, counted as held.
-func (ro *roster) take(t target) (*lease, *call, error) {
+func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	e := ro.entries[t]
 	if e != nil {
 		if b := e.least(); b != nil {
 			if t.spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
-				ro.ask(t, e)
+				ro.ask(t, e, mvm.RequestFrom(ctx))
 			}
 			b.uses++
 			b.w.requests++
@@ -152,7 +152,7 @@ func (ro *roster) take(t target) (*lease, *call, error) {
 	}
 	c := e.call
 	if c == nil {
-		c = ro.ask(t, e)
+		c = ro.ask(t, e, mvm.RequestFrom(ctx))
 	}
 	e.held++
 	ro.held++
