@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/coder/websocket"
@@ -30,7 +31,9 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	go w.run()
+	if !slices.Contains(os.Args, "quiet") { // then it does nothing that it is not asked for
+		go w.run()
+	}
 	s := &server{writer: w, started: time.Now(), release: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/hello", s.hello)
@@ -41,6 +44,7 @@ func serve() error {
 	mux.HandleFunc("/stream", s.stream)
 	mux.HandleFunc("/release", s.releaseStream)
 	mux.HandleFunc("/ws", s.webSocket)
+	mux.HandleFunc("/spin", s.spin)
 	return http.ListenAndServe(":8000", mux)
 }
 
@@ -91,6 +95,19 @@ func (s *server) releaseStream(_ http.ResponseWriter, r *http.Request) {
 	case s.release <- struct{}{}:
 	case <-r.Context().Done():
 	}
+}
+
+// spin keeps a CPU busy for the time, beyond the answer.
+func (s *server) spin(w http.ResponseWriter, r *http.Request) {
+	d, err := time.ParseDuration(r.FormValue("for"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	go func() {
+		for end := time.Now().Add(d); time.Now().Before(end); {
+		}
+	}()
 }
 
 // webSocket answers each message with its number on this connection and itself.
