@@ -56,6 +56,7 @@ func TestLeftAlone(t *testing.T) {
 	t.Run("a request", func(t *testing.T) { h.on(t).testIdleRequest(web, id) })
 	t.Run("the busy flag", func(t *testing.T) { h.on(t).testIdleFlag(web, id) })
 	t.Run("a command", func(t *testing.T) { h.on(t).testIdleExec(web, id) })
+	t.Run("bytes", func(t *testing.T) { h.on(t).testIdleBytes(web, id) })
 	t.Run("cpu", func(t *testing.T) { h.on(t).testIdleCPU(web, id) })
 }
 
@@ -153,8 +154,22 @@ func (h *host) testIdleExec(web, id string) {
 	h.restsByItself(id)
 }
 
+func (h *host) testIdleBytes(web, id string) {
+	h.wakes(web, fmt.Sprintf("/noise?to=%s:9&for=%s", h.only("gateways").IP, watched+3*time.Second), id)
+	h.staysAwake(id, "bytes a minute over the last")
+	s, err := h.client.Stats(h.ctx(), mvm.Address{Instance: id})
+	must(h.t, err)
+	if s.TxBytes < 50<<10 {
+		h.t.Errorf("it sent %d bytes, want what the workload sent", s.TxBytes)
+	}
+	h.restsByItself(id)
+	for _, sig := range h.get(h.only("gateways").ID).Idle.Signals {
+		h.t.Logf("the gateway that does nothing: %s: %s", sig.Name, sig.Text)
+	}
+}
+
 func (h *host) testIdleCPU(web, id string) {
 	h.wakes(web, fmt.Sprintf("/spin?for=%s", watched+3*time.Second), id)
-	h.staysAwake(id, "% over the last")
+	h.staysAwake(id, "cpu ")
 	h.restsByItself(id)
 }

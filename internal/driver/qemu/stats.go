@@ -2,10 +2,8 @@ package qemu
 
 import (
 	"context"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+
+	"github.com/vishvananda/netlink"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -23,8 +21,7 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", err)
 	}
 	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS}
-	s.RxBytes = tapCounter(v.rec.TAP, "tx_bytes") // what the host sends the guest receives
-	s.TxBytes = tapCounter(v.rec.TAP, "rx_bytes")
+	s.RxBytes, s.TxBytes = tapBytes(v.rec.TAP)
 	var blocks []struct {
 		Stats struct {
 			Read    int64 `json:"rd_bytes"`
@@ -43,14 +40,16 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 	return s, nil
 }
 
-func tapCounter(tap, name string) int64 {
-	if tap == "" || tap != filepath.Base(tap) {
-		return 0
+// tapBytes counts what the guest received and sent. The kernel is asked in the process's
+// own network namespace, which /sys need not be of.
+func tapBytes(tap string) (received, sent int64) {
+	if tap == "" {
+		return 0, 0
 	}
-	b, err := os.ReadFile(filepath.Join("/sys/class/net", tap, "statistics", name))
-	if err != nil {
-		return 0
+	link, err := netlink.LinkByName(tap)
+	if err != nil || link.Attrs().Statistics == nil {
+		return 0, 0
 	}
-	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-	return n
+	s := link.Attrs().Statistics
+	return int64(s.TxBytes), int64(s.RxBytes) // what the host sends the guest receives
 }

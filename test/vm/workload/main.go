@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -45,6 +46,7 @@ func serve() error {
 	mux.HandleFunc("/release", s.releaseStream)
 	mux.HandleFunc("/ws", s.webSocket)
 	mux.HandleFunc("/spin", s.spin)
+	mux.HandleFunc("/noise", s.noise)
 	return http.ListenAndServe(":8000", mux)
 }
 
@@ -106,6 +108,22 @@ func (s *server) spin(w http.ResponseWriter, r *http.Request) {
 	}
 	go func() {
 		for end := time.Now().Add(d); time.Now().Before(end); {
+		}
+	}()
+}
+
+// noise sends 10 KiB a second to a port that nobody hears, for the time.
+func (s *server) noise(w http.ResponseWriter, r *http.Request) {
+	d, err := time.ParseDuration(r.FormValue("for"))
+	c, dialErr := net.Dial("udp", r.FormValue("to"))
+	if err = errors.Join(err, dialErr); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	go func() {
+		defer c.Close()
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			_, _ = c.Write(make([]byte, 1024))
 		}
 	}()
 }
