@@ -86,6 +86,8 @@ type Options struct {
 	// DesiredFile, where given, has the desired state that the host is held to; it is
 	// taken up when it changes.
 	DesiredFile string
+	// Trust says which desired states the host believes.
+	Trust StateTrust
 	// Parallel bounds how many instances reconcile operates on at once, half of them
 	// of one tenant; default 8.
 	Parallel int

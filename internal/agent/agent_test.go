@@ -44,6 +44,9 @@ type host struct {
 	every  time.Duration
 	listen func(string, int) (net.Listener, error)
 
+	trust  agent.StateTrust
+	nodeID string
+
 	// Of agents that run on a virtual clock; nil: the host's own.
 	memory func() (policy.Memory, error)
 	limits policy.MemoryLimits
@@ -97,7 +100,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(),
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
-		HostMemory: h.memory, MemoryLimits: h.limits,
+		Trust: h.trust, NodeID: h.nodeID, HostMemory: h.memory, MemoryLimits: h.limits,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

@@ -39,7 +39,7 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 	case len(req.State) == 0:
 		return a.reconcileRecord(ctx, req, progress)
 	}
-	doc, accept, err := a.readState(ctx, req.State)
+	doc, accept, err := a.readState(req.State)
 	if err != nil {
 		return nil, err
 	}
@@ -82,14 +82,17 @@ func oneAtATime(progress func(mvm.Progress)) func(mvm.Progress) {
 	}
 }
 
-// readState reads a desired state. accept, where not nil, has it remembered that the
-// state was accepted, within the transaction that it gets.
-func (a *Agent) readState(_ context.Context, state []byte) (doc desired.Document, accept func(*store.Tx) error, err error) {
-	if doc, err = desired.Decode(state); err != nil {
+// readState reads a desired state, signed or not. accept, where not nil, has it
+// remembered that the state was accepted, within the transaction that it gets.
+func (a *Agent) readState(state []byte) (doc desired.Document, accept func(*store.Tx) error, err error) {
+	node, err := a.nodeID()
+	if err != nil {
 		return doc, nil, err
 	}
-	node, err := a.nodeID()
-	if err == nil && doc.NodeID != node {
+	if a.opt.Trust.SignedOnly || desired.IsSigned(state) {
+		return a.signedState(node, state)
+	}
+	if doc, err = desired.Decode(state); err == nil && doc.NodeID != node {
 		err = mvm.Errorf(mvm.KindPolicy, "desired state is for node %q, and this is %q", doc.NodeID, node).
 			WithFix("see `mvm node info`; `mvm agent desired` prints the state of this host")
 	}

@@ -123,6 +123,7 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
 		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
+		Trust:        stateTrust(o.Trust),
 		MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }

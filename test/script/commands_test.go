@@ -132,7 +132,8 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.Command(bin, args...)
 	cmd.Dir = ts.MkAbs(".")
 	for _, name := range []string{"PATH", "HOME", "MVM_CONFIG", "MVM_DATA_DIR", "MVM_RUN_DIR", "MVM_SOCKET", "MVM_KEY_FILE",
-		"MVM_DRIVER", "MVM_NO_AUTOSTART", "MVM_API_LISTEN", "MVM_CERT_DIR", "MVM_REMOTE", "MVM_CERTS", "NO_COLOR", "TZ"} {
+		"MVM_DRIVER", "MVM_NO_AUTOSTART", "MVM_API_LISTEN", "MVM_CERT_DIR", "MVM_REMOTE", "MVM_CERTS", "NO_COLOR", "TZ",
+		"MVM_TRUSTED_KEYS", "MVM_PRODUCTION", "MVM_MASTER_KEY", "MVM_KEY_CREDENTIAL", "CREDENTIALS_DIRECTORY"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	return cmd
