@@ -32,7 +32,7 @@ var rules = map[string]rule{
 	"internal/pki":      {"internal/sys", "certificates are files; who shows them to whom is not its business", ""},
 	"internal/remote":   {"internal/api internal/pki", "the API's handlers for other machines, whoever answers", ""},
 	"internal/cli":      {"internal/api internal/manifest internal/doctor internal/pki internal/desired internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, and desired signs where there is none", "internal/testenv"},
-	"internal/doctor":   {"internal/sys", "it checks the host without an agent", "internal/testenv"},
+	"internal/doctor":   {"internal/hostd internal/sys", "it checks the host without an agent", "internal/hostd internal/hostd/hostdtest internal/testenv"},
 	"internal/manifest": {"internal/spelling", "files of users become nouns", ""},
 	"internal/desired":  {"internal/spelling", "pure: bytes in, a checked desired state in nouns out", ""},
 	"internal/trust":    {"internal/desired internal/sys", "keys on disk", ""},
@@ -85,6 +85,7 @@ var rules = map[string]rule{
 	"internal/undo":    {"", "a data structure", ""},
 	"internal/testenv": {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 
+	"packaging":        {"", "the test of the units", "internal/manifest internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"test/stubmodel", "it runs the program as a user does", ""},

@@ -41,6 +41,7 @@ func agentFlags() [][2]string {
 		{"trusted-keys", "`FOLDER` of the public keys that sign desired states (default /etc/mvm/trusted_keys)"},
 		{"production", "`BOOL`: true: start only on a host that is fit for production (default false)"},
 		{"key-credential", "`NAME` of the systemd credential with the master key (default: none, the key file is read)"},
+		{"hostd-socket", "`PATH` of the socket of mvm hostd, which then has the rights instead of the agent (default: none)"},
 		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
 		{"log-format", "`FORMAT`: text or json (default text)"},
 		{"metrics-listen", "`ADDRESS:PORT` where Prometheus gets the metrics, as 127.0.0.1:9750 (default: nowhere)"},

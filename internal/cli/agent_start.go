@@ -29,6 +29,9 @@ func (a *app) startAgent(ctx context.Context, c *api.Client, cfg manifest.AgentC
 	if os.Geteuid() != 0 {
 		return why
 	}
+	if cfg.Hostd.Socket != "" { // it is to have no rights, and whoever starts it here would give it all
+		return mvm.Errorf(mvm.KindUnavailable, "agent not reachable at %s", cfg.Socket).WithFix("start it: systemctl start mvm-agent")
+	}
 	data := cfg.DataDir
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

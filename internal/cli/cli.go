@@ -29,6 +29,8 @@ type Env struct {
 	Version        api.Version
 	// ServeAgent runs an agent until the context ends.
 	ServeAgent func(ctx context.Context, opts ServeOptions) error
+	// ServeHostd does what needs root for an agent, until the context ends.
+	ServeHostd func(ctx context.Context, cfg manifest.AgentConfig) error
 	// VerifyAudit follows the audit log in a copy of a state file.
 	VerifyAudit func(file, keyFile, expect string) (mvm.AuditReport, error)
 }
@@ -115,7 +117,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	}
 	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.logsCmd(), a.execCmd(), a.whyCmd(), a.eventsCmd())
 	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd())
-	add("host", a.agentCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.versionCmd())
+	add("host", a.agentCmd(), a.hostdCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.versionCmd())
 }
 
 // Run executes the command line and returns the exit code. Errors go to Stderr.

@@ -27,7 +27,7 @@ func (a *app) doctorCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir})
+		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir, Hostd: cfg.Hostd.Socket})
 		c, err := a.peek(ctx)
 		if err != nil {
 			text, fix := textOf(err)

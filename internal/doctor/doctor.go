@@ -21,6 +21,9 @@ type Options struct {
 	Root string
 	// Path is the list of folders to find programs in; empty: the process's PATH.
 	Path string
+	// Hostd is the socket of mvm hostd, which has the rights where the agent has none;
+	// empty: there is none.
+	Hostd string
 	// UID is the user that would run the agent; nil: this process's.
 	UID *int
 }

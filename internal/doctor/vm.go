@@ -6,9 +6,13 @@ import (
 	"os"
 
 	"mvm"
+	"mvm/internal/hostd"
 )
 
-func (h host) root(context.Context) mvm.Finding {
+func (h host) root(ctx context.Context) mvm.Finding {
+	if h.opt.Hostd != "" {
+		return h.hostd(ctx)
+	}
 	uid := os.Geteuid()
 	if h.opt.UID != nil {
 		uid = *h.opt.UID
@@ -17,6 +21,19 @@ func (h host) root(context.Context) mvm.Finding {
 		return found(ok, "runs as root", "", "")
 	}
 	return found(failure, "does not run as root", fmt.Sprintf("(user %d)", uid), "run the agent as root; it gives each VMM a user of its own")
+}
+
+// hostd asks whether what has the rights answers.
+func (h host) hostd(ctx context.Context) mvm.Finding {
+	err := hostd.NewClient(h.opt.Hostd).Hello(ctx)
+	if err == nil {
+		return found(ok, "mvm hostd has the rights, and the agent needs none", h.opt.Hostd, "")
+	}
+	fix := "start it: systemctl start mvm-hostd"
+	if mvm.IsKind(err, mvm.KindPolicy) {
+		fix = "run this as root or as the agent's user"
+	}
+	return found(failure, "mvm hostd does not answer: "+err.Error(), h.opt.Hostd, fix)
 }
 
 func (h host) qemu(ctx context.Context) mvm.Finding {

@@ -59,6 +59,13 @@ func lockNetworks() (io.Closer, error) {
 
 // qemuParts are a real host.
 func qemuParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+	if o.Hostd.Socket != "" {
+		return splitParts(o, log)
+	}
+	if os.Geteuid() != 0 {
+		return parts{}, mvm.Errorf(mvm.KindPolicy, "use this host: it takes root's rights, and this is user %d", os.Geteuid()).
+			WithFix("run as root, or let mvm hostd have the rights (hostd_socket)")
+	}
 	lock, err := lockNetworks()
 	if err != nil {
 		return parts{}, err
@@ -77,7 +84,11 @@ func lockedParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	d, err := newQEMU(o, log)
+	vmms, err := newSpawn(o.AgentConfig, log)
+	if err != nil {
+		return parts{}, err
+	}
+	d, err := newQEMU(o, vmms, log)
 	if err != nil {
 		return parts{}, err
 	}

@@ -152,6 +152,9 @@ func makeFolders(o cli.ServeOptions) error {
 	for _, dir := range []string{o.DataDir, o.RunDir} {
 		err := os.MkdirAll(dir, 0o711)
 		if err == nil {
+			if err := checkOwner(dir); err != nil {
+				return err
+			}
 			err = os.Chmod(dir, 0o711) // VMMs, which have users of their own, pass through
 		}
 		if err != nil {

@@ -7,12 +7,13 @@ import (
 	"mvm/internal/cli"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu"
+	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/image"
 )
 
 // newQEMU opens the QEMU driver. Its probe of hardware virtualisation boots the
 // kernel of any image that is there.
-func newQEMU(o cli.ServeOptions, log *slog.Logger) (driver.Driver, error) {
+func newQEMU(o cli.ServeOptions, vmms spawn.Host, log *slog.Logger) (driver.Driver, error) {
 	images, err := image.Open(filepath.Join(o.DataDir, "images"), nil, log)
 	if err != nil {
 		return nil, err
@@ -24,5 +25,5 @@ func newQEMU(o cli.ServeOptions, log *slog.Logger) (driver.Driver, error) {
 		}
 		return filepath.Join(all[0].Dir, all[0].Kernel.Name)
 	}
-	return qemu.New(qemu.Options{StateDir: filepath.Join(o.DataDir, "qemu"), ProbeKernel: probeKernel, Log: log})
+	return qemu.New(qemu.Options{Host: vmms, StateDir: filepath.Join(o.DataDir, "qemu"), ProbeKernel: probeKernel, Log: log})
 }

@@ -54,8 +54,14 @@ func NewServer(opt Options) (*Server, error) {
 	return s, nil
 }
 
-// Serve answers on the listener until it is closed or Close is called.
-func (s *Server) Serve(ln *net.UnixListener) error {
+// Listener is a unix socket that is listened on, such as a *net.UnixListener.
+type Listener interface {
+	AcceptUnix() (*net.UnixConn, error)
+	Close() error
+}
+
+// Serve answers on the listener until that is closed or Close is called, which closes it.
+func (s *Server) Serve(ln Listener) error {
 	unlisten := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
 	defer unlisten()
 	slots := make(chan struct{}, maxConns)

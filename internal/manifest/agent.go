@@ -22,6 +22,7 @@ type AgentConfig struct {
 	DNS         []netip.Addr // resolvers of the guests; empty: the host's
 	Remote      RemoteConfig // the API for other machines
 	Reconcile   ReconcileConfig
+	Hostd       HostdConfig  // who has the rights
 	Memory      MemoryConfig // when the host has too little
 	Trust       TrustConfig  // trusted keys, production mode, source of the master key
 
@@ -77,7 +78,7 @@ func agentKeys() []agentKey {
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers},
 	}
-	return slices.Concat(keys, reconcileKeys(), memoryKeys(), remoteKeys(), observeKeys(), trustKeys())
+	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), remoteKeys(), observeKeys(), trustKeys())
 }
 
 func absolute(limit int) func(string) error {

@@ -37,7 +37,7 @@ func TestAgentDefaults(t *testing.T) {
 		}
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
 			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults, Trust: trustDefaults,
-			Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour},
+			Hostd: manifest.HostdConfig{User: "mvm"}, Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour},
 			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -76,9 +76,9 @@ key_credential = "mvm-master-key"
 	want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", SocketGroup: "mvm", DataDir: "/srv/env", RunDir: "/run/mvm", Driver: "qemu",
 		KeyFile: "/etc/mvm/master.key", NodeID: "node-1", LogLevel: "error", LogFormat: "text",
 		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults, Trust: trustDefaults,
-		Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
-		Observe:   manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
-		Memory:    manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}}
+		Hostd: manifest.HostdConfig{User: "mvm"}, Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
+		Observe: manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
+		Memory:  manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}}
 	want.Trust.Production, want.Trust.KeyCredential, want.Trust.TrustedKeys = true, "mvm-master-key", "/srv/keys"
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {

@@ -133,7 +133,7 @@ func (l *layers) config() AgentConfig {
 	c := AgentConfig{
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
 		RunDir: l.values["run_dir"], Driver: l.values["driver"], KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
-		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(),
+		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(), Hostd: l.hostd(),
 		Observe: l.observe(), Memory: l.memory(), Trust: l.trust(), origins: l.origins,
 	}
 	if s := l.values["dns"]; s != "" {

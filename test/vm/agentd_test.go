@@ -33,6 +33,21 @@ func beAgent() int {
 	return 0
 }
 
+// beHostd is what has the rights of an agent that has none.
+func beHostd() int {
+	o, err := part[cli.ServeOptions](envOptions)
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = serve.ServeHostd(ctx, o.AgentConfig)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
 func seam(dir string) serve.Seam {
 	return func(point string) error {
 		if b, err := os.ReadFile(filepath.Join(dir, killFile)); err == nil && string(b) == point {

@@ -45,6 +45,7 @@ type host struct {
 	gone   chan error      // the agent's end
 	seen   map[string]bool // ids of all instances that there were
 
+	split   *split // not nil: the agent has no rights
 	unmount func() // the disk of its data, where it has one of its own
 }
 
@@ -74,9 +75,13 @@ func newHostOf(t testing.TB, driver string, diskMiB int) *host {
 }
 
 func (h *host) options() cli.ServeOptions {
-	return cli.ServeOptions{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
+	o := cli.ServeOptions{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(h.dir, "s"), DataDir: h.data, RunDir: filepath.Join(h.dir, "r"), KeyFile: filepath.Join(h.dir, "k"),
 		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text"}}
+	if h.split != nil {
+		o.Hostd = h.split.config()
+	}
+	return o
 }
 
 // start starts the agent and waits until it answers.
@@ -91,6 +96,9 @@ func (h *host) start() {
 	cmd.Env = append(cmd.Env, envOptions+"="+string(o))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = nil, log, log
 	cmd.SysProcAttr = nil // the thread that starts it may end before the test
+	if h.split != nil {
+		h.split.drop(cmd)
+	}
 	must(h.t, cmd.Start())
 	gone := make(chan error, 1)
 	go func() { gone <- cmd.Wait() }()

@@ -41,6 +41,8 @@ func TestMain(m *testing.M) {
 		os.Exit(beInit())
 	case part == "agent":
 		os.Exit(beAgent())
+	case part == "hostd":
+		os.Exit(beHostd())
 	case part == "tests":
 		os.Exit(beTests(m))
 	case part == "prepare", os.Geteuid() != 0, flag.Lookup("test.list").Value.String() != "":

@@ -90,6 +90,10 @@ func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress
 // rootfsPart returns a folder with the root filesystem of builtin:openclaw.
 func (b *Builder) rootfsPart(ctx context.Context, in *openclawInputs, progress func(mvm.Progress)) (string, error) {
 	return b.parts.get(ctx, "openclaw", in.key(), rootfsSpace, progress, func(dir string) error {
+		if os.Geteuid() != 0 {
+			return mvm.Errorf(mvm.KindPolicy, "build builtin:openclaw: it is started once in namespaces of its own, which takes root's rights").
+				WithFix("build it on a host whose agent has them, copy the image's folder and name it as dir:FOLDER")
+		}
 		npm, err := exec.LookPath("npm")
 		if err != nil {
 			return mvm.Errorf(mvm.KindUnavailable, "build builtin:openclaw: npm, which fetches OpenClaw, is not installed").

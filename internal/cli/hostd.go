@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// defaultHostdSocket is where mvm hostd serves when nothing else is said.
+const defaultHostdSocket = "/run/mvm-hostd/hostd.sock"
+
+const hostdHelp = `Do what needs root for the agent of this host, which then needs no right at all: its
+networks, and to start and end VMMs. It takes no path and no program from the agent,
+answers that user and root alone, and checks whatever it is asked for. It runs until it
+gets SIGINT or SIGTERM; VMMs go on.
+
+It reads the agent's config, where hostd_socket and hostd_user say who asks and where.
+`
+
+func (a *app) hostdCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "hostd COMMAND", Short: "What needs root, apart from the agent", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.hostdServeCmd())
+	return cmd
+}
+
+// hostdFlags are the keys of the agent's config that matter here.
+func hostdFlags() [][2]string {
+	return [][2]string{
+		{"hostd-socket", "`PATH` of the socket to serve on (default " + defaultHostdSocket + ")"},
+		{"hostd-user", "`USER` that the agent runs as, by name or number (default mvm)"},
+		{"run-dir", "`FOLDER` of the agent for sockets and pid files (default /run/mvm)"},
+		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
+		{"log-format", "`FORMAT`: text or json (default text)"},
+	}
+}
+
+func (a *app) hostdServeCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "serve [flags]", Short: "Do what needs root for the agent of this host", Long: hostdHelp, Args: cobra.NoArgs}
+	cmd.Flags().StringVar(&a.config, "config", "", "`FILE` with the config (MVM_CONFIG; default "+defaultConfig+")")
+	for _, f := range hostdFlags() {
+		cmd.Flags().String(f[0], "", f[1])
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		flags := map[string]string{}
+		for _, f := range hostdFlags() {
+			if cmd.Flags().Changed(f[0]) {
+				flags[strings.ReplaceAll(f[0], "-", "_")], _ = cmd.Flags().GetString(f[0])
+			}
+		}
+		cfg, err := a.settings(flags, false)
+		if err != nil {
+			return err
+		}
+		if cfg.Hostd.Socket == "" {
+			cfg.Hostd.Socket = defaultHostdSocket
+		}
+		return a.ServeHostd(cmd.Context(), cfg)
+	}
+	return cmd
+}

@@ -1,0 +1,134 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/cli"
+	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/hostd"
+	"mvm/internal/image"
+	"mvm/internal/manifest"
+	"mvm/internal/network/linuxnet"
+	"mvm/internal/store"
+)
+
+// ServeHostd does what needs root for the agent of the config, until the context ends.
+// VMMs outlive it. It opens nothing of the agent's.
+func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
+	log := newLogger(cfg.LogLevel, cfg.LogFormat)
+	if os.Geteuid() != 0 {
+		return mvm.Errorf(mvm.KindPolicy, "serve what needs root: this is user %d", os.Geteuid()).WithFix("run it as root")
+	}
+	uid, gid, err := lookupUser(cfg.Hostd.User)
+	if err != nil {
+		return err
+	}
+	lock, err := lockNetworks()
+	if err != nil {
+		return err
+	}
+	defer closing(&err, lock.Close)
+	vmms, err := newSpawn(cfg, log)
+	if err != nil {
+		return err
+	}
+	n, err := linuxnet.New(linuxnet.Options{Log: log})
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "open network: %w", err)
+	}
+	defer closing(&err, n.Close)
+	s, err := hostd.NewServer(hostd.Options{UID: uid, Bounds: vmmBounds(cfg), VMMs: vmms, Network: n, Log: log})
+	if err != nil {
+		return err
+	}
+	ln, err := api.Listen(cfg.Hostd.Socket, gid)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, ln.Close)
+	defer context.AfterFunc(ctx, s.Close)()
+	log.Info("hostd serves", "socket", cfg.Hostd.Socket, "user", uid)
+	err = s.Serve(ln)
+	s.Close()
+	log.Info("hostd ends; VMMs go on")
+	return err
+}
+
+// vmmBounds are what VMMs of this host may be, whoever starts them.
+func vmmBounds(cfg manifest.AgentConfig) spawn.Bounds {
+	return spawn.Bounds{RunRoot: filepath.Join(cfg.RunDir, "i"), ProbeRoot: filepath.Join(cfg.DataDir, "qemu"),
+		FirstUID: store.DefaultUIDBase, LastUID: store.DefaultUIDBase + store.DefaultUIDCount - 1}
+}
+
+func newSpawn(cfg manifest.AgentConfig, log *slog.Logger) (*spawn.Local, error) {
+	return spawn.New(spawn.Options{Bounds: vmmBounds(cfg), Log: log})
+}
+
+// lookupUser returns the numbers of a user that is given by name or number.
+func lookupUser(name string) (uid, gid int, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		if _, nerr := strconv.Atoi(name); nerr == nil {
+			u, err = user.LookupId(name)
+		}
+	}
+	var unknown user.UnknownUserIdError
+	if errors.As(err, &unknown) { // a number needs no name
+		u, err = &user.User{Uid: name, Gid: name}, nil
+	}
+	if err != nil {
+		return 0, 0, mvm.Errorf(mvm.KindInvalid, "hostd_user: %w", err).WithFix("make the user, as the file sysusers.d/mvm.conf says")
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil || uid == 0 || gid == 0 {
+		return 0, 0, mvm.Errorf(mvm.KindInvalid, "hostd_user: %q is user %s, group %s, and may not be root", name, u.Uid, u.Gid)
+	}
+	return uid, gid, nil
+}
+
+// splitParts are a real host whose rights mvm hostd has.
+func splitParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+	b, err := builtinBuilder(o, log)
+	if err != nil {
+		return parts{}, err
+	}
+	client := hostd.NewClient(o.Hostd.Socket)
+	d, err := newQEMU(o, client.VMMs(), log)
+	if err != nil {
+		return parts{}, err
+	}
+	n := client.Network()
+	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{}}, close: n.Close}, nil
+}
+
+// checkOwner refuses to work on the state of another user: what this one made there
+// that one could not use, and with the rights of root it would be led astray.
+func checkOwner(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "look at folder: %w", err)
+	}
+	if owner, ok := ownerOf(st); ok && owner != os.Geteuid() {
+		return mvm.Errorf(mvm.KindPolicy, "use %s: it belongs to user %d, and this is user %d", dir, owner, os.Geteuid()).
+			WithFix("run the agent as its owner, with systemctl start mvm-agent, or give the folder to this user while nothing runs")
+	}
+	return nil
+}
+
+func ownerOf(st os.FileInfo) (int, bool) {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(s.Uid), true
+}
