@@ -6,6 +6,9 @@ import "net/http"
 // It must be called before Serve.
 func (s *Server) Wrap(f func(http.Handler) http.Handler) { s.http.Handler = f(s.http.Handler) }
 
+// Handler is what answers requests.
+func (s *Server) Handler() http.Handler { return s.http.Handler }
+
 // Routes returns the patterns of all routes.
 func Routes() (patterns []string) {
 	for _, r := range (&Server{}).routes().routes {

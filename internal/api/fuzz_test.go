@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"testing"
 
 	"mvm"
 )
 
-// FuzzDecodeRequests feeds every request body that has a shape: whatever comes, it is
+// FuzzDecodeRequests feeds the request bodies of all routes: whatever comes, it is
 // an error of a kind or something that encodes again.
 func FuzzDecodeRequests(f *testing.F) {
 	for _, seed := range []string{`{"id":"a"}`, `{"deployment":{"tenant":{"id":"a"},"pools":[{"routes":{"routes":[{"target":{"instance_selector":"any"}}]}}]}}`,
@@ -20,8 +21,8 @@ func FuzzDecodeRequests(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, v := range []any{new(none), new(mvm.TenantSpec), new(mvm.TenantUpdate), new(secretsRequest), new(mvm.PoolSpec), new(mvm.PoolUpdate),
-			new(rollbackRequest), new(createInstanceRequest), new(mvm.OpRequest), new(mvm.ExecSpec), new(deployRequest), new(verifyRequest)} {
+		for _, r := range (&Server{}).routes().routes {
+			v := reflect.New(r.in).Interface()
 			err := decodeStrict(b, v)
 			if err != nil {
 				if !mvm.IsKind(err, mvm.KindInvalid) {

@@ -214,3 +214,26 @@ func TestNoCallerIsNobody(t *testing.T) {
 		t.Errorf("a context without a caller has an operator: %+v", c)
 	}
 }
+
+// What is for operators only is refused before anything of the request is read.
+func TestOperatorsRoutesLookAtNothing(t *testing.T) {
+	doc := document(t)
+	socket, _ := serve(t, &twoTenants{}, api.ServerConfig{Admit: asTenant("acme")})
+	n := 0
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			if op.Extensions["x-mvm-access"] != "operators" {
+				continue
+			}
+			n++
+			path := strings.NewReplacer("{tenant}", "acme", "{pool}", "workers", "{address}", "i-a3f7b2c1").Replace(path)
+			request := strings.Replace(post(path, "{"), "POST", method, 1)
+			if got := raw(t, socket, request); !strings.Contains(got, "403 Forbidden") || !strings.Contains(got, "it is for operators") {
+				t.Errorf("%s %s: %.300s", method, path, got)
+			}
+		}
+	}
+	if n < 5 {
+		t.Errorf("only %d routes are for operators", n)
+	}
+}
