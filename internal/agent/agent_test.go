@@ -57,6 +57,8 @@ type host struct {
 	a    *agent.Agent
 	st   *store.Store
 	log  logBuffer
+
+	metrics counter
 }
 
 func newHost(t *testing.T) *host {
@@ -98,7 +100,7 @@ func (h *host) start() *agent.Agent {
 		h.opt.Fail = h.failNow
 	}
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
-		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(),
+		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
 		Trust: h.trust, NodeID: h.nodeID, HostMemory: h.memory, MemoryLimits: h.limits,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})

@@ -64,8 +64,12 @@ func (a *Agent) rest(t *track, s policy.Subject, req request) {
 		return
 	}
 	waits := a.goTracked(func() {
-		<-j.done // Close ends the job
-		a.rested(t, s, req, j.err)
+		select {
+		case <-j.done:
+			a.rested(t, s, req, j.err)
+		case <-a.ctx.Done():
+			a.rested(t, s, req, errClosing)
+		}
 	})
 	if !waits {
 		a.rested(t, s, req, errClosing)
