@@ -89,6 +89,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	if err := a.Open(ctx); err != nil {
 		return err
 	}
+	rem.figures(m)
 	rem.open(a, api.ServerConfig{Version: o.Version, Log: log, Count: m.Request})
 	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log, Count: m.Request})
 }

@@ -8,6 +8,7 @@ import (
 
 	"mvm/internal/api"
 	"mvm/internal/cli"
+	"mvm/internal/metrics"
 	"mvm/internal/pki"
 	"mvm/internal/remote"
 )
@@ -43,6 +44,17 @@ func (r *remoteAPI) addr() string {
 		return ""
 	}
 	return r.server.Addr()
+}
+
+// figures are those of the API for other machines, when there is one.
+func (r *remoteAPI) figures(m *metrics.Metrics) {
+	if r.server == nil {
+		return
+	}
+	m.Remote(func() metrics.Remote {
+		f := r.server.Figures()
+		return metrics.Remote{Connections: f.Connections, Refused: f.Refused, CertificateUntil: r.keeper.Node().NotAfter.Unix()}
+	})
 }
 
 // open answers remote clients from now on.

@@ -49,6 +49,9 @@ func busy() *metrics.Metrics {
 	m.Operation(mvm.Transition{Op: mvm.OpWarm, From: mvm.StateRunning, To: mvm.StateWarm, Took: time.Millisecond}, nil)
 	m.Deferred(mvm.OpSleep, "min_running")
 	m.HostBound("Acquire", "ok")
+	m.Remote(func() metrics.Remote {
+		return metrics.Remote{Connections: 2, Refused: map[string]uint64{"rate": 5}, CertificateUntil: 1_800_000_000}
+	})
 	m.Request("GET /v1/tenants", "ok", time.Millisecond)
 	m.Reconciled(time.Second, nil)
 	m.Reconciled(time.Second, errors.New("no"))

@@ -55,7 +55,10 @@ func (d *Dir) lock() (unlock func(), err error) {
 		_ = f.Close()
 		return nil, mvm.Errorf(mvm.KindInternal, "lock certificates: %w", err)
 	}
-	d.give(lockName)
+	if err := d.give(lockName); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
 	return func() { _ = f.Close() }, nil
 }
 
@@ -67,14 +70,29 @@ func (d *Dir) write(name string, data []byte, perm os.FileMode) error {
 	return d.give(name)
 }
 
-// give makes the file the folder owner's where root writes for another user.
+// give makes the file the folder owner's where root writes for another user. That user
+// may change the folder meanwhile, so only a file that is root's own and has no other
+// name is given away.
 func (d *Dir) give(name string) error {
 	var dir, file syscall.Stat_t
-	if os.Geteuid() != 0 || syscall.Stat(d.path, &dir) != nil || syscall.Lstat(d.file(name), &file) != nil ||
-		file.Uid == dir.Uid && file.Gid == dir.Gid {
+	if os.Geteuid() != 0 || syscall.Stat(d.path, &dir) != nil || dir.Uid == 0 {
 		return nil
 	}
-	if err := os.Lchown(d.file(name), int(dir.Uid), int(dir.Gid)); err != nil {
+	f, err := os.OpenFile(d.file(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return mvm.Errorf(kindOfFile(err), "give %s to the owner of its folder: %w", d.file(name), err)
+	}
+	defer func() { _ = f.Close() }()
+	err = syscall.Fstat(int(f.Fd()), &file)
+	switch {
+	case err == nil && file.Uid == dir.Uid:
+		return nil
+	case err == nil && (file.Uid != 0 || file.Nlink != 1 || file.Mode&syscall.S_IFMT != syscall.S_IFREG):
+		return mvm.Errorf(mvm.KindPolicy, "give %s to the owner of its folder: it is not a file that was just made", d.file(name))
+	case err == nil:
+		err = f.Chown(int(dir.Uid), int(dir.Gid))
+	}
+	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "give %s to the owner of its folder: %w", d.file(name), err)
 	}
 	return nil

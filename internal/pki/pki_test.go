@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -389,5 +390,46 @@ func TestClientFiles(t *testing.T) {
 	}
 	if _, err := pki.ClientTLS(filepath.Join(t.TempDir(), "none")); !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), "--certs") {
 		t.Errorf("no folder: %v", err)
+	}
+}
+
+// What root makes in the folder of the agent's user is that user's, so that the agent
+// can read and renew it.
+func TestRootWritesForTheOwnerOfTheFolder(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to give files away")
+	}
+	path := filepath.Join(t.TempDir(), "certs")
+	if err := errors.Join(os.Mkdir(path, 0o700), os.Chown(path, 54320, 54321)); err != nil {
+		t.Fatal(err)
+	}
+	d := pki.At(path, "mvm")
+	if _, err := d.Init(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.RotateNode("n1", nil, day, time.Now()); !mvm.IsKind(err, mvm.KindNotFound) {
+		t.Errorf("hosts of a certificate that is not there: %v", err)
+	}
+	if _, err := d.RotateNode("n1", []string{"localhost"}, day, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil || len(entries) < 6 {
+		t.Fatalf("%d files, %v", len(entries), err)
+	}
+	for _, e := range entries {
+		st, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sys := st.Sys().(*syscall.Stat_t); sys.Uid != 54320 || sys.Gid != 54321 {
+			t.Errorf("%s belongs to %d:%d", e.Name(), sys.Uid, sys.Gid)
+		}
+	}
+	if err := errors.Join(os.Remove(filepath.Join(path, ".lock")), os.WriteFile(filepath.Join(path, "x"), nil, 0o600), os.Link(filepath.Join(path, "x"), filepath.Join(path, ".lock"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Init(time.Now()); !mvm.IsKind(err, mvm.KindPolicy) {
+		t.Errorf("a lock with another name: %v, want it not given away", err)
 	}
 }

@@ -210,6 +210,9 @@ func TestTooManyRequests(t *testing.T) {
 	}
 	c := n.dial(dir)
 	eventually(t, func() error { _, err := c.Version(ctxOf(t)); return err })
+	if f := n.srv.Figures(); f.Refused["rate"] < 2 || f.Connections < 2 {
+		t.Errorf("figures %+v", f)
+	}
 }
 
 // Streams count against how much one client may have at once.

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"mvm/internal/pki"
 )
 
@@ -34,6 +36,9 @@ type listener struct {
 	wg     sync.WaitGroup
 	once   sync.Once
 
+	counts   counts
+	warnings *rate.Limiter
+
 	mu     sync.Mutex
 	shakes map[netip.Addr]int // handshakes under way
 	total  int
@@ -50,7 +55,7 @@ type conn struct {
 }
 
 func newListener(tcp net.Listener, opt Options) *listener {
-	l := &listener{tcp: tcp, opt: opt, ready: make(chan *tls.Conn), shakes: map[netip.Addr]int{}, conns: map[*conn]bool{}, byID: map[string]int{}}
+	l := &listener{tcp: tcp, opt: opt, warnings: rate.NewLimiter(1, 100), ready: make(chan *tls.Conn), shakes: map[netip.Addr]int{}, conns: map[*conn]bool{}, byID: map[string]int{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -99,6 +104,7 @@ func (l *listener) run() {
 		}
 		from := addrOf(c)
 		if !l.begin(from) {
+			l.counts.handshake.Add(1)
 			l.opt.Log.Debug("remote connection refused: too many handshakes", "from", from)
 			_ = c.Close()
 			continue
@@ -138,14 +144,16 @@ func (l *listener) shake(c net.Conn) {
 	defer cancel()
 	t := tls.Server(raw, l.opt.Keeper.ServerTLS("h2", "http/1.1"))
 	if err := t.HandshakeContext(ctx); err != nil {
-		l.opt.Log.Warn("remote client refused", "from", c.RemoteAddr().String(), "err", err)
+		l.counts.handshake.Add(1)
+		l.warn("remote client refused", "from", c.RemoteAddr().String(), "err", err)
 		linger(c)
 		return
 	}
 	leaf := t.ConnectionState().PeerCertificates[0]
 	id, err := pki.IdentityOf(leaf)
 	if err != nil || !l.take(raw, id, leaf) {
-		l.opt.Log.Warn("remote client refused: it or all have too many connections", "client", id.Short(), "from", c.RemoteAddr().String())
+		l.counts.connections.Add(1)
+		l.warn("remote client refused: it or all have too many connections", "client", id.Short(), "from", c.RemoteAddr().String())
 		_ = t.Close()
 		return
 	}
@@ -153,6 +161,13 @@ func (l *listener) shake(c net.Conn) {
 	case l.ready <- t:
 	case <-l.ctx.Done():
 		_ = t.Close()
+	}
+}
+
+// warn logs of strangers, as often as is of use: they can cause as many as they like.
+func (l *listener) warn(msg string, args ...any) {
+	if l.warnings.Allow() {
+		l.opt.Log.Warn(msg, args...)
 	}
 }
 

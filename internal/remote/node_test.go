@@ -105,6 +105,7 @@ type node struct {
 	svc  *service
 	log  *syncBuffer
 	k    *pki.Keeper
+	srv  *remote.Server
 }
 
 type syncBuffer struct {
@@ -151,7 +152,7 @@ func start(t *testing.T, opt remote.Options, cfg api.ServerConfig) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.addr = srv.Addr()
+	n.addr, n.srv = srv.Addr(), srv
 	srv.Open(n.svc, cfg)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

@@ -107,10 +107,12 @@ func (s *Server) admit(r *http.Request) (api.Caller, error) {
 	}
 	id, err := s.opt.Keeper.CheckClient(r.TLS.PeerCertificates[0])
 	if err != nil {
+		s.ln.counts.certificate.Add(1)
 		return api.Caller{}, err
 	}
 	release, err := s.clients.enter(id.URI(), time.Now())
 	if err != nil {
+		s.ln.counts.rate.Add(1)
 		return api.Caller{}, err
 	}
 	return api.Caller{Asker: id.Asker(), Tenant: id.Tenant, Release: release}, nil
@@ -139,6 +141,7 @@ func (s *Server) watch(ctx context.Context) {
 			}
 			if _, err := s.opt.Keeper.CheckClient(c.leaf); err != nil {
 				s.opt.Log.Warn("remote client cut off", "client", c.id.Short(), "from", c.from, "err", err)
+				s.ln.counts.certificate.Add(1)
 				_ = c.raw.Close()
 			}
 		}
