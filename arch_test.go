@@ -85,7 +85,7 @@ var rules = map[string]rule{
 	"internal/undo":    {"", "a data structure", ""},
 	"internal/testenv": {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 
-	"packaging":        {"", "the test of the units", "internal/manifest internal/store internal/testenv"},
+	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"test/stubmodel", "it runs the program as a user does", ""},
