@@ -197,6 +197,9 @@ var errClosing = mvm.Errorf(mvm.KindUnavailable, "the agent is shutting down")
 // that were cut off, leftovers that nobody owns. When it returns the agent serves.
 func (a *Agent) Open(ctx context.Context) error {
 	a.started = time.Now()
+	if err := a.checkKept(); err != nil {
+		return err
+	}
 	if _, err := a.driverInfo(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}

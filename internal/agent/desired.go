@@ -23,8 +23,10 @@ const settlers = 8
 // kept is a desired state that the agent holds its host to.
 type kept struct {
 	State desired.Document `json:"state"`
-	By    mvm.Asker        `json:"by"`
-	At    time.Time        `json:"at"`
+	// Signed: it was accepted because of its signature.
+	Signed bool      `json:"signed,omitempty"`
+	By     mvm.Asker `json:"by"`
+	At     time.Time `json:"at"`
 }
 
 // Reconcile implements api.Service.
@@ -104,7 +106,7 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 	if !keep && accept == nil {
 		return nil
 	}
-	raw, err := json.Marshal(kept{State: doc, By: mvm.AskerFrom(ctx), At: time.Now()})
+	raw, err := json.Marshal(kept{State: doc, Signed: accept != nil, By: mvm.AskerFrom(ctx), At: time.Now()})
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "keep desired state: %w", err)
 	}

@@ -70,3 +70,17 @@ func verifyAfter(keys desired.Verifier, state []byte, node, last string) (desire
 	}
 	return keys.Verify(state, node, before, time.Now())
 }
+
+// checkKept refuses to go on holding the host to a state that is not signed, where
+// only signed ones are taken.
+func (a *Agent) checkKept() error {
+	if !a.opt.Trust.SignedOnly {
+		return nil
+	}
+	k, err := a.keptState()
+	if err != nil || k == nil || k.Signed {
+		return err
+	}
+	return mvm.Errorf(mvm.KindPolicy, "start in production mode: the host is held to a state that is not signed").
+		WithFix("start the agent once without production mode, and run `mvm agent reconcile --forget`, or keep a signed one")
+}

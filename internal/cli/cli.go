@@ -31,6 +31,8 @@ type Env struct {
 	ServeAgent func(ctx context.Context, opts ServeOptions) error
 	// ServeHostd does what needs root for an agent, until the context ends.
 	ServeHostd func(ctx context.Context, cfg manifest.AgentConfig) error
+	// CheckProduction says what there is to say of each condition of production mode.
+	CheckProduction func(manifest.AgentConfig) []mvm.Finding
 	// VerifyAudit follows the audit log in a copy of a state file.
 	VerifyAudit func(file, keyFile, expect string) (mvm.AuditReport, error)
 }

@@ -28,6 +28,7 @@ func (a *app) doctorCmd() *cobra.Command {
 			return err
 		}
 		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir, Hostd: cfg.Hostd.Socket})
+		found = append(found, a.checkProduction(cfg)...)
 		c, err := a.peek(ctx)
 		if err != nil {
 			text, fix := textOf(err)

@@ -44,7 +44,11 @@ func (s Seam) agents() func(point, instance string) error {
 // Serve makes an agent of its parts and serves it until the context ends. VMMs
 // outlive it. seam may be nil.
 func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
+	source := keySource(o.AgentConfig, secrets.TakeEnv())
 	log := newLogger(o.LogLevel, o.LogFormat)
+	if err := ready(o.AgentConfig, source); err != nil {
+		return err
+	}
 	group, err := lookupGroup(o.SocketGroup)
 	if err != nil {
 		return err
@@ -57,7 +61,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, ln.Close)
-	key, err := secrets.LoadOrCreateKey(o.KeyFile)
+	key, err := source.Load()
 	if err != nil {
 		return err
 	}

@@ -25,5 +25,6 @@ func newQEMU(o cli.ServeOptions, vmms spawn.Host, log *slog.Logger) (driver.Driv
 		}
 		return filepath.Join(all[0].Dir, all[0].Kernel.Name)
 	}
-	return qemu.New(qemu.Options{Host: vmms, StateDir: filepath.Join(o.DataDir, "qemu"), ProbeKernel: probeKernel, Log: log})
+	return qemu.New(qemu.Options{Host: vmms, StateDir: filepath.Join(o.DataDir, "qemu"), ProbeKernel: probeKernel, Log: log,
+		KVMOnly: o.Trust.Production && !o.Trust.WeakIsolation})
 }

@@ -1,9 +1,15 @@
 package host
 
 import (
+	"os"
+	"time"
+
+	"mvm"
 	"mvm/internal/agent"
 	"mvm/internal/desired"
 	"mvm/internal/manifest"
+	"mvm/internal/production"
+	"mvm/internal/secrets"
 	"mvm/internal/trust"
 )
 
@@ -14,4 +20,25 @@ func stateTrust(c manifest.TrustConfig) agent.StateTrust {
 		keys, err := trust.Load(c.TrustedKeys)
 		return trust.Verifier(keys), err
 	}}
+}
+
+// keySource is where the host's master key is from; env is MVM_MASTER_KEY.
+func keySource(c manifest.AgentConfig, env string) secrets.Source {
+	return secrets.Source{File: c.KeyFile, FileGiven: c.Origin("key_file") != "default", DataDir: c.DataDir,
+		Credential: c.Trust.KeyCredential, CredentialDir: os.Getenv("CREDENTIALS_DIRECTORY"), Env: env}
+}
+
+// ready is nil outside production mode, and where the host is fit for it.
+func ready(c manifest.AgentConfig, key secrets.Source) error {
+	if !c.Trust.Production {
+		return nil
+	}
+	return production.Ready(production.Host{Config: c, Key: key, UID: os.Geteuid(), Now: time.Now()})
+}
+
+// CheckProduction says what there is to say of each condition of production mode, for
+// an agent that this user would start in this environment.
+func CheckProduction(c manifest.AgentConfig) []mvm.Finding {
+	key := keySource(c, os.Getenv("MVM_MASTER_KEY"))
+	return production.Check(production.Host{Config: c, Key: key, UID: os.Geteuid(), Now: time.Now()})
 }

@@ -9,6 +9,7 @@ import (
 type TrustConfig struct {
 	TrustedKeys   string // folder of the public keys that sign desired states
 	Production    bool   // the agent starts only on a host that is fit for production
+	WeakIsolation bool   // production mode also with driver fake and without KVM
 	KeyCredential string // systemd credential with the master key; empty: KeyFile, or MVM_MASTER_KEY
 }
 
@@ -17,13 +18,15 @@ func trustKeys() []agentKey {
 	return []agentKey{
 		{name: "trusted_keys", value: "/etc/mvm/trusted_keys", check: absolute(4096)},
 		{name: "production", value: "false", check: validBool, boolean: true},
+		{name: "weak_isolation", value: "false", check: validBool, boolean: true},
 		{name: "key_credential", value: "", check: validCredential},
 	}
 }
 
 func (l *layers) trust() TrustConfig {
 	production, _ := strconv.ParseBool(l.values["production"]) // a bad one is a problem already
-	return TrustConfig{TrustedKeys: l.values["trusted_keys"], Production: production, KeyCredential: l.values["key_credential"]}
+	weak, _ := strconv.ParseBool(l.values["weak_isolation"])
+	return TrustConfig{WeakIsolation: weak, TrustedKeys: l.values["trusted_keys"], Production: production, KeyCredential: l.values["key_credential"]}
 }
 
 func validBool(s string) error {

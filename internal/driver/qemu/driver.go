@@ -67,6 +67,8 @@ type Options struct {
 	// ProbeKernel names a kernel for the probe of hardware virtualisation, or "" as
 	// long as there is none. It may be nil: then no probe is made and TCG is used.
 	ProbeKernel func() string
+	// KVMOnly refuses to start VMMs in software, for which QEMU promises no isolation.
+	KVMOnly bool
 	// Seam, when not nil, is called before each named operation (see the package).
 	Seam func(op string) error
 	Log  *slog.Logger

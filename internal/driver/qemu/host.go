@@ -198,6 +198,10 @@ func (d *Driver) machine(ctx context.Context) (accel string, khz int, err error)
 	if err != nil {
 		return "", 0, err
 	}
+	if d.opts.KVMOnly && info.Accelerator != accelKVM {
+		return "", 0, mvm.Errorf(mvm.KindPolicy, "start VMM: production mode has none without KVM: %s", info.Why).
+			WithFix("see `mvm doctor`; weak_isolation = true allows it, and isolates less")
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return info.Accelerator, d.khz, nil

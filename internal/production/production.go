@@ -1,0 +1,185 @@
+// Package production says whether a host is fit for production mode, in which the
+// agent starts only where nothing that protects tenants from each other, or the host
+// from a stranger's orders, is missing. It looks and changes nothing.
+package production
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/desired"
+	"mvm/internal/manifest"
+	"mvm/internal/pki"
+	"mvm/internal/secrets"
+	"mvm/internal/sys"
+	"mvm/internal/trust"
+)
+
+// Severities of findings.
+const (
+	good    = "ok"
+	warning = "warning"
+	failure = "error"
+)
+
+// Host is what is looked at.
+type Host struct {
+	Config manifest.AgentConfig
+	Key    secrets.Source // where the master key is from
+	UID    int            // the agent's user
+	Now    time.Time
+	Root   string // of the file system with /dev and /proc, for tests; empty: "/"
+}
+
+// Check returns what there is to say of each condition of production mode, in a fixed
+// order. Those of severity "error" keep an agent from starting.
+func Check(h Host) []mvm.Finding {
+	if h.Root == "" {
+		h.Root = "/"
+	}
+	out := []mvm.Finding{h.trustedKeys(), h.key()}
+	if h.Config.Reconcile.File != "" {
+		out = append(out, h.desiredFile())
+	}
+	if h.Config.Remote.Listen != "" {
+		out = append(out, h.certificates())
+	}
+	return append(out, h.jail()...)
+}
+
+// Ready is nil where the host is fit. Otherwise it is a KindPolicy that has every
+// reason with its fix.
+func Ready(h Host) error {
+	var lines []string
+	for _, f := range Check(h) {
+		if f.Severity != failure {
+			continue
+		}
+		line := "  " + f.What
+		if f.Where != "" {
+			line += " (" + f.Where + ")"
+		}
+		if f.Fix != "" {
+			line += "; fix: " + f.Fix
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindPolicy, "start in production mode: the host is not fit for it:\n%s", strings.Join(lines, "\n")).
+		WithFix("see `mvm doctor`, or start without production mode")
+}
+
+func finding(severity, what, where, fix string) mvm.Finding {
+	return mvm.Finding{Severity: severity, What: "production: " + what, Where: where, Fix: fix}
+}
+
+// failed is a finding of an error's text and fix.
+func failed(err error, where string) mvm.Finding {
+	text, fix := err.Error(), ""
+	var e *mvm.Error
+	if errors.As(err, &e) {
+		text, fix = e.Text, e.Fix
+	}
+	return finding(failure, text, where, fix)
+}
+
+func (h Host) trustedKeys() mvm.Finding {
+	dir := h.Config.Trust.TrustedKeys
+	keys, err := trust.Load(dir)
+	switch {
+	case err != nil:
+		return failed(err, "")
+	case len(keys) == 0:
+		return finding(failure, "no key is trusted, so that no desired state could be accepted", dir,
+			"make one with `mvm desired keygen` and put its .pub file there")
+	}
+	return finding(good, fmt.Sprintf("%d trusted key(s) for desired states", len(keys)), dir, "")
+}
+
+func (h Host) key() mvm.Finding {
+	if err := h.Key.Check(); err != nil {
+		return failed(err, "")
+	}
+	if h.Key.FromEnv() {
+		return finding(warning, "the master key is in the environment, which root and the agent's user can read for as long as it runs", "",
+			"give it as a systemd credential (key_credential)")
+	}
+	return finding(good, "the master key is nobody else's", h.Key.Where(), "")
+}
+
+// desiredFile only looks whether the file is signed: who signed what is checked when it is
+// taken up. One that is not there changes nothing and stops nothing.
+func (h Host) desiredFile() mvm.Finding {
+	path := h.Config.Reconcile.File
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return finding(warning, "the desired state's file is not there", path, "put a signed state there")
+	}
+	if err != nil {
+		return finding(failure, "read the desired state's file: "+err.Error(), path, "")
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, desired.MaxEnvelopeBytes+1))
+	if err != nil || !desired.IsSigned(b) {
+		return finding(failure, "the desired state's file is not signed", path, "sign it with `mvm desired sign`")
+	}
+	return finding(good, "the desired state's file is signed", path, "")
+}
+
+func (h Host) certificates() mvm.Finding {
+	c := h.Config.Remote
+	s, err := pki.At(c.CertDir, c.TrustDomain).Status(h.Now)
+	if err != nil {
+		return failed(err, c.CertDir)
+	}
+	if s.Problem != "" {
+		return finding(failure, s.Problem, c.CertDir, s.Fix)
+	}
+	return finding(good, "certificates for the API of other machines are in force", c.CertDir, "")
+}
+
+// jail is what stands between a guest that has broken out into its VMM and everything
+// else: hardware virtualisation, a user of its own for each VMM, and the filter of
+// system calls that QEMU sets itself. The cgroup's bounds are told of and not
+// insisted on: where cgroup v2 alone is mounted a unit can't set them.
+func (h Host) jail() (out []mvm.Finding) {
+	weak := func(what, where, fix string) {
+		if h.Config.Trust.WeakIsolation {
+			out = append(out, finding(warning, what+", which weak_isolation allows", where, fix))
+			return
+		}
+		out = append(out, finding(failure, what, where, fix))
+	}
+	if h.Config.Driver == "fake" {
+		weak("driver fake runs nothing and isolates nothing", "", "set driver to qemu")
+		return out
+	}
+	if f, err := os.OpenFile(filepath.Join(h.Root, "dev/kvm"), os.O_RDWR|syscall.O_CLOEXEC, 0); err == nil {
+		_ = f.Close()
+	} else if h.Config.Hostd.Socket == "" || errors.Is(err, fs.ErrNotExist) { // with hostd the agent needs no right to it
+		weak("no KVM: guests would run in software (TCG), for which QEMU promises no isolation", "/dev/kvm", "turn on virtualisation; see `mvm doctor`")
+	}
+	if h.UID != 0 && h.Config.Hostd.Socket == "" {
+		out = append(out, finding(failure, fmt.Sprintf("user %d can't give VMMs users of their own", h.UID), "", "run the agent as root, or with mvm hostd (hostd_socket)"))
+	}
+	if _, err := os.Stat(filepath.Join(h.Root, "proc/sys/kernel/seccomp/actions_avail")); err != nil {
+		out = append(out, finding(failure, "the kernel has no seccomp, so that VMMs could make every system call", "", "boot a kernel with CONFIG_SECCOMP_FILTER"))
+	}
+	if _, err := sys.CgroupDirs("mvm-check"); err != nil && h.Config.Hostd.Socket == "" {
+		out = append(out, finding(warning, "VMMs have no bound on memory and processes beside their guests' size: "+err.Error(), "", "mount the memory and pids cgroups"))
+	}
+	if len(out) == 0 {
+		out = append(out, finding(good, "VMMs are jailed: KVM, a user of its own for each, seccomp, cgroup", "", ""))
+	}
+	return out
+}
