@@ -33,7 +33,7 @@ func (o *operation) checkpoint(ctx context.Context) error {
 	o.a.noteIntegrations(ctx, o.inst)
 	for _, i := range list {
 		if i.Critical && slices.Contains(failed, i.Name) && !o.job.req.force {
-			o.a.record(o.event(mvm.TransitionDeferred, "critical integration "+i.Name+" could not be checkpointed: "+why))
+			o.deferred("critical integration " + i.Name + " could not be checkpointed: " + why)
 			return mvm.Errorf(mvm.KindPolicy, "checkpoint integration %q failed and it is critical: the instance stays awake: %s", i.Name, why).
 				WithFix("see `mvm logs %s`; --force puts it to sleep all the same", o.inst.ID)
 		}

@@ -39,7 +39,7 @@ func (o *operation) suspend(ctx context.Context) error {
 
 func (o *operation) askSuspend(ctx context.Context) error {
 	secs, began := o.pool.Spec.Policy.DrainTimeoutSeconds, time.Now()
-	if o.job.req.force {
+	if o.job.req.force || o.byPolicy() { // which takes it for idle: if it is not, that is that
 		secs = 0
 	}
 	call, cancel := context.WithTimeout(ctx, o.drainTimeout()+2*o.a.opt.Timeouts.Call)
@@ -50,11 +50,9 @@ func (o *operation) askSuspend(ctx context.Context) error {
 		return context.Cause(ctx)
 	case err != nil:
 		o.silent = true
-		o.a.record(o.event(mvm.DrainTimedOut, clip(err.Error())))
-		return nil
+		return o.notDrained(clip(err.Error()))
 	case resp.SuspendAck == nil:
-		o.a.record(o.event(mvm.DrainTimedOut, "the guest gave another answer"))
-		return nil
+		return o.notDrained("the guest gave another answer")
 	case resp.SuspendAck.Success:
 		o.leaseEnd = time.Time{}
 		if ms := resp.SuspendAck.LeaseMS; ms > 0 {
@@ -67,9 +65,17 @@ func (o *operation) askSuspend(ctx context.Context) error {
 		o.log.Warn("services do not hold still", "why", why)
 		return nil
 	}
-	o.a.record(o.event(mvm.TransitionDeferred, why))
+	o.deferred(why)
 	return mvm.Errorf(mvm.KindPolicy, "the workload goes on, so the instance stays awake: %s", why).
 		WithFix("try again when it is idle; --force does not wait for it")
+}
+
+// deferred records that the guest keeps the instance awake. The policy does so itself, of
+// what it asked for, and once however often it tries.
+func (o *operation) deferred(why string) {
+	if !o.byPolicy() {
+		o.a.record(o.event(mvm.TransitionDeferred, why))
+	}
 }
 
 // renewLease has services that hold still do so for longer where little is left.

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mvm"
@@ -80,6 +81,33 @@ func TestBusyMeansAwake(t *testing.T) {
 	if _, err := h.a.Operate(ctx(t), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpSleep, Force: true}, nil); err != nil {
 		t.Errorf("forced sleep: %v", err)
 	}
+}
+
+// TestPolicyLeavesTheBusy: what looks idle from outside and is busy by its own word stays
+// awake at the policy's first try, without a wait, on record once; and rests when it
+// is done.
+func TestPolicyLeavesTheBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newIdleHost(t)
+		h.host.host.Behave("", fake.Behavior{Suspends: true})
+		h.start()
+		h.tenant()
+		i := h.pool("acme", idleWorker("workers"))
+		h.behave(i.ID, fake.Behavior{Suspends: true, SuspendBusy: "an open terminal"})
+		if got := h.want(5*time.Minute, i.ID, mvm.StateRunning); got.Held || got.Idle == nil || !strings.Contains(got.Idle.Awake+got.Idle.Reason, "an open terminal") {
+			t.Errorf("held %v, idle %+v", got.Held, got.Idle)
+		}
+		if ev := h.eventsOf(i.ID, mvm.TransitionDeferred); len(ev) != 1 || !strings.Contains(ev[0].Detail, "an open terminal") {
+			t.Errorf("events %+v, want one with the reason", ev)
+		}
+		h.behave(i.ID, fake.Behavior{Suspends: true})
+		if got := h.want(10*time.Minute, i.ID, mvm.StateSleeping); !got.Held || !got.Parked {
+			t.Errorf("asleep: held %v, parked %v", got.Held, got.Parked)
+		}
+		if got := h.do(i.ID, mvm.OpWake); got.Held {
+			t.Error("awake and still held")
+		}
+	})
 }
 
 // TestLeaseIsRenewed: nothing is stopped in the last seconds of what was promised.

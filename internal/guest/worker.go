@@ -16,7 +16,7 @@ import (
 
 // Times of asking the workload.
 const (
-	busyTimeout = 2 * time.Second       // for a Busy URL to answer
+	busyTimeout = 4 * time.Second       // for a Busy URL to answer; the host waits 5 s
 	drainPoll   = 50 * time.Millisecond // while draining
 )
 
