@@ -180,5 +180,5 @@ func parseStatus(raw json.RawMessage) (status, why string) {
 	if json.Unmarshal(raw, &failed) != nil || failed.Error == "" {
 		failed.Error = "the guest gave another status"
 	}
-	return mvm.IntegrationError, clip(strings.ToValidUTF8(failed.Error, "?"))
+	return mvm.IntegrationError, strings.ToValidUTF8(clip(failed.Error), "?")
 }

@@ -7,3 +7,6 @@ func (a *Agent) Record(e mvm.Event) { a.record(e) }
 
 // TrimNow trims the audit log.
 func (a *Agent) TrimNow() error { return a.trimNow() }
+
+// StatesOf is what is kept of a guest's word on its integrations.
+var StatesOf = statesOf

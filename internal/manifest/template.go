@@ -62,9 +62,13 @@ func FindTemplate(name string) (Template, error) {
 func openclawPools() []mvm.PoolSpec {
 	policy := mvm.DefaultRuntimePolicy()
 	policy.MinRunningSeconds, policy.MinWarmSeconds, policy.DrainTimeoutSeconds = 300, 120, 30
+	workers := policy
+	// OpenClaw says itself whether it is busy, and its housekeeping alone takes up to a
+	// tenth of a CPU that is emulated.
+	workers.IdleCPUPercent = 25
 	return []mvm.PoolSpec{
 		gatewayPool(policy, mvm.Resources{VCPUs: 2, MemMiB: 1024}, 18789),
-		{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Policy: policy,
+		{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Policy: workers,
 			Resources: mvm.Resources{VCPUs: 2, MemMiB: 2048, DataDiskMiB: 2048},
 			Desired:   mvm.Counts{Running: 2, Warm: 1}},
 	}

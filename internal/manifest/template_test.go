@@ -30,6 +30,8 @@ func TestOpenClawTemplate(t *testing.T) {
 	quota := mvm.Quota{MaxVCPUs: 32, MaxMemMiB: 65536, MaxRunning: 16, MaxWarm: 8, MaxPools: 10, MaxInstancesPerPool: 32, MaxDiskGiB: 500}
 	policy := mvm.RuntimePolicy{MinRunningSeconds: 300, MinWarmSeconds: 120, DrainTimeoutSeconds: 30, GracefulShutdownSeconds: 15, WarmAfterSeconds: 300, SleepAfterSeconds: 900,
 		IdleCPUPercent: 10, IdleBytesPerMinute: 16384}
+	workers := policy
+	workers.IdleCPUPercent = 25
 	want := mvm.Deployment{
 		Tenant: mvm.TenantSpec{ID: "alice", Quota: &quota},
 		Pools: []mvm.PoolSpec{
@@ -38,7 +40,7 @@ func TestOpenClawTemplate(t *testing.T) {
 				Publish: []mvm.Publish{{Host: netip.MustParseAddrPort("127.0.0.1:0"), Guest: 8080}},
 				Routes: &mvm.RoutingTable{Routes: []mvm.Route{{Name: "users", Match: mvm.MatchRule{Port: 8080, PathPrefix: "/"},
 					To: mvm.Target{PoolID: "workers", TargetPort: 18789, Selector: mvm.Selector{Kind: mvm.SelectByKey, From: "header:x-mvm-user"}}}}}},
-			{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Flake: "builtin:openclaw", Policy: policy,
+			{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Flake: "builtin:openclaw", Policy: workers,
 				Resources: mvm.Resources{VCPUs: 2, MemMiB: 2048, DataDiskMiB: 2048}, Desired: mvm.Counts{Running: 2, Warm: 1}},
 		},
 	}
