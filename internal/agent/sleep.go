@@ -296,6 +296,7 @@ func (o *operation) warm(ctx context.Context) error {
 		}
 		return err
 	}
+	o.reason = o.job.req.why
 	return o.settle(mvm.StateWarm, mvm.InstanceWarmed, nil)
 }
 

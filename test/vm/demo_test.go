@@ -52,6 +52,7 @@ func TestDemo(t *testing.T) {
 	o := h.openClaw()
 	t.Run("busy means awake", func(t *testing.T) { o.on(t).testBusy() })
 	t.Run("so does a command", func(t *testing.T) { o.on(t).testCommand() })
+	h.overrideIsOver(o.id)
 	t.Run("left alone", func(t *testing.T) { o.on(t).testLeftAlone() })
 	t.Run("rotated while it sleeps", func(t *testing.T) { o.on(t).testRotation() })
 }

@@ -16,11 +16,11 @@ import (
 
 // The policy of the test: seconds of idleness after which the worker rests.
 const (
-	restAfter  = 6
-	sleepAfter = 16
+	openClawWarm  = 6
+	openClawSleep = 16
 )
 
-// overrideIsOver ends the minutes for which an instance that somebody operated by hand
+// overrideIsOver, of a whole host and not of one that is on a part of a test, ends the minutes for which an instance that somebody operated by hand
 // is left alone, as their time would. Its VMM runs on meanwhile.
 func (h *host) overrideIsOver(id string) {
 	h.t.Helper()
@@ -44,7 +44,7 @@ func (h *host) overrideIsOver(id string) {
 func (o *openClaw) wantAwake(because string) {
 	o.t.Helper()
 	said := ""
-	for end := time.Now().Add((restAfter + 5) * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add((openClawWarm + 5) * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		i := o.get(o.id)
 		if i.State != mvm.StateRunning {
 			o.t.Fatalf("it is %s because %q, want it awake because of %q", i.State, i.Last.Reason, because)
@@ -63,10 +63,9 @@ func (o *openClaw) wantAwake(because string) {
 // wakes it.
 func (o *openClaw) testLeftAlone() {
 	o.setPolicy(func(p *mvm.RuntimePolicy) {
-		p.WarmAfterSeconds, p.SleepAfterSeconds, p.MinRunningSeconds, p.MinWarmSeconds = restAfter, sleepAfter, 1, 1
+		p.WarmAfterSeconds, p.SleepAfterSeconds, p.MinRunningSeconds, p.MinWarmSeconds = openClawWarm, openClawSleep, 1, 1
 		p.IdleCPUPercent, p.IdleBytesPerMinute = 180, 4<<20 // the CPU is emulated, and a message has a long history
 	})
-	o.overrideIsOver(o.id)
 	before := o.process()
 	for name, busy := range map[string]func(testing.TB){
 		"a turn": o.busyTurn, "a tool's command": o.busyCommand, "a connection": o.busyConnection, "a command of mvm's": o.busyExec,
@@ -77,7 +76,7 @@ func (o *openClaw) testLeftAlone() {
 	rested := time.Now()
 	for _, want := range []mvm.State{mvm.StateWarm, mvm.StateSleeping} {
 		testenv.Eventually(o.t, patience, func() error {
-			if i := o.get(o.id); i.State != want {
+			if i := o.get(o.id); i.State != want || i.Op != nil {
 				return mvm.Errorf(mvm.KindState, "it is %s, idle %+v, problem %q", i.State, i.Idle, i.Problem)
 			}
 			return nil
