@@ -41,6 +41,7 @@ func agentFlags() [][2]string {
 		{"trusted-keys", "`FOLDER` of the public keys that sign desired states (default /etc/mvm/trusted_keys)"},
 		{"production", "`BOOL`: true: start only on a host that is fit for production (default false)"},
 		{"weak-isolation", "`BOOL`: true: production mode also with driver fake and without KVM (default false)"},
+		{"replace-master-key", "`ID` of a master key that is lost; the secrets that it sealed are given up (default: none)"},
 		{"key-credential", "`NAME` of the systemd credential with the master key (default: none, the key file is read)"},
 		{"hostd-socket", "`PATH` of the socket of mvm hostd, which then has the rights instead of the agent (default: none)"},
 		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},

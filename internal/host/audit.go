@@ -18,7 +18,7 @@ func openStore(o cli.ServeOptions, key *secrets.Key) (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.OpenWith(filepath.Join(o.DataDir, "state.db"), store.Options{AuditKey: seal})
+	return store.OpenWith(filepath.Join(o.DataDir, "state.db"), store.Options{AuditKey: seal, KeyID: key.ID(), ReplacesKey: o.Trust.ReplacesKey})
 }
 
 // VerifyAudit follows the audit log in a copy of a state file. Without the key file,

@@ -107,8 +107,8 @@ func TestAgentProblems(t *testing.T) {
 			[]string{" \"many\" is not a number in", " \"1.2.3.4\" is not ADDRESS:PORT", " \"0\" is not a number", "1:1: api_listen: \"node\" is not", "2:1: cert_dir: ", "3:1: trust_domain: ", "4:1: cert_hours: is a string, must be an integer", "5:1: api_rate: \"0\" is not a number in 1..10000"}},
 		{"what it tells", "metrics_listen = \"9750\"\naudit_retention_days = 0\n", nil, nil,
 			[]string{"1:1: metrics_listen: \"9750\" is not", "2:1: audit_retention_days: \"0\" is not a number in 1..3650"}},
-		{"trust", "trusted_keys = \"keys\"\nproduction = 1\nkey_credential = \"../k\"\n", map[string]string{"MVM_PRODUCTION": "yes"}, nil,
-			[]string{" \"yes\" is not true or false", "1:1: trusted_keys: ", "2:1: production: is an integer, must be a boolean", "3:1: key_credential: \"../k\" is not the name"}},
+		{"trust", "trusted_keys = \"keys\"\nproduction = 1\nkey_credential = \"../k\"\nreplace_master_key = \"0A\"\nweak_isolation = 1\n", map[string]string{"MVM_PRODUCTION": "yes"}, nil,
+			[]string{" \"yes\" is not true or false", "1:1: trusted_keys: ", "2:1: production: is an integer, must be a boolean", "3:1: key_credential: \"../k\" is not the name", "4:1: replace_master_key: \"0A\" is not the id", "5:1: weak_isolation: is an integer"}},
 		{"too many resolvers", "dns = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\"]\n", nil, nil, []string{"1:1: dns: has 4 elements, more than 3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

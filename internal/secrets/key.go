@@ -1,8 +1,8 @@
 // Package secrets keeps the tenants' secrets sealed at rest and says which of them
 // the guests of a pool get.
 //
-// Sealed bytes are 0x01, a 12 byte random nonce, and AES-256-GCM of the values as
-// JSON. Each tenant has a key of its own, HKDF-SHA256 of the host's master key with
+// Sealed bytes are 0x02, the 8 byte id of the master key, a 12 byte random nonce, and
+// AES-256-GCM of the values as JSON; those that begin with 0x01 are older and have no id. Each tenant has a key of its own, HKDF-SHA256 of the host's master key with
 // the tenant's id. Tenant and generation are authenticated with the values, so that
 // neither another tenant's bytes nor an older generation's can be put in their
 // place. The master key is a file outside the data directory: a copy of that
@@ -15,6 +15,7 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,7 @@ const KeySize = 32
 // word, never as itself.
 type Key struct {
 	master []byte
+	id     []byte // IDSize bytes
 }
 
 // NewKey makes a Key of KeySize bytes, which it copies.
@@ -40,7 +42,11 @@ func NewKey(master []byte) (*Key, error) {
 	if len(master) != KeySize {
 		return nil, mvm.Errorf(mvm.KindInvalid, "master key has %d bytes, not %d", len(master), KeySize)
 	}
-	return &Key{master: append([]byte(nil), master...)}, nil
+	id, err := hkdf.Key(sha256.New, master, nil, "mvm master key id 1", IDSize)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "derive id of master key: %w", err)
+	}
+	return &Key{master: append([]byte(nil), master...), id: id}, nil
 }
 
 // String hides the key.
@@ -56,6 +62,12 @@ func (k *Key) Format(s fmt.State, _ rune) { io.WriteString(s, k.String()) } //no
 func (k *Key) MarshalText() ([]byte, error) {
 	return nil, errors.New("a master key is not written")
 }
+
+// IDSize is the length of a key's id, in bytes.
+const IDSize = 8
+
+// ID names the key, in hex, and says nothing else of it.
+func (k *Key) ID() string { return hex.EncodeToString(k.id) }
 
 func (k *Key) tenantKey(tenant string) ([]byte, error) {
 	return hkdf.Key(sha256.New, k.master, nil, "mvm tenant secrets 1\x00"+tenant, 32)

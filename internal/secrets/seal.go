@@ -7,14 +7,17 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"maps"
 
 	"mvm"
 )
 
 const (
-	sealVersion = 1
-	nonceSize   = 12
+	sealPlain = 1 // version, nonce, ciphertext
+	sealKeyed = 2 // version, key id, nonce, ciphertext
+	nonceSize = 12
+	keyedHead = 1 + IDSize + nonceSize
 )
 
 // Seal encrypts the values of a tenant's generation. It refuses names and sizes
@@ -31,10 +34,12 @@ func (k *Key) Seal(tenant string, generation int, values map[string][]byte) ([]b
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "seal secrets of tenant %s: encode", tenant)
 	}
-	sealed := make([]byte, 1+nonceSize, 1+nonceSize+len(plain)+aead.Overhead())
-	sealed[0] = sealVersion
-	rand.Read(sealed[1:])
-	return aead.Seal(sealed, sealed[1:], plain, additional(tenant, generation)), nil
+	sealed := make([]byte, keyedHead, keyedHead+len(plain)+aead.Overhead())
+	sealed[0] = sealKeyed
+	copy(sealed[1:], k.id)
+	nonce := sealed[1+IDSize:]
+	rand.Read(nonce)
+	return aead.Seal(sealed, nonce, plain, additional(tenant, generation)), nil
 }
 
 // Open decrypts what Seal made for the same tenant and generation. KindInternal
@@ -49,14 +54,22 @@ func (k *Key) Open(tenant string, generation int, sealed []byte) (map[string][]b
 		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s, generation %d: %s", tenant, generation, why).
 			WithFix("check that the master key is the one they were sealed with, or set them again")
 	}
-	if len(sealed) < 1+nonceSize || sealed[0] != sealVersion {
+	var nonce, box []byte
+	switch {
+	case sealed[0] == sealPlain && len(sealed) >= 1+nonceSize:
+		nonce, box = sealed[1:1+nonceSize], sealed[1+nonceSize:]
+	case sealed[0] != sealKeyed || len(sealed) < keyedHead:
 		return bad("not in a format that this mvm knows")
+	case !bytes.Equal(sealed[1:1+IDSize], k.id):
+		return bad(fmt.Sprintf("they are sealed with master key %x, and this is %s", sealed[1:1+IDSize], k.ID()))
+	default:
+		nonce, box = sealed[1+IDSize:keyedHead], sealed[keyedHead:]
 	}
 	aead, err := k.aead(tenant)
 	if err != nil {
 		return bad("no cipher")
 	}
-	plain, err := aead.Open(nil, sealed[1:1+nonceSize], sealed[1+nonceSize:], additional(tenant, generation))
+	plain, err := aead.Open(nil, nonce, box, additional(tenant, generation))
 	if err != nil {
 		return bad("they do not fit the key, the tenant or the generation")
 	}

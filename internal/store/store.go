@@ -39,6 +39,9 @@ type Options struct {
 	// AuditKey seals the ends of the audit log, so that who can write to the file and
 	// does not have the key can't rewrite the log. Empty: the log is chained only.
 	AuditKey []byte
+	// KeyID names the master key that secrets are sealed with. A state of another one is
+	// not opened, except of ReplacesKey, whose secrets are given up. Empty: any.
+	KeyID, ReplacesKey string
 	// Seam is called with the name of an operation (Seam…) right before it; an
 	// error from it fails exactly that operation. It may be nil.
 	Seam func(op string) error
@@ -76,7 +79,10 @@ func OpenWith(path string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.openChain(); err != nil {
+	if err := s.checkKey(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := errors.Join(s.openChain(), s.keepKey()); err != nil {
 		return nil, errors.Join(openError(path, err), s.Close())
 	}
 	return s, nil
