@@ -116,7 +116,15 @@ func (s *split) start(h *host) {
 	go func() { gone <- cmd.Wait() }()
 	s.hostd, s.gone = cmd, gone
 	client := hostd.NewClient(s.config().Socket)
-	testenv.Eventually(s.t, patience, func() error { return client.Hello(s.t.Context()) })
+	testenv.Eventually(s.t, patience, func() error {
+		select {
+		case err := <-gone:
+			gone <- err
+			s.t.Fatalf("hostd ended: %v\n%s", err, s.log())
+		default:
+		}
+		return client.Hello(s.t.Context())
+	})
 }
 
 // unitCapabilities are the capabilities of mvm-hostd.service, as setpriv takes them,
