@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"mvm"
@@ -34,7 +35,7 @@ func (a *Agent) decide(s policy.Subject, d policy.Decision, now time.Time) {
 	a.idle.mu.Unlock()
 	switch {
 	case put:
-		a.opt.Metrics.Deferred(mvm.OpKind(d.Want), d.Guard)
+		a.opt.Metrics.Deferred(mvm.OpKind(d.Want), strings.TrimSuffix(d.Guard, "_seconds"))
 		a.record(idleEvent(i, d.Reason, d.Guard))
 	case act:
 		a.rest(t, s, request{op: mvm.OpKind(d.Do), by: mvm.AskerPolicy, why: d.Reason, idle: grounds})

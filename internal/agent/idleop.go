@@ -25,14 +25,23 @@ func (o *operation) byPolicy() bool { return o.job.req.idle != nil }
 
 // stillIdle refuses, within the intent's transaction, what the policy decided on an
 // instance that is not as it was.
-func (o *operation) stillIdle(_ *store.Tx, i mvm.Instance) error {
+func (o *operation) stillIdle(tx *store.Tx, i mvm.Instance) error {
 	g := o.job.req.idle
-	switch {
-	case g == nil:
+	if g == nil {
 		return nil
+	}
+	pool, err := tx.Pool(i.Tenant, i.Pool)
+	if err != nil {
+		return err
+	}
+	tenant, err := tx.Tenant(i.Tenant)
+	if err != nil {
+		return err
+	}
+	switch {
 	case !i.Changed.Equal(g.changed), i.ManualOverrideUntil.After(time.Now()):
 		return mvm.Errorf(mvm.KindState, "somebody else changed it meanwhile: %w", errInUse)
-	case o.pool.Spec.Pinned, o.pool.Spec.Critical, o.ten.Pinned:
+	case pool.Spec.Pinned, pool.Spec.Critical, tenant.Pinned:
 		return mvm.Errorf(mvm.KindState, "it was pinned meanwhile: %w", errInUse)
 	}
 	return nil

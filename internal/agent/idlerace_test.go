@@ -121,6 +121,40 @@ func TestPersonAndPolicy(t *testing.T) {
 	})
 }
 
+// What changes between the decision and the intent calls it off.
+func TestDecisionIsOld(t *testing.T) {
+	idling(t, func(h *idleHost, i mvm.Instance) {
+		reached, goOn := h.hold("warm.intent:before")
+		<-reached
+		spec := idleWorker("workers")
+		spec.Pinned = true
+		if _, err := h.a.UpdatePool(ctx(h.t), "acme", "workers", mvm.PoolUpdate{Spec: &spec}); err != nil {
+			t.Fatal(err)
+		}
+		goOn()
+		h.want(time.Minute, i.ID, mvm.StateRunning)
+		spec.Pinned = false
+		if _, err := h.a.UpdatePool(ctx(h.t), "acme", "workers", mvm.PoolUpdate{Spec: &spec}); err != nil {
+			t.Fatal(err)
+		}
+		reached, goOn = h.hold("sleep.intent:before")
+		<-reached
+		done := make(chan mvm.Instance, 1)
+		go func() {
+			got, err := h.a.Operate(mvm.WithAsker(ctx(h.t), "cli:ann"), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWarm}, nil)
+			if err != nil {
+				t.Errorf("warm by hand: %v", err)
+			}
+			done <- got
+		}()
+		synctest.Wait()
+		goOn()
+		if got := <-done; got.State != mvm.StateWarm || got.Last.By != "cli:ann" {
+			t.Errorf("%s by %s, want warm by who asked for it", got.State, got.Last.By)
+		}
+	})
+}
+
 // A guest that does not get ready is not forced: it stays awake, that is on record
 // once, and the next tries come ever later.
 func TestPolicyForcesNothing(t *testing.T) {

@@ -42,7 +42,7 @@ func (o *operation) report(err error) {
 		return
 	}
 	level := slog.LevelWarn
-	if mvm.IsKind(err, mvm.KindQuota) { // the audit log has it, and guests can cause many
+	if mvm.IsKind(err, mvm.KindQuota) || o.byPolicy() { // the audit log has it, and guests can cause many
 		level = slog.LevelDebug
 	}
 	o.log.Log(o.job.ctx, level, "operation failed", "op", t.Op, "by", t.By, "error", err)
