@@ -344,8 +344,14 @@ func TestReconcileRollsOut(t *testing.T) {
 		h.change("workers", func(s *mvm.PoolSpec) { s.Flake, s.Resources.MemMiB = "builtin:other", 256 })
 		for range 60 {
 			settled(time.Second)
-			if n := h.counts("workers").Running; n < 2 {
-				t.Fatalf("only %d run during the roll-out", n)
+			ready := 0
+			for _, i := range h.all("workers") {
+				if i.State == mvm.StateRunning && i.Ready {
+					ready++
+				}
+			}
+			if ready < 2 {
+				t.Fatalf("only %d are ready during the roll-out", ready)
 			}
 		}
 		p, _ := h.a.Pool(ctx(t), "acme", "workers")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"mvm"
+	"mvm/internal/guestproto"
 )
 
 // Guest is what a simulation sees of a guest, from outside the channel.
@@ -15,6 +16,8 @@ type Guest struct {
 	Generation int // of the secrets that it has
 	// Held: its service was asked to hold still and not told to go on.
 	Held bool
+	// Config is what it was configured with last, without secrets; nil: it was not.
+	Config *guestproto.Configure
 }
 
 // OnRequest has fn called before a guest acts on a request of its channel, in the
@@ -46,6 +49,8 @@ func (h *Host) Guest(id string) (Guest, bool) {
 	g := Guest{State: m.state, BootID: m.guest.BootID, Gated: m.guest.Gated, Held: m.guest.Held}
 	if m.guest.Config != nil {
 		g.Generation = m.guest.Config.Generation
+		c := *m.guest.Config
+		g.Config = &c
 	}
 	return g, true
 }
