@@ -86,9 +86,9 @@ func (r *reconciler) lost(i mvm.Instance) {
 // due, and forgets objects that are well again, or gone.
 func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now time.Time) (ways map[string]plan.Way, next time.Time) {
 	ways = map[string]plan.Way{}
-	for id, op := range r.a.queued() {
+	for id, req := range r.a.queued() {
 		if i, ok := there[id]; ok {
-			ways[id] = plan.Way{To: stateAfter(op, i.State), Runs: up(op)}
+			ways[id] = plan.Way{To: stateAfter(req.op, i.State), Runs: up(req.op)}
 		}
 	}
 	r.mu.Lock()

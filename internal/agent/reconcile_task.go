@@ -222,6 +222,7 @@ func (r *reconciler) end(t *task, err error) {
 		r.failed(o, now)
 	}
 	retry, fails := o.retry, o.fails
+	r.wake(t.at.Tenant)
 	r.mu.Unlock()
 	if err != nil && !gaveWay {
 		r.report(t, err, fails, retry.Sub(now))

@@ -133,12 +133,13 @@ func TestReconcileFillsAndTrims(t *testing.T) {
 		h.change("workers", func(s *mvm.PoolSpec) { s.Desired = mvm.Counts{Running: 3, Sleeping: 1} })
 		settled(time.Second)
 		h.wantCounts("scaled up", "workers", mvm.Counts{Running: 3, Sleeping: 1})
+		awake := slices.DeleteFunc(h.all("workers"), func(i mvm.Instance) bool { return i.State != mvm.StateRunning })
 		h.change("workers", func(s *mvm.PoolSpec) { s.Desired = mvm.Counts{Running: 1} })
 		settled(time.Second)
 		h.wantCounts("scaled down", "workers", mvm.Counts{Running: 1, Sleeping: 3})
-		oldest := slices.MinFunc(h.all("workers"), func(a, b mvm.Instance) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
-		if oldest.State != mvm.StateRunning {
-			t.Errorf("the oldest is %s: the newest ones sleep first", oldest.State)
+		oldest := slices.MinFunc(awake, func(a, b mvm.Instance) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
+		if i, _ := h.a.Instance(ctx(t), oldest.Address()); i.State != mvm.StateRunning {
+			t.Errorf("the oldest is %s: the newest ones sleep first", i.State)
 		}
 	})
 }

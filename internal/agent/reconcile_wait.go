@@ -7,6 +7,7 @@ import (
 
 	"mvm"
 	"mvm/internal/plan"
+	"mvm/internal/store"
 )
 
 // waiter is somebody who waits until a tenant is as it should be.
@@ -38,6 +39,11 @@ func (w *waiter) ended(t *task, err error) {
 		w.errs = append(w.errs, mvm.Errorf(mvm.KindOf(err), "apply %s: %s %s: %w", w.tenant, s.Action, s.Target, err))
 	}
 	w.mu.Unlock()
+	w.wake()
+}
+
+// wake has the waiter look again.
+func (w *waiter) wake() {
 	select {
 	case w.news <- struct{}{}:
 	default:
@@ -73,6 +79,16 @@ func (w *waiter) say(p mvm.Progress) {
 	w.progress(p)
 }
 
+// wake has everyone who waits for the tenant look again. r.mu is held: who sees that a
+// task is no longer there has its news too.
+func (r *reconciler) wake(tenant string) {
+	for w := range r.waiters {
+		if w.tenant == tenant {
+			w.wake()
+		}
+	}
+}
+
 // tell calls fn for everyone who waits for the tenant.
 func (r *reconciler) tell(tenant string, fn func(*waiter)) {
 	r.mu.Lock()
@@ -93,8 +109,14 @@ func (r *reconciler) progress(tenant string) func(mvm.Progress) {
 	return func(p mvm.Progress) { r.tell(tenant, func(w *waiter) { w.say(p) }) }
 }
 
+// operated is told of the end of the last operation in an instance's queue.
+func (r *reconciler) operated(tenant string) {
+	r.poke(tenant)
+	r.tell(tenant, (*waiter).wake)
+}
+
 // settle makes passes over the tenant until nothing is under way that reconcile began,
-// and returns the steps that were taken meanwhile. What failed is tried again by the
+// or recovery, and returns the steps that were taken meanwhile. What failed is tried again by the
 // loop; what has to wait for a minimum time is told of, and not waited for.
 func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	w := &waiter{tenant: tenant, progress: progress, notes: map[string]bool{}, news: make(chan struct{}, 1)}
@@ -106,11 +128,24 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		delete(r.waiters, w)
 		r.mu.Unlock()
 	}()
+	r.changed(tenant, "") // what failed before is tried now
 	for {
-		if err := r.pass(ctx, tenant); err != nil {
+		w.seen()
+		before, err := r.recovering(tenant)
+		if err == nil {
+			err = r.pass(ctx, tenant)
+		}
+		if err != nil {
 			return w.result(err)
 		}
-		if !r.working(tenant) {
+		// What ended while the pass went on may be why it could not begin something.
+		now, err := r.recovering(tenant)
+		switch busy := r.busy(tenant); {
+		case err != nil:
+			return w.result(err)
+		case !busy && !now && (before || w.seen()):
+			continue
+		case !busy && !now:
 			return w.result(nil)
 		}
 		select {
@@ -121,6 +156,16 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 			return w.result(mvm.Errorf(mvm.KindCanceled, "apply %s: %w", tenant, context.Cause(ctx)).
 				WithFix("the agent goes on with it; run it again to wait for its end"))
 		}
+	}
+}
+
+// seen reports whether there was news, and takes it away.
+func (w *waiter) seen() bool {
+	select {
+	case <-w.news:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -135,8 +180,28 @@ func (w *waiter) result(err error) ([]mvm.PlanStep, error) {
 	return w.done, errors.Join(append(w.errs, err)...)
 }
 
-// working reports that a task of the tenant is under way.
-func (r *reconciler) working(tenant string) bool {
+// recovering reports that an operation is under way that the agent took up after a
+// restart.
+func (r *reconciler) recovering(tenant string) (on bool, err error) {
+	queued := r.a.queued()
+	err = r.a.store.View(func(tx *store.Tx) error {
+		for id, req := range queued {
+			if req.by != askerAgent {
+				continue
+			}
+			i, err := tx.Instance(id)
+			if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
+				return err
+			}
+			on = on || err == nil && i.Tenant == tenant
+		}
+		return nil
+	})
+	return on, err
+}
+
+// busy reports that a task of the tenant is under way.
+func (r *reconciler) busy(tenant string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range r.objects {

@@ -167,7 +167,7 @@ func (a *Agent) drainQueue(r *runner) {
 		a.mu.Unlock()
 		close(j.done)
 		if t := j.inst.Tenant; !more && t != "" {
-			a.reconciler.poke(t)
+			a.reconciler.operated(t)
 		}
 		a.idle.poke()
 	}
@@ -208,14 +208,14 @@ func (p *progressFan) send(v mvm.Progress) {
 	}
 }
 
-// queued returns the operation that each instance with a queue comes to in the end.
-func (a *Agent) queued() map[string]mvm.OpKind {
+// queued returns the last request of each instance with a queue.
+func (a *Agent) queued() map[string]request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make(map[string]mvm.OpKind, len(a.runners))
+	out := make(map[string]request, len(a.runners))
 	for id, r := range a.runners {
 		if n := len(r.jobs); n > 0 {
-			out[id] = r.jobs[n-1].req.op
+			out[id] = r.jobs[n-1].req
 		}
 	}
 	return out
