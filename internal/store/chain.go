@@ -165,13 +165,40 @@ func (t *Tx) VerifyEvents(expect audit.Mark, each func() error) (mvm.AuditReport
 	return v.Report(), err
 }
 
+// neverChained is what the log says of itself from the moment it is chained. A file
+// that was used before has it, whatever it says of its version: who set that back to
+// have a changed log chained and sealed anew is seen by it.
+const neverChained = "it was not chained until now: nothing vouches for the entries up to %d"
+
 // chainEvents is version 2: every event has a hash, and the ends of the log are kept.
 func (s *Store) chainEvents(tx *bbolt.Tx) error {
 	if _, err := tx.CreateBucketIfNotExists([]byte(bucketAudit)); err != nil {
 		return fmt.Errorf("make bucket %s: %w", bucketAudit, err)
 	}
 	t := &Tx{b: tx, s: s}
-	var ends audit.Ends
+	event, _ := t.bucket(bucketEvents).Cursor().First()
+	tenant, _ := t.bucket(bucketNetIDs).Cursor().First() // which are kept for good
+	used := event != nil || tenant != nil
+	if !t.has(bucketAudit, keyEnds) {
+		ends, err := t.hashEvents()
+		if err != nil {
+			return err
+		}
+		t.log = &ends
+	}
+	if log, err := t.chain(); err != nil {
+		return err
+	} else if used {
+		e := mvm.Event{Time: time.Now(), Action: mvm.AuditBroken, By: byStore, Detail: fmt.Sprintf(neverChained, log.Head.Seq)}
+		if _, err := t.AppendEvent(e); err != nil {
+			return err
+		}
+	}
+	return t.sealChain()
+}
+
+// hashEvents gives every event its hash, and returns the ends of the log.
+func (t *Tx) hashEvents() (ends audit.Ends, err error) {
 	seq := t.bucket(bucketEvents).Sequence()
 	c := t.bucket(bucketEvents).Cursor()
 	if k, _ := c.First(); k != nil {
@@ -181,15 +208,14 @@ func (s *Store) chainEvents(tx *bbolt.Tx) error {
 	for k, raw := c.First(); k != nil; k, raw = c.Next() {
 		var e mvm.Event
 		if err := decode(bucketEvents, k, raw, &e); err != nil {
-			return err
+			return ends, err
 		}
 		e.Hash = audit.Hash(ends.Head.Hash, e)
 		ends.Head = audit.Mark{Seq: binary.BigEndian.Uint64(k), Hash: e.Hash}
 		if err := t.put(bucketEvents, k, e); err != nil {
-			return err
+			return ends, err
 		}
 		c.Seek(k) // a write ends what the cursor knows
 	}
-	t.log = &ends
-	return t.sealChain()
+	return ends, nil
 }

@@ -65,11 +65,16 @@ func eventsOf(tx *store.Tx, after uint64, f mvm.EventFilter, limit int) ([]mvm.E
 // tamper changes a closed file as somebody with the right to write it can.
 func tamper(t *testing.T, path string, fn func(events, ends *bbolt.Bucket) error) {
 	t.Helper()
+	tamperFile(t, path, func(tx *bbolt.Tx) error { return fn(tx.Bucket([]byte("events")), tx.Bucket([]byte("audit"))) })
+}
+
+func tamperFile(t *testing.T, path string, fn func(tx *bbolt.Tx) error) {
+	t.Helper()
 	db, err := bbolt.Open(path, 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error { return fn(tx.Bucket([]byte("events")), tx.Bucket([]byte("audit"))) })
+	err = db.Update(fn)
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -382,21 +387,69 @@ func TestMigration2ChainsTheEvents(t *testing.T) {
 	update(t, s, func(tx *store.Tx) error { return appendN(tx, 1) })
 	view(t, s, func(tx *store.Tx) error {
 		all, err := eventsOf(tx, 0, mvm.EventFilter{}, 0)
-		if len(all) != 2001 || all[0].Seq != 3001 || all[0].Detail != "d" || all[0].Time.Nanosecond() != 6 || all[2000].Seq != 5001 {
+		if len(all) != 2002 || all[0].Seq != 3001 || all[0].Detail != "d" || all[0].Time.Nanosecond() != 6 || all[2001].Seq != 5002 {
 			t.Errorf("%d events, the first %+v", len(all), all[0])
 		}
-		return errors.Join(err, tx.Check())
+		if all[2000].Action != mvm.AuditBroken || !strings.Contains(all[2000].Detail, "up to 5000") {
+			t.Errorf("entry 5001 is %+v, want that nothing vouches for those before", all[2000])
+		}
+		return err
 	})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	r, err := store.VerifyFile(path, auditKey, audit.Mark{})
-	if err != nil || !r.Intact || r.Entries != 2001 {
-		t.Errorf("got %+v, %v", r, err)
+	if err != nil || r.BreakCount != 1 || r.Entries != 2002 || !strings.Contains(r.Breaks[0].What, "up to 5000") {
+		t.Errorf("got %+v, %v, want it whole but for what was not chained", r, err)
 	}
 	if _, err := store.VerifyFile(path+".v1", auditKey, audit.Mark{}); !mvm.IsKind(err, mvm.KindState) {
 		t.Errorf("the copy from before: got %v, want that it has no chain", err)
 	}
+}
+
+// Who sets the version back has the log chained and sealed by the agent itself: that
+// shows, whether or not what was chained before is taken away first.
+func TestDowngradeShows(t *testing.T) {
+	for name, change := range map[string]func(tx *bbolt.Tx) error{
+		"as it is":      func(*bbolt.Tx) error { return nil },
+		"without ends":  func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("audit")) },
+		"without a log": func(tx *bbolt.Tx) error { return errors.Join(tx.DeleteBucket([]byte("audit")), emptyEvents(tx)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "state.db")
+			s, err := store.OpenWith(path, sealed())
+			if err != nil {
+				t.Fatal(err)
+			}
+			update(t, s, func(tx *store.Tx) error {
+				return errors.Join(tx.ReserveNetID(3), appendN(tx, 5))
+			})
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			tamperFile(t, path, func(tx *bbolt.Tx) error {
+				return errors.Join(change(tx), tx.Bucket([]byte("meta")).Put([]byte("schema_version"), []byte(`"1"`)))
+			})
+			if s, err = store.OpenWith(path, sealed()); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			r, err := store.VerifyFile(path, auditKey, audit.Mark{})
+			if err != nil || r.Intact {
+				t.Errorf("got %+v, %v, want it broken", r, err)
+			}
+		})
+	}
+}
+
+func emptyEvents(tx *bbolt.Tx) error {
+	if err := tx.DeleteBucket([]byte("events")); err != nil {
+		return err
+	}
+	_, err := tx.CreateBucket([]byte("events"))
+	return err
 }
 
 // Text from guests can be anything; the log is intact all the same.
