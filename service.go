@@ -116,6 +116,8 @@ type NodeStats struct {
 	Goroutines int           `json:"goroutines"`
 	OpenFiles  int           `json:"open_files"`
 	AgentRSS   int64         `json:"agent_rss_bytes"`
+	// AgentHeap is what the last garbage collection of the agent found in use.
+	AgentHeap int64 `json:"agent_heap_bytes"`
 }
 
 // NodeDisk says what mvm holds on the host's disk, in bytes allocated.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"syscall"
@@ -103,6 +104,7 @@ func (a *Agent) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
 		return s, mvm.Errorf(mvm.KindInternal, "count open files: %w", err)
 	}
 	s.OpenFiles = len(fds)
+	s.AgentHeap = liveHeap()
 	s.AgentRSS, err = ownRSS()
 	return s, err
 }
@@ -121,6 +123,13 @@ func memInfo(key string) (int, error) {
 		}
 	}
 	return 0, mvm.Errorf(mvm.KindInternal, "read memory of host: no %s", key)
+}
+
+// liveHeap is what the last garbage collection found in use.
+func liveHeap() int64 {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	return int64(live[0].Value.Uint64())
 }
 
 func ownRSS() (int64, error) {

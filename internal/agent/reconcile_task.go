@@ -206,6 +206,7 @@ func acquireSlot(ctx context.Context, slots chan struct{}) (release func(), err 
 
 // end notes how a task ended, and has the tenant looked at again.
 func (r *reconciler) end(t *task, err error) {
+	gone := r.isGone(t, err)
 	now := time.Now()
 	r.mu.Lock()
 	o := r.objects[t.key]
@@ -216,7 +217,7 @@ func (r *reconciler) end(t *task, err error) {
 	o.task, o.settled, o.retry = nil, now, time.Time{}
 	gaveWay := errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) || r.a.ctx.Err() != nil
 	switch {
-	case err == nil && o.fails == 0, gaveWay, mvm.IsKind(err, mvm.KindNotFound) && t.at.Instance != "":
+	case err == nil && o.fails == 0, gaveWay, gone:
 		delete(r.objects, t.key)
 	case err != nil:
 		r.failed(o, now)
@@ -232,6 +233,16 @@ func (r *reconciler) end(t *task, err error) {
 		r.pokeAt(t.at.Tenant, retry)
 	}
 	r.poke(t.at.Tenant)
+}
+
+// isGone reports that the task failed because its instance is not there any more, and
+// not because something else is missing, such as its image.
+func (r *reconciler) isGone(t *task, err error) bool {
+	if t.at.Instance == "" || !mvm.IsKind(err, mvm.KindNotFound) {
+		return false
+	}
+	_, err = r.a.Instance(r.a.ctx, mvm.Address{Instance: t.at.Instance})
+	return mvm.IsKind(err, mvm.KindNotFound)
 }
 
 // report makes a failure visible: in the log, and on the record of what failed.

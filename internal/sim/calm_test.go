@@ -39,6 +39,7 @@ func (w *world) comeToRest(since string) {
 	began, why := time.Now(), ""
 	for w.failed() == "" {
 		w.settle()
+		w.checkSpin()
 		pts := w.s.points()
 		if len(pts) == 0 {
 			if why = w.unrest(); why == "" {

@@ -88,6 +88,7 @@ func (i images) Build(ctx context.Context, ref string, _ func(mvm.Progress)) (im
 	}
 	sum := sha256.Sum256([]byte(ref))
 	img := i.image("sha256:" + hex.EncodeToString(sum[:]))
+	i.l.w.built(img.Digest)
 	if err := os.MkdirAll(img.Dir, 0o700); err != nil {
 		return img, err
 	}
@@ -119,7 +120,7 @@ func (i images) GC(ctx context.Context, keep func(string) bool) (int64, error) {
 		return 0, err
 	}
 	for _, e := range entries {
-		if !keep(e.Name()) {
+		if !keep(e.Name()) && !i.l.w.fresh(e.Name()) {
 			if err := os.RemoveAll(filepath.Join(i.l.w.dir, "images", e.Name())); err != nil {
 				return 0, err
 			}
@@ -262,4 +263,20 @@ func (l *life) makeDisk(ctx context.Context, path string, _, _ int) error {
 		return err
 	}
 	return os.WriteFile(path, []byte("disk"), 0o600)
+}
+
+// keepFresh is how long a build that was returned is kept for its caller to record it:
+// longer than any leap of the clock, since the real store measures it by the host's.
+const keepFresh = 24 * time.Hour
+
+func (w *world) built(digest string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.builds[digest] = time.Now()
+}
+
+func (w *world) fresh(digest string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Since(w.builds[digest]) < keepFresh
 }

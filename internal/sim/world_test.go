@@ -57,6 +57,9 @@ type world struct {
 	model  model
 	trace  trace
 
+	spinAt   time.Time // the present instant, and the moves before it
+	spinFrom int64
+
 	steps, deaths int // so far: what the world did, and agents that died
 
 	mu      sync.Mutex
@@ -64,6 +67,7 @@ type world struct {
 	died    string // where an agent died by itself
 	failure string
 	done    []*command
+	builds  map[string]time.Time // when a digest was returned by a build last
 }
 
 // Bounds of one world.
@@ -88,7 +92,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), ids: newSeeded(seed), s: newSched(), dir: filepath.Join(dir, "d"),
 		run: filepath.Join(dir, "r"), host: fake.NewHost(), net: fakenet.New(), key: key,
-		socks: &sockets{by: map[string]*socket{}}, began: time.Now(), cmds: map[int]*command{}, model: newModel()}
+		socks: &sockets{by: map[string]*socket{}}, began: time.Now(), cmds: map[int]*command{}, builds: map[string]time.Time{}, model: newModel()}
 	w.trace.began = w.began
 	w.host.OnRequest(func(id, request string) { w.s.park(nil, atGuest, request, id) })
 	return w
@@ -115,6 +119,7 @@ func (w *world) runSteps(steps int) {
 func (w *world) turn() {
 	w.settle()
 	pts := w.s.points()
+	w.checkSpin()
 	roll := w.rng.IntN(100)
 	switch {
 	case w.failed() != "":
@@ -173,6 +178,19 @@ func (l *life) failedOpen() bool {
 func (w *world) noteDeath(where string) {
 	w.deaths++
 	w.note("agent %d dies %s", w.life.n, where)
+}
+
+// maxSpin is how many moves there may be at one instant.
+const maxSpin = 20_000
+
+// checkSpin fails when goroutines go on and on without time passing.
+func (w *world) checkSpin() {
+	if now := time.Now(); !now.Equal(w.spinAt) {
+		w.spinAt, w.spinFrom = now, w.s.moves.Load()
+	}
+	if w.s.moves.Load()-w.spinFrom > maxSpin {
+		w.fail("%d moves, and no time passes: something spins", maxSpin)
+	}
 }
 
 // letGo releases a point, with what becomes of it.
