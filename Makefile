@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-unit test-vm check bench fuzz clean
+.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak check bench fuzz clean
 
 all: build
 

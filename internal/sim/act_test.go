@@ -246,17 +246,22 @@ func (w *world) destroyInstance() {
 // fromGateway sends a host-bound request from a gateway that runs.
 func (w *world) fromGuest(name, id string, req guestproto.HostRequest, check func(guestproto.HostResponse) error) {
 	w.ask(name, func(ctx context.Context, l *life) error {
-		c, err := l.w.socks.dial(ctx, filepath.Join(l.w.run, "i", id, fmt.Sprintf("v.sock_%d", guestproto.HostPort)))
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		resp, err := guestproto.HostCall(ctx, c, req)
+		resp, err := w.hostCall(ctx, id, req)
 		if err != nil {
 			return err
 		}
 		return check(resp)
 	}, nil)
+}
+
+// hostCall asks the host as a program in the instance's guest does.
+func (w *world) hostCall(ctx context.Context, id string, req guestproto.HostRequest) (guestproto.HostResponse, error) {
+	c, err := w.socks.dial(ctx, filepath.Join(w.run, "i", id, fmt.Sprintf("v.sock_%d", guestproto.HostPort)))
+	if err != nil {
+		return guestproto.HostResponse{}, err
+	}
+	defer c.Close()
+	return guestproto.HostCall(ctx, c, req)
 }
 
 func runs(s *seen) bool { return s.now.State == mvm.StateRunning }
@@ -407,6 +412,21 @@ func (w *world) killAgent() {
 	if !w.life.dead.Load() && !w.life.is(&w.life.closed) {
 		w.noteDeath("by kill -9")
 		w.bury(w.life)
+		if w.chance(30) {
+			w.leave()
+		}
+	}
+}
+
+// leave puts there what an agent of another version could have left: a bridge, and
+// folders under our names that no instance has.
+func (w *world) leave() {
+	w.note("a former agent has left something")
+	w.net.Leave("br-tenant-4000")
+	for _, dir := range []string{filepath.Join(w.dir, "instances", ".trash-i-000000ff"), filepath.Join(w.run, "i", "i-000000ff")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			w.fail("leave %s: %v", dir, err)
+		}
 	}
 }
 

@@ -190,6 +190,7 @@ func (w *world) checkStep(was *seen, i mvm.Instance) {
 	if to == mvm.StateSleeping && i.Snapshot == nil {
 		w.fail("instance %s sleeps without a snapshot", i.ID)
 	}
+	w.checkMinimum(was.now, i)
 	was.now = i
 	if i.Op != nil {
 		return

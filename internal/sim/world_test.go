@@ -111,6 +111,8 @@ func (w *world) runSteps(steps int) {
 	}
 	if w.failed() == "" {
 		w.calm()
+		w.faults = faults{}
+		w.epilogue()
 	}
 	w.shutDown()
 }

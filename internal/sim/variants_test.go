@@ -1,0 +1,157 @@
+package sim_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// variant is the program broken on purpose in one place.
+type variant struct {
+	name     string
+	file     string // relative to the module
+	old, new string // exactly one place has the old text
+}
+
+// variants are what the checks must notice, each of another kind.
+func variants() []variant {
+	return []variant{
+		{"an intent is not durable before its operation acts", "internal/agent/operation.go",
+			"i.Op = &mvm.Op{Kind: op,", "_ = &mvm.Op{Kind: op,"},
+		{"a record goes on without its transaction", "internal/agent/operation.go",
+			"	if err == nil {\n		o.inst = now\n	}", "	o.inst = now"},
+		{"a snapshot is not marked as consumed", "internal/agent/wake.go",
+			"s.Consumed = true", "s.Consumed = false"},
+		{"the quota of running instances is not looked at", "internal/agent/quota.go",
+			"case u.Running+1 > q.MaxRunning:", "case false:"},
+		{"the last of the operations that wait is lost", "internal/agent/runner.go",
+			"if more = len(r.jobs) > 0; !more {", "if more = len(r.jobs) > 1; !more {"},
+		{"a failed restore leaves its VMM behind", "internal/agent/wake.go",
+			`{name: "restore", do: o.restoreVMM, undo: o.releaseVMM},`, `{name: "restore", do: o.restoreVMM},`},
+		{"recovery forgets stops and destructions", "internal/agent/recover.go",
+			"case op == mvm.OpDestroy, op == mvm.OpStop:\n		return a.redo(i, op)", "case op == mvm.OpDestroy, op == mvm.OpStop:\n		return nil"},
+		{"what nobody owns is not swept", "internal/agent/recover.go",
+			"if err := a.sweep(ctx, instances); err != nil {", "if err := error(nil); err != nil {"},
+		{"a wake lets traffic in before the guest is right", "internal/agent/wake.go",
+			`{name: "gate", do: o.wakeGate, forward: true},`, `{name: "gate", do: func(context.Context) error { return nil }, forward: true},`},
+		{"a guest that missed new secrets is not told again", "internal/agent/deliver.go",
+			"a.pending.set(i.ID, err != nil)", "a.pending.set(i.ID, false)"},
+		{"the policy does not mind open connections", "internal/policy/meter.go",
+			"if s.Connections == 0 {", "if true {"},
+		{"the policy does not mind the minimum time", "internal/policy/policy.go",
+			"if name, until := minimum(s); until.After(e.now) {", "if name, until := minimum(s); false {"},
+		{"reconcile does not mind what a person did", "internal/plan/model.go",
+			"i.ManualOverrideUntil.After(o.Now) ||", ""},
+	}
+}
+
+// Bounds of the search for a seed that tells a variant from the program.
+const (
+	variantSeeds = 60
+	variantBatch = 5
+)
+
+// TestBrokenVariantsAreCaught: each of the variants breaks an invariant of some seed,
+// so that the checks are known to bite.
+func TestBrokenVariantsAreCaught(t *testing.T) {
+	if raceDetector {
+		t.Skip("the variants are built without the race detector, in the run without it")
+	}
+	all := variants()
+	var mu sync.Mutex
+	parallel(runtime.NumCPU(), len(all), func(n int) {
+		seed, why := catch(t, all[n])
+		mu.Lock()
+		defer mu.Unlock()
+		if why == "" {
+			t.Errorf("%s (%s): %d seeds of %d steps do not notice", all[n].name, all[n].file, variantSeeds, *stepsFlag)
+			return
+		}
+		t.Logf("%-55s seed %2d: %s", all[n].name, seed, why)
+	})
+}
+
+var failedAt = regexp.MustCompile(`seed (\d+), (step \d+: .*)`)
+
+// catch builds the variant and simulates seeds until one fails.
+func catch(t *testing.T, v variant) (seed int, why string) {
+	bin, err := v.build(t)
+	if err != nil {
+		t.Errorf("%s: %v", v.name, err)
+		return 0, ""
+	}
+	defer os.Remove(bin)
+	for first := 1; first < variantSeeds; first += variantBatch {
+		for s := first; s < first+variantBatch; s++ {
+			out, err := childOf(t, bin, uint64(s), 1, *stepsFlag)
+			if err == nil {
+				continue
+			}
+			if m := failedAt.FindStringSubmatch(out); m != nil {
+				return s, clip(m[2])
+			}
+			if strings.Contains(out, "stands still") || strings.Contains(out, "deadlock") || strings.Contains(out, "panic:") {
+				return s, "the simulation ends: " + clip(firstLine(out, "stands still", "deadlock", "panic:"))
+			}
+			t.Errorf("%s: seed %d: %v\n%s", v.name, s, err, failureIn(out))
+			return s, ""
+		}
+	}
+	return 0, ""
+}
+
+func firstLine(out string, marks ...string) string {
+	for line := range strings.Lines(out) {
+		for _, m := range marks {
+			if strings.Contains(line, m) {
+				return strings.TrimSpace(line)
+			}
+		}
+	}
+	return ""
+}
+
+func clip(s string) string { return s[:min(len(s), 110)] }
+
+// build makes the test binary of the variant.
+func (v variant) build(t *testing.T) (bin string, err error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, v.file)
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	if n := strings.Count(string(src), v.old); n != 1 {
+		t.Errorf("%s: %s has the text to replace %d times, want once:\n%s", v.name, v.file, n, v.old)
+		return "", os.ErrNotExist
+	}
+	dir := t.TempDir()
+	broken := filepath.Join(dir, filepath.Base(v.file))
+	if err := os.WriteFile(broken, []byte(strings.Replace(string(src), v.old, v.new, 1)), 0o600); err != nil {
+		return "", err
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: broken}})
+	if err != nil {
+		return "", err
+	}
+	list := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		return "", err
+	}
+	bin = filepath.Join(dir, "sim.test")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-ldflags=-s -w", "-overlay", list, "-o", bin, ".")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Logf("%s", out)
+		return "", err
+	}
+	return bin, nil
+}
