@@ -26,11 +26,28 @@ demo: setup build
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./test/demo
 	bin/demo
 
-test: setup-test build test-unit test-vm
+test: setup-test build test-unit test-sim test-vm
 
 test-unit:
 	$(GO) vet ./...
 	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/vm -e /driver/qemu -e /image/builtin)
+
+# test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
+# program broken on purpose in one of several places is told from the program.
+test-sim:
+	$(GO) test -timeout 30m ./internal/sim
+
+# sim simulates more: make sim SEEDS=5000 STEPS=2000 FIRST=1
+SEEDS ?= 2000
+STEPS ?= 1000
+FIRST ?= 1
+sim:
+	$(GO) test -timeout 24h -v -run TestSimulation ./internal/sim -seed=$(FIRST) -seeds=$(SEEDS) -steps=$(STEPS)
+
+# soak has one agent in use on real microVMs for SOAK, and looks at what it holds.
+SOAK ?= 10m
+soak: setup-test build
+	$(GO) test -timeout 24h -v -run 'TestSoak$$' ./test/vm -soak=$(SOAK)
 
 test-vm:
 	$(GO) test -p 1 -timeout 60m $(VM)
@@ -45,6 +62,7 @@ check:
 bench: setup-test build
 	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/vm/...
 	$(GO) test -run '^$$' -bench . ./internal/guest/gateway/... ./internal/store/...
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/sim
 
 # fuzz runs every fuzz target for FUZZTIME.
 fuzz:

@@ -1,3 +1,5 @@
+//go:build !race
+
 package sim_test
 
 import (
@@ -60,9 +62,6 @@ const (
 // TestBrokenVariantsAreCaught: each of the variants breaks an invariant of some seed,
 // so that the checks are known to bite.
 func TestBrokenVariantsAreCaught(t *testing.T) {
-	if raceDetector {
-		t.Skip("the variants are built without the race detector, in the run without it")
-	}
 	all := variants()
 	var mu sync.Mutex
 	parallel(runtime.NumCPU(), len(all), func(n int) {
