@@ -145,7 +145,7 @@ type Agent struct {
 	idle        idler
 
 	eventLimits eventLimits
-	followers   atomic.Int32
+	followers   followers
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending  // configurations to be delivered
 	unsettled   pending  // instances that an operation left half done

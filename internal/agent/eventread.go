@@ -2,35 +2,31 @@ package agent
 
 import (
 	"context"
+	"math"
 
 	"mvm"
 	"mvm/internal/audit"
 	"mvm/internal/store"
 )
 
-// eventsPage bounds how many events are read at once, and maxFollowers who can wait
-// for new ones.
-const (
-	eventsPage   = 500
-	maxFollowers = 64
-)
+// eventsPage bounds how many events are read at once.
+const eventsPage = 500
 
 // Events implements api.Service.
 func (a *Agent) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
 	if f.Follow {
-		if a.followers.Add(1) > maxFollowers {
-			a.followers.Add(-1)
-			return mvm.Errorf(mvm.KindUnavailable, "follow events: %d others do already", maxFollowers).WithFix("try again later")
-		}
-		defer a.followers.Add(-1)
-	}
-	after := f.After
-	if f.Tail > 0 && after == 0 {
-		last, err := a.tailEvents(f, each)
+		leave, err := a.followers.enter(f.Tenant)
 		if err != nil {
 			return err
 		}
-		after = last
+		defer leave()
+	}
+	after := f.After
+	if f.Tail > 0 && after == 0 {
+		var err error
+		if after, err = a.beforeTail(ctx, f); err != nil {
+			return err
+		}
 	}
 	for {
 		more := a.store.NewEvents()
@@ -69,21 +65,22 @@ func (a *Agent) waitEvents(ctx context.Context, more <-chan struct{}) bool {
 	return false
 }
 
-// tailEvents gives the last events that the filter chooses and returns the number up to
-// which the log was looked at.
-func (a *Agent) tailEvents(f mvm.EventFilter, each func(mvm.Event) error) (looked uint64, err error) {
-	var page []mvm.Event
-	err = a.store.View(func(tx *store.Tx) (err error) {
-		looked = tx.LastEvent()
-		page, err = tx.TailEvents(f, f.Tail, 0)
-		return err
-	})
-	for _, e := range page {
-		if err == nil {
-			err = each(e)
+// beforeTail returns the number of the event before the last f.Tail ones that the
+// filter chooses. It reads the log backwards in pages and keeps none of it, whatever
+// the number asked for.
+func (a *Agent) beforeTail(ctx context.Context, f mvm.EventFilter) (after uint64, err error) {
+	after = math.MaxUint64
+	for left := f.Tail; left > 0 && after > 0 && err == nil; {
+		found := 0
+		err = a.store.View(func(tx *store.Tx) (err error) {
+			after, found, err = tx.Back(after, f, left)
+			return err
+		})
+		if left -= found; ctx.Err() != nil {
+			return 0, mvm.Errorf(mvm.KindCanceled, "read events: %w", context.Cause(ctx))
 		}
 	}
-	return looked, err
+	return after, err
 }
 
 // VerifyEvents implements api.Service.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -88,6 +89,28 @@ func TestEventsAreKeptByDays(t *testing.T) {
 	}
 }
 
+// However many of the last events are asked for, they are read in pages.
+func TestTailIsRead(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.instance()
+	for _, c := range []struct {
+		f    mvm.EventFilter
+		want []mvm.Action
+	}{
+		{mvm.EventFilter{Tail: 1, Actions: []mvm.Action{mvm.TenantCreated}}, []mvm.Action{mvm.TenantCreated}},
+		{mvm.EventFilter{Tail: 1 << 60, Actions: []mvm.Action{mvm.TenantCreated, mvm.PoolCreated}}, []mvm.Action{mvm.TenantCreated, mvm.PoolCreated}},
+		{mvm.EventFilter{Tail: 1, Actions: []mvm.Action{mvm.TenantCreated, mvm.PoolCreated}}, []mvm.Action{mvm.PoolCreated}},
+		{mvm.EventFilter{Tail: 5, Actions: []mvm.Action{mvm.WakeRefused}}, nil},
+	} {
+		var got []mvm.Action
+		err := h.a.Events(ctx(t), c.f, func(e mvm.Event) error { got = append(got, e.Action); return nil })
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%+v: got %v, %v, want %v", c.f, got, err, c.want)
+		}
+	}
+}
+
 // A follower whose filter chooses nothing does not read the log again for each event,
 // and sees the first that it does choose; followers are bounded.
 func TestFollowers(t *testing.T) {
@@ -107,23 +130,37 @@ func TestFollowers(t *testing.T) {
 	if e := <-got; e.Action != mvm.SecretsRotated {
 		t.Errorf("got %+v", e)
 	}
-	var refused error
-	for range 64 {
+	follow := func(tenant string) error {
 		c, cancel := context.WithCancel(c)
-		defer cancel()
+		t.Cleanup(cancel)
 		err := make(chan error, 1)
 		first := make(chan struct{}, 1000)
 		go func() {
-			err <- h.a.Events(c, mvm.EventFilter{Follow: true}, func(mvm.Event) error { first <- struct{}{}; return nil })
+			err <- h.a.Events(c, mvm.EventFilter{Follow: true, Tenant: tenant}, func(mvm.Event) error { first <- struct{}{}; return nil })
 		}()
 		select {
-		case refused = <-err:
+		case err := <-err:
+			return err
 		case <-first:
-			defer func() { <-err }()
+			t.Cleanup(func() { cancel(); <-err })
+			return nil
 		}
 	}
-	if !mvm.IsKind(refused, mvm.KindUnavailable) {
-		t.Errorf("the 65th follower: %v, want it refused", refused)
+	for range 16 {
+		if err := follow("acme"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := follow("acme"); !mvm.IsKind(err, mvm.KindUnavailable) {
+		t.Errorf("the tenant's 17th follower: %v, want it refused", err)
+	}
+	for range 31 { // beside the one from above
+		if err := follow(""); err != nil {
+			t.Fatalf("a tenant keeps others away: %v", err)
+		}
+	}
+	if err := follow(""); !mvm.IsKind(err, mvm.KindUnavailable) {
+		t.Errorf("the 33rd follower of all events: %v, want it refused", err)
 	}
 	cancel()
 	if err := <-ended; err != nil {

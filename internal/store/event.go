@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"encoding/json"
+	"math"
 	"slices"
 	"time"
 
@@ -33,6 +34,36 @@ func (t *Tx) Events(after uint64, f mvm.EventFilter, limit int) (out []mvm.Event
 		n++
 	}
 	return out, looked, nil
+}
+
+// Back looks from the event with the number after backwards, at most at maxScan
+// events, for n that the filter chooses. It returns how many it found, and the number
+// of the event before the last that it looked at: 0 at the beginning of the log.
+func (t *Tx) Back(after uint64, f mvm.EventFilter, n int) (before uint64, found int, err error) {
+	c := t.bucket(bucketEvents).Cursor()
+	k, v := c.Last()
+	if after < math.MaxUint64 {
+		if k, v = c.Seek(seqKey(after)); k == nil || binary.BigEndian.Uint64(k) > after {
+			k, v = c.Prev()
+		}
+	}
+	for looked := 0; k != nil && found < n; k, v = c.Prev() {
+		if looked++; looked > maxScan {
+			return binary.BigEndian.Uint64(k), found, nil
+		}
+		var e mvm.Event
+		if err := decode(bucketEvents, k, v, &e); err != nil {
+			return 0, found, err
+		}
+		if matches(f, e) {
+			found++
+		}
+		before = binary.BigEndian.Uint64(k) - 1
+	}
+	if k == nil && found < n {
+		before = 0
+	}
+	return before, found, nil
 }
 
 // TailEvents returns the last n events that the filter chooses, oldest first. It looks

@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"testing"
 	"time"
@@ -256,6 +257,26 @@ func TestEvents(t *testing.T) {
 			return err
 		})
 	}
+	view(t, s, func(tx *store.Tx) error {
+		for _, c := range []struct {
+			after         uint64
+			f             mvm.EventFilter
+			n             int
+			before, found int
+		}{
+			{math.MaxUint64, mvm.EventFilter{}, 3, 7, 3},
+			{math.MaxUint64, mvm.EventFilter{}, 100, 0, 10},
+			{4, mvm.EventFilter{}, 2, 2, 2},
+			{math.MaxUint64, mvm.EventFilter{Tenant: "b"}, 2, 7, 2},
+			{math.MaxUint64, mvm.EventFilter{Tenant: "nobody"}, 2, 0, 0},
+		} {
+			before, found, err := tx.Back(c.after, c.f, c.n)
+			if err != nil || before != uint64(c.before) || found != c.found {
+				t.Errorf("Back(%d, %+v, %d) = %d, %d, %v, want %d, %d", c.after, c.f, c.n, before, found, err, c.before, c.found)
+			}
+		}
+		return nil
+	})
 	update(t, s, func(tx *store.Tx) error {
 		n, _, err := tx.TrimEvents(time.Time{}, 4)
 		if n != 6 {
