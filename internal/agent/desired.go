@@ -37,7 +37,7 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 	progress = oneAtATime(progress)
 	switch {
 	case req.Forget:
-		return nil, a.store.Update(func(tx *store.Tx) error { return tx.PutMeta(metaKept, "") })
+		return nil, a.forget()
 	case len(req.State) == 0:
 		return a.reconcileRecord(ctx, req, progress)
 	}
@@ -123,6 +123,13 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 	})
 }
 
+// forget ends that the host is held to a state. Once it returns nothing more is done
+// for that state.
+func (a *Agent) forget() error {
+	defer a.states.lock("state")()
+	return a.store.Update(func(tx *store.Tx) error { return tx.PutMeta(metaKept, "") })
+}
+
 // keptState is the state that the host is held to, nil when there is none.
 func (a *Agent) keptState() (*kept, error) {
 	var raw string
@@ -144,18 +151,21 @@ func (a *Agent) keptState() (*kept, error) {
 // hold makes the records agree with the state that is kept, as often as the agent
 // looks at everything. Somebody who changed them meanwhile has not the last word.
 func (r *reconciler) hold() {
-	k, err := r.a.keptState()
-	if err == nil && k != nil {
-		err = r.a.holdTo(asReconcile(r.a.ctx), k.State)
-	}
+	err := r.a.holdKept(asReconcile(r.a.ctx))
 	if err != nil && r.a.ctx.Err() == nil {
 		r.a.log.Error("hold the host to its desired state", "error", err)
 	}
 }
 
-func (a *Agent) holdTo(ctx context.Context, doc desired.Document) error {
+// holdKept reads what is kept once nobody can keep another: with one that was overtaken
+// it would undo what the newer made.
+func (a *Agent) holdKept(ctx context.Context) error {
 	defer a.states.lock("state")()
-	h, err := a.planHost(doc)
+	k, err := a.keptState()
+	if err != nil || k == nil {
+		return err
+	}
+	h, err := a.planHost(k.State)
 	if err != nil {
 		return err
 	}

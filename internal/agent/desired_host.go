@@ -41,9 +41,15 @@ func (a *Agent) planHost(doc desired.Document) (hostPlan, error) {
 		case named[t.ID] && t.Destroying:
 			return h, mvm.Errorf(mvm.KindState, "tenant %s is being destroyed", t.ID).WithFix("try again when it is gone")
 		case named[t.ID] || t.Destroying || !doc.PruneUnknownTenants:
-		case t.Pinned:
-			h.note(t.ID, "it is not named, and is left as it is: it is pinned")
 		default:
+			why, err := a.spared(t)
+			if err != nil {
+				return h, err
+			}
+			if why != "" {
+				h.note(t.ID, "it is not named, and is left as it is: "+why)
+				continue
+			}
 			h.gone = append(h.gone, t.ID)
 		}
 	}
@@ -62,6 +68,23 @@ func (a *Agent) planHost(doc desired.Document) (hostPlan, error) {
 		h.tenants = append(h.tenants, tenantPlan{d, p})
 	}
 	return h, nil
+}
+
+// spared is why the tenant is not destroyed though it is not named; empty: it is.
+func (a *Agent) spared(t mvm.Tenant) (string, error) {
+	if t.Pinned {
+		return "it is pinned", nil
+	}
+	o, _, err := a.reconciler.observe(t.ID)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range o.Pools {
+		if why := plan.Spared(p, o); why != "" {
+			return "pool " + p.Address().String() + " stays: " + why, nil
+		}
+	}
+	return "", nil
 }
 
 func (h *hostPlan) note(tenant, text string) {

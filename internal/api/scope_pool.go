@@ -149,11 +149,18 @@ func (s *scope) offHostAll(ctx context.Context, d mvm.Deployment) error {
 	return nil
 }
 
-// offHost refuses what would reach beyond the tenant into the host: its addresses
-// and its files. What an operator has set may stay.
+// offHost refuses what would reach beyond the tenant into the host: its addresses,
+// its files, and its memory, which a pool that nothing puts to rest keeps. What an
+// operator has set may stay.
 func (s *scope) offHost(want, have mvm.PoolSpec) error {
 	if !slices.Equal(want.Publish, have.Publish) {
 		return s.operatorsOnly("publish ports of pool " + want.ID + " on the host")
+	}
+	if want.Pinned != have.Pinned {
+		return s.operatorsOnly("pin or unpin pool " + want.ID)
+	}
+	if want.Critical != have.Critical {
+		return s.operatorsOnly("change whether pool " + want.ID + " is critical")
 	}
 	if want.Flake != have.Flake && !fromElsewhere(want.Flake) {
 		return s.operatorsOnly("use an image of the host's files in pool " + want.ID)

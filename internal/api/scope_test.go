@@ -190,6 +190,8 @@ func TestTenantClientLeavesTheHostAlone(t *testing.T) {
 		"host services":       {mvm.TenantSpec{HostServices: []int{22}}, asIs, false},
 		"published":           {mvm.TenantSpec{HostServices: []int{11434}}, change(func(s *mvm.PoolSpec) { s.Publish[0].Guest = 22 }), false},
 		"published, new pool": {mvm.TenantSpec{HostServices: []int{11434}}, change(func(s *mvm.PoolSpec) { s.ID = "new" }), false},
+		"a pinned pool":       {mvm.TenantSpec{HostServices: []int{11434}}, change(func(s *mvm.PoolSpec) { s.Pinned = true }), false},
+		"a critical pool":     {mvm.TenantSpec{HostServices: []int{11434}}, change(func(s *mvm.PoolSpec) { s.Critical = true }), false},
 		"the host's files":    {mvm.TenantSpec{HostServices: []int{11434}}, change(func(s *mvm.PoolSpec) { s.Flake = "dir:/root" }), false},
 		"a folder":            {mvm.TenantSpec{HostServices: []int{11434}}, change(func(s *mvm.PoolSpec) { s.Flake = "." }), false},
 	} {

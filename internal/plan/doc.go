@@ -23,6 +23,8 @@
 //   - Sleepers beyond the desired number: they cost no memory, and to stop one would
 //     lose what it has in its memory. For the same reason a surplus is put to sleep,
 //     never stopped, so that a pinned tenant needs no rule of its own.
-//   - Pools that the deployment does not name, unless pruning is asked for.
+//   - Pools that the deployment does not name, unless pruning is asked for. A pinned or
+//     critical one, all of a pinned tenant, and one with an instance that somebody
+//     changed by hand, stay even then.
 //   - Resources and images of instances that are there: changes are for new ones.
 package plan

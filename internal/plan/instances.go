@@ -31,11 +31,9 @@ func (m *maker) instances(specs []mvm.PoolSpec, opts Options) {
 			specs[n].Pinned = true
 		}
 	}
-	if named := m.named(); opts.Prune {
-		for id := range m.pools {
-			if !named[id] {
-				f.model.removePool(id)
-			}
+	for id, p := range m.pools {
+		if m.goes(p, opts) {
+			f.model.removePool(id)
 		}
 	}
 	for range 3 * mvm.MaxDesired * (len(specs) + 1) {

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,7 +87,7 @@ func (m *maker) check(opts Options) error {
 	count := len(m.desired.Pools)
 	named := m.named()
 	for _, p := range m.observed.Pools {
-		if !named[p.Spec.ID] && !opts.Prune {
+		if !named[p.Spec.ID] && !m.goes(p, opts) {
 			count++
 		}
 	}
@@ -151,22 +150,6 @@ func (m *maker) secrets() {
 		reason = "there are none yet"
 	}
 	m.add(Step{Kind: SetSecrets, Target: m.address(""), Reason: reason, Secrets: want})
-}
-
-func (m *maker) prune(opts Options) {
-	if !opts.Prune {
-		return
-	}
-	named := m.named()
-	pools := slices.Clone(m.observed.Pools)
-	slices.SortFunc(pools, func(a, b mvm.Pool) int { // workers before their gateways
-		return cmp.Or(cmp.Compare(b.Spec.Role.Priority(), a.Spec.Role.Priority()), cmp.Compare(a.Spec.ID, b.Spec.ID))
-	})
-	for _, p := range pools {
-		if !named[p.Spec.ID] {
-			m.add(Step{Kind: DestroyPool, Target: m.address(p.Spec.ID), Reason: "the deployment does not name it"})
-		}
-	}
 }
 
 // pool plans the pool itself and its image.
