@@ -70,6 +70,9 @@ type Tenant struct {
 	// HostServices are addresses on the host that this tenant's guests may reach,
 	// beside what mvm itself serves, as "tcp:PORT" on the tenant's gateway address.
 	HostServices []int `json:"host_services,omitempty"`
+	// Problem says what keeps the tenant from the desired state that the host is held to;
+	// empty: nothing does.
+	Problem string `json:"problem,omitempty"`
 }
 
 // TenantSpec asks for a tenant. NetID nil and an invalid Subnet mean: choose.

@@ -46,6 +46,7 @@ type host struct {
 
 	trust  agent.StateTrust
 	nodeID string
+	file   string // the desired state that the host follows
 
 	// Of agents that run on a virtual clock; nil: the host's own.
 	memory func() (policy.Memory, error)
@@ -102,7 +103,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
-		Trust: h.trust, NodeID: h.nodeID, HostMemory: h.memory, MemoryLimits: h.limits,
+		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

@@ -33,6 +33,7 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 	if err != nil {
 		return done, err
 	}
+	a.deliverOwed(ctx, []string{d.Tenant.ID})
 	more, err := a.reconciler.settle(ctx, d.Tenant.ID, progress)
 	return append(done, more...), err
 }
@@ -66,6 +67,16 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Opti
 	return done, nil
 }
 
+// updatePoolLater changes a pool, and has its guests told when nobody waits for it: one
+// that is mute holds up no other tenant's change.
+func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec mvm.PoolSpec) error {
+	defer a.admin.lock(at.Tenant)()
+	if _, err := a.updatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec}); err != nil {
+		return err
+	}
+	return a.deliverLater(ctx, at.Tenant)
+}
+
 // planFor looks at the tenant as it is and plans from there.
 func (a *Agent) planFor(d mvm.Deployment, opts plan.Options) (plan.Plan, error) {
 	o, _, err := a.reconciler.observe(d.Tenant.ID)
@@ -95,7 +106,7 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 	case plan.CreatePool:
 		_, err = a.CreatePool(ctx, s.Target.Tenant, *s.Pool)
 	case plan.UpdatePool:
-		_, err = a.UpdatePool(ctx, s.Target.Tenant, s.Target.Pool, mvm.PoolUpdate{Spec: s.Pool})
+		err = a.updatePoolLater(ctx, s.Target, *s.Pool)
 	case plan.DestroyPool:
 		if err := a.stopAll(ctx, s.Target, progress); err != nil {
 			return err

@@ -45,8 +45,11 @@ func (p *pending) all() []string {
 // One that does not take it gets it later: see keepDelivered.
 func (a *Agent) pushConfig(ctx context.Context, i mvm.Instance) error {
 	defer a.pushing.lock(i.ID)() // so that what arrives last is the newest
+	a.pending.set(i.ID, false)   // before the configuration is read: a change after that sets it again
 	err := a.tryPush(ctx, i)
-	a.pending.set(i.ID, err != nil)
+	if err != nil {
+		a.pending.set(i.ID, true)
+	}
 	return err
 }
 
@@ -79,21 +82,31 @@ func (a *Agent) tryPush(ctx context.Context, i mvm.Instance) error {
 	})
 }
 
-// deliver pushes the configuration to every running instance of the tenant.
+// deliverers bounds the guests that get a change at the same time.
+const deliverers = 16
+
+// receivers are the running instances of the tenant.
+func (a *Agent) receivers(ctx context.Context, tenant string) ([]mvm.Instance, error) {
+	all, err := a.Instances(ctx, mvm.Address{Tenant: tenant})
+	return slices.DeleteFunc(all, func(i mvm.Instance) bool { return i.State != mvm.StateRunning || a.liveOf(i.ID) == nil }), err
+}
+
+// deliver pushes the configuration to every running instance of the tenant, so that one
+// that is mute costs no other its time.
 func (a *Agent) deliver(ctx context.Context, tenant string) error {
-	instances, err := a.Instances(ctx, mvm.Address{Tenant: tenant})
+	instances, err := a.receivers(ctx, tenant)
 	if err != nil {
 		return err
 	}
+	var mu sync.Mutex
 	var errs []error
-	for _, i := range instances {
-		if i.State != mvm.StateRunning || a.liveOf(i.ID) == nil {
-			continue
-		}
+	each(instances, deliverers, func(i mvm.Instance) {
 		if err := a.pushConfig(ctx, i); err != nil {
+			mu.Lock()
+			defer mu.Unlock()
 			errs = append(errs, err)
 		}
-	}
+	})
 	if len(errs) > 0 {
 		return mvm.Errorf(mvm.KindUnavailable, "stored, but %d running guests did not take it: %w", len(errs), errors.Join(errs...)).
 			WithFix("the agent tries again by itself; they get it at their next wake at the latest")
@@ -101,13 +114,36 @@ func (a *Agent) deliver(ctx context.Context, tenant string) error {
 	return nil
 }
 
+// deliverLater leaves a change of the tenant to keepDelivered.
+func (a *Agent) deliverLater(ctx context.Context, tenant string) error {
+	instances, err := a.receivers(ctx, tenant)
+	for _, i := range instances {
+		a.pending.set(i.ID, true)
+	}
+	return err
+}
+
+// deliverOwed gives the tenants' guests now what was left for later. What they do not
+// take stays so.
+func (a *Agent) deliverOwed(ctx context.Context, tenants []string) {
+	owed := a.pending.all()
+	each(tenants, settlers, func(tenant string) {
+		instances, err := a.receivers(ctx, tenant)
+		instances = slices.DeleteFunc(instances, func(i mvm.Instance) bool { return !slices.Contains(owed, i.ID) })
+		if len(instances) > 0 {
+			err = a.deliver(ctx, tenant)
+		}
+		if err != nil && ctx.Err() == nil {
+			a.log.Warn("deliver change", "tenant", tenant, "error", err)
+		}
+	})
+}
+
 // keepDelivered tries the guests again that did not take a change, for as long as
 // the agent runs.
 func (a *Agent) keepDelivered() {
 	redeliver := func() {
-		for _, id := range a.pending.all() {
-			a.redeliver(id)
-		}
+		each(a.pending.all(), deliverers, a.redeliver)
 	}
 	redeliver()
 	a.every(deliverEvery, redeliver)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,18 +46,25 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 	if err != nil {
 		return nil, err
 	}
-	h, done, err := a.applyState(ctx, doc, req, accept, progress)
+	h, done, err := a.applyState(ctx, doc, req, acceptance{signed: accept}, progress)
 	if err != nil || req.NoWait || req.Dry {
 		return done, err
 	}
+	a.deliverOwed(ctx, h.names())
 	more, err := a.settleAll(ctx, h.names(), progress)
 	return append(done, more...), err
 }
 
 // applyState puts the state on record, or says what that would do.
-func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept func(*store.Tx) error, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
+func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept acceptance, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
 	defer a.states.lock("state")()
 	h, err := a.planHost(doc)
+	if err == nil {
+		err = h.refused()
+	}
+	if err == nil && !req.Keep {
+		err = a.checkHeld(doc, req.Dry, &h)
+	}
 	if err != nil {
 		return h, nil, err
 	}
@@ -67,8 +75,31 @@ func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.Re
 	if err := a.keepState(ctx, doc, req.Keep, accept); err != nil {
 		return h, nil, err
 	}
-	done, err := a.applyHost(ctx, h, progress)
-	return h, done, err
+	done, faults := a.applyHost(ctx, h, progress)
+	return h, done, joined(faults)
+}
+
+// checkHeld refuses to apply a state once to a host that is held to another, which
+// would undo it. A dry run tells of that only.
+func (a *Agent) checkHeld(doc desired.Document, dry bool, h *hostPlan) error {
+	k, err := a.keptState()
+	if err != nil || k == nil {
+		return err
+	}
+	kept, err := k.State.Encode()
+	if err != nil {
+		return err
+	}
+	this, err := doc.Encode()
+	if err != nil || bytes.Equal(kept, this) {
+		return err
+	}
+	if dry {
+		h.note(doc.NodeID, "the host is held to another state: this one needs `--keep`")
+		return nil
+	}
+	return mvm.Errorf(mvm.KindState, "apply desired state once: the host is held to another, which would undo it").
+		WithFix("hold the host to this one with `--keep`, or run `mvm agent reconcile --forget` first")
 }
 
 // oneAtATime makes a function that may be called from many goroutines.
@@ -101,18 +132,27 @@ func (a *Agent) readState(state []byte) (doc desired.Document, accept func(*stor
 	return doc, nil, err
 }
 
+// acceptance is what has a state remembered, within the transaction that it gets.
+type acceptance struct {
+	signed func(*store.Tx) error // nil: it was not accepted because of a signature
+	also   func(*store.Tx) error // nil: nothing else
+}
+
 // keepState remembers what was accepted, before anything is changed.
-func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, accept func(*store.Tx) error) error {
-	if !keep && accept == nil {
+func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, accept acceptance) error {
+	if !keep && accept.signed == nil {
 		return nil
 	}
-	raw, err := json.Marshal(kept{State: doc, Signed: accept != nil, By: mvm.AskerFrom(ctx), At: time.Now()})
+	raw, err := json.Marshal(kept{State: doc, Signed: accept.signed != nil, By: mvm.AskerFrom(ctx), At: time.Now()})
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "keep desired state: %w", err)
 	}
 	return a.store.Update(func(tx *store.Tx) error {
-		if accept != nil {
-			if err := accept(tx); err != nil {
+		for _, remember := range []func(*store.Tx) error{accept.signed, accept.also} {
+			if remember == nil {
+				continue
+			}
+			if err := remember(tx); err != nil {
 				return err
 			}
 		}
@@ -121,13 +161,6 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 		}
 		return tx.PutMeta(metaKept, string(raw))
 	})
-}
-
-// forget ends that the host is held to a state. Once it returns nothing more is done
-// for that state.
-func (a *Agent) forget() error {
-	defer a.states.lock("state")()
-	return a.store.Update(func(tx *store.Tx) error { return tx.PutMeta(metaKept, "") })
 }
 
 // keptState is the state that the host is held to, nil when there is none.
@@ -146,31 +179,6 @@ func (a *Agent) keptState() (*kept, error) {
 			WithFix("give the host its state again, or `mvm agent reconcile --forget`")
 	}
 	return &k, nil
-}
-
-// hold makes the records agree with the state that is kept, as often as the agent
-// looks at everything. Somebody who changed them meanwhile has not the last word.
-func (r *reconciler) hold() {
-	err := r.a.holdKept(asReconcile(r.a.ctx))
-	if err != nil && r.a.ctx.Err() == nil {
-		r.a.log.Error("hold the host to its desired state", "error", err)
-	}
-}
-
-// holdKept reads what is kept once nobody can keep another: with one that was overtaken
-// it would undo what the newer made.
-func (a *Agent) holdKept(ctx context.Context) error {
-	defer a.states.lock("state")()
-	k, err := a.keptState()
-	if err != nil || k == nil {
-		return err
-	}
-	h, err := a.planHost(k.State)
-	if err != nil {
-		return err
-	}
-	_, err = a.applyHost(ctx, h, func(p mvm.Progress) { a.log.Info("held to the desired state", "target", p.Target, "step", p.Text) })
-	return err
 }
 
 // reconcileRecord makes the host, or one tenant, what is on record.

@@ -1,7 +1,8 @@
 package agent
 
 import (
-	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -9,32 +10,47 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/store"
 )
 
 // fileEvery is how often the file with the desired state is looked at.
 const fileEvery = 2 * time.Second
 
+// metaFile is where the digest of the file that was accepted last is kept, so that after
+// a restart the same file is not put over a state that was pushed since.
+const metaFile = "desired_file"
+
 // desiredFile is the file that says what the host is held to.
 type desiredFile struct {
 	path  string
-	seen  string // its fingerprint when it was read last
-	state []byte // what was accepted of it
+	seen  string // its fingerprint when nothing more was to be done for it
 	told  string // the error that was told last
+	mark  string // its fingerprint when it was refused
+	fails int    // how often in a row
+	retry time.Time
 }
 
 // follow holds the host to the file's state once it has changed. A file that can't be
-// read, or is refused, changes nothing: the state before it stays in force.
+// read, or is refused, changes nothing: the state before it stays in force. What is
+// wrong with the file itself stays wrong until it changes; for all else it is tried
+// again.
 func (r *reconciler) follow(f *desiredFile) {
 	if f.path == "" {
 		return
 	}
 	mark := fingerprint(f.path)
-	if mark == f.seen {
+	if mark != f.mark {
+		f.mark, f.fails, f.retry = mark, 0, time.Time{}
+	}
+	if mark == f.seen || f.retry.After(time.Now()) {
 		return
 	}
 	err := r.takeUp(f)
-	if err == nil || !mvm.IsKind(err, mvm.KindUnavailable) {
+	if err == nil || mvm.IsKind(err, mvm.KindInvalid) {
 		f.seen = mark
+	} else {
+		f.fails++
+		f.retry = time.Now().Add(r.backoff(f.fails))
 	}
 	if err == nil {
 		f.told = ""
@@ -48,13 +64,26 @@ func (r *reconciler) follow(f *desiredFile) {
 
 func (r *reconciler) takeUp(f *desiredFile) error {
 	state, err := readDesired(f.path)
-	if err != nil || bytes.Equal(state, f.state) {
+	if err != nil {
 		return err
 	}
-	if _, err := r.a.Reconcile(asReconcile(r.a.ctx), mvm.ReconcileRequest{State: state, Keep: true, NoWait: true}, nil); err != nil {
+	sum := sha256.Sum256(state)
+	digest, last := hex.EncodeToString(sum[:]), ""
+	err = r.a.store.View(func(tx *store.Tx) (err error) {
+		last, _, err = tx.Meta(metaFile)
+		return err
+	})
+	if err != nil || last == digest {
 		return err
 	}
-	f.state = state
+	doc, accept, err := r.a.readState(state)
+	if err != nil {
+		return err
+	}
+	acc := acceptance{signed: accept, also: func(tx *store.Tx) error { return tx.PutMeta(metaFile, digest) }}
+	if _, _, err := r.a.applyState(asReconcile(r.a.ctx), doc, mvm.ReconcileRequest{Keep: true}, acc, oneAtATime(nil)); err != nil {
+		return err
+	}
 	r.a.log.Info("desired state of the file is in force", "file", f.path)
 	return nil
 }

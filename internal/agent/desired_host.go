@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"mvm"
@@ -17,6 +18,8 @@ type hostPlan struct {
 	gone    []string // tenants that are destroyed
 	tenants []tenantPlan
 	notes   []mvm.Progress
+	// trouble is, by tenant, why it can't be made what the state says.
+	trouble map[string]error
 }
 
 type tenantPlan struct {
@@ -24,51 +27,66 @@ type tenantPlan struct {
 	p plan.Plan
 }
 
-// planHost checks the whole state against the host and says what there is to do.
-// Nothing is changed when it fails.
+// planHost checks the whole state against the host and says what there is to do, for
+// each tenant that it can be done for. Nothing is changed.
 func (a *Agent) planHost(doc desired.Document) (hostPlan, error) {
-	h := hostPlan{doc: doc}
-	have, err := a.Tenants(a.ctx)
-	if err != nil {
+	h := hostPlan{doc: doc, trouble: map[string]error{}}
+	if err := a.planGone(&h); err != nil {
 		return h, err
 	}
-	named := map[string]bool{}
-	for _, t := range doc.Tenants {
-		named[t.TenantID] = true
-	}
-	for _, t := range have {
-		switch {
-		case named[t.ID] && t.Destroying:
-			return h, mvm.Errorf(mvm.KindState, "tenant %s is being destroyed", t.ID).WithFix("try again when it is gone")
-		case named[t.ID] || t.Destroying || !doc.PruneUnknownTenants:
-		default:
-			why, err := a.spared(t)
-			if err != nil {
-				return h, err
-			}
-			if why != "" {
-				h.note(t.ID, "it is not named, and is left as it is: "+why)
-				continue
-			}
-			h.gone = append(h.gone, t.ID)
-		}
-	}
-	if err := errors.Join(a.checkSecrets(&h), a.checkNew(h)); err != nil {
+	if err := errors.Join(a.checkSecrets(&h), a.checkNew(&h)); err != nil {
 		return h, err
 	}
 	for _, d := range doc.Deployments() {
+		if h.trouble[d.Tenant.ID] != nil {
+			continue
+		}
 		o, _, err := a.reconciler.observe(d.Tenant.ID)
 		if err != nil {
 			return h, err
 		}
 		p, err := plan.Make(d, o, plan.Options{Prune: doc.PruneUnknownPools})
 		if err != nil {
-			return h, err
+			h.trouble[d.Tenant.ID] = err
+			continue
 		}
 		h.tenants = append(h.tenants, tenantPlan{d, p})
 	}
 	return h, nil
 }
+
+// planGone finds the tenants that are destroyed.
+func (a *Agent) planGone(h *hostPlan) error {
+	have, err := a.Tenants(a.ctx)
+	if err != nil {
+		return err
+	}
+	named := map[string]bool{}
+	for _, t := range h.doc.Tenants {
+		named[t.TenantID] = true
+	}
+	for _, t := range have {
+		if named[t.ID] && t.Destroying {
+			h.trouble[t.ID] = mvm.Errorf(mvm.KindState, "tenant %s is being destroyed", t.ID).WithFix("try again when it is gone")
+		}
+		if named[t.ID] || t.Destroying || !h.doc.PruneUnknownTenants {
+			continue
+		}
+		why, err := a.spared(t)
+		if err != nil {
+			return err
+		}
+		if why != "" {
+			h.note(t.ID, "it is not named, and is left as it is: "+why)
+			continue
+		}
+		h.gone = append(h.gone, t.ID)
+	}
+	return nil
+}
+
+// refused is all that keeps tenants from what the state says: then none of it is taken.
+func (h *hostPlan) refused() error { return joined(h.trouble) }
 
 // spared is why the tenant is not destroyed though it is not named; empty: it is.
 func (a *Agent) spared(t mvm.Tenant) (string, error) {
@@ -91,11 +109,11 @@ func (h *hostPlan) note(tenant, text string) {
 	h.notes = append(h.notes, mvm.Progress{Target: tenant, Text: text})
 }
 
-// checkSecrets refuses a state that was made with other secrets than a tenant has.
-// One that has none yet is told of: they come by another way than the state.
+// checkSecrets finds the tenants that have other secrets than those of the state. One
+// that has none yet is told of: they come by another way than the state.
 func (a *Agent) checkSecrets(h *hostPlan) error {
 	for _, t := range h.doc.Tenants {
-		if t.SecretsHash == "" {
+		if t.SecretsHash == "" || h.trouble[t.TenantID] != nil {
 			continue
 		}
 		var have mvm.Tenant
@@ -112,12 +130,11 @@ func (a *Agent) checkSecrets(h *hostPlan) error {
 		if err != nil {
 			return err
 		}
-		hash, err := a.secretsHash(have, sealed)
-		if err != nil {
-			return err
-		}
-		if hash != t.SecretsHash {
-			return mvm.Errorf(mvm.KindState, "desired state: tenant %s has other secrets than those of secrets_hash", t.TenantID).
+		switch hash, err := a.secretsHash(have, sealed); {
+		case err != nil:
+			h.trouble[t.TenantID] = err
+		case hash != t.SecretsHash:
+			h.trouble[t.TenantID] = mvm.Errorf(mvm.KindState, "desired state: tenant %s has other secrets than those of secrets_hash", t.TenantID).
 				WithFix("set them with `mvm tenant secrets set`, or take the hash from `mvm agent desired`, or leave it out")
 		}
 	}
@@ -129,7 +146,7 @@ var errRollback = errors.New("it was only tried")
 
 // checkNew tries whether the new tenants can have the networks that they ask for, once
 // those to be destroyed are gone.
-func (a *Agent) checkNew(h hostPlan) error {
+func (a *Agent) checkNew(h *hostPlan) error {
 	err := a.store.Update(func(tx *store.Tx) error {
 		all, err := tx.Tenants()
 		if err != nil {
@@ -147,7 +164,7 @@ func (a *Agent) checkNew(h hostPlan) error {
 				err = tx.PutTenant(t)
 			}
 			if err != nil {
-				return mvm.Errorf(mvm.KindOf(err), "desired state: tenant %s: %w", d.Tenant.ID, err)
+				h.trouble[d.Tenant.ID] = mvm.Errorf(mvm.KindOf(err), "desired state: tenant %s: %w", d.Tenant.ID, err)
 			}
 		}
 		return errRollback
@@ -191,20 +208,22 @@ func (h hostPlan) names() (out []string) {
 }
 
 // applyHost puts the state on record: what goes first, then each tenant. A fault of
-// one tenant keeps no other from its own.
-func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Progress)) (done []mvm.PlanStep, err error) {
+// one tenant keeps no other from its own: they are returned by tenant.
+func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Progress)) (done []mvm.PlanStep, faults map[string]error) {
+	faults = map[string]error{}
 	for _, t := range h.gone {
 		s := destroyStep(t)
 		progress(mvm.Progress{Target: s.Target, Text: s.Action + ": " + s.Reason})
 		if err := a.pruneTenant(ctx, t, progress); err != nil {
-			return done, mvm.Errorf(mvm.KindOf(err), "prune tenant %s: %w", t, err)
+			faults[t] = mvm.Errorf(mvm.KindOf(err), "prune tenant %s: %w", t, err)
+			continue
 		}
 		done = append(done, s)
 	}
-	var errs []error
 	for _, t := range h.tenants {
 		if ctx.Err() != nil {
-			return done, mvm.Errorf(mvm.KindCanceled, "reconcile: %w", context.Cause(ctx)).WithFix("run it again: it takes up what is left")
+			faults[t.d.Tenant.ID] = mvm.Errorf(mvm.KindCanceled, "reconcile: %w", context.Cause(ctx)).WithFix("run it again: it takes up what is left")
+			break
 		}
 		if !slices.ContainsFunc(t.p.Steps, plan.Step.OfRecord) {
 			continue
@@ -212,10 +231,22 @@ func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Pro
 		steps, err := a.applySpecs(ctx, t.d, plan.Options{Prune: h.doc.PruneUnknownPools}, progress)
 		done = append(done, steps...)
 		if err != nil {
-			errs = append(errs, err)
+			faults[t.d.Tenant.ID] = err
 		}
 	}
-	return done, errors.Join(errs...)
+	return done, faults
+}
+
+// joined is one error of all, in the order of the tenants' names.
+func joined(faults map[string]error) error {
+	var errs []error
+	for _, t := range slices.Sorted(maps.Keys(faults)) {
+		errs = append(errs, faults[t])
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
 }
 
 // pruneTenant destroys a tenant whose VMs are stopped before: first what lets others

@@ -65,9 +65,17 @@ func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) 
 // UpdatePool implements api.Service.
 func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
 	defer a.admin.lock(tenant)()
-	return a.updatePool(ctx, tenant, pool, up)
+	p, err := a.updatePool(ctx, tenant, pool, up)
+	if err != nil {
+		return p, err
+	}
+	if err := a.deliver(ctx, tenant); err != nil {
+		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
+	}
+	return a.Pool(ctx, tenant, pool)
 }
 
+// updatePool puts the change on record; its guests are still to be told.
 func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
 	err = a.store.Update(func(tx *store.Tx) error {
 		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
@@ -93,13 +101,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		return p, err
 	}
 	a.reconciler.changed(tenant, pool)
-	if err := a.applyPublish(ctx); err != nil {
-		return p, err
-	}
-	if err := a.deliver(ctx, tenant); err != nil {
-		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
-	}
-	return a.Pool(ctx, tenant, pool)
+	return p, a.applyPublish(ctx)
 }
 
 // checkDisks refuses a spec for which a data disk would have to shrink.

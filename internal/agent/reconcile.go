@@ -82,10 +82,10 @@ func (r *reconciler) resync() {
 	tick, look := time.NewTicker(r.every), time.NewTicker(fileEvery)
 	defer tick.Stop()
 	defer look.Stop()
-	file := &desiredFile{path: r.a.opt.DesiredFile}
+	file, told := &desiredFile{path: r.a.opt.DesiredFile}, map[string]string{}
 	for {
 		r.follow(file)
-		r.hold()
+		r.hold(told)
 		r.pokeAll()
 		for waiting := true; waiting; {
 			select {

@@ -89,6 +89,9 @@ func tenantInfoTable(t mvm.Tenant, u mvm.Usage) table {
 	tab.add("pools", of(u.Pools, q.MaxPools, ""))
 	tab.add("per pool", fmt.Sprintf("at most %d instances", q.MaxInstancesPerPool))
 	tab.add("disk", fmt.Sprintf("%s of %d GiB", size(int64(u.DiskMiB)<<20), q.MaxDiskGiB))
+	if t.Problem != "" {
+		tab.add("problem", t.Problem)
+	}
 	return tab
 }
 

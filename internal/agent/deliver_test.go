@@ -1,0 +1,79 @@
+package agent_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver/fake"
+)
+
+// withMute makes three running instances, of which the first has a guest that does not
+// answer when it is given its configuration.
+func (h *host) withMute() []mvm.Instance {
+	h.t.Helper()
+	h.makePool(desired(worker("workers"), 3, 0, 0))
+	settled(time.Minute)
+	all := h.all("workers")
+	if len(all) != 3 {
+		h.t.Fatalf("got %d instances, want 3", len(all))
+	}
+	h.host.Behave(all[0].ID, fake.Behavior{Silent: true, Only: []string{"Configure"}})
+	return all
+}
+
+// One mute guest keeps no other waiting for its secrets.
+func TestAMuteGuestDelaysNobodysSecrets(t *testing.T) {
+	holding(t, func(t *testing.T, h *host) {
+		all := h.withMute()
+		done := make(chan error, 1)
+		go func() {
+			_, err := h.a.SetSecrets(context.Background(), "acme", map[string][]byte{"token": []byte("one")})
+			done <- err
+		}()
+		synctest.Wait() // no time passes: the mute one is still waited for
+		for _, i := range all[1:] {
+			if got := h.get(i.ID).SecretsGeneration; got != 1 {
+				t.Errorf("%s has generation %d of the secrets, want 1", i.ID, got)
+			}
+		}
+		if err := <-done; !mvm.IsKind(err, mvm.KindUnavailable) {
+			t.Errorf("got %v, want that one guest did not take it", err)
+		}
+	})
+}
+
+// A desired state is on record at once, whatever the guests do; they get it in the end.
+func TestAMuteGuestDelaysNoState(t *testing.T) {
+	holding(t, func(t *testing.T, h *host) {
+		all := h.withMute()
+		doc, err := h.a.Desired(ctx(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		scoped := strings.Replace(string(doc), `"secret_scopes": []`, `"secret_scopes": [{"integration": "telegram", "keys": ["token"]}]`, 1)
+		if scoped == string(doc) {
+			t.Fatalf("the state has no scopes to change: %s", doc)
+		}
+		if _, err := h.a.SetSecrets(ctx(t), "acme", map[string][]byte{"token": []byte("one")}); !mvm.IsKind(err, mvm.KindUnavailable) {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := h.keep([]byte(scoped)); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the state was on record after %s, want at once", took)
+		}
+		h.host.Behave(all[0].ID, fake.Behavior{})
+		settled(15 * time.Second)
+		for _, i := range all {
+			if got := h.exec(i.ID, "cat", "/run/secrets/telegram/token"); got != "one" {
+				t.Errorf("%s has %q", i.ID, got)
+			}
+		}
+	})
+}
