@@ -32,6 +32,9 @@ changes. Tenants and pools that it does not name stay, unless it asks to prune t
 It is applied once; with --keep the agent holds the host to it from then on, over
 restarts, until another is kept or --forget is given.
 
+A host that is held to a state takes no other one once, which would not last: use --keep
+again, or --forget first. What it destroys is told first, and asked for.
+
 With --dry-run nothing changes: it says what would be done, and exits with 0 when that
 is nothing and with 10 when it is something.
 `
@@ -47,7 +50,7 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 	f.BoolVar(&o.keep, "keep", false, "hold the host to the state from now on")
 	f.BoolVar(&o.forget, "forget", false, "no longer hold the host to a state that was kept")
 	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record")
-	out := outputFlag(cmd)
+	yes, out := yesFlag(cmd), outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := mvm.ReconcileRequest{Dry: o.dry, Keep: o.keep, Forget: o.forget, NoWait: o.noWait}
 		if len(args) == 1 {
@@ -63,7 +66,12 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 		if err := req.Validate(); err != nil {
 			return usageOf(cmd, err)
 		}
-		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error { return a.runReconcile(ctx, c, req, *out) })
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			if err := a.confirmState(cmd, c, req, *yes); err != nil {
+				return err
+			}
+			return a.runReconcile(ctx, c, req, *out)
+		})
 	}
 	return cmd
 }
