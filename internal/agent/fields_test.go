@@ -187,7 +187,9 @@ func tenantFields() map[string]field {
 			return wants("host services of the network", fmt.Sprint(h.net.Config().Tenants[0].HostPorts), "[5432]")
 		}},
 		"Secrets": {func(d *mvm.Deployment) { d.Secrets = map[string][]byte{"key": []byte("two")} }, func(h *host) error {
-			return wants("secret", h.exec(h.all("workers")[0].ID, "cat", "/run/secrets/key"), "two")
+			all := h.all("workers")
+			running := slices.IndexFunc(all, func(i mvm.Instance) bool { return i.State == mvm.StateRunning })
+			return wants("secret", h.exec(all[running].ID, "cat", "/run/secrets/key"), "two")
 		}},
 	}
 }
