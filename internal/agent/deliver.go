@@ -48,7 +48,7 @@ func (a *Agent) pushConfig(ctx context.Context, i mvm.Instance) error {
 	a.pending.set(i.ID, false)   // before the configuration is read: a change after that sets it again
 	err := a.tryPush(ctx, i)
 	if err != nil {
-		a.pending.set(i.ID, true)
+		a.pending.set(i.ID, true) // it is told again
 	}
 	return err
 }
