@@ -94,6 +94,10 @@ func (h *Local) Launch(ctx context.Context, l Launch) (Process, []string, error)
 
 // exec starts QEMU.
 func (h *Local) exec(l Launch) (*sys.Process, error) {
+	user, err := l.credential(kvmDevice)
+	if err != nil {
+		return nil, err
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
@@ -106,7 +110,7 @@ func (h *Local) exec(l Launch) (*sys.Process, error) {
 	files, numbers := l.number([]*os.File{null, l.Files.Log, l.Files.Log})
 	p, err := os.StartProcess(h.binary, append([]string{h.binary}, l.Args(numbers)...), &os.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "LANG=C"}, Files: files,
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: l.credential()},
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: user},
 	})
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
@@ -139,18 +143,6 @@ func (l Launch) number(files []*os.File) ([]*os.File, Numbers) {
 	}
 	n.TAP = pass(f.TAP)
 	return files, n
-}
-
-// credential is the user of the VMM, in the group that owns /dev/kvm when it needs that.
-func (l Launch) credential() *syscall.Credential {
-	c := &syscall.Credential{Uid: uint32(l.UID), Gid: uint32(l.GID)}
-	if l.Accel == AccelKVM {
-		var st unix.Stat_t
-		if unix.Stat("/dev/kvm", &st) == nil {
-			c.Groups = []uint32{st.Gid}
-		}
-	}
-	return c
 }
 
 // confine bounds the process as far as this host allows.
