@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -17,12 +16,10 @@ import (
 	"mvm/internal/pki"
 )
 
-// Bounds of those who are not known yet.
+// Bounds of the answer to who is refused.
 const (
-	maxHandshakes        = 128 // at once
-	maxHandshakesPerAddr = 16  // of them from one address
-	lingerTime           = 500 * time.Millisecond
-	lingerBytes          = 64 << 10
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 64 << 10
 )
 
 // listener gives connections whose handshake is behind them.
@@ -39,11 +36,11 @@ type listener struct {
 	counts   counts
 	warnings *rate.Limiter
 
-	mu     sync.Mutex
-	shakes map[netip.Addr]int // handshakes under way
-	total  int
-	conns  map[*conn]bool // established
-	byID   map[string]int // of them by identity
+	shakes shakes
+
+	mu    sync.Mutex
+	conns map[*conn]bool // established
+	byID  map[string]int // of them by identity
 }
 
 // conn is an established connection.
@@ -55,7 +52,7 @@ type conn struct {
 }
 
 func newListener(tcp net.Listener, opt Options) *listener {
-	l := &listener{tcp: tcp, opt: opt, warnings: rate.NewLimiter(1, 100), ready: make(chan *tls.Conn), shakes: map[netip.Addr]int{}, conns: map[*conn]bool{}, byID: map[string]int{}}
+	l := &listener{tcp: tcp, opt: opt, warnings: rate.NewLimiter(1, 100), ready: make(chan *tls.Conn), conns: map[*conn]bool{}, byID: map[string]int{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -102,43 +99,21 @@ func (l *listener) run() {
 			}
 			continue
 		}
-		from := addrOf(c)
-		if !l.begin(from) {
-			l.counts.handshake.Add(1)
-			l.opt.Log.Debug("remote connection refused: too many handshakes", "from", from)
-			_ = c.Close()
-			continue
+		h, dropped := l.shakes.begin(c)
+		if dropped != nil {
+			l.opt.Log.Debug("remote handshake dropped for a newer one", "from", dropped.from)
 		}
 		l.wg.Go(func() {
-			defer l.end(from)
-			l.shake(c)
+			defer close(h.done)
+			defer l.shakes.finish(h)
+			l.shake(h)
 		})
 	}
 }
 
-// begin counts a handshake in, if there is room for it.
-func (l *listener) begin(from netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.total >= maxHandshakes || l.shakes[from] >= maxHandshakesPerAddr {
-		return false
-	}
-	l.total++
-	l.shakes[from]++
-	return true
-}
-
-func (l *listener) end(from netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.total--
-	if l.shakes[from]--; l.shakes[from] == 0 {
-		delete(l.shakes, from)
-	}
-}
-
 // shake makes the handshake and hands the connection on.
-func (l *listener) shake(c net.Conn) {
+func (l *listener) shake(h *shake) {
+	c := h.c
 	raw := &rawConn{Conn: c}
 	ctx, cancel := context.WithTimeout(l.ctx, l.opt.Handshake)
 	defer cancel()
@@ -157,6 +132,7 @@ func (l *listener) shake(c net.Conn) {
 		_ = t.Close()
 		return
 	}
+	l.shakes.finish(h) // it is known now, and counted as such
 	select {
 	case l.ready <- t:
 	case <-l.ctx.Done():
@@ -226,11 +202,4 @@ func linger(c net.Conn) {
 		_, _ = io.CopyN(io.Discard, tcp, lingerBytes)
 	}
 	_ = c.Close()
-}
-
-func addrOf(c net.Conn) netip.Addr {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
 }

@@ -2,8 +2,9 @@
 // over mutual TLS 1.3, for clients with a certificate of the node's CA.
 //
 // Whoever connects is hostile until the handshake has shown who it is: handshakes are
-// bounded in time, in number and per address, and nothing of HTTP is read before. Who
-// is known is still bounded: connections and requests of all clients and of each, and
+// bounded in time, in number and per address, and nothing of HTTP is read before. A
+// newcomer takes the place of the oldest that has not finished, so that whoever takes all
+// places keeps nobody out. Who is known is still bounded: connections and requests of all clients and of each, and
 // requests per second. A certificate is looked at again at every request, and the
 // connections of one that was revoked or has expired are closed within seconds.
 package remote
