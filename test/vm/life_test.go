@@ -70,6 +70,7 @@ func TestAssistants(t *testing.T) {
 	t.Run("streaming", func(t *testing.T) { h.on(t).testStreaming(web) })
 	t.Run("websocket", func(t *testing.T) { h.on(t).testWebSocket(web) })
 	t.Run("secrets", func(t *testing.T) { h.on(t).testSecrets(web) })
+	t.Run("request id", func(t *testing.T) { h.on(t).testRequest(h.bound(1)) })
 	t.Run("by key", func(t *testing.T) { h.on(t).testByKey(h.bound(1)) })
 	t.Run("network is as it should be", func(t *testing.T) { h.on(t).testVerify() })
 	t.Run("a guest that floods its host", func(t *testing.T) { h.on(t).testFlood() })
