@@ -126,6 +126,21 @@ func TestInstances(t *testing.T) {
 		{"parked: on its way there", spec(1, 0, 1), []mvm.State{running, sleeping}, func(w *world) {
 			w.instances["i-00000001"].Op = &mvm.Op{Kind: mvm.OpSleep, By: mvm.AskerPolicy}
 		}, nil},
+		{"woken by a request: the policy puts it to rest", spec(0, 0, 0), []mvm.State{running}, woken("i-00000001"), nil},
+		{"woken by a request: was a sleeper that is desired", spec(0, 0, 1), []mvm.State{running}, woken("i-00000001"), nil},
+		{"woken by a request: runs as desired", spec(1, 0, 0), []mvm.State{running, sleeping}, woken("i-00000001"), nil},
+		{"on its way by a task: counts as what it becomes", spec(1, 0, 1), []mvm.State{stopped, running}, func(w *world) {
+			w.underWay = map[string]plan.Way{"i-00000001": {To: running, Runs: true}, "i-00000002": {To: sleeping}}
+		}, nil},
+		{"on its way down: holds its place in the quota", spec(2, 0, 0), []mvm.State{running, running, stopped}, func(w *world) {
+			w.tenant.Quota.MaxRunning = 2
+			w.underWay = map[string]plan.Way{"i-00000002": {To: sleeping}}
+		}, nil},
+		{"behind: is restarted", spec(1, 1, 0), []mvm.State{running, warm, sleeping}, func(w *world) {
+			for _, i := range w.instances {
+				i.Image = "sha256:old"
+			}
+		}, []string{"restart 1", "restart 2"}},
 		{"quota max_running: resume rather than nothing", spec(3, 0, 0), []mvm.State{running, warm, sleeping},
 			func(w *world) { w.tenant.Quota.MaxRunning = 2 }, []string{"resume 2"}},
 		{"quota max_vcpus", spec(3, 0, 0), []mvm.State{running, sleeping, stopped}, func(w *world) { w.tenant.Quota.MaxVCPUs = 5 }, []string{"wake 2"}},
@@ -165,6 +180,10 @@ func byHand(id string) func(*world) {
 	return func(w *world) { w.instances[id].ManualOverrideUntil = now.Add(time.Minute) }
 }
 
+func woken(id string) func(*world) {
+	return func(w *world) { w.instances[id].Last = &mvm.Transition{Op: mvm.OpWake, By: "gateway:i-0a0b0c0d"} }
+}
+
 func busy(id string, op mvm.OpKind) func(*world) {
 	return func(w *world) { w.instances[id].Op = &mvm.Op{Kind: op} }
 }
@@ -189,6 +208,25 @@ func TestSleepingGoesInReverseRoleOrder(t *testing.T) {
 	want := []string{"create-instance acme/builders", "sleep acme/workers/i-00000002", "sleep acme/gateways/i-00000001"}
 	if diff := cmp.Diff(want, lines(w.run(t, d, plan.Options{}))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestMinimumTimes: what has not been long enough in its state waits, and does not go
+// in place of another.
+func TestMinimumTimes(t *testing.T) {
+	d := deployment(poolSpec("p", mvm.RoleWorker, 1, 0, 0))
+	d.Pools[0].Policy.MinRunningSeconds = 60
+	w := setUp(t, d)
+	w.with(t, "p", mvm.StateRunning, mvm.StateRunning, mvm.StateRunning)
+	w.instances["i-00000003"].Changed = now.Add(-20 * time.Second)
+	w.instances["i-00000002"].Changed = now.Add(-70 * time.Second)
+	p, err := plan.Make(d, w.observed(), plan.Options{})
+	want := []string{"sleep acme/p/i-00000003", "sleep acme/p/i-00000002"}
+	if diff := cmp.Diff(want, lines(p)); err != nil || diff != "" {
+		t.Fatalf("%v (-want +got):\n%s", err, diff)
+	}
+	if at := p.Steps[0].After; !at.Equal(now.Add(40*time.Second)) || p.Steps[0].Limit != "min_running_seconds" || !p.Steps[1].After.IsZero() {
+		t.Errorf("got %+v, want the newest to wait for 40 s, and the other not", p.Steps)
 	}
 }
 

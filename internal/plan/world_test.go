@@ -21,6 +21,7 @@ type world struct {
 	pools     map[string]*mvm.Pool
 	instances map[string]*mvm.Instance
 	made      int
+	underWay  map[string]plan.Way
 }
 
 func newWorld() *world {
@@ -28,7 +29,7 @@ func newWorld() *world {
 }
 
 func (w *world) observed() plan.Observed {
-	o := plan.Observed{Tenant: w.tenant, Now: now,
+	o := plan.Observed{Tenant: w.tenant, Now: now, UnderWay: w.underWay,
 		SameSecrets: func(s map[string][]byte) bool { return maps.EqualFunc(s, w.secrets, bytes.Equal) }}
 	for _, id := range slices.Sorted(maps.Keys(w.pools)) {
 		o.Pools = append(o.Pools, *w.pools[id])

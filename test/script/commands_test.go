@@ -226,13 +226,14 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // follow FILE ARG... runs mvm in the background with its output in the file; `follow
-// interrupt CODE` sends it SIGINT and checks how it ends.
+// interrupt CODE` sends it SIGINT and checks how it ends; `follow kill -1`, SIGKILL.
 func follow(ts *testscript.TestScript, _ bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
 	if len(args) < 2 {
-		ts.Fatalf("usage: follow FILE ARG... | follow interrupt CODE")
+		ts.Fatalf("usage: follow FILE ARG... | follow interrupt|kill CODE")
 	}
-	if args[0] != "interrupt" {
+	sig := map[string]os.Signal{"interrupt": os.Interrupt, "kill": os.Kill}[args[0]]
+	if sig == nil {
 		cmd := background(ts, args[0], args[1:], true)
 		h.others = append(h.others, cmd)
 		return
@@ -241,7 +242,7 @@ func follow(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	cmd := h.others[len(h.others)-1]
 	h.others = h.others[:len(h.others)-1]
-	ts.Check(cmd.Process.Signal(os.Interrupt))
+	ts.Check(cmd.Process.Signal(sig))
 	_ = cmd.Wait()
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		ts.Fatalf("%v ended with %d, want %d", cmd.Args, got, want)

@@ -214,6 +214,9 @@ func MountData(log *slog.Logger) error {
 	if err != nil && !errors.Is(err, unix.EBUSY) {
 		return mvm.Errorf(mvm.KindInternal, "mount data disk %s on /data: %w", dev, err)
 	}
+	if err := growExt4("/data", dev); err != nil { // what is there can be used all the same
+		log.Error("grow data disk", "device", dev, "error", err)
+	}
 	return nil
 }
 
