@@ -41,7 +41,7 @@ func TestRollOut(t *testing.T) {
 	if mem2 <= mem+32<<10 || disk2 < disk*18/10 {
 		t.Errorf("the guest has %d KiB of memory and %d KiB of disk, and had %d and %d", mem2, disk2, mem, disk)
 	}
-	if env, err := h.exec(id, "cat", "/etc/mvm-config/config.json"); err != nil || !strings.Contains(env, `"GREETING":"hello"`) {
+	if env, err := h.exec(id, "cat", "/etc/mvm-config/config.json"); err != nil || !strings.Contains(env, `"GREETING": "hello"`) {
 		t.Errorf("configuration %s, %v; want the new environment", env, err)
 	}
 	if got, err := h.exec(id, "cat", "/data/mark"); err != nil || got != "kept" {
