@@ -166,7 +166,7 @@ func (a *app) statusTable(s pki.Status) table {
 	t.add("folder", s.Dir)
 	if s.Node != nil {
 		certTable(&t, a, *s.Node)
-		renews := "by hand: the CA's key is on another host"
+		renews := "by hand: the CA's key is on another host, or another user's"
 		if s.RenewsItself {
 			renews = "by the running agent, from " + s.RenewAt.UTC().Format(time.RFC3339)
 		}
@@ -178,6 +178,9 @@ func (a *app) statusTable(s pki.Status) table {
 	if s.CA != nil {
 		t.add("CA", s.CA.Subject)
 		t.add("CA valid until", a.until(s.CA.NotAfter))
+		if s.CAKeyHere {
+			t.add("CA's key", "here: who takes over a process that can read it can sign operators of every host of the CA (docs/remote.md)")
+		}
 		t.add("CA fingerprint", "SHA256:"+s.CA.Fingerprint)
 		t.add("revoked", plural(s.Revoked, "certificate", "certificates")+", list "+s.RevokedNumber)
 	}

@@ -18,6 +18,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/manifest"
 	"mvm/internal/network/linuxnet"
+	"mvm/internal/production"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 )
@@ -32,6 +33,9 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	}
 	uid, gid, err := lookupUser(cfg.Hostd.User)
 	if err != nil {
+		return err
+	}
+	if err := production.Bounded(cfg, ""); err != nil {
 		return err
 	}
 	lock, err := lockNetworks()
@@ -71,8 +75,9 @@ func vmmBounds(cfg manifest.AgentConfig) spawn.Bounds {
 		FirstUID: store.DefaultUIDBase, LastUID: store.DefaultUIDBase + store.DefaultUIDCount - 1}
 }
 
+// newSpawn has VMMs bounded where the config says that the host is in production.
 func newSpawn(cfg manifest.AgentConfig, log *slog.Logger) (*spawn.Local, error) {
-	return spawn.New(spawn.Options{Bounds: vmmBounds(cfg), Log: log})
+	return spawn.New(spawn.Options{Bounds: vmmBounds(cfg), Bounded: cfg.Trust.Production && !cfg.Trust.WeakIsolation, Log: log})
 }
 
 // lookupUser returns the numbers of a user that is given by name or number.

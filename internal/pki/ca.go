@@ -7,6 +7,8 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"net/url"
+	"os"
+	"syscall"
 	"time"
 
 	"mvm"
@@ -18,8 +20,15 @@ type ca struct {
 	key  crypto.Signer
 }
 
-// HasCAKey reports whether certificates can be signed here.
-func (d *Dir) HasCAKey() bool { return d.has(caKeyFile) }
+// HasCAKey reports whether this process can sign certificates here: a key that is
+// root's alone is as good as on another host for an agent that runs as another user.
+func (d *Dir) HasCAKey() bool {
+	f, err := os.OpenFile(d.file(caKeyFile), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err == nil {
+		_ = f.Close()
+	}
+	return err == nil
+}
 
 // Init makes a CA with an empty revocation list, unless one is there: a CA is kept.
 // A key without its certificate, or a certificate whose key is elsewhere, is an error.

@@ -106,7 +106,7 @@ func (k *Keeper) renew() {
 		return
 	}
 	if !k.dir.HasCAKey() {
-		k.warn("node's certificate is to be renewed, and the CA's key is on another host", "expires", s.node.cert.NotAfter, "fix", "mvm agent certs request")
+		k.warn("node's certificate is to be renewed, and the CA's key is on another host, or another user's", "expires", s.node.cert.NotAfter, "fix", "mvm agent certs request")
 		return
 	}
 	info, err := k.dir.RotateNode("", nil, k.life, now)

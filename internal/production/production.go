@@ -150,8 +150,7 @@ func (h Host) certificates() mvm.Finding {
 
 // jail is what stands between a guest that has broken out into its VMM and everything
 // else: hardware virtualisation, a user of its own for each VMM, and the filter of
-// system calls that QEMU sets itself. The cgroup's bounds are told of and not
-// insisted on: where cgroup v2 alone is mounted a unit can't set them.
+// system calls that QEMU sets itself, and the bounds of its cgroup.
 func (h Host) jail() (out []mvm.Finding) {
 	weak := func(what, where, fix string) {
 		if h.Config.Trust.WeakIsolation {
@@ -175,11 +174,27 @@ func (h Host) jail() (out []mvm.Finding) {
 	if _, err := os.Stat(filepath.Join(h.Root, "proc/sys/kernel/seccomp/actions_avail")); err != nil {
 		out = append(out, finding(failure, "the kernel has no seccomp, so that VMMs could make every system call", "", "boot a kernel with CONFIG_SECCOMP_FILTER"))
 	}
-	if _, err := sys.CgroupDirs("mvm-check"); err != nil && h.Config.Hostd.Socket == "" {
-		out = append(out, finding(warning, "VMMs have no bound on memory and processes beside their guests' size: "+err.Error(), "", "mount the memory and pids cgroups"))
+	if h.Config.Hostd.Socket == "" { // or else hostd looks at its own
+		if err := sys.CgroupsBound(h.Root); err != nil {
+			weak("VMMs would have no bound on memory and processes beside their guests' size: "+err.Error(), "", boundsFix)
+		}
 	}
 	if len(out) == 0 {
 		out = append(out, finding(good, "VMMs are jailed: KVM, a user of its own for each, seccomp, cgroup", "", ""))
 	}
 	return out
+}
+
+const boundsFix = "mount the memory and pids controllers, and with cgroup v2 start it in a delegated subgroup; see \"Bounds of VMMs\" in docs/production.md"
+
+// Bounded is nil where VMMs that this process starts can be bounded, or the config does
+// not ask for it. hostd asks: the agent can't see what hostd may do. root is as in Host.
+func Bounded(c manifest.AgentConfig, root string) error {
+	if !c.Trust.Production || c.Trust.WeakIsolation {
+		return nil
+	}
+	if err := sys.CgroupsBound(root); err != nil {
+		return mvm.Errorf(mvm.KindPolicy, "start VMMs in production mode: they would have no bound on memory and processes: %w", err).WithFix(boundsFix)
+	}
+	return nil
 }

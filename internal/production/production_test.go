@@ -35,6 +35,11 @@ func fit(t *testing.T) production.Host {
 	}
 	write("root/dev/kvm", nil, 0o600)
 	write("root/proc/sys/kernel/seccomp/actions_avail", []byte("allow\n"), 0o644)
+	write("root/proc/self/cgroup", []byte("0::/unit/mvm-self\n"), 0o644)
+	write("root/proc/self/mountinfo", []byte("30 1 0:26 / /cg rw - cgroup2 cgroup2 rw\n"), 0o644)
+	write("root/cg/unit/cgroup.controllers", []byte("memory pids\n"), 0o644)
+	write("root/cg/unit/cgroup.type", []byte("domain\n"), 0o644)
+	write("root/cg/unit/cgroup.procs", nil, 0o644)
 	write("etc/master.key", bytes.Repeat([]byte("K"), secrets.KeySize), 0o600)
 	write("data/x", nil, 0o600)
 	if err := os.Mkdir(at("keys"), 0o755); err != nil {
@@ -106,7 +111,11 @@ func TestEachReasonThatKeepsAHostFromStarting(t *testing.T) {
 		"driver fake":          {func(h *production.Host) { h.Config.Driver = "fake" }, "isolates nothing"},
 		"no KVM":               {func(h *production.Host) { must(os.Remove(filepath.Join(h.Root, "dev/kvm"))) }, "no KVM"},
 		"no root":              {func(h *production.Host) { h.UID = 1000 }, "can't give VMMs users of their own"},
-		"no seccomp":           {func(h *production.Host) { must(os.RemoveAll(filepath.Join(h.Root, "proc"))) }, "no seccomp"},
+		"no seccomp":           {func(h *production.Host) { must(os.RemoveAll(filepath.Join(h.Root, "proc/sys"))) }, "no seccomp"},
+		"no cgroup of its own": {func(h *production.Host) {
+			must(os.WriteFile(filepath.Join(h.Root, "proc/self/cgroup"), []byte("0::/unit\n"), 0o644))
+			must(os.WriteFile(filepath.Join(h.Root, "cg/unit/cgroup.procs"), []byte("1\n"), 0o644))
+		}, "no bound on memory and processes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := fit(t)
@@ -140,5 +149,27 @@ func TestReasonsAreToldTogetherAndSomeCanBeAllowed(t *testing.T) {
 	h.Key = secrets.Source{Env: base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("K"), secrets.KeySize))}
 	if err := production.Ready(h); err != nil {
 		t.Errorf("a key in the environment is a warning, not a reason: %v", err)
+	}
+}
+
+// What starts VMMs asks for itself: in production it does not start where it can't bound
+// them, unless that was asked for.
+func TestWhatStartsVMMsCanBoundThem(t *testing.T) {
+	h := fit(t)
+	if err := production.Bounded(h.Config, h.Root); err != nil {
+		t.Errorf("a host that can: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(h.Root, "cg/unit/cgroup.procs"), []byte("7\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := production.Bounded(h.Config, h.Root); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "no bound") {
+		t.Errorf("a host that can't: %v", err)
+	}
+	weak, off := h.Config, h.Config
+	weak.Trust.WeakIsolation, off.Trust.Production = true, false
+	for _, c := range []manifest.AgentConfig{weak, off} {
+		if err := production.Bounded(c, h.Root); err != nil {
+			t.Errorf("where nobody asked: %v", err)
+		}
 	}
 }

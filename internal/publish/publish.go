@@ -10,6 +10,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -122,12 +124,20 @@ func (p *Publisher) apply(b Binding) (netip.AddrPort, error) {
 	l, err := listen(b)
 	if err != nil {
 		return netip.AddrPort{}, mvm.Errorf(mvm.KindUnavailable, "publish %s of %s/%s: %w", b.Publish, b.Tenant, b.Pool, err).
-			WithFix("free the address or choose another port")
+			WithFix("%s", fixOf(err, b.Publish.Host.Port()))
 	}
 	pt := newPort(p, b, l)
 	p.ports[b.name()] = pt
 	p.log.Info("port published", "tenant", b.Tenant, "pool", b.Pool, "host", pt.addr, "guest", b.Publish.Guest)
 	return pt.addr, nil
+}
+
+// fixOf is what to do about a port that can't be had.
+func fixOf(err error, port uint16) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Sprintf("choose a port from 1024 on, or let every user of the host have lower ones: sysctl -w net.ipv4.ip_unprivileged_port_start=%d", port)
+	}
+	return "free the address or choose another port"
 }
 
 // listen opens the binding's address: the one that it had, where it may be any.

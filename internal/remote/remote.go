@@ -12,6 +12,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -65,8 +66,11 @@ func Listen(opt Options) (*Server, error) {
 	}
 	tcp, err := net.Listen("tcp", opt.Listen)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "listen for remote clients on %s: %w", opt.Listen, err).
-			WithFix("free the port or change api_listen")
+		fix := "free the port or change api_listen"
+		if errors.Is(err, fs.ErrPermission) {
+			fix = "set api_listen to a port from 1024 on, or lower the sysctl net.ipv4.ip_unprivileged_port_start to it"
+		}
+		return nil, mvm.Errorf(mvm.KindUnavailable, "listen for remote clients on %s: %w", opt.Listen, err).WithFix("%s", fix)
 	}
 	return &Server{opt: opt, ln: newListener(tcp, opt), clients: newClients(opt.Rate, opt.Burst)}, nil
 }

@@ -20,7 +20,7 @@ type CgroupLimits struct {
 }
 
 // EnterCgroup puts the process into the cgroup with the name below this process's
-// own, made if need be, with the limits. It does what the host allows, with cgroup
+// own, or beside it where that is CgroupLeaf, made if need be, with the limits. It does what the host allows, with cgroup
 // v1, v2 or both: it returns the folders that it made or found and, joined, what
 // could not be done. A caller for whom limits are a bonus logs the error and goes on.
 func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err error) {
@@ -56,7 +56,7 @@ func hierarchiesFor(name string) ([]hierarchy, error) {
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("enter cgroup %q: not a single name", name)
 	}
-	hs, err := cgroupHierarchies()
+	hs, err := cgroupHierarchies("")
 	if err == nil && len(hs) == 0 {
 		err = errors.New("enter cgroup: no memory or pids controller is mounted")
 	}
@@ -88,7 +88,7 @@ func LeaveCgroup(dirs []string) error {
 type hierarchy struct {
 	dir         string
 	v2          bool
-	controllers []string // of v1
+	controllers []string // that it has
 }
 
 func (h hierarchy) enter(dir string, pid int, lim CgroupLimits) error {
@@ -127,12 +127,12 @@ func (h hierarchy) limits(lim CgroupLimits) []limit {
 }
 
 // cgroupHierarchies finds the trees that have the memory or pids controller.
-func cgroupHierarchies() ([]hierarchy, error) {
-	own, err := ownCgroups()
+func cgroupHierarchies(fsroot string) ([]hierarchy, error) {
+	own, err := ownCgroups(fsroot)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open("/proc/self/mountinfo")
+	f, err := os.Open(filepath.Join("/", fsroot, "proc/self/mountinfo"))
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func cgroupHierarchies() ([]hierarchy, error) {
 		if !ok || len(l) < 5 || len(r) < 3 {
 			continue
 		}
-		root, mount := l[3], l[4]
+		root, mount := l[3], filepath.Join("/", fsroot, l[4])
 		switch r[0] {
 		case "cgroup":
 			opts := strings.Split(r[2], ",")
@@ -155,10 +155,10 @@ func cgroupHierarchies() ([]hierarchy, error) {
 				}
 			}
 		case "cgroup2":
-			dir := below(mount, root, own[""])
+			dir := beside(below(mount, root, own[""]))
 			b, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 			if has := strings.Fields(string(b)); slices.Contains(has, "memory") || slices.Contains(has, "pids") {
-				hs = append(hs, hierarchy{dir: dir, v2: true})
+				hs = append(hs, hierarchy{dir: dir, v2: true, controllers: has})
 			}
 		}
 	}
@@ -174,8 +174,8 @@ func below(mount, root, path string) string {
 }
 
 // ownCgroups maps each v1 controller, and "" for v2, to this process's path.
-func ownCgroups() (map[string]string, error) {
-	b, err := os.ReadFile("/proc/self/cgroup")
+func ownCgroups(fsroot string) (map[string]string, error) {
+	b, err := os.ReadFile(filepath.Join("/", fsroot, "proc/self/cgroup"))
 	if err != nil {
 		return nil, err
 	}

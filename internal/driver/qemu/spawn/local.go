@@ -23,14 +23,19 @@ type Options struct {
 	Binary string
 	// Bounds are what it takes on.
 	Bounds Bounds
-	Log    *slog.Logger // nil: log nothing
+	// Bounded refuses to run a VMM whose memory and processes can't be bounded, as
+	// production mode wants it.
+	Bounded bool
+	Log     *slog.Logger // nil: log nothing
 }
 
 // Local is the Host of a process that has the rights itself.
 type Local struct {
-	bounds Bounds
-	binary string // absolute, as /proc/PID/exe shows it
-	log    *slog.Logger
+	bounds  Bounds
+	bounded bool
+	binary  string // absolute, as /proc/PID/exe shows it
+	log     *slog.Logger
+	enter   func(name string, pid int, lim sys.CgroupLimits) ([]string, error) // sys.EnterCgroup, but for tests
 }
 
 var _ Host = (*Local)(nil)
@@ -44,7 +49,7 @@ func New(o Options) (*Local, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Local{bounds: o.Bounds, binary: binary, log: o.Log}, nil
+	return &Local{bounds: o.Bounds, bounded: o.Bounded, binary: binary, log: o.Log, enter: sys.EnterCgroup}, nil
 }
 
 // Binary finds QEMU by its name or path, "" for the usual one, and returns its path
@@ -88,7 +93,9 @@ func (h *Local) Launch(ctx context.Context, l Launch) (Process, []string, error)
 	if l.Cgroup != "" { // those that confine will make; a host without any is told there
 		cgroups, _ = sys.CgroupDirs(l.Cgroup)
 	}
-	h.confine(l, p.PID)
+	if err := h.confine(l, p.PID); err != nil {
+		return nil, nil, errors.Join(err, p.Signal(syscall.SIGKILL), await(p), sys.LeaveCgroup(cgroups))
+	}
 	return local{p}, cgroups, nil
 }
 
@@ -145,8 +152,15 @@ func (l Launch) number(files []*os.File) ([]*os.File, Numbers) {
 	return files, n
 }
 
-// confine bounds the process as far as this host allows.
-func (h *Local) confine(l Launch, pid int) {
+// await reaps a process that was killed.
+func await(p *sys.Process) error {
+	_, _, _, err := p.Wait()
+	return errors.Join(err, p.Close())
+}
+
+// confine bounds the process as far as this host allows. It is an error only where that
+// has to be all.
+func (h *Local) confine(l Launch, pid int) error {
 	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
 	largest := uint64(l.MemMiB) << 20
 	for _, disk := range l.Files.Disks {
@@ -157,13 +171,18 @@ func (h *Local) confine(l Launch, pid int) {
 	err = errors.Join(err, unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: largest, Max: largest}, nil))
 	if l.Cgroup != "" {
 		const overhead = (tcgCacheMiB + 512) << 20
-		_, cerr := sys.EnterCgroup(l.Cgroup, pid, sys.CgroupLimits{
+		_, cerr := h.enter(l.Cgroup, pid, sys.CgroupLimits{
 			MemoryBytes: int64(l.MemMiB)<<20 + overhead, PIDs: 128 + l.VCPUs})
 		err = errors.Join(err, cerr)
+	}
+	if err != nil && h.bounded {
+		return mvm.Errorf(mvm.KindPolicy, "bound the VMM of %s, which production mode wants: %w", l.ID, err).
+			WithFix("see \"Bounds of VMMs\" in docs/production.md, or set weak_isolation")
 	}
 	if err != nil {
 		h.log.Warn("the VMM runs without some of its limits", "instance", l.ID, "err", err)
 	}
+	return nil
 }
 
 // Find is described at Host.
