@@ -110,15 +110,16 @@ func (s *sched) release(p *point, v verdict) {
 
 // alone runs fn while nobody parks: the simulation's own looks at the store.
 func (s *sched) alone(fn func()) {
-	s.setOff(true)
-	defer s.setOff(false)
+	defer s.setOff(s.setOff(true))
 	fn()
 }
 
-func (s *sched) setOff(off bool) {
+// setOff says whether nobody parks, and returns what was before.
+func (s *sched) setOff(off bool) (was bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.off = off
+	was, s.off = s.off, off
+	return was
 }
 
 // goroutine is the number of this goroutine.

@@ -76,7 +76,7 @@ const (
 	calmEvery   = 60 // steps between two rests
 )
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t testing.TB, seed uint64) *world {
 	key, err := secrets.NewKey([]byte(strings.Repeat("k", secrets.KeySize)))
 	if err != nil {
 		t.Fatal(err)
