@@ -17,6 +17,11 @@ type netState struct {
 	version  uint64 // counts changes of tenants and instances
 	applied  uint64
 	everDone bool
+
+	// What the networks should be, as of the version. applying is held.
+	cfg   network.Config
+	of    uint64
+	known bool
 }
 
 // changed says that tenants or instances came or went.
@@ -24,13 +29,6 @@ func (n *netState) changed() {
 	n.stateMu.Lock()
 	defer n.stateMu.Unlock()
 	n.version++
-}
-
-// forget has the next applyNetwork look at the kernel again.
-func (n *netState) forget() {
-	n.stateMu.Lock()
-	defer n.stateMu.Unlock()
-	n.everDone = false
 }
 
 func (n *netState) stale() (version uint64, stale bool) {
@@ -56,31 +54,55 @@ func (a *Agent) applyNetwork(ctx context.Context) error {
 	if !stale {
 		return nil
 	}
-	cfg, err := a.networkConfig()
-	if err != nil {
-		return err
+	return a.applyNow(ctx, version)
+}
+
+// applyNow has the kernel made as the store says, whether or not that is new. The lock
+// is held.
+func (a *Agent) applyNow(ctx context.Context, version uint64) error {
+	n := &a.net
+	if !n.known || n.of != version { // to read every instance takes long on a large host
+		cfg, err := a.networkConfig()
+		if err != nil {
+			return err
+		}
+		n.cfg, n.of, n.known = cfg, version, true
 	}
-	if err := a.opt.Network.Apply(ctx, cfg); err != nil {
+	if err := a.opt.Network.Apply(ctx, n.cfg); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "apply networks: %w", err)
 	}
-	a.net.done(version)
+	n.done(version)
 	return nil
 }
 
-// keepEvery is how often the kernel's networks are looked at while nothing changes.
-const keepEvery = 5 * time.Second
+// keepEvery is how often the kernel's networks are looked at while nothing changes, and
+// keepReads after how many looks the store is read anew all the same.
+const (
+	keepEvery = 5 * time.Second
+	keepReads = 12
+)
 
 // keepNetworks repairs what others did to the host's networks (a flushed ruleset
 // would leave guests unguarded), and publishes what could not be before, for as long
-// as the agent runs.
+// as the agent runs. Operations go on beside it, by what was applied last.
 func (a *Agent) keepNetworks() {
+	looks := 0
 	a.every(keepEvery, func() {
-		a.net.forget()
-		if err := a.applyNetwork(a.ctx); err != nil && a.ctx.Err() == nil {
+		looks++
+		if err := a.lookAtNetworks(looks%keepReads == 0); err != nil && a.ctx.Err() == nil {
 			a.log.Error("keep networks", "error", err)
 		}
 		a.keepPublished()
 	})
+}
+
+func (a *Agent) lookAtNetworks(read bool) error {
+	defer a.net.applying.lock("networks")()
+	if read {
+		a.net.known = false
+	}
+	version, _ := a.net.stale()
+	return a.applyNow(a.ctx, version)
 }
 
 // networkConfig is what every network of the host should be.

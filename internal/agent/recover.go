@@ -123,9 +123,9 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return a.redo(i, op)
 	case up(op) && !i.State.HoldsMemory():
 		// The boot was cut off before the guest was let in: begin it again.
-		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil), a.redo(i, mvm.OpStart))
+		return errors.Join(a.giveUp(ctx, i), a.redo(i, mvm.OpStart))
 	case !i.State.HoldsMemory():
-		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil))
+		return a.giveUp(ctx, i)
 	case !alive:
 		return a.recoverLost(ctx, i)
 	case op == mvm.OpWarm && i.Op.By != mvm.AskerPolicy: // which decides anew
@@ -215,16 +215,26 @@ func (a *Agent) recoverSleeping(ctx context.Context, i mvm.Instance, alive, paus
 	case i.Op != nil && i.Op.Kind == mvm.OpSleep:
 		return a.redo(i, mvm.OpSleep) // which finishes it, and records it
 	case !waking:
-		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil))
+		return a.giveUp(ctx, i)
 	}
 	if i.Snapshot == nil || !i.Snapshot.Consumed || !alive {
-		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, nil), a.redo(i, mvm.OpWake))
+		return errors.Join(a.giveUp(ctx, i), a.redo(i, mvm.OpWake))
 	}
 	if paused {
 		// Consumed was durable, but the vCPUs never ran: the snapshot is whole.
 		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false }), a.redo(i, mvm.OpWake))
 	}
 	return a.redo(i, mvm.OpWake) // it runs, and only its gate was not opened yet: see finishWake
+}
+
+// giveUp ends what there is of a VMM, and the intent of the record. Of a sleeper that
+// nothing was done to there is neither, and nothing is written.
+func (a *Agent) giveUp(ctx context.Context, i mvm.Instance) error {
+	err := a.release(ctx, i)
+	if i.Op == nil {
+		return err
+	}
+	return errors.Join(err, a.clearOp(i.ID, nil))
 }
 
 // recoverLost: the record says that it holds memory, but its VMM is gone (the host
