@@ -8,9 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -62,18 +60,16 @@ const (
 // TestBrokenVariantsAreCaught: each of the variants breaks an invariant of some seed,
 // so that the checks are known to bite.
 func TestBrokenVariantsAreCaught(t *testing.T) {
-	all := variants()
-	var mu sync.Mutex
-	parallel(runtime.NumCPU(), len(all), func(n int) {
-		seed, why := catch(t, all[n])
-		mu.Lock()
-		defer mu.Unlock()
-		if why == "" {
-			t.Errorf("%s (%s): %d seeds of %d steps do not notice", all[n].name, all[n].file, variantSeeds, *stepsFlag)
-			return
-		}
-		t.Logf("%-55s seed %2d: %s", all[n].name, seed, why)
-	})
+	for _, v := range variants() {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			if seed, why := catch(t, v); why == "" {
+				t.Errorf("%s: %d seeds of %d steps do not notice", v.file, variantSeeds, *stepsFlag)
+			} else {
+				t.Logf("seed %d: %s", seed, why)
+			}
+		})
+	}
 }
 
 var failedAt = regexp.MustCompile(`seed (\d+), (step \d+: .*)`)
