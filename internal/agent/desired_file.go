@@ -110,7 +110,7 @@ func readDesired(path string) ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
 		err = fmt.Errorf("it is no regular file")

@@ -99,7 +99,7 @@ func TestDocumentsThatAreRefused(t *testing.T) {
 		"unknown at the top":     {minimal(`"node_id"`, `"node":1,"node_id"`), "node: unknown field"},
 		"unknown in a tenant":    {minimal(`"quotas"`, `"quota":{},"quotas"`), "tenants[0].quota: unknown field (did you mean quotas?)"},
 		"unknown in quotas":      {minimal(`"max_pools"`, `"max_pool"`), "tenants[0].quotas.max_pool: unknown field (did you mean max_pools?)"},
-		"unknown in counts":      {minimal(`"running"`, `"runing"`), "tenants[0].pools[0].desired_counts.runing: unknown field (did you mean running?)"},
+		"unknown in counts":      {minimal(`"running"`, `"running_"`), "tenants[0].pools[0].desired_counts.running_: unknown field (did you mean running?)"},
 		"wrong case":             {minimal(`"running"`, `"Running"`), "desired_counts.Running: unknown field (did you mean running?)"},
 		"unknown in a route":     {pool(`"role":"gateway","routing_table":{"routes":[{"nam":1}]}`), "routing_table.routes[0].nam: unknown field (did you mean name?)"},
 		"unknown in a scope":     {pool(`"secret_scopes":[{"integration":"a","key":[]}]`), "secret_scopes[0].key: unknown field"},

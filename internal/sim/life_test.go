@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"mvm"
 	"mvm/internal/agent"
 	"mvm/internal/driver/fake"
 	"mvm/internal/store"
@@ -165,5 +164,3 @@ func (w *world) end(l *life) {
 		}
 	}()
 }
-
-var errNoAgent = mvm.Errorf(mvm.KindUnavailable, "no agent runs")
