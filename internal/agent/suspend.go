@@ -15,7 +15,7 @@ const (
 	leaseMargin = 15 * time.Second
 	// settleWait is how long traffic waits for services to go on after a wake. They are
 	// told again by the guest itself when they have not heard by then.
-	settleWait = 10 * time.Second
+	settleWait = 30 * time.Second
 	// toldWait bounds waiting for services that are told of new secrets, for the record.
 	toldWait = 150 * time.Second
 )
