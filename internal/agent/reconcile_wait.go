@@ -148,15 +148,28 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		case !busy && !now:
 			return w.result(nil)
 		}
-		select {
-		case <-w.news:
-		case <-r.a.ctx.Done():
-			return w.result(errClosing)
-		case <-ctx.Done():
-			return w.result(mvm.Errorf(mvm.KindCanceled, "apply %s: %w", tenant, context.Cause(ctx)).
-				WithFix("the agent goes on with it; run it again to wait for its end"))
+		if err := r.await(ctx, w); err != nil {
+			return w.result(err)
 		}
 	}
+}
+
+// await waits for news. An end that is there already comes before them, so that who
+// gave up is not kept for as long as there are any.
+func (r *reconciler) await(ctx context.Context, w *waiter) error {
+	if ctx.Err() == nil && r.a.ctx.Err() == nil {
+		select {
+		case <-w.news:
+			return nil
+		case <-r.a.ctx.Done():
+		case <-ctx.Done():
+		}
+	}
+	if r.a.ctx.Err() != nil {
+		return errClosing
+	}
+	return mvm.Errorf(mvm.KindCanceled, "apply %s: %w", w.tenant, context.Cause(ctx)).
+		WithFix("the agent goes on with it; run it again to wait for its end")
 }
 
 // seen reports whether there was news, and takes it away.

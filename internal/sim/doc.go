@@ -13,6 +13,9 @@
 // and from where they were reached, never by when. Time passes only when nobody is
 // parked. Each seed runs in a process of its own that has one thread for Go code.
 //
+// One thing is left to Go: which of several ready channels a select takes. Most seeds
+// run the same way each time; where one does not, run it a few times more.
+//
 // # What is checked
 //
 // After every such step: see check_test.go. Now and then the faults stop, and all
