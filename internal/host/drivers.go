@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"mvm"
 	"mvm/internal/cli"
@@ -46,10 +48,18 @@ func emptyDisk(_ context.Context, path string, mib, _ int) error {
 // networkLock is an abstract unix socket, of which a network namespace has one.
 const networkLock = "@mvm-networks"
 
+// lockWait is how long an agent that ends may take to let go of the networks.
+const lockWait = 5 * time.Second
+
 // lockNetworks makes sure that one agent alone keeps the tenant networks of this
-// network namespace, which have the same names for every agent.
+// network namespace, which have the same names for every agent. It waits a moment for
+// one that is on its way out.
 func lockNetworks() (io.Closer, error) {
 	l, err := net.Listen("unix", networkLock)
+	for end := time.Now().Add(lockWait); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+		time.Sleep(lockWait / 50)
+		l, err = net.Listen("unix", networkLock)
+	}
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindState, "take the networks of this host: %w", err).
 			WithFix("another agent runs here, with another data dir: stop it, or run this one in a network namespace of its own")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,12 @@ func TestFullDisk(t *testing.T) {
 	testenv.Eventually(t, patience, func() error {
 		_, err := h.exec(writer, "true")
 		return err
+	})
+	testenv.Eventually(t, patience, func() error {
+		if i := h.get(writer); i.State != mvm.StateRunning || i.Op != nil || i.Problem != "" {
+			return fmt.Errorf("the writer is %s with %+v and problem %q, want it settled", i.State, i.Op, i.Problem)
+		}
+		return nil
 	})
 	if now := h.report(writer); len(now.Faults) > 0 || now.PID != wrote.PID || now.Seq <= wrote.Seq {
 		t.Errorf("with space again the writer has %+v, and had %+v", now, wrote)
@@ -82,8 +89,8 @@ func (h *host) standsStill(id string) {
 		h.t.Errorf("the sleep of a guest that stands still ended with: %v, want an error that says that no space is left", err)
 	}
 	h.t.Logf("a sleep of a guest that stands still: %v", err)
-	if i := h.get(id); i.State != mvm.StateRunning || i.Op != nil || !strings.Contains(i.Problem, "no space left") {
-		h.t.Errorf("it is %s with %+v and problem %q, want running and a problem", i.State, i.Op, i.Problem)
+	if i := h.get(id); i.State != mvm.StateRunning || i.Op == nil || i.Op.Kind != mvm.OpSleep || !strings.Contains(i.Problem, "no space left") {
+		h.t.Errorf("it is %s with %+v and problem %q, want it running, with a problem and the sleep to be taken back", i.State, i.Op, i.Problem)
 	}
 }
 
