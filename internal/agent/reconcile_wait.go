@@ -151,6 +151,9 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		if err := r.await(ctx, w); err != nil {
 			return w.result(err)
 		}
+		if err := r.a.opt.Seam("reconcile.news:before", tenant); err != nil {
+			return w.result(err)
+		}
 	}
 }
 

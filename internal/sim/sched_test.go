@@ -47,6 +47,7 @@ type sched struct {
 	waiting []*point
 	seq     int
 	subject map[uint64]string // goroutine -> the instance that it had to do with last
+	owner   map[uint64]string // goroutine -> the command that it was started for
 	off     bool              // nobody parks: the simulation itself reads, or is over
 	chains  map[[maxFrames]uintptr]string
 	arrived chan struct{}
@@ -55,7 +56,7 @@ type sched struct {
 }
 
 func newSched() *sched {
-	return &sched{subject: map[uint64]string{}, chains: map[[maxFrames]uintptr]string{}, arrived: make(chan struct{}, 1)}
+	return &sched{subject: map[uint64]string{}, owner: map[uint64]string{}, chains: map[[maxFrames]uintptr]string{}, arrived: make(chan struct{}, 1)}
 }
 
 // park waits until the scheduler lets the goroutine go on. The goroutine of an agent
@@ -76,7 +77,7 @@ func (s *sched) park(l *life, what, name, id string) verdict {
 	} else {
 		id = s.subject[g]
 	}
-	p := &point{key: what + " " + name + " " + id + " " + from, what: what, name: name, id: id, life: l, seq: s.seq,
+	p := &point{key: what + " " + name + " " + id + " " + from + s.owner[g], what: what, name: name, id: id, life: l, seq: s.seq,
 		free: make(chan struct{})}
 	s.seq++
 	s.waiting = append(s.waiting, p)
@@ -88,6 +89,13 @@ func (s *sched) park(l *life, what, name, id string) verdict {
 	<-p.free
 	l.dieIfDead()
 	return p.verdict
+}
+
+// own names the goroutine, whose points are told from those of others that do the same.
+func (s *sched) own(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owner[goroutine()] = "<" + name
 }
 
 // points returns the parked points in an order that a seed always gives.

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -56,14 +57,14 @@ func TestSimulation(t *testing.T) {
 }
 
 // TestReplay: a seed that runs again runs the same way, to the last point of its trace.
-// Where two channels of one select are ready at once Go chooses by itself, so a seed may
-// have a few ways: of four runs two are to agree, for most of the seeds. `make test-sim`
-// runs it: with the race detector Go's scheduler is random on purpose.
+// Of some hundred runs one goes another way, for a reason that is not found: all seeds
+// have to run the same way twice, and no more than two of the runs another. `make
+// test-sim` runs it: with the race detector Go's scheduler is random on purpose.
 func TestReplay(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector has the runtime order goroutines at random, so that no two runs are alike; make test-sim replays")
 	}
-	const runs, seeds, steps, most = 4, 8, 300, 5
+	const runs, seeds, steps, others = 4, 8, 300, 2
 	var mu sync.Mutex
 	seen := map[string]int{}
 	parallel(2, runs, func(int) {
@@ -77,16 +78,16 @@ func TestReplay(t *testing.T) {
 			seen[r.line]++
 		}
 	})
-	ways, again := 0, map[string]bool{}
+	all, again := 0, map[string]bool{}
 	for line, n := range seen {
-		ways += n
+		all += n
 		if seed := strings.Fields(line)[1]; n > 1 {
 			again[seed] = true
 		}
 	}
-	t.Logf("%d of %d seeds ran again as before; %d ways in %d runs", len(again), seeds, len(seen), ways)
-	if len(again) < most || ways != runs*seeds {
-		t.Errorf("too few seeds run the same way twice: %v", seen)
+	t.Logf("%d of %d seeds ran again as before; %d ways in %d runs", len(again), seeds, len(seen), all)
+	if len(again) < seeds || len(seen) > seeds+others || all != runs*seeds {
+		t.Errorf("the same seeds run differently: %v", seen)
 	}
 }
 
@@ -174,7 +175,7 @@ func simulate(t *testing.T, seed uint64, steps int) {
 			moves.Store(w.s)
 			w.runSteps(steps)
 			if *traceFlag != "" {
-				if err := os.WriteFile(*traceFlag, []byte(w.trace.tail(2*keptLines)+"\n"), 0o600); err != nil {
+				if err := os.WriteFile(*traceFlag, []byte(w.trace.tail(math.MaxInt)+"\n"), 0o600); err != nil {
 					t.Error(err)
 				}
 			}

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// keptLines is how much of a trace is kept for people; its digest covers all.
+// keptLines is how much of a trace is kept for people, where it is not to be written to
+// a file; its digest covers all.
 const keptLines = 4000
 
 // trace is what happened, in order.
@@ -36,8 +37,11 @@ func (t *trace) add(line string, counts bool) {
 		t.n++
 		t.sum.Write([]byte(text + "\n"))
 	}
+	if !counts {
+		text = "#" + text
+	}
 	t.lines = append(t.lines, text)
-	if len(t.lines) > 2*keptLines {
+	if len(t.lines) > 2*keptLines && *traceFlag == "" {
 		t.lines = append([]string(nil), t.lines[len(t.lines)-keptLines:]...)
 	}
 }
@@ -52,7 +56,7 @@ func (t *trace) digest() string {
 func (t *trace) tail(n int) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return strings.Join(t.lines[max(0, len(t.lines)-n):], "\n")
+	return strings.Join(t.lines[len(t.lines)-min(n, len(t.lines)):], "\n")
 }
 
 // note adds to the trace.

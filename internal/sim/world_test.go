@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -223,7 +224,8 @@ func (w *world) letGo(p *point) {
 			w.bury(p.life)
 			return
 		}
-		if fail && !strings.HasSuffix(p.name, ".open:after") { // nothing is left of that step to fail
+		// Nothing is left to fail of a step that ended with its commit.
+		if fail && !strings.HasSuffix(p.name, ".open:after") && !strings.HasSuffix(p.name, ".commit:after") {
 			v.err = faultErrors[errNo]
 			what = " fails"
 		} else if slow && p.what != atSeam {
@@ -327,6 +329,7 @@ func (w *world) issue(by mvm.Asker, name string, fn func(ctx context.Context, l 
 			defer w.mu.Unlock()
 			w.done = append(w.done, c)
 		}()
+		w.s.own(fmt.Sprint("command ", c.n))
 		err := fn(mvm.WithAsker(ctx, by), l)
 		c.err, c.ended = err, true
 	}()
