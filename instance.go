@@ -120,6 +120,24 @@ const (
 	OpDestroy OpKind = "destroy"
 )
 
+// Leads returns the state that the operation leads an instance in the given one to;
+// the same one where the operation has none to lead to.
+func (k OpKind) Leads(from State) State {
+	switch k {
+	case OpCreate:
+		return StateReady
+	case OpStart, OpResume, OpWake:
+		return StateRunning
+	case OpWarm:
+		return StateWarm
+	case OpSleep:
+		return StateSleeping
+	case OpStop:
+		return StateStopped
+	}
+	return from
+}
+
 // Op is the durable intent of an operation.
 type Op struct {
 	Kind    OpKind    `json:"kind"`

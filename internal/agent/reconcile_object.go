@@ -88,7 +88,7 @@ func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now 
 	ways = map[string]plan.Way{}
 	for id, req := range r.a.queued() {
 		if i, ok := there[id]; ok {
-			ways[id] = plan.Way{To: stateAfter(req.op, i.State), Runs: up(req.op)}
+			ways[id] = plan.Way{To: req.op.Leads(i.State), Runs: up(req.op)}
 		}
 	}
 	r.mu.Lock()
@@ -125,21 +125,4 @@ func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now 
 // well reports that the object is where its last task was to bring it.
 func (r *reconciler) well(o *object, i mvm.Instance) bool {
 	return o.at.Instance == "" || i.State == o.to || o.fails == 0
-}
-
-// stateAfter is the state that the operation leads to.
-func stateAfter(op mvm.OpKind, from mvm.State) mvm.State {
-	switch op {
-	case mvm.OpCreate:
-		return mvm.StateReady
-	case mvm.OpStart, mvm.OpResume, mvm.OpWake:
-		return mvm.StateRunning
-	case mvm.OpWarm:
-		return mvm.StateWarm
-	case mvm.OpSleep:
-		return mvm.StateSleeping
-	case mvm.OpStop:
-		return mvm.StateStopped
-	}
-	return from
 }

@@ -46,7 +46,7 @@ func (a *Agent) tasksOf(p plan.Plan, roles map[string]mvm.Role) []*task {
 		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, shown: []mvm.PlanStep{s.Display()}}
 		switch s.Kind {
 		case plan.Operate:
-			t.key, t.ops, t.to = s.Target.Instance, []mvm.OpKind{s.Op}, stateAfter(s.Op, "")
+			t.key, t.ops, t.to = s.Target.Instance, []mvm.OpKind{s.Op}, s.Op.Leads("")
 		case plan.Restart:
 			t.key, t.ops, t.to = s.Target.Instance, restartOps(s.To), s.To
 		case plan.CreateInstance:

@@ -83,19 +83,7 @@ func heading(i mvm.Instance) mvm.State {
 	if i.Op == nil {
 		return i.State
 	}
-	switch i.Op.Kind {
-	case mvm.OpCreate:
-		return mvm.StateReady
-	case mvm.OpStart, mvm.OpResume, mvm.OpWake:
-		return mvm.StateRunning
-	case mvm.OpWarm:
-		return mvm.StateWarm
-	case mvm.OpSleep:
-		return mvm.StateSleeping
-	case mvm.OpStop:
-		return mvm.StateStopped
-	}
-	return i.State
+	return i.Op.Kind.Leads(i.State)
 }
 
 // removePool forgets the instances of a pool that is destroyed.
