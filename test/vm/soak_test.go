@@ -85,7 +85,7 @@ func (s *soak) act() {
 		if err != nil || st.PID == 0 {
 			return
 		}
-		if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil && err != syscall.ESRCH { //nolint:errorlint // as Kill returns it
+		if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
 			s.t.Fatalf("kill VMM: %v", err)
 		}
 	case "scale":

@@ -31,7 +31,7 @@ func growExt4(dir, dev string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // it was only asked
+	defer f.Close()
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Resize, uintptr(unsafe.Pointer(&blocks))); errno != 0 {
 		return fmt.Errorf("resize %s to %d blocks: %w", dir, blocks, errno)
 	}
@@ -43,6 +43,6 @@ func deviceSize(dev string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()
 	return f.Seek(0, io.SeekEnd)
 }
