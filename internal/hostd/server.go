@@ -37,8 +37,11 @@ type Server struct {
 	epoch string
 	ctx   context.Context // ends with Close
 	stop  context.CancelFunc
-	wg    sync.WaitGroup
 	exits *exits
+
+	mu     sync.Mutex
+	closed bool           // nothing is begun any more
+	wg     sync.WaitGroup // requests under way
 }
 
 // NewServer makes a Server; Serve runs it. KindInvalid when it would not be bounded.
@@ -90,19 +93,37 @@ func (s *Server) Serve(ln Listener) error {
 			_ = conn.Close()
 			return nil
 		}
-		s.wg.Go(func() {
+		begun := s.begin(func() {
 			defer func() { <-slots }()
 			defer conn.Close()
 			s.serve(conn, peer)
 		})
+		if !begun {
+			_ = conn.Close()
+			return nil
+		}
 	}
+}
+
+// begin runs fn in a goroutine that Close waits for; false when closing.
+func (s *Server) begin(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Go(fn)
+	return true
 }
 
 // Close ends requests under way and waits for everything that Serve started. VMMs go on.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.stop()
+	s.wg.Wait() // requests may still have VMMs watched
 	s.exits.close()
-	s.wg.Wait()
 }
 
 // admit asks the kernel who is at the other end, as of its connect.
