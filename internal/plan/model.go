@@ -26,7 +26,10 @@ type instance struct {
 	spare   bool // without a key, an override or an operation: may be changed
 	held    bool // counted, and not to be changed: a user's, or busy
 	parked  bool // put to rest because it was idle: it may stand for one in memory
-	wanted  bool // a request woke it: it may stand for any, and the policy puts it to rest
+	// stands: it may stand for any that is missing. A request woke it and the policy puts
+	// it to rest; or it is on its way by an operation, or was changed by hand, and may be
+	// changed later: nothing is made in its place meanwhile.
+	stands bool
 	// holds is what it holds of the quota while that is more than what state does.
 	holds mvm.State
 	since time.Time // it is in state; zero once a step has changed it
@@ -53,8 +56,8 @@ func newInstance(i mvm.Instance, o Observed) *instance {
 	if underWay {
 		m.state = way.To
 	}
-	m.wanted = i.Key == "" && !busy && !m.parked && woken(i)
-	m.held = i.Key != "" || busy || m.wanted
+	m.stands = i.Key == "" && (busy || !m.parked && woken(i))
+	m.held = i.Key != "" || m.stands
 	m.spare = !m.held
 	switch {
 	case way.Runs:

@@ -20,20 +20,20 @@ type tally struct {
 
 // tally counts the pool's instances: those that may be changed, and those that are
 // held by their user, an override or an operation, or because a request woke them.
-// Parked ones fill what is missing
-// of the running and then of the warm, those that are warm and the oldest first; the
-// others of them count as what they are.
+// Parked ones fill what is missing of the running and then of the warm, those that are
+// warm and the oldest first; the others of them count as what they are. Last come those
+// that may stand for any that is missing.
 func (m *model) tally(spec mvm.PoolSpec) tally {
 	t := tally{stands: map[*instance]bool{}}
 	resting := map[mvm.State][]*instance{}
-	var woken []*instance
+	var flexible []*instance
 	for _, i := range m.instances {
 		switch {
 		case i.pool != spec.ID || !i.spare && !i.held:
-		case i.wanted:
-			woken = append(woken, i)
 		case i.parked && i.state != mvm.StateRunning:
 			resting[i.state] = append(resting[i.state], i)
+		case i.stands:
+			flexible = append(flexible, i)
 		default:
 			t.add(i, spec.Desired)
 		}
@@ -43,16 +43,16 @@ func (m *model) tally(spec mvm.PoolSpec) tally {
 			t.addResting(i, spec.Desired)
 		}
 	}
-	for range woken {
-		t.addWoken(spec.Desired)
+	for _, i := range flexible {
+		t.addFlexible(i, spec.Desired)
 	}
 	return t
 }
 
-// addWoken counts one that a request woke for whatever is missing: it was one of the
-// running, warm or sleeping before.
-func (t *tally) addWoken(desired mvm.Counts) {
-	for _, as := range []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping} {
+// addFlexible counts one as what it is, or is on its way to, where one of these is
+// missing, and else for whatever is missing.
+func (t *tally) addFlexible(i *instance, desired mvm.Counts) {
+	for _, as := range []mvm.State{i.state, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping} {
 		if n := field(&t.held, as); *n+*field(&t.spare, as) < *field(&desired, as) {
 			*n++
 			return

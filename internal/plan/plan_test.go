@@ -136,6 +136,15 @@ func TestInstances(t *testing.T) {
 			w.tenant.Quota.MaxRunning = 2
 			w.underWay = map[string]plan.Way{"i-00000002": {To: sleeping}}
 		}, nil},
+		{"on its way up: becomes the warm one later", spec(1, 1, 0), []mvm.State{running, ready}, busy("i-00000002", mvm.OpStart), nil},
+		{"on its way down: comes up again later", spec(2, 0, 0), []mvm.State{running, running}, busy("i-00000002", mvm.OpStop), nil},
+		{"on its way up by a request: is the sleeper later", spec(1, 0, 1), []mvm.State{running, sleeping}, func(w *world) {
+			w.instances["i-00000002"].Op = &mvm.Op{Kind: mvm.OpWake, By: "gateway:i-0a0b0c0d"}
+		}, nil},
+		{"on its way by a task: what is not desired any more", spec(0, 1, 0), []mvm.State{ready}, func(w *world) {
+			w.underWay = map[string]plan.Way{"i-00000001": {To: running, Runs: true}}
+		}, nil},
+		{"changed by hand: woken, was a sleeper that is desired", spec(0, 0, 1), []mvm.State{running}, byHand("i-00000001"), nil},
 		{"behind: is restarted", spec(1, 1, 0), []mvm.State{running, warm, sleeping}, func(w *world) {
 			for _, i := range w.instances {
 				i.Image = "sha256:old"

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -149,6 +150,56 @@ func TestPlanIsTakenUp(t *testing.T) {
 			t.Fatalf("after %+v\nof %v %v, still to do: %v %v", w.instances, p.Display(), p.Notes, again.Display(), err)
 		}
 	})
+}
+
+// TestEnoughAreThere: no instance is made in a pool that has as many as are desired,
+// whatever they are on their way to.
+func TestEnoughAreThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := func(what string) int { return rapid.IntRange(0, 3).Draw(t, what) }
+		d := deployment(poolSpec("p", mvm.RoleWorker, n("running"), n("warm"), n("sleeping")))
+		w := newWorld()
+		w.run(t, deployment(poolSpec("p", mvm.RoleWorker, 0, 0, 0)), plan.Options{})
+		want := d.Pools[0].Desired
+		for range want.Running + want.Warm + want.Sleeping + n("more") {
+			w.drawInstance(t, d.Pools[0])
+		}
+		for _, i := range w.instances {
+			if i.Key, i.Parked = "", false; rapid.IntRange(0, 2).Draw(t, "op") > 0 {
+				continue
+			}
+			if i.Op = drawOp(t, i.State); i.Op == nil && i.State != mvm.StateCreated {
+				i.Last = &mvm.Transition{Op: mvm.OpWake, By: "publish:8080"}
+			}
+		}
+		p, err := plan.Make(d, w.observed(), plan.Options{})
+		if err != nil {
+			t.Fatalf("plan: %v", err)
+		}
+		for _, s := range p.Steps {
+			if s.Kind == plan.CreateInstance {
+				t.Fatalf("%v of %+v, which has enough: %v", p.Display(), want, w.observed().Instances)
+			}
+		}
+	})
+}
+
+// drawOp is an operation that an instance in the state may be in, or none.
+func drawOp(t *rapid.T, s mvm.State) *mvm.Op {
+	var may []mvm.OpKind
+	for op, way := range ways {
+		if slices.Contains(way.from, s) {
+			may = append(may, op)
+		}
+	}
+	if s.HoldsMemory() {
+		may = append(may, mvm.OpStop)
+	}
+	if len(may) == 0 {
+		return nil
+	}
+	slices.Sort(may)
+	return &mvm.Op{Kind: rapid.SampledFrom(may).Draw(t, "op kind"), By: "agent"}
 }
 
 var order = map[plan.Kind]int{plan.CreateTenant: 0, plan.UpdateTenant: 0, plan.SetSecrets: 1, plan.DestroyPool: 2,
