@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,6 +33,18 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// networks are those of the run's network namespace, which one real agent has at a time.
+// Agents of the fake driver run beside it.
+var networks sync.Mutex
+
+// takeNetworks waits until no other test has the networks, and gives them back at the
+// end of this one. It must come before what the end is to wait for.
+func takeNetworks(t testing.TB) {
+	t.Helper()
+	networks.Lock()
+	t.Cleanup(networks.Unlock)
 }
 
 // host is one host with its agent.
@@ -60,6 +73,9 @@ func newHost(t testing.TB, driver string) *host {
 func newHostOf(t testing.TB, driver string, diskMiB int) *host {
 	t.Helper()
 	testenv.NeedRoot(t)
+	if driver == "qemu" {
+		takeNetworks(t)
+	}
 	dir := testenv.Dir(t)
 	h := &host{t: t, dir: dir, data: filepath.Join(dir, "d"), driver: driver, seen: map[string]bool{}}
 	h.client = api.Dial(h.options().Socket)

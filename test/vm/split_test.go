@@ -52,6 +52,7 @@ func (s *split) drop(cmd *exec.Cmd) {
 func newSplitHost(t testing.TB) *host {
 	t.Helper()
 	testenv.NeedRoot(t)
+	takeNetworks(t)
 	dir := testenv.Dir(t)
 	s := &split{t: t, dir: testenv.Dir(t)}
 	s.program = filepath.Join(s.dir, "test")
