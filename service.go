@@ -106,6 +106,17 @@ type NodeInfo struct {
 	Why         string    `json:"why"` // how the accelerator was chosen
 	CPUs        int       `json:"cpus"`
 	MemMiB      int       `json:"mem_mib"`
+	// Held is the desired state that the host is held to, nil where there is none.
+	Held *HeldState `json:"held,omitempty"`
+}
+
+// HeldState tells of a desired state that a host is held to.
+type HeldState struct {
+	// Digest is "sha256:" and the hash of the state as `mvm agent desired` would print it.
+	Digest string    `json:"digest"`
+	By     Asker     `json:"by"`
+	At     time.Time `json:"at"`
+	Signed bool      `json:"signed,omitempty"` // it was accepted because of its signature
 }
 
 // NodeStats are the host's measures.

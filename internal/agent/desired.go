@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -179,6 +181,20 @@ func (a *Agent) keptState() (*kept, error) {
 			WithFix("give the host its state again, or `mvm agent reconcile --forget`")
 	}
 	return &k, nil
+}
+
+// heldState tells of the state that is kept, nil when there is none.
+func (a *Agent) heldState() (*mvm.HeldState, error) {
+	k, err := a.keptState()
+	if err != nil || k == nil {
+		return nil, err
+	}
+	raw, err := k.State.Encode()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(raw)
+	return &mvm.HeldState{Digest: "sha256:" + hex.EncodeToString(sum[:]), By: k.By, At: k.At, Signed: k.Signed}, nil
 }
 
 // reconcileRecord makes the host, or one tenant, what is on record.

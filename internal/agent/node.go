@@ -75,10 +75,14 @@ func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
 	if err != nil {
 		return mvm.NodeInfo{}, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
+	held, err := a.heldState()
+	if err != nil {
+		return mvm.NodeInfo{}, err
+	}
 	mem, err := memInfo("MemTotal:")
 	return mvm.NodeInfo{NodeID: host, Version: a.opt.Version, PID: os.Getpid(), Started: a.started, DataDir: a.opt.DataDir, APIAddress: a.opt.APIAddress,
 		Driver: info.Name, VMM: info.Version, Accelerator: info.Accelerator, Why: info.Why,
-		CPUs: runtime.NumCPU(), MemMiB: mem}, err
+		CPUs: runtime.NumCPU(), MemMiB: mem, Held: held}, err
 }
 
 // NodeStats implements api.Service.

@@ -53,6 +53,13 @@ func (a *app) nodeInfoTable(n mvm.NodeInfo) table {
 		t.add("why", n.Why)
 	}
 	t.add("host", fmt.Sprintf("%s, %s memory", plural(n.CPUs, "cpu", "cpus"), size(int64(n.MemMiB)<<20)))
+	if h := n.Held; h != nil {
+		how := ""
+		if h.Signed {
+			how = ", signed"
+		}
+		t.add("held to", fmt.Sprintf("desired state %s of %s, %s ago%s", h.Digest, h.By, a.ago(h.At), how))
+	}
 	return t
 }
 

@@ -90,11 +90,20 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wa
 			return err
 		}
 		a.say("pool %s updated", at)
+		a.sayHeld(ctx, c)
 		if wait {
 			return a.runReconcile(ctx, c, mvm.ReconcileRequest{Tenant: at.Tenant}, out)
 		}
 		return a.printChanged(out, p, at.String())
 	})
+}
+
+// sayHeld tells who changed something by hand that the host is held to a desired state.
+// Who may not look at the host is told nothing.
+func (a *app) sayHeld(ctx context.Context, c *api.Client) {
+	if info, err := c.NodeInfo(ctx); err == nil && info.Held != nil {
+		a.say("the host is held to a desired state, which has the last word: what it says otherwise comes back; change that state, or end it with `mvm agent reconcile --forget`")
+	}
 }
 
 func (a *app) poolBuildCmd() *cobra.Command {

@@ -129,6 +129,7 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 				return err
 			}
 			a.say("tenant %s updated", t.ID)
+			a.sayHeld(ctx, c)
 			return a.printChanged(*out, t, t.ID)
 		})
 	}
