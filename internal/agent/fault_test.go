@@ -361,3 +361,61 @@ func TestSnapshotsAreAudited(t *testing.T) {
 		t.Errorf("events %v, want %v", got, want)
 	}
 }
+
+// TestVMMThatStaysIsOnRecord: where an instance can't come up and its VMM can't be ended,
+// the operation stays on record, and with it what the VMM holds of the quota, until the
+// VMM is gone; nobody moves the memory that it runs on. Another try changes nothing of
+// it, and neither does a restart of the agent.
+func TestVMMThatStaysIsOnRecord(t *testing.T) {
+	for _, c := range []struct {
+		down mvm.OpKind
+		from mvm.State
+		up   mvm.OpKind
+	}{{mvm.OpSleep, mvm.StateSleeping, mvm.OpWake}, {mvm.OpStop, mvm.StateStopped, mvm.OpStart}} {
+		t.Run(string(c.up), func(t *testing.T) {
+			var stays atomic.Bool
+			h := newHost(t)
+			h.opt.Fail = func(op fake.Op, _ string) error {
+				if stays.Load() && (op == fake.OpKill || op == fake.OpDestroy) {
+					return errOnPurpose
+				}
+				return nil
+			}
+			h.start()
+			i := h.instance()
+			h.do(i.ID, c.down)
+			stays.Store(true)
+			h.host.Behave(i.ID, fake.Behavior{NackConfigure: "no", NackWake: true})
+			for _, when := range []string{"first", "again", "after a restart"} {
+				if err := h.try(i.ID, c.up); !errors.Is(err, errOnPurpose) {
+					t.Errorf("%s: %v, want that its VMM can't be ended", when, err)
+				}
+				h.wantStays(when, i.ID, c.from, c.up)
+				if when == "again" {
+					h.stop()
+					h.start()
+				}
+			}
+			h.host.Behave(i.ID, fake.Behavior{})
+			stays.Store(false)
+			waitUntil(t, func() bool { return h.try(i.ID, c.up) == nil })
+			if got := h.get(i.ID); got.State != mvm.StateRunning || got.Op != nil || got.Problem != "" {
+				t.Errorf("it is %s with op %+v and problem %q, want running", got.State, got.Op, got.Problem)
+			}
+		})
+	}
+}
+
+// wantStays wants the instance's VMM to be there, with the operation that made it on record.
+func (h *host) wantStays(when, id string, from mvm.State, op mvm.OpKind) {
+	h.t.Helper()
+	if got := h.get(id); got.State != from || got.Op == nil || got.Op.Kind != op {
+		h.t.Errorf("%s: it is %s with op %+v, want %s with %s on record", when, got.State, got.Op, from, op)
+	}
+	if n := len(h.host.VMMs()); n != 1 {
+		h.t.Errorf("%s: %d VMMs, want the one that stays", when, n)
+	}
+	if _, err := os.Stat(filepath.Join(h.dir, "instances", id, "memory")); from == mvm.StateSleeping && err != nil {
+		h.t.Errorf("%s: the memory of a VMM that runs: %v", when, err)
+	}
+}

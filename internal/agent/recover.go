@@ -222,19 +222,23 @@ func (a *Agent) recoverSleeping(ctx context.Context, i mvm.Instance, alive, paus
 	}
 	if paused {
 		// Consumed was durable, but the vCPUs never ran: the snapshot is whole.
-		return errors.Join(a.release(ctx, i), a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false }), a.redo(i, mvm.OpWake))
+		err := a.release(ctx, i)
+		if err == nil {
+			err = a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false })
+		}
+		return errors.Join(err, a.redo(i, mvm.OpWake))
 	}
 	return a.redo(i, mvm.OpWake) // it runs, and only its gate was not opened yet: see finishWake
 }
 
-// giveUp ends what there is of a VMM, and the intent of the record. Of a sleeper that
-// nothing was done to there is neither, and nothing is written.
+// giveUp ends what there is of a VMM, and then the intent of the record: until the VMM
+// is gone it counts. Of a sleeper that nothing was done to there is neither, and nothing
+// is written.
 func (a *Agent) giveUp(ctx context.Context, i mvm.Instance) error {
-	err := a.release(ctx, i)
-	if i.Op == nil {
+	if err := a.release(ctx, i); err != nil || i.Op == nil {
 		return err
 	}
-	return errors.Join(err, a.clearOp(i.ID, nil))
+	return a.clearOp(i.ID, nil)
 }
 
 // recoverLost: the record says that it holds memory, but its VMM is gone (the host

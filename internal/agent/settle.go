@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"mvm"
@@ -47,9 +46,18 @@ func (o *operation) settleLost(ctx context.Context) error {
 	case up(cut) && o.runsUngated(ctx):
 		return o.finishWake(ctx)
 	case up(cut):
-		return errors.Join(o.releaseVMM(ctx), o.save(func(i *mvm.Instance) { i.Op = nil }))
+		return o.giveUpVMM(ctx)
 	}
 	return nil
+}
+
+// giveUpVMM ends what an operation that was cut off has of a VMM, and then forgets the
+// operation: until it is gone it counts.
+func (o *operation) giveUpVMM(ctx context.Context) error {
+	if err := o.releaseVMM(ctx); err != nil {
+		return err
+	}
+	return o.save(func(i *mvm.Instance) { i.Op = nil })
 }
 
 // runsUngated reports that the vCPUs run from the instance's snapshot, and only its
@@ -68,9 +76,7 @@ func (o *operation) runsUngated(ctx context.Context) bool {
 func (o *operation) finishWake(ctx context.Context) error {
 	o.bootWay, o.resumedAt = "warm", time.Time{}
 	return o.run(ctx, mvm.OpWake, []step{
-		{name: "resumed", do: func(context.Context) error { return nil }, undo: func(ctx context.Context) error {
-			return errors.Join(o.releaseVMM(ctx), o.save(func(i *mvm.Instance) { i.Op = nil }))
-		}},
+		{name: "resumed", do: func(context.Context) error { return nil }, undo: o.giveUpVMM},
 		{name: "gate", do: o.wakeGate, forward: true},
 		{name: "settle", do: o.settleGuest, forward: true},
 		{name: "open", do: o.openAfterRestore, forward: true},

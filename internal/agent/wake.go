@@ -29,7 +29,8 @@ func (o *operation) wake(ctx context.Context) error {
 		if why = o.restore(ctx); why == nil {
 			return o.afterWake(ctx)
 		}
-		if ctx.Err() != nil || mvm.IsKind(why, mvm.KindQuota) {
+		// Where taking it back failed the VMM may be there still: that is settled first.
+		if ctx.Err() != nil || mvm.IsKind(why, mvm.KindQuota) || o.torn {
 			return why
 		}
 		o.log.Warn("restore failed", "error", why)

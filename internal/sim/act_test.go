@@ -38,6 +38,8 @@ func deeds() []deed {
 		{6, (*world).wakeFromGuest},
 		{5, (*world).secrets},
 		{6, (*world).deploy},
+		{4, (*world).push},
+		{2, (*world).forget},
 		{25, (*world).write},
 		{4, (*world).killVMM},
 		{8, (*world).behave},
@@ -129,6 +131,7 @@ func (w *world) doom(key, name string, fn func(ctx context.Context, l *life) err
 	w.ask(name, fn, nil)
 	if w.nextID > n {
 		w.model.doomed[key] = true
+		w.cmds[w.nextID].dooms = key
 	}
 }
 

@@ -43,7 +43,7 @@ func (w *world) comeToRest(since string) {
 		pts := w.s.points()
 		if len(pts) == 0 {
 			if why = w.unrest(); why == "" {
-				why = cmp.Or(w.restProblem(), w.missing())
+				why = cmp.Or(w.restProblem(), w.missing(), w.heldProblem())
 			}
 			if why == "" {
 				return

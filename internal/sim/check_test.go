@@ -87,6 +87,7 @@ func (w *world) look(st *store.Store) {
 		}
 	}
 	w.checkCounts(s)
+	w.model.once = slices.DeleteFunc(w.model.once, (*held).settled)
 	for _, t := range s.tenants {
 		w.setFloors(t, w.model.quotas[t.ID] != t.Quota)
 		w.model.quotas[t.ID] = t.Quota
@@ -110,6 +111,7 @@ func (w *world) checkTenants(s state) {
 	w.model.tenants = map[string]mvm.Tenant{}
 	for _, t := range s.tenants {
 		w.model.tenants[t.ID] = t
+		w.checkDestroying(t.Destroying, t.ID, w.model.isPruned(t.ID, ""))
 		if old, ok := was[t.ID]; ok && old.Created.Equal(t.Created) && t.SecretsGeneration < old.SecretsGeneration {
 			w.fail("tenant %s: secrets generation %d after %d", t.ID, t.SecretsGeneration, old.SecretsGeneration)
 		}
@@ -123,6 +125,7 @@ func (w *world) checkTenants(s state) {
 	w.model.pools = map[string]mvm.Pool{}
 	for _, p := range s.pools {
 		w.model.pools[p.Address().String()] = p
+		w.checkDestroying(p.Destroying, p.Address().String(), w.model.doomed[p.Tenant] || w.model.isPruned(p.Tenant, p.Spec.ID))
 	}
 	for addr, p := range pools {
 		if _, ok := w.model.pools[addr]; !ok && !w.model.doomed[addr] && !w.model.doomed[p.Tenant] {
@@ -131,13 +134,37 @@ func (w *world) checkTenants(s state) {
 	}
 	for id := range was { // what is gone may be made again
 		if _, ok := w.model.tenants[id]; !ok {
-			delete(w.model.doomed, id)
+			w.undoom(id)
 		}
 	}
 	for addr := range pools {
 		if _, ok := w.model.pools[addr]; !ok {
-			delete(w.model.doomed, addr)
+			w.undoom(addr)
 		}
+	}
+}
+
+// undoom forgets that what is gone was to be destroyed, unless somebody still waits to
+// destroy it: what is made anew meanwhile goes too.
+func (w *world) undoom(addr string) {
+	for _, c := range w.cmds {
+		if c.dooms == addr {
+			return
+		}
+	}
+	delete(w.model.doomed, addr)
+}
+
+// checkDestroying: what is being destroyed is so because somebody asked for it, or a
+// desired state does not name it.
+func (w *world) checkDestroying(destroying bool, addr string, pruned bool) {
+	switch {
+	case !destroying || w.model.doomed[addr]:
+	case !pruned:
+		w.fail("%s is being destroyed, and nobody asked for it", addr)
+	default:
+		w.note("%s is pruned", addr)
+		w.model.doomed[addr] = true
 	}
 }
 
@@ -234,7 +261,8 @@ func (w *world) checkUsage() {
 	for _, v := range w.host.VMMs() {
 		s := w.model.instances[v.ID]
 		if s == nil {
-			continue
+			w.fail("the VMM of %s has no record", v.ID)
+			return
 		}
 		i := s.now
 		u := use[i.Tenant]

@@ -14,6 +14,7 @@ import (
 func (w *world) epilogue() {
 	const tenant = endTenant
 	gw, pool := w.endPool("gw", mvm.RoleGateway), w.endPool("w", mvm.RoleWorker)
+	w.letGoOfState()
 	w.do("create tenant", func(ctx context.Context, a api.Service) error {
 		_, err := a.CreateTenant(ctx, mvm.TenantSpec{ID: tenant})
 		return err
@@ -32,6 +33,7 @@ func (w *world) epilogue() {
 	w.idleRests(i)
 	w.overrideHolds(i, pool)
 	w.keyIsServed(tenant)
+	w.stateIsHeld(tenant)
 	w.model.doomed[tenant] = true
 	w.do("destroy tenant", func(ctx context.Context, a api.Service) error { return a.DestroyTenant(ctx, tenant, nil) })
 	if _, ok := w.model.tenants[tenant]; ok {

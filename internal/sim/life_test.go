@@ -63,6 +63,9 @@ func (l *life) set(fn func()) {
 	fn()
 }
 
+// nodeID is the host's name.
+const nodeID = "sim"
+
 // boot starts an agent on the host as it is. Open runs on its own.
 func (w *world) boot() {
 	w.lives++
@@ -78,7 +81,7 @@ func (w *world) boot() {
 		w.fail("open store: %v", err)
 		return
 	}
-	l.a = agent.New(agent.Options{DataDir: w.dir, RunDir: w.run, Version: "sim", NodeID: "sim", Store: l.st,
+	l.a = agent.New(agent.Options{DataDir: w.dir, RunDir: w.run, Version: "sim", NodeID: nodeID, Store: l.st,
 		Driver: fake.New(w.host, fake.Options{Hook: l.driverHook}), Network: nets{l}, Images: images{l}, Sealer: w.key,
 		Publisher: noPublisher{}, MakeDisk: l.makeDisk, Log: slog.New(&traceLog{w: w}), Seam: l.seam, Rand: w.ids,
 		ListenHost: func(path string, _ int) (net.Listener, error) { return w.socks.listen(l, path) },

@@ -15,6 +15,8 @@ type model struct {
 	floors    map[string]int  // what was admitted before a limit was lowered
 	doomed    map[string]bool // tenants, pools and instances whose destruction was asked for, by address
 	behaved   map[string]bool // instances whose guests were told to behave in some way
+	held      []*held         // the states that the host may be held to, one of them for certain
+	once      []*held         // states that are being applied once
 }
 
 // seen is an instance as it was at the last look.
@@ -31,7 +33,8 @@ type seen struct {
 
 func newModel() model {
 	return model{tenants: map[string]mvm.Tenant{}, pools: map[string]mvm.Pool{}, instances: map[string]*seen{},
-		quotas: map[string]mvm.Quota{}, counts: map[string]int{}, floors: map[string]int{}, doomed: map[string]bool{}, behaved: map[string]bool{}}
+		quotas: map[string]mvm.Quota{}, counts: map[string]int{}, floors: map[string]int{}, doomed: map[string]bool{}, behaved: map[string]bool{},
+		held: []*held{{over: true}}}
 }
 
 // isDoomed reports whether the instance, its pool or its tenant is to be destroyed.

@@ -48,6 +48,12 @@ func variants() []variant {
 			"if name, until := minimum(s); until.After(e.now) {", "if name, until := minimum(s); false {"},
 		{"reconcile does not mind what a person did", "internal/plan/model.go",
 			"i.ManualOverrideUntil.After(o.Now) ||", ""},
+		{"a state that is to be kept is not", "internal/agent/desired.go",
+			"return tx.PutMeta(metaKept, string(raw))", "_ = raw\n		return nil"},
+		{"a host is held to its state once only", "internal/agent/reconcile.go",
+			"r.hold(told)", "_ = told"},
+		{"pruning does not mind what is protected", "internal/plan/prune.go",
+			"if p.Spec.Pinned || p.Spec.Critical {", "if false {"},
 	}
 }
 

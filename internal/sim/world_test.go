@@ -309,6 +309,7 @@ type command struct {
 	err    error
 	ended  bool // it came back by itself
 	after  func(err error)
+	dooms  string // the address of what it destroys
 }
 
 // commandTime is how long who asks waits at most.
@@ -350,6 +351,9 @@ func (w *world) finishCommands() {
 			w.note("command %d ended with its agent", c.n)
 		default:
 			w.note("command %d: %s", c.n, outcome(c.err))
+			if c.err != nil {
+				w.trace.add(fmt.Sprintf("    %v", c.err), false)
+			}
 			if c.after != nil && !c.life.dead.Load() {
 				c.after(c.err)
 			}
