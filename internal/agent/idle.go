@@ -105,29 +105,13 @@ func (t *track) awake(i mvm.Instance) string {
 // keepIdle puts idle instances to rest for as long as the agent runs.
 func (a *Agent) keepIdle() {
 	for {
-		wait := time.NewTimer(a.idleOnce())
-		select {
-		case <-wait.C:
-		case <-a.idle.poked:
-			if !a.pause(idleGap) {
-				return
-			}
-		case <-a.ctx.Done():
+		end := pause(a.ctx, a.idle.poked, a.idleOnce())
+		if end == pauseGone {
+			end = pause(a.ctx, nil, idleGap)
+		}
+		if end == pauseCanceled {
 			return
 		}
-		wait.Stop()
-	}
-}
-
-// pause waits, and reports whether the agent goes on.
-func (a *Agent) pause(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-a.ctx.Done():
-		return false
 	}
 }
 

@@ -65,12 +65,11 @@ func (a *Agent) rest(t *track, s policy.Subject, req request) {
 		return
 	}
 	waits := a.goTracked(func() {
-		select {
-		case <-j.done:
-			a.rested(t, s, req, j.err)
-		case <-a.ctx.Done():
+		if err := waitDone(a.ctx, j.done); err != nil {
 			a.rested(t, s, req, errClosing)
+			return
 		}
+		a.rested(t, s, req, j.err)
 	})
 	if !waits {
 		a.rested(t, s, req, errClosing)

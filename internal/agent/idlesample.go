@@ -104,12 +104,11 @@ func (a *Agent) sample(t *track, s policy.Subject) (policy.Sample, int64, error)
 
 // askIdle asks the guest how busy it is; before is what it said last.
 func (a *Agent) askIdle(id string, before policy.Guest) policy.Guest {
-	select {
-	case a.idle.slots <- struct{}{}:
-		defer func() { <-a.idle.slots }()
-	case <-a.ctx.Done():
+	release, err := acquireSlot(a.ctx, a.idle.slots)
+	if err != nil {
 		return before
 	}
+	defer release()
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
 	defer cancel()

@@ -63,6 +63,9 @@ func (a *Agent) watch(id string, l *live) {
 		return
 	default:
 	}
+	if a.ctx.Err() != nil {
+		return
+	}
 	exit := l.vmm.Exit()
 	why := "its VMM ended: " + exit.Detail
 	if exit.Guest {

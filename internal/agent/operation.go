@@ -65,6 +65,9 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 		}
 		return mvm.Instance{}, err
 	}
+	if err := a.opt.Seam(string(j.req.op)+".begin:before", id); err != nil {
+		return mvm.Instance{}, err
+	}
 	o, err := a.newOperation(j, id)
 	if err != nil {
 		return mvm.Instance{}, err

@@ -60,9 +60,7 @@ func (r *reconciler) start() {
 	if r.every < 0 {
 		return
 	}
-	for range passWorkers {
-		r.a.goTracked(r.work)
-	}
+	r.a.goTracked(r.work)
 	r.a.goTracked(r.resync)
 }
 
@@ -79,37 +77,36 @@ func (r *reconciler) pokeAt(tenant string, at time.Time) {
 // resync puts every tenant into the queue, now and at the interval: a pass then finds
 // what nobody told of.
 func (r *reconciler) resync() {
-	tick, look := time.NewTicker(r.every), time.NewTicker(fileEvery)
-	defer tick.Stop()
-	defer look.Stop()
 	file, told := &desiredFile{path: r.a.opt.DesiredFile}, map[string]string{}
+	r.follow(file)
 	for {
-		r.follow(file)
 		r.hold(told)
 		r.pokeAll()
-		for waiting := true; waiting; {
-			select {
-			case <-tick.C:
-				waiting = false
-			case <-look.C:
-				r.follow(file)
-			case <-r.a.ctx.Done():
-			}
-			if r.a.ctx.Err() != nil {
+		for next := time.Now().Add(r.every); time.Now().Before(next); {
+			if pause(r.a.ctx, nil, min(fileEvery, time.Until(next))) == pauseCanceled {
 				return
 			}
+			r.follow(file)
 		}
 	}
 }
 
-// work makes the passes that are due until the agent ends.
+// work makes the passes that are due until the agent ends, some of them at the same time.
 func (r *reconciler) work() {
+	passes := make(chan struct{}, passWorkers)
 	for {
-		tenant, ok := r.queue.next(r.a.ctx)
+		release, err := acquireSlot(r.a.ctx, passes)
+		if err != nil {
+			return
+		}
+		tenant, ok := r.queue.next(r.a.ctx, func() { _ = r.a.opt.Seam("reconcile.due:before", "") })
 		if !ok {
 			return
 		}
-		r.workOn(tenant)
+		r.a.goTracked(func() {
+			defer release()
+			r.workOn(tenant)
+		})
 	}
 }
 

@@ -59,9 +59,11 @@ func (q *dueQueue) tell() {
 	}
 }
 
-// next waits for a key whose time has come and gives it out; false when ctx ends.
-func (q *dueQueue) next(ctx context.Context) (string, bool) {
-	for {
+// next waits for a key whose time has come and gives it out; false when ctx ends. It
+// calls woken before each look.
+func (q *dueQueue) next(ctx context.Context, woken func()) (string, bool) {
+	for ctx.Err() == nil { // an end that is there comes before what is due
+		woken()
 		key, wait, changed := q.take(time.Now())
 		if key != "" {
 			return key, true
@@ -76,11 +78,10 @@ func (q *dueQueue) next(ctx context.Context) (string, bool) {
 		case <-due:
 		case <-changed:
 		case <-ctx.Done():
-			stop()
-			return "", false
 		}
 		stop()
 	}
+	return "", false
 }
 
 // take gives out the first key that is due. Where none is, it says how long the next

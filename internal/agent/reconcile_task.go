@@ -151,11 +151,17 @@ func (r *reconciler) run(t *task) {
 		}
 	}()
 	ctx := asReconcile(r.a.ctx)
-	var err error
-	if t.kind == plan.BuildPool {
+	err := r.a.opt.Seam("reconcile.task:before", t.key)
+	switch {
+	case err != nil:
+	case t.kind == plan.BuildPool:
 		err = r.build(ctx, t)
-	} else {
+	default:
 		err = r.operate(ctx, t)
+	}
+	if err != nil && t.kind == plan.CreateInstance {
+		// The intent is on record: it is finished also where nobody needs the instance now.
+		r.a.unsettled.set(t.at.Instance, true)
 	}
 	ended = true
 	r.end(t, err)
@@ -195,6 +201,9 @@ func (r *reconciler) operate(ctx context.Context, t *task) error {
 
 // acquireSlot waits for one of the slots; release may be called twice.
 func acquireSlot(ctx context.Context, slots chan struct{}) (release func(), err error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	select {
 	case slots <- struct{}{}:
 		var once sync.Once

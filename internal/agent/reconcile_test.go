@@ -228,6 +228,33 @@ func TestReconcileBacksOff(t *testing.T) {
 	})
 }
 
+// TestReconcileFinishesMaking: an instance whose making failed, and that nobody needs by
+// now, is not left half made.
+func TestReconcileFinishesMaking(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		h.makePool(desired(worker("workers"), 0, 0, 0))
+		settled(time.Second)
+		failed := false
+		h.onSeam(func(point string) error {
+			if point == "reconcile.task:before" && !failed {
+				failed = true
+				return errors.New("broken on purpose")
+			}
+			return nil
+		})
+		h.change("workers", func(s *mvm.PoolSpec) { s.Desired.Running = 1 })
+		settled(100 * time.Millisecond)
+		h.change("workers", func(s *mvm.PoolSpec) { s.Desired.Running = 0 })
+		if i := h.all("workers")[0]; !failed || i.Op == nil {
+			t.Fatalf("instance %+v, want its making to have failed with the intent on record", i)
+		}
+		settled(time.Minute)
+		if i := h.all("workers")[0]; i.Op != nil || i.State != mvm.StateReady {
+			t.Errorf("a minute later it is %s with %+v under way, want it made, and nothing under way", i.State, i.Op)
+		}
+	})
+}
+
 // TestReconcileCrashLoop: a VMM that dies as soon as it runs is not started over and over.
 func TestReconcileCrashLoop(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {

@@ -103,13 +103,11 @@ func (a *Agent) submit(ctx context.Context, id string, req request, progress fun
 		return mvm.Instance{}, err
 	}
 	defer j.prog.add(progress)()
-	select {
-	case <-j.done:
-		return j.inst, j.err
-	case <-ctx.Done():
-		return mvm.Instance{}, mvm.Errorf(mvm.KindCanceled, "wait for %s of %s: %w", req.op, id, context.Cause(ctx)).
+	if err := waitDone(ctx, j.done); err != nil {
+		return mvm.Instance{}, mvm.Errorf(mvm.KindCanceled, "wait for %s of %s: %w", req.op, id, err).
 			WithFix("the operation goes on in the agent")
 	}
+	return j.inst, j.err
 }
 
 func (a *Agent) enqueue(id string, req request) (*job, error) {
@@ -144,6 +142,13 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 	return j, nil
 }
 
+// unsettles reports that the job, which failed, may have left something half done: also
+// where the instance could not be looked at.
+func unsettles(j *job) bool {
+	unknown := j.inst.ID == "" && !mvm.IsKind(j.err, mvm.KindNotFound)
+	return unknown || j.inst.Op != nil || j.inst.State.HoldsMemory()
+}
+
 // drainQueue runs the jobs of one instance until there are none.
 func (a *Agent) drainQueue(r *runner) {
 	for more := true; more; {
@@ -152,7 +157,7 @@ func (a *Agent) drainQueue(r *runner) {
 		a.mu.Unlock()
 
 		j.inst, j.err = a.perform(j, r.id)
-		if j.err != nil && (j.inst.Op != nil || j.inst.State.HoldsMemory()) {
+		if j.err != nil && unsettles(j) {
 			a.unsettled.set(r.id, true)
 		}
 		j.cancel(nil)

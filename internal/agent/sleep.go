@@ -122,10 +122,8 @@ func (o *operation) fence(ctx context.Context) error {
 			o.a.record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, nil, drainPoll) == pauseCanceled {
 			return context.Cause(ctx)
-		case <-time.After(drainPoll):
 		}
 	}
 }

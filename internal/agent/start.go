@@ -151,14 +151,13 @@ func (o *operation) bootGate(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-l.vmm.Done():
+		switch pause(ctx, l.vmm.Done(), bootPoll) {
+		case pauseGone:
 			return mvm.Errorf(mvm.KindUnavailable, "boot guest: its VMM ended: %s", l.vmm.Exit().Detail).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
-		case <-ctx.Done():
+		case pauseCanceled:
 			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
-		case <-time.After(bootPoll):
 		}
 	}
 }
@@ -194,12 +193,11 @@ func (o *operation) waitReady(ctx context.Context) error {
 			last = d
 			o.progress("waiting for services: " + d)
 		}
-		select {
-		case <-ctx.Done():
-			return o.notReadyError(ctx, last)
-		case <-o.vmmGone():
+		switch pause(ctx, o.vmmGone(), readyPoll) {
+		case pauseGone:
 			return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: its VMM ended", o.inst.ID)
-		case <-time.After(readyPoll):
+		case pauseCanceled:
+			return o.notReadyError(ctx, last)
 		}
 	}
 }

@@ -10,11 +10,11 @@
 // parks its goroutine in the scheduler. When all are parked or blocked the scheduler
 // lets exactly one go on, chosen by the seed, and may have its call fail, take long,
 // or be the place where the agent dies. Parked points are told apart by what, whose
-// and from where they were reached, never by when. Time passes only when nobody is
-// parked. Each seed runs in a process of its own that has one thread for Go code.
-//
-// Of some hundred runs of a seed one still goes another way. A failure that does not
-// come again at once is worth a few more runs of its seed.
+// and from where they were reached, never by when; what is the same in all that, by the
+// order in which the goroutines began. Time passes when nobody is parked, and by a
+// nanosecond with each that goes on: Go fires timers of one instant in a random order,
+// so no two should end together. Each seed runs in a process of its own that has one
+// thread for Go code.
 //
 // # What is checked
 //

@@ -36,7 +36,7 @@ type point struct {
 	name    string
 	id      string // the instance that it is about, or was last
 	life    *life  // of the agent that passes it; nil for guests
-	seq     int    // of arrival: decides between points that are told apart by nothing else
+	g       uint64 // its goroutine: the order in which they began decides where nothing else does
 	verdict verdict
 	free    chan struct{}
 }
@@ -45,7 +45,6 @@ type point struct {
 type sched struct {
 	mu      sync.Mutex
 	waiting []*point
-	seq     int
 	subject map[uint64]string // goroutine -> the instance that it had to do with last
 	owner   map[uint64]string // goroutine -> the command that it was started for
 	off     bool              // nobody parks: the simulation itself reads, or is over
@@ -71,15 +70,15 @@ func (s *sched) park(l *life, what, name, id string) verdict {
 	s.mu.Unlock()
 	l.dieIfDead()
 	g, from := goroutine(), s.chain()
+	s.inherit(g)
 	s.mu.Lock()
 	if id != "" {
 		s.subject[g] = id
 	} else {
 		id = s.subject[g]
 	}
-	p := &point{key: what + " " + name + " " + id + " " + from + s.owner[g], what: what, name: name, id: id, life: l, seq: s.seq,
+	p := &point{key: what + " " + name + " " + id + " " + from + s.owner[g], what: what, name: name, id: id, life: l, g: g,
 		free: make(chan struct{})}
-	s.seq++
 	s.waiting = append(s.waiting, p)
 	s.mu.Unlock()
 	select {
@@ -89,6 +88,20 @@ func (s *sched) park(l *life, what, name, id string) verdict {
 	<-p.free
 	l.dieIfDead()
 	return p.verdict
+}
+
+// inherit has the goroutine be of the command that the one was which started it.
+func (s *sched) inherit(g uint64) {
+	s.mu.Lock()
+	_, known := s.owner[g]
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	p := parent()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owner[g] = s.owner[p]
 }
 
 // own names the goroutine, whose points are told from those of others that do the same.
@@ -102,7 +115,7 @@ func (s *sched) own(name string) {
 func (s *sched) points() []*point {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slices.SortFunc(s.waiting, func(a, b *point) int { return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.seq, b.seq)) })
+	slices.SortFunc(s.waiting, func(a, b *point) int { return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.g, b.g)) })
 	return slices.Clone(s.waiting)
 }
 
@@ -137,6 +150,23 @@ func goroutine() uint64 {
 	text := strings.TrimPrefix(string(b[:n]), "goroutine ")
 	text, _, _ = strings.Cut(text, " ")
 	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+// parent is the number of the goroutine that started this one.
+func parent() uint64 {
+	b := make([]byte, 64<<10)
+	text := string(b[:runtime.Stack(b, false)])
+	_, text, found := strings.Cut(text, "\ncreated by ")
+	_, text, in := strings.Cut(text, " in goroutine ")
+	if !found || !in {
+		return 0
+	}
+	n, _, _ := strings.Cut(text, "\n")
+	id, err := strconv.ParseUint(n, 10, 64)
 	if err != nil {
 		panic(err)
 	}

@@ -38,10 +38,10 @@ func (t *trace) add(line string, counts bool) {
 		t.sum.Write([]byte(text + "\n"))
 	}
 	if !counts {
-		text = "#" + text
+		text = "#" + strings.ReplaceAll(text, "\n", "\n#")
 	}
 	t.lines = append(t.lines, text)
-	if len(t.lines) > 2*keptLines && *traceFlag == "" {
+	if len(t.lines) > 2*keptLines && *pointsFlag == "" {
 		t.lines = append([]string(nil), t.lines[len(t.lines)-keptLines:]...)
 	}
 }
