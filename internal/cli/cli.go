@@ -89,7 +89,6 @@ func New(env Env) *cobra.Command {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	root.SetHelpCommand(&cobra.Command{Use: "no-help", Hidden: true})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageOf(cmd, err) })
 	a.globalFlags(root)
 	a.color = a.wantColor()
@@ -119,7 +118,7 @@ func (a *app) addCommands(root *cobra.Command) {
 	}
 	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.logsCmd(), a.execCmd(), a.whyCmd(), a.eventsCmd())
 	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd())
-	add("host", a.agentCmd(), a.hostdCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.versionCmd())
+	add("host", a.agentCmd(), a.hostdCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.helpCmd(root), a.versionCmd())
 }
 
 // Run executes the command line and returns the exit code. Errors go to Stderr.

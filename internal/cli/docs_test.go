@@ -29,14 +29,7 @@ How the commands work together is shown, and tested, in the scripts of ` + "`tes
 
 | code | meaning |
 |---|---|
-| 0 | done |
-| 1 | failed |
-| 2 | wrong usage or invalid input |
-| 3 | not found |
-| 4 | refused: quota, policy, state, or there already |
-| 5 | agent not reachable |
-| 130 | interrupted |
-
+EXITCODES
 ` + "`mvm exec`" + ` ends with the code of the command that it ran.
 
 ## Output
@@ -47,7 +40,7 @@ terminals only, and ` + "`NO_COLOR`" + ` turns it off.
 
 ## The agent
 
-Every command but ` + "`doctor`, `version`, `completion` and those of `agent`" + ` asks the agent of this
+Every command but ` + "`doctor`, `version`, `completion`, `help` and those of `agent`" + ` asks the agent of this
 host, or with ` + "`--remote`" + ` that of another ([how](remote.md)). When none answers and root asks, mvm starts one in the background, with its log
 in ` + "`agent.log`" + ` in the data folder; ` + "`--no-autostart`" + ` or ` + "`MVM_NO_AUTOSTART=1`" + ` turns that off.
 Ctrl-C ends the waiting. An operation on an instance goes on in the agent; deploy, new,
@@ -61,7 +54,7 @@ func root() *cobra.Command {
 
 func TestDocsAreThoseOfTheProgram(t *testing.T) {
 	var b bytes.Buffer
-	b.WriteString(docsHead)
+	b.WriteString(strings.Replace(docsHead, "EXITCODES\n", exitCodes(root().Long), 1))
 	b.WriteString("\n## Flags of every command\n\n")
 	flags(&b, root().PersistentFlags())
 	b.WriteString("\n## Commands\n")
@@ -79,6 +72,16 @@ func TestDocsAreThoseOfTheProgram(t *testing.T) {
 	if diff := cmp.Diff(b.String(), string(got)); diff != "" {
 		t.Errorf("docs/cli.md is not up to date, run go test ./internal/cli -run Docs -update (-want +got):\n%s", diff)
 	}
+}
+
+// exitCodes has a row for each exit code that the help lists.
+func exitCodes(help string) (rows string) {
+	_, codes, _ := strings.Cut(help, "\nExit codes:\n")
+	for line := range strings.Lines(codes) {
+		code, meaning, _ := strings.Cut(strings.TrimSpace(line), " ")
+		rows += "| " + code + " | " + strings.TrimSpace(meaning) + " |\n"
+	}
+	return rows + "\n"
 }
 
 // document writes a section for every command that does something.

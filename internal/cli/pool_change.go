@@ -67,7 +67,7 @@ func (a *app) poolScaleCmd() *cobra.Command {
 
 // waitFlag has a command wait until the agent has made so what it put on record.
 func waitFlag(cmd *cobra.Command) *bool {
-	return cmd.Flags().Bool("wait", false, "wait until it is so, and print the steps")
+	return cmd.Flags().Bool("wait", false, "wait until it is so, and print the steps that were left to wait for")
 }
 
 func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wait bool, out format) error {

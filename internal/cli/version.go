@@ -64,3 +64,33 @@ func (a *app) completionCmd(root *cobra.Command) *cobra.Command {
 			return root.GenBashCompletionV2(a.Stdout, true)
 		}}
 }
+
+// helpCmd is `mvm help COMMAND`, which is `mvm COMMAND --help`.
+func (a *app) helpCmd(root *cobra.Command) *cobra.Command {
+	help := &cobra.Command{Use: "help [COMMAND]...", Short: "Say what a command does and which flags it has", Args: cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return group(cmd, rest)
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			cmd, _, err := root.Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			for _, c := range cmd.Commands() {
+				if c.IsAvailableCommand() {
+					names = append(names, c.Name()+"\t"+c.Short)
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		}}
+	root.SetHelpCommand(help)
+	return help
+}

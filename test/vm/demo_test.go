@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/image"
 	"mvm/internal/testenv"
 )
 
@@ -17,11 +16,10 @@ import (
 // on a busy machine.
 const demoPatience = 25 * time.Minute
 
-// prepareDemo builds what TestDemo runs: the programs and OpenClaw's image.
+// prepareDemo builds what TestDemo runs: its program and OpenClaw's image.
 func prepareDemo(t *testing.T) {
 	t.Helper()
 	share(t, filepath.Join(place(), "images"), testenv.Image(t, "builtin:openclaw"))
-	must(t, image.Link(testenv.Mvm(t), filepath.Join(place(), "mvm")))
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", filepath.Join(place(), "demo"), "../demo").CombinedOutput()
 	if err != nil {
 		t.Fatalf("build the demo: %v\n%s", err, out)

@@ -8,6 +8,7 @@
 //	go test ─► prepare      builds programs and images, which may need the network
 //	       └─► init         PID 1 of the namespaces: collects processes
 //	            └─► tests ─► agent   an agent of its own per host, which a test can kill
+//	                     └─► room    a machine of its own with systemd
 package vm_test
 
 import (
@@ -43,6 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(beAgent())
 	case part == "hostd":
 		os.Exit(beHostd())
+	case part == "room":
+		os.Exit(beRoom())
 	case part == "tests":
 		os.Exit(beTests(m))
 	case part == "prepare", os.Geteuid() != 0, flag.Lookup("test.list").Value.String() != "":

@@ -26,6 +26,7 @@ const (
 
 // place is the folder of this run; it holds:
 //
+//	mvm            the program
 //	mvm-guest      that of the images
 //	images/        the image store of every agent
 //	src/<name>/    the images of the tests, as dir: references name them
@@ -42,6 +43,7 @@ func TestPrepare(t *testing.T) {
 	}
 	guest := testenv.Guest(t) // once: who changes its source meanwhile gets it in the next run
 	must(t, image.Link(guest, filepath.Join(place(), "mvm-guest")))
+	must(t, image.Link(testenv.Mvm(t), filepath.Join(place(), "mvm")))
 	minimal := testenv.Image(t, "builtin:minimal")
 	gateway := testenv.Image(t, "builtin:gateway")
 	store := filepath.Join(place(), "images")

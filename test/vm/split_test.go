@@ -190,8 +190,13 @@ func status(t testing.TB, pid int) map[string]string {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
+	return fields(string(b))
+}
+
+// fields is the text of a status file by field.
+func fields(status string) map[string]string {
 	out := map[string]string{}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(status) {
 		k, v, _ := strings.Cut(line, ":")
 		out[k] = strings.Join(strings.Fields(v), " ")
 	}
