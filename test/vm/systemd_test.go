@@ -93,15 +93,8 @@ func TestUnits(t *testing.T) {
 
 	vmm := r.vmms()
 	for _, unit := range []string{"mvm-agent", "mvm-hostd"} {
-		old := r.pid(unit)
-		r.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", unit)
-		testenv.Eventually(t, patience, func() error {
-			if now := r.pid(unit); now == 0 || now == old {
-				return fmt.Errorf("%s is not started again", unit)
-			}
-			return nil
-		})
-		still("after a crash of " + unit)
+		r.crashes(unit)
+		still("after crashes of " + unit)
 		r.run("systemctl", "restart", unit)
 		still("after a restart of " + unit)
 	}
@@ -110,9 +103,41 @@ func TestUnits(t *testing.T) {
 	}
 	r.users(id)
 	r.run("mvm", "tenant", "destroy", "acme", "--yes")
-	r.run("systemctl", "stop", "mvm-agent", "mvm-hostd")
+	r.refuses()
+	r.run("systemctl", "stop", "mvm-hostd")
 	if out := r.run("ip", "-o", "link"); r.vmms() != "" || strings.Contains(out, "br-tenant") {
 		t.Errorf("left behind: VMMs %q, links\n%s", r.vmms(), out)
+	}
+}
+
+// crashes ends the unit's process more often than systemd starts one again by default.
+func (r *room) crashes(unit string) {
+	r.t.Helper()
+	for range 6 {
+		old := r.pid(unit)
+		r.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", unit)
+		testenv.Eventually(r.t, patience, func() error {
+			if now := r.pid(unit); now == 0 || now == old {
+				return fmt.Errorf("%s is not started again", unit)
+			}
+			return nil
+		})
+	}
+}
+
+// refuses fails the test unless an agent that may not start on this host says so once.
+func (r *room) refuses() {
+	r.t.Helper()
+	must(r.t, os.WriteFile(r.path("/etc/mvm/agent.toml"), []byte("production = true\n"+block(r.t, production, "Install", "toml", 0)), 0o644))
+	r.run("systemctl", "restart", "mvm-agent")
+	testenv.Eventually(r.t, patience, func() error {
+		if out, err := r.try("systemctl", "is-failed", "mvm-agent"); err != nil {
+			return fmt.Errorf("an agent in production mode on this host is %s, want it failed", out)
+		}
+		return nil
+	})
+	if log := r.run("journalctl", "--no-pager", "-u", "mvm-agent"); strings.Count(log, "the host is not fit for it") != 1 || !strings.Contains(log, "no key is trusted") {
+		r.t.Errorf("the journal is to say once why it does not start:\n%s", log)
 	}
 }
 
