@@ -19,6 +19,7 @@ import (
 // with that as a hostile init.
 const (
 	imgWorkload = "workload"
+	imgNext     = "next" // a later one of the workload
 	imgMute     = "mute"
 	imgFlood    = "flood"
 	imgForge    = "forge"
@@ -56,12 +57,13 @@ func TestPrepare(t *testing.T) {
 		t.Fatalf("build the workload: %v\n%s", err, out)
 	}
 	writeImage(t, imgWorkload, minimal, workload, "/bin/workload", "")
+	writeImage(t, imgNext, minimal, workload, "/bin/workload", " mvmtest=next")
 	writeImage(t, imgMute, minimal, workload, "/init", " mvmtest=mute")
 	writeImage(t, imgFlood, minimal, workload, "/init", " mvmtest=flood")
 	writeImage(t, imgForge, minimal, workload, "/init", " mvmtest=forge")
 	images, err := image.Open(store, []image.Builder{image.DirBuilder{}}, slog.New(slog.DiscardHandler))
 	must(t, err)
-	for _, name := range []string{imgWorkload, imgMute, imgFlood, imgForge} {
+	for _, name := range []string{imgWorkload, imgNext, imgMute, imgFlood, imgForge} {
 		_, err := images.Build(context.Background(), imageRef(name), nil)
 		must(t, err)
 	}

@@ -9,9 +9,9 @@ import (
 	"mvm/internal/testenv"
 )
 
-// TestRollOut: memory, environment and a larger data disk of a pool come to the
-// instances that are there, with what is on their disks; one that sleeps gets them
-// when it wakes.
+// TestRollOut: memory, environment, a larger data disk and another image of a pool come
+// to the instances that are there, with what is on their disks; one that sleeps gets
+// them when it wakes.
 func TestRollOut(t *testing.T) {
 	h := newHost(t, "qemu")
 	manifest := "[tenant]\nid = \"acme\"\n" + workerPool("workers", 1) + "min_running_seconds = 0\n"
@@ -25,15 +25,7 @@ func TestRollOut(t *testing.T) {
 	p.Spec.Resources.MemMiB += 64
 	p.Spec.Resources.DataDiskMiB *= 2
 	p.Spec.Env["GREETING"] = "hello"
-	_, err = h.client.UpdatePool(h.ctx(), "acme", "workers", mvm.PoolUpdate{Spec: &p.Spec})
-	must(t, err)
-	testenv.Eventually(t, patience, func() error {
-		steps, err := h.client.Reconcile(h.ctx(), mvm.ReconcileRequest{Tenant: "acme"}, nil)
-		if err == nil && len(steps) > 0 {
-			t.Logf("steps: %+v", steps)
-		}
-		return err
-	})
+	h.change(p.Spec)
 	if now := h.only("workers"); now.ID != id || now.State != mvm.StateRunning {
 		t.Fatalf("it is %s %s, want %s running", now.ID, now.State, id)
 	}
@@ -48,6 +40,18 @@ func TestRollOut(t *testing.T) {
 		t.Errorf("on the disk is %q, %v; want what was there", got, err)
 	}
 
+	p.Spec.Flake = imageRef(imgNext)
+	h.change(p.Spec)
+	if now := h.only("workers"); now.ID != id || now.State != mvm.StateRunning {
+		t.Fatalf("with another image it is %s %s, want %s running", now.ID, now.State, id)
+	}
+	if line, err := h.exec(id, "cat", "/proc/cmdline"); err != nil || !strings.Contains(line, "mvmtest=next") {
+		t.Errorf("the kernel's arguments are %q, %v; want those of the next image", line, err)
+	}
+	if got, err := h.exec(id, "cat", "/data/mark"); err != nil || got != "kept" {
+		t.Errorf("with another image, on the disk is %q, %v; want what was there", got, err)
+	}
+
 	h.do(id, mvm.OpSleep)
 	p.Spec.Resources.MemMiB += 64
 	_, err = h.client.UpdatePool(h.ctx(), "acme", "workers", mvm.PoolUpdate{Spec: &p.Spec})
@@ -59,6 +63,20 @@ func TestRollOut(t *testing.T) {
 	if mem3, _ := h.size(id); mem3 <= mem2+32<<10 {
 		t.Errorf("after the wake it has %d KiB of memory, and had %d", mem3, mem2)
 	}
+}
+
+// change changes the pool, and waits until the agent has made its instances so.
+func (h *host) change(spec mvm.PoolSpec) {
+	h.t.Helper()
+	_, err := h.client.UpdatePool(h.ctx(), "acme", "workers", mvm.PoolUpdate{Spec: &spec})
+	must(h.t, err)
+	testenv.Eventually(h.t, patience, func() error {
+		steps, err := h.client.Reconcile(h.ctx(), mvm.ReconcileRequest{Tenant: "acme"}, nil)
+		if err == nil && len(steps) > 0 {
+			h.t.Logf("steps: %+v", steps)
+		}
+		return err
+	})
 }
 
 // size is what the guest has of memory and of the file system of its data disk, in KiB.
