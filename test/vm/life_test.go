@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -72,6 +73,7 @@ func TestAssistants(t *testing.T) {
 	t.Run("secrets", func(t *testing.T) { h.on(t).testSecrets(web) })
 	t.Run("request id", func(t *testing.T) { h.on(t).testRequest(h.bound(1)) })
 	t.Run("by key", func(t *testing.T) { h.on(t).testByKey(h.bound(1)) })
+	t.Run("other routes", func(t *testing.T) { h.on(t).testRoutes(web) })
 	t.Run("network is as it should be", func(t *testing.T) { h.on(t).testVerify() })
 	t.Run("a guest that floods its host", func(t *testing.T) { h.on(t).testFlood() })
 	t.Run("a guest that never answers", func(t *testing.T) { h.on(t).testMute(mute) })
@@ -123,6 +125,34 @@ func (h *host) page(addr, path string, header ...string) string {
 		h.t.Fatalf("get %s: %d %q %v\n%s", path, code, body, err, h.log())
 	}
 	return body
+}
+
+// testRoutes: routes that change come to the gateway that runs, which goes on.
+func (h *host) testRoutes(web string) {
+	gateway := h.only("gateways").ID
+	vmm := h.vmm(gateway) // it has no program that says which boot it is
+	p, err := h.client.Pool(h.ctx(), "acme", "gateways")
+	must(h.t, err)
+	was := p.Spec.Routes.Routes[0].Match.PathPrefix
+	route := func(prefix string, here, there int) {
+		h.t.Helper()
+		p.Spec.Routes.Routes[0].Match.PathPrefix = prefix
+		_, err := h.client.UpdatePool(h.ctx(), "acme", "gateways", mvm.PoolUpdate{Spec: &p.Spec})
+		must(h.t, err)
+		testenv.Eventually(h.t, patience, func() error {
+			a, _, err1 := fetch(h.ctx(), web, "/hello")
+			b, _, err2 := fetch(h.ctx(), web, "/time")
+			if err := errors.Join(err1, err2); err != nil || a != here || b != there {
+				return fmt.Errorf("routed below %s: /hello has %d, /time has %d, %v; want %d and %d", prefix, a, b, err, here, there)
+			}
+			return nil
+		})
+	}
+	route("/time", http.StatusNotFound, http.StatusOK)
+	route(was, http.StatusOK, http.StatusOK)
+	if now := h.only("gateways"); now.ID != gateway || now.State != mvm.StateRunning || h.vmm(gateway) != vmm {
+		h.t.Errorf("for its routes the gateway was started anew: %+v", now.Last)
+	}
 }
 
 // report is what the workload's writer says.
