@@ -3,12 +3,7 @@ package pki
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"syscall"
 
 	"mvm"
 )
@@ -56,31 +51,13 @@ func ClientTLS(dir string) (*tls.Config, error) {
 		}}, nil
 }
 
+// readClient reads a file of a client's folder; it may be a symlink, as secrets that are
+// mounted are.
 func readClient(path string, secret bool) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, mvm.Errorf(mvm.KindInvalid, "read client's certificate: %w", err).
+	b, err := readFile(path, 0, MaxPEM, secret)
+	if mvm.IsKind(err, mvm.KindNotFound) {
+		return nil, mvm.Errorf(mvm.KindInvalid, "client's certificate: %w", err).
 			WithFix("get the folder that `mvm agent certs client` made on the node, and name it with --certs or MVM_CERTS")
 	}
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindPolicy, "read client's certificate: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	st, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, mvm.Errorf(mvm.KindInternal, "read %s: %w", path, err)
-	case !st.Mode().IsRegular():
-		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: it is not a regular file", path)
-	case secret && st.Mode().Perm()&0o077 != 0:
-		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: its mode %04o lets others at the key", path, st.Mode().Perm()).WithFix("chmod 0600 it")
-	}
-	b, err := io.ReadAll(io.LimitReader(f, MaxPEM+1))
-	if err == nil && len(b) > MaxPEM {
-		err = errors.New("it is too large")
-	}
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: %w", path, err)
-	}
-	return b, nil
+	return b, err
 }

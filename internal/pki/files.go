@@ -98,11 +98,15 @@ func (d *Dir) give(name string) error {
 	return nil
 }
 
-// read reads a file of at most limit bytes. One with a key must be a regular file
-// that no other user can read or write.
+// read reads a file of the folder, which must be no symlink.
 func (d *Dir) read(name string, limit int64, secret bool) ([]byte, error) {
-	path := d.file(name)
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	return readFile(d.file(name), syscall.O_NOFOLLOW, limit, secret)
+}
+
+// readFile reads a regular file of at most limit bytes. One with a key must be one that
+// no other user can read or write.
+func readFile(path string, flags int, limit int64, secret bool) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return nil, mvm.Errorf(kindOfFile(err), "read %s: %w", path, err)
 	}
@@ -117,11 +121,11 @@ func (d *Dir) read(name string, limit int64, secret bool) ([]byte, error) {
 		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: its mode %04o lets others at its key", path, st.Mode().Perm()).WithFix("chmod 0600 it")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = errors.New("it is too large")
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, mvm.Errorf(mvm.KindInternal, "read %s: %w", path, err)
+	case int64(len(data)) > limit:
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", path, limit)
 	}
 	return data, nil
 }
