@@ -25,7 +25,7 @@ func (a *app) secretsCmd() *cobra.Command {
 
 const secretsSetHelp = `Add and replace secrets, and give them to the running guests, where the secret
 anthropic_key is the file /run/secrets/anthropic_key. A value is read from a file, or
-from stdin with "-", without its last newline; never from the command line, where
+from stdin with "-" or "@-", without its last newline; never from the command line, where
 others see it.
 `
 
@@ -58,6 +58,9 @@ func (a *app) readSecrets(cmd *cobra.Command, args, remove []string) (map[string
 	stdin := false
 	for _, arg := range args {
 		name, from, _ := strings.Cut(arg, "=")
+		if from == "@-" { // as curl and others have it
+			from = "-"
+		}
 		if err := mvm.ValidateSecretName(name); err != nil {
 			return nil, err
 		}
