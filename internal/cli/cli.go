@@ -126,7 +126,7 @@ func Run(ctx context.Context, env Env, args []string) int {
 	root := New(env)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err != nil && ctx.Err() != nil && mvm.KindOf(err) != mvm.KindCanceled {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, interrupted) && mvm.KindOf(err) != mvm.KindCanceled {
 		err = mvm.Errorf(mvm.KindCanceled, "interrupted: %w", err)
 	}
 	report(env.Stderr, err)

@@ -104,14 +104,11 @@ func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) err
 	a.say("watching %s; Ctrl-C ends it", path)
 	for {
 		files, err := a.deploy(ctx, path, o)
-		if ctx.Err() != nil {
-			return mvm.Errorf(mvm.KindCanceled, "watch of %s: %w", path, ctx.Err())
-		}
-		if err != nil {
+		if ctx.Err() == nil && err != nil {
 			report(a.Stderr, err)
 		}
 		if err := waitChange(ctx, files, time.Duration(o.interval)*time.Second); err != nil {
-			return mvm.Errorf(mvm.KindCanceled, "watch of %s: %w", path, err)
+			return followed(ctx, true, err)
 		}
 	}
 }

@@ -53,12 +53,13 @@ func (a *app) eventsCmd() *cobra.Command {
 				}
 				o.filter.Instance = i.ID
 			}
-			return a.showEvents(ctx, c, o.filter, func(e mvm.Event) error {
+			err := a.showEvents(ctx, c, o.filter, func(e mvm.Event) error {
 				if *out != asTable {
 					return a.printItem(*out, e)
 				}
 				return a.writeLine(eventText(e))
 			})
+			return followed(ctx, o.filter.Follow, err)
 		})
 	}
 	return cmd

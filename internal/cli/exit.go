@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -15,6 +16,17 @@ type exitStatus int
 
 // Error describes the status.
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// interrupted is the status of what goes on until it is interrupted.
+const interrupted exitStatus = 130
+
+// followed is the end of such a command: that it was interrupted is nothing to tell.
+func followed(ctx context.Context, follow bool, err error) error {
+	if follow && err != nil && ctx.Err() != nil {
+		return interrupted
+	}
+	return err
+}
 
 // ExitCode is the one place where errors become exit codes (formats.md section 8).
 func ExitCode(err error) int {

@@ -33,7 +33,8 @@ func (a *app) logsCmd() *cobra.Command {
 			return usagef(cmd, "--tail %d is less than 0", o.spec.Tail)
 		}
 		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
-			return c.Logs(ctx, at, o.spec, func(l mvm.LogLine) error { return a.printLog(o, l) })
+			err := c.Logs(ctx, at, o.spec, func(l mvm.LogLine) error { return a.printLog(o, l) })
+			return followed(ctx, o.spec.Follow, err)
 		})
 	}
 	return cmd
