@@ -139,6 +139,7 @@ func serveAPI(ctx context.Context, svc api.Service, ln *api.Listener, cfg api.Se
 	srv := api.NewServer(svc, cfg)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
+	tellReady(cfg.Log)
 	cfg.Log.Info("agent serves", "socket", ln.Addr().String(), "version", cfg.Version.Version)
 	select {
 	case err := <-served:

@@ -62,6 +62,7 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	}
 	defer closing(&err, ln.Close)
 	defer context.AfterFunc(ctx, s.Close)()
+	tellReady(log)
 	log.Info("hostd serves", "socket", cfg.Hostd.Socket, "user", uid)
 	err = s.Serve(ln)
 	s.Close()
