@@ -204,6 +204,29 @@ func TestOnlyUnixSocketsHavePeers(t *testing.T) {
 	<-done
 }
 
+// TestCloseIsDone: who closes a socket while somebody else does finds it gone, too.
+func TestCloseIsDone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	for range 200 {
+		ln, err := api.Listen(path, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := make(chan error, 1)
+		go func() { other <- ln.Close() }()
+		if _, err := ln.AcceptUnix(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("accept: %v, want that it is closed", err)
+		}
+		err = ln.Close()
+		if _, serr := os.Lstat(path); err != nil || !errors.Is(serr, os.ErrNotExist) {
+			t.Fatalf("closed with %v; the socket: %v, want it gone", err, serr)
+		}
+		if err := <-other; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestListen(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "run", "agent.sock")

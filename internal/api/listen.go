@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"mvm"
@@ -16,6 +17,8 @@ type Listener struct {
 	*net.UnixListener
 	path string
 	lock *os.File
+	once sync.Once
+	err  error // of Close
 }
 
 // Listen makes the socket: 0660 with the group, or 0600 where group is negative.
@@ -91,12 +94,15 @@ func bind(path string, group int) (*net.UnixListener, error) {
 // Addr is the address that clients use.
 func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
-// Close ends the listening, removes the socket and lets go of the lock.
+// Close ends the listening, removes the socket and lets go of the lock. Whoever calls it,
+// and however often: when it returns all that is done.
 func (l *Listener) Close() error {
+	l.once.Do(func() { l.err = l.close() })
+	return l.err
+}
+
+func (l *Listener) close() error {
 	err := l.UnixListener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
 	if e := os.Remove(l.path); !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
