@@ -3,11 +3,13 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/audit"
 )
 
 const verifyHelp = `Follow the audit log from its first entry to its last and say whether it is what was
@@ -52,6 +54,11 @@ func (a *app) auditVerifyCmd() *cobra.Command {
 }
 
 func (a *app) verifyAudit(cmd *cobra.Command, file, keyFile, expect string) (r mvm.AuditReport, err error) {
+	if expect != "" {
+		if _, err := audit.ParseMark(expect); err != nil {
+			return r, usageOf(cmd, err)
+		}
+	}
 	if file == "" {
 		if keyFile != "" {
 			return r, usagef(cmd, "--key-file is for --file; the agent has its key")
@@ -68,8 +75,21 @@ func (a *app) verifyAudit(cmd *cobra.Command, file, keyFile, expect string) (r m
 			return r, err
 		}
 		keyFile = cfg.KeyFile
+	} else if err := readable(keyFile); err != nil { // one that was named has to be there
+		return r, err
 	}
 	return a.VerifyAudit(file, keyFile, expect)
+}
+
+func readable(keyFile string) error {
+	f, err := os.Open(keyFile)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "read key file: %w", err).WithFix("without --key-file the chain is followed and the seal not compared")
+	}
+	return nil
 }
 
 func auditTable(r mvm.AuditReport) table {

@@ -74,18 +74,23 @@ type Store struct {
 func Open(path string) (*Store, error) { return OpenWith(path, Options{}) }
 
 // OpenWith is Open with Options.
-func OpenWith(path string, opts Options) (*Store, error) {
-	s, err := open(path, opts, migrations())
-	if err != nil {
-		return nil, err
+func OpenWith(path string, opts Options) (s *Store, err error) {
+	err = guarded(path, func() error {
+		if s, err = open(path, opts, migrations()); err != nil {
+			return err
+		}
+		if err := s.checkKey(); err != nil {
+			return err
+		}
+		if err := errors.Join(s.openChain(), s.keepKey()); err != nil {
+			return openError(path, err)
+		}
+		return nil
+	})
+	if err != nil && s != nil {
+		return nil, errors.Join(err, guarded(path, s.Close))
 	}
-	if err := s.checkKey(); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	if err := errors.Join(s.openChain(), s.keepKey()); err != nil {
-		return nil, errors.Join(openError(path, err), s.Close())
-	}
-	return s, nil
+	return s, err
 }
 
 func open(path string, opts Options, ms []migration) (*Store, error) {
@@ -131,8 +136,7 @@ func openError(path string, err error) error {
 		return mvm.Errorf(mvm.KindState, "open state %s: another agent has it", path).
 			WithFix("stop the other agent, or give this one a data directory of its own")
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return mvm.Errorf(mvm.KindInternal, "open state %s: not a state file, or damaged: %w", path, err).
-			WithFix("put a backup in its place")
+		return damagedError(path, err)
 	case errors.Is(err, fs.ErrPermission):
 		return mvm.Errorf(mvm.KindInternal, "open state %s: %w", path, err).WithFix("run the agent as root")
 	case errors.As(err, &known):
