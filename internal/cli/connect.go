@@ -66,7 +66,7 @@ func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo,
 			continue
 		}
 		for n, pub := range p.Spec.Publish {
-			if n >= len(p.Bound) {
+			if n >= len(p.Bound) || !p.Bound[n].IsValid() {
 				continue
 			}
 			for _, r := range p.Spec.Routes.Routes {

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"mvm"
@@ -84,52 +85,56 @@ func New(opt Options) *Publisher {
 	return &Publisher{log: log, lim: lim, slots: make(chan struct{}, lim.Conns), ports: map[name]*port{}}
 }
 
-// Apply makes the bindings, all of them and no others, so. It returns the address of
-// each, in the same order. A binding that can't be had gets a zero address and a
-// part of the error; the others are in force all the same. What is gone has ended,
-// with its connections, when Apply returns.
-func (p *Publisher) Apply(bindings []Binding) ([]netip.AddrPort, error) {
+// Outcome is what became of a Binding.
+type Outcome struct {
+	Addr netip.AddrPort // where it is served; zero with Err
+	Err  error          // why it is not served
+}
+
+// Apply makes the bindings, all of them and no others, so. It returns what became of
+// each, in the same order: one that can't be had keeps no other from being served. What
+// is gone has ended, with its connections, when Apply returns, and not before what is
+// new was tried. KindState: the publisher is closed.
+func (p *Publisher) Apply(bindings []Binding) ([]Outcome, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, mvm.Errorf(mvm.KindState, "publish ports: the publisher is closed")
 	}
+	out := make([]Outcome, len(bindings))
 	wanted := map[name]bool{}
-	for _, b := range bindings {
+	for n, b := range bindings {
+		if wanted[b.name()] {
+			out[n].Err = mvm.Errorf(mvm.KindInvalid, "publish %s of %s/%s: it is there twice", b.Publish, b.Tenant, b.Pool)
+			continue
+		}
 		wanted[b.name()] = true
+		out[n] = p.apply(b)
 	}
 	p.drop(func(n name) bool { return !wanted[n] })
-	addrs := make([]netip.AddrPort, len(bindings))
-	seen := map[name]bool{}
-	var errs []error
-	for i, b := range bindings {
-		var err error
-		if seen[b.name()] {
-			err = mvm.Errorf(mvm.KindInvalid, "publish %s of %s/%s: it is there twice", b.Publish, b.Tenant, b.Pool)
-		} else {
-			addrs[i], err = p.apply(b)
+	for n, b := range bindings {
+		if errors.Is(out[n].Err, syscall.EADDRINUSE) { // by one that is gone now, it may be
+			out[n] = p.apply(b)
 		}
-		seen[b.name()] = true
-		errs = append(errs, err)
 	}
-	return addrs, errors.Join(errs...)
+	return out, nil
 }
 
 // apply publishes one binding, or gives a port that is there its Dial. p.mu is held.
-func (p *Publisher) apply(b Binding) (netip.AddrPort, error) {
+func (p *Publisher) apply(b Binding) Outcome {
 	if pt := p.ports[b.name()]; pt != nil {
 		pt.binding.Store(&b)
-		return pt.addr, nil
+		return Outcome{Addr: pt.addr}
 	}
 	l, err := listen(b)
 	if err != nil {
-		return netip.AddrPort{}, mvm.Errorf(mvm.KindUnavailable, "publish %s of %s/%s: %w", b.Publish, b.Tenant, b.Pool, err).
-			WithFix("%s", fixOf(err, b.Publish.Host.Port()))
+		return Outcome{Err: mvm.Errorf(mvm.KindUnavailable, "publish %s of %s/%s: %w", b.Publish, b.Tenant, b.Pool, err).
+			WithFix("%s", fixOf(err, b.Publish.Host.Port()))}
 	}
 	pt := newPort(p, b, l)
 	p.ports[b.name()] = pt
 	p.log.Info("port published", "tenant", b.Tenant, "pool", b.Pool, "host", pt.addr, "guest", b.Publish.Guest)
-	return pt.addr, nil
+	return Outcome{Addr: pt.addr}
 }
 
 // fixOf is what to do about a port that can't be had.

@@ -82,9 +82,16 @@ func newPublisher(t *testing.T, lim publish.Limits) *publish.Publisher {
 
 func apply(t *testing.T, p *publish.Publisher, bs ...publish.Binding) []netip.AddrPort {
 	t.Helper()
-	addrs, err := p.Apply(bs)
+	got, err := p.Apply(bs)
 	if err != nil {
 		t.Fatal(err)
+	}
+	addrs := make([]netip.AddrPort, len(got))
+	for n, o := range got {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		addrs[n] = o.Addr
 	}
 	return addrs
 }
@@ -165,17 +172,34 @@ func TestOneAddressInUseDoesNotStopTheOthers(t *testing.T) {
 	p := newPublisher(t, publish.Limits{})
 	taken := binding(g, 1)
 	taken.Publish.Host = netip.MustParseAddrPort(g.l.Addr().String())
-	addrs, err := p.Apply([]publish.Binding{taken, binding(g, 2), binding(g, 2)})
-	if !mvm.IsKind(err, mvm.KindUnavailable) {
-		t.Errorf("got %v, want it unavailable", err)
+	got, err := p.Apply([]publish.Binding{taken, binding(g, 2), binding(g, 2)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if addrs[0].IsValid() || !addrs[1].IsValid() || addrs[2].IsValid() {
-		t.Errorf("got addresses %v", addrs)
+	if !mvm.IsKind(got[0].Err, mvm.KindUnavailable) || got[1].Err != nil || !mvm.IsKind(got[2].Err, mvm.KindInvalid) {
+		t.Errorf("got %v, want one unavailable, one served and one that is there twice", got)
 	}
-	c := connect(t, addrs[1])
+	if got[0].Addr.IsValid() || !got[1].Addr.IsValid() || got[2].Addr.IsValid() {
+		t.Errorf("got addresses %v", got)
+	}
+	c := connect(t, got[1].Addr)
 	_, _ = c.Write([]byte("x"))
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPortMovesToAnother: an address that one binding gives up is another's in the same
+// call.
+func TestPortMovesToAnother(t *testing.T) {
+	g := newGateway(t, echo)
+	p := newPublisher(t, publish.Limits{})
+	first := binding(g, 1)
+	at := apply(t, p, first)[0]
+	second := binding(g, 2)
+	second.Pool, second.Publish.Host = "other", at
+	if got := apply(t, p, second)[0]; got != at {
+		t.Errorf("the address is %v, want %v, which nobody has any more", got, at)
 	}
 }
 
