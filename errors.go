@@ -18,7 +18,7 @@ const (
 	KindQuota       Kind = "quota"       // refused by a quota: exit 4
 	KindPolicy      Kind = "policy"      // refused by a policy or role: exit 4
 	KindState       Kind = "state"       // refused by the thing's present state: exit 4
-	KindUnavailable Kind = "unavailable" // not now: the agent or a peer does not answer: exit 5
+	KindUnavailable Kind = "unavailable" // not now: the agent or a peer does not answer: exit 5, and 1 where the agent says so of another
 	KindTimeout     Kind = "timeout"     // a deadline passed: exit 1
 	KindCanceled    Kind = "canceled"    // the asker gave up: exit 130
 )

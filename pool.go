@@ -363,6 +363,9 @@ type Pool struct {
 	Bound []netip.AddrPort `json:"bound,omitempty"`
 	// Problem says what keeps the pool from being as it should; empty: nothing does.
 	Problem string `json:"problem,omitempty"`
+	// Unpublished says why ports of Publish, those with a zero address in Bound, are not
+	// served; empty: all are.
+	Unpublished string `json:"unpublished,omitempty"`
 }
 
 // Build is an image made for a pool.

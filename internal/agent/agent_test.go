@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,10 +164,10 @@ func makeDisk(_ context.Context, path string, mib, _ int) error {
 // noPublisher serves nothing.
 type noPublisher struct{}
 
-func (noPublisher) Apply(b []publish.Binding) ([]netip.AddrPort, error) {
-	out := make([]netip.AddrPort, len(b))
+func (noPublisher) Apply(b []publish.Binding) ([]publish.Outcome, error) {
+	out := make([]publish.Outcome, len(b))
 	for n := range b {
-		out[n] = b[n].Publish.Host
+		out[n].Addr = b[n].Publish.Host
 	}
 	return out, nil
 }

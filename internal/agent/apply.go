@@ -24,10 +24,8 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 		if err != nil {
 			return nil, err
 		}
-		for _, n := range p.Notes {
-			progress(mvm.Progress{Target: d.Tenant.ID, Text: n})
-		}
-		return p.Display(), nil
+		tellNotes(p, d.Tenant.ID, progress)
+		return p.Display(), a.tellProblems(d.Tenant.ID, progress)
 	}
 	done, err := a.applySpecs(ctx, d, plan.Options{}, progress)
 	if err != nil {
@@ -71,7 +69,7 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Opti
 // that is mute holds up no other tenant's change.
 func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec mvm.PoolSpec) error {
 	defer a.admin.lock(at.Tenant)()
-	if _, err := a.updatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec}); err != nil {
+	if _, err := a.updatePool(at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec}); err != nil {
 		return err
 	}
 	return a.deliverLater(ctx, at.Tenant)
@@ -104,7 +102,7 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 		defer a.admin.lock(s.Target.Tenant)()
 		_, err = a.changeSecrets(ctx, s.Target.Tenant, func(map[string][]byte) map[string][]byte { return s.Secrets })
 	case plan.CreatePool:
-		_, err = a.CreatePool(ctx, s.Target.Tenant, *s.Pool)
+		_, err = a.createPool(ctx, s.Target.Tenant, *s.Pool)
 	case plan.UpdatePool:
 		err = a.updatePoolLater(ctx, s.Target, *s.Pool)
 	case plan.DestroyPool:

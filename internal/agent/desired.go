@@ -230,8 +230,20 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 		p := plan.Keep(o)
 		out = append(out, p.Display()...)
 		tellNotes(p, n, progress)
+		if err := a.tellProblems(n, progress); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
+}
+
+// tellProblems tells what is wrong with the tenant now, which no step of a plan mends.
+func (a *Agent) tellProblems(tenant string, progress func(mvm.Progress)) error {
+	problems, err := a.problems(tenant, false)
+	for _, p := range problems {
+		progress(mvm.Progress{Target: tenant, Text: p.Error()})
+	}
+	return err
 }
 
 func tellNotes(p plan.Plan, tenant string, progress func(mvm.Progress)) {

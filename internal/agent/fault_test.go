@@ -240,11 +240,14 @@ type takenPort struct {
 	left atomic.Int32
 }
 
-func (p *takenPort) Apply(b []publish.Binding) ([]netip.AddrPort, error) {
+func (p *takenPort) Apply(b []publish.Binding) ([]publish.Outcome, error) {
+	out, err := p.noPublisher.Apply(b)
 	if len(b) > 0 && p.left.Add(-1) >= 0 {
-		return make([]netip.AddrPort, len(b)), errOnPurpose
+		for n := range out {
+			out[n] = publish.Outcome{Err: errOnPurpose}
+		}
 	}
-	return p.noPublisher.Apply(b)
+	return out, err
 }
 
 // TestPortsArePublishedLater: a port that somebody else has is reported, and
@@ -260,7 +263,7 @@ func TestPortsArePublishedLater(t *testing.T) {
 	}
 	spec := worker("gateways")
 	spec.Role, spec.Publish = mvm.RoleGateway, []mvm.Publish{{Host: netip.MustParseAddrPort("127.0.0.1:8080"), Guest: 80}}
-	if _, err := h.a.CreatePool(ctx(t), "acme", spec); !errors.Is(err, errOnPurpose) {
+	if _, err := h.a.CreatePool(ctx(t), "acme", spec); !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), errOnPurpose.Error()) {
 		t.Fatalf("create pool: %v, want that its port is taken", err)
 	}
 	reported := func() bool {

@@ -35,6 +35,7 @@ func (a *Agent) measureDue(subjects []policy.Subject, now time.Time) time.Durati
 // other, beyond the few that are asked at once.
 func (a *Agent) measure(t *track, s policy.Subject) {
 	defer a.idle.poke()
+	a.lateReady(s.Instance)
 	sample, rss, err := a.sample(t, s)
 	i := s.Instance
 	stale := a.ctx.Err() != nil || a.isOther(i)

@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"net/netip"
+	"errors"
 	"slices"
 	"time"
 
@@ -16,16 +16,21 @@ const maxBuilds = 10
 
 // CreatePool implements api.Service.
 func (a *Agent) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
-	if err := spec.Validate(); err != nil {
+	if err := errors.Join(spec.Validate(), a.opt.Images.Check(spec.Flake)); err != nil {
 		return mvm.Pool{}, err
 	}
-	defer a.admin.lock(tenant)()
-	return a.createPool(ctx, tenant, spec)
+	p, err := a.createPool(ctx, tenant, spec)
+	if err != nil {
+		return p, err
+	}
+	return p, unpublishedError(p)
 }
 
-func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
-	p := mvm.Pool{Tenant: tenant, Spec: spec, Created: time.Now()}
-	err := a.store.Update(func(tx *store.Tx) error {
+// createPool puts the pool on record. That its ports can't be published is not its error.
+func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec) (p mvm.Pool, err error) {
+	defer a.admin.lock(tenant)()
+	p = mvm.Pool{Tenant: tenant, Spec: spec, Created: time.Now()}
+	err = a.store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if err != nil {
 			return err
@@ -53,7 +58,10 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		return p, err
 	}
 	a.reconciler.changed(tenant, spec.ID)
-	return p, a.applyPublish(ctx)
+	if err := a.applyPublish(); err != nil {
+		return p, err
+	}
+	return a.Pool(ctx, tenant, spec.ID)
 }
 
 func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) {
@@ -65,18 +73,26 @@ func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) 
 // UpdatePool implements api.Service.
 func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
 	defer a.admin.lock(tenant)()
-	p, err := a.updatePool(ctx, tenant, pool, up)
+	was, err := a.Pool(ctx, tenant, pool)
+	if err != nil {
+		return was, err
+	}
+	p, err := a.updatePool(tenant, pool, up)
 	if err != nil {
 		return p, err
 	}
 	if err := a.deliver(ctx, tenant); err != nil {
 		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
 	}
-	return a.Pool(ctx, tenant, pool)
+	if p, err = a.Pool(ctx, tenant, pool); err != nil || slices.Equal(was.Spec.Publish, p.Spec.Publish) {
+		return p, err
+	}
+	return p, unpublishedError(p)
 }
 
-// updatePool puts the change on record; its guests are still to be told.
-func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
+// updatePool puts the change on record; its guests are still to be told. That its ports
+// can't be published is not its error.
+func (a *Agent) updatePool(tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
 	err = a.store.Update(func(tx *store.Tx) error {
 		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
 			return err
@@ -88,20 +104,23 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if err := up.Spec.Validate(); err != nil {
 			return err
 		}
-		if err := checkDisks(tx, tenant, *up.Spec); err != nil {
+		if up.Spec.Flake != p.Spec.Flake {
+			err = a.opt.Images.Check(up.Spec.Flake)
+		}
+		if err := errors.Join(err, checkDisks(tx, tenant, *up.Spec)); err != nil {
 			return err
 		}
 		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
-			p.Bound = nil
+			p.Bound, p.Unpublished = nil, ""
 		}
-		p.Spec = *up.Spec
+		p.Spec, p.Problem = *up.Spec, "" // what failed before is tried anew
 		return tx.PutPool(p)
 	})
 	if err != nil {
 		return p, err
 	}
 	a.reconciler.changed(tenant, pool)
-	return p, a.applyPublish(ctx)
+	return p, a.applyPublish()
 }
 
 // checkDisks refuses a spec for which a data disk would have to shrink.
@@ -267,7 +286,7 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 			return err
 		}
 	}
-	return a.applyPublish(ctx)
+	return a.applyPublish()
 }
 
 // destroyInstances destroys the instances that the pool has now.
@@ -283,16 +302,4 @@ func (a *Agent) destroyInstances(ctx context.Context, pool mvm.Address, progress
 		}
 	}
 	return nil
-}
-
-// setBound keeps the host addresses that a pool's published ports got.
-func (a *Agent) setBound(tenant, pool string, bound []netip.AddrPort) error {
-	return a.store.Update(func(tx *store.Tx) error {
-		p, err := tx.Pool(tenant, pool)
-		if err != nil || slices.Equal(p.Bound, bound) {
-			return err
-		}
-		p.Bound = bound
-		return tx.PutPool(p)
-	})
 }

@@ -19,19 +19,19 @@ import (
 // Publisher serves the published ports of gateways on host addresses; see package
 // publish for what each method promises.
 type Publisher interface {
-	Apply(bindings []publish.Binding) ([]netip.AddrPort, error)
+	Apply(bindings []publish.Binding) ([]publish.Outcome, error)
 	Close() error
 }
 
-// applyPublish makes the host's listeners agree with the pools, and keeps the ports
-// that were chosen. What can't be published now is tried again while the agent runs.
-func (a *Agent) applyPublish(context.Context) error {
+// applyPublish makes the host's listeners agree with the pools, and has on each pool's
+// record which addresses it got and what could not be published. That is tried again
+// while the agent runs.
+func (a *Agent) applyPublish() error {
 	defer a.publishing.lock("ports")()
-	err := a.publishAll()
-	a.unpublished.Store(err != nil)
+	all, err := a.publishAll()
+	a.unpublished.Store(!all || err != nil)
 	if err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err).
-			WithFix("the agent tries again by itself; see `mvm doctor` for what is missing")
+		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err).WithFix("the agent tries again by itself; see `mvm doctor` for what is missing")
 	}
 	return nil
 }
@@ -39,43 +39,88 @@ func (a *Agent) applyPublish(context.Context) error {
 // keepPublished tries once more what could not be published: its address or port may
 // have become free.
 func (a *Agent) keepPublished() {
-	if a.unpublished.Load() && a.applyPublish(a.ctx) == nil {
+	if !a.unpublished.Load() {
+		return
+	}
+	if err := a.applyPublish(); err != nil {
+		a.log.Error("publish ports again", "error", err)
+	} else if !a.unpublished.Load() {
 		a.log.Info("all ports are published again")
 	}
 }
 
-// publishAll is applyPublish, with a.publishing held.
-func (a *Agent) publishAll() error {
+// publishAll is applyPublish, with a.publishing held. all: every port is published.
+func (a *Agent) publishAll() (all bool, err error) {
 	var pools []mvm.Pool
-	err := a.store.View(func(tx *store.Tx) (err error) {
+	err = a.store.View(func(tx *store.Tx) (err error) {
 		pools, err = tx.Pools("")
 		return err
 	})
 	if err != nil {
-		return err
+		return false, err
 	}
-	pools = slices.DeleteFunc(pools, func(p mvm.Pool) bool { return len(p.Spec.Publish) == 0 })
-	var all []publish.Binding
+	var bindings []publish.Binding
 	for _, p := range pools {
 		for n, pub := range p.Spec.Publish {
 			b := a.binding(p, pub)
 			if n < len(p.Bound) {
 				b.Bound = p.Bound[n]
 			}
-			all = append(all, b)
+			bindings = append(bindings, b)
 		}
 	}
-	// A port that can't be had has a zero address; the others are kept all the same.
-	bound, err := a.opt.Publisher.Apply(all)
-	errs := []error{err}
+	got, err := a.opt.Publisher.Apply(bindings)
+	if err != nil {
+		return false, err
+	}
+	all = true
 	for _, p := range pools {
 		n := len(p.Spec.Publish)
-		if len(bound) >= n {
-			errs = append(errs, a.setBound(p.Tenant, p.Spec.ID, bound[:n:n]))
-			bound = bound[n:]
-		}
+		whole, e := a.setPublished(p, got[:n])
+		all, err, got = all && whole, errors.Join(err, e), got[n:]
 	}
-	return errors.Join(errs...)
+	return all, err
+}
+
+// setPublished keeps what became of a pool's ports. all: every one is published.
+func (a *Agent) setPublished(p mvm.Pool, got []publish.Outcome) (all bool, err error) {
+	bound := make([]netip.AddrPort, len(got))
+	var errs []error
+	for n, o := range got {
+		bound[n] = o.Addr
+		errs = append(errs, o.Err)
+	}
+	problem := ""
+	if err := errors.Join(errs...); err != nil {
+		problem = clip(err.Error())
+	}
+	all = problem == ""
+	if slices.Equal(p.Bound, bound) && p.Unpublished == problem {
+		return all, nil
+	}
+	if !all {
+		a.log.Error("ports are not published", "pool", p.Address().String(), "error", problem)
+	}
+	return all, a.store.Update(func(tx *store.Tx) error {
+		now, err := tx.Pool(p.Tenant, p.Spec.ID)
+		switch {
+		case mvm.IsKind(err, mvm.KindNotFound):
+			return nil
+		case err != nil || !slices.Equal(now.Spec.Publish, p.Spec.Publish): // who changed it since makes it so
+			return err
+		}
+		now.Bound, now.Unpublished = bound, problem
+		return tx.PutPool(now)
+	})
+}
+
+// unpublishedError is what a change of a pool ends with whose ports are not served.
+func unpublishedError(p mvm.Pool) error {
+	if p.Unpublished == "" {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "pool %s is as it was asked for, but not all of its ports are published: %s", p.Address(), p.Unpublished).
+		WithFix("free the address, which the agent tries every few seconds, or publish another")
 }
 
 func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {

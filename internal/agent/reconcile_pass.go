@@ -52,7 +52,7 @@ func (r *reconciler) observe(tenant string) (plan.Observed, time.Time, error) {
 
 // observe reads a tenant's records.
 func (a *Agent) observe(tenant string) (plan.Observed, error) {
-	o := plan.Observed{Now: time.Now()}
+	o := plan.Observed{Now: time.Now(), Takes: a.opt.Images.Check}
 	err := a.store.View(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if mvm.IsKind(err, mvm.KindNotFound) {
@@ -178,6 +178,8 @@ func (b *batch) launch(tasks []*task) {
 	lowered := false
 	for _, t := range tasks {
 		switch {
+		case t.awaitsBuild: // the look after the build sees whether it has to be
+			continue
 		case b.o.Now.Before(t.after):
 			b.r.deferred(t)
 			continue

@@ -24,6 +24,8 @@ type task struct {
 	shown []mvm.PlanStep
 	after time.Time // not before
 	limit string
+	// awaitsBuild: it is for nothing before the pool's image is built.
+	awaitsBuild bool
 	// opened: the instance runs, and only its services are waited for.
 	opened atomic.Bool
 }
@@ -43,7 +45,8 @@ func (a *Agent) tasksOf(p plan.Plan, roles map[string]mvm.Role) []*task {
 	var out []*task
 	by := map[string]*task{}
 	for _, s := range p.Steps {
-		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, shown: []mvm.PlanStep{s.Display()}}
+		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, awaitsBuild: s.AwaitsBuild,
+			shown: []mvm.PlanStep{s.Display()}}
 		switch s.Kind {
 		case plan.Operate:
 			t.key, t.ops, t.to = s.Target.Instance, []mvm.OpKind{s.Op}, s.Op.Leads("")
@@ -213,9 +216,13 @@ func acquireSlot(ctx context.Context, slots chan struct{}) (release func(), err 
 	}
 }
 
-// end notes how a task ended, and has the tenant looked at again.
+// end notes how a task ended, and has the tenant looked at again. The object is the
+// task's until what failed is on record and told: who then sees nothing under way knows
+// of it.
 func (r *reconciler) end(t *task, err error) {
 	gone := r.isGone(t, err)
+	gaveWay := errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) || r.a.ctx.Err() != nil
+	forget := gaveWay || gone
 	now := time.Now()
 	r.mu.Lock()
 	o := r.objects[t.key]
@@ -223,21 +230,25 @@ func (r *reconciler) end(t *task, err error) {
 		o = &object{at: t.at, role: t.role, to: t.to}
 		r.objects[t.key] = o
 	}
-	o.task, o.settled, o.retry = nil, now, time.Time{}
-	gaveWay := errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) || r.a.ctx.Err() != nil
+	o.settled, o.retry = now, time.Time{}
 	switch {
-	case err == nil && o.fails == 0, gaveWay, gone:
-		delete(r.objects, t.key)
-	case err != nil:
+	case err == nil:
+		forget = forget || o.fails == 0
+	case !forget:
 		r.failed(o, now)
 	}
 	retry, fails := o.retry, o.fails
-	r.wake(t.at.Tenant)
 	r.mu.Unlock()
 	if err != nil && !gaveWay {
 		r.report(t, err, fails, retry.Sub(now))
 	}
-	r.tell(t.at.Tenant, func(w *waiter) { w.ended(t, err) })
+	r.mu.Lock()
+	o.task = nil
+	if forget {
+		delete(r.objects, t.key)
+	}
+	r.told(t, err)
+	r.mu.Unlock()
 	if !retry.IsZero() {
 		r.pokeAt(t.at.Tenant, retry)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"mvm"
 	"mvm/internal/plan"
@@ -12,14 +13,17 @@ import (
 
 // waiter is somebody who waits until a tenant is as it should be.
 type waiter struct {
-	tenant   string
+	tenant string
+	news   chan struct{} // has a value when a task ended
+
+	telling  sync.Mutex // held while progress is told, which may take as long as its taker likes
 	progress func(mvm.Progress)
 
 	mu    sync.Mutex
 	done  []mvm.PlanStep
 	errs  []error
 	notes map[string]bool
-	news  chan struct{} // has a value when a task ended
+	left  []plan.Step // of the last look, that could not be begun
 }
 
 // begun is told of a task at its begin.
@@ -29,7 +33,7 @@ func (w *waiter) begun(t *task) {
 	}
 }
 
-// ended is told of a task at its end.
+// ended is told of a task at its end. It waits for nobody.
 func (w *waiter) ended(t *task, err error) {
 	w.mu.Lock()
 	if err == nil {
@@ -52,6 +56,7 @@ func (w *waiter) wake() {
 
 // passed is told of the plan whose tasks are under way, or can't be begun now.
 func (w *waiter) passed(p plan.Plan) {
+	w.looks(p.Steps)
 	for _, n := range p.Notes {
 		w.note(n)
 	}
@@ -60,6 +65,12 @@ func (w *waiter) passed(p plan.Plan) {
 			w.note(shown.Action + " " + shown.Target + ": " + shown.Reason)
 		}
 	}
+}
+
+func (w *waiter) looks(left []plan.Step) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left = left
 }
 
 // note tells something once.
@@ -74,17 +85,17 @@ func (w *waiter) note(text string) {
 }
 
 func (w *waiter) say(p mvm.Progress) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.telling.Lock()
+	defer w.telling.Unlock()
 	w.progress(p)
 }
 
-// wake has everyone who waits for the tenant look again. r.mu is held: who sees that a
-// task is no longer there has its news too.
-func (r *reconciler) wake(tenant string) {
+// told tells everyone who waits for the task's tenant of its end. r.mu is held: who sees
+// that a task is no longer there knows how it ended too.
+func (r *reconciler) told(t *task, err error) {
 	for w := range r.waiters {
-		if w.tenant == tenant {
-			w.wake()
+		if w.tenant == t.at.Tenant {
+			w.ended(t, err)
 		}
 	}
 }
@@ -115,9 +126,10 @@ func (r *reconciler) operated(tenant string) {
 	r.tell(tenant, (*waiter).wake)
 }
 
-// settle makes passes over the tenant until nothing is under way that reconcile began,
-// or recovery, and returns the steps that were taken meanwhile. What failed is tried again by the
-// loop; what has to wait for a minimum time is told of, and not waited for.
+// settle makes passes over the tenant until it is as it should be, and returns the steps
+// that were taken meanwhile. It waits for what is under way that reconcile began, or
+// recovery, and for minimum times to pass. What failed, or can't be begun, is an error;
+// the loop tries it again.
 func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	w := &waiter{tenant: tenant, progress: progress, notes: map[string]bool{}, news: make(chan struct{}, 1)}
 	r.mu.Lock()
@@ -130,25 +142,17 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 	}()
 	r.changed(tenant, "") // what failed before is tried now
 	for {
-		w.seen()
-		before, err := r.recovering(tenant)
-		if err == nil {
-			err = r.pass(ctx, tenant)
-		}
+		busy, err := r.look(ctx, w)
 		if err != nil {
 			return w.result(err)
 		}
-		// What ended while the pass went on may be why it could not begin something.
-		now, err := r.recovering(tenant)
-		switch busy := r.busy(tenant); {
-		case err != nil:
-			return w.result(err)
-		case !busy && !now && (before || w.seen()):
-			continue
-		case !busy && !now:
-			return w.result(nil)
+		var until time.Time
+		if !busy {
+			if until = w.deferredUntil(); until.IsZero() {
+				return w.result(r.unfinished(w))
+			}
 		}
-		if err := r.await(ctx, w); err != nil {
+		if err := r.await(ctx, w, until); err != nil {
 			return w.result(err)
 		}
 		if err := r.a.opt.Seam("reconcile.news:before", tenant); err != nil {
@@ -157,12 +161,106 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 	}
 }
 
-// await waits for news. An end that is there already comes before them, so that who
-// gave up is not kept for as long as there are any.
-func (r *reconciler) await(ctx context.Context, w *waiter) error {
+// look makes passes over the tenant until there is nothing to begin now. busy: something
+// is under way, of whose end the waiter has news.
+func (r *reconciler) look(ctx context.Context, w *waiter) (busy bool, err error) {
+	for {
+		w.seen()
+		w.looks(nil) // a tenant that is gone has nothing left
+		before, err := r.recovering(w.tenant)
+		if err == nil {
+			err = r.pass(ctx, w.tenant)
+		}
+		if err != nil {
+			return false, err
+		}
+		// What ended while the pass went on may be why it could not begin something.
+		now, err := r.recovering(w.tenant)
+		if err != nil || r.busy(w.tenant) || now {
+			return true, err
+		}
+		if !before && !w.seen() {
+			return false, nil
+		}
+	}
+}
+
+// deferredUntil is when the first minimum time ends that a step waits for, zero where
+// none does, or something failed.
+func (w *waiter) deferredUntil() (first time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.errs) > 0 {
+		return first
+	}
+	for _, s := range w.left {
+		if !s.After.IsZero() && (first.IsZero() || s.After.Before(first)) {
+			first = s.After
+		}
+	}
+	return first
+}
+
+// unfinished is what keeps the tenant from being as it should be, beside the failures
+// that the waiter saw itself; nil where nothing does.
+func (r *reconciler) unfinished(w *waiter) error {
+	w.mu.Lock()
+	left, failed := w.left, len(w.errs) > 0
+	w.mu.Unlock()
+	problems, err := r.a.problems(w.tenant, failed)
+	if err != nil || len(problems) > 0 {
+		return errors.Join(append(problems, err)...)
+	}
+	if failed || len(left) == 0 {
+		return nil
+	}
+	s := left[0].Display()
+	return mvm.Errorf(mvm.KindState, "apply %s: not all is done: %s %s: %s", w.tenant, s.Action, s.Target, s.Reason).
+		WithFix("the agent does it when nothing keeps it from that; see `mvm ps` for what does")
+}
+
+// problems are what is wrong with the tenant's pools by their records, and with those of
+// its instances that run and do not serve. known: failures were told of already, and only
+// what nothing failed with is looked for.
+func (a *Agent) problems(tenant string, known bool) (out []error, err error) {
+	o, err := a.observe(tenant)
+	if err != nil {
+		return nil, err
+	}
+	add := func(at mvm.Address, problem string) {
+		if problem != "" {
+			out = append(out, mvm.Errorf(mvm.KindUnavailable, "apply %s: %s is not as it should be: %s", tenant, at, problem).
+				WithFix("the agent tries again by itself; mend the cause, or run it again"))
+		}
+	}
+	for _, p := range o.Pools {
+		add(p.Address(), p.Unpublished)
+		if !known {
+			add(p.Address(), p.Problem)
+		}
+	}
+	for _, i := range o.Instances {
+		if !known && i.State == mvm.StateRunning && !i.Ready {
+			add(i.Address(), i.Problem)
+		}
+	}
+	return out, nil
+}
+
+// await waits for news, or until the time where it is not zero. An end that is there
+// already comes before them, so that who gave up is not kept for as long as there are any.
+func (r *reconciler) await(ctx context.Context, w *waiter, until time.Time) error {
+	var due <-chan time.Time
+	if !until.IsZero() {
+		t := time.NewTimer(time.Until(until))
+		defer t.Stop()
+		due = t.C
+	}
 	if ctx.Err() == nil && r.a.ctx.Err() == nil {
 		select {
 		case <-w.news:
+			return nil
+		case <-due:
 			return nil
 		case <-r.a.ctx.Done():
 		case <-ctx.Done():
@@ -187,9 +285,11 @@ func (w *waiter) seen() bool {
 
 // result is what settle returns. What is told from then on goes nowhere.
 func (w *waiter) result(err error) ([]mvm.PlanStep, error) {
+	w.telling.Lock()
+	w.progress = func(mvm.Progress) {}
+	w.telling.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.progress = func(mvm.Progress) {}
 	if err == nil && len(w.errs) == 1 {
 		return w.done, w.errs[0]
 	}

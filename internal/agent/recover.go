@@ -39,7 +39,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindCanceled, "take up instances: %w", context.Cause(ctx))
 	}
-	if err := a.applyPublish(ctx); err != nil {
+	if err := a.applyPublish(); err != nil {
 		a.log.Error("ports are not published", "error", err)
 	}
 	return nil

@@ -224,14 +224,7 @@ func (o *operation) vmmGone() <-chan struct{} {
 func (o *operation) status(ctx context.Context) (guestproto.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
 	defer cancel()
-	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{Status: true})
-	if err != nil {
-		return guestproto.Status{}, err
-	}
-	if resp.Status == nil {
-		return guestproto.Status{}, mvm.Errorf(mvm.KindUnavailable, "ask for status: the guest gave another answer")
-	}
-	return *resp.Status, nil
+	return o.a.status(ctx, o.inst.ID)
 }
 
 // notReady says which services are not ready, for people.

@@ -265,7 +265,11 @@ func (a *Agent) unpublishedPorts(ctx context.Context) (out []mvm.Finding, err er
 	for _, p := range pools {
 		for n, pub := range p.Spec.Publish {
 			if n >= len(p.Bound) || !p.Bound[n].IsValid() {
-				out = append(out, mvm.Finding{Severity: "error", What: "port " + pub.String() + " is not published", Where: p.Address().String(),
+				what := "port " + pub.String() + " is not published"
+				if p.Unpublished != "" {
+					what += ": " + p.Unpublished
+				}
+				out = append(out, mvm.Finding{Severity: "error", What: what, Where: p.Address().String(),
 					Fix: "free the address for the agent, which tries every few seconds, or change the pool's publish"})
 			}
 		}

@@ -135,7 +135,7 @@ func TestWhyTellsTheStory(t *testing.T) {
 
 func TestErrorsBecomeExitCodes(t *testing.T) {
 	for kind, want := range map[mvm.Kind]int{mvm.KindInternal: 1, mvm.KindInvalid: 2, mvm.KindNotFound: 3, mvm.KindExists: 4, mvm.KindQuota: 4,
-		mvm.KindPolicy: 4, mvm.KindState: 4, mvm.KindUnavailable: 5, mvm.KindTimeout: 1, mvm.KindCanceled: 130} {
+		mvm.KindPolicy: 4, mvm.KindState: 4, mvm.KindUnavailable: 1, mvm.KindTimeout: 1, mvm.KindCanceled: 130} {
 		_, stderr, code := run(t, failing{err: mvm.Errorf(kind, "no such luck").WithFix("try harder")}, "tenant", "list")
 		if code != want || !regexp.MustCompile(`^mvm: no such luck\n  fix: try harder\n  request: r-[0-9a-f]{12}\n$`).MatchString(stderr) {
 			t.Errorf("kind %s: exit code %d, want %d; stderr %q", kind, code, want, stderr)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,14 +23,15 @@ type deployOptions struct {
 const deployHelp = `Make the host agree with a manifest: a tenant with its pools and secrets. Applying
 the same file twice changes nothing, and a run that was cut off is taken up by the next.
 
-The agent makes it so, and goes on when this command is interrupted. What fails is told,
-and tried again by the agent.
+The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
+all is as the manifest says; it waits for that, minimum times included. What fails is
+told, and tried again by the agent.
 
 With --dry-run nothing changes: it says what would be done and why, and exits with 0
 when that is nothing and with 10 when it is something.
 
-With --watch the file is applied again whenever it or a secret file changes, and at
-the interval; an error is told and the watch goes on. Ctrl-C ends it.
+With --watch the file is applied again whenever it or a secret file changes, also while
+it is being applied, and at the interval; an error is told and the watch goes on. Ctrl-C ends it.
 `
 
 func (a *app) deployCmd() *cobra.Command {
@@ -54,25 +54,24 @@ func (a *app) deployCmd() *cobra.Command {
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)
 		}
-		_, err := a.deploy(cmd.Context(), args[0], o)
-		return err
+		d, _, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs})
+		if err != nil {
+			return err
+		}
+		return a.deploy(cmd.Context(), d, o)
 	}
 	return cmd
 }
 
-// deploy applies the manifest once, and returns the files that it was read from.
-func (a *app) deploy(ctx context.Context, path string, o deployOptions) ([]string, error) {
-	d, files, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs})
-	if err != nil {
-		return files, err
-	}
+// deploy applies the deployment once.
+func (a *app) deploy(ctx context.Context, d mvm.Deployment, o deployOptions) error {
 	ctx = a.identified(ctx)
 	c, err := a.agent(ctx)
 	if err != nil {
-		return files, err
+		return err
 	}
 	defer c.Close()
-	return files, a.apply(ctx, c, d, o.dry, *o.out)
+	return a.apply(ctx, c, d, o.dry, *o.out)
 }
 
 // apply applies a deployment and prints the steps.
@@ -97,18 +96,4 @@ func stepText(s mvm.PlanStep) string {
 		sign = "-"
 	}
 	return fmt.Sprintf("%s %s %s%s", sign, s.Action, s.Target, because(s.Reason))
-}
-
-// watchDeploy applies the manifest until the context ends.
-func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) error {
-	a.say("watching %s; Ctrl-C ends it", path)
-	for {
-		files, err := a.deploy(ctx, path, o)
-		if ctx.Err() == nil && err != nil {
-			report(a.Stderr, err)
-		}
-		if err := waitChange(ctx, files, time.Duration(o.interval)*time.Second); err != nil {
-			return followed(ctx, true, err)
-		}
-	}
 }

@@ -2,35 +2,83 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
+
+	"mvm"
+	"mvm/internal/manifest"
 )
 
 // watchPoll is how often files are looked at; it costs a stat for each.
 const watchPoll = 500 * time.Millisecond
 
-// waitChange returns nil when one of the files changes or the interval is over, and
-// the context's error when that ends first.
-func waitChange(ctx context.Context, files []string, interval time.Duration) error {
-	before := fingerprint(files)
-	timeout := time.NewTimer(interval)
-	defer timeout.Stop()
+// errChanged ends a deploy that is still waiting when its files say something else.
+var errChanged = errors.New("its files have changed")
+
+// watchDeploy applies the manifest until the context ends.
+func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) error {
+	a.say("watching %s; Ctrl-C ends it", path)
+	interval := time.Duration(o.interval) * time.Second
+	for {
+		d, files, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs})
+		was := fingerprint(files)
+		if err == nil {
+			err = a.deployUntilChanged(ctx, d, o, files, was)
+		}
+		if ctx.Err() == nil && err != nil {
+			report(a.Stderr, err)
+		}
+		if err := waitChange(ctx, files, was, interval); err != nil {
+			return followed(ctx, true, err)
+		}
+	}
+}
+
+// deployUntilChanged applies the deployment, and leaves off waiting for it when one of
+// its files is no longer what it was.
+func (a *app) deployUntilChanged(ctx context.Context, d mvm.Deployment, o deployOptions, files []string, was string) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		if waitChange(ctx, files, was, 0) == nil {
+			cancel(errChanged)
+		}
+	})
+	err := a.deploy(ctx, d, o)
+	cancel(nil)
+	watcher.Wait()
+	if err != nil && errors.Is(context.Cause(ctx), errChanged) {
+		a.say("its files have changed: they are applied")
+		return nil
+	}
+	return err
+}
+
+// waitChange returns nil when the files are no longer what they were, or when the
+// interval is over (0: there is none), and the context's error when that ends first.
+func waitChange(ctx context.Context, files []string, was string, interval time.Duration) error {
+	var timeout <-chan time.Time
+	if interval > 0 {
+		timer := time.NewTimer(interval)
+		defer timer.Stop()
+		timeout = timer.C
+	}
 	tick := time.NewTicker(watchPoll)
 	defer tick.Stop()
-	for {
+	for fingerprint(files) == was {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-timeout.C:
+		case <-timeout:
 			return nil
 		case <-tick.C:
-			if fingerprint(files) != before {
-				return nil
-			}
 		}
 	}
+	return nil
 }
 
 // fingerprint changes when a file is written, replaced, made or removed.

@@ -44,11 +44,20 @@ func ExitCode(err error) int {
 	case mvm.KindExists, mvm.KindQuota, mvm.KindPolicy, mvm.KindState:
 		return 4
 	case mvm.KindUnavailable:
+		if answered(err) { // it is something else that is not available
+			return 1
+		}
 		return 5
 	case mvm.KindCanceled:
 		return 130
 	}
 	return 1
+}
+
+// answered reports that the error is what an agent answered.
+func answered(err error) bool {
+	var e *mvm.Error
+	return errors.As(err, &e) && e.Request != ""
 }
 
 // textOf splits an error into what to say and what to do about it.

@@ -104,11 +104,16 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	t.add("critical", yesNo(s.Critical))
 	t.addPolicy(s.Policy)
 	for i, pub := range s.Publish {
-		at := pub.Host.String()
-		if i < len(p.Bound) {
-			at = p.Bound[i].String()
+		if i < len(p.Bound) && p.Bound[i].IsValid() {
+			t.add("published", fmt.Sprintf("%s -> port %d", p.Bound[i], pub.Guest))
+		} else {
+			t.add("not published", fmt.Sprintf("%s -> port %d", pub.Host, pub.Guest))
 		}
-		t.add("published", fmt.Sprintf("%s -> port %d", at, pub.Guest))
+	}
+	for _, problem := range []string{p.Problem, p.Unpublished} {
+		if problem != "" {
+			t.add("problem", problem)
+		}
 	}
 	if s.Routes != nil {
 		for _, r := range s.Routes.Routes {

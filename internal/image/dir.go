@@ -25,6 +25,9 @@ var _ Builder = DirBuilder{}
 // Scheme is "dir:".
 func (DirBuilder) Scheme() string { return "dir:" }
 
+// Check takes every folder; whether it is there shows when it is built.
+func (DirBuilder) Check(string) error { return nil }
+
 // Key covers image.json and the size and time of each of its files.
 func (DirBuilder) Key(_ context.Context, ref string) (string, error) {
 	dir, img, err := readDirRef(ref)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"mvm"
 )
@@ -45,6 +46,9 @@ type File struct {
 type Builder interface {
 	// Scheme is the prefix of the references it takes, with its colon.
 	Scheme() string
+	// Check returns KindInvalid for a reference that it can never take, and why. It reads
+	// nothing: one that passes may still not be there.
+	Check(ref string) error
 	// Key returns a string that changes exactly when a build of ref would give
 	// another image (versions of packages, digests of inputs). Cheap.
 	Key(ctx context.Context, ref string) (string, error)
@@ -54,6 +58,9 @@ type Builder interface {
 
 // Store keeps images.
 type Store interface {
+	// Check returns KindInvalid for a reference that no builder of this host can ever take.
+	// It is cheap: one that passes may still not be there.
+	Check(ref string) error
 	// Build returns the image for a reference, building it unless one with the same
 	// key is there. Concurrent builds of one reference are done once; a build that was
 	// cut off leaves nothing that counts.
@@ -74,7 +81,12 @@ func Resolve(builders []Builder, ref string) (Builder, error) {
 			return b, nil
 		}
 	}
-	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host takes it", ref)
+	names := make([]string, len(builders))
+	for n, b := range builders {
+		names[n] = b.Scheme()
+	}
+	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host takes it", ref).
+		WithFix("use one that begins with %s", strings.Join(names, " or "))
 }
 
 // Path returns the absolute path of one of the image's files, "" for the zero File.

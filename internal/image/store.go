@@ -75,6 +75,15 @@ func (s *DirStore) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }
 
+// Check is described at Store.
+func (s *DirStore) Check(ref string) error {
+	b, err := Resolve(s.builders, ref)
+	if err != nil {
+		return err
+	}
+	return b.Check(ref)
+}
+
 // Build is described at Store. When the key can't be computed because a source does
 // not answer (KindUnavailable), the newest image of the reference serves.
 func (s *DirStore) Build(ctx context.Context, ref string, progress func(mvm.Progress)) (Image, error) {

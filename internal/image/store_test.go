@@ -31,6 +31,8 @@ type toy struct {
 
 func (*toy) Scheme() string { return "toy:" }
 
+func (*toy) Check(string) error { return nil }
+
 func (b *toy) Key(_ context.Context, ref string) (string, error) { return b.key + ref, b.keyErr }
 
 func (b *toy) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {

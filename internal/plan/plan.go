@@ -95,9 +95,16 @@ func (m *maker) check(opts Options) error {
 		return mvm.Errorf(mvm.KindQuota, "tenant %s would have %d pools, and its quota max_pools is %d", want.ID, count, q.MaxPools)
 	}
 	for _, spec := range m.desired.Pools {
-		if p, ok := m.pools[spec.ID]; ok && p.Spec.Role != spec.Role {
+		p, ok := m.pools[spec.ID]
+		if ok && p.Spec.Role != spec.Role {
 			return mvm.Errorf(mvm.KindState, "pool %s has role %s, which cannot become %s", m.address(spec.ID), p.Spec.Role, spec.Role).
 				WithFix("give the new pool another id, or destroy this one first")
+		}
+		if m.observed.Takes == nil || ok && p.Spec.Flake == spec.Flake {
+			continue
+		}
+		if err := m.observed.Takes(spec.Flake); err != nil {
+			return mvm.Errorf(mvm.KindOf(err), "pool %s: %w", m.address(spec.ID), err)
 		}
 	}
 	return nil

@@ -38,22 +38,25 @@ func (f *filler) renew(specs []mvm.PoolSpec) {
 		p.Spec = spec
 		for _, i := range f.model.instances {
 			if o, ok := f.there[i.id]; ok && i.pool == spec.ID && o.State.HoldsMemory() {
-				f.renewOne(spec, i, f.behind(o, p))
+				what, awaits := f.behind(o, p)
+				f.renewOne(spec, i, what, awaits)
 			}
 		}
 	}
 }
 
-// behind is Behind, where an image that is about to be built counts as another.
-func (f *filler) behind(i mvm.Instance, p mvm.Pool) []string {
-	what := Behind(i, p)
+// behind is Behind, where an image that is about to be built counts as another. awaits:
+// nothing else is behind, so that a restart before the build would be for nothing.
+func (f *filler) behind(i mvm.Instance, p mvm.Pool) (what []string, awaits bool) {
+	what = Behind(i, p)
 	if f.builds[p.Spec.ID] && len(p.Builds) > 0 && i.Image == p.Builds[0].Digest {
+		awaits = len(what) == 0
 		what = append([]string{"its image is built anew"}, what...)
 	}
-	return what
+	return what, awaits
 }
 
-func (f *filler) renewOne(spec mvm.PoolSpec, i *instance, what []string) {
+func (f *filler) renewOne(spec mvm.PoolSpec, i *instance, what []string, awaits bool) {
 	if len(what) == 0 || f.renewed[i.id] || f.busy(f.there[i.id]) || !i.state.HoldsMemory() {
 		return
 	}
@@ -75,7 +78,7 @@ func (f *filler) renewOne(spec mvm.PoolSpec, i *instance, what []string) {
 		f.leave(target, why, denied)
 		return
 	}
-	s := Step{Kind: Restart, Target: target, Reason: why, To: i.state}
+	s := Step{Kind: Restart, Target: target, Reason: why, To: i.state, AwaitsBuild: awaits}
 	s.After, s.Limit = f.earliest(spec, i)
 	i.res = spec.Resources
 	f.add(s)

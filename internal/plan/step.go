@@ -40,6 +40,9 @@ type Step struct {
 	// After is the end of the minimum time that the step has to wait for; Limit names it.
 	After time.Time
 	Limit string
+	// AwaitsBuild: it is for nothing before the pool's image is built, and not to be taken
+	// while that fails.
+	AwaitsBuild bool
 }
 
 // Display is the step as people see it. It holds no secret.
@@ -94,6 +97,9 @@ type Observed struct {
 	Instances []mvm.Instance
 	// SameSecrets reports whether the tenant has exactly these secrets; nil means no.
 	SameSecrets func(map[string][]byte) bool
+	// Takes returns why an image reference can never be built on this host; nil means that
+	// all can.
+	Takes func(flake string) error
 	// Stale reports whether a build of the pool's present reference would give
 	// another image than its newest build; nil means no.
 	Stale func(mvm.Pool) bool

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -82,6 +81,8 @@ type images struct{ l *life }
 
 var _ image.Store = images{}
 
+func (i images) Check(string) error { return nil }
+
 func (i images) Build(ctx context.Context, ref string, _ func(mvm.Progress)) (image.Image, error) {
 	if err := i.l.call(ctx, atImage, "build", ""); err != nil {
 		return image.Image{}, err
@@ -132,10 +133,10 @@ func (i images) GC(ctx context.Context, keep func(string) bool) (int64, error) {
 // noPublisher serves nothing.
 type noPublisher struct{}
 
-func (noPublisher) Apply(b []publish.Binding) ([]netip.AddrPort, error) {
-	out := make([]netip.AddrPort, len(b))
+func (noPublisher) Apply(b []publish.Binding) ([]publish.Outcome, error) {
+	out := make([]publish.Outcome, len(b))
 	for n := range b {
-		out[n] = b[n].Publish.Host
+		out[n].Addr = b[n].Publish.Host
 	}
 	return out, nil
 }

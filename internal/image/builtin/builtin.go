@@ -81,6 +81,18 @@ func New(o Options) (*Builder, error) {
 // Scheme is "builtin:".
 func (b *Builder) Scheme() string { return scheme }
 
+// Check implements image.Builder.
+func (b *Builder) Check(ref string) error { return checkName(strings.TrimPrefix(ref, scheme)) }
+
+func checkName(name string) error {
+	switch name {
+	case "gateway", "minimal", "openclaw":
+		return nil
+	}
+	return mvm.Errorf(mvm.KindInvalid, "image %s%s: there is no built-in image of that name", scheme, name).
+		WithFix("use builtin:gateway, builtin:minimal or builtin:openclaw")
+}
+
 // GC removes the parts that no image uses.
 func (b *Builder) GC(ctx context.Context) (int64, error) { return b.parts.gc(ctx) }
 
@@ -101,9 +113,8 @@ type inputs struct {
 func (b *Builder) inputsOf(ctx context.Context, ref string, progress func(mvm.Progress)) (inputs, error) {
 	in := inputs{Version: version, Ref: ref, Cmdline: cmdline}
 	name := strings.TrimPrefix(ref, scheme)
-	if name != "gateway" && name != "minimal" && name != "openclaw" {
-		return in, mvm.Errorf(mvm.KindInvalid, "image %s: there is no built-in image of that name", ref).
-			WithFix("use builtin:gateway, builtin:minimal or builtin:openclaw")
+	if err := checkName(name); err != nil {
+		return in, err
 	}
 	guest, err := b.guestDigest()
 	if err != nil {

@@ -44,6 +44,14 @@ func (b *Builder) Built() int {
 // Scheme implements image.Builder.
 func (b *Builder) Scheme() string { return b.scheme }
 
+// Check implements image.Builder. It takes every reference but that of "nothere".
+func (b *Builder) Check(ref string) error {
+	if ref == b.scheme+"nothere" {
+		return mvm.Errorf(mvm.KindInvalid, "image %s: there is no image of that name", ref)
+	}
+	return nil
+}
+
 // Key implements image.Builder: the reference itself.
 func (b *Builder) Key(_ context.Context, ref string) (string, error) { return "fake 1 " + ref, nil }
 
