@@ -13,12 +13,18 @@ type Deployment struct {
 // so that they fit into one frame of the guest channel.
 const MaxSecretsBytes = 128 << 10
 
-// ValidateSecrets checks names and the total size.
+// MaxSecretBytes bounds one secret's value.
+const MaxSecretBytes = 64 << 10
+
+// ValidateSecrets checks names and sizes.
 func ValidateSecrets(secrets map[string][]byte) error {
 	total := 0
 	for name, v := range secrets {
 		if err := ValidateSecretName(name); err != nil {
 			return err
+		}
+		if len(v) > MaxSecretBytes {
+			return Errorf(KindInvalid, "secret %s has %d bytes, more than %d", name, len(v), MaxSecretBytes)
 		}
 		total += len(name) + len(v)
 	}

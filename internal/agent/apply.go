@@ -5,7 +5,6 @@ import (
 
 	"mvm"
 	"mvm/internal/plan"
-	"mvm/internal/secrets"
 )
 
 // Apply implements api.Service. It makes the tenant's record and its pools say what
@@ -82,11 +81,9 @@ func (a *Agent) planFor(d mvm.Deployment, opts plan.Options) (plan.Plan, error) 
 		return plan.Plan{}, err
 	}
 	if o.Tenant != nil {
-		have, err := a.secretsOf(o.Tenant.ID)
-		if err != nil {
+		if o.Secrets, err = a.secretsOf(o.Tenant.ID); err != nil {
 			return plan.Plan{}, err
 		}
-		o.SameSecrets = func(want map[string][]byte) bool { return secrets.Equal(have, want) }
 	}
 	return plan.Make(d, o, opts)
 }
@@ -100,7 +97,7 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 		_, err = a.UpdateTenant(ctx, s.Target.Tenant, *s.Update)
 	case plan.SetSecrets:
 		defer a.admin.lock(s.Target.Tenant)()
-		_, err = a.changeSecrets(ctx, s.Target.Tenant, func(map[string][]byte) map[string][]byte { return s.Secrets })
+		_, err = a.changeSecrets(ctx, s.Target.Tenant, func(map[string][]byte) (map[string][]byte, error) { return s.Secrets, nil })
 	case plan.CreatePool:
 		_, err = a.createPool(ctx, s.Target.Tenant, *s.Pool)
 	case plan.UpdatePool:

@@ -200,18 +200,18 @@ func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.
 // SetSecrets implements api.Service.
 func (a *Agent) SetSecrets(ctx context.Context, tenant string, changes map[string][]byte) (int, error) {
 	defer a.admin.lock(tenant)()
-	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) map[string][]byte { return secrets.Merge(now, changes) })
+	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return secrets.Merge(now, changes) })
 }
 
 // RotateSecrets implements api.Service.
 func (a *Agent) RotateSecrets(ctx context.Context, tenant string) (int, error) {
 	defer a.admin.lock(tenant)()
-	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) map[string][]byte { return now })
+	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return now, nil })
 }
 
 // changeSecrets stores a new generation and gives it to the guests that run. One
 // that can't be reached gets it in its next gate.
-func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(map[string][]byte) map[string][]byte) (gen int, err error) {
+func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(map[string][]byte) (map[string][]byte, error)) (gen int, err error) {
 	err = a.store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if err != nil {
@@ -221,7 +221,10 @@ func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(ma
 		if err != nil {
 			return err
 		}
-		vals := change(now)
+		vals, err := change(now)
+		if err != nil {
+			return err
+		}
 		if err := mvm.ValidateSecrets(vals); err != nil {
 			return err
 		}

@@ -23,8 +23,9 @@ type Service interface {
 	Tenant(ctx context.Context, id string) (mvm.Tenant, mvm.Usage, error)
 	// DestroyTenant destroys its instances, pools, secrets and network. The audit log stays.
 	DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error
-	// SetSecrets adds and replaces the named secrets (nil value: removes) and gives
-	// them to the running guests. It returns the new generation.
+	// SetSecrets adds and replaces the named secrets (nil value: removes, KindNotFound
+	// if it is not there) and gives them to the running guests. It returns the new
+	// generation.
 	SetSecrets(ctx context.Context, tenant string, secrets map[string][]byte) (int, error)
 	// RotateSecrets gives the tenant's secrets a new generation and delivers it.
 	RotateSecrets(ctx context.Context, tenant string) (int, error)

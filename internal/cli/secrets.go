@@ -108,12 +108,12 @@ func readSecretFile(name, path string) ([]byte, error) {
 }
 
 func readBounded(what string, r io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, mvm.MaxSecretsBytes+1))
+	b, err := io.ReadAll(io.LimitReader(r, mvm.MaxSecretBytes+1))
 	switch {
 	case err != nil:
 		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: %w", what, err)
-	case len(b) > mvm.MaxSecretsBytes:
-		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: more than %d bytes", what, mvm.MaxSecretsBytes)
+	case len(b) > mvm.MaxSecretBytes:
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: more than %d bytes", what, mvm.MaxSecretBytes)
 	}
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if len(b) == 0 {

@@ -13,11 +13,8 @@ import (
 	"mvm"
 )
 
-// Bounds of what is read from files.
-const (
-	MaxFileBytes   = 1 << 20  // a manifest or config file
-	MaxSecretBytes = 64 << 10 // a secret file
-)
+// MaxFileBytes bounds a manifest or config file.
+const MaxFileBytes = 1 << 20
 
 // Options say what a manifest may do on this host.
 type Options struct {
@@ -140,7 +137,7 @@ func readSecretFile(f *os.File, before fs.FileInfo) ([]byte, error) {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 {
 		return nil, errors.New("has more than one hard link (copy it instead)")
 	}
-	data, err := readBounded(f, MaxSecretBytes)
+	data, err := readBounded(f, mvm.MaxSecretBytes)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", cause(err))
 	}

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"mvm"
+
 	"mvm/internal/manifest"
 )
 
@@ -29,7 +31,7 @@ func TestSecretFileContent(t *testing.T) {
 		"carriage return only": {"key\r", "key\r"},
 		"spaces stay":          {" key \n", " key "},
 		"bytes":                {"\x00\xff\n", "\x00\xff"},
-		"the largest":          {strings.Repeat("x", manifest.MaxSecretBytes), strings.Repeat("x", manifest.MaxSecretBytes)},
+		"the largest":          {strings.Repeat("x", mvm.MaxSecretBytes), strings.Repeat("x", mvm.MaxSecretBytes)},
 	} {
 		dir := t.TempDir()
 		write(t, filepath.Join(dir, "secrets", "s.key"), c.content)
@@ -66,7 +68,7 @@ func TestSecretFilesThatAreRefused(t *testing.T) {
 		"empty":                  {func(d, o string) error { return os.WriteFile(d+"/s.key", nil, 0o600) }, "s.key", "is empty"},
 		"only a newline":         {func(d, o string) error { return os.WriteFile(d+"/s.key", []byte("\n"), 0o600) }, "s.key", "is empty"},
 		"too large": {func(d, o string) error {
-			return os.WriteFile(d+"/s.key", make([]byte, manifest.MaxSecretBytes+1), 0o600)
+			return os.WriteFile(d+"/s.key", make([]byte, mvm.MaxSecretBytes+1), 0o600)
 		}, "s.key", "more than 65536 bytes"},
 		"too large, never an end":   {func(d, o string) error { return link("/dev/zero", d+"/s.key") }, "s.key", "is a symlink"},
 		"through what is no folder": {nil, "m.toml/s.key", "cannot be read"},

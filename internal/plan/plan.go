@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -143,20 +144,30 @@ func (m *maker) tenant() {
 
 func (m *maker) secrets() {
 	want := m.desired.Secrets
-	same := m.observed.SameSecrets
-	switch {
-	case want == nil:
-		return
-	case m.observed.Tenant == nil && len(want) == 0:
-		return
-	case m.observed.Tenant != nil && same != nil && same(want):
+	if want == nil {
 		return
 	}
-	reason := "they differ"
-	if m.observed.Tenant == nil || len(m.observed.Tenant.SecretNames) == 0 {
-		reason = "there are none yet"
+	if changed := secretChanges(m.observed.Secrets, want); len(changed) > 0 {
+		m.add(Step{Kind: SetSecrets, Target: m.address(""), Reason: strings.Join(changed, ", "), Secrets: want})
 	}
-	m.add(Step{Kind: SetSecrets, Target: m.address(""), Reason: reason, Secrets: want})
+}
+
+// secretChanges says what becomes of each secret that does not stay as it is.
+func secretChanges(have, want map[string][]byte) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		switch old, ok := have[name]; {
+		case !ok:
+			out = append(out, "add "+name)
+		case !bytes.Equal(old, want[name]):
+			out = append(out, "replace "+name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if _, ok := want[name]; !ok {
+			out = append(out, "remove "+name)
+		}
+	}
+	return out
 }
 
 // pool plans the pool itself and its image.

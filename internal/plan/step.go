@@ -95,8 +95,7 @@ type Observed struct {
 	Tenant    *mvm.Tenant // nil: there is none
 	Pools     []mvm.Pool
 	Instances []mvm.Instance
-	// SameSecrets reports whether the tenant has exactly these secrets; nil means no.
-	SameSecrets func(map[string][]byte) bool
+	Secrets   map[string][]byte // the tenant's, by name
 	// Takes returns why an image reference can never be built on this host; nil means that
 	// all can.
 	Takes func(flake string) error

@@ -1,7 +1,6 @@
 package plan_test
 
 import (
-	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -29,8 +28,7 @@ func newWorld() *world {
 }
 
 func (w *world) observed() plan.Observed {
-	o := plan.Observed{Tenant: w.tenant, Now: now, UnderWay: w.underWay,
-		SameSecrets: func(s map[string][]byte) bool { return maps.EqualFunc(s, w.secrets, bytes.Equal) }}
+	o := plan.Observed{Tenant: w.tenant, Now: now, UnderWay: w.underWay, Secrets: w.secrets}
 	for _, id := range slices.Sorted(maps.Keys(w.pools)) {
 		o.Pools = append(o.Pools, *w.pools[id])
 	}

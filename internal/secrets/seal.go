@@ -97,22 +97,23 @@ func additional(tenant string, generation int) []byte {
 	return binary.BigEndian.AppendUint64(append(b, 0), uint64(generation))
 }
 
-// Equal reports whether both have the same names and values.
-func Equal(a, b map[string][]byte) bool { return maps.EqualFunc(a, b, bytes.Equal) }
-
 // Merge returns a copy of values with the changes made: a nil value removes its
-// name, any other adds or replaces it.
-func Merge(values, changes map[string][]byte) map[string][]byte {
+// name, any other adds or replaces it. Removing what is not there is an error of
+// KindNotFound.
+func Merge(values, changes map[string][]byte) (map[string][]byte, error) {
 	out := maps.Clone(values)
 	if out == nil {
 		out = map[string][]byte{}
 	}
 	for name, v := range changes {
-		if v == nil {
-			delete(out, name)
-		} else {
+		if v != nil {
 			out[name] = v
+			continue
 		}
+		if _, ok := out[name]; !ok {
+			return nil, mvm.Errorf(mvm.KindNotFound, "remove secret %q: there is none of that name", name)
+		}
+		delete(out, name)
 	}
-	return out
+	return out, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -48,7 +49,7 @@ func TestOpenGivesWhatWasSealed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !secrets.Equal(got, values()) {
+	if !maps.EqualFunc(got, values(), bytes.Equal) {
 		t.Errorf("got %v", got)
 	}
 	if bytes.Contains(sealed, []byte(marker)) || bytes.Contains(sealed, []byte("anthropic")) {
@@ -148,7 +149,10 @@ func TestScope(t *testing.T) {
 
 func TestMerge(t *testing.T) {
 	old := map[string][]byte{"keep": []byte("1"), "replace": []byte("2"), "remove": []byte("3")}
-	got := secrets.Merge(old, map[string][]byte{"replace": []byte("new"), "remove": nil, "add": {}, "not there": nil})
+	got, err := secrets.Merge(old, map[string][]byte{"replace": []byte("new"), "remove": nil, "add": {}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := map[string][]byte{"keep": []byte("1"), "replace": []byte("new"), "add": {}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -156,8 +160,11 @@ func TestMerge(t *testing.T) {
 	if len(old) != 3 || string(old["replace"]) != "2" {
 		t.Error("Merge changed its argument")
 	}
-	if got := secrets.Merge(nil, nil); got == nil {
-		t.Error("got nil, want an empty map")
+	if got, err := secrets.Merge(nil, nil); got == nil || err != nil {
+		t.Errorf("got %v, %v, want an empty map", got, err)
+	}
+	if _, err := secrets.Merge(old, map[string][]byte{"none": nil}); !mvm.IsKind(err, mvm.KindNotFound) {
+		t.Errorf("got %v when a secret that is not there is removed, want that it is not found", err)
 	}
 }
 
