@@ -63,6 +63,10 @@ func (d *Driver) claim(ctx context.Context, op Op, spec driver.Spec) (*machine, 
 		d.host.violate("%s of %s, which has a VMM already", op, spec.ID)
 		return nil, mvm.Errorf(mvm.KindState, "%s %s: it has a VMM already", op, spec.ID)
 	}
+	if err := removeHalves(spec); err != nil {
+		d.host.remove(m)
+		return nil, mvm.Errorf(mvm.KindInternal, "%s %s: %w", op, spec.ID, err)
+	}
 	return m, nil
 }
 
@@ -178,7 +182,7 @@ func (d *Driver) revive(id, runDir string) (*machine, error) {
 	}
 	m := newMachine(d.host, rec.Spec)
 	m.guest, m.loaded, m.state = rec.Guest, rec.Loaded, rec.State
-	if err := m.loadDisk(); err != nil {
+	if err := errors.Join(m.loadDisk(), removeHalves(rec.Spec)); err != nil {
 		return nil, err
 	}
 	if other := d.host.add(m); other != nil {
@@ -200,7 +204,7 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 	if err := d.opt.seam(ctx, OpDestroyFiles, spec.ID); err != nil {
 		return err
 	}
-	if err := removeRecord(spec.RunDir); err != nil {
+	if err := errors.Join(removeRecord(spec.RunDir), removeHalves(spec)); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "destroy %s: %w", spec.ID, err)
 	}
 	return nil

@@ -71,7 +71,7 @@ func writeFile(path string, v any, sync bool) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "fake-tmp-*")
+	f, err := os.CreateTemp(filepath.Dir(path), halfName)
 	if err != nil {
 		return err
 	}
@@ -87,6 +87,22 @@ func writeFile(path string, v any, sync bool) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// halfName matches what writeFile writes to before it takes a file's name.
+const halfName = "fake-tmp-*"
+
+// removeHalves removes what a process killed in writeFile left beside the instance's
+// files. Nothing of the instance may be written meanwhile.
+func removeHalves(spec driver.Spec) error {
+	var err error
+	for _, path := range []string{filepath.Join(spec.Dir, diskName), spec.Memory} {
+		if !filepath.IsAbs(path) {
+			continue // Sweep knows only where the VMM ran
+		}
+		err = errors.Join(err, removeAll(filepath.Join(filepath.Dir(path), halfName)))
+	}
+	return err
 }
 
 // readFile reads a file of writeFile, within a bound. KindInvalid when it is
@@ -127,7 +143,12 @@ func readRecord(runDir string) (*record, error) {
 
 // removeRecord removes the driver's files in RunDir. It is idempotent.
 func removeRecord(runDir string) error {
-	paths, err := filepath.Glob(filepath.Join(runDir, "fake-*"))
+	return removeAll(filepath.Join(runDir, "fake-*"))
+}
+
+// removeAll removes the files that the pattern matches.
+func removeAll(pattern string) error {
+	paths, err := filepath.Glob(pattern)
 	if err != nil {
 		return err
 	}
