@@ -57,6 +57,7 @@ type app struct {
 	noAutostart bool
 	verbose     bool
 	color       bool
+	saidHeld    bool // see sayHeld
 }
 
 const exitHelp = `

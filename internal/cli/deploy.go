@@ -76,14 +76,19 @@ func (a *app) deploy(ctx context.Context, d mvm.Deployment, o deployOptions) err
 
 // apply applies a deployment and prints the steps.
 func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, dry bool, out format) error {
-	p := a.newProgress()
-	defer p.done()
-	steps, err := c.Apply(ctx, d, dry, p.show)
-	p.done()
+	steps, err := a.askApply(ctx, c, d, dry)
 	if err != nil {
 		return err
 	}
 	return a.printSteps(steps, dry, out, "tenant "+d.Tenant.ID+" is")
+}
+
+// askApply has the agent apply a deployment, and shows how far it is.
+func (a *app) askApply(ctx context.Context, c *api.Client, d mvm.Deployment, dry bool) ([]mvm.PlanStep, error) {
+	a.sayHeld(ctx, c)
+	p := a.newProgress()
+	defer p.done()
+	return c.Apply(ctx, d, dry, p.show)
 }
 
 // stepText writes a step of a plan, with a sign for what comes, goes and changes.

@@ -83,10 +83,7 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 
 // makeNew applies the deployment; what it prints is for people.
 func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment) error {
-	p := a.newProgress()
-	defer p.done()
-	steps, err := c.Apply(ctx, d, false, p.show)
-	p.done()
+	steps, err := a.askApply(ctx, c, d, false)
 	if err != nil {
 		return err
 	}

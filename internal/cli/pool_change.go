@@ -34,6 +34,7 @@ func (a *app) poolCreateCmd() *cobra.Command {
 				return err
 			}
 			a.say("pool %s created; the agent builds its image (`mvm pool build %s` waits for it)", p.Address(), p.Address())
+			a.sayHeld(ctx, c)
 			return a.printChanged(*out, p, p.Address().String())
 		})
 	}
@@ -98,9 +99,13 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wa
 	})
 }
 
-// sayHeld tells who changed something by hand that the host is held to a desired state.
-// Who may not look at the host is told nothing.
+// sayHeld tells who changes something by hand, once, that the host is held to a desired
+// state. Who may not look at the host is told nothing.
 func (a *app) sayHeld(ctx context.Context, c *api.Client) {
+	if a.saidHeld {
+		return
+	}
+	a.saidHeld = true
 	if info, err := c.NodeInfo(ctx); err == nil && info.Held != nil {
 		a.say("the host is held to a desired state, which has the last word: what it says otherwise comes back; change that state, or end it with `mvm agent reconcile --forget`")
 	}
@@ -144,6 +149,7 @@ func (a *app) poolRollbackCmd() *cobra.Command {
 				return err
 			}
 			a.say("pool %s uses build %s of %s", at, b.ID, b.Flake)
+			a.sayHeld(ctx, c)
 			return a.printChanged(*out, b, b.ID)
 		})
 	}
@@ -196,6 +202,7 @@ func (a *app) poolDestroyCmd() *cobra.Command {
 			}
 			p.done()
 			a.say("pool %s destroyed", at)
+			a.sayHeld(ctx, c)
 			return nil
 		})
 	}

@@ -46,6 +46,7 @@ func (a *app) secretsSetCmd() *cobra.Command {
 				return err
 			}
 			a.say("secrets of %s have generation %d", args[0], n)
+			a.sayHeld(ctx, c)
 			return nil
 		})
 	}

@@ -89,6 +89,7 @@ func (a *app) runTenantCreate(cmd *cobra.Command, id string, o tenantCreateOptio
 			return err
 		}
 		a.say("tenant %s created with subnet %s", t.ID, t.Subnet)
+		a.sayHeld(ctx, c)
 		return a.printChanged(*o.out, t, t.ID)
 	})
 }
@@ -162,6 +163,7 @@ func (a *app) tenantDestroyCmd() *cobra.Command {
 			}
 			p.done()
 			a.say("tenant %s destroyed", t.ID)
+			a.sayHeld(ctx, c)
 			return nil
 		})
 	}
