@@ -54,9 +54,20 @@ func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address) (mvm.Inst
 	i, err := a.Instance(ctx, addr)
 	if err == nil && i.State != mvm.StateRunning {
 		err = mvm.Errorf(mvm.KindState, "instance %s is %s, not running", i.Address(), i.State).
-			WithFix("run `mvm instance start %s` first", i.ID)
+			WithFix("run `mvm %s %s` first", startVerb(i.State), i.ID)
 	}
 	return i, err
+}
+
+// startVerb is the command that has an instance of the state run.
+func startVerb(s mvm.State) string {
+	switch s {
+	case mvm.StateWarm:
+		return "instance resume"
+	case mvm.StateSleeping:
+		return "instance wake"
+	}
+	return "instance start"
 }
 
 // pumpExec carries an exec stream until the guest sends the exit or the stream
