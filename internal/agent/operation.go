@@ -168,7 +168,15 @@ func (o *operation) toRunning(ctx context.Context) error {
 			return err
 		}
 	}
-	return o.start(ctx, "first start")
+	return o.start(ctx, coldReason(o.inst.State))
+}
+
+// coldReason says why an instance that has no snapshot boots from its disks.
+func coldReason(from mvm.State) string {
+	if from == mvm.StateStopped {
+		return "it was stopped: there is no snapshot"
+	}
+	return "first start"
 }
 
 func (o *operation) toSleeping(ctx context.Context) error {
