@@ -27,6 +27,9 @@ const secretsSetHelp = `Add and replace secrets, and give them to the running gu
 anthropic_key is the file /run/secrets/anthropic_key. A value is read from a file, or
 from stdin with "-" or "@-", without its last newline; never from the command line, where
 others see it.
+
+A value has at most 64 KiB, and all of a tenant's secrets have 128 KiB together. Removing
+one that is not there is an error, and then nothing changes.
 `
 
 func (a *app) secretsSetCmd() *cobra.Command {
