@@ -15,7 +15,7 @@ func (o *operation) unpark() error {
 func (o *operation) parks(i mvm.Instance, to mvm.State) bool {
 	switch to {
 	case mvm.StateWarm:
-		return o.job.req.by == mvm.AskerPolicy
+		return o.job.req.by == mvm.AskerPolicy || o.job.req.parks
 	case mvm.StateSleeping:
 		return i.Parked
 	}

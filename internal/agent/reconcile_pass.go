@@ -219,9 +219,15 @@ func (b *batch) held(t *task) bool {
 	case !t.rises() && gateway && b.lowering > 0:
 		return true
 	case t.kind == plan.Restart:
-		return b.restarted[t.at.Pool] || b.unready(t.at)
+		return b.underWay(t.at.Instance) || b.restarted[t.at.Pool] || b.unready(t.at)
 	}
 	return false
+}
+
+// underWay reports that the instance has an operation, of whoever.
+func (b *batch) underWay(id string) bool {
+	_, on := b.o.UnderWay[id]
+	return on || slices.ContainsFunc(b.o.Instances, func(i mvm.Instance) bool { return i.ID == id && i.Op != nil })
 }
 
 // unready reports that another instance of the pool runs and is not ready: a restart

@@ -26,6 +26,8 @@ type task struct {
 	limit string
 	// awaitsBuild: it is for nothing before the pool's image is built.
 	awaitsBuild bool
+	// parked: when it is warm again, it rests as before.
+	parked bool
 	// opened: the instance runs, and only its services are waited for.
 	opened atomic.Bool
 }
@@ -45,7 +47,7 @@ func (a *Agent) tasksOf(p plan.Plan, roles map[string]mvm.Role) []*task {
 	var out []*task
 	by := map[string]*task{}
 	for _, s := range p.Steps {
-		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, awaitsBuild: s.AwaitsBuild,
+		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, awaitsBuild: s.AwaitsBuild, parked: s.Parked,
 			shown: []mvm.PlanStep{s.Display()}}
 		switch s.Kind {
 		case plan.Operate:
@@ -188,7 +190,7 @@ func (r *reconciler) operate(ctx context.Context, t *task) error {
 		if err != nil {
 			return err
 		}
-		req := request{op: op, by: mvm.AskerReconcile, why: t.shown[0].Reason, opened: func() {
+		req := request{op: op, by: mvm.AskerReconcile, why: t.shown[0].Reason, parks: t.parked, opened: func() {
 			t.opened.Store(true)
 			release()
 			r.poke(t.at.Tenant)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -128,7 +129,7 @@ func (r *reconciler) operated(tenant string) {
 
 // settle makes passes over the tenant until it is as it should be, and returns the steps
 // that were taken meanwhile. It waits for what is under way that reconcile began, or
-// recovery, and for minimum times to pass. What failed, or can't be begun, is an error;
+// recovery, or that it has to come after, and for minimum times to pass. What failed, or can't be begun, is an error;
 // the loop tries it again.
 func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	w := &waiter{tenant: tenant, progress: progress, notes: map[string]bool{}, news: make(chan struct{}, 1)}
@@ -176,13 +177,25 @@ func (r *reconciler) look(ctx context.Context, w *waiter) (busy bool, err error)
 		}
 		// What ended while the pass went on may be why it could not begin something.
 		now, err := r.recovering(w.tenant)
-		if err != nil || r.busy(w.tenant) || now {
+		if err != nil || r.busy(w.tenant) || now || r.awaitsOthers(w) {
 			return true, err
 		}
 		if !before && !w.seen() {
 			return false, nil
 		}
 	}
+}
+
+// awaitsOthers reports that a step can't be begun before an operation ends that somebody
+// else has under way.
+func (r *reconciler) awaitsOthers(w *waiter) bool {
+	queued := r.a.queued()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.left, func(s plan.Step) bool {
+		_, on := queued[s.Target.Instance]
+		return on
+	})
 }
 
 // deferredUntil is when the first minimum time ends that a step waits for, zero where

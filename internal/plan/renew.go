@@ -30,8 +30,9 @@ func Behind(i mvm.Instance, p mvm.Pool) (what []string) {
 	return what
 }
 
-// renew restarts the instances in memory that are behind. Those that are not get what
-// is new when they start or wake.
+// renew restarts the instances in memory that are behind, also those that an operation
+// has for now: they have to wait for its end. Those that are not in memory get what is new
+// when they start or wake.
 func (f *filler) renew(specs []mvm.PoolSpec) {
 	for _, spec := range specs {
 		p := f.pools[spec.ID]
@@ -57,7 +58,7 @@ func (f *filler) behind(i mvm.Instance, p mvm.Pool) (what []string, awaits bool)
 }
 
 func (f *filler) renewOne(spec mvm.PoolSpec, i *instance, what []string, awaits bool) {
-	if len(what) == 0 || f.renewed[i.id] || f.busy(f.there[i.id]) || !i.state.HoldsMemory() {
+	if len(what) == 0 || f.renewed[i.id] || f.overridden(f.there[i.id]) || !i.state.HoldsMemory() {
 		return
 	}
 	f.renewed[i.id] = true
@@ -78,7 +79,7 @@ func (f *filler) renewOne(spec mvm.PoolSpec, i *instance, what []string, awaits 
 		f.leave(target, why, denied)
 		return
 	}
-	s := Step{Kind: Restart, Target: target, Reason: why, To: i.state, AwaitsBuild: awaits}
+	s := Step{Kind: Restart, Target: target, Reason: why, To: i.state, Parked: i.parked, AwaitsBuild: awaits}
 	s.After, s.Limit = f.earliest(spec, i)
 	i.res = spec.Resources
 	f.add(s)
@@ -88,10 +89,9 @@ func (f *filler) leave(target mvm.Address, why, because string) {
 	f.left[target.Instance] = fmt.Sprintf("%s is left as it is, though %s: %s", target, why, because)
 }
 
-// busy reports that the instance is somebody else's to change for now.
-func (f *filler) busy(i mvm.Instance) bool {
-	_, underWay := f.observed.UnderWay[i.ID]
-	return underWay || i.Op != nil || i.ManualOverrideUntil.After(f.observed.Now)
+// overridden reports that the instance is its changer's for now.
+func (f *filler) overridden(i mvm.Instance) bool {
+	return i.ManualOverrideUntil.After(f.observed.Now)
 }
 
 // deniedSize says which limit keeps an instance in memory from having another size.

@@ -37,6 +37,8 @@ type Step struct {
 	Pool    *mvm.PoolSpec
 	Op      mvm.OpKind
 	To      mvm.State // running, warm or sleeping
+	// Parked: what is restarted rests because it was idle, and does so afterwards.
+	Parked bool
 	// After is the end of the minimum time that the step has to wait for; Limit names it.
 	After time.Time
 	Limit string
