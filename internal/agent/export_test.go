@@ -10,3 +10,6 @@ func (a *Agent) TrimNow() error { return a.trimNow() }
 
 // StatesOf is what is kept of a guest's word on its integrations.
 var StatesOf = statesOf
+
+// DriverFinding is what doctor says of a driver.
+var DriverFinding = driverFinding

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/driver"
 	"mvm/internal/network"
 )
 
@@ -241,7 +242,7 @@ func (a *Agent) Doctor(ctx context.Context) ([]mvm.Finding, error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
-	out := []mvm.Finding{{Severity: "ok", What: "driver " + info.Name + " " + info.Version, Where: info.Accelerator + ": " + info.Why}}
+	out := []mvm.Finding{driverFinding(info)}
 	instances, err := a.Instances(ctx, mvm.Address{})
 	if err != nil {
 		return nil, err
@@ -257,6 +258,17 @@ func (a *Agent) Doctor(ctx context.Context) ([]mvm.Finding, error) {
 	}
 	found, err := a.NetVerify(ctx, false, nil)
 	return append(append(out, missing...), found...), err
+}
+
+// driverFinding says with what guests run, and how good that is.
+func driverFinding(info driver.Info) mvm.Finding {
+	f := mvm.Finding{Severity: "ok", What: "driver " + info.Name + " " + info.Version, Where: info.Accelerator + ": " + info.Why}
+	if info.Accelerator == driver.Software {
+		f.Severity = "warning"
+		f.What += ": guests run in software, several times slower, and that does not isolate as well"
+		f.Fix = "run mvm on a host whose KVM works; production mode takes no other"
+	}
+	return f
 }
 
 // unpublishedPorts are findings for ports that are to be published and are not.

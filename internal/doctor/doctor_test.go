@@ -58,7 +58,7 @@ func TestAHostThatIsFit(t *testing.T) {
 		"bin/apt-get*":            "", "sbin/mkfs.ext4*": "", "dev/kvm": "", "dev/net/tun": "", "sys/module/bridge/x": "",
 		"proc/sys/net/ipv4/ip_forward": "1\n", "proc/meminfo": "MemTotal: 1 kB\nMemAvailable:   16777216 kB\n",
 	}))
-	for _, words := range []string{"runs as root", "QEMU emulator version 7.2.9", "KVM is there", "network devices", "kernel has bridges",
+	for _, words := range []string{"runs as root", "QEMU emulator version 7.2.9", "the KVM device can be opened", "network devices", "kernel has bridges",
 		"forwards packets", "mkfs.ext4", "apt-get", "16.0 GiB of memory"} {
 		if f := find(t, found, words); f.Severity != "ok" || f.Fix != "" {
 			t.Errorf("%s: %+v, want ok", words, f)

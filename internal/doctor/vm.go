@@ -57,7 +57,7 @@ func (h host) kvm(context.Context) mvm.Finding {
 			"turn on virtualisation in the firmware, or nested virtualisation on the host; then load kvm_intel or kvm_amd")
 	}
 	_ = f.Close()
-	return found(ok, "KVM is there; the agent's probe boot decides whether it is used", h.path("/dev/kvm"), "")
+	return found(ok, "the KVM device can be opened; the agent's probe boot decides whether guests run with it", h.path("/dev/kvm"), "")
 }
 
 func (h host) tun(context.Context) mvm.Finding {

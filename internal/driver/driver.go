@@ -114,12 +114,15 @@ type Clocked interface {
 	Resumed() time.Time
 }
 
+// Software is the accelerator of guests that run without hardware virtualisation.
+const Software = "tcg"
+
 // Info describes a driver on this host.
 type Info struct {
 	Name        string `json:"name"`        // "qemu"
 	Version     string `json:"version"`     // of the VMM
 	Digest      string `json:"digest"`      // of the VMM's binary; a snapshot fits only the same
-	Accelerator string `json:"accelerator"` // "kvm", "tcg", "none"
+	Accelerator string `json:"accelerator"` // "kvm", Software, "none"
 	Machine     string `json:"machine"`     // machine type and CPU model
 	// Why says how the accelerator was chosen.
 	Why      string   `json:"why"`
