@@ -2,10 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -26,8 +22,8 @@ const reconcileHelp = `Make the host what was asked for, and wait until it is so
 Without --desired that is what is on record: the tenants and pools as mvm tenant, mvm
 pool, mvm new and mvm deploy left them. The agent does so by itself; this waits for it.
 
-With --desired the record is made to agree with a desired state first, a JSON document
-as mvm agent desired prints it, or a signed one. All of it is checked before anything
+With --desired the record is made to agree with a desired state first, a document
+(JSON or YAML) as mvm agent desired prints it, or a signed one. All of it is checked before anything
 changes. Tenants and pools that it does not name stay, unless it asks to prune them.
 It is applied once; with --keep the agent holds the host to it from then on, over
 restarts, until another is kept or --forget is given.
@@ -57,7 +53,7 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 			req.Tenant = args[0]
 		}
 		if o.desired != "" {
-			state, err := a.readState(o.desired)
+			state, err := a.readState(o.desired, mvm.MaxStateBytes)
 			if err != nil {
 				return err
 			}
@@ -74,30 +70,6 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 		})
 	}
 	return cmd
-}
-
-// readState reads a desired state; what is in it is the agent's to judge.
-func (a *app) readState(path string) ([]byte, error) {
-	in := a.Stdin
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, mvm.Errorf(mvm.KindInvalid, "read desired state: %w", err)
-		}
-		defer func() { _ = f.Close() }()
-		in = f
-	}
-	b, err := io.ReadAll(io.LimitReader(in, mvm.MaxStateBytes+1))
-	if err == nil && len(b) == 0 {
-		err = errors.New("it is empty")
-	}
-	if err == nil && !json.Valid(b) {
-		err = errors.New("it is no JSON")
-	}
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInvalid, "read desired state %s: %w", path, err)
-	}
-	return b, nil
 }
 
 func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.ReconcileRequest, out format) error {
@@ -154,13 +126,13 @@ them; the state can be applied before and after.
 	f := asJSON
 	cmd.Flags().VarP(&f, "output", "o", "how to print")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if f == asTable {
+			return usagef(cmd, "a desired state is no table: use -o json or -o yaml")
+		}
 		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
 			doc, err := c.Desired(ctx)
 			if err != nil {
 				return err
-			}
-			if f == asTable {
-				f = asJSON
 			}
 			return a.print(f, doc, nil)
 		})

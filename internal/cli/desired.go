@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
 
 	"mvm"
 	"mvm/internal/trust"
@@ -62,6 +65,37 @@ func (a *app) readDocument(path string, limit int) ([]byte, error) {
 		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", name, limit)
 	}
 	return b, nil
+}
+
+// readState reads a desired state, in YAML or JSON, as JSON. What is in it is for others
+// to judge; what is JSON already is not touched, since it may be signed.
+func (a *app) readState(path string, limit int) ([]byte, error) {
+	b, err := a.readDocument(path, limit)
+	if err != nil || json.Valid(b) {
+		return b, err
+	}
+	what := "neither JSON nor YAML"
+	if bytes.HasPrefix(bytes.TrimSpace(b), []byte("{")) {
+		what, err = "no JSON", json.Unmarshal(b, new(any))
+	} else {
+		b, err = yamlToJSON(b)
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInvalid, "read desired state %s: it is %s: %w", path, what, err)
+	}
+	return b, nil
+}
+
+// yamlToJSON translates a document that has fields.
+func yamlToJSON(b []byte) ([]byte, error) {
+	var v any
+	if err := yaml.Unmarshal(b, &v); err != nil {
+		return nil, err
+	}
+	if _, isMap := v.(map[string]any); !isMap {
+		return nil, errors.New("it has no fields")
+	}
+	return json.Marshal(v)
 }
 
 // writeDocument writes a file whole, or to stdout for "-".

@@ -9,10 +9,10 @@ import (
 	"mvm/internal/trust"
 )
 
-const signHelp = `Check a desired state (JSON; "-" for stdin), sign it for the host that its node_id
+const signHelp = `Check a desired state (JSON or YAML; "-" for stdin), sign it for the host that its node_id
 names, and print the signed state. A host takes a signed state until it expires, and
 only with a sequence number above that of the one before. The sequence number is the
-time in seconds if none is given, so that what is signed later is newer.
+time in milliseconds if none is given, so that what is signed later is newer.
 `
 
 func (a *app) desiredSignCmd() *cobra.Command {
@@ -24,14 +24,14 @@ func (a *app) desiredSignCmd() *cobra.Command {
 		Example: "  mvm desired sign node-1.json --key ~/fleet.key --expires-in 1h --out node-1.signed.json"}
 	f := cmd.Flags()
 	f.StringVar(&key, "key", "", "`KEYFILE` with the private key; for this user alone")
-	f.Int64Var(&sequence, "sequence", 0, "`N`: number of this state, above that of the one before (default the time in seconds)")
+	f.Int64Var(&sequence, "sequence", 0, "`N`: number of this state, above that of the one before (default the time in milliseconds)")
 	f.DurationVar(&life, "expires-in", 24*time.Hour, "`TIME` in which hosts take the state")
 	f.StringVar(&out, "out", "-", "`FILE` to write")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if key == "" {
 			return usagef(cmd, "--key is missing")
 		}
-		data, err := a.readDocument(args[0], desired.MaxBytes)
+		data, err := a.readState(args[0], desired.MaxBytes)
 		if err != nil {
 			return err
 		}
@@ -43,10 +43,11 @@ func (a *app) desiredSignCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		now := a.Now().Truncate(time.Second)
+		now := a.Now()
 		if !cmd.Flags().Changed("sequence") {
-			sequence = now.Unix()
+			sequence = now.UnixMilli()
 		}
+		now = now.Truncate(time.Second)
 		signed, err := desired.Sign(private, data, desired.Claims{NodeID: doc.NodeID, Sequence: sequence, IssuedAt: now, ExpiresAt: now.Add(life)})
 		if err != nil {
 			return err
