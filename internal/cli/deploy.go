@@ -22,6 +22,7 @@ type deployOptions struct {
 
 const deployHelp = `Make the host agree with a manifest: a tenant with its pools and secrets. Applying
 the same file twice changes nothing, and a run that was cut off is taken up by the next.
+The manifest - is read from stdin; it can name secret files only below a --secrets-dir.
 
 The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
 all is as the manifest says; it waits for that, minimum times included. What fails is
@@ -51,10 +52,13 @@ func (a *app) deployCmd() *cobra.Command {
 		if o.watch && o.dry {
 			return usagef(cmd, "--watch and --dry-run do not go together")
 		}
+		if o.watch && args[0] == "-" {
+			return usagef(cmd, "--watch watches files, and - is stdin")
+		}
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)
 		}
-		d, _, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs})
+		d, _, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs, Stdin: a.Stdin})
 		if err != nil {
 			return err
 		}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"mvm"
 )
@@ -76,6 +78,23 @@ func textOf(err error) (text, fix string) {
 // usageOf makes an error of wrong usage.
 func usageOf(cmd *cobra.Command, err error) error {
 	return mvm.Errorf(mvm.KindInvalid, "%w", err).WithFix("see `%s --help`", cmd.CommandPath())
+}
+
+// flagError says of a flag's value what it should have been.
+func flagError(err error) error {
+	var bad *pflag.InvalidValueError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	want := map[string]string{"int": "a whole number", "int64": "a whole number", "intSlice": "whole numbers with commas between",
+		"duration": "a time such as 90s or 2h", "bool": "true or false"}[bad.GetFlag().Value.Type()]
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return fmt.Errorf("--%s %s: it is too large or too small", bad.GetFlag().Name, bad.GetValue())
+	case want == "":
+		return err
+	}
+	return fmt.Errorf("--%s %q is not %s", bad.GetFlag().Name, bad.GetValue(), want)
 }
 
 func usagef(cmd *cobra.Command, format string, args ...any) error {

@@ -9,8 +9,13 @@ import (
 
 // ReadDeployment reads a deployment manifest and the secret files that it names.
 // files are all the files that were read, the manifest first, so that they can be
-// watched; they are returned with an error too, as far as they are known.
+// watched; they are returned with an error too, as far as they are known. The manifest
+// "-" comes from Stdin.
 func ReadDeployment(path string, opts Options) (d mvm.Deployment, files []string, err error) {
+	if path == "-" && opts.Stdin != nil {
+		d, err = readPiped(opts)
+		return d, nil, err
+	}
 	data, err := readFile(path)
 	if err != nil {
 		return mvm.Deployment{}, []string{path}, err
@@ -18,6 +23,16 @@ func ReadDeployment(path string, opts Options) (d mvm.Deployment, files []string
 	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
 	d, err = ParseDeployment(path, data, s.ReadSecret)
 	return d, append([]string{path}, s.read...), err
+}
+
+// readPiped reads a deployment manifest from stdin. It has no folder, so the secret files
+// that it names are below SecretDirs.
+func readPiped(opts Options) (mvm.Deployment, error) {
+	data, err := readBounded(opts.Stdin, MaxFileBytes)
+	if err != nil {
+		return mvm.Deployment{}, mvm.Errorf(mvm.KindInvalid, "read stdin: %w", err)
+	}
+	return ParseDeployment("stdin", data, (&secretFiles{dirs: opts.SecretDirs}).ReadSecret)
 }
 
 // ParseDeployment parses a deployment manifest. file is its name in errors.

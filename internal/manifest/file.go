@@ -21,6 +21,8 @@ type Options struct {
 	// SecretDirs are folders in which a manifest may name secret files by absolute
 	// path. By default it may not: only files in its own folder.
 	SecretDirs []string
+	// Stdin is what the manifest "-" is read from; nil: there is none of that name.
+	Stdin io.Reader
 }
 
 // ReadSecret returns the value of the secret file that a manifest names.
@@ -30,7 +32,7 @@ type ReadSecret func(path string) ([]byte, error)
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: there is no such file: %w", path, err)
+		return nil, mvm.Errorf(mvm.KindInvalid, "read %s: %w", path, noFile{})
 	}
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInvalid, "read file: %w", err)
@@ -50,6 +52,12 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
+// noFile is fs.ErrNotExist in plain words, without the path, which is told already.
+type noFile struct{}
+
+func (noFile) Error() string        { return "there is no such file" }
+func (noFile) Is(target error) bool { return target == fs.ErrNotExist }
+
 func readBounded(r io.Reader, limit int) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
 	if err == nil && len(data) > limit {
@@ -60,7 +68,7 @@ func readBounded(r io.Reader, limit int) ([]byte, error) {
 
 // secretFiles reads the secret files of one manifest and remembers which they are.
 type secretFiles struct {
-	dir  string // of the manifest
+	dir  string // of the manifest; empty: it has none
 	dirs []string
 	read []string
 }
@@ -85,6 +93,8 @@ func (s *secretFiles) place(path string) (root, name string, err error) {
 	switch {
 	case path == "" || strings.ContainsRune(path, 0) || len(path) > 4096:
 		return "", "", fmt.Errorf("%q is not the path of a file", clip(path))
+	case !filepath.IsAbs(path) && s.dir == "":
+		return "", "", fmt.Errorf("secret file %q is relative to a manifest from stdin, which has no folder (use an absolute path, and allow its folder with --secrets-dir)", clip(path))
 	case !filepath.IsAbs(path):
 		if !filepath.IsLocal(path) {
 			return "", "", fmt.Errorf("secret file %q is outside the manifest's folder (put it there, or beside it)", clip(path))
