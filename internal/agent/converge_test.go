@@ -248,3 +248,31 @@ func TestServiceThatFails(t *testing.T) {
 		}
 	})
 }
+
+// TestQuotaThatIsTooSmall: what the quota has no room for is an error each time, and what
+// it has room for is done.
+func TestQuotaThatIsTooSmall(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		d := deployment(desired(worker("workers"), 3, 0, 0))
+		q := mvm.DefaultQuota()
+		q.MaxRunning = 2
+		d.Tenant.Quota = &q
+		for range 2 {
+			if err := h.apply(d); !mvm.IsKind(err, mvm.KindQuota) || !strings.Contains(err.Error(), "stays at 2 of 3 running: quota max_running is 2") {
+				t.Errorf("deploy: %v, want the quota that keeps one from running", err)
+			}
+			h.wantCounts("with room for 2", "workers", mvm.Counts{Running: 2})
+			settled(10 * time.Minute)
+		}
+		d.Pools[0].Resources.MemMiB *= 2
+		q.MaxRunning, q.MaxMemMiB = 3, 3*d.Pools[0].Resources.MemMiB-1
+		if err := h.apply(d); !mvm.IsKind(err, mvm.KindQuota) || !strings.Contains(err.Error(), "max_mem_mib") {
+			t.Errorf("deploy of a larger size: %v, want the quota that has no room for it", err)
+		}
+		q.MaxMemMiB++
+		if err := h.apply(d); err != nil {
+			t.Errorf("deploy with room for all: %v", err)
+		}
+		h.wantCounts("with room for all", "workers", mvm.Counts{Running: 3})
+	})
+}

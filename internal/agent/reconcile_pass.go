@@ -178,7 +178,7 @@ func (b *batch) launch(tasks []*task) {
 	lowered := false
 	for _, t := range tasks {
 		switch {
-		case t.awaitsBuild: // the look after the build sees whether it has to be
+		case t.awaitsBuild, t.afterOp: // the look after that sees whether it has to be
 			continue
 		case b.o.Now.Before(t.after):
 			b.r.deferred(t)
@@ -219,15 +219,9 @@ func (b *batch) held(t *task) bool {
 	case !t.rises() && gateway && b.lowering > 0:
 		return true
 	case t.kind == plan.Restart:
-		return b.underWay(t.at.Instance) || b.restarted[t.at.Pool] || b.unready(t.at)
+		return b.restarted[t.at.Pool] || b.unready(t.at)
 	}
 	return false
-}
-
-// underWay reports that the instance has an operation, of whoever.
-func (b *batch) underWay(id string) bool {
-	_, on := b.o.UnderWay[id]
-	return on || slices.ContainsFunc(b.o.Instances, func(i mvm.Instance) bool { return i.ID == id && i.Op != nil })
 }
 
 // unready reports that another instance of the pool runs and is not ready: a restart

@@ -26,6 +26,8 @@ type task struct {
 	limit string
 	// awaitsBuild: it is for nothing before the pool's image is built.
 	awaitsBuild bool
+	// afterOp: an operation that is under way comes first.
+	afterOp bool
 	// parked: when it is warm again, it rests as before.
 	parked bool
 	// opened: the instance runs, and only its services are waited for.
@@ -47,7 +49,7 @@ func (a *Agent) tasksOf(p plan.Plan, roles map[string]mvm.Role) []*task {
 	var out []*task
 	by := map[string]*task{}
 	for _, s := range p.Steps {
-		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, awaitsBuild: s.AwaitsBuild, parked: s.Parked,
+		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, awaitsBuild: s.AwaitsBuild, afterOp: s.AfterOp, parked: s.Parked,
 			shown: []mvm.PlanStep{s.Display()}}
 		switch s.Kind {
 		case plan.Operate:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type waiter struct {
 	errs  []error
 	notes map[string]bool
 	left  []plan.Step // of the last look, that could not be begun
+	short []string    // of the last look, what the quota does not let be
 }
 
 // begun is told of a task at its begin.
@@ -57,7 +59,7 @@ func (w *waiter) wake() {
 
 // passed is told of the plan whose tasks are under way, or can't be begun now.
 func (w *waiter) passed(p plan.Plan) {
-	w.looks(p.Steps)
+	w.looks(p)
 	for _, n := range p.Notes {
 		w.note(n)
 	}
@@ -68,10 +70,10 @@ func (w *waiter) passed(p plan.Plan) {
 	}
 }
 
-func (w *waiter) looks(left []plan.Step) {
+func (w *waiter) looks(p plan.Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.left = left
+	w.left, w.short = p.Steps, p.Short
 }
 
 // note tells something once.
@@ -167,7 +169,7 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 func (r *reconciler) look(ctx context.Context, w *waiter) (busy bool, err error) {
 	for {
 		w.seen()
-		w.looks(nil) // a tenant that is gone has nothing left
+		w.looks(plan.Plan{}) // a tenant that is gone has nothing left
 		before, err := r.recovering(w.tenant)
 		if err == nil {
 			err = r.pass(ctx, w.tenant)
@@ -194,7 +196,7 @@ func (r *reconciler) awaitsOthers(w *waiter) bool {
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.left, func(s plan.Step) bool {
 		_, on := queued[s.Target.Instance]
-		return on
+		return on && s.AfterOp
 	})
 }
 
@@ -218,13 +220,19 @@ func (w *waiter) deferredUntil() (first time.Time) {
 // that the waiter saw itself; nil where nothing does.
 func (r *reconciler) unfinished(w *waiter) error {
 	w.mu.Lock()
-	left, failed := w.left, len(w.errs) > 0
+	left, short, failed := w.left, w.short, len(w.errs) > 0
 	w.mu.Unlock()
 	problems, err := r.a.problems(w.tenant, failed)
 	if err != nil || len(problems) > 0 {
 		return errors.Join(append(problems, err)...)
 	}
-	if failed || len(left) == 0 {
+	switch {
+	case failed:
+		return nil
+	case len(left) == 0 && len(short) > 0:
+		return mvm.Errorf(mvm.KindQuota, "apply %s: not all that is asked for is there: %s", w.tenant, strings.Join(short, "; ")).
+			WithFix("raise the quota or ask for less; what there is room for is done")
+	case len(left) == 0:
 		return nil
 	}
 	s := left[0].Display()

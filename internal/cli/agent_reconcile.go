@@ -96,6 +96,9 @@ func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.Reconcile
 func (a *app) printSteps(steps []mvm.PlanStep, dry bool, out format, what string) error {
 	err := a.print(out, steps, func() table {
 		t := table{none: what + " as it should be: nothing to change"}
+		if dry {
+			t.none = "nothing would change"
+		}
 		for _, s := range steps {
 			t.add(stepText(s))
 		}

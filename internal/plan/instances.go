@@ -13,18 +13,19 @@ import (
 type filler struct {
 	*maker
 	model *model
-	// short says of a pool and state what keeps it from having all that it should.
-	short map[string]string
+	// lacks says of a pool and state what keeps it from having all that it should.
+	lacks map[string]string
 	// renewed are the instances that are restarted, or are left as they are.
 	renewed map[string]bool
 	left    map[string]string // by id: why an instance that is behind is not restarted
+	denied  map[string]string // by id: the same, where the quota is why
 }
 
 // instances plans until nothing changes: a pool may use what another gave up. Every
 // pass but the last brings some pool nearer to its counts, so there are few; the
 // bound is for safety.
 func (m *maker) instances(specs []mvm.PoolSpec, opts Options) {
-	f := &filler{maker: m, model: newModel(m.observed, m.quota()), renewed: map[string]bool{}, left: map[string]string{}}
+	f := &filler{maker: m, model: newModel(m.observed, m.quota()), renewed: map[string]bool{}, left: map[string]string{}, denied: map[string]string{}}
 	if m.desired.Tenant.Pinned { // nothing of it is stopped by itself
 		specs = slices.Clone(specs)
 		for n := range specs {
@@ -38,7 +39,7 @@ func (m *maker) instances(specs []mvm.PoolSpec, opts Options) {
 	}
 	for range 3 * mvm.MaxDesired * (len(specs) + 1) {
 		before := len(m.plan.Steps)
-		f.short = map[string]string{}
+		f.lacks = map[string]string{}
 		f.pass(specs)
 		if len(m.plan.Steps) == before {
 			f.renew(specs) // a smaller size may leave room for others
@@ -139,7 +140,7 @@ func (f *filler) create(spec mvm.PoolSpec, to mvm.State) bool {
 }
 
 func (f *filler) deny(spec mvm.PoolSpec, s mvm.State, why string) {
-	f.short[spec.ID+" "+string(s)] = why
+	f.lacks[spec.ID+" "+string(s)] = why
 }
 
 // notes tell what stays short of what is desired, or beyond it.
@@ -147,10 +148,13 @@ func (f *filler) notes(specs []mvm.PoolSpec) {
 	for _, id := range slices.Sorted(maps.Keys(f.left)) {
 		f.note("%s", f.left[id])
 	}
+	for _, id := range slices.Sorted(maps.Keys(f.denied)) {
+		f.short("%s", f.denied[id])
+	}
 	for _, spec := range specs {
 		for _, s := range []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping} {
-			if why := f.short[spec.ID+" "+string(s)]; why != "" && *field(ptr(f.deficit(spec)), s) > 0 {
-				f.note("pool %s stays at %s: %s", f.address(spec.ID), f.has(spec, s), why)
+			if why := f.lacks[spec.ID+" "+string(s)]; why != "" && *field(ptr(f.deficit(spec)), s) > 0 {
+				f.short("pool %s stays at %s: %s", f.address(spec.ID), f.has(spec, s), why)
 			}
 		}
 		over := f.surplus(spec)

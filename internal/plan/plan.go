@@ -61,6 +61,12 @@ func (m *maker) note(format string, args ...any) {
 	m.plan.Notes = append(m.plan.Notes, fmt.Sprintf(format, args...))
 }
 
+// short notes what the quota does not let be.
+func (m *maker) short(format string, args ...any) {
+	m.note(format, args...)
+	m.plan.Short = append(m.plan.Short, fmt.Sprintf(format, args...))
+}
+
 func (m *maker) address(pool string) mvm.Address {
 	return mvm.Address{Tenant: m.desired.Tenant.ID, Pool: pool}
 }

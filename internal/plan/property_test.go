@@ -233,7 +233,7 @@ func checkLeftAlone(t *rapid.T, p plan.Plan, before plan.Observed, d mvm.Deploym
 	}
 	for _, s := range p.Steps {
 		i, spec := there[s.Target.Instance], specs[s.Target.Pool]
-		if s.Kind == plan.Restart && (i.Op != nil || i.ManualOverrideUntil.After(now) || spec.Critical || d.Tenant.Pinned) {
+		if s.Kind == plan.Restart && (i.Op != nil && !s.AfterOp || i.ManualOverrideUntil.After(now) || spec.Critical || d.Tenant.Pinned) {
 			t.Fatalf("%v touches %+v", s, i)
 		}
 		if s.Kind != plan.Operate {

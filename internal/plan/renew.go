@@ -62,31 +62,37 @@ func (f *filler) renewOne(spec mvm.PoolSpec, i *instance, what []string, awaits 
 		return
 	}
 	f.renewed[i.id] = true
-	delete(f.left, i.id)
+	delete(f.denied, i.id)
 	why := strings.Join(what, ", ")
 	target := f.address(spec.ID)
 	target.Instance = i.id
 	switch {
 	case spec.Critical:
-		f.leave(target, why, "its pool is critical")
+		f.left[i.id] = leave(target, why, "its pool is critical")
 		return
 	case f.desired.Tenant.Pinned:
-		f.leave(target, why, "its tenant is pinned")
+		f.left[i.id] = leave(target, why, "its tenant is pinned")
 		return
 	}
 	if denied := f.model.deniedSize(i, spec.Resources); denied != "" {
 		f.renewed[i.id] = false
-		f.leave(target, why, denied)
+		f.denied[i.id] = leave(target, why, denied)
 		return
 	}
-	s := Step{Kind: Restart, Target: target, Reason: why, To: i.state, Parked: i.parked, AwaitsBuild: awaits}
+	s := Step{Kind: Restart, Target: target, Reason: why, To: i.state, Parked: i.parked, AfterOp: f.busy(f.there[i.id]), AwaitsBuild: awaits}
 	s.After, s.Limit = f.earliest(spec, i)
 	i.res = spec.Resources
 	f.add(s)
 }
 
-func (f *filler) leave(target mvm.Address, why, because string) {
-	f.left[target.Instance] = fmt.Sprintf("%s is left as it is, though %s: %s", target, why, because)
+func leave(target mvm.Address, why, because string) string {
+	return fmt.Sprintf("%s is left as it is, though %s: %s", target, why, because)
+}
+
+// busy reports that the instance has an operation under way, of whoever.
+func (f *filler) busy(i mvm.Instance) bool {
+	_, underWay := f.observed.UnderWay[i.ID]
+	return underWay || i.Op != nil
 }
 
 // overridden reports that the instance is its changer's for now.

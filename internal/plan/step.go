@@ -42,6 +42,8 @@ type Step struct {
 	// After is the end of the minimum time that the step has to wait for; Limit names it.
 	After time.Time
 	Limit string
+	// AfterOp: an operation has the instance, and the step has to wait for its end.
+	AfterOp bool
 	// AwaitsBuild: it is for nothing before the pool's image is built, and not to be taken
 	// while that fails.
 	AwaitsBuild bool
@@ -61,6 +63,9 @@ func (s Step) Display() mvm.PlanStep {
 		action = string(s.Op)
 	}
 	reason := s.Reason
+	if s.AfterOp {
+		reason += "; after its operation that is under way"
+	}
 	if !s.After.IsZero() {
 		reason += fmt.Sprintf("; not before %s (%s)", s.After.Format(time.RFC3339), s.Limit)
 	}
@@ -81,6 +86,9 @@ type Plan struct {
 	Steps []Step
 	// Notes tell what the deployment asks for and the plan does not do, and why.
 	Notes []string
+	// Short are those of the notes that the quota is to blame for: what is asked for and
+	// will not be as long as it stands.
+	Short []string
 }
 
 // Display returns every step as people see it.
