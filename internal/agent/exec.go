@@ -21,7 +21,7 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	if len(spec.Argv) == 0 {
 		return 0, mvm.Errorf(mvm.KindInvalid, "exec in %s: no command", addr)
 	}
-	i, err := a.runningInstance(ctx, addr)
+	i, err := a.runningInstance(ctx, addr, "")
 	if err != nil {
 		return 0, err
 	}
@@ -49,12 +49,13 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	return pumpExec(ctx, c, io)
 }
 
-// runningInstance finds an instance that can be talked to.
-func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
+// runningInstance finds an instance that can be talked to. What else can be done where it
+// can't ends the error.
+func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address, otherwise string) (mvm.Instance, error) {
 	i, err := a.Instance(ctx, addr)
 	if err == nil && i.State != mvm.StateRunning {
 		err = mvm.Errorf(mvm.KindState, "instance %s is %s, not running", i.Address(), i.State).
-			WithFix("run `mvm %s %s` first", startVerb(i.State), i.ID)
+			WithFix("run `mvm %s %s` first%s", startVerb(i.State), i.ID, otherwise)
 	}
 	return i, err
 }
@@ -154,7 +155,7 @@ func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, l
 	if spec.Console {
 		return a.consoleLog(ctx, addr, spec, line)
 	}
-	i, err := a.runningInstance(ctx, addr)
+	i, err := a.runningInstance(ctx, addr, ", or see its console, which the host keeps, with --console")
 	if err != nil {
 		return err
 	}

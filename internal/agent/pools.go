@@ -196,12 +196,13 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 		if err != nil {
 			return err
 		}
-		n := 1
+		n, which := 1, "build before the present one"
 		if build != "" {
+			which = "build " + build
 			n = slices.IndexFunc(p.Builds, func(b mvm.Build) bool { return b.ID == build })
 		}
 		if n < 0 || n >= len(p.Builds) {
-			return mvm.Errorf(mvm.KindNotFound, "roll back pool %s: it has no such build", p.Address()).WithFix("see `mvm pool info`")
+			return mvm.Errorf(mvm.KindNotFound, "roll back pool %s: it has no %s", p.Address(), which).WithFix("see `mvm pool info %s`", p.Address())
 		}
 		b = p.Builds[n]
 		if _, err := a.opt.Images.Get(b.Digest); err != nil {

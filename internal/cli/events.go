@@ -150,7 +150,7 @@ func eventText(e mvm.Event) string {
 	if e.Why != "" {
 		s += " (" + e.Why + ")"
 	}
-	if e.Detail != "" {
+	if e.Detail != "" && e.Detail != e.Why {
 		s += ": " + e.Detail
 	}
 	return printable(s)
