@@ -30,7 +30,9 @@ func newLines(w http.ResponseWriter, timeout time.Duration) *lines {
 	l := &lines{w: w, rc: http.NewResponseController(w), timeout: timeout, queue: make(chan mvm.Progress, progressQueue), idle: make(chan struct{})}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
+	l.bound()
 	_ = l.rc.Flush()
+	l.unbound()
 	go func() {
 		defer close(l.idle)
 		for p := range l.queue {
@@ -62,15 +64,24 @@ func (l *lines) write(v any) error {
 	if l.err != nil {
 		return l.err
 	}
-	_ = l.rc.SetWriteDeadline(time.Now().Add(l.timeout))
+	l.bound()
 	if _, err = l.w.Write(append(b, '\n')); err == nil {
 		err = l.rc.Flush()
 	}
 	if err != nil {
 		l.err = mvm.Errorf(mvm.KindCanceled, "client reads no more: %w", err)
+		return l.err
 	}
-	return l.err
+	l.unbound()
+	return nil
 }
+
+// bound gives the client until the timeout to take what is written.
+func (l *lines) bound() { _ = l.rc.SetWriteDeadline(time.Now().Add(l.timeout)) }
+
+// unbound lets the stream be quiet for as long as there is nothing to write: HTTP/2 ends
+// it at its deadline whether or not something is.
+func (l *lines) unbound() { _ = l.rc.SetWriteDeadline(time.Time{}) }
 
 // end sends what is queued and then the last line.
 func (l *lines) end(last any) {
@@ -80,4 +91,5 @@ func (l *lines) end(last any) {
 	l.mu.Unlock()
 	<-l.idle
 	_ = l.write(last)
+	l.bound() // the server writes the end of the answer
 }

@@ -160,7 +160,7 @@ func (s *Server) enter() bool {
 // guard lets in who may use the API, as many at once as there are slots.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.writeTimeout)) // not that of an earlier request
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // not that of an earlier request; who writes sets one
 		if !s.enter() {
 			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent shuts down"))
 			return

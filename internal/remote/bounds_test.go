@@ -1,6 +1,7 @@
 package remote_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"fmt"
@@ -131,6 +132,32 @@ func TestSlowReaderLosesItsStream(t *testing.T) {
 			}
 			if _, err := n.client("quick", "").Tenants(ctxOf(t)); err != nil {
 				t.Errorf("another client: %v", err)
+			}
+		})
+	}
+}
+
+// A stream may be quiet for longer than a client may take to read a line.
+func TestQuietStreamGoesOn(t *testing.T) {
+	for _, proto := range []string{"http/1.1", "h2"} {
+		t.Run(proto, func(t *testing.T) {
+			n := start(t, remote.Options{}, api.ServerConfig{WriteTimeout: 100 * time.Millisecond})
+			resp, err := n.web(n.bundle("patient", "", day), proto == "h2").Get("https://" + n.addr + "/v1/events?follow=true")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			lines := bufio.NewScanner(resp.Body)
+			for k := range 3 {
+				time.Sleep(400 * time.Millisecond)
+				select {
+				case n.svc.each <- mvm.Event{Detail: fmt.Sprint("event ", k)}:
+				case err := <-n.svc.ended:
+					t.Fatalf("the stream ended before event %d: %v", k, err)
+				}
+				if !lines.Scan() || !strings.Contains(lines.Text(), fmt.Sprint("event ", k)) {
+					t.Fatalf("got %q, %v; want event %d", lines.Text(), lines.Err(), k)
+				}
 			}
 		})
 	}
