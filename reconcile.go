@@ -20,6 +20,14 @@ type ReconcileRequest struct {
 	NoWait bool `json:"no_wait,omitempty"`
 }
 
+// ApplyOptions say how a deployment is applied.
+type ApplyOptions struct {
+	// Dry only says what would be done.
+	Dry bool
+	// NoWait returns when all is on record, and does not wait until it is so.
+	NoWait bool
+}
+
 // MaxStateBytes bounds a desired state with its signature, as JSON.
 const MaxStateBytes = 6 << 20
 

@@ -8,17 +8,17 @@ import (
 )
 
 // Apply implements api.Service. It makes the tenant's record and its pools say what
-// the deployment says, and then waits while reconcile makes it so. When ctx ends
+// the deployment says, and then, but for NoWait, waits while reconcile makes it so. When ctx ends
 // between two changes the next run takes up what is left; once all is on record the
 // agent goes on by itself.
-func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
 	if progress == nil {
 		progress = func(mvm.Progress) {}
 	}
-	if dry {
+	if opts.Dry {
 		p, err := a.planFor(d, plan.Options{})
 		if err != nil {
 			return nil, err
@@ -31,6 +31,9 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 		return done, err
 	}
 	a.deliverOwed(ctx, []string{d.Tenant.ID})
+	if opts.NoWait {
+		return done, nil
+	}
 	more, err := a.reconciler.settle(ctx, d.Tenant.ID, progress)
 	return append(done, more...), err
 }

@@ -21,7 +21,7 @@ func (h *host) apply(d mvm.Deployment) error {
 	h.t.Helper()
 	within, cancel := context.WithTimeout(h.t.Context(), 10*time.Minute)
 	defer cancel()
-	_, err := h.a.Apply(within, d, false, nil)
+	_, err := h.a.Apply(within, d, mvm.ApplyOptions{}, nil)
 	return err
 }
 
@@ -131,8 +131,11 @@ func TestUnknownImageIsRefused(t *testing.T) {
 		for what, try := range map[string]func() error{
 			"deploy":        func() error { return h.apply(deployment(bad)) },
 			"deploy of one": func() error { return h.apply(deployment(added)) },
-			"dry run":       func() error { _, err := h.a.Apply(ctx(t), deployment(bad), true, nil); return err },
-			"pool create":   func() error { _, err := h.a.CreatePool(ctx(t), "acme", added); return err },
+			"dry run": func() error {
+				_, err := h.a.Apply(ctx(t), deployment(bad), mvm.ApplyOptions{Dry: true}, nil)
+				return err
+			},
+			"pool create": func() error { _, err := h.a.CreatePool(ctx(t), "acme", added); return err },
 			"pool update": func() error {
 				_, err := h.a.UpdatePool(ctx(t), "acme", "workers", mvm.PoolUpdate{Spec: &bad})
 				return err
@@ -209,11 +212,11 @@ func TestApplyWaitsForMinimumTimes(t *testing.T) {
 		spec.Desired.Running = 1
 		var told []string
 		short, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		_, err := h.a.Apply(short, deployment(spec), false, nil)
+		_, err := h.a.Apply(short, deployment(spec), mvm.ApplyOptions{}, nil)
 		if cancel(); !mvm.IsKind(err, mvm.KindCanceled) || time.Since(began) != 10*time.Second {
 			t.Errorf("after %v: %v, want that it gave up after 10 s", time.Since(began), err)
 		}
-		steps, err := h.a.Apply(t.Context(), deployment(spec), false, func(p mvm.Progress) { told = append(told, p.Text) })
+		steps, err := h.a.Apply(t.Context(), deployment(spec), mvm.ApplyOptions{}, func(p mvm.Progress) { told = append(told, p.Text) })
 		if err != nil || len(steps) != 1 || steps[0].Action != string(mvm.OpSleep) {
 			t.Errorf("%v, %v; want one sleep", steps, err)
 		}

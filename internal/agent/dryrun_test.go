@@ -27,10 +27,10 @@ func (h *host) wantAsSaid(d mvm.Deployment, want ...string) {
 		return out
 	}
 	slices.Sort(want)
-	if diff := cmp.Diff(want, lines(h.a.Apply(h.t.Context(), d, true, nil))); diff != "" {
+	if diff := cmp.Diff(want, lines(h.a.Apply(h.t.Context(), d, mvm.ApplyOptions{Dry: true}, nil))); diff != "" {
 		h.t.Errorf("the dry run (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(want, lines(h.a.Apply(h.t.Context(), d, false, nil))); diff != "" {
+	if diff := cmp.Diff(want, lines(h.a.Apply(h.t.Context(), d, mvm.ApplyOptions{}, nil))); diff != "" {
 		h.t.Errorf("the run (-want +got):\n%s", diff)
 	}
 }

@@ -226,13 +226,13 @@ func TestEveryFieldIsApplied(t *testing.T) {
 }
 
 func changeField(t *testing.T, h *host, f field) {
-	if _, err := h.a.Apply(ctx(t), base(), false, nil); err != nil {
+	if _, err := h.a.Apply(ctx(t), base(), mvm.ApplyOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	settled(time.Minute)
 	changed := base()
 	f.change(&changed)
-	steps, err := h.a.Apply(ctx(t), changed, false, nil)
+	steps, err := h.a.Apply(ctx(t), changed, mvm.ApplyOptions{}, nil)
 	if f.force == nil {
 		if !mvm.IsKind(err, mvm.KindState) || len(steps) != 0 {
 			t.Errorf("%d steps, %v; want it refused", len(steps), err)
@@ -249,7 +249,7 @@ func changeField(t *testing.T, h *host, f field) {
 	settled(time.Minute) // what the test woke goes back to sleep
 	before := len(h.events())
 	for _, dry := range []bool{true, false} {
-		if steps, err := h.a.Apply(ctx(t), changed, dry, nil); err != nil || len(steps) != 0 {
+		if steps, err := h.a.Apply(ctx(t), changed, mvm.ApplyOptions{Dry: dry}, nil); err != nil || len(steps) != 0 {
 			t.Errorf("the second time (dry: %v): %v, %v; want nothing to do", dry, steps, err)
 		}
 	}

@@ -93,11 +93,11 @@ func TestHostileRequests(t *testing.T) {
 func TestDeploymentsMayBeLarger(t *testing.T) {
 	c := start(t, &script{})
 	d := mvm.Deployment{Tenant: mvm.TenantSpec{ID: "a"}, Secrets: map[string][]byte{"k": bytes.Repeat([]byte("s"), 1<<20)}}
-	if _, err := c.Apply(ctxOf(t), d, false, nil); err != nil {
+	if _, err := c.Apply(ctxOf(t), d, mvm.ApplyOptions{}, nil); err != nil {
 		t.Errorf("a deployment of 1.4 MiB: %v", err)
 	}
 	d.Secrets["k"] = bytes.Repeat([]byte("s"), 2<<20)
-	if _, err := c.Apply(ctxOf(t), d, false, nil); !mvm.IsKind(err, mvm.KindInvalid) {
+	if _, err := c.Apply(ctxOf(t), d, mvm.ApplyOptions{}, nil); !mvm.IsKind(err, mvm.KindInvalid) {
 		t.Errorf("a deployment of 2.7 MiB: got %v, want invalid", err)
 	}
 }

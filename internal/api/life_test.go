@@ -40,7 +40,7 @@ var here = mvm.Address{Instance: "i-a3f7b2c1"}
 func TestWorkForOneClientEndsWithIt(t *testing.T) {
 	for name, do := range map[string]func(ctx context.Context, c *api.Client) error{
 		"apply": func(ctx context.Context, c *api.Client) error {
-			_, err := c.Apply(ctx, mvm.Deployment{}, false, nil)
+			_, err := c.Apply(ctx, mvm.Deployment{}, mvm.ApplyOptions{}, nil)
 			return err
 		},
 		"logs": func(ctx context.Context, c *api.Client) error {

@@ -188,14 +188,14 @@ func calls() []call {
 			err := c.Logs(x, inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}, func(l mvm.LogLine) error { got = append(got, l); return nil })
 			return got, err
 		}},
-		{name: "Apply", long: true, asks: js([]any{dep, false, true}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
-			return value(c.Apply(x, dep, true, p))
+		{name: "Apply", long: true, asks: js([]any{dep, false, mvm.ApplyOptions{Dry: true}}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Apply(x, dep, mvm.ApplyOptions{Dry: true}, p))
 		}},
-		{name: "Apply", long: true, asks: js([]any{noSecrets, true, false}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
-			return value(c.Apply(x, noSecrets, false, p))
+		{name: "Apply", long: true, asks: js([]any{noSecrets, true, mvm.ApplyOptions{}}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Apply(x, noSecrets, mvm.ApplyOptions{}, p))
 		}},
-		{name: "Apply", long: true, asks: js([]any{without, false, false}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
-			return value(c.Apply(x, without, false, p))
+		{name: "Apply", long: true, asks: js([]any{without, false, mvm.ApplyOptions{NoWait: true}}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.Apply(x, without, mvm.ApplyOptions{NoWait: true}, p))
 		}},
 		{name: "Reconcile", long: true, asks: js([]any{state}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
 			return value(c.Reconcile(x, state, p))

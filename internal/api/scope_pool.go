@@ -98,7 +98,7 @@ func (s *scope) CreateInstance(ctx context.Context, tenant, pool, key string) (m
 
 // Apply implements Service: a tenant's client may deploy its tenant, once an operator
 // has made it, and leaves alone what operators decide.
-func (s *scope) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (s *scope) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	if err := s.own(d.Tenant.ID); err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (s *scope) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress 
 	if err != nil {
 		return nil, err
 	}
-	return s.svc.Apply(ctx, d, dry, progress)
+	return s.svc.Apply(ctx, d, opts, progress)
 }
 
 func (s *scope) sameTenant(want mvm.TenantSpec, have mvm.Tenant) error {

@@ -199,7 +199,7 @@ func TestTenantClientLeavesTheHostAlone(t *testing.T) {
 			svc := &twoTenants{}
 			c := dialAs(t, svc, "acme")
 			tc.tenant.ID = "acme"
-			_, err := c.Apply(ctxOf(t), mvm.Deployment{Tenant: tc.tenant, Pools: []mvm.PoolSpec{tc.pool}}, false, nil)
+			_, err := c.Apply(ctxOf(t), mvm.Deployment{Tenant: tc.tenant, Pools: []mvm.PoolSpec{tc.pool}}, mvm.ApplyOptions{}, nil)
 			if tc.ok && err != nil || !tc.ok && !mvm.IsKind(err, mvm.KindPolicy) {
 				t.Errorf("got %v, want it done: %t", err, tc.ok)
 			}

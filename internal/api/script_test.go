@@ -210,8 +210,8 @@ func (s *script) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
 func (s *script) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error) {
 	return instanceStats(), s.note(ctx, "Stats", addr)
 }
-func (s *script) Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	err := s.note(ctx, "Apply", d, d.Secrets == nil, dry)
+func (s *script) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	err := s.note(ctx, "Apply", d, d.Secrets == nil, opts)
 	report(progress)
 	if w := s.wait(ctx); w != nil {
 		err = w

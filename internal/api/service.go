@@ -54,8 +54,9 @@ type Service interface {
 	Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error
 	Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error)
 
-	// Apply makes the deployment so, and returns the steps that it took, or would take when dry.
-	Apply(ctx context.Context, d mvm.Deployment, dry bool, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
+	// Apply makes the deployment so, and returns the steps that it took, or would take when dry. It waits
+	// until all is as it should be, or only until it is on record.
+	Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
 	// Reconcile makes the host agree with a desired state, or with its own record, and
 	// returns the steps that it took, or would take when dry. The whole state is checked
 	// before anything changes.

@@ -69,6 +69,7 @@ type deployRequest struct {
 	Deployment mvm.Deployment `json:"deployment"`
 	NoSecrets  bool           `json:"no_secrets,omitempty"`
 	Dry        bool           `json:"dry,omitempty"`
+	NoWait     bool           `json:"no_wait,omitempty"`
 }
 
 type verifyRequest struct {

@@ -88,17 +88,25 @@ func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.Reconcile
 	if req.Tenant != "" {
 		what = "tenant " + req.Tenant + " is"
 	}
-	return a.printSteps(steps, req.Dry, out, what)
+	return a.printSteps(steps, req.Dry, out, nothing(what, req.Dry, req.NoWait))
+}
+
+// nothing says that there are no steps, and what that means.
+func nothing(what string, dry, noWait bool) string {
+	switch {
+	case dry:
+		return "nothing would change"
+	case noWait:
+		return "nothing to change on record"
+	}
+	return what + " as it should be: nothing to change"
 }
 
 // printSteps prints the steps of a plan that was made so, or would be. A dry run of
-// something ends with exitWould.
-func (a *app) printSteps(steps []mvm.PlanStep, dry bool, out format, what string) error {
+// something ends with exitWould. none is said where there are no steps.
+func (a *app) printSteps(steps []mvm.PlanStep, dry bool, out format, none string) error {
 	err := a.print(out, steps, func() table {
-		t := table{none: what + " as it should be: nothing to change"}
-		if dry {
-			t.none = "nothing would change"
-		}
+		t := table{none: none}
 		for _, s := range steps {
 			t.add(stepText(s))
 		}

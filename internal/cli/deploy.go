@@ -16,6 +16,7 @@ type deployOptions struct {
 	watch      bool
 	interval   int
 	dry        bool
+	noWait     bool
 	secretDirs []string
 	out        *format
 }
@@ -26,7 +27,7 @@ The manifest - is read from stdin; it can name secret files only below a --secre
 
 The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
 all is as the manifest says; it waits for that, minimum times included. What fails is
-told, and tried again by the agent.
+told, and tried again by the agent. With --no-wait it ends when all is on record.
 
 With --dry-run nothing changes: it says what would be done and why, and exits with 0
 when that is nothing and with 10 when it is something.
@@ -43,6 +44,7 @@ func (a *app) deployCmd() *cobra.Command {
 	f.BoolVarP(&o.watch, "watch", "w", false, "go on, and apply it again when it changes")
 	f.IntVar(&o.interval, "interval", 30, "seconds between applying it again, with --watch")
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would change; exit with 10 when it is something")
+	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record; the agent makes it so")
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -51,6 +53,9 @@ func (a *app) deployCmd() *cobra.Command {
 		}
 		if o.watch && o.dry {
 			return usagef(cmd, "--watch and --dry-run do not go together")
+		}
+		if o.noWait && (o.watch || o.dry) {
+			return usagef(cmd, "--no-wait goes neither with --watch nor with --dry-run")
 		}
 		if o.watch && args[0] == "-" {
 			return usagef(cmd, "--watch watches files, and - is stdin")
@@ -75,24 +80,24 @@ func (a *app) deploy(ctx context.Context, d mvm.Deployment, o deployOptions) err
 		return err
 	}
 	defer c.Close()
-	return a.apply(ctx, c, d, o.dry, *o.out)
+	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait}, *o.out)
 }
 
 // apply applies a deployment and prints the steps.
-func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, dry bool, out format) error {
-	steps, err := a.askApply(ctx, c, d, dry)
+func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, opts mvm.ApplyOptions, out format) error {
+	steps, err := a.askApply(ctx, c, d, opts)
 	if err != nil {
 		return err
 	}
-	return a.printSteps(steps, dry, out, "tenant "+d.Tenant.ID+" is")
+	return a.printSteps(steps, opts.Dry, out, nothing("tenant "+d.Tenant.ID+" is", opts.Dry, opts.NoWait))
 }
 
 // askApply has the agent apply a deployment, and shows how far it is.
-func (a *app) askApply(ctx context.Context, c *api.Client, d mvm.Deployment, dry bool) ([]mvm.PlanStep, error) {
+func (a *app) askApply(ctx context.Context, c *api.Client, d mvm.Deployment, opts mvm.ApplyOptions) ([]mvm.PlanStep, error) {
 	a.sayHeld(ctx, c)
 	p := a.newProgress()
 	defer p.done()
-	return c.Apply(ctx, d, dry, p.show)
+	return c.Apply(ctx, d, opts, p.show)
 }
 
 // stepText writes a step of a plan, with a sign for what comes, goes and changes.

@@ -69,7 +69,7 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 	defer c.Close()
 	a.say("%s", newText(d, notes))
 	if o.dry {
-		return a.apply(ctx, c, d, true, asTable)
+		return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: true}, asTable)
 	}
 	if err := a.makeNew(ctx, c, d); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 
 // makeNew applies the deployment; what it prints is for people.
 func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment) error {
-	steps, err := a.askApply(ctx, c, d, false)
+	steps, err := a.askApply(ctx, c, d, mvm.ApplyOptions{})
 	if err != nil {
 		return err
 	}

@@ -340,7 +340,7 @@ func (w *world) deploy() {
 		d.Secrets = map[string][]byte{"token": []byte(fmt.Sprint(w.rng.IntN(10)))}
 	}
 	w.ask("deploy "+d.Tenant.ID, func(ctx context.Context, l *life) error {
-		_, err := l.a.Apply(ctx, d, false, nil)
+		_, err := l.a.Apply(ctx, d, mvm.ApplyOptions{}, nil)
 		return err
 	}, nil)
 }

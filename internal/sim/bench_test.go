@@ -112,7 +112,7 @@ func fillHost(b *testing.B, w *world) {
 	ctx := mvm.WithAsker(b.Context(), "api:bench")
 	a := w.life.a
 	for n := range benchTenants {
-		if _, err := a.Apply(ctx, benchDeployment(n), false, nil); err != nil {
+		if _, err := a.Apply(ctx, benchDeployment(n), mvm.ApplyOptions{}, nil); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := a.BuildPool(ctx, benchTenant(n), "w", nil); err != nil {
@@ -173,7 +173,7 @@ func (w *world) reconcileAll(b *testing.B) (took time.Duration, allocs, bytes ui
 	runtime.ReadMemStats(&was)
 	began := time.Now()
 	for n := range benchTenants {
-		steps, err := w.life.a.Apply(mvm.WithAsker(b.Context(), "api:bench"), benchDeployment(n), false, nil)
+		steps, err := w.life.a.Apply(mvm.WithAsker(b.Context(), "api:bench"), benchDeployment(n), mvm.ApplyOptions{}, nil)
 		if err != nil || len(steps) > 0 {
 			b.Fatalf("reconcile of an unchanged state: %v, %v", steps, err)
 		}
@@ -235,7 +235,7 @@ func (w *world) wakesBeside(b *testing.B) []time.Duration {
 	began := make(chan struct{})
 	wg.Go(func() {
 		for n := 0; ctx.Err() == nil; n++ {
-			if _, err := w.life.a.Apply(ctx, benchDeployment(benchWakes+n%(benchTenants-benchWakes)), false, nil); err != nil && ctx.Err() == nil {
+			if _, err := w.life.a.Apply(ctx, benchDeployment(benchWakes+n%(benchTenants-benchWakes)), mvm.ApplyOptions{}, nil); err != nil && ctx.Err() == nil {
 				b.Error(err)
 			}
 			if n == 0 {

@@ -99,7 +99,7 @@ func (w *world) missing() (why string) {
 					d.Pools = append(d.Pools, p.Spec)
 				}
 			}
-			steps, err := l.a.Apply(context.Background(), d, true, nil)
+			steps, err := l.a.Apply(context.Background(), d, mvm.ApplyOptions{Dry: true}, nil)
 			switch {
 			case mvm.IsKind(err, mvm.KindQuota): // it was lowered below the pools that there are
 			case err != nil:

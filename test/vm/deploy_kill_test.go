@@ -43,7 +43,7 @@ func TestDeployKilled(t *testing.T) {
 	h := newHost(t, "fake")
 	d := deployment(t)
 	must(t, os.WriteFile(h.path(pointsFile), nil, 0o600))
-	_, err := h.client.Apply(h.ctx(), d, false, nil)
+	_, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil)
 	must(t, err)
 	b, err := os.ReadFile(h.path(pointsFile))
 	must(t, err)
@@ -61,13 +61,13 @@ func TestDeployKilled(t *testing.T) {
 	for _, p := range points {
 		must(t, h.client.DestroyTenant(h.ctx(), "acme", nil))
 		h.killAt(p)
-		if _, err := h.client.Apply(h.ctx(), d, false, nil); err == nil {
+		if _, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err == nil {
 			t.Fatalf("killed at %s: the deployment ended well", p)
 		}
 		h.died()
 		h.killAt("")
 		h.start()
-		if _, err := h.client.Apply(h.ctx(), d, false, nil); err != nil {
+		if _, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err != nil {
 			t.Fatalf("killed at %s: the next run: %v\n%s", p, err, h.log())
 		}
 		h.wantDeployed(d, "killed at "+p)
@@ -86,7 +86,7 @@ func (h *host) wantDeployed(d mvm.Deployment, when string) {
 		h.t.Fatalf("%s: there are %v, want 1 gateway and 1 worker running, and 1 worker warm\n%s", when, got, h.log())
 	}
 	h.wantOwned()
-	if steps, err := h.client.Apply(h.ctx(), d, false, nil); err != nil || len(steps) > 0 {
+	if steps, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err != nil || len(steps) > 0 {
 		h.t.Errorf("%s: the run after that: %v, %v; want nothing to do", when, steps, err)
 	}
 	ten, _, err := h.client.Tenant(h.ctx(), "acme")

@@ -229,7 +229,7 @@ func (h *host) deploy(text string) {
 	h.t.Helper()
 	d, err := manifest.ParseDeployment("test.toml", []byte(text), func(string) ([]byte, error) { return nil, os.ErrNotExist })
 	must(h.t, err)
-	if _, err := h.client.Apply(h.ctx(), d, false, nil); err != nil {
+	if _, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err != nil {
 		h.t.Fatalf("deploy: %v\n%s", err, h.log())
 	}
 	h.instances()
