@@ -91,5 +91,4 @@ func (l *lines) end(last any) {
 	l.mu.Unlock()
 	<-l.idle
 	_ = l.write(last)
-	l.bound() // the server writes the end of the answer
 }

@@ -160,7 +160,9 @@ func (s *Server) enter() bool {
 // guard lets in who may use the API, as many at once as there are slots.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // not that of an earlier request; who writes sets one
+		rc := http.NewResponseController(w)
+		_ = rc.SetWriteDeadline(time.Time{}) // not that of an earlier request: to think may take long, only to write may not
+		defer func() { _ = rc.SetWriteDeadline(time.Now().Add(s.writeTimeout)) }()
 		if !s.enter() {
 			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent shuts down"))
 			return

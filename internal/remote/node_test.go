@@ -36,6 +36,7 @@ type service struct {
 	calls []string
 	each  chan mvm.Event // what a stream sends
 	ended chan error     // how it ended
+	takes time.Duration  // to list the tenants
 }
 
 func (s *service) note(ctx context.Context, call string) {
@@ -52,6 +53,7 @@ func (s *service) asked() string {
 
 func (s *service) Tenants(ctx context.Context) ([]mvm.Tenant, error) {
 	s.note(ctx, "Tenants")
+	time.Sleep(s.takes)
 	return []mvm.Tenant{{ID: "acme"}, {ID: "other"}}, nil
 }
 
