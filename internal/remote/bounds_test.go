@@ -142,8 +142,9 @@ func TestSlowReaderLosesItsStream(t *testing.T) {
 func TestQuietStreamGoesOn(t *testing.T) {
 	for _, proto := range []string{"http/1.1", "h2"} {
 		t.Run(proto, func(t *testing.T) {
-			n := start(t, remote.Options{}, api.ServerConfig{WriteTimeout: 100 * time.Millisecond})
-			n.svc.takes = 400 * time.Millisecond
+			t.Parallel()
+			n := start(t, remote.Options{}, api.ServerConfig{WriteTimeout: 500 * time.Millisecond})
+			n.svc.takes = 1200 * time.Millisecond
 			web := n.web(n.bundle("patient", "", day), proto == "h2")
 			resp, err := web.Get("https://" + n.addr + "/v1/tenants")
 			if err != nil {
@@ -157,8 +158,8 @@ func TestQuietStreamGoesOn(t *testing.T) {
 			}
 			defer resp.Body.Close()
 			lines := bufio.NewScanner(resp.Body)
-			for k := range 3 {
-				time.Sleep(400 * time.Millisecond)
+			for k := range 2 {
+				time.Sleep(1200 * time.Millisecond)
 				select {
 				case n.svc.each <- mvm.Event{Detail: fmt.Sprint("event ", k)}:
 				case err := <-n.svc.ended:
