@@ -86,14 +86,18 @@ func (a *app) readState(path string, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// yamlToJSON translates a document that has fields.
+// yamlToJSON translates one document that has fields.
 func yamlToJSON(b []byte) ([]byte, error) {
 	var v any
-	if err := yaml.Unmarshal(b, &v); err != nil {
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	if err := dec.Decode(&v); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	if _, isMap := v.(map[string]any); !isMap {
 		return nil, errors.New("it has no fields")
+	}
+	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it has more than one document")
 	}
 	return json.Marshal(v)
 }
