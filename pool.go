@@ -1,6 +1,8 @@
 package mvm
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -242,6 +244,13 @@ const (
 	MaxPublish      = 32
 	MaxIntegrations = 32
 )
+
+// Same reports whether the specs say the same. Empty and missing lists are the same.
+func (s PoolSpec) Same(o PoolSpec) bool {
+	a, errA := json.Marshal(s)
+	b, errB := json.Marshal(o)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
 
 // Validate checks the whole spec.
 func (s PoolSpec) Validate() error {

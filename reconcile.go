@@ -26,6 +26,10 @@ type ApplyOptions struct {
 	Dry bool
 	// NoWait returns when all is on record, and does not wait until it is so.
 	NoWait bool
+	// Check, where given, is asked about the tenant (nil: there is none) and the pools that
+	// the deployment would change: what it returns ends the Apply before anything changes,
+	// and what it allowed is not applied to others. It does not travel.
+	Check func(have *Tenant, pools []Pool) error `json:"-"`
 }
 
 // MaxStateBytes bounds a desired state with its signature, as JSON.

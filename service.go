@@ -8,6 +8,17 @@ import (
 // PoolUpdate changes a pool; nil fields stay.
 type PoolUpdate struct {
 	Spec *PoolSpec `json:"spec,omitempty"` // the whole spec, its ID and Role unchanged
+	// If is the spec that Spec was made from: with another nothing changes. nil: whatever
+	// is there is replaced.
+	If *PoolSpec `json:"if,omitempty"`
+}
+
+// Check returns KindState where the pool is no longer what the update is of.
+func (u PoolUpdate) Check(have Pool) error {
+	if u.If == nil || u.If.Same(have.Spec) {
+		return nil
+	}
+	return Errorf(KindState, "update pool %s: somebody else has changed it meanwhile", have.Address()).WithFix("look at it, and do it again")
 }
 
 // TenantUpdate changes a tenant; nil fields stay.

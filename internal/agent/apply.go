@@ -19,14 +19,14 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 		progress = func(mvm.Progress) {}
 	}
 	if opts.Dry {
-		p, err := a.planFor(d, plan.Options{})
+		p, err := a.planFor(d, plan.Options{}, opts.Check)
 		if err != nil {
 			return nil, err
 		}
 		tellNotes(p, d.Tenant.ID, progress)
 		return p.Display(), a.tellProblems(d.Tenant.ID, progress)
 	}
-	done, err := a.applySpecs(ctx, d, plan.Options{}, progress)
+	done, err := a.applySpecs(ctx, d, plan.Options{}, opts.Check, progress)
 	if err != nil {
 		return done, err
 	}
@@ -39,9 +39,9 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 }
 
 // applySpecs puts on record what the deployment says of tenant, secrets and pools.
-func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Options, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Options, check applyCheck, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	defer a.applying.lock(d.Tenant.ID)()
-	p, err := a.planFor(d, opts)
+	p, err := a.planFor(d, opts, check)
 	if err != nil {
 		return nil, err
 	}
@@ -69,19 +69,27 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Opti
 
 // updatePoolLater changes a pool, and has its guests told when nobody waits for it: one
 // that is mute holds up no other tenant's change.
-func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec mvm.PoolSpec) error {
+func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec, was mvm.PoolSpec) error {
 	defer a.admin.lock(at.Tenant)()
-	if _, err := a.updatePool(at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec}); err != nil {
+	if _, err := a.updatePool(at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec, If: &was}); err != nil {
 		return err
 	}
 	return a.deliverLater(ctx, at.Tenant)
 }
 
-// planFor looks at the tenant as it is and plans from there.
-func (a *Agent) planFor(d mvm.Deployment, opts plan.Options) (plan.Plan, error) {
+// applyCheck is mvm.ApplyOptions.Check; nil allows everything.
+type applyCheck = func(have *mvm.Tenant, pools []mvm.Pool) error
+
+// planFor looks at the tenant as it is and plans from there, if check allows that.
+func (a *Agent) planFor(d mvm.Deployment, opts plan.Options, check applyCheck) (plan.Plan, error) {
 	o, _, err := a.reconciler.observe(d.Tenant.ID)
 	if err != nil {
 		return plan.Plan{}, err
+	}
+	if check != nil {
+		if err := check(o.Tenant, o.Pools); err != nil {
+			return plan.Plan{}, err
+		}
 	}
 	if o.Tenant != nil {
 		if o.Secrets, err = a.secretsOf(o.Tenant.ID); err != nil {
@@ -104,7 +112,7 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 	case plan.CreatePool:
 		_, err = a.createPool(ctx, s.Target.Tenant, *s.Pool)
 	case plan.UpdatePool:
-		err = a.updatePoolLater(ctx, s.Target, *s.Pool)
+		err = a.updatePoolLater(ctx, s.Target, *s.Pool, *s.Was)
 	case plan.DestroyPool:
 		if err := a.stopAll(ctx, s.Target, progress); err != nil {
 			return err

@@ -97,6 +97,9 @@ func (a *Agent) updatePool(tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, 
 		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
 			return err
 		}
+		if err := up.Check(p); err != nil {
+			return err
+		}
 		if up.Spec.ID != pool || up.Spec.Role != p.Spec.Role {
 			return mvm.Errorf(mvm.KindInvalid, "update pool %s: its id and role can't change", p.Address()).
 				WithFix("destroy it and make another")

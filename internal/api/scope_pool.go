@@ -47,11 +47,15 @@ func (s *scope) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	if up.Spec != nil {
 		have, err := s.svc.Pool(ctx, tenant, pool)
 		if err == nil {
+			err = up.Check(have)
+		}
+		if err == nil {
 			err = s.offHost(*up.Spec, have.Spec)
 		}
 		if err != nil {
 			return mvm.Pool{}, err
 		}
+		up.If = &have.Spec // an operator may change it meanwhile
 	}
 	return s.svc.UpdatePool(ctx, tenant, pool, up)
 }
@@ -102,18 +106,15 @@ func (s *scope) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 	if err := s.own(d.Tenant.ID); err != nil {
 		return nil, err
 	}
-	have, _, err := s.svc.Tenant(ctx, d.Tenant.ID)
-	if mvm.IsKind(err, mvm.KindNotFound) {
-		return nil, s.operatorsOnly("create a tenant")
-	}
-	if err == nil {
-		err = s.sameTenant(d.Tenant, have)
-	}
-	if err == nil {
-		err = s.offHostAll(ctx, d)
-	}
-	if err != nil {
-		return nil, err
+	// What is there is checked where it is changed: an operator may change it until then.
+	opts.Check = func(have *mvm.Tenant, pools []mvm.Pool) error {
+		if have == nil {
+			return s.operatorsOnly("create a tenant")
+		}
+		if err := s.sameTenant(d.Tenant, *have); err != nil {
+			return err
+		}
+		return s.offHostAll(d, pools)
 	}
 	return s.svc.Apply(ctx, d, opts, progress)
 }
@@ -132,11 +133,7 @@ func (s *scope) sameTenant(want mvm.TenantSpec, have mvm.Tenant) error {
 	return nil
 }
 
-func (s *scope) offHostAll(ctx context.Context, d mvm.Deployment) error {
-	pools, err := s.svc.Pools(ctx, d.Tenant.ID)
-	if err != nil {
-		return err
-	}
+func (s *scope) offHostAll(d mvm.Deployment, pools []mvm.Pool) error {
 	for _, spec := range d.Pools {
 		var have mvm.PoolSpec
 		if n := slices.IndexFunc(pools, func(p mvm.Pool) bool { return p.Spec.ID == spec.ID }); n >= 0 {

@@ -210,6 +210,25 @@ func TestTenantClientLeavesTheHostAlone(t *testing.T) {
 	}
 }
 
+// What a tenant's client changes is changed only where it is still what was looked at: an
+// operator may have changed it meanwhile.
+func TestTenantClientUndoesNothing(t *testing.T) {
+	svc := &twoTenants{}
+	c := dialAs(t, svc, "acme")
+	have := pool().Spec
+	more := poolSpec()
+	more.Resources.MemMiB *= 2
+	if _, err := c.UpdatePool(ctxOf(t), "acme", "workers", mvm.PoolUpdate{Spec: &more}); err != nil {
+		t.Fatal(err)
+	}
+	if want := js(have); !strings.Contains(svc.last(), `"if":`+want) {
+		t.Errorf("the service was asked %s, want it only if the pool is %s", svc.last(), want)
+	}
+	if _, err := c.UpdatePool(ctxOf(t), "acme", "workers", mvm.PoolUpdate{Spec: &have, If: &more}); !mvm.IsKind(err, mvm.KindState) {
+		t.Errorf("an update of another spec than the pool's: %v, want it refused", err)
+	}
+}
+
 // A caller that nobody named gets nothing.
 func TestNoCallerIsNobody(t *testing.T) {
 	if c := api.CallerFrom(context.Background()); c.Tenant == "" {

@@ -211,6 +211,12 @@ func (s *script) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats
 	return instanceStats(), s.note(ctx, "Stats", addr)
 }
 func (s *script) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	if opts.Check != nil { // as the agent does, before anything changes
+		have := tenant()
+		if err := opts.Check(&have, []mvm.Pool{pool()}); err != nil {
+			return nil, err
+		}
+	}
 	err := s.note(ctx, "Apply", d, d.Secrets == nil, opts)
 	report(progress)
 	if w := s.wait(ctx); w != nil {

@@ -84,10 +84,11 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wa
 		if err != nil {
 			return err
 		}
+		was := p.Spec
 		if err := flags.change(cmd, &p.Spec); err != nil {
 			return err
 		}
-		if p, err = c.UpdatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &p.Spec}); err != nil {
+		if p, err = c.UpdatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &p.Spec, If: &was}); err != nil {
 			return err
 		}
 		a.say("pool %s updated", at)

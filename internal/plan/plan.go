@@ -185,7 +185,7 @@ func (m *maker) pool(spec mvm.PoolSpec) {
 		m.add(Step{Kind: CreatePool, Target: target, Reason: "it is not there", Pool: &spec})
 	default:
 		if changed := changes(have.Spec, spec); len(changed) > 0 {
-			m.add(Step{Kind: UpdatePool, Target: target, Reason: "changed: " + strings.Join(changed, ", "), Pool: &spec})
+			m.add(Step{Kind: UpdatePool, Target: target, Reason: "changed: " + strings.Join(changed, ", "), Pool: &spec, Was: &have.Spec})
 		}
 	}
 	m.build(spec)

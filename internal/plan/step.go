@@ -35,6 +35,7 @@ type Step struct {
 	Update  *mvm.TenantUpdate
 	Secrets map[string][]byte
 	Pool    *mvm.PoolSpec
+	Was     *mvm.PoolSpec // of UpdatePool: the spec that it was planned for
 	Op      mvm.OpKind
 	To      mvm.State // running, warm or sleeping
 	// Parked: what is restarted rests because it was idle, and does so afterwards.
