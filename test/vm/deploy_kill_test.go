@@ -36,6 +36,10 @@ func deployment(t *testing.T) mvm.Deployment {
 	return d
 }
 
+// loopPoint is passed by the reconcile loop alone. A deployment makes passes of its own,
+// so on a busy machine it may be done before the loop gets there.
+const loopPoint = "reconcile.due:before"
+
 // TestDeployKilled kills the agent at every named point that a deployment passes. The
 // next run completes it: nothing is there twice, and nothing without an owner.
 func TestDeployKilled(t *testing.T) {
@@ -61,7 +65,7 @@ func TestDeployKilled(t *testing.T) {
 	for _, p := range points {
 		must(t, h.client.DestroyTenant(h.ctx(), "acme", nil))
 		h.killAt(p)
-		if _, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err == nil {
+		if _, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err == nil && p != loopPoint {
 			t.Fatalf("killed at %s: the deployment ended well", p)
 		}
 		h.died()
