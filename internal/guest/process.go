@@ -27,9 +27,22 @@ type Processes struct {
 }
 
 // NewProcesses returns an empty set. init says that this is PID 1; then Reap must
-// run.
+// run. Children start with every signal at its default action, also where the guest
+// agent was itself started with signals ignored (by nohup, or in a shell's background).
 func NewProcesses(init bool) *Processes {
+	stopIgnoring()
 	return &Processes{init: init, live: map[int]*Process{}}
+}
+
+// stopIgnoring makes the program discard the signals that it was started to ignore. A
+// child inherits what is ignored and can't trap it; what is discarded by a handler has its
+// default action in the child.
+func stopIgnoring() {
+	for sig := syscall.Signal(1); sig <= unix.SIGSYS; sig++ {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 }
 
 // Process is a child that runs or has ended.
