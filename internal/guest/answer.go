@@ -33,6 +33,8 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 		return guestproto.Response{Status: &s}
 	case req.Fence != nil:
 		return a.answerFence(*req.Fence)
+	case req.Peers:
+		return a.answerPeers()
 	case req.Suspend != nil:
 		return a.answerSuspend(ctx, *req.Suspend)
 	case req.Settle:
@@ -133,4 +135,12 @@ func (a *Agent) answerFence(f guestproto.Fence) guestproto.Response {
 	ack := guestproto.FenceAck{ActiveRequests: a.router.Fence(f)}
 	ack.Open, ack.LastActive = a.router.Use(f.InstanceID)
 	return guestproto.Response{FenceAck: &ack}
+}
+
+func (a *Agent) answerPeers() guestproto.Response {
+	if a.router == nil {
+		return errorResponse(errors.New("peers: this guest has no gateway role"))
+	}
+	p := a.router.Peers()
+	return guestproto.Response{Peers: &p}
 }

@@ -15,8 +15,10 @@ type Router interface {
 	// error, the router listens.
 	Configure(c guestproto.Configure) error
 	// Fence forgets that an instance is awake and returns the requests to it that are
-	// under way.
+	// under way. Where its memory is gone it ends them.
 	Fence(f guestproto.Fence) int
+	// Peers lists the instances to which there are connections.
+	Peers() guestproto.Peers
 	// Use says of an instance how many requests and streams to it there are, quiet ones
 	// too, and when bytes last passed; zeroes where nothing is known of it.
 	Use(instance string) (open int, last time.Time)

@@ -90,7 +90,10 @@ func (r *fakeRouter) Configure(guestproto.Configure) error {
 	r.configured++
 	return r.err
 }
-func (r *fakeRouter) Fence(guestproto.Fence) int  { return r.Active() + 1 }
+func (r *fakeRouter) Fence(guestproto.Fence) int { return r.Active() + 1 }
+func (r *fakeRouter) Peers() guestproto.Peers {
+	return guestproto.Peers{Instances: []guestproto.Peer{{InstanceID: "i-00000002", Boot: 7}}}
+}
 func (r *fakeRouter) Use(string) (int, time.Time) { return r.Active() + 2, time.Unix(1e9, 0) }
 func (r *fakeRouter) Active() int {
 	r.mu.Lock()

@@ -48,6 +48,7 @@ type Request struct {
 	Exec        *Exec  // the connection becomes an exec stream
 	Logs        *Logs  // the connection becomes a stream of LogLine
 	Fence       *Fence // to gateways: an instance goes to sleep or is gone
+	Peers       bool   // "Peers", to gateways: which instances they have connections to
 	Suspend     *Suspend
 	Settle      bool // "Settle"
 }
@@ -71,6 +72,7 @@ type Response struct {
 	LogLine      *LogLine
 	LogEnd       bool // "LogEnd"
 	FenceAck     *FenceAck
+	Peers        *Peers
 	SuspendAck   *SuspendAck
 	SettleAck    *SettleAck
 }
@@ -311,11 +313,15 @@ type LogLine struct {
 	Text    string    `json:"text"`
 }
 
-// Fence tells a gateway that the instance is about to sleep, or gone: it forgets
-// that the instance is awake, and asks the host before it sends anything to it.
+// Fence tells a gateway that the instance is about to sleep: it forgets that the
+// instance is awake, and asks the host before it sends anything to it. With Gone the
+// memory of the boots up to Boot is lost, and with it the other end of every connection
+// to them: the gateway ends those at once.
 type Fence struct {
 	InstanceID string     `json:"instance_id"`
 	IP         netip.Addr `json:"ip"`
+	Boot       int        `json:"boot,omitempty"`
+	Gone       bool       `json:"gone,omitempty"`
 
 	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
@@ -326,6 +332,21 @@ type FenceAck struct {
 	ActiveRequests int       `json:"active_requests"`
 	Open           int       `json:"open,omitempty"`
 	LastActive     time.Time `json:"last_active,omitzero"` // last bytes to or from it
+}
+
+// MaxPeers bounds the instances of one Peers.
+const MaxPeers = 1024
+
+// Peers answers "Peers" with the instances to which the gateway has connections, at most
+// MaxPeers of them.
+type Peers struct {
+	Instances []Peer `json:"instances"`
+}
+
+// Peer is one boot of an instance.
+type Peer struct {
+	InstanceID string `json:"instance_id"`
+	Boot       int    `json:"boot"`
 }
 
 // InstanceName names an instance in a host-bound request.
@@ -366,10 +387,12 @@ type AcquireResult struct {
 	RetrySecs int     `json:"retry_secs,omitempty"`
 }
 
-// Awake is an instance that takes traffic.
+// Awake is an instance that takes traffic. Boot counts its boots from disk: a connection
+// to an earlier one is dead, and one that began before a sleep goes on.
 type Awake struct {
 	InstanceID string     `json:"instance_id"`
 	IP         netip.Addr `json:"ip"`
+	Boot       int        `json:"boot,omitempty"`
 }
 
 // ReportActivity tells the host how busy instances are, by what passes the gateway.
@@ -381,6 +404,7 @@ type ReportActivity struct {
 // carried bytes just now; Open counts streams that are quiet as well.
 type Activity struct {
 	InstanceID  string    `json:"instance_id"`
+	Boot        int       `json:"boot,omitempty"` // as in Awake
 	Connections int       `json:"connections"`
 	Open        int       `json:"open,omitempty"`
 	LastActive  time.Time `json:"last_active"`

@@ -81,7 +81,7 @@ func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told ma
 			continue
 		}
 		told[id] = r
-		changed = append(changed, guestproto.Activity{InstanceID: id, Connections: r.active, Open: r.open,
+		changed = append(changed, guestproto.Activity{InstanceID: id, Boot: w.boot, Connections: r.active, Open: r.open,
 			LastActive: now.Add(time.Duration(r.last) - mono)})
 	}
 	slices.SortFunc(changed, func(a, b guestproto.Activity) int { return strings.Compare(a.InstanceID, b.InstanceID) })

@@ -53,12 +53,16 @@ func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
 	} else {
 		log.Info("host has an instance awake", "took", time.Since(began))
 	}
+	var gone []dead
 	ro.mu.Lock()
-	defer ro.mu.Unlock()
 	if err == nil {
-		err = ro.welcome(t, c, res.Instances)
+		err = ro.welcome(t, c, res.Instances, &gone)
 	}
 	ro.finish(t, c, err)
+	ro.mu.Unlock()
+	for _, d := range gone {
+		d.end()
+	}
 }
 
 // noAnswer is what a client is told when the host gave an error or nothing.
@@ -87,8 +91,9 @@ func (ro *roster) finish(t target, c *call, err error) {
 
 // welcome puts the instances of an answer on the roster. One that was fenced while
 // the question was under way is left out, for the answer may be older than the
-// fence: who waits asks again. ro.mu is held.
-func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake) error {
+// fence: who waits asks again. So is an answer that names an earlier boot than another
+// answer did. ro.mu is held.
+func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake, gone *[]dead) error {
 	e := ro.entries[t]
 	if e == nil {
 		return nil // nobody waits, and its pool is gone from the table
@@ -100,8 +105,8 @@ func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake) error {
 			continue
 		}
 		named = true
-		if !c.all && !c.fenced[a.InstanceID] {
-			backends = append(backends, ro.awaken(t.pool, a))
+		if w := ro.workers[a.InstanceID]; !c.all && !c.fenced[a.InstanceID] && (w == nil || a.Boot == 0 || a.Boot >= w.boot) {
+			backends = append(backends, ro.awaken(t.pool, a, gone))
 		}
 	}
 	if !named {

@@ -48,17 +48,8 @@ func (ro *roster) dialer(b *backend) func(ctx context.Context, network, addr str
 			return nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
 		}
 		b.proven.Store(true)
-		return ro.gate(b.w, conn), nil
+		return ro.gate(b.w, conn)
 	}
-}
-
-// gate makes the connection one that sends only while its instance is awake.
-func (ro *roster) gate(w *worker, conn net.Conn) net.Conn {
-	c := &gatedConn{Conn: conn, ro: ro, w: w}
-	ro.mu.Lock()
-	w.conns[c] = struct{}{}
-	ro.mu.Unlock()
-	return c
 }
 
 // connect connects, and while the port refuses tries again for as long as patience.

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"mvm/internal/guestproto"
@@ -19,8 +21,15 @@ func (ro *roster) fence(f guestproto.Fence) int {
 		c.fenced[f.InstanceID] = true
 	}
 	w := ro.workers[f.InstanceID]
-	if w == nil {
+	switch {
+	case w == nil || f.Gone && f.Boot < w.boot:
 		ro.mu.Unlock()
+		return 0
+	case f.Gone:
+		d := ro.bury(w)
+		ro.sweepEntries()
+		ro.mu.Unlock()
+		d.end()
 		return 0
 	}
 	b := ro.retire(w)
@@ -30,6 +39,47 @@ func (ro *roster) fence(f guestproto.Fence) int {
 	ro.mu.Unlock()
 	wind(b, busy)
 	return under
+}
+
+// dead is what is left of a worker whose memory is gone.
+type dead struct {
+	w     *worker
+	b     *backend
+	conns []*gatedConn
+}
+
+// bury forgets the worker: its memory is gone. The caller ends what is left of it after
+// it has let go of ro.mu, which is held.
+func (ro *roster) bury(w *worker) dead {
+	d := dead{w: w, b: ro.retire(w), conns: slices.Collect(maps.Keys(w.conns))}
+	w.gone.Store(true)
+	if ro.workers[w.id] == w {
+		delete(ro.workers, w.id)
+	}
+	return d
+}
+
+// end cuts off every connection to the worker. No lock is held.
+func (d dead) end() {
+	if d.b != nil {
+		d.b.transport.CloseIdleConnections()
+	}
+	for _, c := range d.conns {
+		c.cut()
+	}
+}
+
+// peers lists the instances to which there are connections.
+func (ro *roster) peers() guestproto.Peers {
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	p := guestproto.Peers{Instances: []guestproto.Peer{}}
+	for id, w := range ro.workers {
+		if len(w.conns) > 0 && len(p.Instances) < guestproto.MaxPeers {
+			p.Instances = append(p.Instances, guestproto.Peer{InstanceID: id, Boot: w.boot})
+		}
+	}
+	return p
 }
 
 // fenceAll forgets that any instance is awake.

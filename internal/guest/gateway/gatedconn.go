@@ -19,33 +19,122 @@ type gatedConn struct {
 	w    *worker
 	busy atomic.Bool // a write is under way
 
+	attempt atomic.Pointer[attempt] // the newest, of an HTTP connection
+
 	mu     sync.Mutex
+	ended  error // of reading
 	closed bool
 	cancel context.CancelFunc // of a wake that a write waits for
+}
+
+// errGone is the error of a connection to an instance whose memory is gone.
+var errGone = errors.New("the instance has ended")
+
+// gate makes the connection one that sends only while its instance is awake. Where the
+// instance is gone already it closes it.
+func (ro *roster) gate(w *worker, conn net.Conn) (net.Conn, error) {
+	c := &gatedConn{Conn: conn, ro: ro, w: w}
+	ro.mu.Lock()
+	gone := w.gone.Load()
+	if !gone {
+		w.conns[c] = struct{}{}
+	}
+	ro.mu.Unlock()
+	if gone {
+		_ = conn.Close()
+		return nil, &dialError{errGone}
+	}
+	return c, nil
+}
+
+// begin binds the next request to the connection.
+func (c *gatedConn) begin(a *attempt) {
+	c.mu.Lock()
+	c.attempt.Store(a)
+	ended := c.ended
+	c.mu.Unlock()
+	if ended != nil {
+		a.end(ended)
+	}
+}
+
+// Read reads from the instance.
+func (c *gatedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		if a := c.attempt.Load(); a != nil && !a.answered.Load() {
+			a.answered.Store(true)
+		}
+	}
+	if err == nil {
+		return n, nil
+	}
+	if c.w.gone.Load() {
+		err = errGone // also for an end that came in order: what was to follow is lost
+	}
+	c.mu.Lock()
+	c.ended = err
+	a := c.attempt.Load()
+	c.mu.Unlock()
+	if a != nil {
+		a.end(err)
+	}
+	return n, err
 }
 
 // Write sends p. A fence interrupts it; it goes on when the instance is awake again.
 // What was sent while a fence came in may have reached a sleeping instance, so
 // then too it has the instance awake before it returns.
 func (c *gatedConn) Write(p []byte) (int, error) {
-	c.busy.Store(true)
-	defer c.busy.Store(false)
 	sent := 0
-	for {
-		if !c.w.awake.Load() {
-			if err := c.wake(); err != nil {
-				return sent, err
-			}
+	err := c.whileAwake(func() error {
+		if a := c.attempt.Load(); a != nil && !a.send() {
+			return net.ErrClosed
 		}
 		n, err := c.Conn.Write(p[sent:])
 		sent += n
+		return err
+	})
+	return sent, err
+}
+
+// CloseWrite ends the sending side. To the instance that is something that was sent: it
+// may have an answer to the end of its input, and is awake for it.
+func (c *gatedConn) CloseWrite() error {
+	cw, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	ended := false
+	return c.whileAwake(func() (err error) {
+		if !ended {
+			err = cw.CloseWrite()
+			ended = err == nil
+		}
+		return err
+	})
+}
+
+// whileAwake sends while the instance is awake, and has it so before and after.
+func (c *gatedConn) whileAwake(send func() error) error {
+	c.busy.Store(true)
+	defer c.busy.Store(false)
+	for {
+		if !c.w.awake.Load() {
+			if err := c.wake(); err != nil {
+				return err
+			}
+		}
+		err := send()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			_ = c.Conn.SetWriteDeadline(noDeadline)
+		case err != nil && c.w.gone.Load():
+			return errGone
 		case err != nil:
-			return sent, err
+			return err
 		case c.w.awake.Load():
-			return sent, nil
+			return nil
 		}
 	}
 }
@@ -58,7 +147,10 @@ func (c *gatedConn) wake() error {
 	c.cancel = cancel
 	closed := c.closed
 	c.mu.Unlock()
-	if closed {
+	switch {
+	case c.w.gone.Load():
+		return errGone
+	case closed:
 		return net.ErrClosed
 	}
 	c.ro.mu.Lock()
@@ -75,12 +167,28 @@ func (c *gatedConn) wake() error {
 	return nil
 }
 
-// CloseWrite ends the sending side. The instance sees it when it is awake.
-func (c *gatedConn) CloseWrite() error {
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
+// cut closes the connection so that a program that is still at its other end sees that
+// it was cut off.
+func (c *gatedConn) cut() {
+	resetOnClose(c.Conn)
+	_ = c.Close()
+}
+
+// cutOff closes any connection as cut does.
+func cutOff(c net.Conn) {
+	if g, ok := c.(*gatedConn); ok {
+		g.cut()
+		return
 	}
-	return errors.ErrUnsupported
+	resetOnClose(c)
+	_ = c.Close()
+}
+
+// resetOnClose has a TCP connection reset when it is closed, and not ended in order.
+func resetOnClose(c net.Conn) {
+	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
 }
 
 // Close closes the connection and ends a wake that a write waits for.

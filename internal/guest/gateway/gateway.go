@@ -6,6 +6,9 @@
 //   - While an instance is known to be awake, requests to it cost no question to the
 //     host. A Fence ends that knowledge, closes the pooled connections to the
 //     instance and parks the streams: a client's next bytes have it woken first.
+//   - Only what the instance's memory outlives is parked. Where the memory is gone, by
+//     the host's word (Fence, or a later Boot in an answer), every connection to it ends
+//     at once: a request with a 502, a stream so that its client sees an error.
 //   - Requests that need the same instance at the same time are one question to the
 //     host; meanwhile they are held, bounded in number and time. Past a bound, and
 //     where the host refuses, HTTP clients get a 503 with Retry-After (or a 502 when
@@ -128,7 +131,12 @@ func (r *Router) start() {
 // Fence forgets that the instance is awake and returns how many requests and busy
 // streams to it are under way. After it has returned nothing is sent to the
 // instance before the host has been asked, but for what those requests still send.
+// Where the instance's memory is gone there is no other end that they could reach: they
+// are cut off, and count no more.
 func (r *Router) Fence(f guestproto.Fence) int { return r.roster.fence(f) }
+
+// Peers lists the instances to which there are connections.
+func (r *Router) Peers() guestproto.Peers { return r.roster.peers() }
 
 // Use returns how many requests and streams to the instance there are, quiet ones too,
 // and when bytes last passed; zeroes where nothing is known of it.

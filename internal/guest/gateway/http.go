@@ -45,6 +45,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer r.group.leave()
+	defer c.resetUnended(req)
 	req = identified(req)
 	if req.Method == http.MethodConnect {
 		refuse(w, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
@@ -67,6 +68,17 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	// The instance may answer while the body still comes.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)))
+}
+
+// resetUnended sees to it that an answer which is broken off can't be taken for a whole
+// one: where its end is the connection's end, the client gets a reset.
+func (c *clientConn) resetUnended(req *http.Request) {
+	if broken := recover(); broken != nil {
+		if !req.ProtoAtLeast(1, 1) {
+			resetOnClose(c.Conn)
+		}
+		panic(broken)
+	}
 }
 
 // key returns the request's key where the route chooses by key.

@@ -49,9 +49,7 @@ func (c *clientConn) Close() error {
 
 // reset closes the connection so that its client sees that it was cut off.
 func (c *clientConn) reset() {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
+	resetOnClose(c.Conn)
 	_ = c.Close()
 }
 

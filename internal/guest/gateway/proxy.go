@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"sync/atomic"
+	"syscall"
 
 	"mvm"
 )
@@ -66,8 +67,10 @@ func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
 // roundTripper finds an instance for a request and sends it there.
 type roundTripper struct{ r *Router }
 
-// RoundTrip sends the request, at most twice: again when an instance that was known
-// to be awake takes no connection, or broke one, and nothing is lost by it.
+// RoundTrip sends the request. It sends it again, once, when nothing was sent: the
+// instance takes no connection any more, or the pooled connection had ended. And once
+// where a pooled connection ended after it was sent and before a byte of the answer
+// came, if to do it twice is the same as once.
 func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	x, ok := req.Context().Value(exchangeKey{}).(*exchange)
 	if !ok {
@@ -80,36 +83,54 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		x.lease = l
-		res, err := l.b.transport.RoundTrip(x.outgoing(req, l, body))
+		a := newAttempt(req.Context())
+		res, err := l.b.transport.RoundTrip(x.outgoing(req, l, body).WithContext(a.ctx))
 		if err == nil {
 			return res, nil
 		}
+		a.cancel(err)
 		var unconnected *dialError
 		dialing := errors.As(err, &unconnected)
-		final := again || req.Context().Err() != nil || dialing && l.fresh() || !dialing && !x.repeatable(req, body)
-		if dialing || !final {
+		final := again || req.Context().Err() != nil || dialing && l.fresh() || !dialing && !x.repeatable(req, body, a, l)
+		if dialing || unanswering(err) {
 			l.doubt()
 		}
+		gone := l.b.w.gone.Load()
 		l.end()
 		x.lease = nil
 		if final {
-			return nil, explain(err, dialing)
+			return nil, explain(err, dialing, gone)
 		}
 	}
 }
 
-// repeatable reports whether the request may be sent a second time after it may
-// have arrived once.
-func (x *exchange) repeatable(req *http.Request, body *keptBody) bool {
+// unanswering reports whether the error is one of a connection whose other end did not
+// answer, and not one that it ended.
+func unanswering(err error) bool {
+	return errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH)
+}
+
+// repeatable reports whether the request may be sent a second time after the attempt.
+func (x *exchange) repeatable(req *http.Request, body *keptBody, a *attempt, l *lease) bool {
+	if req.Body != nil && !x.has && body.read.Load() {
+		return false // some of it is lost
+	}
+	sent, reused, answered := a.state()
+	if !sent {
+		return true
+	}
 	switch req.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return req.Body == nil || x.has || !body.read.Load()
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return reused && !answered && !l.b.w.gone.Load()
 	}
 	return false
 }
 
 // explain says in the client's terms why an instance gave no response.
-func explain(err error, dialing bool) error {
+func explain(err error, dialing, gone bool) error {
+	if gone && !dialing {
+		return &unanswered{refused(http.StatusBadGateway, 0, "the instance ended before it answered"), err}
+	}
 	if dialing {
 		return &unanswered{refused(503, defaultRetry, "the instance takes no connections"), err}
 	}
@@ -167,7 +188,8 @@ func markStream(res *http.Response) error {
 	if !ok || !writable {
 		return errors.New("upgrade without a connection")
 	}
-	res.Body = &upgraded{ReadWriteCloser: back, stream: x.lease.asStream()}
+	client, _ := res.Request.Context().Value(clientKey{}).(*clientConn)
+	res.Body = &upgraded{ReadWriteCloser: back, stream: x.lease.asStream(), client: client}
 	return nil
 }
 
@@ -175,11 +197,15 @@ func markStream(res *http.Response) error {
 type upgraded struct {
 	io.ReadWriteCloser
 	stream *stream
+	client *clientConn
 }
 
-// Read reads from the instance.
+// Read reads from the instance. Where that is cut off, so is the client.
 func (u *upgraded) Read(p []byte) (int, error) {
 	n, err := u.ReadWriteCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && u.client != nil {
+		resetOnClose(u.client.Conn)
+	}
 	if n > 0 {
 		u.stream.touch()
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -251,26 +250,6 @@ func TestInstanceThatVanishedIsAskedForAgain(t *testing.T) {
 	}
 	if n := len(l.host.asked()); n != 2 {
 		t.Errorf("the host was asked %d times, want twice", n)
-	}
-}
-
-func TestBrokenExchangeIsRepeatedOnlyWhenSafe(t *testing.T) {
-	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
-	var times atomic.Int32
-	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.ReadAll(r.Body)
-		if times.Add(1)%2 == 1 {
-			panic(http.ErrAbortHandler)
-		}
-		fmt.Fprint(w, "done")
-	}))
-	l.want(80, "/", 200, "done")
-	if n := times.Load(); n != 2 {
-		t.Errorf("GET came %d times, want twice", n)
-	}
-	times.Store(0)
-	if code, h, got := l.do("POST", 80, "/", "once"); code != 502 || times.Load() != 1 || h.Get("Retry-After") != "" {
-		t.Errorf("POST: %d %q, came %d times; want 502 and once", code, got, times.Load())
 	}
 }
 

@@ -88,12 +88,14 @@ func (l *lease) addr(port int) string {
 	return net.JoinHostPort(l.ip.String(), strconv.Itoa(port))
 }
 
-// splice copies both ways until both ends have ended, or one failed.
+// splice copies both ways until both ends have ended, or one failed. A failure is
+// passed on as one: the other end sees a reset, and not an end that may be taken for a
+// whole answer.
 func (r *Router) splice(s *stream, c *clientConn, back net.Conn) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	stop := context.AfterFunc(ctx, func() {
-		_ = c.Close()
-		_ = back.Close()
+		c.reset()
+		cutOff(back)
 	})
 	done := make(chan struct{})
 	go func() {

@@ -14,6 +14,7 @@ import (
 // Fields without another note are guarded by roster.mu.
 type worker struct {
 	id, pool string
+	boot     int // as in guestproto.Awake; never changed
 	ip       netip.Addr
 	backend  *backend // nil: ask the host before anything is sent
 	requests int
@@ -22,6 +23,7 @@ type worker struct {
 	reported report
 
 	awake atomic.Bool  // backend != nil
+	gone  atomic.Bool  // its memory is gone, and it is not on the roster any more
 	last  atomic.Int64 // roster.mono of the last bytes
 }
 
@@ -51,11 +53,16 @@ const idlePerInstance = 32
 // common servers close theirs, or a request could meet the close.
 const idleTime = 4 * time.Second
 
-// awaken returns the backend of an instance that the host says is awake. ro.mu is held.
-func (ro *roster) awaken(pool string, a guestproto.Awake) *backend {
+// awaken returns the backend of an instance that the host says is awake. Where it has
+// booted anew, what is left of the former boot is added to gone. ro.mu is held.
+func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend {
 	w := ro.workers[a.InstanceID]
+	if w != nil && a.Boot > w.boot {
+		*gone = append(*gone, ro.bury(w))
+		w = nil
+	}
 	if w == nil {
-		w = &worker{id: a.InstanceID, pool: pool, streams: map[*stream]struct{}{}, conns: map[*gatedConn]struct{}{}}
+		w = &worker{id: a.InstanceID, pool: pool, boot: a.Boot, streams: map[*stream]struct{}{}, conns: map[*gatedConn]struct{}{}}
 		ro.workers[a.InstanceID] = w
 	}
 	ro.evict(w, a.IP)
