@@ -122,30 +122,14 @@ func (a *Agent) baseSpec(i mvm.Instance) driver.Spec {
 		Memory: filepath.Join(dir, "memory"), Console: filepath.Join(dir, "console.log")}
 }
 
-// spec is the whole Spec of an instance, without its TAP.
-func (a *Agent) spec(i mvm.Instance) (driver.Spec, error) {
-	img, err := a.opt.Images.Get(i.Image)
-	if err != nil {
-		return driver.Spec{}, mvm.Errorf(mvm.KindOf(err), "find image of %s: %w", i.ID, err)
-	}
-	s := a.baseSpec(i)
-	s.Kernel, s.Initrd, s.Cmdline = filepath.Join(img.Dir, img.Kernel.Name), filepath.Join(img.Dir, img.Initrd.Name), img.Cmdline
-	if img.RootFS != nil {
-		s.Disks = append(s.Disks, driver.Disk{Path: filepath.Join(img.Dir, img.RootFS.Name), Serial: "mvm-root", ReadOnly: true})
-	}
-	if i.Res.DataDiskMiB > 0 {
-		s.Disks = append(s.Disks, driver.Disk{Path: filepath.Join(s.Dir, "data.img"), Serial: "mvm-data"})
-	}
-	return s, nil
-}
-
-// launch makes the VMM by start (a Start or Restore of the driver) with its host
-// listener and TAP, and takes it under watch. After an error nothing is left.
-func (a *Agent) launch(ctx context.Context, i mvm.Instance, start func(driver.Spec) (driver.VMM, error)) error {
-	spec, err := a.spec(i)
+// launch makes the VMM by start (a Start of the driver, when it boots, or a Restore) with
+// its host listener and TAP, and takes it under watch. After an error nothing is left.
+func (a *Agent) launch(ctx context.Context, i mvm.Instance, boots bool, start func(driver.Spec) (driver.VMM, error)) error {
+	spec, err := a.openSpec(ctx, i, boots)
 	if err != nil {
 		return err
 	}
+	defer closeOpened(spec)
 	if err := a.makeRunDir(i); err != nil {
 		return err
 	}

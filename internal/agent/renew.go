@@ -103,7 +103,7 @@ func growFile(f *os.File, size int64) error {
 
 // outdated says why a sleeping instance boots instead of going on: its pool has
 // another image, size or environment than its snapshot. Empty: it goes on.
-func (o *operation) outdated() string {
+func (o *operation) outdated(ctx context.Context) string {
 	what := plan.Behind(o.inst, o.pool)
 	if len(what) == 0 || o.pool.Spec.Critical {
 		return ""
@@ -115,6 +115,9 @@ func (o *operation) outdated() string {
 			now := renewed(o.inst, o.pool)
 			return errors.Join(admitRunning(tx, now), admitDisk(tx, o.inst, now))
 		})
+	}
+	if err == nil {
+		err = o.a.bootable(ctx, renewed(o.inst, o.pool))
 	}
 	if err != nil { // better as it was than not at all
 		o.log.Warn("instance wakes as it was", "though", why, "error", err)

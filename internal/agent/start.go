@@ -132,7 +132,7 @@ func (o *operation) startVMM(ctx context.Context) error {
 	if err := os.Remove(o.a.baseSpec(o.inst).Memory); err != nil && !os.IsNotExist(err) {
 		return mvm.Errorf(mvm.KindInternal, "remove old memory: %w", err)
 	}
-	err := o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+	err := o.a.launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
 	if err == nil {
 		o.startedVMM(ctx)
 	}

@@ -13,7 +13,7 @@ import (
 // wake brings a sleeping instance back: from its snapshot, once more when that
 // fails before the vCPUs ran, and else by a cold boot from its disks, on record.
 func (o *operation) wake(ctx context.Context) error {
-	if why := o.outdated(); why != "" {
+	if why := o.outdated(ctx); why != "" {
 		return o.bootAnew(ctx, why)
 	}
 	var why error
@@ -45,6 +45,9 @@ func (o *operation) wake(ctx context.Context) error {
 func (o *operation) coldBoot(ctx context.Context, why error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err := o.a.bootable(ctx, o.inst); err != nil {
+		return errors.Join(err, why)
 	}
 	o.reason = "snapshot not used: " + clip(why.Error())
 	o.log.Warn("cold boot instead of restore", "why", why)
@@ -79,7 +82,7 @@ func (o *operation) restore(ctx context.Context) error {
 
 func (o *operation) restoreVMM(ctx context.Context) error {
 	files := o.a.snapshotFiles(o.inst.ID, o.inst.Snapshot.ID)
-	return o.a.launch(ctx, o.inst, func(s driver.Spec) (driver.VMM, error) {
+	return o.a.launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
 		o.tried = true
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.a.opt.Driver.Restore(ctx, s, files)

@@ -153,6 +153,11 @@ type Spec struct {
 	Cmdline string // of the image; the driver adds console and clock arguments
 	Disks   []Disk // in order: vda, vdb, …
 
+	// Opened are files among Kernel, Initrd and Disks, by their path, that the caller has
+	// opened and checked: the VMM gets these very files. The driver hands them on and does
+	// not close them. It opens the others by their path.
+	Opened map[string]*os.File
+
 	Memory  string // the guest's memory file, made by the driver, 0600, owned by UID
 	Console string // console log, appended to and bounded by the driver
 

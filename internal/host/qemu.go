@@ -1,7 +1,9 @@
 package host
 
 import (
+	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"mvm/internal/cli"
@@ -20,10 +22,17 @@ func newQEMU(o cli.ServeOptions, vmms spawn.Host, log *slog.Logger) (driver.Driv
 	}
 	probeKernel := func() string {
 		all, err := images.List()
-		if err != nil || len(all) == 0 {
-			return ""
+		for _, img := range all {
+			var f *os.File
+			if f, err = images.Open(context.Background(), img, img.Kernel); err == nil {
+				_ = f.Close()
+				return img.Path(img.Kernel)
+			}
 		}
-		return filepath.Join(all[0].Dir, all[0].Kernel.Name)
+		if err != nil {
+			log.Warn("no kernel for the probe of KVM", "error", err)
+		}
+		return ""
 	}
 	return qemu.New(qemu.Options{Host: vmms, StateDir: filepath.Join(o.DataDir, "qemu"), ProbeKernel: probeKernel, Log: log,
 		KVMOnly: o.Trust.Production && !o.Trust.WeakIsolation})

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"mvm/internal/sys"
@@ -34,6 +35,7 @@ func (s *DirStore) GC(ctx context.Context, keep func(digest string) bool) (freed
 	if err != nil {
 		return freed, err
 	}
+	s.forgetSums()
 	err = s.removeRefs()
 	for _, b := range s.builders {
 		if c, ok := b.(Collector); ok {
@@ -156,4 +158,24 @@ func Links(path string) (int, error) {
 		return 0, err
 	}
 	return linkCount(info), nil
+}
+
+// forgetSums forgets the digests of files that are in no image any more.
+func (s *DirStore) forgetSums() {
+	there := map[inode]bool{}
+	digests, err := s.digests()
+	for _, d := range digests {
+		files, rerr := os.ReadDir(s.imageDir(d))
+		err = errors.Join(err, rerr)
+		for _, f := range files {
+			if info, ierr := f.Info(); ierr == nil {
+				if st, ok := info.Sys().(*syscall.Stat_t); ok {
+					there[inode{st.Dev, st.Ino}] = true
+				}
+			}
+		}
+	}
+	if err == nil {
+		s.sums.keepOnly(there)
+	}
 }

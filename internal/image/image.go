@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -67,6 +68,11 @@ type Store interface {
 	Build(ctx context.Context, ref string, progress func(mvm.Progress)) (Image, error)
 	// Get returns an image by digest, KindNotFound when it is not there.
 	Get(digest string) (Image, error)
+	// Open opens a file of an image for reading. What it returns has the size and digest
+	// that the image says, or did when it was last read: a file whose inode, size, mtime
+	// or ctime changed since is read whole. A damaged one is KindInternal, with what it
+	// should have been.
+	Open(ctx context.Context, img Image, f File) (*os.File, error)
 	// List returns every image.
 	List() ([]Image, error)
 	// GC removes every image that keep does not claim, and what cut-off builds left.

@@ -221,5 +221,5 @@ func (i Image) verify(ctx context.Context) error {
 
 func damaged(i Image, format string, args ...any) error {
 	return mvm.Errorf(mvm.KindInternal, "image %s (%s) is damaged: %w", i.Digest, i.Name, fmt.Errorf(format, args...)).
-		WithFix("remove %s and build the image again", i.Dir)
+		WithFix("build the image again: the damaged one is replaced")
 }

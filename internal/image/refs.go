@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -31,12 +32,15 @@ func readRef(path string) (refEntry, error) {
 }
 
 // lookup returns the image that ref gave with the key, if it is there and whole.
-func (s *DirStore) lookup(ref, key string) (Image, bool) {
+func (s *DirStore) lookup(ctx context.Context, ref, key string) (Image, bool) {
 	e, err := readRef(s.refPath(ref, key))
 	if err != nil || e.Ref != ref || e.Key != key {
 		return Image{}, false
 	}
 	img, err := s.Get(e.Digest)
+	if err == nil {
+		err = s.check(ctx, img)
+	}
 	if err != nil {
 		s.log.Warn("image is built again", "ref", ref, "err", err)
 		return Image{}, false
@@ -45,13 +49,13 @@ func (s *DirStore) lookup(ref, key string) (Image, bool) {
 }
 
 // newest returns the image that ref gave last, whatever its key.
-func (s *DirStore) newest(ref string) (img Image, ok bool) {
+func (s *DirStore) newest(ctx context.Context, ref string) (img Image, ok bool) {
 	var last time.Time
 	_ = s.eachRef(func(_ string, e refEntry) error {
 		if e.Ref != ref || !e.Built.After(last) {
 			return nil
 		}
-		if i, err := s.Get(e.Digest); err == nil {
+		if i, err := s.Get(e.Digest); err == nil && s.check(ctx, i) == nil {
 			img, ok, last = i, true, e.Built
 		}
 		return nil

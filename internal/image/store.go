@@ -27,12 +27,14 @@ import (
 //	locks/<hash>    one lock per reference: who holds it builds
 //	lock            shared by builds, alone for GC
 //	tmp/            what is being built; leftovers of a crash go with the next Open or GC
+//	checked.json    digests of files that did not change since they were read
 //
 // It is safe for concurrent use, also by several processes.
 type DirStore struct {
 	dir      string
 	builders []Builder
 	log      *slog.Logger
+	sums     *sums
 }
 
 var _ Store = (*DirStore)(nil)
@@ -60,6 +62,7 @@ func Open(dir string, builders []Builder, log *slog.Logger) (*DirStore, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
+	s.sums = openSums(s.path("checked.json"), log)
 	l, err := tryLock(s.path("lock"), syscall.LOCK_EX)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return s, nil // a build is under way elsewhere: what is in tmp may be its own
@@ -125,7 +128,7 @@ func (s *DirStore) lockRef(ctx context.Context, ref string, progress func(mvm.Pr
 func (s *DirStore) buildLocked(ctx context.Context, b Builder, ref string, progress func(mvm.Progress)) (Image, error) {
 	key, err := b.Key(ctx, ref)
 	if mvm.IsKind(err, mvm.KindUnavailable) {
-		if img, ok := s.newest(ref); ok {
+		if img, ok := s.newest(ctx, ref); ok {
 			progress(mvm.Progress{Target: ref, Text: fmt.Sprintf("using the image built before: %v", err)})
 			s.log.Warn("image may be outdated", "ref", ref, "digest", img.Digest, "err", err)
 			return img, nil
@@ -134,7 +137,7 @@ func (s *DirStore) buildLocked(ctx context.Context, b Builder, ref string, progr
 	if err != nil {
 		return Image{}, fmt.Errorf("look up image %s: %w", ref, err)
 	}
-	if img, ok := s.lookup(ref, key); ok {
+	if img, ok := s.lookup(ctx, ref, key); ok {
 		return img, nil
 	}
 	start := time.Now()
@@ -171,27 +174,38 @@ func (s *DirStore) make(ctx context.Context, b Builder, ref string, progress fun
 	if err != nil {
 		return Image{}, fmt.Errorf("build image %s: %w", ref, err)
 	}
-	if err := img.verify(ctx); err != nil {
+	if err := seal(img); err != nil {
 		return Image{}, err
 	}
-	return s.publish(img)
+	if err := s.check(ctx, img); err != nil {
+		return Image{}, err
+	}
+	return s.publish(ctx, img)
+}
+
+// seal makes the image's files read-only and durable.
+func seal(img Image) error {
+	for _, f := range append(img.files(), File{Name: ManifestName}) {
+		p := filepath.Join(img.Dir, f.Name)
+		if err := errors.Join(os.Chmod(p, 0o444), syncFile(p)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(sys.SyncDir(img.Dir), os.Chmod(img.Dir, 0o755))
 }
 
 // publish gives the folder its name, durably. An image of the same digest that is
 // there and whole stays; a damaged one is replaced.
-func (s *DirStore) publish(img Image) (Image, error) {
-	for _, f := range append(img.files(), File{Name: ManifestName}) {
-		p := filepath.Join(img.Dir, f.Name)
-		if err := errors.Join(os.Chmod(p, 0o444), syncFile(p)); err != nil {
-			return Image{}, err
-		}
-	}
-	if err := errors.Join(sys.SyncDir(img.Dir), os.Chmod(img.Dir, 0o755)); err != nil {
-		return Image{}, err
-	}
+func (s *DirStore) publish(ctx context.Context, img Image) (Image, error) {
 	final := s.imageDir(img.Digest)
 	if old, err := s.Get(img.Digest); err == nil {
-		return old, nil
+		if err = s.check(ctx, old); err == nil {
+			return old, nil
+		}
+		if ctx.Err() != nil {
+			return Image{}, err
+		}
+		s.log.Warn("damaged image is replaced", "digest", img.Digest, "error", err)
 	}
 	if err := s.discard(final); err != nil {
 		return Image{}, err
@@ -218,8 +232,8 @@ func (s *DirStore) explain(ref string, err error) error {
 
 const lowSpace = 1 << 20
 
-// Get is described at Store. It checks that every file is there with its size; Verify
-// reads them too.
+// Get is described at Store. It checks that every file is there with its size; Open
+// and Verify read them too.
 func (s *DirStore) Get(digest string) (Image, error) {
 	hexsum, ok := strings.CutPrefix(digest, digestPrefix)
 	if sum, err := hex.DecodeString(hexsum); !ok || err != nil || len(sum) != sha256.Size {

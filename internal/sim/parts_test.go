@@ -109,6 +109,10 @@ func (i images) Get(digest string) (image.Image, error) {
 	return img, nil
 }
 
+func (i images) Open(_ context.Context, img image.Image, f image.File) (*os.File, error) {
+	return os.Open(img.Path(f))
+}
+
 func (i images) List() ([]image.Image, error) { return nil, nil }
 
 // GC removes what nothing uses, as the real one does.

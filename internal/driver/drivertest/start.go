@@ -105,3 +105,26 @@ func testCanceledStart(t *testing.T, s *suite) {
 		})
 	}
 }
+
+// testOpened starts a VMM with files that the caller has opened: it gets those, whatever
+// is at their paths by then, and the caller has them still.
+func testOpened(t *testing.T, s *suite) {
+	spec := s.spec(t)
+	f, err := os.Open(spec.Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	spec.Kernel = filepath.Join(spec.Dir, "no-kernel-here")
+	spec.Opened = map[string]*os.File{spec.Kernel: f}
+	v := s.start(t, spec)
+	if err := v.Kill(t.Context()); err != nil {
+		t.Errorf("kill: %v", err)
+	}
+	if err := v.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if _, err := f.Stat(); err != nil {
+		t.Errorf("the driver closed a file of its caller: %v", err)
+	}
+}

@@ -63,6 +63,7 @@ func Run(t *testing.T, make func(t *testing.T) Harness) {
 	}{
 		{"Nothing", testNothing},
 		{"BadSpec", testBadSpec},
+		{"Opened", testOpened},
 		{"CanceledStart", testCanceledStart},
 		{"Life", testLife},
 		{"KilledOutside", testKilledOutside},

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -42,6 +43,9 @@ func checkSpec(s driver.Spec) error {
 		files = append(files, d.Path)
 	}
 	for _, f := range files {
+		if s.Opened[f] != nil {
+			f = fmt.Sprintf("/proc/self/fd/%d", s.Opened[f].Fd())
+		}
 		if st, err := os.Stat(f); err != nil {
 			return bad("%w", err)
 		} else if st.IsDir() {

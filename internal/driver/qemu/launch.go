@@ -230,6 +230,9 @@ func (l *launcher) socket(name string) (file *os.File, conn *net.UnixConn, err e
 // open opens the guest's files for the VMM.
 func (l *launcher) open(context.Context) error {
 	get := func(path string, flag int) (*os.File, error) {
+		if f := l.spec.Opened[path]; f != nil {
+			return f, nil
+		}
 		f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, mvm.Errorf(mvm.KindInvalid, "open for the VMM: %w", err)

@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -47,11 +48,13 @@ func (p *parts) get(ctx context.Context, name, key string, need int64, progress 
 	if err != nil {
 		return "", err
 	}
-	err = p.getLocked(final, need, build)
+	if err = p.checkLocked(ctx, final); err == nil {
+		err = p.getLocked(ctx, final, need, build)
+	}
 	return final, errors.Join(err, lock.Unlock())
 }
 
-func (p *parts) getLocked(final string, need int64, build func(dir string) error) (err error) {
+func (p *parts) getLocked(ctx context.Context, final string, need int64, build func(dir string) error) (err error) {
 	now := time.Now()
 	if err := os.Chtimes(final, now, now); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -71,10 +74,68 @@ func (p *parts) getLocked(final string, need int64, build func(dir string) error
 	if err := build(tmp); err != nil {
 		return err
 	}
+	if err := writeSums(ctx, tmp); err != nil {
+		return err
+	}
 	if err := syncTree(tmp); err != nil {
 		return err
 	}
 	return sys.Rename(tmp, final)
+}
+
+// sumsFile lists a part's files. Images share them by hard links, so what damages a
+// file of an image damages the part, and an image that is built again must not take it.
+const sumsFile = "sums.json"
+
+// checkLocked removes the part if one of its files is not what was built. A part of an
+// older mvm has no list: it gets one of what it is.
+func (p *parts) checkLocked(ctx context.Context, final string) error {
+	var want []image.File
+	b, err := os.ReadFile(filepath.Join(final, sumsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err = os.Stat(final); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return writeSums(ctx, final)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &want)
+	}
+	for _, f := range want {
+		if err != nil {
+			break
+		}
+		var got image.File
+		if got, err = image.Measure(ctx, final, f.Name); err == nil && got != f {
+			err = fmt.Errorf("%s has SHA-256 %s, not %s", f.Name, got.SHA256, f.SHA256)
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	p.log.Warn("damaged image part is built again", "part", filepath.Base(final), "error", err)
+	return os.RemoveAll(final)
+}
+
+// writeSums lists the files of a part.
+func writeSums(ctx context.Context, dir string) error {
+	var sums []image.File
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		f, err := image.Measure(ctx, dir, name)
+		sums = append(sums, f)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list image part: %w", err)
+	}
+	return sys.WriteJSON(filepath.Join(dir, sumsFile), sums, 0o444)
 }
 
 // syncTree makes the files of a finished part durable and read-only.

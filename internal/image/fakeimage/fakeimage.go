@@ -66,11 +66,11 @@ func (b *Builder) Build(_ context.Context, ref, dir string, progress func(mvm.Pr
 	if progress != nil {
 		progress(mvm.Progress{Target: ref, Text: "making an image without content"})
 	}
-	img := image.Image{Version: 1, Name: ref, Arch: "amd64", Cmdline: "fake"}
+	img := image.Image{Version: 1, Name: ref, Arch: "amd64", Cmdline: "fake", RootFS: &image.File{}, RootFSType: "erofs"}
 	for _, f := range []struct {
 		name string
 		to   *image.File
-	}{{"vmlinux", &img.Kernel}, {"initrd", &img.Initrd}} {
+	}{{"vmlinux", &img.Kernel}, {"initrd", &img.Initrd}, {"rootfs", img.RootFS}} {
 		content := []byte(f.name + " of " + ref)
 		if err := os.WriteFile(filepath.Join(dir, f.name), content, 0o644); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "write %s: %w", f.name, err)
