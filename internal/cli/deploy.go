@@ -63,7 +63,7 @@ func (a *app) deployCmd() *cobra.Command {
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)
 		}
-		d, _, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs, Stdin: a.Stdin})
+		d, _, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs, Stdin: a.Stdin, Remote: a.isRemote()})
 		if err != nil {
 			return err
 		}

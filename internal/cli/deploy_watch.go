@@ -24,7 +24,7 @@ func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) err
 	a.say("watching %s; Ctrl-C ends it", path)
 	interval := time.Duration(o.interval) * time.Second
 	for {
-		d, files, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs})
+		d, files, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs, Remote: a.isRemote()})
 		was := fingerprint(files)
 		if err == nil {
 			err = a.deployUntilChanged(ctx, d, o, files, was)

@@ -57,7 +57,7 @@ func completeTemplates(_ *cobra.Command, args []string, _ string) (names []strin
 }
 
 func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) error {
-	d, notes, err := newDeployment(cmd, template, name, o)
+	d, notes, err := a.newDeployment(cmd, template, name, o)
 	if err != nil {
 		return err
 	}
@@ -91,12 +91,15 @@ func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment) erro
 	return nil
 }
 
-func newDeployment(cmd *cobra.Command, template, name string, o newOptions) (mvm.Deployment, []string, error) {
+func (a *app) newDeployment(cmd *cobra.Command, template, name string, o newOptions) (mvm.Deployment, []string, error) {
 	t, err := manifest.FindTemplate(template)
 	if err != nil {
 		return mvm.Deployment{}, nil, err
 	}
-	opts := manifest.NewOptions{Flake: o.flake}
+	opts := manifest.NewOptions{}
+	if opts.Flake, err = manifest.ImageRef(o.flake, "", a.isRemote()); err != nil {
+		return mvm.Deployment{}, nil, err
+	}
 	if cmd.Flags().Changed("net-id") {
 		opts.NetID = &o.netID
 	}
@@ -107,7 +110,7 @@ func newDeployment(cmd *cobra.Command, template, name string, o newOptions) (mvm
 	}
 	var cfg manifest.NewConfig
 	if o.config != "" {
-		cfg, _, err = t.ReadNewConfig(o.config, manifest.Options{SecretDirs: o.secretDirs})
+		cfg, _, err = t.ReadNewConfig(o.config, manifest.Options{SecretDirs: o.secretDirs, Remote: a.isRemote()})
 	}
 	if err != nil {
 		return mvm.Deployment{}, nil, err

@@ -13,7 +13,7 @@ import (
 func (a *app) poolCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "create TENANT/POOL --flake REF [flags]", Short: "Create a pool; the agent builds its image",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
-	flags := newPoolFlags(cmd, true)
+	flags := a.newPoolFlags(cmd, true)
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		at, err := poolAddress(cmd, args[0])
@@ -44,7 +44,7 @@ func (a *app) poolCreateCmd() *cobra.Command {
 func (a *app) poolUpdateCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool; what is not named stays",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
-	flags := newPoolFlags(cmd, false)
+	flags := a.newPoolFlags(cmd, false)
 	wait := waitFlag(cmd)
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

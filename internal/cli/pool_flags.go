@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mvm"
+	"mvm/internal/manifest"
 )
 
 // poolFlags are the flags that say what a pool is; each one named changes one thing
@@ -31,13 +32,17 @@ type poolFlags struct {
 
 // newPoolFlags adds the flags to the command; withRole for creation, where the role
 // can still be chosen.
-func newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
+func (a *app) newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
 	o := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
 	def := mvm.DefaultResources()
 	if withRole {
 		o.text(cmd, &o.role, "role", "worker", "`ROLE`: gateway, builder, worker or capability-imessage", func(s *mvm.PoolSpec, v string) { s.Role = mvm.Role(v) })
 	}
-	o.text(cmd, &o.flake, "flake", "", "`REF` of the image: builtin:NAME, a Nix flake, oci:REF, dir:FOLDER", func(s *mvm.PoolSpec, v string) { s.Flake = v })
+	o.text(cmd, &o.flake, "flake", "", "`REF` of the image: builtin:NAME, a Nix flake, oci:REF, dir:FOLDER", nil)
+	o.apply["flake"] = func(s *mvm.PoolSpec) (err error) {
+		s.Flake, err = manifest.ImageRef(o.flake, "", a.isRemote())
+		return err
+	}
 	o.text(cmd, &o.profile, "profile", "minimal", "`PROFILE` of the image", func(s *mvm.PoolSpec, v string) { s.Profile = v })
 	o.num(cmd, &o.vcpus, "vcpus", def.VCPUs, "virtual CPUs", func(s *mvm.PoolSpec, n int) { s.Resources.VCPUs = n })
 	o.num(cmd, &o.memMiB, "mem-mib", def.MemMiB, "memory", func(s *mvm.PoolSpec, n int) { s.Resources.MemMiB = n })

@@ -20,6 +20,12 @@ func (a *app) remoteURL() (string, error) {
 	return a.remote, nil
 }
 
+// isRemote reports whether commands go to the agent of another machine.
+func (a *app) isRemote() bool {
+	url, err := a.remoteURL()
+	return err != nil || url != "" // an error is told when the agent is asked
+}
+
 // dialRemote returns a client for the agent at the URL, with the certificate of the
 // folder that was named, or of the user's own.
 func (a *app) dialRemote(url string) (*api.Client, error) {

@@ -27,7 +27,7 @@ func fakeParts(o cli.ServeOptions) parts {
 	host, net := fake.NewHost(), fakenet.New()
 	return parts{
 		driver: fake.New(host, fake.Follow(host, filepath.Join(o.DataDir, "fake-knobs.json"))), network: net,
-		builders: []image.Builder{fakeimage.New("builtin:")},
+		builders: []image.Builder{fakeimage.New("builtin:"), image.DirBuilder{}},
 		makeDisk: emptyDisk,
 		close: func() error {
 			host.Close()

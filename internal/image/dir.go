@@ -5,45 +5,71 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"mvm"
+	"mvm/internal/sys"
 )
 
 // DirBuilder takes an image that somebody made: "dir:<folder>", a folder with
 // image.json and the files that it names. The folder is copied: changing it later
 // changes nothing until the next build. Fields that a person can't easily write are
 // filled in: version, sizes and digests may be left out of image.json.
+//
+// Folders are of users whom the agent does not trust. It opens each file once, follows no
+// link, and looks at what it has opened; see source.
 type DirBuilder struct{}
 
 var _ Builder = DirBuilder{}
 
+// The most that the files of a dir: image may have.
+const (
+	maxKernel = 256 << 20
+	maxInitrd = 1 << 30
+	maxRootFS = 64 << 30
+)
+
 // Scheme is "dir:".
 func (DirBuilder) Scheme() string { return "dir:" }
 
-// Check takes every folder; whether it is there shows when it is built.
-func (DirBuilder) Check(string) error { return nil }
+// Check takes every folder with an absolute path; whether it is there shows when it is
+// built.
+func (DirBuilder) Check(ref string) error {
+	if dir := strings.TrimPrefix(ref, DirBuilder{}.Scheme()); !filepath.IsAbs(dir) {
+		return mvm.Errorf(mvm.KindInvalid, "image %s: the agent has no folder that %q is relative to", ref, dir).
+			WithFix("use an absolute path, as dir:/srv/images/mine; the mvm command makes it one")
+	}
+	return nil
+}
 
-// Key covers image.json and the size and time of each of its files.
+// Key covers image.json and inode, size and times of each of its files.
 func (DirBuilder) Key(_ context.Context, ref string) (string, error) {
-	dir, img, err := readDirRef(ref)
+	src, err := openSource(ref)
 	if err != nil {
 		return "", err
 	}
+	defer src.Close()
 	h := sha256.New()
-	if err := json.NewEncoder(h).Encode(img); err != nil {
+	if err := json.NewEncoder(h).Encode(src.img); err != nil {
 		return "", err
 	}
-	for _, f := range img.files() {
-		info, err := statPlain(filepath.Join(dir, f.Name))
+	for _, p := range src.img.places() {
+		f, s, err := src.open(*p.file, p.most)
 		if err != nil {
 			return "", dirError(ref, err)
 		}
-		fmt.Fprintf(h, "\n%s %d %d", f.Name, info.Size(), info.ModTime().UnixNano())
+		fmt.Fprintf(h, "\n%s %v", p.file.Name, s)
+		if err := f.Close(); err != nil {
+			return "", dirError(ref, err)
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
@@ -51,41 +77,152 @@ func (DirBuilder) Key(_ context.Context, ref string) (string, error) {
 // Build copies the folder's files. Where image.json gives a size or digest, the file
 // must have it.
 func (DirBuilder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
-	from, img, err := readDirRef(ref)
+	src, err := openSource(ref)
 	if err != nil {
 		return err
 	}
-	targets := []*File{&img.Kernel}
-	if img.Initrd != (File{}) {
-		targets = append(targets, &img.Initrd)
-	}
-	if img.RootFS != nil {
-		targets = append(targets, img.RootFS)
-	}
-	for _, f := range targets {
-		progress(mvm.Progress{Target: ref, Text: "copying " + f.Name})
-		if err := copyMeasured(ctx, from, dir, f); err != nil {
+	defer src.Close()
+	for _, p := range src.img.places() {
+		progress(mvm.Progress{Target: ref, Text: "copying " + p.file.Name})
+		if err := src.copy(ctx, dir, p.file, p.most); err != nil {
 			return dirError(ref, err)
 		}
 	}
-	img.Version = FormatVersion
-	if err := img.validate(); err != nil {
+	src.img.Version = FormatVersion
+	if err := src.img.validate(); err != nil {
 		return dirError(ref, err)
 	}
-	return WriteManifest(dir, img)
+	return WriteManifest(dir, src.img)
 }
 
-// copyMeasured copies one file and completes its description.
-func copyMeasured(ctx context.Context, from, to string, f *File) error {
-	if _, err := statPlain(filepath.Join(from, f.Name)); err != nil {
-		return err
+// place is where image.json names a file, and the most bytes that it may have.
+type place struct {
+	file *File
+	most int64
+}
+
+func (i *Image) places() []place {
+	all := []place{{&i.Kernel, maxKernel}}
+	if i.Initrd != (File{}) {
+		all = append(all, place{&i.Initrd, maxInitrd})
 	}
-	if err := copyFile(filepath.Join(from, f.Name), filepath.Join(to, f.Name)); err != nil {
-		return err
+	if i.RootFS != nil {
+		all = append(all, place{i.RootFS, maxRootFS})
 	}
-	got, err := Measure(ctx, to, f.Name)
+	return all
+}
+
+// source is the open folder of a dir: image. Whoever owns it may change it at any time
+// and may put anything in the place of a file, so:
+//
+//   - each file is opened in the folder that was opened, by a plain name, and no link is
+//     followed; what is read, checked and copied is that open file;
+//   - it is a regular file, so that nothing waits and no device is read;
+//   - it belongs to the folder's owner. A file of somebody else has one name and may be
+//     read by everybody: a hard link can't bring a secret of another user into an image,
+//     which every user of the host may read.
+type source struct {
+	dir   *os.File
+	owner uint32
+	img   Image // of image.json, in which sizes and digests may be missing
+}
+
+// openSource opens the folder and reads its image.json.
+func openSource(ref string) (src *source, err error) {
+	if err := (DirBuilder{}).Check(ref); err != nil {
+		return nil, err
+	}
+	src = &source{}
+	path := strings.TrimPrefix(ref, DirBuilder{}.Scheme())
+	if src.dir, err = os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0); err != nil {
+		return nil, dirError(ref, err)
+	}
+	if err = src.readManifest(ref); err != nil {
+		return nil, dirError(ref, errors.Join(err, src.Close()))
+	}
+	return src, nil
+}
+
+func (s *source) readManifest(ref string) error {
+	st, err := statOf(s.dir)
 	if err != nil {
 		return err
+	}
+	if s.owner = st.Uid; st.Mode&0o002 != 0 {
+		return fmt.Errorf("everybody may write in %s: chmod o-w it", s.dir.Name())
+	}
+	f, _, err := s.open(File{Name: ManifestName}, maxManifest)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err != nil {
+		return err
+	}
+	if s.img, err = decodeManifest(b); err != nil {
+		return fmt.Errorf("%s: %w", ManifestName, err)
+	}
+	for _, f := range s.img.files() {
+		if err := f.validateName(); err != nil {
+			return err
+		}
+	}
+	if s.img.Name == "" {
+		s.img.Name = ref
+	}
+	if s.img.Arch == "" {
+		s.img.Arch = "amd64"
+	}
+	return nil
+}
+
+// Close closes the folder.
+func (s *source) Close() error { return s.dir.Close() }
+
+// open opens a file of the folder that has at most so many bytes.
+func (s *source) open(want File, most int64) (_ *os.File, is stamp, err error) {
+	f, err := openRegular(int(s.dir.Fd()), want.Name)
+	if err != nil {
+		return nil, is, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	st, err := statOf(f)
+	if err != nil {
+		return nil, is, err
+	}
+	if st.Uid != s.owner && (st.Nlink > 1 || st.Mode&0o004 == 0) {
+		return nil, is, fmt.Errorf("%s belongs to user %d and %s to user %d: a file of another user has one link and may be read by everybody: copy it, or chown the copy",
+			want.Name, st.Uid, s.dir.Name(), s.owner)
+	}
+	if st.Size > most {
+		return nil, is, fmt.Errorf("%s has %d bytes, more than %d", want.Name, st.Size, most)
+	}
+	is, err = stampOf(f)
+	return f, is, err
+}
+
+// copy copies one file into the image's folder and completes its description.
+func (s *source) copy(ctx context.Context, to string, f *File, most int64) error {
+	in, before, err := s.open(*f, most)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := fits(in, to); err != nil {
+		return err
+	}
+	got, err := copyOpen(ctx, in, before.Size, filepath.Join(to, f.Name))
+	if err != nil {
+		return err
+	}
+	got.Name = f.Name
+	if after, err := stampOf(in); err != nil || after != before {
+		return errors.Join(err, fmt.Errorf("%s was changed while it was copied: build again when nobody writes to it", f.Name))
 	}
 	if f.Size != 0 && f.Size != got.Size || f.SHA256 != "" && f.SHA256 != got.SHA256 {
 		return fmt.Errorf("%s has %d bytes and SHA-256 %s, %s says otherwise", f.Name, got.Size, got.SHA256, ManifestName)
@@ -94,55 +231,35 @@ func copyMeasured(ctx context.Context, from, to string, f *File) error {
 	return nil
 }
 
-// readDirRef reads the folder's image.json, in which sizes and digests may be missing.
-func readDirRef(ref string) (string, Image, error) {
-	dir, err := filepath.Abs(strings.TrimPrefix(ref, DirBuilder{}.Scheme()))
+// fits refuses to begin a copy that the disk has no room for.
+func fits(in *os.File, to string) error {
+	st, err := statOf(in)
 	if err != nil {
-		return "", Image{}, dirError(ref, err)
+		return err
 	}
-	path := filepath.Join(dir, ManifestName)
-	if _, err := statPlain(path); err != nil {
-		return "", Image{}, dirError(ref, err)
+	free, err := sys.FreeBytes(to)
+	if need := st.Blocks * 512; err == nil && free < need {
+		return mvm.Errorf(mvm.KindUnavailable, "copy %s: %d MiB are free in the image store, %d are needed", in.Name(), free>>20, need>>20)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", Image{}, dirError(ref, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
-	if err != nil {
-		return "", Image{}, dirError(ref, err)
-	}
-	img, err := decodeManifest(b)
-	if err != nil {
-		return "", Image{}, dirError(ref, fmt.Errorf("%s: %w", ManifestName, err))
-	}
-	for _, f := range img.files() {
-		if err := f.validateName(); err != nil {
-			return "", Image{}, dirError(ref, err)
-		}
-	}
-	if img.Name == "" {
-		img.Name = ref
-	}
-	if img.Arch == "" {
-		img.Arch = "amd64"
-	}
-	return dir, img, nil
+	return nil
 }
 
-func statPlain(path string) (os.FileInfo, error) {
-	info, err := os.Lstat(path)
+func statOf(f *os.File) (*syscall.Stat_t, error) {
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, fmt.Errorf("stat %s: no owner", f.Name())
 	}
-	return info, nil
+	return st, nil
 }
 
 func dirError(ref string, err error) error {
+	if mvm.IsKind(err, mvm.KindUnavailable) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("image %s: %w", ref, err)
+	}
 	return mvm.Errorf(mvm.KindInvalid, "image %s: %w", ref, err).
 		WithFix("the folder needs image.json, a kernel, and an initrd or a rootfs, as docs/images.md says")
 }

@@ -1,12 +1,13 @@
 package image
 
 import (
+	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func linkCount(info fs.FileInfo) int {
@@ -26,21 +27,18 @@ func Link(from, to string) error {
 	return copyFile(from, to)
 }
 
-func copyFile(from, to string) (err error) {
-	in, err := os.Open(from)
+func copyFile(from, to string) error {
+	in, err := openRegular(unix.AT_FDCWD, from)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	info, err := in.Stat()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if _, err := io.Copy(out, in); err != nil {
-		return fmt.Errorf("copy %s: %w", from, err)
-	}
-	return nil
+	_, err = copyOpen(context.Background(), in, info.Size(), to)
+	return err
 }
 
 // syncFile makes the content of a file durable that may be read-only by now.

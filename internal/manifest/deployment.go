@@ -22,6 +22,9 @@ func ReadDeployment(path string, opts Options) (d mvm.Deployment, files []string
 	}
 	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
 	d, err = ParseDeployment(path, data, s.ReadSecret)
+	if err == nil {
+		d, err = resolveImages(d, filepath.Dir(path), opts)
+	}
 	return d, append([]string{path}, s.read...), err
 }
 
@@ -32,7 +35,11 @@ func readPiped(opts Options) (mvm.Deployment, error) {
 	if err != nil {
 		return mvm.Deployment{}, mvm.Errorf(mvm.KindInvalid, "read stdin: %w", err)
 	}
-	return ParseDeployment("stdin", data, (&secretFiles{dirs: opts.SecretDirs}).ReadSecret)
+	d, err := ParseDeployment("stdin", data, (&secretFiles{dirs: opts.SecretDirs}).ReadSecret)
+	if err != nil {
+		return d, err
+	}
+	return resolveImages(d, "", opts)
 }
 
 // ParseDeployment parses a deployment manifest. file is its name in errors.

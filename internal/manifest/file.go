@@ -23,6 +23,9 @@ type Options struct {
 	SecretDirs []string
 	// Stdin is what the manifest "-" is read from; nil: there is none of that name.
 	Stdin io.Reader
+	// Remote: the agent is on another machine, where relative references to images name
+	// nothing.
+	Remote bool
 }
 
 // ReadSecret returns the value of the secret file that a manifest names.

@@ -32,6 +32,9 @@ func (t Template) ReadNewConfig(path string, opts Options) (c NewConfig, files [
 	}
 	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
 	c, err = t.ParseNewConfig(path, data, s.ReadSecret)
+	if err == nil {
+		c.Flake, err = ImageRef(c.Flake, filepath.Dir(path), opts.Remote)
+	}
 	return c, append([]string{path}, s.read...), err
 }
 

@@ -1,0 +1,48 @@
+package manifest
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"mvm"
+)
+
+// fileSchemes begin image references that name a file or folder of the agent's host.
+var fileSchemes = []string{"dir", "oci-archive"}
+
+// ImageRef makes an image reference that names a file absolute: the agent has no folder
+// that it could be relative to. base is the folder of the file that has the reference, or
+// "" for the working folder. remote says that the agent is on another machine, where
+// neither of them is.
+func ImageRef(ref, base string, remote bool) (string, error) {
+	scheme, path, ok := strings.Cut(ref, ":")
+	if !ok || !slices.Contains(fileSchemes, scheme) || path == "" || filepath.IsAbs(path) {
+		return ref, nil
+	}
+	if remote {
+		return "", mvm.Errorf(mvm.KindInvalid, "image %s: %q is a path on this machine, and the agent is on another", ref, path).
+			WithFix("give the absolute path on the agent's machine, as %s:/srv/images/mine", scheme)
+	}
+	abs, err := filepath.Abs(filepath.Join(base, path))
+	if err != nil {
+		return "", mvm.Errorf(mvm.KindInvalid, "image %s: %w", ref, err)
+	}
+	abs = scheme + ":" + abs
+	if err := mvm.ValidateFlake(abs); err != nil {
+		return "", err
+	}
+	return abs, nil
+}
+
+// resolveImages is ImageRef for the pools of a manifest in the folder.
+func resolveImages(d mvm.Deployment, base string, opts Options) (mvm.Deployment, error) {
+	for i := range d.Pools {
+		ref, err := ImageRef(d.Pools[i].Flake, base, opts.Remote)
+		if err != nil {
+			return mvm.Deployment{}, err
+		}
+		d.Pools[i].Flake = ref
+	}
+	return d, nil
+}
