@@ -15,7 +15,6 @@ import (
 const (
 	secondTry     = 150 * time.Millisecond // doubles with each further try
 	maxTries      = 5
-	knownConnect  = 2 * time.Second // to an instance that took connections before
 	firstRefused  = 10 * time.Millisecond
 	longestRefuse = 200 * time.Millisecond
 )
@@ -28,43 +27,130 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
+// proof is the first connection to a backend, on its way. err may be read once done
+// is closed.
+type proof struct {
+	done chan struct{}
+	err  error
+}
+
 // dialer returns the way to connect to the backend's instance. The errors are
 // *dialError.
+//
+// The first connection to a backend is tried several times at once, for its machine
+// may just be coming up; all others wait for it. After that each is one try, a bounded
+// number of them at a time, the others queue in the order of their coming.
 func (ro *roster) dialer(b *backend) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
 		if !ro.group.enter() {
 			return nil, &dialError{net.ErrClosed}
 		}
 		defer ro.group.leave()
-		limit, patience := ro.lim.Connect, ro.lim.Refused
-		if b.proven.Load() {
-			limit, patience = min(limit, knownConnect), 0
-		}
-		ctx, cancel := context.WithTimeout(ctx, limit)
+		ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
 		defer cancel()
 		defer context.AfterFunc(b.ctx, cancel)()
-		conn, err := ro.connect(ctx, addr, patience)
+		conn, err := ro.prove(ctx, b, addr)
+		if conn == nil && err == nil {
+			conn, err = ro.queue(ctx, b, addr)
+		}
 		if err != nil {
+			if errors.Is(context.Cause(ctx), errCrowded) {
+				err = errCrowded
+			}
 			return nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
 		}
-		b.proven.Store(true)
+		b.connected.Store(int64(ro.mono()))
 		return ro.gate(b.w, conn)
 	}
 }
 
-// connect connects, and while the port refuses tries again for as long as patience.
-func (ro *roster) connect(ctx context.Context, addr string, patience time.Duration) (net.Conn, error) {
-	began, pause := time.Now(), firstRefused
+// errCrowded ends a wait in the queue for a connection to an instance.
+var errCrowded = errors.New("too many requests are waiting for a connection to the instance")
+
+// prove makes the backend's first connection, or waits until somebody else has: then
+// it returns neither a connection nor an error.
+func (ro *roster) prove(ctx context.Context, b *backend, addr string) (net.Conn, error) {
 	for {
-		conn, err := ro.race(ctx, addr)
-		if err == nil || !notYet(err) || time.Since(began)+pause > patience {
+		ro.mu.Lock()
+		if b.proven {
+			ro.mu.Unlock()
+			return nil, nil
+		}
+		p := b.proof
+		if p == nil {
+			p = &proof{done: make(chan struct{})}
+			b.proof = p
+			ro.mu.Unlock()
+			return ro.tryProof(ctx, b, p, addr)
+		}
+		ro.mu.Unlock()
+		select {
+		case <-p.done:
+			if p.err != nil {
+				return nil, p.err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// tryProof makes the backend's first connection. A failure counts for all who wait for
+// it, unless it is the end of this request only.
+func (ro *roster) tryProof(ctx context.Context, b *backend, p *proof, addr string) (net.Conn, error) {
+	limited, cancel := context.WithTimeout(ctx, ro.lim.Connect)
+	defer cancel()
+	conn, err := ro.patiently(limited, addr, ro.race)
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	b.proof = nil
+	if err == nil {
+		b.proven = true
+	} else if ctx.Err() == nil || b.ctx.Err() != nil {
+		p.err = err
+	}
+	close(p.done)
+	return conn, err
+}
+
+// queue connects to a backend that took connections before, when its turn has come. A
+// failure while others succeed is one of that try only: it is made again.
+func (ro *roster) queue(ctx context.Context, b *backend, addr string) (net.Conn, error) {
+	select {
+	case b.dials <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-b.dials }()
+	for {
+		began := ro.mono()
+		limited, cancel := context.WithTimeout(ctx, ro.lim.Reconnect)
+		conn, err := ro.dial(limited, "tcp", addr)
+		timedOut := limited.Err() != nil
+		cancel()
+		if err == nil || ctx.Err() != nil || time.Duration(b.connected.Load()) < began {
 			return conn, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !timedOut { // one of its ports may be closed while another serves
+			return ro.patiently(ctx, addr, ro.once)
+		}
+	}
+}
+
+// once is a single try.
+func (ro *roster) once(ctx context.Context, addr string) (net.Conn, error) {
+	return ro.dial(ctx, "tcp", addr)
+}
+
+// patiently connects, and while the port refuses tries again for Limits.Refused.
+func (ro *roster) patiently(ctx context.Context, addr string, try func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
+	began, pause := time.Now(), firstRefused
+	for {
+		conn, err := try(ctx, addr)
+		if err == nil || !notYet(err) || time.Since(began)+pause > ro.lim.Refused {
+			return conn, err
+		}
+		if !wait(ctx, pause) {
 			return nil, err
 		}
 		pause = min(2*pause, longestRefuse)

@@ -114,14 +114,17 @@ type lab struct {
 	listens map[string]string // configured port -> real address
 	network map[string]string // instance address -> real address
 	dialed  map[string]int
-	lost    map[string]int // dials to lose, by address
-	hook    func()         // at the end of a write to an instance
+	dialing int                      // dials under way
+	most    int                      // of them at once
+	lost    map[string]int           // dials to lose, by address
+	stalled map[string]chan struct{} // dials wait until it is closed, by address
+	hook    func()                   // at the end of a write to an instance
 }
 
 // newLab starts a router with the routes; limits may be changed by the options.
 func newLab(t testing.TB, lim gateway.Limits, routes ...mvm.Route) *lab {
 	l := &lab{t: t, host: &host{answer: says(awake3)},
-		listens: map[string]string{}, network: map[string]string{}, dialed: map[string]int{}, lost: map[string]int{}}
+		listens: map[string]string{}, network: map[string]string{}, dialed: map[string]int{}, lost: map[string]int{}, stalled: map[string]chan struct{}{}}
 	l.router = gateway.New(gateway.Options{Host: l.host, Limits: lim, Dial: l.dial, Listen: l.listen})
 	t.Cleanup(func() {
 		if err := l.router.Close(); err != nil {
@@ -155,15 +158,30 @@ func (l *lab) listen(_ context.Context, _, addr string) (net.Listener, error) {
 func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	l.mu.Lock()
 	l.dialed[addr]++
+	l.dialing++
+	l.most = max(l.most, l.dialing)
 	real, ok := l.network[addr]
 	lost := l.lost[addr] > 0
 	if lost {
 		l.lost[addr]--
 	}
+	stalled := l.stalled[addr]
 	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.dialing--
+		l.mu.Unlock()
+	}()
 	if lost {
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if stalled != nil {
+		select {
+		case <-stalled:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	if !ok {
 		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
@@ -212,11 +230,32 @@ func (l *lab) dials(addr string) int {
 	return l.dialed[addr]
 }
 
+// mostDials is how many dials were under way at once.
+func (l *lab) mostDials() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.most
+}
+
 // lose makes the next n dials to the address wait for an answer that never comes.
 func (l *lab) lose(addr string, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lost[addr] = n
+}
+
+// stall makes dials to the address wait until answer is called.
+func (l *lab) stall(addr string) (answer func()) {
+	gate := make(chan struct{})
+	l.mu.Lock()
+	l.stalled[addr] = gate
+	l.mu.Unlock()
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		delete(l.stalled, addr)
+		l.mu.Unlock()
+		close(gate)
+	})
 }
 
 func (l *lab) place(addr, real string) {

@@ -91,8 +91,9 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		a.cancel(err)
 		var unconnected *dialError
 		dialing := errors.As(err, &unconnected)
-		final := again || req.Context().Err() != nil || dialing && l.fresh() || !dialing && !x.repeatable(req, body, a, l)
-		if dialing || unanswering(err) {
+		gaveUp := req.Context().Err() != nil || errors.Is(err, errCrowded)
+		final := again || gaveUp || dialing && l.fresh() || !dialing && !x.repeatable(req, body, a, l)
+		if !gaveUp && (dialing || unanswering(err)) {
 			l.doubt()
 		}
 		gone := l.b.w.gone.Load()
@@ -128,6 +129,9 @@ func (x *exchange) repeatable(req *http.Request, body *keptBody, a *attempt, l *
 
 // explain says in the client's terms why an instance gave no response.
 func explain(err error, dialing, gone bool) error {
+	if errors.Is(err, errCrowded) {
+		return &unanswered{refused(503, defaultRetry, "%s", errCrowded), err}
+	}
 	if gone && !dialing {
 		return &unanswered{refused(http.StatusBadGateway, 0, "the instance ended before it answered"), err}
 	}

@@ -74,10 +74,12 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err == nil {
 			return l, conn, nil
 		}
-		fresh := l.fresh()
-		l.doubt()
+		final := again || l.fresh() || errors.Is(err, errCrowded)
+		if !errors.Is(err, errCrowded) {
+			l.doubt()
+		}
 		l.end()
-		if fresh || again {
+		if final {
 			return nil, nil, err
 		}
 	}

@@ -34,9 +34,12 @@ type backend struct {
 	transport *http.Transport
 	ctx       context.Context // ends with it, and with it attempts to connect
 	cancel    context.CancelFunc
-	proven    atomic.Bool // it took a connection
-	uses      int         // requests and streams; roster.mu
-	gone      bool        // fenced; roster.mu
+	dials     chan struct{} // one per connection that is being made, once proven
+	connected atomic.Int64  // roster.mono of the last connection made
+	proven    bool          // it took a connection; roster.mu
+	proof     *proof        // the first connection, while it is being made; roster.mu
+	uses      int           // requests and streams; roster.mu
+	gone      bool          // fenced; roster.mu
 }
 
 // stream is a connection that carries bytes both ways: TCP or after an Upgrade.
@@ -68,7 +71,7 @@ func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend
 	ro.evict(w, a.IP)
 	w.ip = a.IP
 	if w.backend == nil {
-		b := &backend{w: w}
+		b := &backend{w: w, dials: make(chan struct{}, ro.lim.Dials)}
 		b.ctx, b.cancel = context.WithCancel(ro.ctx)
 		b.transport = &http.Transport{
 			DialContext:            ro.dialer(b),

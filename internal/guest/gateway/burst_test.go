@@ -1,0 +1,164 @@
+package gateway_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"mvm/internal/guest/gateway"
+)
+
+const at3 = "10.240.5.3:80"
+
+// arrivals are what came to an instance.
+type arrivals struct{ conns, requests atomic.Int32 }
+
+// counted serves hello at ip3 and counts what arrives.
+func (l *lab) counted() *arrivals {
+	a := &arrivals{}
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.requests.Add(1)
+		if r.URL.Path == "/close" {
+			w.Header().Set("Connection", "close")
+		}
+		fmt.Fprint(w, "hello")
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			a.conns.Add(1)
+		}
+	}
+	s.Start()
+	l.t.Cleanup(s.Close)
+	l.place(at3, s.Listener.Addr().String())
+	return a
+}
+
+// TestBurstIsNotMultiplied: as many connections as requests arrive at most, however long
+// connecting takes, and the host is asked once.
+func TestBurstIsNotMultiplied(t *testing.T) {
+	for _, size := range []int{100, 200, 400, 800} {
+		for _, awake := range []bool{true, false} {
+			if !awake && size > 200 { // more than may wait for one instance
+				continue
+			}
+			t.Run(fmt.Sprintf("%d awake %v", size, awake), func(t *testing.T) { testBurst(t, size, awake) })
+		}
+	}
+}
+
+func testBurst(t *testing.T, size int, awake bool) {
+	l := newLab(t, gateway.Limits{Reconnect: patience}, webRoute("web", 80, "/", anyOne))
+	a := l.counted()
+	sent := int32(size)
+	if awake {
+		l.want(80, "/close", 200, "hello")
+		sent++
+	}
+	answer := l.stall(at3)
+	var wg sync.WaitGroup
+	for range size {
+		wg.Go(func() { l.want(80, "/", 200, "hello") })
+	}
+	eventually(t, "all are on their way", func() bool { return l.router.Active() == size })
+	time.Sleep(time.Second) // in which nothing is to happen
+	answer()
+	wg.Wait()
+	if n := a.requests.Load(); n != sent {
+		t.Errorf("%d requests arrived, want %d", n, sent)
+	}
+	spare := int32(0)
+	if !awake {
+		spare = 4 // further tries of the first connection
+	}
+	if n := a.conns.Load(); n > sent+spare {
+		t.Errorf("%d connections arrived for %d requests", n, sent)
+	}
+	if n := len(l.host.asked()); n != 1 {
+		t.Errorf("the host was asked %d times, want once", n)
+	}
+}
+
+// TestTimeOutWhileOthersSucceed: a connection that does not come about is made again,
+// and the host is not asked.
+func TestTimeOutWhileOthersSucceed(t *testing.T) {
+	l := newLab(t, gateway.Limits{Reconnect: 300 * time.Millisecond}, webRoute("web", 80, "/", anyOne))
+	l.counted()
+	l.want(80, "/close", 200, "hello")
+	l.lose(at3, 1)
+	unlucky := make(chan struct{})
+	go func() {
+		defer close(unlucky)
+		l.want(80, "/", 200, "hello")
+	}()
+	eventually(t, "it is connecting", func() bool { return l.dials(at3) == 2 })
+	for done := false; !done; {
+		l.want(80, "/close", 200, "hello")
+		select {
+		case <-unlucky:
+			done = true
+		default:
+		}
+	}
+	if n := len(l.host.asked()); n != 1 {
+		t.Errorf("the host was asked %d times, want once", n)
+	}
+}
+
+// TestQueueForConnectionsIsBounded: who waits too long for a connection gets a 503, and
+// the instance is not asked for again.
+func TestQueueForConnectionsIsBounded(t *testing.T) {
+	l := newLab(t, gateway.Limits{Dials: 2, Hold: 300 * time.Millisecond, Reconnect: patience}, webRoute("web", 80, "/", anyOne))
+	l.counted()
+	l.want(80, "/close", 200, "hello")
+	answer := l.stall(at3)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			code, h, got := l.do("GET", 80, "/", "")
+			if code != 503 || h.Get("Retry-After") != "5" || !strings.Contains(got, "waiting for a connection") {
+				t.Errorf("past the time: %d, Retry-After %q, %q", code, h.Get("Retry-After"), got)
+			}
+		})
+	}
+	wg.Wait()
+	if n := l.mostDials(); n != 2 {
+		t.Errorf("%d connections were tried at once, want 2", n)
+	}
+	answer()
+	l.want(80, "/", 200, "hello")
+	if n := len(l.host.asked()); n != 1 {
+		t.Errorf("the host was asked %d times, want once", n)
+	}
+}
+
+// TestClientThatGivesUpWhileConnecting: the others' connections go on.
+func TestClientThatGivesUpWhileConnecting(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l.counted()
+	l.want(80, "/close", 200, "hello")
+	answer := l.stall(at3)
+	c := l.raw(80, netip.Addr{})
+	_, _ = c.Write([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	eventually(t, "it is connecting", func() bool { return l.dials(at3) == 2 })
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.want(80, "/", 200, "hello")
+	}()
+	eventually(t, "both are", func() bool { return l.dials(at3) == 3 })
+	_ = c.Close()
+	eventually(t, "one is gone", func() bool { return l.router.Active() == 1 })
+	answer()
+	<-done
+	if n := len(l.host.asked()); n != 1 {
+		t.Errorf("the host was asked %d times, want once", n)
+	}
+}
