@@ -149,6 +149,7 @@ type Agent struct {
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending  // configurations to be delivered
 	unsettled   pending  // instances that an operation left half done
+	wakeFaults  wakeFaults
 	reconciler  *reconciler
 	states      keyLocks // one desired state at a time
 }

@@ -16,6 +16,7 @@ import (
 
 	"mvm"
 	"mvm/internal/agent"
+	"mvm/internal/driver"
 	"mvm/internal/driver/fake"
 	"mvm/internal/image"
 	"mvm/internal/image/fakeimage"
@@ -346,17 +347,20 @@ func TestConcurrentWakesAreOne(t *testing.T) {
 	}
 }
 
+// errBadSnapshot is what a driver says of a snapshot that it can't restore.
+var errBadSnapshot = &driver.SnapshotError{Err: errors.New("broken on purpose")}
+
 func TestFailedRestores(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		fails   int
 		op      fake.Op
 		kind    string
-		consume bool
+		err     error
 	}{
-		{"once", 1, fake.OpRestore, "warm", false},
-		{"twice", 2, fake.OpRestore, "cold", false},
-		{"after vCPUs ran", 1, fake.OpResume, "cold", true},
+		{"once", 1, fake.OpRestore, "warm", errBadSnapshot},
+		{"twice", 2, fake.OpRestore, "cold", errBadSnapshot},
+		{"before vCPUs ran", 1, fake.OpResume, "warm", errors.New("broken on purpose")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t)
@@ -364,7 +368,7 @@ func TestFailedRestores(t *testing.T) {
 			h.opt.Fail = func(op fake.Op, _ string) error {
 				if op == c.op && left > 0 {
 					left--
-					return errors.New("broken on purpose")
+					return c.err
 				}
 				return nil
 			}

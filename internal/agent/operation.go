@@ -21,6 +21,9 @@ type step struct {
 	undo func(ctx context.Context) error
 	// forward: once the step before it is done the operation is no longer called off.
 	forward bool
+	// holds: where its undo fails, the steps before it stay as they are, and what is
+	// left half done is finished later: see settle.go.
+	holds bool
 }
 
 // operation is one run of an operation on an instance, by its runner.
@@ -41,7 +44,7 @@ type operation struct {
 	reason  string        // why that way
 	silent  bool          // the guest did not answer when it was asked to drain
 	digest  []byte        // of the configuration that the gate gave the guest
-	tried   bool          // the driver was given the snapshot
+	failure error         // for which steps are taken back
 	torn    bool          // taking back a step failed
 	parked  bool          // the instance was, before its sleep was committed
 
@@ -234,6 +237,7 @@ func (o *operation) runStep(ctx context.Context, op mvm.OpKind, s step) error {
 func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.job.ctx), undoTimeout)
 	defer cancel()
+	o.failure = err
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := steps[i]
 		if s.undo == nil {
@@ -245,6 +249,9 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 		if e := s.undo(ctx); e != nil {
 			o.torn = true
 			err = errors.Join(err, mvm.Errorf(mvm.KindOf(e), "take back %s: %w", s.name, e))
+			if s.holds {
+				break
+			}
 		}
 	}
 	return err

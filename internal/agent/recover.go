@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // recover takes up the host after a start of the agent. In order: networks, VMMs
@@ -180,7 +181,8 @@ func keepOnly(dir, name string) error {
 }
 
 // readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs
-// on where its image is lost.
+// on where its image is lost. One that does not answer is ended, for its guest serves
+// nobody; with an error that the host is to blame for it is left as it is.
 func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
 	spec, err := a.spec(i)
 	if err != nil {
@@ -191,11 +193,18 @@ func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return false, false, nil
 	}
+	if _, lacks := sys.Fault(err); lacks {
+		return false, false, mvm.Errorf(mvm.KindUnavailable, "take up VMM: %w", err).WithFix("%s", sys.FaultFix(err))
+	}
 	if err != nil {
 		a.log.Error("vmm can't be taken up and is ended", "instance", i.ID, "error", err)
 		return false, false, a.opt.Driver.Destroy(ctx, a.baseSpec(i))
 	}
-	if paused, err = vmm.Paused(ctx); err != nil {
+	paused, err = vmm.Paused(ctx)
+	if _, lacks := sys.Fault(err); lacks {
+		return false, false, errors.Join(mvm.Errorf(mvm.KindUnavailable, "take up VMM: %w", err).WithFix("%s", sys.FaultFix(err)), vmm.Close())
+	}
+	if err != nil {
 		a.log.Error("vmm does not answer and is ended", "instance", i.ID, "error", err)
 		return false, false, errors.Join(vmm.Kill(ctx), vmm.Close())
 	}

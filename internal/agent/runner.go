@@ -100,6 +100,11 @@ func (j *job) giveWay(r request) {
 // done or ctx ends. The operation itself goes on when ctx ends.
 func (a *Agent) submit(ctx context.Context, id string, req request, progress func(mvm.Progress)) (mvm.Instance, error) {
 	req.id = mvm.RequestFrom(ctx)
+	if up(req.op) && byRequests(req.by) {
+		if err := a.wakeFaults.check(id); err != nil {
+			return mvm.Instance{}, err
+		}
+	}
 	j, err := a.enqueue(id, req)
 	if err != nil {
 		return mvm.Instance{}, err

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"mvm"
@@ -37,23 +38,57 @@ func (o *operation) settleLost(ctx context.Context) error {
 			WithFix("finish it with `mvm instance destroy %s`", o.inst.ID)
 	case o.kind == mvm.OpStop:
 		return nil
-	case cut == mvm.OpStop, holds && o.lost() && !o.takeUp(ctx):
+	case cut == mvm.OpStop:
 		return o.stopFirst(ctx)
+	}
+	if holds && o.lost() {
+		there, err := o.takeUp(ctx)
+		if err != nil {
+			return err
+		}
+		if !there {
+			return o.stopFirst(ctx)
+		}
+	}
+	return o.settleCut(ctx, cut)
+}
+
+// settleCut finishes or takes back an operation that was cut off.
+func (o *operation) settleCut(ctx context.Context, cut mvm.OpKind) error {
+	switch {
 	case cut == mvm.OpSleep && o.inst.State == mvm.StateSleeping:
 		return o.finishSleep(ctx)
-	case cut != "" && holds:
-		return o.goOn(ctx)
-	case up(cut) && o.runsUngated(ctx):
-		return o.finishWake(ctx)
+	case cut != "" && o.inst.State.HoldsMemory():
+		return errors.Join(o.a.sweepSnapshots(o.inst), o.goOn(ctx))
 	case up(cut):
+		if err := o.findVMM(ctx); err != nil {
+			return err
+		}
+		if o.runsUngated(ctx) {
+			return o.finishWake(ctx)
+		}
 		return o.giveUpVMM(ctx)
 	}
 	return nil
 }
 
+// findVMM takes up the VMM of a wake that was cut off after its snapshot was consumed,
+// if there is one that could not be taken up before.
+func (o *operation) findVMM(ctx context.Context) error {
+	s := o.inst.Snapshot
+	if o.a.liveOf(o.inst.ID) != nil || s == nil || !s.Consumed {
+		return nil
+	}
+	_, _, err := o.a.readopt(ctx, o.inst)
+	return err
+}
+
 // giveUpVMM ends what an operation that was cut off has of a VMM, and then forgets the
 // operation: until it is gone it counts.
 func (o *operation) giveUpVMM(ctx context.Context) error {
+	if err := o.unconsume(ctx); err != nil {
+		return err
+	}
 	if err := o.releaseVMM(ctx); err != nil {
 		return err
 	}
@@ -71,12 +106,14 @@ func (o *operation) runsUngated(ctx context.Context) bool {
 	return err == nil && !paused
 }
 
-// finishWake opens the gate of a guest that runs from its snapshot. Where it can't, the
-// guest is given up, and the next wake boots it from its disks.
+// finishWake opens the gate of a guest that runs from its snapshot. Where the guest does
+// not take part it is given up, and the next wake boots it from its disks; a fault of the
+// host leaves it as it is, for the next try.
 func (o *operation) finishWake(ctx context.Context) error {
 	o.bootWay, o.resumedAt = "warm", time.Time{}
 	return o.run(ctx, mvm.OpWake, []step{
-		{name: "resumed", do: func(context.Context) error { return nil }, undo: o.giveUpVMM},
+		{name: "vmm", do: func(context.Context) error { return nil }, undo: o.giveUpVMM},
+		{name: "resumed", do: func(context.Context) error { return nil }, undo: o.keepGuest, holds: true},
 		{name: "gate", do: o.wakeGate, forward: true},
 		{name: "settle", do: o.settleGuest, forward: true},
 		{name: "open", do: o.openAfterRestore, forward: true},
@@ -100,22 +137,25 @@ func (o *operation) settleCreated(ctx context.Context) error {
 }
 
 // takeUp takes up the instance's VMM that could not be taken up when the agent
-// started, if it runs as the record says.
-func (o *operation) takeUp(ctx context.Context) bool {
+// started, if it runs as the record says. An error says that the host could not do it.
+func (o *operation) takeUp(ctx context.Context) (bool, error) {
 	if o.a.liveOf(o.inst.ID) != nil {
-		return false // it was, and has ended
+		return false, nil // it was, and has ended
 	}
 	alive, paused, err := o.a.readopt(ctx, o.inst)
-	if err != nil {
-		o.log.Warn("take up vmm", "error", err)
-	}
 	if !alive {
-		return false
+		return false, err
 	}
 	if o.inst.State == mvm.StateRunning {
 		o.a.pending.set(o.inst.ID, true) // a change may have been stored and not delivered
 	}
-	return paused == (o.inst.State == mvm.StateWarm) || o.goOn(ctx) == nil
+	if paused == (o.inst.State == mvm.StateWarm) {
+		return true, nil
+	}
+	if err = o.goOn(ctx); err == nil || !guestFault(err) {
+		return true, err
+	}
+	return false, nil
 }
 
 // keepSettled finishes what failing operations left half done, for as long as the

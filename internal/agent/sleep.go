@@ -34,7 +34,7 @@ func (o *operation) sleep(ctx context.Context) error {
 		{name: "pause", do: o.pauseVMM},
 		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
 			undo: func(context.Context) error { return o.a.removeSnapshot(o.inst.ID, snap.ID) }},
-		{name: "commit", do: func(context.Context) error { return o.commitSleep(snap) }, undo: o.uncommitSleep},
+		{name: "commit", do: func(context.Context) error { return o.commitSleep(snap) }, undo: o.uncommitSleep, holds: true},
 	})
 	if err != nil {
 		return err

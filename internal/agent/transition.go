@@ -36,6 +36,7 @@ func (o *operation) report(err error) {
 	t := o.transition(o.inst.State)
 	o.a.opt.Metrics.Operation(*t, err)
 	if err == nil {
+		o.a.wakeFaults.ended(o.inst.ID)
 		if t.From != t.To {
 			o.log.Info("operation done", "op", t.Op, "by", t.By, "from", t.From, "to", t.To, "kind", t.Kind, "took", t.Took)
 		}

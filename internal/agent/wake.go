@@ -8,10 +8,13 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/sys"
 )
 
-// wake brings a sleeping instance back: from its snapshot, once more when that
-// fails before the vCPUs ran, and else by a cold boot from its disks, on record.
+// wake brings a sleeping instance back from its snapshot, once more when that fails
+// before the vCPUs ran. It boots from its disks, on record, only where the snapshot
+// itself can't be used, or where its guest ran and is lost. After anything else it
+// sleeps on with its snapshot.
 func (o *operation) wake(ctx context.Context) error {
 	if why := o.outdated(ctx); why != "" {
 		return o.bootAnew(ctx, why)
@@ -20,12 +23,12 @@ func (o *operation) wake(ctx context.Context) error {
 	for range 2 {
 		misfit, err := o.a.snapshotFits(ctx, o.inst)
 		if err != nil {
-			return err
+			return o.sleepsOn(err)
 		}
 		if misfit != nil {
 			return o.coldBoot(ctx, errors.Join(why, misfit))
 		}
-		o.bootWay, o.reason, o.tried = "warm", "", false
+		o.bootWay, o.reason = "warm", ""
 		if why = o.restore(ctx); why == nil {
 			return o.afterWake(ctx)
 		}
@@ -34,11 +37,14 @@ func (o *operation) wake(ctx context.Context) error {
 			return why
 		}
 		o.log.Warn("restore failed", "error", why)
+		if _, lacks := sys.Fault(why); lacks && !o.inst.Snapshot.Consumed { // and does so still
+			break
+		}
 	}
-	if !o.tried { // nothing is wrong with the snapshot, and a cold boot would fail as well
-		return why
+	if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed {
+		return o.coldBoot(ctx, why)
 	}
-	return o.coldBoot(ctx, why)
+	return o.sleepsOn(why)
 }
 
 // coldBoot gives up the snapshot (it is set aside) and starts from the disks.
@@ -72,8 +78,8 @@ func (o *operation) restore(ctx context.Context) error {
 		{name: "quota", do: o.admit, undo: o.forget},
 		{name: "network", do: o.a.applyNetwork},
 		{name: "restore", do: o.restoreVMM, undo: o.releaseVMM},
-		{name: "consume", do: o.consume, forward: true},
-		{name: "resume", do: o.resumeVMM, forward: true},
+		{name: "consume", do: o.consume, undo: o.unconsume, holds: true, forward: true},
+		{name: "resume", do: o.resumeRestored, undo: o.keepGuest, holds: true, forward: true},
 		{name: "gate", do: o.wakeGate, forward: true},
 		{name: "settle", do: o.settleGuest, forward: true},
 		{name: "open", do: o.openAfterRestore, forward: true},
@@ -83,7 +89,6 @@ func (o *operation) restore(ctx context.Context) error {
 func (o *operation) restoreVMM(ctx context.Context) error {
 	files := o.a.snapshotFiles(o.inst.ID, o.inst.Snapshot.ID)
 	return o.a.launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
-		o.tried = true
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.a.opt.Driver.Restore(ctx, s, files)
 	})
@@ -97,6 +102,71 @@ func (o *operation) consume(context.Context) error {
 		s.Consumed = true
 		i.Snapshot = &s
 	})
+}
+
+// unconsume takes consume back where no vCPU has run: then the snapshot is whole.
+func (o *operation) unconsume(ctx context.Context) error {
+	whole, err := o.neverRan(ctx)
+	if err != nil || !whole {
+		return err
+	}
+	return o.save(func(i *mvm.Instance) {
+		if i.Snapshot != nil {
+			s := *i.Snapshot
+			s.Consumed = false
+			i.Snapshot = &s
+		}
+	})
+}
+
+// neverRan reports that the instance has a VMM whose vCPUs have not run since it was
+// restored. An error says that the host could not find out.
+func (o *operation) neverRan(ctx context.Context) (bool, error) {
+	v, err := o.vmm()
+	if err != nil || o.lost() {
+		return false, nil //nolint:nilerr // there is no VMM to ask
+	}
+	paused, err := v.Paused(ctx)
+	if _, lacks := sys.Fault(err); lacks {
+		return false, err
+	}
+	return err == nil && paused, nil
+}
+
+// resumeRestored lets the vCPUs run. An answer that was lost is no failure.
+func (o *operation) resumeRestored(ctx context.Context) error {
+	err := o.resumeVMM(ctx)
+	if err == nil {
+		return nil
+	}
+	if v, e := o.vmm(); e == nil {
+		if paused, e := v.Paused(ctx); e == nil && !paused {
+			o.log.Warn("vCPUs run, though resuming them failed", "error", err)
+			return nil
+		}
+	}
+	return err
+}
+
+// keepGuest keeps a guest whose vCPUs run from its snapshot, though a later step failed,
+// where that was no fault of the guest: its memory is there, and only its gate is not
+// open yet. See finishWake.
+func (o *operation) keepGuest(ctx context.Context) error {
+	if o.lost() || guestFault(o.failure) {
+		return nil
+	}
+	if whole, err := o.neverRan(ctx); err != nil || whole {
+		return err
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "its guest runs, and takes no traffic before the next try")
+}
+
+// guestFault reports that a guest whose vCPUs run did not answer, or not as it should.
+func guestFault(err error) bool {
+	if _, lacks := sys.Fault(err); lacks {
+		return false
+	}
+	return mvm.IsKind(err, mvm.KindUnavailable) || mvm.IsKind(err, mvm.KindTimeout)
 }
 
 func (o *operation) openAfterRestore(ctx context.Context) error {
@@ -179,8 +249,12 @@ func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err e
 	case s.MemMiB != i.Res.MemMiB:
 		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB), nil
 	}
-	if _, err := os.Stat(a.snapshotFiles(i.ID, s.ID).State); err != nil {
-		return mvm.Errorf(mvm.KindState, "its device state can't be read: %w", err), nil
+	_, err = os.Stat(a.snapshotFiles(i.ID, s.ID).State)
+	if errors.Is(err, os.ErrNotExist) {
+		return mvm.Errorf(mvm.KindState, "its device state is missing: %w", err), nil
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "look at the device state of %s: %w", i.ID, err)
 	}
 	return nil, nil
 }

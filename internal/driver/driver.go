@@ -21,10 +21,16 @@
 // runs, KindState for a call that the VMM's state does not allow, KindUnavailable
 // when the VMM or guest does not answer, KindInvalid for a Spec or snapshot that
 // does not fit.
+//
+// A failed Restore says nothing about the snapshot unless it is a SnapshotError. A
+// full disk, no file descriptor or memory left, a VMM that can't be started, does not
+// answer or is killed from outside: with all of these the snapshot is as good as
+// before, and the caller keeps it.
 package driver
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"time"
@@ -42,7 +48,9 @@ type Driver interface {
 
 	// Restore makes a VMM from the snapshot. It returns with vCPUs paused: nothing
 	// has run, the snapshot is still intact, and Kill gives it up without loss. The
-	// caller must treat the snapshot as consumed before it calls Resume.
+	// caller must treat the snapshot as consumed before it calls Resume. An error that
+	// is about the snapshot itself is a SnapshotError; after any other one, trying
+	// again may help.
 	Restore(ctx context.Context, spec Spec, snap Snapshot) (VMM, error)
 
 	// Recover takes up the VMM that runs for the Spec, after an agent restart.
@@ -70,8 +78,9 @@ type VMM interface {
 	// Paused reports whether the vCPUs are paused.
 	Paused(ctx context.Context) (bool, error)
 
-	Pause(ctx context.Context) error  // idempotent
-	Resume(ctx context.Context) error // idempotent
+	Pause(ctx context.Context) error // idempotent
+	// Resume is idempotent. After an error Paused says whether the vCPUs have run.
+	Resume(ctx context.Context) error
 
 	// Snapshot writes device state for the paused VMM; with the memory that the
 	// instance's memory file holds already it can be restored. When it returns, both
@@ -175,6 +184,25 @@ type Disk struct {
 // Snapshot names the files of one snapshot. The memory is Spec.Memory.
 type Snapshot struct {
 	State string // device state
+}
+
+// SnapshotError says of a snapshot that it can't be restored: a part of it is missing
+// or damaged, or the VMM refuses its content. It never comes of a fault of the host.
+type SnapshotError struct {
+	Err error // what is wrong with it; its kind is that of the SnapshotError
+}
+
+// Error returns what is wrong.
+func (e *SnapshotError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *SnapshotError) Unwrap() error { return e.Err }
+
+// BadSnapshot reports whether err is positively about the snapshot, so that trying
+// again can't help.
+func BadSnapshot(err error) bool {
+	var e *SnapshotError
+	return errors.As(err, &e)
 }
 
 // Exit says how a VMM ended.

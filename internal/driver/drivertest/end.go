@@ -2,8 +2,11 @@ package drivertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,16 +126,25 @@ func (s *suite) has(call string) []Fault {
 	return slices.DeleteFunc(slices.Clone(s.Faults), func(f Fault) bool { return f.Call != call })
 }
 
+// errOnPurpose is what an operation fails with where it does not matter.
+var errOnPurpose = errors.New("made to fail")
+
 // failing runs fn with each fault of the call.
 func (s *suite) failing(t *testing.T, call string, fn func(t *testing.T)) {
 	t.Helper()
 	for _, f := range s.has(call) {
 		t.Run(call+"/"+f.Name, func(t *testing.T) {
-			disarm := f.Arm()
+			disarm := f.Arm(errOnPurpose)
 			defer disarm()
 			fn(t)
 		})
 	}
+}
+
+// hostFaults are what a host lacks when it fails a Restore.
+func hostFaults() []error {
+	return []error{errOnPurpose, syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN,
+		syscall.EROFS, syscall.EIO, &os.PathError{Op: "fork/exec", Path: "/usr/bin/vmm", Err: syscall.ENOENT}}
 }
 
 // testFaults fails every named operation in turn: Start and Restore leave nothing,
@@ -203,14 +215,31 @@ func (s *suite) faultsOfVMM(t *testing.T, v driver.VMM, spec driver.Spec) {
 	}
 }
 
+// keepsSnapshot: a Restore that fails for a fault of the host says so, and does not
+// say that anything is wrong with the snapshot.
+func (s *suite) keepsSnapshot(t *testing.T, spec driver.Spec, f Fault, fault error) {
+	t.Helper()
+	disarm := f.Arm(fault)
+	defer disarm()
+	_, err := s.Driver.Restore(t.Context(), spec, state(spec))
+	if !errors.Is(err, fault) {
+		t.Errorf("restore: %v, want %v in the chain", err, fault)
+	}
+	if driver.BadSnapshot(err) {
+		t.Errorf("restore: %v counts as an error of the snapshot", err)
+	}
+}
+
 func (s *suite) faultsOfRestore(t *testing.T, spec driver.Spec) {
 	before := files(spec)
-	s.failing(t, "Restore", func(t *testing.T) {
-		if _, err := s.Driver.Restore(t.Context(), spec, state(spec)); err == nil {
-			t.Error("restore succeeded")
-		}
-		s.nothing(t, spec, before)
-	})
+	for _, f := range s.has("Restore") {
+		t.Run("Restore/"+f.Name, func(t *testing.T) {
+			for _, fault := range hostFaults() {
+				s.keepsSnapshot(t, spec, f, fault)
+			}
+			s.nothing(t, spec, before)
+		})
+	}
 	v, err := s.Driver.Restore(t.Context(), spec, state(spec))
 	if err != nil {
 		t.Fatalf("restore after restores that failed: %v", err)

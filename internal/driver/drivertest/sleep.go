@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 )
 
@@ -63,6 +64,9 @@ func (l *life) misfit(t *testing.T) {
 	refuse := func(t *testing.T, err error) {
 		t.Helper()
 		wantKind(t, "restore", err, mvm.KindInvalid)
+		if !driver.BadSnapshot(err) {
+			t.Errorf("restore: %v is not told as an error of the snapshot", err)
+		}
 		l.nothing(t, l.spec, before)
 		_, err = l.Driver.Recover(t.Context(), l.spec)
 		wantKind(t, "recover", err, mvm.KindNotFound)

@@ -51,8 +51,8 @@ type Harness struct {
 type Fault struct {
 	Call string // "Start", "Restore", "Pause", "Resume", "Snapshot", "Kill", "Destroy", "Recover"
 	Name string
-	// Arm makes it fail from now on, until disarm is called.
-	Arm func() (disarm func())
+	// Arm makes it fail with err from now on, until disarm is called.
+	Arm func(err error) (disarm func())
 }
 
 // Run runs the suite. The harness is made once per group of cases.

@@ -126,18 +126,18 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 func (d *Driver) load(ctx context.Context, m *machine, spec driver.Spec, snap driver.Snapshot) error {
 	var state stateFile
 	var memory memoryFile
-	if err := readFile("device state", snap.State, &state); err != nil {
+	if err := badSnapshot(readFile("device state", snap.State, &state)); err != nil {
 		return err
 	}
-	if err := checkFits(spec, state); err != nil {
+	if err := badSnapshot(checkFits(spec, state)); err != nil {
 		return err
 	}
-	if err := readFile("memory", spec.Memory, &memory); err != nil {
+	if err := badSnapshot(readFile("memory", spec.Memory, &memory)); err != nil {
 		return err
 	}
 	if memory.Snapshot != state.Snapshot {
 		d.host.violate("restore of %s: memory and device state are not of one snapshot (consumed before?)", spec.ID)
-		return mvm.Errorf(mvm.KindInvalid, "restore %s: %s does not belong to %s", spec.ID, spec.Memory, snap.State)
+		return badSnapshot(mvm.Errorf(mvm.KindInvalid, "restore %s: %s does not belong to %s", spec.ID, spec.Memory, snap.State))
 	}
 	if err := d.opt.seam(ctx, OpRestoreLoad, spec.ID); err != nil {
 		return err

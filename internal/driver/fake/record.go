@@ -105,24 +105,42 @@ func removeHalves(spec driver.Spec) error {
 	return err
 }
 
-// readFile reads a file of writeFile, within a bound. KindInvalid when it is
-// missing or damaged.
+// readFile reads a file of writeFile, within a bound. KindInvalid when it is missing or
+// damaged, which a Restore tells as a driver.SnapshotError.
 func readFile(what, path string, v any) error {
 	st, err := os.Stat(path)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInvalid, "read %s: %w", what, err)
+		return unreadable(what, err)
 	}
 	if st.Size() > maxGuestBytes*2 {
 		return mvm.Errorf(mvm.KindInvalid, "read %s %s: %d bytes are too many", what, path, st.Size())
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInvalid, "read %s: %w", what, err)
+		return unreadable(what, err)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return mvm.Errorf(mvm.KindInvalid, "read %s %s: it is damaged: %w", what, path, err)
 	}
 	return nil
+}
+
+// unreadable is the error for a file that can't be read: what is missing was lost, and
+// anything else is the host's fault.
+func unreadable(what string, err error) error {
+	kind := mvm.KindInternal
+	if errors.Is(err, fs.ErrNotExist) {
+		kind = mvm.KindInvalid
+	}
+	return mvm.Errorf(kind, "read %s: %w", what, err)
+}
+
+// badSnapshot marks what KindInvalid is about: a snapshot that was read.
+func badSnapshot(err error) error {
+	if mvm.IsKind(err, mvm.KindInvalid) {
+		return &driver.SnapshotError{Err: err}
+	}
+	return err
 }
 
 // readRecord returns the VMM that RunDir tells of, nil when there is none or it is gone.

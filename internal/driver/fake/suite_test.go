@@ -21,8 +21,6 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var errSeam = errors.New("made to fail")
-
 // calls says which call of the contract passes the operation.
 func calls() map[fake.Op]string {
 	return map[fake.Op]string{
@@ -38,11 +36,14 @@ func harness(t *testing.T, again func(*fake.Host) *fake.Host) drivertest.Harness
 	first := fake.NewHost()
 	var host atomic.Pointer[fake.Host]
 	host.Store(first)
-	var failing atomic.Value
-	failing.Store(fake.Op(""))
+	type fault struct {
+		op  fake.Op
+		err error
+	}
+	var failing atomic.Pointer[fault]
 	opt := fake.Options{Fail: func(op fake.Op, _ string) error {
-		if op == failing.Load() {
-			return errSeam
+		if f := failing.Load(); f != nil && f.op == op {
+			return f.err
 		}
 		return nil
 	}}
@@ -79,9 +80,9 @@ func harness(t *testing.T, again func(*fake.Host) *fake.Host) drivertest.Harness
 		return fake.New(next, opt)
 	}
 	for op, call := range calls() {
-		h.Faults = append(h.Faults, drivertest.Fault{Call: call, Name: string(op), Arm: func() func() {
-			failing.Store(op)
-			return func() { failing.Store(fake.Op("")) }
+		h.Faults = append(h.Faults, drivertest.Fault{Call: call, Name: string(op), Arm: func(err error) func() {
+			failing.Store(&fault{op, err})
+			return func() { failing.Store(nil) }
 		}})
 	}
 	return h

@@ -1,7 +1,7 @@
 package qemu_test
 
 import (
-	"errors"
+	"fmt"
 
 	"mvm/internal/driver/drivertest"
 )
@@ -20,10 +20,10 @@ func (h *host) faults() []drivertest.Fault {
 	var out []drivertest.Fault
 	for call, ops := range seams {
 		for _, op := range ops {
-			out = append(out, drivertest.Fault{Call: call, Name: op, Arm: func() func() {
+			out = append(out, drivertest.Fault{Call: call, Name: op, Arm: func(err error) func() {
 				h.seam = func(at string) error {
 					if at == op {
-						return errors.New("made to fail at " + op)
+						return fmt.Errorf("%s: %w", op, err)
 					}
 					return nil
 				}

@@ -28,7 +28,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.VMM, error
 }
 
 // Restore makes a VMM from the snapshot, paused; see driver.Driver. A snapshot
-// that QEMU refuses is KindInvalid.
+// that QEMU refuses is a driver.SnapshotError of KindInvalid.
 func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (driver.VMM, error) {
 	return d.startOrRestore(ctx, spec, &snap)
 }
@@ -235,7 +235,7 @@ func (l *launcher) open(context.Context) error {
 		}
 		f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, mvm.Errorf(mvm.KindInvalid, "open for the VMM: %w", err)
+			return nil, mvm.Errorf(openKind(err), "open for the VMM: %w", err)
 		}
 		return l.pass(f), nil
 	}

@@ -39,12 +39,12 @@ func createMemory(s driver.Spec) (f *os.File, err error) {
 func openMemory(s driver.Spec) (*os.File, error) {
 	f, err := os.OpenFile(s.Memory, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInvalid, "open the snapshot's memory file: %w", err)
+		return nil, openError("memory file", err)
 	}
 	size := int64(s.MemMiB) << 20
 	st, err := f.Stat()
 	if err == nil && st.Size() != size {
-		err = mvm.Errorf(mvm.KindInvalid, "open the snapshot's memory file %s: it has %d bytes, the instance %d", s.Memory, st.Size(), size)
+		err = badSnapshot("open the snapshot's memory file %s: it has %d bytes, the instance %d", s.Memory, st.Size(), size)
 		return nil, errors.Join(err, f.Close())
 	}
 	if err == nil {

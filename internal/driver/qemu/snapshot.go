@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"mvm"
@@ -174,27 +173,3 @@ func commit(tmp, state, memory string) error {
 	return sys.SyncDir(filepath.Dir(memory))
 }
 
-// load reads the device state into a VMM that was started to take it.
-func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
-	v.cmd.Lock()
-	defer v.cmd.Unlock()
-	if err := v.d.seam("restore.load"); err != nil {
-		return err
-	}
-	f, err := os.Open(snap.State)
-	if err != nil {
-		return mvm.Errorf(mvm.KindInvalid, "open the snapshot's device state: %w", err)
-	}
-	defer f.Close()
-	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
-		if errors.Is(err, errGone) || errors.Is(err, errMigration) { // it can't take this state
-			err = mvm.Errorf(mvm.KindInvalid, "load the snapshot of %s: %w", v.spec.ID, err)
-		}
-		return err
-	}
-	s, err := v.runState(ctx)
-	if err == nil && !slices.Contains([]string{statePaused, statePostmigr}, s) {
-		err = mvm.Errorf(mvm.KindInvalid, "load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
-	}
-	return err
-}

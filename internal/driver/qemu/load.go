@@ -1,0 +1,134 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/sys"
+)
+
+// exitWait bounds the wait for the status of a QEMU that went away while it loaded.
+const exitWait = 5 * time.Second
+
+// load reads the device state into a VMM that was started to take it.
+func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
+	v.cmd.Lock()
+	defer v.cmd.Unlock()
+	if err := v.d.seam("restore.load"); err != nil {
+		return err
+	}
+	f, err := openState(snap.State)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
+		return v.loadError(ctx, err)
+	}
+	s, err := v.runState(ctx)
+	if err == nil && !slices.Contains([]string{statePaused, statePostmigr}, s) {
+		err = badSnapshot("load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
+	}
+	return err
+}
+
+// openState opens the device state and reads it once, so that a disk that can't give
+// it is not taken for a state that is damaged: QEMU calls both an input/output error.
+func openState(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, openError("device state", err)
+	}
+	if _, err = io.Copy(io.Discard, f); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(mvm.Errorf(mvm.KindUnavailable, "read the snapshot's device state: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+// loadError says whether a load that failed is about the snapshot. It is when QEMU says
+// that it can't take the state, or crashes over it, and does not name a lack of the host.
+func (v *vmm) loadError(ctx context.Context, err error) error {
+	said, crashed := "", false
+	switch {
+	case errors.Is(err, errMigration):
+		said = err.Error()
+	case v.ended(ctx):
+		said, crashed = v.exit.Detail, crash(syscall.Signal(v.exit.Signal))
+	default: // it lives, and does not answer
+		return err
+	}
+	if errno, ok := sys.FaultIn(said); ok {
+		return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %w: %s", errno, err, said))
+	}
+	if crashed || errors.Is(err, errMigration) || refusesState(said) {
+		return badSnapshot("load the snapshot of %s: %w: %s", v.spec.ID, err, said)
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %s", err, said)).
+		WithFix("see `dmesg` for the out-of-memory killer, and whether somebody ended the VMM")
+}
+
+// ended reports that QEMU has gone away, and waits until it is known how.
+func (v *vmm) ended(ctx context.Context) bool {
+	v.qmu.Lock()
+	q := v.q
+	v.qmu.Unlock()
+	select {
+	case <-q.Done():
+	default:
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, exitWait)
+	defer cancel()
+	select {
+	case <-v.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// refusesState reports that QEMU's last words are those by which it refuses a state.
+func refusesState(said string) bool {
+	return strings.Contains(said, "load of migration failed") || strings.Contains(said, "error while loading state")
+}
+
+// crash reports a signal by which a program ends of its own fault. SIGBUS is none: the
+// page of a file could not be had.
+func crash(s syscall.Signal) bool {
+	return slices.Contains([]syscall.Signal{syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGFPE, syscall.SIGILL, syscall.SIGTRAP}, s)
+}
+
+// badSnapshot is an error about the snapshot itself.
+func badSnapshot(format string, args ...any) error {
+	return &driver.SnapshotError{Err: mvm.Errorf(mvm.KindInvalid, format, args...)}
+}
+
+// openError is the error for a part of a snapshot that can't be opened: it is the
+// snapshot's where the file is not there or is none, and else the host's.
+func openError(what string, err error) error {
+	if openKind(err) == mvm.KindInvalid {
+		return badSnapshot("open the snapshot's %s: %w", what, err)
+	}
+	return mvm.Errorf(openKind(err), "open the snapshot's %s: %w", what, err)
+}
+
+// openKind is the kind of the error of a file that can't be opened.
+func openKind(err error) mvm.Kind {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) {
+		return mvm.KindInvalid
+	}
+	return mvm.KindUnavailable
+}
