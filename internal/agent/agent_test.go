@@ -352,11 +352,11 @@ var errBadSnapshot = &driver.SnapshotError{Err: errors.New("broken on purpose")}
 
 func TestFailedRestores(t *testing.T) {
 	for _, c := range []struct {
-		name    string
-		fails   int
-		op      fake.Op
-		kind    string
-		err     error
+		name  string
+		fails int
+		op    fake.Op
+		kind  string
+		err   error
 	}{
 		{"once", 1, fake.OpRestore, "warm", errBadSnapshot},
 		{"twice", 2, fake.OpRestore, "cold", errBadSnapshot},

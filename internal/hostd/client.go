@@ -126,8 +126,11 @@ func refusal(body []byte) error {
 		return mvm.Errorf(mvm.KindUnavailable, "read the answer of mvm hostd: %w", err)
 	}
 	e := mvm.Errorf(f.Kind, "%s", f.Text)
-	if f.Gone {
+	switch {
+	case f.Gone:
 		e.Err = sys.ErrNoProcess
+	case f.Errno != 0:
+		e.Err = f.Errno
 	}
 	if f.Fix != "" {
 		e = e.WithFix("%s", f.Fix)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -87,6 +88,8 @@ func receiveHead(conn *net.UnixConn, head []byte, max int) ([]*os.File, error) {
 	}
 	files, err := takeFiles(oob[:oobn])
 	switch {
+	case err == nil && flags&unix.MSG_CTRUNC != 0 && len(files) < max:
+		err = mvm.Errorf(mvm.KindUnavailable, "read frame: there is no room for its files: %w", syscall.EMFILE)
 	case err == nil && flags&unix.MSG_CTRUNC != 0 || len(files) > max:
 		err = mvm.Errorf(mvm.KindInvalid, "read frame: more than %d files came with it", max)
 	case err == nil && n == 0:

@@ -26,6 +26,7 @@
 package hostd
 
 import (
+	"syscall"
 	"time"
 
 	"mvm"
@@ -137,5 +138,7 @@ type (
 		Fix  string   `json:"fix,omitempty"`
 		// Gone: there is no such process.
 		Gone bool `json:"gone,omitempty"`
+		// Errno is what the host lacks, as sys.Fault finds it; 0: nothing that is known.
+		Errno syscall.Errno `json:"errno,omitempty"`
 	}
 )

@@ -203,6 +203,7 @@ func (s *Server) answer(conn *net.UnixConn, r reply, err error) bool {
 		return send(conn, answered, r.body, r.files) == nil
 	}
 	f := failure{Kind: mvm.KindOf(err), Text: clip(err.Error()), Gone: errors.Is(err, sys.ErrNoProcess)}
+	f.Errno, _ = sys.Fault(err)
 	var e *mvm.Error
 	if errors.As(err, &e) && e.Fix != "" && e == err { //nolint:errorlint // its own text has the fix at the end
 		f.Text, f.Fix = clip(e.Text), clip(e.Fix)

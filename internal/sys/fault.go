@@ -23,7 +23,6 @@ var faults = []struct {
 	{syscall.EAGAIN, "raise the limits of processes: TasksMax of mvm, and the sysctls kernel.threads-max and kernel.pid_max"},
 	{syscall.EROFS, "mount the data dir for writing; see `dmesg`"},
 	{syscall.EIO, "check the host's disk; see `dmesg`"},
-	{syscall.ENODEV, "check the host's devices; see `mvm doctor`"},
 }
 
 // Fault returns the errno in err's chain by which the host says that it lacks
@@ -49,12 +48,12 @@ func FaultFix(err error) string {
 }
 
 // FaultIn finds in the words of a program, such as its last ones, the errno by which a
-// host says that it lacks something. EIO and ENODEV are not looked for: a program may
-// mean its own input.
+// host says that it lacks something. EIO is not looked for: a program may mean its own
+// input.
 func FaultIn(words string) (errno syscall.Errno, ok bool) {
 	words = strings.ToLower(words)
 	for _, f := range faults {
-		if f.errno != syscall.EIO && f.errno != syscall.ENODEV && strings.Contains(words, f.errno.Error()) {
+		if f.errno != syscall.EIO && strings.Contains(words, f.errno.Error()) {
 			return f.errno, true
 		}
 	}

@@ -152,6 +152,9 @@ func (d *Driver) probe(ctx context.Context, kernel string) (why string, err erro
 		if ctx.Err() != nil {
 			return "", mvm.Errorf(mvm.KindCanceled, "probe KVM: %w", context.Cause(ctx))
 		}
+		if _, lacks := sys.Fault(err); lacks { // that says nothing about KVM, and snapshots fit one accelerator only
+			return "", mvm.Errorf(mvm.KindUnavailable, "probe KVM: %w", err).WithFix("%s", sys.FaultFix(err))
+		}
 		if err != nil {
 			return fmt.Sprintf("/dev/kvm is there but probe boot %d failed: %v", i+1, err), nil
 		}

@@ -172,4 +172,3 @@ func commit(tmp, state, memory string) error {
 	}
 	return sys.SyncDir(filepath.Dir(memory))
 }
-

@@ -119,6 +119,9 @@ func (h *Local) exec(l Launch) (*sys.Process, error) {
 		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "LANG=C"}, Files: files,
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: user},
 	})
+	if sys.NoProgram(err) {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "start the VMM: %w", err).WithFix("apt-get install qemu-system-x86")
+	}
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
 	}
