@@ -317,5 +317,8 @@ func forGuest(err error) string {
 	if mvm.IsKind(err, mvm.KindInternal) {
 		return "the host failed to do it; its log says why"
 	}
+	if errors.As(err, &hostError{}) {
+		return "the host can't wake it now; its log says why"
+	}
 	return clip(err.Error())
 }

@@ -1,7 +1,7 @@
 package agent
 
 import (
-	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +67,11 @@ func byRequests(by mvm.Asker) bool {
 	return kind == "gateway" || kind == "channel" || kind == "publish" || kind == "timer"
 }
 
+// hostError is an error whose text is for the host's own people: see forGuest.
+type hostError struct{ error }
+
+func (e hostError) Unwrap() error { return e.error }
+
 // sleepsOn is the error of a wake that failed for a fault of the host: the instance
 // sleeps on with its snapshot, and the error says what to do.
 func (o *operation) sleepsOn(why error) error {
@@ -74,7 +79,7 @@ func (o *operation) sleepsOn(why error) error {
 	if kind == mvm.KindInternal || kind == mvm.KindInvalid {
 		kind = mvm.KindUnavailable
 	}
-	err := mvm.Errorf(kind, "%w; the instance sleeps on with its memory", why)
+	err := mvm.Errorf(kind, "%w; the instance sleeps on with its memory", hostError{why})
 	switch {
 	case hasFix(why):
 	case sys.FaultFix(why) != "":
@@ -91,12 +96,16 @@ func (o *operation) sleepsOn(why error) error {
 	return err
 }
 
-// hasFix reports whether an error of the chain says what to do.
+// hasFix reports whether an error of the tree says what to do.
 func hasFix(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if e, ok := err.(*mvm.Error); ok && e.Fix != "" { //nolint:errorlint // each of the chain is looked at
-			return true
-		}
+	if e, ok := err.(*mvm.Error); ok && e.Fix != "" { //nolint:errorlint // each of the tree is looked at
+		return true
+	}
+	switch e := err.(type) { //nolint:errorlint // likewise
+	case interface{ Unwrap() error }:
+		return hasFix(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), hasFix)
 	}
 	return false
 }

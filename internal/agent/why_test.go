@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -29,7 +28,7 @@ func TestWhyTellsEveryTransition(t *testing.T) {
 	h.opt.Fail = func(op fake.Op, _ string) error {
 		if op == fake.OpRestore && broken > 0 {
 			broken--
-			return errors.New("broken on purpose")
+			return errBadSnapshot
 		}
 		return nil
 	}
