@@ -31,6 +31,21 @@ const (
 	TransitionDeferred Action = "TransitionDeferred"
 	DrainTimedOut      Action = "DrainTimedOut"
 	WakeRefused        Action = "WakeRefused"
+	// TenantUpdated and PoolUpdated say in Detail what changed; BuildsRemoved which builds
+	// a pool forgot. Values of the environment and of secrets are never recorded.
+	TenantUpdated Action = "TenantUpdated"
+	PoolUpdated   Action = "PoolUpdated"
+	BuildsRemoved Action = "BuildsRemoved"
+	// DeploymentApplied and StateApplied: a deployment, or a desired state of the host,
+	// changed what is on record. StateKept and StateForgotten: what the host is held to.
+	DeploymentApplied Action = "DeploymentApplied"
+	StateApplied      Action = "StateApplied"
+	StateKept         Action = "StateKept"
+	StateForgotten    Action = "StateForgotten"
+	// ExecStarted: somebody had a command run in an instance. LogsRead: a client of a
+	// tenant read an instance's logs.
+	ExecStarted Action = "ExecStarted"
+	LogsRead    Action = "LogsRead"
 	// AuditBroken: the agent found that somebody else had changed the audit log.
 	AuditBroken Action = "AuditBroken"
 )
@@ -57,7 +72,8 @@ type Event struct {
 func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
-		SnapshotCreated, SnapshotRestored, SnapshotDeleted, TransitionDeferred, DrainTimedOut, WakeRefused, AuditBroken}
+		SnapshotCreated, SnapshotRestored, SnapshotDeleted, TransitionDeferred, DrainTimedOut, WakeRefused,
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, ExecStarted, LogsRead, AuditBroken}
 }
 
 // AuditReport says whether the audit log is what was written.

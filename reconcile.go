@@ -26,6 +26,9 @@ type ApplyOptions struct {
 	Dry bool
 	// NoWait returns when all is on record, and does not wait until it is so.
 	NoWait bool
+	// Manifest is the digest of the file that the deployment was read from, for the audit
+	// log: "sha256:" and 64 hex digits, or empty. It is what the client says.
+	Manifest string
 	// Check, where given, is asked about the tenant (nil: there is none) and the pools that
 	// the deployment would change: what it returns ends the Apply before anything changes,
 	// and what it allowed is not applied to others. It does not travel.

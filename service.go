@@ -61,6 +61,8 @@ type LogsSpec struct {
 	Tail    int    `json:"tail,omitempty"`    // 0: all that is kept
 	Follow  bool   `json:"follow,omitempty"`
 	Console bool   `json:"console,omitempty"` // the VMM's console instead of the services' logs
+	// Record has it put into the audit log. It does not travel.
+	Record bool `json:"-"`
 }
 
 // LogLine is one line of a guest's log.

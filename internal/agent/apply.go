@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"regexp"
+	"strings"
 
 	"mvm"
 	"mvm/internal/plan"
+	"mvm/internal/store"
 )
 
 // Apply implements api.Service. It makes the tenant's record and its pools say what
@@ -12,7 +16,7 @@ import (
 // between two changes the next run takes up what is left; once all is on record the
 // agent goes on by itself.
 func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	if err := d.Validate(); err != nil {
+	if err := errors.Join(d.Validate(), checkManifest(opts.Manifest)); err != nil {
 		return nil, err
 	}
 	if progress == nil {
@@ -26,7 +30,7 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 		tellNotes(p, d.Tenant.ID, progress)
 		return p.Display(), a.tellProblems(d.Tenant.ID, progress)
 	}
-	done, err := a.applySpecs(ctx, d, plan.Options{}, opts.Check, progress)
+	done, err := a.applySpecs(ctx, d, applied{check: opts.Check, from: from("manifest", opts.Manifest)}, progress)
 	if err != nil {
 		return done, err
 	}
@@ -38,11 +42,59 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 	return append(done, more...), err
 }
 
+// applied says how a deployment is put on record.
+type applied struct {
+	plan  plan.Options
+	check applyCheck
+	from  string // what it was read from, for the audit log
+}
+
+// manifestRE is a digest as clients may send it: it goes into the audit log.
+var manifestRE = regexp.MustCompile(`^(sha256:[0-9a-f]{64})?$`)
+
+func checkManifest(digest string) error {
+	if !manifestRE.MatchString(digest) {
+		return mvm.Errorf(mvm.KindInvalid, "manifest %.80q is no digest: want sha256: and 64 hex digits", digest)
+	}
+	return nil
+}
+
+// from names what was applied, for the audit log.
+func from(what, digest string) string {
+	if digest == "" {
+		return ""
+	}
+	return what + " " + digest
+}
+
+// recordApply records what a deployment is about to change, in names alone.
+func (a *Agent) recordApply(ctx context.Context, tenant, from string, p plan.Plan) error {
+	var parts []string
+	for _, s := range p.Steps {
+		if s.OfRecord() {
+			shown := s.Display()
+			parts = append(parts, shown.Action+" "+shown.Target+": "+shown.Reason)
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return a.store.Update(func(tx *store.Tx) error {
+		return a.append(tx, ctx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: clipTo(maxApplyDetail, strings.Join(parts, "; "))})
+	})
+}
+
+// maxApplyDetail bounds what is recorded of one deployment, in bytes.
+const maxApplyDetail = 2000
+
 // applySpecs puts on record what the deployment says of tenant, secrets and pools.
-func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Options, check applyCheck, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	defer a.applying.lock(d.Tenant.ID)()
-	p, err := a.planFor(d, opts, check)
+	p, err := a.planFor(d, how.plan, how.check)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.recordApply(ctx, d.Tenant.ID, how.from, p); err != nil {
 		return nil, err
 	}
 	var done []mvm.PlanStep
@@ -71,7 +123,7 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, opts plan.Opti
 // that is mute holds up no other tenant's change.
 func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec, was mvm.PoolSpec) error {
 	defer a.admin.lock(at.Tenant)()
-	if _, err := a.updatePool(at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec, If: &was}); err != nil {
+	if _, err := a.updatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec, If: &was}); err != nil {
 		return err
 	}
 	return a.deliverLater(ctx, at.Tenant)

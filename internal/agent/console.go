@@ -35,6 +35,9 @@ func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsS
 		return mvm.Errorf(mvm.KindInternal, "open console log: %w", err)
 	}
 	defer f.Close()
+	if spec.Record {
+		a.recordUse(ctx, mvm.LogsRead, i, "console")
+	}
 	send := func(s string) error { return line(mvm.LogLine{Stream: "console", Text: strings.TrimRight(s, "\r\n")}) }
 	r := bufio.NewReaderSize(f, maxConsoleLine)
 	lines, err := readLines(r, spec.Tail)

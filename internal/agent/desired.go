@@ -40,7 +40,7 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 	progress = oneAtATime(progress)
 	switch {
 	case req.Forget:
-		return nil, a.forget()
+		return nil, a.forget(ctx)
 	case len(req.State) == 0:
 		return a.reconcileRecord(ctx, req, progress)
 	}
@@ -161,7 +161,10 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 		if !keep {
 			return nil
 		}
-		return tx.PutMeta(metaKept, string(raw))
+		if err := tx.PutMeta(metaKept, string(raw)); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.StateKept, Detail: stateDigest(doc)})
 	})
 }
 
@@ -189,12 +192,18 @@ func (a *Agent) heldState() (*mvm.HeldState, error) {
 	if err != nil || k == nil {
 		return nil, err
 	}
-	raw, err := k.State.Encode()
+	digest := stateDigest(k.State)
+	return &mvm.HeldState{Digest: digest, By: k.By, At: k.At, Signed: k.Signed}, nil
+}
+
+// stateDigest names a desired state, by its canonical form; empty where it has none.
+func stateDigest(doc desired.Document) string {
+	raw, err := doc.Encode()
 	if err != nil {
-		return nil, err
+		return ""
 	}
 	sum := sha256.Sum256(raw)
-	return &mvm.HeldState{Digest: "sha256:" + hex.EncodeToString(sum[:]), By: k.By, At: k.At, Signed: k.Signed}, nil
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // reconcileRecord makes the host, or one tenant, what is on record.

@@ -82,9 +82,22 @@ func (a *Agent) noteFaults(faults map[string]error) error {
 
 // forget ends that the host is held to a state. Once it returns nothing more is done
 // for that state.
-func (a *Agent) forget() error {
+func (a *Agent) forget(ctx context.Context) error {
 	defer a.states.lock("state")()
-	if err := a.store.Update(func(tx *store.Tx) error { return tx.PutMeta(metaKept, "") }); err != nil {
+	k, err := a.heldState()
+	if err != nil {
+		k = &mvm.HeldState{} // what can't be read can be forgotten
+	}
+	if k == nil {
+		return nil
+	}
+	err = a.store.Update(func(tx *store.Tx) error {
+		if err := tx.PutMeta(metaKept, ""); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.StateForgotten, Detail: k.Digest})
+	})
+	if err != nil {
 		return err
 	}
 	return a.noteFaults(nil)

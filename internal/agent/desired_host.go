@@ -228,7 +228,7 @@ func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Pro
 		if !slices.ContainsFunc(t.p.Steps, plan.Step.OfRecord) {
 			continue
 		}
-		steps, err := a.applySpecs(ctx, t.d, plan.Options{Prune: h.doc.PruneUnknownPools}, nil, progress)
+		steps, err := a.applySpecs(ctx, t.d, applied{plan: plan.Options{Prune: h.doc.PruneUnknownPools}, from: from("desired state", stateDigest(h.doc))}, progress)
 		done = append(done, steps...)
 		if err != nil {
 			faults[t.d.Tenant.ID] = err

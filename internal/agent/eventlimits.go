@@ -2,7 +2,6 @@ package agent
 
 import (
 	"maps"
-	"slices"
 	"sync"
 
 	"golang.org/x/time/rate"
@@ -12,15 +11,24 @@ import (
 
 // Events that a tenant's guests and their clients can cause as often as they like are
 // recorded up to a burst, and then one in a while with the number of those in between:
-// they must not crowd out what others did.
+// they must not crowd out what others did. What the tenant's people do without changing
+// any state is recorded more often, since each entry says something of its own.
 const (
 	eventLimitPerSec = 1.0 / 300
 	eventLimitBurst  = 20
+	useLimitPerSec   = 1.0 / 10
+	useLimitBurst    = 1000
 )
 
-// limited reports whether guests can cause the action without changing any state.
-func limited(act mvm.Action) bool {
-	return slices.Contains([]mvm.Action{mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred}, act)
+// limit is how often the action is recorded; false: always, since it changes state.
+func limit(act mvm.Action) (perSec rate.Limit, burst int, limited bool) {
+	switch act {
+	case mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred:
+		return eventLimitPerSec, eventLimitBurst, true
+	case mvm.ExecStarted, mvm.LogsRead:
+		return useLimitPerSec, useLimitBurst, true
+	}
+	return 0, 0, false
 }
 
 // maxEventLimits bounds what is remembered: beyond it, who has been quiet is forgotten.
@@ -46,7 +54,8 @@ type eventLimit struct {
 // allow reports whether the event is to be recorded, and how many like it were not
 // since the last one that was.
 func (l *eventLimits) allow(e mvm.Event) (skipped int, ok bool) {
-	if !limited(e.Action) {
+	perSec, burst, limited := limit(e.Action)
+	if !limited {
 		return 0, true
 	}
 	l.mu.Lock()
@@ -59,11 +68,11 @@ func (l *eventLimits) allow(e mvm.Event) (skipped int, ok bool) {
 		k.instance = e.Instance
 	}
 	if len(l.by) >= maxEventLimits {
-		maps.DeleteFunc(l.by, func(_ eventKind, of *eventLimit) bool { return of.rate.Tokens() >= eventLimitBurst })
+		maps.DeleteFunc(l.by, func(_ eventKind, of *eventLimit) bool { return of.rate.Tokens() >= float64(of.rate.Burst()) })
 	}
 	of := l.by[k]
 	if of == nil {
-		of = &eventLimit{rate: rate.NewLimiter(eventLimitPerSec, eventLimitBurst)}
+		of = &eventLimit{rate: rate.NewLimiter(perSec, burst)}
 		l.by[k] = of
 	}
 	if !of.rate.Allow() {

@@ -25,12 +25,13 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	if err != nil {
 		return 0, err
 	}
+	defer a.inUse(&a.execs, i.ID)()
+	a.recordUse(ctx, mvm.ExecStarted, i, clipTo(maxArgvDetail, fmt.Sprintf("%q", spec.Argv)))
 	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
-	defer a.inUse(&a.execs, i.ID)()
 	req := guestproto.Request{Exec: &guestproto.Exec{Argv: spec.Argv, Env: spec.Env, Dir: spec.Dir, User: spec.User,
 		TTY: spec.TTY, Rows: spec.Rows, Cols: spec.Cols}}
 	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
@@ -47,6 +48,15 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: the guest gave another answer", i.ID)
 	}
 	return pumpExec(ctx, c, io)
+}
+
+// maxArgvDetail bounds what is recorded of a command, in bytes.
+const maxArgvDetail = 1000
+
+// recordUse records that somebody looks into an instance, before they do. On a full disk
+// that is only logged: they may be there to mend it.
+func (a *Agent) recordUse(ctx context.Context, act mvm.Action, i mvm.Instance, detail string) {
+	a.record(mvm.Event{Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.AskerFrom(ctx), Request: mvm.RequestFrom(ctx), Detail: detail})
 }
 
 // runningInstance finds an instance that can be talked to. What else can be done where it
@@ -164,6 +174,9 @@ func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, l
 		return err
 	}
 	defer c.Close()
+	if spec.Record {
+		a.recordUse(ctx, mvm.LogsRead, i, spec.Service)
+	}
 	release := guestproto.Bind(ctx, c)
 	defer release()
 	req := guestproto.Request{Logs: &guestproto.Logs{Service: spec.Service, Tail: spec.Tail, Follow: spec.Follow}}

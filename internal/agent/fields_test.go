@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -41,11 +42,20 @@ func route(name string, port int) mvm.Route {
 // have, and the sleeping one once it woke.
 func ofWorkers(change func(*mvm.PoolSpec), has func(*host, mvm.Instance) error) field {
 	return field{func(d *mvm.Deployment) { change(&d.Pools[1]) }, func(h *host) error {
+		checked := 0
 		for _, i := range h.all("workers") {
-			i = h.do(i.ID, mvm.OpWake)
+			h.do(i.ID, mvm.OpWake)
+			settled(time.Second) // what is awake beyond the desired number goes to sleep
+			if i = h.get(i.ID); i.State != mvm.StateRunning {
+				continue
+			}
 			if err := has(h, i); err != nil {
 				return fmt.Errorf("%s, %s: %w", i.ID, i.State, err)
 			}
+			checked++
+		}
+		if checked == 0 {
+			return errors.New("no worker stayed awake to be looked at")
 		}
 		return nil
 	}}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"mvm"
@@ -199,9 +200,12 @@ func (a *Agent) ask(ctx context.Context, id string, req guestproto.Request) (gue
 }
 
 // clip bounds text from a guest before it goes into a record or a log.
-func clip(s string) string {
-	if len(s) > 300 {
-		s = s[:300] + "…"
+func clip(s string) string { return clipTo(300, s) }
+
+// clipTo bounds text to some bytes, and keeps whole characters of it.
+func clipTo(n int, s string) string {
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n], "") + "…"
 	}
 	return s
 }

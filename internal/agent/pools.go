@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"mvm"
+	"mvm/internal/delta"
 	"mvm/internal/plan"
 	"mvm/internal/store"
 )
@@ -77,7 +79,7 @@ func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	if err != nil {
 		return was, err
 	}
-	p, err := a.updatePool(tenant, pool, up)
+	p, err := a.updatePool(ctx, tenant, pool, up)
 	if err != nil {
 		return p, err
 	}
@@ -92,7 +94,7 @@ func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 
 // updatePool puts the change on record; its guests are still to be told. That its ports
 // can't be published is not its error.
-func (a *Agent) updatePool(tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
+func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
 	err = a.store.Update(func(tx *store.Tx) error {
 		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
 			return err
@@ -116,8 +118,12 @@ func (a *Agent) updatePool(tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, 
 		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
 			p.Bound, p.Unpublished = nil, ""
 		}
+		changed := delta.Text(p.Spec, *up.Spec, "env")
 		p.Spec, p.Problem = *up.Spec, "" // what failed before is tried anew
-		return tx.PutPool(p)
+		if err := tx.PutPool(p); err != nil || changed == "" {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed})
 	})
 	if err != nil {
 		return p, err
@@ -223,7 +229,7 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 }
 
 // GCPool implements api.Service.
-func (a *Agent) GCPool(_ context.Context, tenant, pool string) (gone []mvm.Build, err error) {
+func (a *Agent) GCPool(ctx context.Context, tenant, pool string) (gone []mvm.Build, err error) {
 	err = a.store.Update(func(tx *store.Tx) error {
 		gone = nil
 		p, err := tx.Pool(tenant, pool)
@@ -243,10 +249,24 @@ func (a *Agent) GCPool(_ context.Context, tenant, pool string) (gone []mvm.Build
 				gone = append(gone, b)
 			}
 		}
+		if len(gone) == 0 {
+			return nil
+		}
 		p.Builds = keep
-		return tx.PutPool(p)
+		if err := tx.PutPool(p); err != nil {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.BuildsRemoved, Tenant: tenant, Pool: pool, Detail: buildIDs(gone)})
 	})
 	return gone, err
+}
+
+func buildIDs(builds []mvm.Build) string {
+	ids := make([]string, len(builds))
+	for n, b := range builds {
+		ids[n] = b.ID
+	}
+	return strings.Join(ids, ", ")
 }
 
 // DestroyPool implements api.Service.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/delta"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 )
@@ -102,6 +103,7 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		if t, err = tx.Tenant(id); err != nil {
 			return err
 		}
+		was := t
 		if up.Quota != nil {
 			t.Quota = *up.Quota
 		}
@@ -115,7 +117,11 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		if err := spec.Validate(); err != nil {
 			return err
 		}
-		return tx.PutTenant(t)
+		changed := delta.Text(was, t)
+		if err := tx.PutTenant(t); err != nil || changed == "" {
+			return err
+		}
+		return a.append(tx, ctx, mvm.Event{Action: mvm.TenantUpdated, Tenant: id, Detail: changed})
 	})
 	if err != nil {
 		return t, err

@@ -138,7 +138,7 @@ func (c *Client) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats
 
 // Apply implements Service.
 func (c *Client) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait}
+	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait, Manifest: opts.Manifest}
 	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/deploy", req, progress)
 }
 

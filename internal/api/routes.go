@@ -137,7 +137,7 @@ func (s *Server) nodeRoutes(t *table) {
 		if in.NoSecrets && in.Deployment.Secrets == nil {
 			in.Deployment.Secrets = map[string][]byte{}
 		}
-		return list(s.svc(ctx).Apply(ctx, in.Deployment, mvm.ApplyOptions{Dry: in.Dry, NoWait: in.NoWait}, progress))
+		return list(s.svc(ctx).Apply(ctx, in.Deployment, mvm.ApplyOptions{Dry: in.Dry, NoWait: in.NoWait, Manifest: in.Manifest}, progress))
 	}))
 	t.add("POST /v1/reconcile", forTenants, "Make the host agree with a desired state, or with its record", stream(s, ofClient, MaxStateBody, func(ctx context.Context, _ params, in mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 		return list(s.svc(ctx).Reconcile(ctx, in, progress))

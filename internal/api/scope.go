@@ -151,6 +151,7 @@ func (s *scope) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, l
 	if err != nil {
 		return err
 	}
+	spec.Record = true
 	return s.svc.Logs(ctx, addr, spec, line)
 }
 

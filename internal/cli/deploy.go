@@ -63,24 +63,24 @@ func (a *app) deployCmd() *cobra.Command {
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)
 		}
-		d, _, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs, Stdin: a.Stdin, Remote: a.isRemote()})
+		d, from, err := manifest.ReadDeployment(args[0], manifest.Options{SecretDirs: o.secretDirs, Stdin: a.Stdin, Remote: a.isRemote()})
 		if err != nil {
 			return err
 		}
-		return a.deploy(cmd.Context(), d, o)
+		return a.deploy(cmd.Context(), d, from.Digest, o)
 	}
 	return cmd
 }
 
-// deploy applies the deployment once.
-func (a *app) deploy(ctx context.Context, d mvm.Deployment, o deployOptions) error {
+// deploy applies the deployment once. manifest is the digest of its file.
+func (a *app) deploy(ctx context.Context, d mvm.Deployment, manifest string, o deployOptions) error {
 	ctx = a.identified(ctx)
 	c, err := a.agent(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait}, *o.out)
+	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait, Manifest: manifest}, *o.out)
 }
 
 // apply applies a deployment and prints the steps.

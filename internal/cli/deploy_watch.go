@@ -24,15 +24,15 @@ func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) err
 	a.say("watching %s; Ctrl-C ends it", path)
 	interval := time.Duration(o.interval) * time.Second
 	for {
-		d, files, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs, Remote: a.isRemote()})
-		was := fingerprint(files)
+		d, from, err := manifest.ReadDeployment(path, manifest.Options{SecretDirs: o.secretDirs, Remote: a.isRemote()})
+		was := fingerprint(from.Files)
 		if err == nil {
-			err = a.deployUntilChanged(ctx, d, o, files, was)
+			err = a.deployUntilChanged(ctx, d, o, from, was)
 		}
 		if ctx.Err() == nil && err != nil {
 			report(a.Stderr, err)
 		}
-		if err := waitChange(ctx, files, was, interval); err != nil {
+		if err := waitChange(ctx, from.Files, was, interval); err != nil {
 			return followed(ctx, true, err)
 		}
 	}
@@ -40,15 +40,15 @@ func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) err
 
 // deployUntilChanged applies the deployment, and leaves off waiting for it when one of
 // its files is no longer what it was.
-func (a *app) deployUntilChanged(ctx context.Context, d mvm.Deployment, o deployOptions, files []string, was string) error {
+func (a *app) deployUntilChanged(ctx context.Context, d mvm.Deployment, o deployOptions, from manifest.Source, was string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
-		if waitChange(ctx, files, was, 0) == nil {
+		if waitChange(ctx, from.Files, was, 0) == nil {
 			cancel(errChanged)
 		}
 	})
-	err := a.deploy(ctx, d, o)
+	err := a.deploy(ctx, d, from.Digest, o)
 	cancel(nil)
 	watcher.Wait()
 	if err != nil && errors.Is(context.Cause(ctx), errChanged) {

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"path/filepath"
 
@@ -8,38 +10,49 @@ import (
 )
 
 // ReadDeployment reads a deployment manifest and the secret files that it names.
-// files are all the files that were read, the manifest first, so that they can be
-// watched; they are returned with an error too, as far as they are known. The manifest
-// "-" comes from Stdin.
-func ReadDeployment(path string, opts Options) (d mvm.Deployment, files []string, err error) {
+// The manifest "-" comes from Stdin.
+func ReadDeployment(path string, opts Options) (d mvm.Deployment, from Source, err error) {
 	if path == "-" && opts.Stdin != nil {
-		d, err = readPiped(opts)
-		return d, nil, err
+		return readPiped(opts)
 	}
 	data, err := readFile(path)
 	if err != nil {
-		return mvm.Deployment{}, []string{path}, err
+		return mvm.Deployment{}, Source{Files: []string{path}}, err
 	}
 	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
 	d, err = ParseDeployment(path, data, s.ReadSecret)
 	if err == nil {
 		d, err = resolveImages(d, filepath.Dir(path), opts)
 	}
-	return d, append([]string{path}, s.read...), err
+	return d, Source{Files: append([]string{path}, s.read...), Digest: digestOf(data)}, err
+}
+
+// Source says what a deployment was read from.
+type Source struct {
+	// Files are all the files that were read, the manifest first, so that they can be
+	// watched; they are known after an error too, as far as it came. None for stdin.
+	Files []string
+	// Digest is that of the manifest's bytes: "sha256:" and 64 hex digits.
+	Digest string
+}
+
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // readPiped reads a deployment manifest from stdin. It has no folder, so the secret files
 // that it names are below SecretDirs.
-func readPiped(opts Options) (mvm.Deployment, error) {
+func readPiped(opts Options) (mvm.Deployment, Source, error) {
 	data, err := readBounded(opts.Stdin, MaxFileBytes)
 	if err != nil {
-		return mvm.Deployment{}, mvm.Errorf(mvm.KindInvalid, "read stdin: %w", err)
+		return mvm.Deployment{}, Source{}, mvm.Errorf(mvm.KindInvalid, "read stdin: %w", err)
 	}
 	d, err := ParseDeployment("stdin", data, (&secretFiles{dirs: opts.SecretDirs}).ReadSecret)
-	if err != nil {
-		return d, err
+	if err == nil {
+		d, err = resolveImages(d, "", opts)
 	}
-	return resolveImages(d, "", opts)
+	return d, Source{Digest: digestOf(data)}, err
 }
 
 // ParseDeployment parses a deployment manifest. file is its name in errors.

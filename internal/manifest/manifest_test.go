@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -89,7 +90,7 @@ func TestReadDeployment(t *testing.T) {
 	dir := t.TempDir()
 	path := write(t, filepath.Join(dir, "alice.toml"), example)
 	secret := write(t, filepath.Join(dir, "secrets", "anthropic.key"), "sk-1234\n")
-	got, files, err := manifest.ReadDeployment(path, manifest.Options{})
+	got, from, err := manifest.ReadDeployment(path, manifest.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +109,11 @@ func TestReadDeployment(t *testing.T) {
 	if diff := cmp.Diff(want, got, compare); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{path, secret}, files); diff != "" {
+	if diff := cmp.Diff([]string{path, secret}, from.Files); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if want := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(example))); from.Digest != want {
+		t.Errorf("digest %s, want %s", from.Digest, want)
 	}
 }
 

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/delta"
 )
 
 // Make returns the steps that lead from what is there to what is desired, none when
@@ -184,7 +184,7 @@ func (m *maker) pool(spec mvm.PoolSpec) {
 	case !ok:
 		m.add(Step{Kind: CreatePool, Target: target, Reason: "it is not there", Pool: &spec})
 	default:
-		if changed := changes(have.Spec, spec); len(changed) > 0 {
+		if changed := delta.Names(have.Spec, spec); len(changed) > 0 {
 			m.add(Step{Kind: UpdatePool, Target: target, Reason: "changed: " + strings.Join(changed, ", "), Pool: &spec, Was: &have.Spec})
 		}
 	}
@@ -207,35 +207,4 @@ func (m *maker) build(spec mvm.PoolSpec) {
 	}
 	m.builds[spec.ID] = true
 	m.add(Step{Kind: BuildPool, Target: m.address(spec.ID), Reason: reason})
-}
-
-// changes returns the names of the fields in which the specs differ, as a pool's
-// JSON has them, sorted. Empty and missing lists are the same.
-func changes(a, b mvm.PoolSpec) []string {
-	left, right := fields(a), fields(b)
-	var out []string
-	for name, v := range left {
-		if !bytes.Equal(v, right[name]) {
-			out = append(out, name)
-		}
-	}
-	for name := range right {
-		if _, ok := left[name]; !ok {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-func fields(s mvm.PoolSpec) map[string]json.RawMessage {
-	out := map[string]json.RawMessage{}
-	raw, err := json.Marshal(s)
-	if err == nil {
-		err = json.Unmarshal(raw, &out)
-	}
-	if err != nil { // a spec that was validated has nothing that JSON lacks
-		return map[string]json.RawMessage{"spec": []byte(fmt.Sprintf("%#v", s))}
-	}
-	return out
 }
