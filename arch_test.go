@@ -38,7 +38,7 @@ var rules = map[string]rule{
 	"internal/trust":      {"internal/desired internal/sys", "keys on disk", ""},
 	"internal/production": {"internal/desired internal/manifest internal/pki internal/secrets internal/sys internal/trust", "it looks at what the agent would start with, and starts nothing", ""},
 	"internal/spelling":   {"", "a function on strings", ""},
-	"internal/api":        {"", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
+	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/audit internal/delta internal/desired internal/driver internal/guestproto internal/image internal/network internal/plan internal/policy" +
 		" internal/publish internal/publish internal/secrets internal/store internal/sys internal/undo",
@@ -68,6 +68,7 @@ var rules = map[string]rule{
 	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},
 	"internal/network/linuxnet":    {"internal/network internal/sys internal/undo", "the kernel's side of the contract", "internal/hostd internal/hostd/hostdtest internal/network/networktest internal/testenv"},
 
+	"internal/owner":           {"internal/sys", "whose a host's shared things are; it knows nothing of what they are for", "internal/testenv"},
 	"internal/hostd":           {"internal/driver/qemu/spawn internal/network internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
 	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 

@@ -6,9 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"mvm"
+	"mvm/internal/sys"
 )
 
 // Listener is the agent's socket. It holds a lock beside it (<path>.lock), so that
@@ -48,14 +48,13 @@ func Listen(path string, group int) (_ *Listener, err error) {
 }
 
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "open lock of socket: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
+	f, err := sys.LockFile(path, 0)
+	if errors.Is(err, sys.ErrLocked) {
 		return nil, mvm.Errorf(mvm.KindExists, "lock %s: an agent has the socket already", path).
 			WithFix("use the running agent, or end it first")
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindPolicy, "lock socket: %w", err).WithFix("put the socket into a folder of its own")
 	}
 	return f, nil
 }

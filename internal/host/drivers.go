@@ -3,13 +3,9 @@ package host
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"mvm"
 	"mvm/internal/cli"
@@ -19,6 +15,8 @@ import (
 	"mvm/internal/image/fakeimage"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/network/linuxnet"
+	"mvm/internal/owner"
+	"mvm/internal/store"
 )
 
 // fakeParts are a host in memory: nothing of it outlives the agent but its state. Its
@@ -45,56 +43,38 @@ func emptyDisk(_ context.Context, path string, mib, _ int) error {
 	return errors.Join(f.Truncate(int64(mib)<<20), f.Close())
 }
 
-// networkLock is an abstract unix socket, of which a network namespace has one.
-const networkLock = "@mvm-networks"
-
-// lockWait is how long an agent that ends may take to let go of the networks.
-const lockWait = 5 * time.Second
-
-// lockNetworks makes sure that one agent alone keeps the tenant networks of this
-// network namespace, which have the same names for every agent. It waits a moment for
-// one that is on its way out.
-func lockNetworks() (io.Closer, error) {
-	l, err := net.Listen("unix", networkLock)
-	for end := time.Now().Add(lockWait); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
-		time.Sleep(lockWait / 50)
-		l, err = net.Listen("unix", networkLock)
-	}
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindState, "take the networks of this host: %w", err).
-			WithFix("another agent runs here, with another data dir: stop it, or run this one in a network namespace of its own")
-	}
-	return l, nil
-}
-
 // qemuParts are a real host.
-func qemuParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+func qemuParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	if o.Hostd.Socket != "" {
-		return splitParts(o, log)
+		return splitParts(o, own, st, log)
 	}
 	if os.Geteuid() != 0 {
 		return parts{}, mvm.Errorf(mvm.KindPolicy, "use this host: it takes root's rights, and this is user %d", os.Geteuid()).
 			WithFix("run as root, or let mvm hostd have the rights (hostd_socket)")
 	}
-	lock, err := lockNetworks()
+	networks, err := takeNetworks(own)
 	if err != nil {
 		return parts{}, err
 	}
-	p, err := lockedParts(o, log)
+	users, err := takeUsers(o, own, st, log)
 	if err != nil {
-		return parts{}, errors.Join(err, lock.Close())
+		return parts{}, errors.Join(err, networks.Close())
+	}
+	p, err := lockedParts(o, own, log)
+	if err != nil {
+		return parts{}, errors.Join(err, users.Close(), networks.Close())
 	}
 	closeNetwork := p.close
-	p.close = func() error { return errors.Join(closeNetwork(), lock.Close()) }
+	p.close = func() error { return errors.Join(closeNetwork(), users.Close(), networks.Close()) }
 	return p, nil
 }
 
-func lockedParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+func lockedParts(o cli.ServeOptions, own owner.Owner, log *slog.Logger) (parts, error) {
 	b, err := builtinBuilder(o, log)
 	if err != nil {
 		return parts{}, err
 	}
-	vmms, err := newSpawn(o.AgentConfig, log)
+	vmms, err := newSpawn(o.AgentConfig, allUsers(vmmBounds(o.AgentConfig)), func() (string, error) { return own.Mark, nil }, log)
 	if err != nil {
 		return parts{}, err
 	}

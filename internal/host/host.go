@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/image"
 	"mvm/internal/network"
+	"mvm/internal/owner"
 	"mvm/internal/policy"
 	"mvm/internal/publish"
 	"mvm/internal/secrets"
@@ -53,9 +53,11 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := makeFolders(o); err != nil {
+	own, err := takeFolders(o)
+	if err != nil {
 		return err
 	}
+	defer closing(&err, own.Close)
 	ln, err := api.Listen(o.Socket, group)
 	if err != nil {
 		return err
@@ -70,7 +72,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, st.Close)
-	p, err := newParts(o, log)
+	p, err := newParts(o, own.Owner, st, log)
 	if err != nil {
 		return err
 	}
@@ -107,11 +109,11 @@ type parts struct {
 	close    func() error
 }
 
-func newParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+func newParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	if o.Driver == "fake" {
 		return fakeParts(o), nil
 	}
-	return qemuParts(o, log)
+	return qemuParts(o, own, st, log)
 }
 
 func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, apiAddr string, log *slog.Logger) (*agent.Agent, error) {
@@ -153,22 +155,6 @@ func serveAPI(ctx context.Context, svc api.Service, ln *api.Listener, cfg api.Se
 }
 
 func closing(err *error, f func() error) { *err = errors.Join(*err, f()) }
-
-func makeFolders(o cli.ServeOptions) error {
-	for _, dir := range []string{o.DataDir, o.RunDir} {
-		err := os.MkdirAll(dir, 0o711)
-		if err == nil {
-			if err := checkOwner(dir); err != nil {
-				return err
-			}
-			err = os.Chmod(dir, 0o711) // VMMs, which have users of their own, pass through
-		}
-		if err != nil {
-			return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
-		}
-	}
-	return nil
-}
 
 // lookupGroup returns the gid of the group, -1 for none.
 func lookupGroup(name string) (int, error) {

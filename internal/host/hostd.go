@@ -18,6 +18,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/manifest"
 	"mvm/internal/network/linuxnet"
+	"mvm/internal/owner"
 	"mvm/internal/production"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
@@ -38,12 +39,23 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	if err := production.Bounded(cfg, ""); err != nil {
 		return err
 	}
-	lock, err := lockNetworks()
+	own := owner.Owner{DataDir: cfg.DataDir, Socket: cfg.Socket}
+	if own.Mark, err = owner.Mark(cfg.DataDir); err != nil && !mvm.IsKind(err, mvm.KindNotFound) { // its agent makes it
+		return err
+	}
+	networks, err := takeNetworks(own)
 	if err != nil {
 		return err
 	}
-	defer closing(&err, lock.Close)
-	vmms, err := newSpawn(cfg, log)
+	defer closing(&err, networks.Close)
+	bounds := vmmBounds(cfg)
+	users, err := owner.TakeUsers(own, bounds.FirstUID)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, users.Close)
+	mark := func() (string, error) { return owner.Mark(cfg.DataDir) }
+	vmms, err := newSpawn(cfg, bounds, mark, log)
 	if err != nil {
 		return err
 	}
@@ -52,7 +64,7 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 		return mvm.Errorf(mvm.KindOf(err), "open network: %w", err)
 	}
 	defer closing(&err, n.Close)
-	s, err := hostd.NewServer(hostd.Options{UID: uid, Bounds: vmmBounds(cfg), VMMs: vmms, Network: n, Log: log})
+	s, err := hostd.NewServer(hostd.Options{UID: uid, Bounds: bounds, Mark: mark, VMMs: vmms, Network: n, Log: log})
 	if err != nil {
 		return err
 	}
@@ -72,13 +84,24 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 
 // vmmBounds are what VMMs of this host may be, whoever starts them.
 func vmmBounds(cfg manifest.AgentConfig) spawn.Bounds {
+	first := cfg.UIDBase
+	if first == 0 {
+		first = owner.FirstUser
+	}
 	return spawn.Bounds{RunRoot: filepath.Join(cfg.RunDir, "i"), ProbeRoot: filepath.Join(cfg.DataDir, "qemu"),
-		FirstUID: store.DefaultUIDBase, LastUID: store.DefaultUIDBase + store.DefaultUIDCount - 1}
+		FirstUID: first, LastUID: first + owner.RangeUsers - 1}
+}
+
+// allUsers widens the bounds to the users of all ranges, for an agent with root's rights:
+// its older instances may have users of another range than its new ones.
+func allUsers(b spawn.Bounds) spawn.Bounds {
+	b.FirstUID, b.LastUID = owner.FirstUser, owner.FirstUser+owner.Ranges*owner.RangeUsers-1
+	return b
 }
 
 // newSpawn has VMMs bounded where the config says that the host is in production.
-func newSpawn(cfg manifest.AgentConfig, log *slog.Logger) (*spawn.Local, error) {
-	return spawn.New(spawn.Options{Bounds: vmmBounds(cfg), Bounded: cfg.Trust.Production && !cfg.Trust.WeakIsolation, Log: log})
+func newSpawn(cfg manifest.AgentConfig, bounds spawn.Bounds, mark func() (string, error), log *slog.Logger) (*spawn.Local, error) {
+	return spawn.New(spawn.Options{Bounds: bounds, Bounded: cfg.Trust.Production && !cfg.Trust.WeakIsolation, Mark: mark, Log: log})
 }
 
 // lookupUser returns the numbers of a user that is given by name or number.
@@ -105,12 +128,22 @@ func lookupUser(name string) (uid, gid int, err error) {
 }
 
 // splitParts are a real host whose rights mvm hostd has.
-func splitParts(o cli.ServeOptions, log *slog.Logger) (parts, error) {
+func splitParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	b, err := builtinBuilder(o, log)
 	if err != nil {
 		return parts{}, err
 	}
-	client := hostd.NewClient(o.Hostd.Socket)
+	bounds := vmmBounds(o.AgentConfig)
+	if first, used, err := st.UIDBase(); err != nil {
+		return parts{}, err
+	} else if used && o.UIDBase == 0 && first != bounds.FirstUID {
+		return parts{}, mvm.Errorf(mvm.KindState, "use mvm hostd: this data dir's instances have users from %d on, and hostd takes those from %d on", first, bounds.FirstUID).
+			WithFix("set uid_base = %d in the config, and restart mvm-hostd", first)
+	}
+	if err := st.SetUIDBase(bounds.FirstUID); err != nil {
+		return parts{}, err
+	}
+	client := hostd.NewClient(o.Hostd.Socket).For(hostd.Scope{Mark: own.Mark, RunRoot: bounds.RunRoot, ProbeRoot: bounds.ProbeRoot, FirstUID: bounds.FirstUID})
 	d, err := newQEMU(o, client.VMMs(), log)
 	if err != nil {
 		return parts{}, err

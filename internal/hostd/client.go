@@ -3,9 +3,11 @@ package hostd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +26,24 @@ const (
 // Client asks a Server. It may be used from many goroutines. It holds nothing open.
 type Client struct {
 	path string
+	own  Scope // zero: not looked at
+
+	mu      sync.Mutex
+	checked string // the epoch of the server whose scope is this one's
+}
+
+// Scope is for whom a server works.
+type Scope struct {
+	Mark      string `json:"mark"` // of the data dir, see package owner
+	RunRoot   string `json:"run_root"`
+	ProbeRoot string `json:"probe_root"`
+	FirstUID  int    `json:"first_uid"`
+}
+
+// For has the client use no server but one of the scope. It returns the client.
+func (c *Client) For(own Scope) *Client {
+	c.own = own
+	return c
 }
 
 // NewClient returns a Client of the server at the socket. It does not connect.
@@ -39,7 +59,41 @@ func (c *Client) Hello(ctx context.Context) error {
 // epoch is another for each process that serves.
 func (c *Client) epoch(ctx context.Context) (string, error) {
 	h, _, err := call[hello](ctx, c, opHello, none{}, nil)
+	if err == nil {
+		err = c.check(ctx, h.Epoch)
+	}
 	return h.Epoch, err
+}
+
+// check refuses a server that works for another agent, whose networks this one's would
+// replace. It asks each server once.
+func (c *Client) check(ctx context.Context, epoch string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own == (Scope{}) || c.checked == epoch {
+		return nil
+	}
+	a, _, err := call[scopeAnswer](ctx, c, opScope, none{}, nil)
+	if mvm.IsKind(err, mvm.KindInvalid) {
+		return mvm.Errorf(mvm.KindState, "use mvm hostd at %s: it is of an older mvm", c.path).WithFix("restart it: systemctl restart mvm-hostd")
+	}
+	if err != nil {
+		return err
+	}
+	what := ""
+	switch s := a.Scope; {
+	case s.Mark != c.own.Mark, s.ProbeRoot != c.own.ProbeRoot:
+		what = "data dir, which has " + s.ProbeRoot
+	case s.RunRoot != c.own.RunRoot:
+		what = "run dir, which has " + s.RunRoot
+	case s.FirstUID != c.own.FirstUID:
+		what = fmt.Sprintf("uid_base, %d", s.FirstUID)
+	default:
+		c.checked = epoch
+		return nil
+	}
+	return mvm.Errorf(mvm.KindState, "use mvm hostd at %s: it works for an agent with another %s", c.path, what).
+		WithFix("give both the same config, or give this agent a hostd of its own (hostd_socket)")
 }
 
 // call does one request. The files that come back are the caller's.

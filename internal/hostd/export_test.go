@@ -18,6 +18,7 @@ const (
 	OpLaunch    = byte(opLaunch)
 	OpKill      = byte(opKill)
 	OpLeave     = byte(opLeave)
+	OpLast      = byte(opLast)
 )
 
 // Do does a request as root's, without files.

@@ -54,6 +54,9 @@ const (
 	opStats
 	opList
 	opLeave
+	opScope
+
+	opLast = opScope
 )
 
 // Bounds of the protocol.
@@ -72,7 +75,7 @@ func (o op) limit() int {
 	switch {
 	case o == opApply:
 		return maxApply
-	case o >= opHello && o <= opLeave:
+	case o >= opHello && o <= opLast:
 		return maxRequest
 	}
 	return 0
@@ -85,6 +88,9 @@ type (
 	hello struct {
 		// Epoch is another for each process that serves.
 		Epoch string `json:"epoch"`
+	}
+	scopeAnswer struct {
+		Scope Scope `json:"scope"`
 	}
 	tapRequest struct {
 		Tenant   string `json:"tenant"`

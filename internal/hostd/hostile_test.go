@@ -76,7 +76,7 @@ func TestFrames(t *testing.T) {
 		{"oversized config", frame(hostd.OpApply, make([]byte, hostd.MaxApply+1)), nil, "at most"},
 		{"4 GiB announced", []byte{hostd.Version, hostd.OpApply, 0xff, 0xff, 0xff, 0xff}, nil, "at most"},
 		{"no such request", frame(0, []byte("{}")), nil, "no kind 0"},
-		{"no such request either", frame(hostd.OpLeave+1, []byte("{}")), nil, "no kind"},
+		{"no such request either", frame(hostd.OpLast+1, []byte("{}")), nil, "no kind"},
 		{"the last byte", frame(255, []byte("{}")), nil, "no kind 255"},
 		{"another version", []byte{9, hostd.OpHello, 0, 0, 0, 2, '{', '}'}, nil, "version 9"},
 		{"no JSON", frame(hostd.OpApply, []byte("{")), nil, "read request"},

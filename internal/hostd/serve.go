@@ -26,6 +26,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 	switch r.op {
 	case opHello:
 		return handle(ctx, r, func(context.Context, none) (reply, error) { return reply{body: hello{s.epoch}}, nil })
+	case opScope:
+		return handle(ctx, r, s.scope)
 	case opApply:
 		return handle(ctx, r, s.apply)
 	case opTAP:
@@ -59,6 +61,19 @@ func handle[T any](ctx context.Context, r request, do func(context.Context, T) (
 		return reply{}, err
 	}
 	return do(ctx, v)
+}
+
+func (s *Server) scope(context.Context, none) (reply, error) {
+	b := s.opt.Bounds
+	sc := Scope{RunRoot: b.RunRoot, ProbeRoot: b.ProbeRoot, FirstUID: b.FirstUID}
+	if s.opt.Mark != nil {
+		mark, err := s.opt.Mark()
+		if err != nil {
+			return reply{}, err
+		}
+		sc.Mark = mark
+	}
+	return reply{body: scopeAnswer{sc}}, nil
 }
 
 func (s *Server) apply(ctx context.Context, cfg network.Config) (reply, error) {

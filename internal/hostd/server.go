@@ -25,7 +25,9 @@ type Options struct {
 	UID int
 	// Bounds are those of VMMs, which has them in force. The users in them are those
 	// that a TAP may be for.
-	Bounds  spawn.Bounds
+	Bounds spawn.Bounds
+	// Mark returns the mark of the agent's data dir; nil: any agent is answered.
+	Mark    func() (string, error)
 	VMMs    spawn.Host
 	Network network.Network
 	Log     *slog.Logger

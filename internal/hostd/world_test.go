@@ -105,7 +105,9 @@ func (w *world) vmms(n spawn.Name) int {
 	count := 0
 	for _, p := range lines {
 		b, _ := os.ReadFile(p) // it may end meanwhile
-		if args := strings.Split(string(b), "\x00"); strings.Contains(args[0], "qemu-system") && slices.Contains(args, n.String()) {
+		if args := strings.Split(string(b), "\x00"); strings.Contains(args[0], "qemu-system") && slices.ContainsFunc(args, func(a string) bool {
+			return strings.HasPrefix(a, "mvm:"+n.ID+":") && strings.HasSuffix(a, ":"+n.RunDir)
+		}) {
 			count++
 		}
 	}

@@ -15,6 +15,7 @@ type AgentConfig struct {
 	DataDir     string       // state, images, instances, snapshots
 	RunDir      string       // sockets and pid files of VMMs
 	Driver      string       // "qemu" or "fake"
+	UIDBase     int          // first of the users that VMMs run as; 0: chosen
 	KeyFile     string       // master key of the secrets at rest; outside DataDir
 	NodeID      string       // empty: made once and kept
 	LogLevel    string       // "debug", "info", "warn" or "error"
@@ -72,6 +73,7 @@ func agentKeys() []agentKey {
 		{name: "data_dir", value: "/var/lib/mvm", check: absolute(4096)},
 		{name: "run_dir", value: "/run/mvm", check: absolute(maxRunDir)},
 		{name: "driver", value: "qemu", check: oneOf("qemu", "fake")},
+		{name: "uid_base", value: "0", check: number(0, 1<<31-1), number: true},
 		{name: "key_file", value: "/etc/mvm/master.key", check: absolute(4096)},
 		{name: "node_id", value: "", check: validName("node")},
 		{name: "log_level", value: "info", check: oneOf("debug", "info", "warn", "error")},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"mvm"
@@ -130,9 +131,10 @@ func (l *layers) check(k agentKey, value, origin string) {
 }
 
 func (l *layers) config() AgentConfig {
+	uid, _ := strconv.Atoi(l.values["uid_base"]) // a bad one is a problem already
 	c := AgentConfig{
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
-		RunDir: l.values["run_dir"], Driver: l.values["driver"], KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
+		RunDir: l.values["run_dir"], Driver: l.values["driver"], UIDBase: uid, KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
 		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(), Hostd: l.hostd(),
 		Observe: l.observe(), Memory: l.memory(), Trust: l.trust(), origins: l.origins,
 	}

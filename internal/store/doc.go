@@ -2,7 +2,7 @@
 // holds at a time.
 //
 //	state.db (schema version 3)
-//	├ meta               <name>                   -> string: schema_version, next_uid, node_id, …
+//	├ meta               <name>                   -> string: schema_version, next_uid, uid_base, node_id, …
 //	├ tenants            <tenant>                 -> mvm.Tenant
 //	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
 //	├ net_ids            net_id, 2 bytes          -> string: the first thing said of it; kept for good

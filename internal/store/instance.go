@@ -160,8 +160,11 @@ func (t *Tx) DeleteInstance(id string) error {
 // AllocUID returns a user that no instance has, and that no call before gave, until
 // the range has been gone through. KindState when instances have all of it.
 func (t *Tx) AllocUID() (int, error) {
-	base, count := t.s.opts.UIDBase, t.s.opts.UIDCount
-	next := 0
+	base, _, err := t.uidBase()
+	if err != nil {
+		return 0, err
+	}
+	count, next := t.s.opts.UIDCount, 0
 	if text, ok, err := t.Meta(metaNextUID); err != nil {
 		return 0, err
 	} else if ok {
@@ -176,6 +179,39 @@ func (t *Tx) AllocUID() (int, error) {
 		}
 	}
 	return 0, mvm.Errorf(mvm.KindState, "take a uid: instances have all %d of them", count)
+}
+
+// UIDBase returns the first user of those that AllocUID gives, and whether that was set,
+// or users were given of it.
+func (s *Store) UIDBase() (base int, used bool, err error) {
+	err = s.View(func(tx *Tx) error {
+		base, used, err = tx.uidBase()
+		return err
+	})
+	return base, used, err
+}
+
+// SetUIDBase has AllocUID give users from this one on. Instances keep theirs.
+func (s *Store) SetUIDBase(base int) error {
+	if now, used, err := s.UIDBase(); err != nil || used && now == base {
+		return err
+	}
+	return s.Update(func(tx *Tx) error { return tx.put(bucketMeta, []byte(metaUIDBase), strconv.Itoa(base)) })
+}
+
+func (t *Tx) uidBase() (base int, used bool, err error) {
+	text, ok, err := t.Meta(metaUIDBase)
+	if err != nil {
+		return 0, false, err
+	}
+	if !ok {
+		_, used, err = t.Meta(metaNextUID)
+		return t.s.opts.UIDBase, used, err
+	}
+	if base, err = strconv.Atoi(text); err != nil {
+		err = mvm.Errorf(mvm.KindInternal, "read state meta %s: %w", metaUIDBase, err)
+	}
+	return base, true, err
 }
 
 // FreeOffset returns the lowest offset in the tenant's subnet that no instance of

@@ -32,6 +32,7 @@ const (
 const (
 	metaSchema  = "schema_version"
 	metaNextUID = "next_uid"
+	metaUIDBase = "uid_base"
 )
 
 // SchemaVersion is the version of the files that this package writes.

@@ -109,7 +109,7 @@ func (t *Tx) Meta(name string) (string, bool, error) {
 
 // PutMeta sets a value of the host itself. The store's own names are refused.
 func (t *Tx) PutMeta(name, value string) error {
-	if name == "" || name == metaSchema || name == metaNextUID || name == metaKeyID {
+	if name == "" || name == metaSchema || name == metaNextUID || name == metaUIDBase || name == metaKeyID {
 		return mvm.Errorf(mvm.KindInvalid, "put meta %q: the name is the store's own", name)
 	}
 	return t.put(bucketMeta, []byte(name), value)

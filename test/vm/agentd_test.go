@@ -28,9 +28,8 @@ func beAgent() int {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
 	}
-	return 0
+	return cli.ExitCode(err)
 }
 
 // beHostd is what has the rights of an agent that has none.

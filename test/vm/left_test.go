@@ -167,7 +167,7 @@ func (h *host) strayCgroups(owner map[string]mvm.Instance) []string {
 			continue
 		}
 		_ = filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && strings.HasSuffix(d.Name(), id) {
+			if err == nil && d.IsDir() && strings.Contains(d.Name(), id) {
 				wrong = append(wrong, "cgroup "+p)
 			}
 			return nil // cgroups of others come and go

@@ -26,6 +26,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"mvm/internal/owner"
 )
 
 // What the process is told by its environment.
@@ -137,6 +139,13 @@ func settle() error {
 	}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
+	}
+	// What says whose networks and users are whose is about these namespaces.
+	if err := os.MkdirAll(owner.LockDir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("locks", owner.LockDir, "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount %s: %w", owner.LockDir, err)
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

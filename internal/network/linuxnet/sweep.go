@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -19,13 +20,32 @@ func isOurs(name string) bool {
 		return isNumber(id)
 	}
 	if rest, ok := strings.CutPrefix(name, "tn"); ok {
-		net, offset, ok := strings.Cut(rest, "i")
-		return ok && isNumber(net) && isNumber(offset)
+		id, offset, ok := strings.Cut(rest, "i")
+		return ok && isNumber(id) && isNumber(offset)
 	}
 	return false
 }
 
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// Interfaces returns the bridges and TAPs with mvm's names in the process's network
+// namespace, whoever's they are.
+func Interfaces() (bridges, taps []string, err error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "list interfaces: %w", err)
+	}
+	for _, i := range all {
+		switch {
+		case !isOurs(i.Name):
+		case strings.HasPrefix(i.Name, "tn"):
+			taps = append(taps, i.Name)
+		default:
+			bridges = append(bridges, i.Name)
+		}
+	}
+	return bridges, taps, nil
+}
 
 // owned are the interfaces that the Config owns: name to what it is.
 func owned(cfg network.Config) map[string]string {

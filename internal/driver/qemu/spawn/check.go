@@ -81,8 +81,16 @@ func (l Launch) Check() error {
 	return nil
 }
 
-// cgroupName is the name of a VMM's cgroup.
+// cgroupName is what a Launch says for a VMM that is to have a cgroup.
 func cgroupName(n Name) string { return "mvm-" + n.ID }
+
+// markedCgroup is the name of the VMM's cgroup, which no VMM of another owner has.
+func markedCgroup(n Name, mark string) string {
+	if mark != "" {
+		mark = "-" + mark
+	}
+	return cgroupName(n) + mark
+}
 
 // Bounds are what a Host takes on, beside what every VMM has to be. The zero value
 // bounds nothing: it is for tests.

@@ -26,13 +26,18 @@ type Options struct {
 	// Bounded refuses to run a VMM whose memory and processes can't be bounded, as
 	// production mode wants it.
 	Bounded bool
-	Log     *slog.Logger // nil: log nothing
+	// Mark returns what the VMMs that it starts carry, so that they are told from those
+	// of other owners on this host; nil: they carry nothing. It finds those of the mark,
+	// and by name alone those of an older mvm, which carry none.
+	Mark func() (string, error)
+	Log  *slog.Logger // nil: log nothing
 }
 
 // Local is the Host of a process that has the rights itself.
 type Local struct {
 	bounds  Bounds
 	bounded bool
+	mark    func() (string, error)
 	binary  string // absolute, as /proc/PID/exe shows it
 	log     *slog.Logger
 	enter   func(name string, pid int, lim sys.CgroupLimits) ([]string, error) // sys.EnterCgroup, but for tests
@@ -49,7 +54,10 @@ func New(o Options) (*Local, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Local{bounds: o.Bounds, bounded: o.Bounded, binary: binary, log: o.Log, enter: sys.EnterCgroup}, nil
+	if o.Mark == nil {
+		o.Mark = func() (string, error) { return "", nil }
+	}
+	return &Local{bounds: o.Bounds, bounded: o.Bounded, mark: o.Mark, binary: binary, log: o.Log, enter: sys.EnterCgroup}, nil
 }
 
 // Binary finds QEMU by its name or path, "" for the usual one, and returns its path
@@ -82,6 +90,11 @@ func (h *Local) Launch(ctx context.Context, l Launch) (Process, []string, error)
 	if err := l.checkFiles(); err != nil {
 		return nil, nil, err
 	}
+	mark, err := h.mark()
+	if err != nil {
+		return nil, nil, err
+	}
+	l.Mark = mark
 	if err := l.give(); err != nil {
 		return nil, nil, mvm.Errorf(mvm.KindInternal, "give the memory file to user %d: %w", l.UID, err)
 	}
@@ -91,7 +104,7 @@ func (h *Local) Launch(ctx context.Context, l Launch) (Process, []string, error)
 	}
 	var cgroups []string
 	if l.Cgroup != "" { // those that confine will make; a host without any is told there
-		cgroups, _ = sys.CgroupDirs(l.Cgroup)
+		cgroups, _ = sys.CgroupDirs(markedCgroup(l.Name, l.Mark))
 	}
 	if err := h.confine(l, p.PID); err != nil {
 		return nil, nil, errors.Join(err, p.Signal(syscall.SIGKILL), await(p), sys.LeaveCgroup(cgroups))
@@ -174,7 +187,7 @@ func (h *Local) confine(l Launch, pid int) error {
 	err = errors.Join(err, unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: largest, Max: largest}, nil))
 	if l.Cgroup != "" {
 		const overhead = (tcgCacheMiB + 512) << 20
-		_, cerr := h.enter(l.Cgroup, pid, sys.CgroupLimits{
+		_, cerr := h.enter(markedCgroup(l.Name, l.Mark), pid, sys.CgroupLimits{
 			MemoryBytes: int64(l.MemMiB)<<20 + overhead, PIDs: 128 + l.VCPUs})
 		err = errors.Join(err, cerr)
 	}
@@ -193,33 +206,44 @@ func (h *Local) Find(_ context.Context, n Name, hint Hint) (Process, error) {
 	if err := h.bounds.name(n); err != nil {
 		return nil, err
 	}
+	mark, err := h.mark()
+	if err != nil {
+		return nil, err
+	}
 	if hint.PID > 0 {
-		if p, err := h.open(hint.PID, n); err == nil {
+		if p, err := h.open(hint.PID, n, mark); err == nil {
 			if p.Start == hint.Start {
 				return local{p}, nil
 			}
 			p.Close()
 		}
 	}
-	pids, err := sys.FindProcesses(h.binary, func(args []string) bool { return nameOf(args) == n.String() })
+	pids, err := sys.FindProcesses(h.binary, func(args []string) bool { return isOf(args, n, mark) })
 	if err != nil {
 		return nil, err
 	}
 	for _, pid := range pids {
-		if p, err := h.open(pid, n); err == nil {
+		if p, err := h.open(pid, n, mark); err == nil {
 			return local{p}, nil
 		}
 	}
 	return nil, sys.ErrNoProcess
 }
 
-// open takes hold of the process if it is the VMM of the name.
-func (h *Local) open(pid int, n Name) (*sys.Process, error) {
+// isOf reports whether the arguments are of the VMM of the name that has the mark, or,
+// started by an older mvm, none.
+func isOf(args []string, n Name, mark string) bool {
+	name := nameOf(args)
+	return name == n.marked(mark) || name == n.marked("")
+}
+
+// open takes hold of the process if it is the VMM of the name and mark.
+func (h *Local) open(pid int, n Name, mark string) (*sys.Process, error) {
 	p, err := sys.OpenProcess(pid)
 	if err != nil {
 		return nil, err
 	}
-	if nameOf(sys.Cmdline(pid)) != n.String() || !sys.Runs(pid, h.binary) {
+	if !isOf(sys.Cmdline(pid), n, mark) || !sys.Runs(pid, h.binary) {
 		p.Close()
 		return nil, sys.ErrNoProcess
 	}
@@ -231,10 +255,14 @@ func (h *Local) List(_ context.Context, root string) ([]Name, error) {
 	if !h.bounds.holds(root) {
 		return nil, nil // none of this host's are there
 	}
+	own, err := h.mark()
+	if err != nil {
+		return nil, err
+	}
 	var names []Name
-	_, err := sys.FindProcesses(h.binary, func(args []string) bool {
-		n, ok := parseName(nameOf(args))
-		if ok && filepath.Dir(n.RunDir) == root && h.bounds.name(n) == nil && !slices.Contains(names, n) {
+	_, err = sys.FindProcesses(h.binary, func(args []string) bool {
+		n, mark, ok := parseName(nameOf(args))
+		if ok && mark == own && filepath.Dir(n.RunDir) == root && h.bounds.name(n) == nil && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 		return false
@@ -247,15 +275,22 @@ func (h *Local) Leave(_ context.Context, n Name, cgroup string, cgroups []string
 	if err := h.bounds.name(n); err != nil {
 		return err
 	}
+	mark, err := h.mark()
+	if err != nil {
+		return err
+	}
+	names := []string{markedCgroup(n, mark), cgroupName(n)} // the latter is an older mvm's
 	var dirs []string
 	for _, dir := range cgroups {
-		if filepath.Base(dir) == cgroupName(n) {
+		if slices.Contains(names, filepath.Base(dir)) {
 			dirs = append(dirs, dir)
 		}
 	}
 	if cgroup == cgroupName(n) { // what is known of it may be lost
-		own, _ := sys.CgroupDirs(cgroup)
-		dirs = append(dirs, own...)
+		for _, name := range names {
+			own, _ := sys.CgroupDirs(name)
+			dirs = append(dirs, own...)
+		}
 	}
 	return sys.LeaveCgroup(dirs)
 }

@@ -7,7 +7,8 @@
 // trusted, on the other side of a socket: see package hostd.
 //
 // A VMM is found by its name among the processes that run this QEMU: its arguments
-// begin with "-name mvm:<id>:<RunDir>".
+// begin with "-name mvm:<id>:<mark>:<RunDir>". The mark says whose VMMs they are, where
+// several agents run on a host, and is the Host's own: it takes on no other's.
 package spawn
 
 import (
@@ -29,7 +30,8 @@ type Host interface {
 	// Find takes hold of the VMM of the name; sys.ErrNoProcess when there is none.
 	// The hint says where it was last, and may be wrong.
 	Find(ctx context.Context, n Name, h Hint) (Process, error)
-	// List returns the names of all VMMs with a RunDir right below root.
+	// List returns the names of all VMMs that carry the Host's mark, with a RunDir right
+	// below root.
 	List(ctx context.Context, root string) ([]Name, error)
 	// Leave removes the cgroups of a VMM that is gone: those of the name, and further
 	// ones that it is known to have had. What is not there is no error.
@@ -69,14 +71,28 @@ type Name struct {
 // namePrefix begins the name by which a VMM is found among all processes.
 const namePrefix = "mvm:"
 
-// String is the name as it is in the VMM's arguments.
-func (n Name) String() string { return namePrefix + n.ID + ":" + n.RunDir }
+// String is the name as it is in the arguments of a VMM without a mark.
+func (n Name) String() string { return n.marked("") }
 
-// parseName takes a VMM's name apart.
-func parseName(s string) (Name, bool) {
-	id, dir, ok := strings.Cut(strings.TrimPrefix(s, namePrefix), ":")
-	n := Name{ID: id, RunDir: dir}
-	return n, ok && strings.HasPrefix(s, namePrefix) && n.Check() == nil
+// marked is the name as it is in the arguments of a VMM with the mark.
+func (n Name) marked(mark string) string {
+	if mark != "" {
+		mark += ":"
+	}
+	return namePrefix + n.ID + ":" + mark + n.RunDir
+}
+
+// parseName takes a VMM's name apart. The mark is empty in one that an older mvm
+// started.
+func parseName(s string) (n Name, mark string, ok bool) {
+	id, rest, ok := strings.Cut(strings.TrimPrefix(s, namePrefix), ":")
+	if !strings.HasPrefix(rest, "/") {
+		var more bool
+		mark, rest, more = strings.Cut(rest, ":")
+		ok = ok && more
+	}
+	n = Name{ID: id, RunDir: rest}
+	return n, mark, ok && strings.HasPrefix(s, namePrefix) && n.Check() == nil
 }
 
 // nameOf returns the name of a VMM from its arguments, "" for anything else.
@@ -103,6 +119,9 @@ type Launch struct {
 	Cmdline string `json:"cmdline"` // of the kernel
 	MAC     string `json:"mac"`     // with a TAP
 	Disks   []Disk `json:"disks"`
+
+	// Mark is that of the Host, which sets it.
+	Mark string `json:"-"`
 
 	Files Files `json:"-"`
 	// Owner is who opened the files: the VMM's memory is taken from no other.

@@ -1,0 +1,81 @@
+package owner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The files in an agent's own folders.
+const (
+	dataLock = "agent.lock" // in the data dir
+	runLock  = "owner"      // in the run dir
+)
+
+// TakeDataDir holds the data dir, which one agent at a time works on, by whatever path.
+func TakeDataDir(o Owner) (*Hold, error) {
+	return take(what{name: "data dir " + o.DataDir, path: filepath.Join(o.DataDir, dataLock), wait: patience,
+		fix: "use the running agent, or end it first"}, o)
+}
+
+// TakeRunDir holds the run dir. One that belonged to another data dir is taken when that
+// is gone and nothing is left in it.
+func TakeRunDir(runDir string, o Owner) (*Hold, error) {
+	instances := filepath.Join(runDir, "i")
+	return take(what{name: "run dir " + runDir, path: filepath.Join(runDir, runLock), wait: patience,
+		free: func(of Owner) error {
+			if of.none() {
+				return adopt(instances, o)
+			}
+			return leftBy(of, instances)
+		},
+		fix: "give this agent a run dir of its own (--run-dir), or destroy the other's instances and remove " + filepath.Join(runDir, runLock)}, o)
+}
+
+// leftBy says why the run dir of an owner that does not run can't be taken.
+func leftBy(of Owner, instances string) error {
+	if !of.Gone() {
+		return errors.New("that data dir is there")
+	}
+	entries, err := os.ReadDir(instances)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("that data dir is gone, but its instances have %s", instances)
+	}
+	return nil
+}
+
+// adopt says why a run dir that names no owner, as mvm had it before it wrote owners
+// down, is not this owner's: a VMM runs in it of an instance that this one has not.
+func adopt(instances string, o Owner) error {
+	entries, err := os.ReadDir(instances)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		_, err := os.Lstat(filepath.Join(o.DataDir, "instances", e.Name()))
+		if err == nil || !strings.HasPrefix(e.Name(), "i-") {
+			continue
+		}
+		if locked(filepath.Join(instances, e.Name(), "vmm.lock")) {
+			return fmt.Errorf("the VMM of %s runs there, and data dir %s has no such instance", e.Name(), o.DataDir)
+		}
+	}
+	return nil
+}
+
+// locked reports whether a process holds the file's lock, as a VMM does for its life.
+func locked(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
