@@ -20,7 +20,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"path/filepath"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +32,7 @@ import (
 	"mvm/internal/network"
 	"mvm/internal/policy"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // Sealer keeps secrets at rest; see package secrets.
@@ -57,9 +58,8 @@ type Options struct {
 	Images    image.Store
 	Sealer    Sealer
 	Publisher Publisher
-	// MakeDisk makes an empty ext4 disk of the size, owned by the uid; default
-	// runs mkfs.ext4.
-	MakeDisk func(ctx context.Context, path string, mib, uid int) error
+	// MakeDisk makes the empty file an ext4 disk of the size; default runs mkfs.ext4.
+	MakeDisk func(ctx context.Context, f *os.File, mib int) error
 	// DNS are the resolvers that guests get.
 	DNS []netip.Addr
 	Log *slog.Logger
@@ -74,9 +74,9 @@ type Options struct {
 	// Rand is where ids come from; default crypto/rand. It must be safe for
 	// concurrent use.
 	Rand io.Reader
-	// ListenHost listens on an instance's host-bound socket, for its uid alone;
-	// default is a unix socket at the path.
-	ListenHost func(path string, uid int) (net.Listener, error)
+	// ListenHost listens on an instance's host-bound socket, of the name in its run
+	// dir; default is a unix socket.
+	ListenHost func(runDir *sys.Folder, name string) (net.Listener, error)
 	// Timeouts; zero fields take the defaults.
 	Timeouts Timeouts
 	// Reconcile is how often the agent looks at everything and makes it what was asked
@@ -246,13 +246,6 @@ func (a *Agent) goTracked(fn func()) bool {
 	a.wg.Go(fn)
 	return true
 }
-
-func (a *Agent) instanceDir(id string) string { return filepath.Join(a.opt.DataDir, "instances", id) }
-
-// runRoot is the parent of all run dirs.
-func (a *Agent) runRoot() string { return filepath.Join(a.opt.RunDir, "i") }
-
-func (a *Agent) runDir(id string) string { return filepath.Join(a.runRoot(), id) }
 
 // newID makes an id of the prefix and 8 hex digits.
 func (a *Agent) newID(prefix string) string {

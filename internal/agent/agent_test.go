@@ -25,6 +25,7 @@ import (
 	"mvm/internal/publish"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -42,7 +43,7 @@ type host struct {
 	pub  agent.Publisher
 	// every is how often the agent reconciles; by itself it does nothing in most tests.
 	every  time.Duration
-	listen func(string, int) (net.Listener, error)
+	listen func(*sys.Folder, string) (net.Listener, error)
 
 	trust  agent.StateTrust
 	nodeID string
@@ -158,8 +159,9 @@ func (h *host) failNow(op fake.Op, id string) error {
 	return fn(op, id)
 }
 
-func makeDisk(_ context.Context, path string, mib, _ int) error {
-	return os.WriteFile(path, []byte("disk"), 0o600)
+func makeDisk(_ context.Context, f *os.File, _ int) error {
+	_, err := f.WriteString("disk")
+	return err
 }
 
 // noPublisher serves nothing.

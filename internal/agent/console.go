@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"mvm"
+	"mvm/internal/sys"
 )
 
 // Bounds of the console log as it is shown, and the pause between looks for more.
@@ -26,13 +25,13 @@ func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsS
 	if err != nil {
 		return err
 	}
-	// The folder is the VMM's: neither a link nor a pipe in the log's place is read.
-	f, err := os.OpenFile(a.baseSpec(i).Console, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	var f *os.File
+	err = a.inInstance(i.ID, "open console log", func(d *sys.Folder) (err error) {
+		f, err = d.Open(consoleFile, os.O_RDONLY)
+		return err
+	})
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "open console log: %w", err)
+		return ifThere(err)
 	}
 	defer f.Close()
 	if spec.Record {

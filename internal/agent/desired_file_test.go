@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/sys"
 )
 
 // following is a host that follows a file with a desired state, on a virtual clock.
@@ -17,7 +18,7 @@ func following(t *testing.T, test func(t *testing.T, h *host, write func(string)
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t)
 		h.nodeID, h.every, h.file = "node-1", 30*time.Second, filepath.Join(t.TempDir(), "host.json")
-		h.listen = func(string, int) (net.Listener, error) { return newDeafListener(), nil }
+		h.listen = func(*sys.Folder, string) (net.Listener, error) { return newDeafListener(), nil }
 		n := 0
 		write := func(text string) {
 			t.Helper()

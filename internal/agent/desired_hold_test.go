@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/fake"
+	"mvm/internal/sys"
 )
 
 // pruning is a state with one tenant that lets no other be, for the host of newHost.
@@ -25,7 +26,7 @@ func holding(t *testing.T, test func(t *testing.T, h *host)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t)
 		h.nodeID, h.every = "node-1", 30*time.Second
-		h.listen = func(string, int) (net.Listener, error) { return newDeafListener(), nil }
+		h.listen = func(*sys.Folder, string) (net.Listener, error) { return newDeafListener(), nil }
 		h.start()
 		defer h.stop()
 		test(t, h)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"mvm"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // Bounds of what one guest may ask of its host.
@@ -47,10 +46,13 @@ type hostListener struct {
 
 // listenHost listens on <run dir>/v.sock_53 for the instance.
 func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
-	path := filepath.Join(a.runDir(i.ID), fmt.Sprintf("v.sock_%d", guestproto.HostPort))
-	ln, err := a.opt.ListenHost(path, i.UID)
+	var ln net.Listener
+	err := inFolder(a.runDir(i.ID), func(d *sys.Folder) (err error) {
+		ln, err = a.opt.ListenHost(d, hostSocket)
+		return err
+	})
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindOf(err), "listen for host-bound requests of %s: %w", i.ID, err)
+		return nil, explain("listen for host-bound requests of "+i.ID, err)
 	}
 	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
 		limit: rate.NewLimiter(hostRate, hostBurst),
@@ -60,20 +62,12 @@ func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
 	return h, nil
 }
 
-// listenUnix listens on a unix socket that the uid alone may connect to.
-func listenUnix(path string, uid int) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, mvm.Errorf(mvm.KindInternal, "remove old socket: %w", err)
-	}
-	ln, err := net.Listen("unix", path)
+// listenUnix listens on a unix socket that the agent's user alone may connect to: the
+// driver does, for the guest.
+func listenUnix(runDir *sys.Folder, name string) (net.Listener, error) {
+	ln, err := runDir.Listen(name)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "listen on socket: %w", err)
-	}
-	// The folder is the VMM's, which may run already and put a link in the socket's
-	// place: nothing here may follow one. To connect takes the right to write, which
-	// the owner alone has.
-	if err := os.Lchown(path, uid, uid); err != nil && os.Geteuid() == 0 {
-		return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "give socket to uid %d: %w", uid, err), ln.Close())
+		return nil, err // not a nil listener in the interface
 	}
 	return ln, nil
 }
@@ -91,7 +85,8 @@ func (h *hostListener) Close() error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	return err
+	gone := ifThere(inFolder(h.a.runDir(h.id), func(d *sys.Folder) error { return d.Remove(hostSocket) }))
+	return errors.Join(err, gone)
 }
 
 func (h *hostListener) serve() {

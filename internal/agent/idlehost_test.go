@@ -13,6 +13,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
+	"mvm/internal/sys"
 )
 
 // idleHost is a host on a virtual clock, with a pool of workers that go warm after 10 s
@@ -38,11 +39,11 @@ func idling(t *testing.T, test func(h *idleHost, i mvm.Instance)) {
 
 func newIdleHost(t *testing.T) *idleHost {
 	h := &idleHost{host: newHost(t), t: t, lines: map[string]*pipes{}}
-	h.listen = func(path string, _ int) (net.Listener, error) {
+	h.listen = func(d *sys.Folder, name string) (net.Listener, error) {
 		p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.lines[path] = p
+		h.lines[filepath.Join(d.Path(), name)] = p
 		return p, nil
 	}
 	return h

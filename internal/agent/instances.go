@@ -178,34 +178,18 @@ func (a *Agent) override(id string) error {
 	})
 }
 
-func chown(path string, uid int) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	if err := os.Chown(path, uid, uid); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "give to uid %d: %w", uid, err)
-	}
-	return nil
-}
-
-// makeExt4 makes an empty ext4 file system in a sparse file with mkfs.ext4.
-func makeExt4(ctx context.Context, path string, mib, uid int) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make data disk: %w", err)
-	}
+// makeExt4 makes an empty ext4 file system in a sparse file with mkfs.ext4, which gets
+// the file open.
+func makeExt4(ctx context.Context, f *os.File, mib int) error {
 	if err := f.Truncate(int64(mib) << 20); err != nil {
-		f.Close()
 		return mvm.Errorf(mvm.KindInternal, "size data disk: %w", err)
 	}
-	if err := f.Close(); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make data disk: %w", err)
-	}
-	out, err := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-L", "mvm-data",
-		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", path, strconv.Itoa(mib)+"M").CombinedOutput()
-	if err != nil {
+	cmd := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-L", "mvm-data",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "/proc/self/fd/3", strconv.Itoa(mib)+"M")
+	cmd.ExtraFiles = []*os.File{f} // number 3
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "mkfs.ext4 on data disk: %w: %s", err, clip(string(out))).
 			WithFix("install e2fsprogs; check the space left with `mvm node disk`")
 	}
-	return chown(path, uid)
+	return nil
 }

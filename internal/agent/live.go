@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -109,10 +107,7 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 	if err := errors.Join(errs...); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "end VMM of %s: %w", i.ID, err)
 	}
-	if err := os.RemoveAll(a.runDir(i.ID)); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "remove run dir of %s: %w", i.ID, err)
-	}
-	return nil
+	return a.removeRunDir(i.ID)
 }
 
 // baseSpec is the part of a Spec that finds an instance's VMM.
@@ -120,7 +115,7 @@ func (a *Agent) baseSpec(i mvm.Instance) driver.Spec {
 	dir := a.instanceDir(i.ID)
 	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.runDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm-" + i.ID,
 		VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB, MAC: i.MAC,
-		Memory: filepath.Join(dir, "memory"), Console: filepath.Join(dir, "console.log")}
+		Memory: filepath.Join(dir, memoryFile), Console: filepath.Join(dir, consoleFile)}
 }
 
 // launch makes the VMM by start (a Start of the driver, when it boots, or a Restore) with
@@ -150,17 +145,6 @@ func (a *Agent) launch(ctx context.Context, i mvm.Instance, boots bool, start fu
 	}
 	a.adopt(i, vmm, host)
 	return nil
-}
-
-func (a *Agent) makeRunDir(i mvm.Instance) error {
-	dir := a.runDir(i.ID)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make run dir: %w", err)
-	}
-	if err := os.Chown(dir, i.UID, i.UID); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return mvm.Errorf(mvm.KindInternal, "give run dir to uid %d: %w", i.UID, err)
-	}
-	return os.Chmod(dir, 0o700)
 }
 
 // dialGuest opens a stream to a port of the instance's guest.

@@ -33,8 +33,8 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 			s.Integrations = states
 		}
 	}
-	if s.DiskBytes, err = sys.AllocatedBytes(filepath.Join(a.instanceDir(i.ID), "data.img")); err != nil {
-		return s, mvm.Errorf(mvm.KindInternal, "measure data disk: %w", err)
+	if s.DiskBytes, _, err = a.diskBytes(i.ID); err != nil {
+		return s, err
 	}
 	if i.Snapshot != nil {
 		if s.SleeperBytes, err = a.snapshotBytes(i, i.Snapshot.ID); err != nil {
@@ -157,23 +157,45 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 		return d, err
 	}
 	for _, i := range instances {
-		dir := a.instanceDir(i.ID)
 		if i.Snapshot != nil {
 			n, err := a.snapshotBytes(i, i.Snapshot.ID)
-			if err != nil {
+			if errors.Is(err, sys.ErrForeign) {
+				a.log.Warn("not measured", "instance", i.ID, "error", err)
+			} else if err != nil {
 				return d, err
 			}
 			d.Sleepers += n
 		}
-		n, err := sys.AllocatedBytes(filepath.Join(dir, "data.img"))
-		if err != nil {
-			return d, mvm.Errorf(mvm.KindInternal, "measure data disk: %w", err)
+		data, aside, err := a.diskBytes(i.ID)
+		if errors.Is(err, sys.ErrForeign) { // it must not hide what the others take
+			a.log.Warn("not measured", "instance", i.ID, "error", err)
+		} else if err != nil {
+			return d, err
 		}
-		d.DataDisks += n
-		d.SetAside += treeBytes(filepath.Join(dir, "set-aside"))
+		d.DataDisks += data
+		d.SetAside += aside
 	}
 	d.Free, err = sys.FreeBytes(a.opt.DataDir)
 	return d, err
+}
+
+// diskBytes is what the instance's data disk, and snapshots that were set aside, take.
+func (a *Agent) diskBytes(id string) (data, aside int64, err error) {
+	err = a.inInstance(id, "measure data disk", func(d *sys.Folder) error {
+		aside = setAsideBytes(d)
+		data, err = allocated(d, dataDisk)
+		return err
+	})
+	return data, aside, ifThere(err)
+}
+
+// setAsideBytes is what snapshots that were set aside take in the instance's folder.
+func setAsideBytes(d *sys.Folder) (sum int64) {
+	_ = inSub(d, setAsideDir, func(aside *sys.Folder) error { // none, or none of mvm's, takes nothing
+		sum = aside.Bytes()
+		return nil
+	})
+	return sum
 }
 
 // treeBytes adds up what a folder holds on disk, a file of several names once; what
@@ -203,7 +225,7 @@ func treeBytes(dir string) (sum int64) {
 // NodeGC implements api.Service.
 func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 	used := map[string]bool{}
-	var dirs []string
+	var ids []string
 	err := a.store.View(func(tx *store.Tx) error {
 		pools, err := tx.Pools("")
 		if err != nil {
@@ -217,7 +239,7 @@ func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 		instances, err := tx.Instances("", "")
 		for _, i := range instances {
 			used[i.Image] = true
-			dirs = append(dirs, filepath.Join(a.instanceDir(i.ID), "set-aside"))
+			ids = append(ids, i.ID)
 		}
 		return err
 	})
@@ -225,9 +247,11 @@ func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	freed, err := a.opt.Images.GC(ctx, func(d string) bool { return used[d] })
-	for _, dir := range dirs {
-		freed += treeBytes(dir)
-		err = errors.Join(err, os.RemoveAll(dir))
+	for _, id := range ids {
+		err = errors.Join(err, ifThere(a.inInstance(id, "remove what was set aside", func(d *sys.Folder) error {
+			freed += setAsideBytes(d)
+			return d.RemoveAll(setAsideDir)
+		})))
 	}
 	return freed, err
 }

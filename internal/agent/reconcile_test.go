@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/fake"
+	"mvm/internal/sys"
 )
 
 // inBubble runs the test on a virtual clock, with an agent that reconciles.
@@ -20,7 +21,7 @@ func inBubble(t *testing.T, test func(t *testing.T, h *host)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t)
 		h.every = 30 * time.Second
-		h.listen = func(string, int) (net.Listener, error) { return newDeafListener(), nil }
+		h.listen = func(*sys.Folder, string) (net.Listener, error) { return newDeafListener(), nil }
 		h.start()
 		defer h.stop()
 		test(t, h)

@@ -3,9 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"mvm"
@@ -20,11 +17,10 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{filepath.Join(a.opt.DataDir, "instances"), a.runRoot()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
-		}
+	if err := a.makeRoots(); err != nil {
+		return err
 	}
+	foreign := a.takeBackAll(instances)
 	a.net.changed()
 	if err := a.applyNetwork(ctx); err != nil {
 		return err
@@ -33,7 +29,11 @@ func (a *Agent) recover(ctx context.Context) error {
 		return err
 	}
 	for _, i := range instances {
-		if err := a.recoverInstance(ctx, i); err != nil {
+		err := foreign[i.ID]
+		if err == nil {
+			err = a.recoverInstance(ctx, i)
+		}
+		if err != nil {
 			a.notRecovered(i, err)
 		}
 	}
@@ -64,22 +64,19 @@ func (a *Agent) sweep(ctx context.Context, instances []mvm.Instance) error {
 	if len(gone)+len(links) > 0 {
 		a.log.Warn("removed what nobody owned", "vmms", gone, "network", links)
 	}
-	return errors.Join(sweepDir(a.runRoot(), owned), sweepDir(filepath.Join(a.opt.DataDir, "instances"), owned))
+	return errors.Join(sweepDir(a.runRoot(), owned), sweepDir(a.instanceRoot(), owned))
 }
 
-func sweepDir(root string, owned map[string]bool) error {
-	entries, err := os.ReadDir(root)
-	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "sweep folders: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if owned[e.Name()] || !strings.HasPrefix(e.Name(), "i-") && !strings.HasPrefix(e.Name(), ".trash-") {
-			continue
+// takeBackAll takes back all instances' folders, and says of which something is in the
+// way.
+func (a *Agent) takeBackAll(instances []mvm.Instance) map[string]error {
+	foreign := map[string]error{}
+	for _, i := range instances {
+		if err := a.takeBack(i); err != nil {
+			foreign[i.ID] = err
 		}
-		errs = append(errs, os.RemoveAll(filepath.Join(root, e.Name())))
 	}
-	return errors.Join(errs...)
+	return foreign
 }
 
 // notRecovered records that an instance could not be taken up: one that is broken
@@ -162,22 +159,7 @@ func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 	if i.Snapshot != nil {
 		own = i.Snapshot.ID
 	}
-	return keepOnly(filepath.Join(a.instanceDir(i.ID), "snapshots"), own)
-}
-
-// keepOnly removes everything in the folder, if it is there, but the entry of the name.
-func keepOnly(dir, name string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return mvm.Errorf(mvm.KindInternal, "sweep folder: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		if e.Name() != name {
-			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
+	return ifThere(a.inInstance(i.ID, "sweep snapshots", func(d *sys.Folder) error { return keepOnly(d, snapshotsDir, own) }))
 }
 
 // readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs

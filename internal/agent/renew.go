@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 
 	"mvm"
 	"mvm/internal/plan"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // renew gives an instance that is about to boot what its pool says now: image, sizes
@@ -72,13 +71,16 @@ func (o *operation) sizeDisk(ctx context.Context) error {
 	if want == 0 {
 		return nil
 	}
-	path := filepath.Join(o.a.instanceDir(o.inst.ID), "data.img")
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0) // the folder is the VMM's
-	if errors.Is(err, os.ErrNotExist) {                          // the pool had none before
+	var f *os.File
+	err := o.a.inInstance(o.inst.ID, "open data disk", func(d *sys.Folder) (err error) {
+		f, err = d.Open(dataDisk, os.O_RDWR)
+		return err
+	})
+	if errors.Is(err, os.ErrNotExist) { // the pool had none before
 		return o.makeDisks(ctx)
 	}
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "open data disk of %s: %w", o.inst.ID, err)
+		return err
 	}
 	if err := errors.Join(growFile(f, want), f.Close()); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "grow data disk of %s: %w", o.inst.ID, err).
@@ -87,16 +89,11 @@ func (o *operation) sizeDisk(ctx context.Context) error {
 	return nil
 }
 
-// growFile makes a regular file as long as size, durably. One that is longer stays.
+// growFile makes a file as long as size, durably. One that is longer stays.
 func growFile(f *os.File, size int64) error {
 	st, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil || st.Size() >= size {
 		return err
-	case !st.Mode().IsRegular():
-		return errors.New("it is no regular file")
-	case st.Size() >= size:
-		return nil
 	}
 	return errors.Join(f.Truncate(size), f.Sync())
 }

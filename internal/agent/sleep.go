@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -196,14 +195,24 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 		return err
 	}
 	files := o.a.snapshotFiles(o.inst.ID, ref.ID)
-	if err := os.MkdirAll(filepath.Dir(files.State), 0o700); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make snapshot folder: %w", err)
-	}
-	if err := v.Snapshot(ctx, files); err != nil {
+	err = o.a.inInstance(o.inst.ID, "make snapshot folder", func(d *sys.Folder) error {
+		all, err := d.MakeSub(snapshotsDir)
+		if err != nil {
+			return err
+		}
+		defer all.Close()
+		own, err := all.MakeSub(ref.ID)
+		if err != nil {
+			return err
+		}
+		defer own.Close()
+		if err := v.Snapshot(ctx, files); err != nil {
+			return err
+		}
+		return errors.Join(own.Sync(), all.Sync(), d.Sync())
+	})
+	if err != nil {
 		return err
-	}
-	if err := sys.SyncDir(filepath.Dir(files.State)); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "sync snapshot folder: %w", err)
 	}
 	if o.clockSure {
 		ref.PausedAt = o.pausedAt.Round(0)
@@ -230,25 +239,37 @@ func (a *Agent) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.S
 // snapshotBytes is what the snapshot holds on disk: as long as its VMM lives, all of
 // the guest's memory, and then what the guest has used of it.
 func (a *Agent) snapshotBytes(i mvm.Instance, snap string) (sum int64, err error) {
-	for _, p := range []string{a.baseSpec(i).Memory, a.snapshotFiles(i.ID, snap).State} {
-		n, err := sys.AllocatedBytes(p)
+	err = a.inInstance(i.ID, "measure snapshot", func(d *sys.Folder) error {
+		memory, err := allocated(d, memoryFile, i.UID)
 		if err != nil {
-			return 0, mvm.Errorf(mvm.KindInternal, "measure snapshot: %w", err)
+			return err
 		}
-		sum += n
-	}
-	return sum, nil
+		sum = memory
+		return a.inSnapshot(d, snap, func(s *sys.Folder) error {
+			state, err := allocated(s, stateFile)
+			sum += state
+			return err
+		})
+	})
+	return sum, ifThere(err)
+}
+
+// inSnapshot calls fn with the folder of a snapshot of the instance whose folder it is.
+func (a *Agent) inSnapshot(d *sys.Folder, snap string, fn func(*sys.Folder) error) error {
+	return inSub(d, snapshotsDir, func(all *sys.Folder) error { return inSub(all, snap, fn) })
 }
 
 // vmmID names the VMM exactly: a snapshot fits no other.
 func vmmID(info driver.Info) string { return info.Name + " " + info.Version + " " + info.Digest }
 
 func (a *Agent) snapshotFiles(id, snap string) driver.Snapshot {
-	return driver.Snapshot{State: filepath.Join(a.instanceDir(id), "snapshots", snap, "state")}
+	return driver.Snapshot{State: filepath.Join(a.instanceDir(id), snapshotsDir, snap, stateFile)}
 }
 
 func (a *Agent) removeSnapshot(id, snap string) error {
-	return os.RemoveAll(filepath.Dir(a.snapshotFiles(id, snap).State))
+	return ifThere(a.inInstance(id, "remove snapshot", func(d *sys.Folder) error {
+		return inSub(d, snapshotsDir, func(all *sys.Folder) error { return all.RemoveAll(snap) })
+	}))
 }
 
 // commitSleep is the point of no return: from here on the instance sleeps.
@@ -313,11 +334,4 @@ func (o *operation) resume(ctx context.Context) error {
 	}
 	o.restoreIntegrations()
 	return o.waitReady(ctx)
-}
-
-func renameDurable(from, to string) error {
-	if err := errors.Join(sys.SyncFile(from), sys.Rename(from, to)); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "put %s in place: %w", filepath.Base(to), err)
-	}
-	return nil
 }

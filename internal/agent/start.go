@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // The pauses between tries to reach a guest that boots, and between looks at its
@@ -39,25 +39,40 @@ func (o *operation) makeReady(ctx context.Context) error {
 
 // makeDisks makes the instance's folder and data disk, unless they are there whole.
 func (o *operation) makeDisks(ctx context.Context) error {
-	dir := o.a.instanceDir(o.inst.ID)
-	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o700); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make folder of %s: %w", o.inst.ID, err)
-	}
-	if err := chown(dir, o.inst.UID); err != nil {
-		return err
-	}
-	data := filepath.Join(dir, "data.img")
+	return explain("make folder of "+o.inst.ID, inFolder(o.a.instanceRoot(), func(root *sys.Folder) error {
+		d, err := root.MakeSub(o.inst.ID)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		snapshots, err := d.MakeSub(snapshotsDir)
+		if err != nil {
+			return err
+		}
+		return errors.Join(snapshots.Close(), o.makeDataDisk(ctx, d))
+	}))
+}
+
+// makeDataDisk makes the data disk in the instance's folder, whole or not at all.
+func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
 	if o.inst.Res.DataDiskMiB == 0 {
 		return nil
 	}
-	if _, err := os.Stat(data); err == nil {
-		return nil
+	if _, _, err := d.Size(dataDisk); !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	tmp := data + ".new"
-	if err := o.a.opt.MakeDisk(ctx, tmp, o.inst.Res.DataDiskMiB, o.inst.UID); err != nil {
-		return errors.Join(err, os.RemoveAll(tmp))
+	f, err := d.Create(newDisk)
+	if err != nil {
+		return err
 	}
-	return renameDurable(tmp, data)
+	err = o.a.opt.MakeDisk(ctx, f, o.inst.Res.DataDiskMiB)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, d.Remove(newDisk))
+	}
+	return errors.Join(d.Rename(newDisk, d, dataDisk), d.Sync())
 }
 
 // start boots the instance from its disks. why is recorded.
@@ -129,10 +144,11 @@ func (o *operation) nextDiskGeneration(context.Context) error {
 
 func (o *operation) startVMM(ctx context.Context) error {
 	o.progress("starting")
-	if err := os.Remove(o.a.baseSpec(o.inst).Memory); err != nil && !os.IsNotExist(err) {
-		return mvm.Errorf(mvm.KindInternal, "remove old memory: %w", err)
+	err := o.a.inInstance(o.inst.ID, "remove old memory", func(d *sys.Folder) error { return d.RemoveAll(memoryFile) })
+	if err != nil {
+		return err
 	}
-	err := o.a.launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+	err = o.a.launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
 	if err == nil {
 		o.startedVMM(ctx)
 	}

@@ -2,13 +2,13 @@ package agent
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"errors"
 	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // stop ends a running, warm or sleeping instance. It only goes forward: when it is
@@ -103,13 +103,9 @@ func (o *operation) shutdownGuest(ctx context.Context) error {
 
 // discardMemory removes the memory file and every snapshot.
 func (o *operation) discardMemory(context.Context) error {
-	dir := o.a.instanceDir(o.inst.ID)
-	for _, p := range []string{o.a.baseSpec(o.inst).Memory, filepath.Join(dir, "snapshots")} {
-		if err := os.RemoveAll(p); err != nil {
-			return mvm.Errorf(mvm.KindInternal, "discard memory: %w", err)
-		}
-	}
-	return nil
+	return ifThere(o.a.inInstance(o.inst.ID, "discard memory", func(d *sys.Folder) error {
+		return errors.Join(d.RemoveAll(memoryFile), d.RemoveAll(snapshotsDir))
+	}))
 }
 
 // destroy removes the instance with everything it has. It only goes forward.
@@ -118,7 +114,7 @@ func (o *operation) destroy(ctx context.Context) error {
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, nil) }},
 		{name: "fence", do: o.fenceOnce},
 		{name: "release", do: o.releaseVMM},
-		{name: "files", do: func(context.Context) error { return removeTree(o.a.instanceDir(o.inst.ID)) }},
+		{name: "files", do: func(context.Context) error { return o.a.removeTree(o.inst.ID) }},
 		{name: "record", do: o.removeRecord},
 		{name: "network", do: o.a.applyNetwork},
 	})
@@ -141,17 +137,4 @@ func (o *operation) removeRecord(context.Context) error {
 	o.a.net.changed()
 	o.a.activity.forget(o.inst.ID)
 	return err
-}
-
-// removeTree removes a folder such that a crash leaves it whole or under a name
-// that recovery sweeps.
-func removeTree(dir string) error {
-	trash := filepath.Join(filepath.Dir(dir), ".trash-"+filepath.Base(dir))
-	if err := os.Rename(dir, trash); err != nil && !os.IsNotExist(err) {
-		return mvm.Errorf(mvm.KindInternal, "remove %s: %w", filepath.Base(dir), err)
-	}
-	if err := os.RemoveAll(trash); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "remove %s: %w", filepath.Base(dir), err)
-	}
-	return nil
 }

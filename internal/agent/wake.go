@@ -249,14 +249,19 @@ func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err e
 	case s.MemMiB != i.Res.MemMiB:
 		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB), nil
 	}
-	_, err = os.Stat(a.snapshotFiles(i.ID, s.ID).State)
-	if errors.Is(err, os.ErrNotExist) {
+	err = a.inInstance(i.ID, "look at the device state", func(d *sys.Folder) error {
+		return a.inSnapshot(d, s.ID, func(own *sys.Folder) error {
+			_, _, err := own.Size(stateFile)
+			return err
+		})
+	})
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return mvm.Errorf(mvm.KindState, "its device state is missing: %w", err), nil
+	case err != nil && !errors.Is(err, sys.ErrForeign):
+		return nil, mvm.Errorf(mvm.KindUnavailable, "%w", err)
 	}
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "look at the device state of %s: %w", i.ID, err)
-	}
-	return nil, nil
+	return nil, err
 }
 
 // setAside moves a snapshot that can't be used, with its memory, out of the way
@@ -266,22 +271,43 @@ func (a *Agent) setAside(i mvm.Instance) ([]mvm.Event, error) {
 	if i.Snapshot == nil {
 		return nil, nil
 	}
-	root := filepath.Join(a.instanceDir(i.ID), "set-aside")
-	dir := filepath.Join(root, i.Snapshot.ID)
-	if err := errors.Join(os.MkdirAll(dir, 0o700), keepOnly(root, i.Snapshot.ID)); err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+	err := a.inInstance(i.ID, "set snapshot aside", func(d *sys.Folder) error { return a.moveAside(d, i) })
+	if err == nil {
+		err = a.removeSnapshot(i.ID, i.Snapshot.ID)
 	}
-	for _, m := range [][2]string{
-		{a.snapshotFiles(i.ID, i.Snapshot.ID).State, filepath.Join(dir, "state")},
-		{a.baseSpec(i).Memory, filepath.Join(dir, "memory")},
-	} {
-		if err := os.Rename(m[0], m[1]); err != nil && !os.IsNotExist(err) {
-			return nil, mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
-		}
-	}
-	if err := a.removeSnapshot(i.ID, i.Snapshot.ID); err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "set snapshot aside: %w", err)
+	if err != nil {
+		return nil, err
 	}
 	return []mvm.Event{{Action: mvm.SnapshotDeleted, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
-		Why: "it can't be used", Detail: "set aside in " + dir}}, nil
+		Why: "it can't be used", Detail: "set aside in " + filepath.Join(a.instanceDir(i.ID), setAsideDir, i.Snapshot.ID)}}, nil
+}
+
+// moveAside moves memory and device state of the snapshot to a folder of their own.
+func (a *Agent) moveAside(d *sys.Folder, i mvm.Instance) error {
+	root, err := d.MakeSub(setAsideDir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.MakeSub(i.Snapshot.ID)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := keepOnly(d, setAsideDir, i.Snapshot.ID); err != nil {
+		return err
+	}
+	state := a.inSnapshot(d, i.Snapshot.ID, func(own *sys.Folder) error { return moveFile(own, dir, stateFile) })
+	if err := ifThere(state); err != nil {
+		return err
+	}
+	return ifThere(moveFile(d, dir, memoryFile, i.UID))
+}
+
+// moveFile moves a file that is mvm's.
+func moveFile(from, to *sys.Folder, name string, owners ...int) error {
+	if _, _, err := from.Size(name, owners...); err != nil {
+		return err
+	}
+	return from.Rename(name, to, name)
 }

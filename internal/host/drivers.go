@@ -35,12 +35,11 @@ func fakeParts(o cli.ServeOptions) parts {
 }
 
 // emptyDisk makes a disk without a file system and without taking space.
-func emptyDisk(_ context.Context, path string, mib, _ int) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
+func emptyDisk(_ context.Context, f *os.File, mib int) error {
+	if err := f.Truncate(int64(mib) << 20); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "make disk: %w", err)
 	}
-	return errors.Join(f.Truncate(int64(mib)<<20), f.Close())
+	return nil
 }
 
 // qemuParts are a real host.

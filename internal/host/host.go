@@ -105,7 +105,7 @@ type parts struct {
 	driver   driver.Driver
 	network  network.Network
 	builders []image.Builder
-	makeDisk func(ctx context.Context, path string, mib, uid int) error
+	makeDisk func(ctx context.Context, f *os.File, mib int) error
 	close    func() error
 }
 

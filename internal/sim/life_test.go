@@ -16,6 +16,7 @@ import (
 	"mvm/internal/agent"
 	"mvm/internal/driver/fake"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // life is one run of the agent on the host, from its start until it ends or dies.
@@ -84,8 +85,10 @@ func (w *world) boot() {
 	l.a = agent.New(agent.Options{DataDir: w.dir, RunDir: w.run, Version: "sim", NodeID: nodeID, Store: l.st,
 		Driver: fake.New(w.host, fake.Options{Hook: l.driverHook}), Network: nets{l}, Images: images{l}, Sealer: w.key,
 		Publisher: noPublisher{}, MakeDisk: l.makeDisk, Log: slog.New(&traceLog{w: w}), Seam: l.seam, Rand: w.ids,
-		ListenHost: func(path string, _ int) (net.Listener, error) { return w.socks.listen(l, path) },
-		Timeouts:   agent.Timeouts{Boot: 20*time.Second + 137, Ready: 30*time.Second + 211, Gate: 3*time.Second + 331, Call: 2*time.Second + 433}})
+		ListenHost: func(d *sys.Folder, name string) (net.Listener, error) {
+			return w.socks.listen(l, filepath.Join(d.Path(), name))
+		},
+		Timeouts: agent.Timeouts{Boot: 20*time.Second + 137, Ready: 30*time.Second + 211, Gate: 3*time.Second + 331, Call: 2*time.Second + 433}})
 	go func() {
 		err := l.a.Open(l.ctx)
 		l.set(func() { l.opened, l.failed = err == nil, err })

@@ -263,11 +263,12 @@ func (l *life) driverHook(ctx context.Context, op fake.Op, id string) error {
 }
 
 // makeDisk makes a data disk.
-func (l *life) makeDisk(ctx context.Context, path string, _, _ int) error {
+func (l *life) makeDisk(ctx context.Context, f *os.File, _ int) error {
 	if err := l.call(ctx, atDisk, "make", ""); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte("disk"), 0o600)
+	_, err := f.WriteString("disk")
+	return err
 }
 
 // keepFresh is how long a build that was returned is kept for its caller to record it:

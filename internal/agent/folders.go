@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/sys"
+)
+
+// An instance has two folders: instances/<id> below the data folder, and i/<id> below
+// the run folder. Both are the agent's, 0700: a VMM gets open files and no folder.
+// Whatever is done in them goes through a sys.Folder, which follows no link and touches
+// nothing that mvm did not make.
+
+func (a *Agent) instanceRoot() string { return filepath.Join(a.opt.DataDir, "instances") }
+
+func (a *Agent) instanceDir(id string) string { return filepath.Join(a.instanceRoot(), id) }
+
+// runRoot is the parent of all run dirs.
+func (a *Agent) runRoot() string { return filepath.Join(a.opt.RunDir, "i") }
+
+func (a *Agent) runDir(id string) string { return filepath.Join(a.runRoot(), id) }
+
+// The names in an instance's durable folder. The driver may have more.
+const (
+	dataDisk     = "data.img"
+	newDisk      = "data.img.new"
+	memoryFile   = "memory"
+	consoleFile  = "console.log"
+	snapshotsDir = "snapshots" // a folder for each snapshot
+	setAsideDir  = "set-aside" // likewise, of those that can't be used
+	stateFile    = "state"     // of a snapshot: the device state
+	trashPrefix  = ".trash-"   // of what is being removed
+)
+
+// hostSocket is the name in the run dir on which guests' requests come in.
+var hostSocket = fmt.Sprintf("v.sock_%d", guestproto.HostPort)
+
+// inFolder calls fn with a hold on the folder at the path, and ends the hold.
+func inFolder(path string, fn func(*sys.Folder) error) error {
+	d, err := sys.OpenFolder(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(d), d.Close())
+}
+
+// inSub is inFolder for a folder in d.
+func inSub(d *sys.Folder, name string, fn func(*sys.Folder) error) error {
+	sub, err := d.Sub(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(sub), sub.Close())
+}
+
+// inInstance calls fn with the instance's durable folder. verb begins the error.
+func (a *Agent) inInstance(id, verb string, fn func(*sys.Folder) error) error {
+	return explain(verb+" of "+id, inFolder(a.instanceDir(id), fn))
+}
+
+// explain says what was tried. An error that has a kind keeps it and its fix.
+func explain(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := mvm.Errorf(mvm.KindOf(err), "%s: %w", what, err)
+	var cause *mvm.Error
+	if errors.As(err, &cause) {
+		e.Text, e.Fix = what+": "+cause.Text, cause.Fix
+	}
+	return e
+}
+
+// ifThere takes away the error that something is not there.
+func ifThere(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// keepOnly removes everything in the folder of the name, if it is there, but one entry.
+func keepOnly(d *sys.Folder, folder, entry string) error {
+	return ifThere(inSub(d, folder, func(sub *sys.Folder) error {
+		names, err := sub.Names()
+		for _, name := range names {
+			if name != entry {
+				err = errors.Join(err, sub.RemoveAll(name))
+			}
+		}
+		return err
+	}))
+}
+
+// allocated is what a file takes on the disk, 0 when it is not there.
+func allocated(d *sys.Folder, name string, owners ...int) (int64, error) {
+	_, n, err := d.Size(name, owners...)
+	return n, ifThere(err)
+}
+
+// makeRoots makes the parents of the folders. VMMs of older versions pass through.
+func (a *Agent) makeRoots() error {
+	for _, dir := range []string{a.instanceRoot(), a.runRoot()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) makeRunDir(i mvm.Instance) error {
+	return explain("make run dir of "+i.ID, inFolder(a.runRoot(), func(root *sys.Folder) error {
+		d, err := root.MakeSub(i.ID)
+		if err != nil {
+			return err
+		}
+		return d.Close()
+	}))
+}
+
+func (a *Agent) removeRunDir(id string) error {
+	return explain("remove run dir of "+id, ifThere(inFolder(a.runRoot(), func(root *sys.Folder) error { return root.RemoveAll(id) })))
+}
+
+// removeTree removes the instance's durable folder such that a crash leaves it whole or
+// under a name that recovery sweeps.
+func (a *Agent) removeTree(id string) error {
+	return explain("remove "+id, inFolder(a.instanceRoot(), func(root *sys.Folder) error {
+		if err := ifThere(root.Rename(id, root, trashPrefix+id)); err != nil {
+			return err
+		}
+		return root.RemoveAll(trashPrefix + id)
+	}))
+}
+
+// sweepDir removes folders of instances that nobody owns, and what was being removed.
+func sweepDir(path string, owned map[string]bool) error {
+	return explain("sweep folders", inFolder(path, func(root *sys.Folder) error {
+		names, err := root.Names()
+		for _, name := range names {
+			if !owned[name] && (strings.HasPrefix(name, "i-") || strings.HasPrefix(name, trashPrefix)) {
+				err = errors.Join(err, root.RemoveAll(name))
+			}
+		}
+		return err
+	}))
+}
+
+// given are the names that older versions gave to the VMM's user, with the folder.
+var given = []string{dataDisk, newDisk, memoryFile}
+
+// takeBack makes the folders of an instance the agent's: older versions gave them to
+// the VMM's user, which may have changed anything in them. Whatever mvm has not made
+// there is refused, by name; it can do no harm any more, and stays for a look.
+func (a *Agent) takeBack(i mvm.Instance) error {
+	return errors.Join(a.takeDir(a.instanceDir(i.ID), i), a.takeDir(a.runDir(i.ID), i))
+}
+
+func (a *Agent) takeDir(path string, i mvm.Instance) error {
+	d, taken, err := sys.TakeFolder(path, i.UID)
+	if err != nil {
+		return ifThere(err)
+	}
+	defer d.Close()
+	if !taken {
+		return nil
+	}
+	a.log.Info("a folder that an older version gave to its VMM is the agent's again", "instance", i.ID, "folder", path)
+	names, err := d.Names()
+	for _, name := range names {
+		err = errors.Join(err, takeFile(d, name, i.UID))
+	}
+	return err
+}
+
+// takeFile takes back one name. The folders in the folder were never the VMM's, nor
+// were its sockets, but for the one that is about to be made anew.
+func takeFile(d *sys.Folder, name string, uid int) error {
+	switch {
+	case slices.Contains(given, name):
+		return d.Take(name, uid)
+	case name == hostSocket:
+		return d.Remove(name)
+	case name == snapshotsDir, name == setAsideDir:
+		return d.CheckSub(name)
+	case strings.HasSuffix(name, ".sock"), strings.HasSuffix(name, ".sock.new"):
+		return d.CheckSocket(name)
+	}
+	return d.Take(name, os.Geteuid())
+}
