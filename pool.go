@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -183,27 +184,38 @@ func (p Publish) String() string { return fmt.Sprintf("%s:%d", p.Host, p.Guest) 
 // ParsePublish reads "HOST:PORT:GUEST", "PORT:GUEST" or "GUEST"; the host defaults
 // to 127.0.0.1 and the port to 0.
 func ParsePublish(s string) (Publish, error) {
-	bad := Errorf(KindInvalid, "publish %q is not [[HOST:]PORT:]GUEST", clip(s))
-	parts := strings.Split(s, ":")
-	host, port, guest := "127.0.0.1", "0", parts[len(parts)-1]
-	switch len(parts) {
-	case 3:
-		host, port = parts[0], parts[1]
-	case 2:
-		port = parts[0]
-	case 1:
-	default:
-		return Publish{}, bad
+	bad := func(part, what string) error {
+		return Errorf(KindInvalid, "publish %q: %s %q is not a port in 1..65535", clip(s), part, clip(what)).
+			WithFix("use [[HOST:]PORT:]GUEST, such as 8080:80 or [::1]:8080:80")
 	}
-	ap, err := netip.ParseAddrPort(host + ":" + port)
+	where, guest := "", s
+	if n := strings.LastIndexByte(s, ':'); n >= 0 {
+		where, guest = s[:n], s[n+1:]
+	}
+	g, err := strconv.ParseUint(guest, 10, 16)
+	if err != nil || g == 0 {
+		return Publish{}, bad("the guest's port", guest)
+	}
+	host, port := "127.0.0.1", "0"
+	if n := strings.LastIndexByte(where, ':'); n >= 0 {
+		host, port = where[:n], where[n+1:]
+	} else if where != "" {
+		port = where
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return Publish{}, bad
+		return Publish{}, bad("the host's port", port)
 	}
-	g, err := netip.ParseAddrPort("127.0.0.1:" + guest)
-	if err != nil || g.Port() == 0 {
-		return Publish{}, bad
+	bare, inBrackets := strings.CutPrefix(host, "[")
+	if inBrackets {
+		bare, inBrackets = strings.CutSuffix(bare, "]")
 	}
-	return Publish{Host: ap, Guest: int(g.Port())}, nil
+	ip, err := netip.ParseAddr(bare)
+	if err != nil || ip.Is6() != inBrackets {
+		return Publish{}, Errorf(KindInvalid, "publish %q: %q is no IP address of this host", clip(s), clip(host)).
+			WithFix("use an address such as 127.0.0.1, 0.0.0.0 or, in brackets, [::1]")
+	}
+	return Publish{Host: netip.AddrPortFrom(ip, uint16(n)), Guest: int(g)}, nil
 }
 
 // PoolSpec is what a user may say of a pool.

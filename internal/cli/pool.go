@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,7 +78,7 @@ func (a *app) poolTable(ps []mvm.Pool) table {
 func counts(c mvm.Counts) string { return fmt.Sprintf("%d/%d/%d", c.Running, c.Warm, c.Sleeping) }
 
 func (a *app) poolInfoCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "info TENANT/POOL [-o FORMAT]", Short: "Show a pool, its builds and published ports",
+	cmd := &cobra.Command{Use: "info TENANT/POOL [-o FORMAT]", Short: "Show a pool, its environment, routes, builds and published ports",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -119,6 +121,12 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 		for _, r := range s.Routes.Routes {
 			t.add("route", routeText(r))
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+		t.add("env", name+"="+s.Env[name])
+	}
+	for _, scope := range s.SecretScopes {
+		t.add("secrets of "+scope.Integration, strings.Join(scope.Keys, ", "))
 	}
 	for i, b := range p.Builds {
 		t.add([]string{"build", "before"}[min(i, 1)], fmt.Sprintf("%s  %s  %s  %s ago", b.ID, clip(b.Digest, 19), b.Flake, a.ago(b.Built)))

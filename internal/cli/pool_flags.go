@@ -2,9 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +24,7 @@ type poolFlags struct {
 	running, warm, sleeping  int
 	pinned, critical         bool
 	env, publish, scopes     []string
+	unsetEnv, unpublish      []string
 	routesFile, integrations string
 	minRunning, minWarm      int
 	drain, graceful          int
@@ -50,7 +54,7 @@ func (a *app) newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
 	o.countFlags(cmd)
 	o.policyFlags(cmd)
 	o.boolFlags(cmd)
-	o.listFlags(cmd)
+	o.listFlags(cmd, !withRole)
 	o.fileFlags(cmd)
 	return o
 }
@@ -79,48 +83,6 @@ func (o *poolFlags) boolFlags(cmd *cobra.Command) {
 	o.apply["critical"] = func(s *mvm.PoolSpec) error { s.Critical = o.critical; return nil }
 }
 
-func (o *poolFlags) listFlags(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringArrayVar(&o.env, "env", nil, "`NAME=VALUE` for the services; not for secrets (repeat)")
-	f.StringArrayVar(&o.publish, "publish", nil, "`[[HOST:]PORT:]GUEST` port of a gateway pool on the host (repeat)")
-	f.StringArrayVar(&o.scopes, "secret-scope", nil, "`INTEGRATION=KEY,KEY`: only these secrets (repeat)")
-	o.apply["env"] = o.applyEnv
-	o.apply["publish"] = func(s *mvm.PoolSpec) error {
-		s.Publish = nil
-		for _, v := range o.publish {
-			p, err := mvm.ParsePublish(v)
-			if err != nil {
-				return err
-			}
-			s.Publish = append(s.Publish, p)
-		}
-		return nil
-	}
-	o.apply["secret-scope"] = func(s *mvm.PoolSpec) error {
-		s.SecretScopes = nil
-		for _, v := range o.scopes {
-			name, keys, ok := strings.Cut(v, "=")
-			if !ok || keys == "" {
-				return mvm.Errorf(mvm.KindInvalid, "--secret-scope %q is not INTEGRATION=KEY,KEY", v)
-			}
-			s.SecretScopes = append(s.SecretScopes, mvm.SecretScope{Integration: name, Keys: strings.Split(keys, ",")})
-		}
-		return nil
-	}
-}
-
-func (o *poolFlags) applyEnv(s *mvm.PoolSpec) error {
-	s.Env = map[string]string{}
-	for _, v := range o.env {
-		name, value, ok := strings.Cut(v, "=")
-		if !ok {
-			return mvm.Errorf(mvm.KindInvalid, "--env %q is not NAME=VALUE", v)
-		}
-		s.Env[name] = value
-	}
-	return nil
-}
-
 func (o *poolFlags) fileFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.routesFile, "routes", "", "`FILE` with the routing table of a gateway pool, in JSON")
@@ -141,7 +103,9 @@ func (o *poolFlags) fileFlags(cmd *cobra.Command) {
 
 // change applies the flags that the user named to the spec and checks it.
 func (o *poolFlags) change(cmd *cobra.Command, s *mvm.PoolSpec) error {
-	for name, set := range o.apply {
+	names := slices.SortedFunc(maps.Keys(o.apply), func(a, b string) int { return cmp.Or(order(a)-order(b), strings.Compare(a, b)) })
+	for _, name := range names {
+		set := o.apply[name]
 		if !cmd.Flags().Changed(name) {
 			continue
 		}
