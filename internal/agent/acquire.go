@@ -48,7 +48,7 @@ func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire
 	if err != nil {
 		return nil, err
 	}
-	awake := []guestproto.Awake{{InstanceID: i.ID, IP: i.IP}}
+	awake := []guestproto.Awake{{InstanceID: i.ID, IP: i.IP, Boot: i.DiskGeneration}}
 	if !r.Spread {
 		return awake, nil
 	}
@@ -74,7 +74,7 @@ func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]gu
 		all, err := tx.Instances(tenant, pool)
 		for _, i := range all {
 			if i.ID != awake[0].InstanceID && i.Key == "" && i.State == mvm.StateRunning && i.Ready && i.Op == nil && len(awake) < maxAcquired {
-				awake = append(awake, guestproto.Awake{InstanceID: i.ID, IP: i.IP})
+				awake = append(awake, guestproto.Awake{InstanceID: i.ID, IP: i.IP, Boot: i.DiskGeneration})
 			}
 		}
 		return err

@@ -91,6 +91,8 @@ type Options struct {
 	// Parallel bounds how many instances reconcile operates on at once, half of them
 	// of one tenant; default 8.
 	Parallel int
+	// DialGuest connects to a port of a guest over its tenant's network; nil: TCP.
+	DialGuest func(ctx context.Context, network, addr string) (net.Conn, error)
 	// HostMemory measures the host's memory; default reads /proc.
 	HostMemory func() (policy.Memory, error)
 	// MemoryLimits say when idle instances make room; zero: never.
@@ -142,6 +144,7 @@ type Agent struct {
 	activity    activityTable
 	execs       useCounts // commands that run in guests
 	published   useCounts // connections from published ports
+	forwards    forwards  // the same connections
 	idle        idler
 
 	eventLimits eventLimits
@@ -150,8 +153,10 @@ type Agent struct {
 	pending     pending  // configurations to be delivered
 	unsettled   pending  // instances that an operation left half done
 	wakeFaults  wakeFaults
-	reconciler  *reconciler
-	states      keyLocks // one desired state at a time
+	// unreconciled are gateways that may have missed that an instance is gone.
+	unreconciled pending
+	reconciler   *reconciler
+	states       keyLocks // one desired state at a time
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -176,6 +181,9 @@ func New(opt Options) *Agent {
 	}
 	if opt.ListenHost == nil {
 		opt.ListenHost = listenUnix
+	}
+	if opt.DialGuest == nil {
+		opt.DialGuest = (&net.Dialer{}).DialContext
 	}
 	if opt.HostMemory == nil {
 		opt.HostMemory = hostMemory

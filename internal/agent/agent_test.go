@@ -44,6 +44,7 @@ type host struct {
 	// every is how often the agent reconciles; by itself it does nothing in most tests.
 	every  time.Duration
 	listen func(*sys.Folder, string) (net.Listener, error)
+	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	trust  agent.StateTrust
 	nodeID string
@@ -103,7 +104,7 @@ func (h *host) start() *agent.Agent {
 	}
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics,
-		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen,
+		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
 		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {

@@ -35,6 +35,12 @@ func (p *pending) set(id string, on bool) {
 	}
 }
 
+func (p *pending) has(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.by[id]
+}
+
 func (p *pending) all() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,10 +145,12 @@ func (a *Agent) deliverOwed(ctx context.Context, tenants []string) {
 	})
 }
 
-// keepDelivered tries the guests again that did not take a change, for as long as
-// the agent runs.
+// keepDelivered tries the guests again that did not take a change, and asks gateways that
+// may have missed the end of an instance, for as long as the agent runs.
 func (a *Agent) keepDelivered() {
+	a.doubtPeers()
 	redeliver := func() {
+		each(a.unreconciled.all(), deliverers, a.checkPeers)
 		each(a.pending.all(), deliverers, a.redeliver)
 	}
 	redeliver()

@@ -212,7 +212,7 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	case req.Acquire != nil:
 		return h.acquire(ctx, *req.Acquire)
 	case req.ReportActivity != nil:
-		h.a.activity.report(h.id, req.ReportActivity.Instances, h.tenantOwns)
+		h.a.activity.report(h.id, req.ReportActivity.Instances, h.stillCounts)
 		return guestproto.HostResponse{ActivityAck: true}
 	}
 	return refuse("request is not known")
@@ -266,9 +266,11 @@ func absent(id string) error {
 	return mvm.Errorf(mvm.KindNotFound, "instance %q is not there", clip(id))
 }
 
-func (h *hostListener) tenantOwns(id string) bool {
-	_, err := h.findID(id)
-	return err == nil
+// stillCounts reports whether the activity is of one of the tenant's instances, and of
+// its present boot.
+func (h *hostListener) stillCounts(act guestproto.Activity) bool {
+	i, err := h.findID(act.InstanceID)
+	return err == nil && (act.Boot == 0 || act.Boot >= i.DiskGeneration)
 }
 
 func (h *hostListener) findID(id string) (i mvm.Instance, err error) {

@@ -73,6 +73,7 @@ func (a *Agent) watch(id string, l *live) {
 	a.log.Warn("vmm ended by itself", "instance", id, "why", why)
 	if i, err := a.Instance(a.ctx, mvm.Address{Instance: id}); err == nil {
 		a.reconciler.lost(i)
+		a.memoryGoneSoon(i)
 	}
 	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: askerAgent, why: why, ended: l}); err != nil {
 		a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)

@@ -133,20 +133,62 @@ func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 			return nil, err
 		}
 		done := a.inUse(&a.published, got[0].InstanceID)
-		c, err := dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
+		c, err := a.dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
 		if err != nil {
 			done()
 			return nil, err
 		}
 		open.Store(c, done)
+		a.forwards.add(got[0].InstanceID, c)
+		if a.liveOf(got[0].InstanceID) == nil { // it has ended meanwhile
+			a.forwards.cut(got[0].InstanceID)
+		}
 		return c, nil
 	}
 	closed := func(c net.Conn) {
+		a.forwards.remove(c)
 		if done, ok := open.LoadAndDelete(c); ok {
 			done.(func())()
 		}
 	}
 	return publish.Binding{Tenant: p.Tenant, Pool: p.Spec.ID, Publish: pub, Dial: dial, Closed: closed}
+}
+
+// forwards are the connections to gateways that published ports have open.
+type forwards struct {
+	mu sync.Mutex
+	by map[net.Conn]string // -> instance
+}
+
+func (f *forwards) add(id string, c net.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.by == nil {
+		f.by = map[net.Conn]string{}
+	}
+	f.by[c] = id
+}
+
+func (f *forwards) remove(c net.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.by, c)
+}
+
+// cut ends the connections to the gateway, which is gone: nothing comes from it any more,
+// not even their end.
+func (f *forwards) cut(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c, of := range f.by {
+		if of == id {
+			if tcp, ok := c.(*net.TCPConn); ok {
+				_ = tcp.SetLinger(0) // there is nobody who would take an end in order
+			}
+			_ = c.Close()
+			delete(f.by, c)
+		}
+	}
 }
 
 // The first tries to connect to a guest that may have woken just now are short: a
@@ -157,10 +199,11 @@ const (
 )
 
 // dialShort connects, with tries that grow longer, until ctx ends.
-func dialShort(ctx context.Context, addr string) (net.Conn, error) {
+func (a *Agent) dialShort(ctx context.Context, addr string) (net.Conn, error) {
 	for wait := firstDial; ; wait = min(2*wait, lastDial) {
-		d := net.Dialer{Timeout: wait}
-		c, err := d.DialContext(ctx, "tcp4", addr)
+		short, cancel := context.WithTimeout(ctx, wait)
+		c, err := a.opt.DialGuest(short, "tcp4", addr)
+		cancel()
 		var slow net.Error
 		if err == nil || ctx.Err() != nil || !(errors.As(err, &slow) && slow.Timeout()) {
 			return c, err

@@ -117,6 +117,11 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	if err != nil {
 		return err
 	}
+	if o.inst.Role == mvm.RoleGateway && o.bootWay == "warm" {
+		id := o.inst.ID
+		o.a.unreconciled.set(id, true)
+		o.a.goTracked(func() { o.a.checkPeers(id) })
+	}
 	cfg, err := o.a.guestConfig(o.inst, "update")
 	if err == nil && !bytes.Equal(cfg.Digest, o.digest) {
 		err = o.a.pushConfig(ctx, o.inst)
@@ -138,8 +143,16 @@ func (o *operation) admit(context.Context) error {
 
 // nextDiskGeneration counts that the disks are about to change, so that no older
 // snapshot fits them.
+//
+// It also is the number of the boot, by which gateways tell connections to this one from
+// those to boots before it: what is left of these is over.
 func (o *operation) nextDiskGeneration(context.Context) error {
-	return o.save(func(i *mvm.Instance) { i.DiskGeneration++ })
+	former := o.inst
+	if err := o.save(func(i *mvm.Instance) { i.DiskGeneration++ }); err != nil || former.DiskGeneration == 0 {
+		return err
+	}
+	o.a.memoryGoneSoon(former)
+	return nil
 }
 
 func (o *operation) startVMM(ctx context.Context) error {

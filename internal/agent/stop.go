@@ -20,7 +20,7 @@ func (o *operation) stop(ctx context.Context) error {
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpStop, nil) }},
 		{name: "fence", do: o.fenceForStop},
 		{name: "shutdown", do: o.shutdownGuest},
-		{name: "release", do: o.releaseVMM},
+		{name: "release", do: o.endMemory},
 		{name: "discard", do: o.discardMemory},
 	})
 	if err != nil {
@@ -101,6 +101,15 @@ func (o *operation) shutdownGuest(ctx context.Context) error {
 	return nil
 }
 
+// endMemory ends the VMM, and with its memory every connection to it.
+func (o *operation) endMemory(ctx context.Context) error {
+	if err := o.releaseVMM(ctx); err != nil {
+		return err
+	}
+	o.a.memoryGone(ctx, o.inst)
+	return nil
+}
+
 // discardMemory removes the memory file and every snapshot.
 func (o *operation) discardMemory(context.Context) error {
 	return ifThere(o.a.inInstance(o.inst.ID, "discard memory", func(d *sys.Folder) error {
@@ -113,7 +122,7 @@ func (o *operation) destroy(ctx context.Context) error {
 	err := o.run(ctx, mvm.OpDestroy, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, nil) }},
 		{name: "fence", do: o.fenceOnce},
-		{name: "release", do: o.releaseVMM},
+		{name: "release", do: o.endMemory},
 		{name: "files", do: func(context.Context) error { return o.a.removeTree(o.inst.ID) }},
 		{name: "record", do: o.removeRecord},
 		{name: "network", do: o.a.applyNetwork},

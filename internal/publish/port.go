@@ -154,14 +154,20 @@ func addrOf(a net.Addr) netip.AddrPort {
 	return tcp.AddrPort()
 }
 
-// splice copies both ways until both sides have ended, one fails, or the port ends.
+// splice copies both ways until both sides have ended, one fails, or the port ends. In
+// the last two cases both sides see a reset, and not an end that may be taken for a
+// whole answer.
 func (pt *port) splice(client *net.TCPConn, gateway net.Conn) {
 	ctx, cancel := context.WithCancel(pt.ctx)
 	defer cancel()
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
+		_ = client.SetLinger(0)
 		_ = client.Close()
+		if l, ok := gateway.(interface{ SetLinger(sec int) error }); ok {
+			_ = l.SetLinger(0)
+		}
 		_ = gateway.Close()
 	})
 	var wg sync.WaitGroup

@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"mvm/internal/driver"
+	"mvm/internal/guestproto"
 )
 
 // Host plays the machine: VMMs live in it and outlive the agent's drivers. It is
@@ -19,6 +21,7 @@ type Host struct {
 	behaviors  map[string]Behavior
 	knobs      string // a file, see Follow
 	listeners  map[string]map[uint32]func(net.Conn)
+	routers    map[string]Router
 	violations []string
 	trace      []string
 	onRequest  func(id, request string)
@@ -35,6 +38,7 @@ func NewHost() *Host {
 		machines:  map[string]*machine{},
 		behaviors: map[string]Behavior{},
 		listeners: map[string]map[uint32]func(net.Conn){},
+		routers:   map[string]Router{},
 	}
 }
 
@@ -58,6 +62,28 @@ func (h *Host) behavior(id string) Behavior {
 		}
 	}
 	return h.behaviors[""]
+}
+
+// Router is what a gateway's guest routes with. Its methods may be called concurrently.
+type Router interface {
+	Configure(c guestproto.Configure) error
+	Fence(f guestproto.Fence) int
+	Peers() guestproto.Peers
+	Use(instance string) (open int, last time.Time)
+}
+
+// Route has the instance's guest route with r, now or when it comes to be: what the host
+// says about routing goes there. Without one a guest answers as its Behavior says.
+func (h *Host) Route(id string, r Router) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.routers[id] = r
+}
+
+func (h *Host) router(id string) Router {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.routers[id]
 }
 
 // Listen has the instance's guest serve streams to the port with fn, in a

@@ -135,7 +135,28 @@ func (m *machine) respond(conn net.Conn, req guestproto.Request) bool {
 	}); err != nil {
 		return false
 	}
+	if r := m.host.router(m.spec.ID); r != nil {
+		resp = routed(r, req, resp)
+	}
 	return answer(conn, resp) == nil
+}
+
+// routed is the answer of a guest with a router: resp, but for what the router says.
+func routed(r Router, req guestproto.Request, resp guestproto.Response) guestproto.Response {
+	switch {
+	case req.Configure != nil:
+		if err := r.Configure(*req.Configure); err != nil {
+			resp.ConfigureAck.Success, resp.ConfigureAck.Detail = false, new(err.Error())
+		}
+	case req.Fence != nil:
+		ack := guestproto.FenceAck{ActiveRequests: r.Fence(*req.Fence)}
+		ack.Open, ack.LastActive = r.Use(req.Fence.InstanceID)
+		resp.FenceAck = &ack
+	case req.Peers:
+		p := r.Peers()
+		resp.Peers = &p
+	}
+	return resp
 }
 
 // changesMemory reports whether the request leaves something in the guest.
@@ -175,6 +196,8 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 		return guestproto.Response{SuspendAck: g.suspend(b)}
 	case req.Settle:
 		return guestproto.Response{SettleAck: g.settle(b)}
+	case req.Peers:
+		return guestproto.Response{Peers: &guestproto.Peers{}}
 	case req.Fence != nil:
 		return guestproto.Response{FenceAck: &guestproto.FenceAck{ActiveRequests: b.Active, Open: b.Open, LastActive: b.LastActive}}
 	}
