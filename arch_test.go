@@ -31,7 +31,8 @@ var rules = map[string]rule{
 
 	"internal/pki":        {"internal/sys", "certificates are files; who shows them to whom is not its business", "internal/testenv"},
 	"internal/remote":     {"internal/api internal/pki", "the API's handlers for other machines, whoever answers", "internal/testenv"},
-	"internal/cli":        {"internal/api internal/audit internal/manifest internal/doctor internal/pki internal/desired internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, and desired signs where there is none", "internal/testenv"},
+	"internal/display":    {"", "functions on strings", ""},
+	"internal/cli":        {"internal/api internal/audit internal/display internal/manifest internal/doctor internal/pki internal/desired internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, and desired signs where there is none", "internal/testenv"},
 	"internal/doctor":     {"internal/hostd internal/sys", "it checks the host without an agent", "internal/hostd internal/hostd/hostdtest internal/testenv"},
 	"internal/manifest":   {"internal/spelling", "files of users become nouns", ""},
 	"internal/desired":    {"internal/spelling", "pure: bytes in, a checked desired state in nouns out", ""},

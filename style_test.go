@@ -236,3 +236,39 @@ func locals(f *ast.FuncDecl) map[string]bool {
 	})
 	return names
 }
+
+// raw says which files of the command line write sequences for the terminal and output of
+// programs past the writers that show text of others safely.
+var raw = map[string]string{
+	"internal/cli/output.go":   "colours of tables, whose cells are made safe",
+	"internal/cli/progress.go": "the line that changes, whose text is made safe",
+	"internal/cli/logs.go":     "output of programs to a pipe, and its colours",
+	"internal/cli/exec.go":     "output of programs to a pipe, or to the terminal that it was given",
+	"internal/cli/cli.go":      "it asks whether there is a terminal behind a writer",
+}
+
+// TestOutputIsSafe: only the mains name the streams of the process, and only files with
+// a reason write past display.Writer. See internal/display.
+func TestOutputIsSafe(t *testing.T) {
+	mains := []string{"cmd/mvm", "cmd/mvm-guest", "internal/host", "test/stubmodel", "test/demo", "test/vm/workload"}
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			switch x, name := text(s, sel.X), sel.Sel.Name; {
+			case x == "os" && (name == "Stdout" || name == "Stderr") || x == "fmt" && strings.HasPrefix(name, "Print"):
+				if !slices.Contains(mains, s.pkg()) {
+					t.Errorf("%s: %s.%s is the terminal of whoever runs it: take a writer that makes text of others safe", s.line(n.Pos()), x, name)
+				}
+			case s.pkg() == "internal/cli" && (name == "Raw" || name == "Unwrap" && x != "errors") && raw[s.path] == "":
+				t.Errorf("%s: %s writes past what makes text of others safe: print it, or give the reason in style_test.go", s.line(n.Pos()), name)
+			}
+			return true
+		})
+	}
+}

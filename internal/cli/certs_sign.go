@@ -139,7 +139,7 @@ func (a *app) certsRequestCmd() *cobra.Command {
 			return err
 		}
 		a.say("sign it on the host with the CA's key: `mvm agent certs sign`")
-		return a.writeLine(strings.TrimSuffix(string(csr), "\n"))
+		return a.writeText(csr)
 	}
 	return cmd
 }
@@ -200,7 +200,7 @@ func (a *app) certsSignCmd() *cobra.Command {
 			return err
 		}
 		a.say("certificate of %s signed, valid until %s", info.Identity, a.until(info.NotAfter))
-		return a.writeLine(strings.TrimSuffix(string(cert), "\n"))
+		return a.writeText(cert)
 	}
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/display"
 	"mvm/internal/manifest"
 )
 
@@ -48,7 +50,8 @@ type ServeOptions struct {
 
 // app is one run of the command line.
 type app struct {
-	Env
+	Env         // its Stdout and Stderr are out and errs
+	out, errs   *display.Writer
 	socket      string
 	dataDir     string
 	config      string // of the agent: flag of agent serve
@@ -81,15 +84,16 @@ instance alone and tenant/pool@key work too.
 
 // New returns the command tree.
 func New(env Env) *cobra.Command {
-	a := &app{Env: env}
+	a := &app{Env: env, out: display.NewWriter(env.Stdout), errs: display.NewWriter(env.Stderr)}
+	a.Stdout, a.Stderr = a.out, a.errs
 	root := &cobra.Command{
 		Use: "mvm", Short: "Assistants in microVMs that sleep until the message", Long: rootHelp + exitHelp,
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: group,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
-	root.SetErr(env.Stderr)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageOf(cmd, flagError(err)) })
 	a.globalFlags(root)
 	a.color = a.wantColor()
@@ -130,12 +134,12 @@ func Run(ctx context.Context, env Env, args []string) int {
 	if err != nil && ctx.Err() != nil && !errors.Is(err, interrupted) && mvm.KindOf(err) != mvm.KindCanceled {
 		err = mvm.Errorf(mvm.KindCanceled, "interrupted: %w", err)
 	}
-	report(env.Stderr, err)
+	report(display.NewWriter(env.Stderr), err)
 	return ExitCode(err)
 }
 
 // report tells a person of the error.
-func report(w io.Writer, err error) {
+func report(w *display.Writer, err error) {
 	if err == nil {
 		return
 	}
@@ -143,14 +147,20 @@ func report(w io.Writer, err error) {
 	if text == "" {
 		return
 	}
-	fmt.Fprintf(w, "mvm: %s\n", safeLines(text))
+	fmt.Fprintf(w, "mvm: %s\n", indented(text))
 	if fix != "" {
-		fmt.Fprintf(w, "  fix: %s\n", safeLines(fix))
+		fmt.Fprintf(w, "  fix: %s\n", indented(fix))
 	}
 	var e *mvm.Error
 	if errors.As(err, &e) && e.Request != "" {
-		fmt.Fprintf(w, "  request: %s\n", e.Request)
+		fmt.Fprintf(w, "  request: %s\n", display.Line(e.Request))
 	}
+}
+
+// indented sets further lines of an error apart from those of mvm, so that what a guest
+// says looks like neither a fix nor another error.
+func indented(text string) string {
+	return strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n    ")
 }
 
 // wantColor: only on a terminal, and not when the user says no (no-color.org).
@@ -159,6 +169,9 @@ func (a *app) wantColor() bool {
 }
 
 func isTerminal(v any) bool {
+	if w, ok := v.(*display.Writer); ok {
+		v = w.Unwrap()
+	}
 	f, ok := v.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/display"
 )
 
 // complete asks the agent, if one answers quickly, for names to complete with.
@@ -23,7 +25,8 @@ func (a *app) complete(cmd *cobra.Command, ask func(ctx context.Context, c *api.
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	// What a shell can't show as it is nobody means to complete.
+	return slices.DeleteFunc(names, func(n string) bool { return !display.Clean(n) }), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) completeTenants(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

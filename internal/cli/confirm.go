@@ -24,7 +24,7 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, lost string) error {
 	if yes {
 		return nil
 	}
-	a.say("%s", lost)
+	a.sayLines(strings.Split(lost, "\n"))
 	if !isTerminal(a.Stdin) {
 		return mvm.Errorf(mvm.KindInvalid, "%s asks first, and there is no terminal to ask at", nameOf(cmd)).
 			WithFix("say --yes if you mean it")

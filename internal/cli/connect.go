@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -129,7 +128,7 @@ func curl(e endpoint, chat bool) string {
 	kind, name, _ := strings.Cut(e.Key, ":")
 	switch kind {
 	case "header":
-		parts = append(parts, "-H", strconv.Quote(name+": "+exampleUser))
+		parts = append(parts, "-H", shellWord(name+": "+exampleUser))
 	case "path":
 		url = strings.TrimSuffix(url, "/") + "/" + exampleUser
 	case "query":
@@ -140,8 +139,23 @@ func curl(e endpoint, chat bool) string {
 		parts = append(parts, "-H", `"authorization: Bearer $TOKEN"`, "-H", `"content-type: application/json"`,
 			"-d", `'{"model":"openclaw","messages":[{"role":"user","content":"hello"}]}'`)
 	}
-	return strings.Join(append(parts, url), " ")
+	return strings.Join(append(parts, shellWord(url)), " ")
 }
+
+// shellWord writes a word for a shell. What is in it is a tenant's: nothing of it may be
+// a command of whoever tries the example.
+func shellWord(s string) string {
+	switch {
+	case !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plainWord, r) }):
+		return s
+	case !strings.ContainsAny(s, "\"$`\\!"):
+		return `"` + s + `"`
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// plainWord are the characters that mean nothing to any shell.
+const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,="
 
 // lines tells it to a person.
 func (c connectInfo) lines() []string {

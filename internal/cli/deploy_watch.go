@@ -30,7 +30,7 @@ func (a *app) watchDeploy(ctx context.Context, path string, o deployOptions) err
 			err = a.deployUntilChanged(ctx, d, o, from, was)
 		}
 		if ctx.Err() == nil && err != nil {
-			report(a.Stderr, err)
+			report(a.errs, err)
 		}
 		if err := waitChange(ctx, from.Files, was, interval); err != nil {
 			return followed(ctx, true, err)

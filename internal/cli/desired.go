@@ -12,6 +12,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/trust"
 )
 
@@ -106,7 +107,7 @@ func yamlToJSON(b []byte) ([]byte, error) {
 func (a *app) writeDocument(path string, data []byte) error {
 	var err error
 	if path == "-" {
-		_, err = a.Stdout.Write(data)
+		_, err = a.Stdout.Write(display.JSON(data))
 	} else {
 		err = os.WriteFile(path, data, 0o644)
 	}

@@ -38,6 +38,15 @@ Data goes to stdout, progress and prose to stderr. Every list, info and stats co
 has ` + "`-o table|json|yaml`" + `; ` + "`logs`" + ` and ` + "`events`" + ` print one JSON object per line. Colour is for
 terminals only, and ` + "`NO_COLOR`" + ` turns it off.
 
+Text can come from guests, tenants and their clients. What a terminal would act on or a reader
+could not see (control characters, escape sequences, bidirectional overrides, zero-width
+characters, bytes that are no UTF-8) is shown as an escape in its place: ` + "`\\x1b`, `\\u202e`, `\\xff`" + `.
+In JSON and YAML these are escapes of the format, so a program reads the text as it is.
+
+Output of programs in guests is for other programs too. ` + "`mvm logs` and `mvm exec`" + ` to a pipe or file
+give it as it is. On a terminal colours stay and the rest is shown as above; with
+` + "`NO_COLOR`, `mvm logs`" + ` shows colours as escapes as well. ` + "`mvm exec --tty`" + ` gives the command the terminal as it is.
+
 ## The agent
 
 Every command but ` + "`doctor`, `version`, `completion`, `help` and those of `agent`" + ` asks the agent of this

@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/display"
 )
 
 const eventsHelp = `Show the audit log: who changed what, and why.
@@ -153,5 +154,5 @@ func eventText(e mvm.Event) string {
 	if e.Detail != "" && e.Detail != e.Why {
 		s += ": " + e.Detail
 	}
-	return printable(s)
+	return display.Line(s)
 }

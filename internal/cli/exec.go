@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/signal"
 	"sync"
@@ -13,7 +14,16 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/display"
 )
+
+const execHelp = `Run a command in an instance, and end with its exit code.
+When mvm is interrupted the command is killed.
+
+With --tty the command has the terminal as it is. Without it colours stay on a terminal,
+and everything else that a terminal would act on is shown as an escape such as \x1b. To a
+pipe or file the output goes as it is.
+`
 
 type execOptions struct {
 	stdin, tty bool
@@ -24,7 +34,7 @@ type execOptions struct {
 func (a *app) execCmd() *cobra.Command {
 	var o execOptions
 	cmd := &cobra.Command{Use: "exec [-i] [-t] INSTANCE -- COMMAND [ARG...]", Short: "Run a command in an instance",
-		Long: "Run a command in an instance, and end with its exit code.\nWhen mvm is interrupted the command is killed.\n",
+		Long: execHelp,
 		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completeInstances,
 		Example: "  mvm exec -i -t alice/workers@bob -- sh\n  tar c . | mvm exec -i alice/workers@bob -- tar x -C /data"}
 	f := cmd.Flags()
@@ -47,7 +57,11 @@ func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
 		return usagef(cmd, "no command given")
 	}
 	spec := mvm.ExecSpec{Argv: argv, Env: o.env, Dir: o.dir, User: o.user, TTY: o.tty}
-	streams := mvm.ExecIO{Stdout: a.Stdout, Stderr: a.Stderr}
+	streams := mvm.ExecIO{Stdout: a.out.Unwrap(), Stderr: a.errs.Unwrap()}
+	if !o.tty {
+		defer showSafely(&streams.Stdout)()
+		defer showSafely(&streams.Stderr)()
+	}
 	code := 0
 	err := a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) (err error) {
 		if o.stdin {
@@ -72,6 +86,17 @@ func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
 		return exitStatus(code)
 	}
 	return err
+}
+
+// showSafely has a command's output that goes to a terminal keep its colours, and show
+// everything else that a terminal would act on. The returned function ends that.
+func showSafely(w *io.Writer) (end func()) {
+	if !isTerminal(*w) {
+		return func() {}
+	}
+	safe := display.NewColourWriter(*w)
+	*w = safe
+	return func() { _ = safe.Flush() }
 }
 
 // rawTerminal hands the terminal to the command: raw, with its size and changes of

@@ -90,7 +90,7 @@ func firstOf(errs []error, a *app) error {
 		case first == nil:
 			first = err
 		default:
-			report(a.Stderr, err)
+			report(a.errs, err)
 		}
 	}
 	return first

@@ -4,12 +4,20 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/display"
 )
+
+const logsHelp = `Show the logs of an instance's services, or its console.
+
+On a terminal colours stay, and everything else that a terminal would act on is shown as
+an escape such as \x1b. To a pipe or file lines go as the program wrote them.
+`
 
 type logsOptions struct {
 	spec  mvm.LogsSpec
@@ -19,7 +27,7 @@ type logsOptions struct {
 
 func (a *app) logsCmd() *cobra.Command {
 	var o logsOptions
-	cmd := &cobra.Command{Use: "logs INSTANCE [flags]", Short: "Show the logs of an instance's services, or its console",
+	cmd := &cobra.Command{Use: "logs INSTANCE [flags]", Short: "Show the logs of an instance's services, or its console", Long: logsHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
 	f := cmd.Flags()
 	f.BoolVarP(&o.spec.Follow, "follow", "f", false, "go on as lines come")
@@ -44,25 +52,24 @@ func (a *app) printLog(o logsOptions, l mvm.LogLine) error {
 	if *o.out != asTable {
 		return a.printItem(*o.out, l)
 	}
-	text := keepTabs(l.Text)
-	if o.spec.Service == "" && l.Service != "" {
-		text = l.Service + " | " + text
-	}
+	before := ""
 	if o.times {
-		text = l.Time.Local().Format("15:04:05.000") + " " + text
+		before = l.Time.Local().Format("15:04:05.000") + " "
 	}
-	return a.writeLine(text)
-}
-
-// keepTabs makes a guest's line safe for a terminal.
-func keepTabs(s string) string {
-	out := []rune(printable(s))
-	for i, r := range []rune(s) {
-		if r == '\t' {
-			out[i] = '\t'
-		}
+	if o.spec.Service == "" && l.Service != "" {
+		before += display.Line(l.Service) + " | "
 	}
-	return string(out)
+	text := l.Text // as the program wrote it, for another program
+	switch {
+	case a.color:
+		text = display.Coloured(text)
+	case isTerminal(a.Stdout):
+		text = strings.ReplaceAll(display.Text(text), "\n", `\n`)
+	}
+	if err := a.out.Raw([]byte(before + text + "\n")); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
+	}
+	return nil
 }
 
 // printItem prints one item of a stream: a line of JSON, or a YAML document.
@@ -72,7 +79,7 @@ func (a *app) printItem(f format, v any) error {
 		if err != nil {
 			return mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
 		}
-		return a.writeLine(string(b))
+		return a.writeLine(string(display.JSON(b)))
 	}
 	b, err := encode(f, v)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -67,7 +66,7 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 		return err
 	}
 	defer c.Close()
-	a.say("%s", newText(d, notes))
+	a.sayLines(newText(d, notes))
 	if o.dry {
 		return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: true}, asTable)
 	}
@@ -119,7 +118,7 @@ func (a *app) newDeployment(cmd *cobra.Command, template, name string, o newOpti
 }
 
 // newText says what a deployment makes.
-func newText(d mvm.Deployment, notes []string) string {
+func newText(d mvm.Deployment, notes []string) []string {
 	lines := []string{"tenant " + d.Tenant.ID + ":"}
 	for _, p := range d.Pools {
 		r := p.Resources
@@ -132,5 +131,5 @@ func newText(d mvm.Deployment, notes []string) string {
 	for _, n := range notes {
 		lines = append(lines, "  "+n)
 	}
-	return strings.Join(lines, "\n")
+	return lines
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -12,6 +11,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"mvm"
+	"mvm/internal/display"
 )
 
 // format is how data is printed: table, json or yaml.
@@ -82,7 +82,7 @@ func (a *app) print(f format, v any, t func() table) error {
 		}
 		out = tab.render(a.color)
 	}
-	if _, err := a.Stdout.Write(out); err != nil {
+	if err := a.out.Raw(out); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
 	}
 	return nil
@@ -94,10 +94,12 @@ func encode(f format, v any) ([]byte, error) {
 		return nil, mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
 	}
 	if f == asJSON {
-		return append(b, '\n'), nil
+		return append(display.JSON(b), '\n'), nil
 	}
-	var node yaml.Node // JSON is YAML, so names and their order stay
-	if err := yaml.Unmarshal(b, &node); err != nil {
+	// JSON is YAML, so names and their order stay, once controls that JSON allows in
+	// strings are escapes.
+	var node yaml.Node
+	if err := yaml.Unmarshal(display.YAML(b), &node); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
 	}
 	blockStyle(&node)
@@ -107,7 +109,7 @@ func encode(f format, v any) ([]byte, error) {
 	if err := enc.Encode(&node); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
 	}
-	return buf.Bytes(), nil
+	return display.YAML(buf.Bytes()), nil
 }
 
 func blockStyle(n *yaml.Node) {
@@ -115,11 +117,20 @@ func blockStyle(n *yaml.Node) {
 		n.Style = 0
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
-		n.Style &^= yaml.DoubleQuotedStyle
+		if n.Style &^= yaml.DoubleQuotedStyle; needsQuotes(n.Value) {
+			n.Style = yaml.DoubleQuotedStyle
+		}
 	}
 	for _, c := range n.Content {
 		blockStyle(c)
 	}
+}
+
+// needsQuotes reports whether a value has a character that must be an escape, which it can
+// be in double quotes only, or several lines that a block would not bring back.
+func needsQuotes(s string) bool {
+	escape := func(r rune) bool { return display.Hidden(r) && r != '\n' && r != '\t' }
+	return strings.ContainsFunc(s, escape) || strings.Contains(s, "\n") && strings.TrimLeft(s, " \t\n") != s
 }
 
 // render lays the table out in columns.
@@ -130,7 +141,9 @@ func (t table) render(color bool) []byte {
 	}
 	var width []int
 	for _, row := range all {
-		for i, cell := range row {
+		for i := range row {
+			cell := display.Line(row[i])
+			row[i] = cell
 			if i == len(width) {
 				width = append(width, 0)
 			}
@@ -141,7 +154,6 @@ func (t table) render(color bool) []byte {
 	for n, row := range all {
 		line := ""
 		for i, cell := range row {
-			cell = printable(cell)
 			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+2)
 			line += paint(cell, color, t.head != nil && n == 0) + pad
 		}
@@ -149,25 +161,6 @@ func (t table) render(color bool) []byte {
 		b.WriteByte('\n')
 	}
 	return b.Bytes()
-}
-
-// printable keeps control characters, which may come from a guest, off the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
-}
-
-// safeLines is printable for text of several lines.
-func safeLines(s string) string {
-	lines := strings.Split(s, "\n")
-	for i, l := range lines {
-		lines[i] = printable(l)
-	}
-	return strings.Join(lines, "\n")
 }
 
 // paint colours heads and states.
@@ -192,14 +185,31 @@ func paint(s string, color, head bool) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// say tells a person something, on stderr.
+// say tells a person something, on stderr. What the arguments say stays on one line.
 func (a *app) say(format string, args ...any) {
-	fmt.Fprintln(a.Stderr, safeLines(fmt.Sprintf(format, args...)))
+	for i, arg := range args {
+		switch arg.(type) {
+		case int, int64:
+		default:
+			args[i] = display.Line(fmt.Sprint(arg))
+		}
+	}
+	fmt.Fprintf(a.Stderr, format+"\n", args...)
+}
+
+// sayLines tells a person several lines.
+func (a *app) sayLines(lines []string) {
+	for _, l := range lines {
+		a.say("%s", l)
+	}
 }
 
 // writeLine writes one line of data.
-func (a *app) writeLine(s string) error {
-	if _, err := io.WriteString(a.Stdout, s+"\n"); err != nil {
+func (a *app) writeLine(s string) error { return a.writeText([]byte(display.Line(s) + "\n")) }
+
+// writeText writes data that has lines.
+func (a *app) writeText(text []byte) error {
+	if _, err := a.Stdout.Write(text); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"mvm"
+	"mvm/internal/display"
 )
 
 // progress shows what long work is at: one line that changes on a terminal, and a
@@ -29,9 +30,9 @@ func (p *progress) show(r mvm.Progress) {
 	if r.Target != "" {
 		text = r.Target + ": " + text
 	}
-	text = printable(text)
+	text = display.Line(text)
 	if p.live {
-		fmt.Fprintf(p.a.Stderr, "\r\x1b[K%s%s", text, amount(r))
+		_ = p.a.errs.Raw([]byte("\r\x1b[K" + text + amount(r)))
 		p.open = true
 		return
 	}
@@ -46,7 +47,7 @@ func (p *progress) done() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.open {
-		fmt.Fprint(p.a.Stderr, "\r\x1b[K")
+		_ = p.a.errs.Raw([]byte("\r\x1b[K"))
 		p.open = false
 	}
 }

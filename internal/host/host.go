@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -45,7 +46,7 @@ func (s Seam) agents() func(point, instance string) error {
 // outlive it. seam may be nil.
 func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	source := keySource(o.AgentConfig, secrets.TakeEnv())
-	log := newLogger(o.LogLevel, o.LogFormat)
+	log := newLogger(os.Stderr, o.LogLevel, o.LogFormat)
 	if err := ready(o.AgentConfig, source); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ import (
 // VMMs outlive it. It opens nothing of the agent's.
 func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	_ = secrets.TakeEnv() // the agent's; VMMs must not get it
-	log := newLogger(cfg.LogLevel, cfg.LogFormat)
+	log := newLogger(os.Stderr, cfg.LogLevel, cfg.LogFormat)
 	if os.Geteuid() != 0 {
 		return mvm.Errorf(mvm.KindPolicy, "serve what needs root: this is user %d", os.Geteuid()).WithFix("run it as root")
 	}
