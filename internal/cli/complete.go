@@ -9,7 +9,6 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
-	"mvm/internal/display"
 )
 
 // complete asks the agent, if one answers quickly, for names to complete with.
@@ -25,8 +24,8 @@ func (a *app) complete(cmd *cobra.Command, ask func(ctx context.Context, c *api.
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	// What a shell can't show as it is nobody means to complete.
-	return slices.DeleteFunc(names, func(n string) bool { return !display.Clean(n) }), cobra.ShellCompDirectiveNoFileComp
+	// Shells expand candidates, bash also commands in them: names have nothing to expand.
+	return slices.DeleteFunc(names, func(n string) bool { return !plain(n) }), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) completeTenants(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -146,12 +146,17 @@ func curl(e endpoint, chat bool) string {
 // a command of whoever tries the example.
 func shellWord(s string) string {
 	switch {
-	case !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plainWord, r) }):
+	case plain(s):
 		return s
 	case !strings.ContainsAny(s, "\"$`\\!"):
 		return `"` + s + `"`
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// plain reports whether a word means itself to every shell.
+func plain(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plainWord, r) })
 }
 
 // plainWord are the characters that mean nothing to any shell.

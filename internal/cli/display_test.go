@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -380,6 +382,52 @@ func TestProgramOutput(t *testing.T) {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("mvm %q on a terminal: %q has no %q", c.args, stdout, want)
 			}
+		}
+	}
+}
+
+// shellService has names and routes that a shell would run.
+type shellService struct{ wickedService }
+
+const command = `/$(touch pwned)` + "`touch pwned`;touch pwned'\"\\!x"
+
+func (shellService) Tenants(context.Context) ([]mvm.Tenant, error) {
+	return []mvm.Tenant{{ID: "acme"}, {ID: command}}, nil
+}
+func (shellService) Tenant(context.Context, string) (mvm.Tenant, mvm.Usage, error) {
+	return mvm.Tenant{ID: "acme"}, mvm.Usage{}, nil
+}
+func (shellService) Pools(context.Context, string) ([]mvm.Pool, error) {
+	bound := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:8080")}
+	route := func(from string) mvm.Route {
+		return mvm.Route{Name: "r", Match: mvm.MatchRule{PathPrefix: command}, To: mvm.Target{PoolID: "w", TargetPort: 80,
+			Selector: mvm.Selector{Kind: mvm.SelectByKey, From: from}}}
+	}
+	return []mvm.Pool{{Tenant: "acme", Bound: bound, Spec: mvm.PoolSpec{ID: "g", Publish: []mvm.Publish{{Guest: 80, Host: bound[0]}},
+		Routes: &mvm.RoutingTable{Routes: []mvm.Route{route("header:x" + command), route("query:" + command), route("path")}}}}}, nil
+}
+
+// TestNothingIsForAShell: examples are pasted into shells, and shells expand candidates.
+func TestNothingIsForAShell(t *testing.T) {
+	if stdout, _, _ := run(t, shellService{}, "__complete", "tenant", "info", ""); !strings.Contains(stdout, "acme\n") || strings.Contains(stdout, "touch") {
+		t.Errorf("candidates: %q", stdout)
+	}
+	stdout, stderr, code := run(t, shellService{}, "connect", "acme")
+	var examples []string
+	for line := range strings.Lines(stdout) {
+		if rest, ok := strings.CutPrefix(line, "    curl "); ok {
+			examples = append(examples, rest)
+		}
+	}
+	if code != 0 || len(examples) != 3 {
+		t.Fatalf("exit code %d, %d examples: %s%s", code, len(examples), stdout, stderr)
+	}
+	for _, e := range examples {
+		cmd := exec.Command("bash", "-c", "printf '%s\\n' "+e)
+		cmd.Dir = t.TempDir()
+		out, err := cmd.CombinedOutput()
+		if made, _ := os.ReadDir(cmd.Dir); err != nil || len(made) > 0 || !strings.Contains(string(out), command) {
+			t.Errorf("a shell makes of curl %s\n%s (%v), and made %v", e, out, err, made)
 		}
 	}
 }
