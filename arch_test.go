@@ -83,7 +83,7 @@ var rules = map[string]rule{
 	"internal/guestproto/mux": {"", "streams on one port; small, because it is in the guest", ""},
 	"internal/guest":          {"internal/guestproto internal/guestproto/mux", "the logic inside the VM", "internal/testenv"},
 	"internal/guest/linux":    {"internal/guest internal/guestproto internal/guestproto/mux", "what the guest agent does to its kernel", ""},
-	"internal/guest/gateway":  {"internal/guestproto", "routing inside the VM", ""},
+	"internal/guest/gateway":  {"internal/guestproto", "routing inside the VM", "internal/testenv"},
 
 	"internal/sys":     {"", "named operations on the operating system", "internal/testenv"},
 	"internal/undo":    {"", "a data structure", ""},

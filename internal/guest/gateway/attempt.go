@@ -2,11 +2,10 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
-
-	"mvm"
 )
 
 // attempt is one try to send a request to an instance. It sees to it that the transport
@@ -15,12 +14,16 @@ type attempt struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	answered atomic.Bool // a byte came on its connection
+	onEnd    func()      // where given, called when its connection ends before that
 
 	mu     sync.Mutex
 	reused bool
 	sent   bool // something may have been sent
 	broken bool // its connection ended before a byte of the answer came
 }
+
+// errBroken is why an attempt is over whose connection ended before a byte of the answer.
+var errBroken = errors.New("the connection ended before the answer")
 
 func newAttempt(ctx context.Context) *attempt {
 	a := &attempt{}
@@ -56,7 +59,16 @@ func (a *attempt) end(err error) {
 	a.mu.Lock()
 	a.broken = true
 	a.mu.Unlock()
-	a.cancel(mvm.Errorf(mvm.KindUnavailable, "read the answer: %w", err))
+	a.cancel(err)
+	if a.onEnd != nil {
+		a.onEnd()
+	}
+}
+
+func (a *attempt) isBroken() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.broken
 }
 
 func (a *attempt) state() (sent, reused, answered bool) {

@@ -41,19 +41,21 @@ func (r *Router) countServed(_ net.Conn, s http.ConnState) {
 func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	c, ok := req.Context().Value(clientKey{}).(*clientConn)
 	if !ok || !r.group.enter() {
-		refuse(w, refused(503, defaultRetry, "the gateway is closing"))
+		refuse(w, req, refused(503, defaultRetry, "the gateway is closing"))
 		return
 	}
 	defer r.group.leave()
 	defer c.resetUnended(req)
+	req, answered := c.follow(req)
+	defer answered()
 	req = identified(req)
 	if req.Method == http.MethodConnect {
-		refuse(w, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
+		refuse(w, req, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
 		return
 	}
 	route, ok := r.table.Load().routes.Match(c.port, req.URL.Path, c.source.Addr())
 	if !ok {
-		refuse(w, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port))
+		refuse(w, req, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port))
 		return
 	}
 	x := &exchange{r: r, port: route.To.TargetPort}
@@ -61,7 +63,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	key, err := x.key(w, req, route)
 	if err != nil {
 		r.log.Debug("request refused", "route", route.Name, "request", mvm.RequestFrom(req.Context()), "error", err)
-		refuse(w, err)
+		refuse(w, req, err)
 		return
 	}
 	x.target = targetOf(route.To, key)
@@ -75,7 +77,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 func (c *clientConn) resetUnended(req *http.Request) {
 	if broken := recover(); broken != nil {
 		if !req.ProtoAtLeast(1, 1) {
-			resetOnClose(c.Conn)
+			c.cutOnClose()
 		}
 		panic(broken)
 	}

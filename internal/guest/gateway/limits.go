@@ -16,6 +16,9 @@ type Limits struct {
 	HeadBytes  int           // of a request's head [64 KiB]
 	ClientIdle time.Duration // between two requests of a connection [2 min]
 
+	Linger      time.Duration // to drop what a client sends that was refused [10 s]
+	LingerBytes int           // of that [16 MiB]
+
 	KeyBody     int           // bytes of a body in which a key is looked for [1 MiB]
 	KeyBodies   int           // bytes of all such bodies at once [32 MiB]
 	KeyBodyTime time.Duration // to receive such a body [30 s]
@@ -41,6 +44,8 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Head, 10*time.Second)
 	or(&l.HeadBytes, 64<<10)
 	or(&l.ClientIdle, 2*time.Minute)
+	or(&l.Linger, 10*time.Second)
+	or(&l.LingerBytes, 16<<20)
 	or(&l.KeyBody, 1<<20)
 	or(&l.KeyBodies, 32<<20)
 	or(&l.KeyBodyTime, 30*time.Second)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mvm/internal/guestproto"
@@ -20,6 +21,11 @@ type clientConn struct {
 
 	source  netip.AddrPort
 	counted bool // in r.sources; r.connsMu
+
+	// Of an HTTP connection; see linger.
+	plain atomic.Bool // it is closed without further ado
+	owed  atomic.Bool // the client has begun a request, and may not have sent all of it
+	ended atomic.Bool // the client sends no more
 }
 
 // RemoteAddr returns the real source.
@@ -37,6 +43,7 @@ func (c *clientConn) CloseWrite() error {
 func (c *clientConn) Close() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
+		c.linger()
 		err = c.Conn.Close()
 		c.r.connsMu.Lock()
 		delete(c.r.conns, c)
@@ -49,7 +56,7 @@ func (c *clientConn) Close() error {
 
 // reset closes the connection so that its client sees that it was cut off.
 func (c *clientConn) reset() {
-	resetOnClose(c.Conn)
+	c.cutOnClose()
 	_ = c.Close()
 }
 
@@ -130,6 +137,7 @@ func (r *Router) admit(c *clientConn) {
 		r.queue.push(c)
 		return
 	}
+	c.plain.Store(true)
 	r.tunnel(t, c)
 }
 

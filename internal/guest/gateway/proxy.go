@@ -56,12 +56,12 @@ func rewrite(p *httputil.ProxyRequest) {
 
 // fail answers a request that got no response.
 func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
-	if req.Context().Err() != nil {
-		refuse(w, refused(503, defaultRetry, "the request was given up")) // the client is gone
+	if req.Context().Err() != nil && !errors.Is(err, errBroken) {
+		refuse(w, req, refused(503, defaultRetry, "the request was given up")) // the client is gone
 		return
 	}
 	r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "request", mvm.RequestFrom(req.Context()), "error", err)
-	refuse(w, err)
+	refuse(w, req, err)
 }
 
 // roundTripper finds an instance for a request and sends it there.
@@ -84,11 +84,17 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		x.lease = l
 		a := newAttempt(req.Context())
+		if req.Body != nil && !x.has {
+			a.onEnd = func() { unblock(req, body) }
+		}
 		res, err := l.b.transport.RoundTrip(x.outgoing(req, l, body).WithContext(a.ctx))
 		if err == nil {
 			return res, nil
 		}
 		a.cancel(err)
+		if a.isBroken() {
+			err = errors.Join(errBroken, err)
+		}
 		var unconnected *dialError
 		dialing := errors.As(err, &unconnected)
 		gaveUp := req.Context().Err() != nil || errors.Is(err, errCrowded)
@@ -102,6 +108,17 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		if final {
 			return nil, explain(err, dialing, gone)
 		}
+	}
+}
+
+// unblock ends a read of the request's body: the instance's connection has ended, and
+// the transport would wait for the client.
+func unblock(req *http.Request, body *keptBody) {
+	if sent, ok := body.ReadCloser.(*sentBody); ok && sent.whole.Load() {
+		return
+	}
+	if c, ok := req.Context().Value(clientKey{}).(*clientConn); ok {
+		_ = c.SetReadDeadline(longAgo)
 	}
 }
 
@@ -193,6 +210,9 @@ func markStream(res *http.Response) error {
 		return errors.New("upgrade without a connection")
 	}
 	client, _ := res.Request.Context().Value(clientKey{}).(*clientConn)
+	if client != nil {
+		client.plain.Store(true)
+	}
 	res.Body = &upgraded{ReadWriteCloser: back, stream: x.lease.asStream(), client: client}
 	return nil
 }
@@ -208,7 +228,7 @@ type upgraded struct {
 func (u *upgraded) Read(p []byte) (int, error) {
 	n, err := u.ReadWriteCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) && u.client != nil {
-		resetOnClose(u.client.Conn)
+		u.client.cutOnClose()
 	}
 	if n > 0 {
 		u.stream.touch()

@@ -85,8 +85,10 @@ func (r *Router) complain(msg string, args ...any) {
 	r.log.Info(msg, append(args, "unlogged", dropped)...)
 }
 
-// refuse answers with the refusal in err, or with a 502.
-func refuse(w http.ResponseWriter, err error) {
+// refuse answers with the refusal in err, or with a 502. It does not wait for the rest
+// of the request: where that is not there yet the connection ends with the answer, and
+// lingers until the client has read it.
+func refuse(w http.ResponseWriter, req *http.Request, err error) {
 	var e *refusal
 	if !errors.As(err, &e) {
 		e = refused(http.StatusBadGateway, 0, "the instance gave no valid answer")
@@ -98,6 +100,17 @@ func refuse(w http.ResponseWriter, err error) {
 	if e.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(e.retry))
 	}
+	rc := http.NewResponseController(w)
+	whole := rest(rc, req)
+	if !whole {
+		h.Set("Connection", "close")
+		_ = rc.EnableFullDuplex() // the answer first
+	}
+	h.Set("Content-Length", strconv.Itoa(len(e.text)+1))
 	w.WriteHeader(e.status)
 	_, _ = io.WriteString(w, e.text+"\n")
+	if !whole {
+		_ = rc.Flush()
+		_ = rc.SetReadDeadline(longAgo) // the server reads no more of it: linger does
+	}
 }
