@@ -59,7 +59,7 @@ var rules = map[string]rule{
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/guestproto", "it plays the guest, so it speaks its protocol", "internal/driver/drivertest internal/testenv"},
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
-		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/hostd internal/hostd/hostdtest internal/image internal/testenv"},
+		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
 	"internal/driver/qemu/spawn": {"internal/sys", "what needs root to run a VMM, with nothing that a guest or a folder of others can reach", ""},
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
@@ -85,9 +85,10 @@ var rules = map[string]rule{
 	"internal/guest/linux":    {"internal/guest internal/guestproto internal/guestproto/mux", "what the guest agent does to its kernel", ""},
 	"internal/guest/gateway":  {"internal/guestproto", "routing inside the VM", "internal/testenv"},
 
-	"internal/sys":     {"", "named operations on the operating system", "internal/testenv"},
-	"internal/undo":    {"", "a data structure", ""},
-	"internal/testenv": {"internal/image internal/image/builtin", "what tests need of the machine", ""},
+	"internal/sys":            {"", "named operations on the operating system", "internal/testenv"},
+	"internal/undo":           {"", "a data structure", ""},
+	"internal/testenv":        {"internal/image internal/image/builtin", "what tests need of the machine", ""},
+	"internal/testenv/inject": {"", "system calls in processes that a test has started", ""},
 
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},

@@ -39,7 +39,7 @@ func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (spawn.Process, []str
 	a, got, err := call[processAnswer](lctx, h.c, opLaunch, r, files)
 	if err == nil {
 		var p spawn.Process
-		if p, err = h.hold(l.Name, a, got); err == nil {
+		if p, err = h.hold(l.Name, l.UID, a, got); err == nil {
 			return p, a.Cgroups, nil
 		}
 	}
@@ -66,7 +66,7 @@ func (h *VMMs) giveUp(ctx context.Context, l spawn.Launch) {
 }
 
 // hold makes a Process of an answer.
-func (h *VMMs) hold(n spawn.Name, a processAnswer, files []*os.File) (spawn.Process, error) {
+func (h *VMMs) hold(n spawn.Name, uid int, a processAnswer, files []*os.File) (spawn.Process, error) {
 	if len(files) != 1 {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "read the answer of mvm hostd: it has no process")
 	}
@@ -74,7 +74,7 @@ func (h *VMMs) hold(n spawn.Name, a processAnswer, files []*os.File) (spawn.Proc
 	if err != nil {
 		return nil, err
 	}
-	return &process{Process: p, h: h, name: n}, nil
+	return &process{Process: p, h: h, name: n, uid: uid}, nil
 }
 
 // Find is described at spawn.Host.
@@ -83,7 +83,7 @@ func (h *VMMs) Find(ctx context.Context, n spawn.Name, hint spawn.Hint) (spawn.P
 	if err != nil {
 		return nil, err
 	}
-	return h.hold(n, a, got)
+	return h.hold(n, hint.UID, a, got)
 }
 
 // List is described at spawn.Host.
@@ -104,12 +104,13 @@ type process struct {
 	*sys.Process
 	h    *VMMs
 	name spawn.Name
+	uid  int // 0: not known
 }
 
 func (p *process) ID() (int, uint64) { return p.PID, p.Start }
 
 func (p *process) request() vmmRequest {
-	return vmmRequest{p.name, spawn.Hint{PID: p.PID, Start: p.Start}}
+	return vmmRequest{p.name, spawn.Hint{PID: p.PID, Start: p.Start, UID: p.uid}}
 }
 
 func (p *process) Kill(ctx context.Context) error {

@@ -123,7 +123,7 @@ func (s *Server) stats(ctx context.Context, v vmmRequest) (reply, error) {
 
 // exit says how a VMM ended that this process has started.
 func (s *Server) exit(ctx context.Context, v vmmRequest) (reply, error) {
-	return reply{body: s.exits.wait(ctx, v.Hint)}, nil
+	return reply{body: s.exits.wait(ctx, spawn.Hint{PID: v.Hint.PID, Start: v.Hint.Start})}, nil
 }
 
 func (s *Server) list(ctx context.Context, l listRequest) (reply, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,11 +30,12 @@ type Process struct {
 }
 
 // OpenProcess takes hold of the process with the number. A zombie counts as gone,
-// and is reaped when it is a child of ours.
+// and is reaped when it is a child of ours. A process whose main thread has exited
+// shows as a zombie too, and lives for as long as another thread of it does.
 func OpenProcess(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			err = ErrNoProcess
 		}
 		return nil, fmt.Errorf("open process %d: %w", pid, err)
@@ -44,7 +46,7 @@ func OpenProcess(pid int) (*Process, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	st, err := readStat(pid)
-	if err != nil || st.state == 'Z' || st.state == 'X' {
+	if err != nil || ended(fd) { // the number may have gone to another between the two
 		reap(fd)
 		f.Close()
 		return nil, fmt.Errorf("open process %d: %w", pid, ErrNoProcess)
@@ -88,16 +90,20 @@ func (p *Process) Signal(sig syscall.Signal) error {
 // ours. known says whether the status could be had, which only a parent can.
 // Interrupt or Close end a Wait with os.ErrDeadlineExceeded or os.ErrClosed.
 func (p *Process) Wait() (code int, sig syscall.Signal, known bool, err error) {
-	werr := p.raw.Read(func(fd uintptr) bool {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		return err == nil && n > 0
-	})
+	werr := p.raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
 	if werr != nil {
 		return 0, 0, false, fmt.Errorf("wait for process %d: %w", p.PID, werr)
 	}
 	cerr := p.raw.Control(func(fd uintptr) { code, sig, known = reap(int(fd)) })
 	return code, sig, known, cerr
+}
+
+// ended reports whether all threads of the process are gone, which is when the kernel
+// makes its pidfd readable.
+func ended(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
 }
 
 // reap takes the exit status of an ended child.
@@ -145,7 +151,6 @@ func (p *Process) Stats() (ProcessStats, error) {
 }
 
 type stat struct {
-	state        byte
 	utime, stime uint64
 	start        uint64
 	rss          int64
@@ -162,7 +167,7 @@ func readStat(pid int) (stat, error) {
 	if i < 0 || len(f) < 22 {
 		return stat{}, fmt.Errorf("parse /proc/%d/stat: %d fields", pid, len(f))
 	}
-	st := stat{state: f[0][0]}
+	var st stat
 	var errs [4]error
 	st.utime, errs[0] = strconv.ParseUint(f[11], 10, 64)
 	st.stime, errs[1] = strconv.ParseUint(f[12], 10, 64)
@@ -171,33 +176,69 @@ func readStat(pid int) (stat, error) {
 	return st, errors.Join(errs[:]...)
 }
 
-// Cmdline returns the arguments of the process, nil when it is gone.
-func Cmdline(pid int) []string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || len(b) == 0 {
-		return nil
+// threads are the folders in /proc of the process and of each of its threads: what the
+// main thread no longer shows once it has exited, another one does.
+func threads(pid int) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		main := fmt.Sprintf("/proc/%d", pid)
+		if !yield(main) {
+			return
+		}
+		all, _ := os.ReadDir(main + "/task") // it may end meanwhile
+		for _, e := range all {
+			if !yield(filepath.Join(main, "task", e.Name())) {
+				return
+			}
+		}
 	}
-	return strings.Split(string(bytes.TrimSuffix(b, []byte{0})), "\x00")
+}
+
+// Cmdline returns the arguments of the process, nil when it is gone. The process can
+// write whatever it likes there.
+func Cmdline(pid int) []string {
+	for dir := range threads(pid) {
+		if b, err := os.ReadFile(dir + "/cmdline"); err == nil && len(b) > 0 {
+			return strings.Split(string(bytes.TrimSuffix(b, []byte{0})), "\x00")
+		}
+	}
+	return nil
 }
 
 // Runs reports whether the process runs the program (the path that /proc/PID/exe
 // shows, which takes the rights of its user), replaced since or not.
 func Runs(pid int, exe string) bool {
-	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && strings.TrimSuffix(target, " (deleted)") == exe
+	for dir := range threads(pid) {
+		if target, err := os.Readlink(dir + "/exe"); err == nil {
+			return strings.TrimSuffix(target, " (deleted)") == exe
+		}
+	}
+	return false
 }
 
-// FindProcesses returns the numbers of the processes that run the program (the
-// path that /proc/PID/exe shows) and whose arguments match.
-func FindProcesses(exe string, match func(args []string) bool) ([]int, error) {
-	names, err := filepath.Glob("/proc/[0-9]*/exe")
+// UserOf returns the effective user of the process, which it can't change without
+// rights: of a /proc/PID that is the owner, whatever state the process is in.
+func UserOf(pid int) (uid int, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err != nil {
+		return 0, fmt.Errorf("look at process %d: %w", pid, ErrNoProcess)
+	}
+	return int(st.Uid), nil
+}
+
+// FindProcesses returns the numbers of the processes of users that match and that run
+// the program (the path that /proc/PID/exe shows).
+func FindProcesses(exe string, user func(uid int) bool) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, name := range names {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		if err == nil && Runs(pid, exe) && match(Cmdline(pid)) {
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if uid, err := UserOf(pid); err == nil && user(uid) && Runs(pid, exe) {
 			pids = append(pids, pid)
 		}
 	}

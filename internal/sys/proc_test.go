@@ -77,7 +77,7 @@ func TestFindProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pids, err := sys.FindProcesses(exe, func(args []string) bool { return args[0] == os.Args[0] })
+	pids, err := sys.FindProcesses(exe, func(uid int) bool { return uid == os.Geteuid() })
 	if err != nil || !slices.Contains(pids, os.Getpid()) {
 		t.Errorf("got %v, %v; want this process among them", pids, err)
 	}

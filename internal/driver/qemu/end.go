@@ -92,8 +92,12 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	errs = append(errs, v.settleMemory(), v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
-	if f, err := lock(v.spec.RunDir); err == nil { // else somebody starts the next one
+	errs = append(errs, v.settleMemory())
+	f, err := lock(v.spec.RunDir)
+	if !mvm.IsKind(err, mvm.KindState) { // else somebody starts the next one, in the same cgroup
+		errs = append(errs, v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
+	}
+	if err == nil {
 		errs = append(errs, removeFiles(v.spec.RunDir), unlock(f))
 	}
 	if err := errors.Join(errs...); err != nil {

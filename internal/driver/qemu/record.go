@@ -126,11 +126,11 @@ func sameFile(f *os.File, path string) bool {
 // find takes hold of the VMM process of the instance. ErrNoProcess when there is
 // none. The record is empty when it was not there; it may be wrong.
 func (d *Driver) find(ctx context.Context, spec driver.Spec) (spawn.Process, record, error) {
-	var hint spawn.Hint
+	hint := spawn.Hint{UID: spec.UID}
 	rec, err := readRecord(spec.RunDir)
 	if err == nil {
 		if boot, berr := sys.HostBootID(); berr == nil && rec.BootID == boot {
-			hint = spawn.Hint{PID: rec.PID, Start: rec.Start}
+			hint.PID, hint.Start = rec.PID, rec.Start
 		}
 	}
 	p, err := d.host.Find(ctx, nameOf(spec), hint)

@@ -137,6 +137,10 @@ func (d *Driver) clear(ctx context.Context, spec driver.Spec, rec record) error 
 		return err
 	}
 	f, lerr := lockAny(ctx, spec.RunDir)
+	if mvm.IsKind(lerr, mvm.KindState) && ctx.Err() == nil {
+		// No VMM runs: this one had its open lock file passed on to another process.
+		return errors.Join(err, removeFiles(spec.RunDir), os.Remove(filepath.Join(spec.RunDir, lockFile)))
+	}
 	if lerr != nil {
 		return errors.Join(err, lerr)
 	}

@@ -82,7 +82,18 @@ func (l Launch) Check() error {
 }
 
 // cgroupName is what a Launch says for a VMM that is to have a cgroup.
-func cgroupName(n Name) string { return "mvm-" + n.ID }
+func cgroupName(n Name) string { return cgroupPrefix + n.ID }
+
+const cgroupPrefix = "mvm-"
+
+// isCgroupName reports whether a VMM's cgroup has the name, whoever's.
+func isCgroupName(name string) bool {
+	rest, ok := strings.CutPrefix(name, cgroupPrefix)
+	return ok && (rest == ProbeID || strings.HasPrefix(rest, ProbeID+"-") || len(rest) >= idLen && instanceRE.MatchString(rest[:idLen]))
+}
+
+// idLen is the length of an instance's id.
+const idLen = len("i-00000000")
 
 // markedCgroup is the name of the VMM's cgroup, which no VMM of another owner has.
 func markedCgroup(n Name, mark string) string {
@@ -142,6 +153,20 @@ func (b Bounds) launch(l Launch) error {
 		return mvm.Errorf(mvm.KindPolicy, "check the VMM's user: %d, group %d, is not of those for instances, %d to %d", l.UID, l.GID, b.FirstUID, b.LastUID)
 	}
 	return nil
+}
+
+// user reports whether the user can be that of the name's VMM. want is the instance's,
+// 0 where that is not known.
+func (b Bounds) user(uid int, n Name, want int) bool {
+	switch {
+	case uid == 0, want != 0 && uid != want:
+		return false
+	case b == (Bounds{}):
+		return true
+	case n.ID == ProbeID:
+		return uid == ProbeUID
+	}
+	return uid >= b.FirstUID && uid <= b.LastUID
 }
 
 // holds reports whether the folder is a parent of RunDirs.

@@ -109,7 +109,7 @@ func (h *Local) Launch(ctx context.Context, l Launch) (Process, []string, error)
 	if err := h.confine(l, p.PID); err != nil {
 		return nil, nil, errors.Join(err, p.Signal(syscall.SIGKILL), await(p), sys.LeaveCgroup(cgroups))
 	}
-	return local{p}, cgroups, nil
+	return local{p, search{name: l.Name, mark: l.Mark}.cgroups()}, cgroups, nil
 }
 
 // exec starts QEMU.
@@ -210,44 +210,98 @@ func (h *Local) Find(_ context.Context, n Name, hint Hint) (Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if hint.PID > 0 {
-		if p, err := h.open(hint.PID, n, mark); err == nil {
-			if p.Start == hint.Start {
-				return local{p}, nil
-			}
-			p.Close()
+	s := search{h: h, name: n, mark: mark, uid: hint.UID}
+	if p, err := s.open(hint.PID); err == nil {
+		if p.Start == hint.Start {
+			return p, nil
+		}
+		p.Close()
+	}
+	for _, cgroup := range s.cgroups() {
+		if p := s.any(sys.CgroupProcesses(cgroup)); p != nil {
+			return p, nil
 		}
 	}
-	pids, err := sys.FindProcesses(h.binary, func(args []string) bool { return isOf(args, n, mark) })
+	pids, err := s.named()
 	if err != nil {
 		return nil, err
 	}
-	for _, pid := range pids {
-		if p, err := h.open(pid, n, mark); err == nil {
-			return local{p}, nil
-		}
+	if p := s.any(pids); p != nil {
+		return p, nil
 	}
 	return nil, sys.ErrNoProcess
 }
 
-// isOf reports whether the arguments are of the VMM of the name that has the mark, or,
-// started by an older mvm, none.
-func isOf(args []string, n Name, mark string) bool {
-	name := nameOf(args)
-	return name == n.marked(mark) || name == n.marked("")
+// search is for the VMM of a name.
+type search struct {
+	h    *Local
+	name Name
+	mark string
+	uid  int // of the instance; 0: not known
 }
 
-// open takes hold of the process if it is the VMM of the name and mark.
-func (h *Local) open(pid int, n Name, mark string) (*sys.Process, error) {
-	p, err := sys.OpenProcess(pid)
+// cgroups are the names of cgroups that are the VMM's alone. The second is an older mvm's.
+func (s search) cgroups() []string {
+	return []string{markedCgroup(s.name, s.mark), cgroupName(s.name)}
+}
+
+// isOf reports whether the arguments are of the VMM of the name that has the mark, or,
+// started by an older mvm, none.
+func (s search) isOf(args []string) bool {
+	name := nameOf(args)
+	return name == s.name.marked(s.mark) || name == s.name.marked("")
+}
+
+// named looks among the processes that run this QEMU: the VMM has the name, or hides
+// under none with a user that is the instance's.
+func (s search) named() ([]int, error) {
+	pids, err := sys.FindProcesses(s.h.binary, func(user int) bool { return s.h.bounds.user(user, s.name, s.uid) })
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		args := sys.Cmdline(pid)
+		_, _, named := parseName(nameOf(args))
+		return !s.isOf(args) && (named || s.uid == 0)
+	}), err
+}
+
+// any opens the first process that can be the VMM, nil when none can.
+func (s search) any(pids []int) Process {
+	for _, pid := range pids {
+		if p, err := s.open(pid); err == nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// open takes hold of the process if it can be the VMM: by what a process without rights
+// can't change, which its name and its arguments are not.
+func (s search) open(pid int) (p local, err error) {
+	if pid <= 0 {
+		return p, sys.ErrNoProcess
+	}
+	held, err := sys.OpenProcess(pid)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
-	if !isOf(sys.Cmdline(pid), n, mark) || !sys.Runs(pid, h.binary) {
-		p.Close()
-		return nil, sys.ErrNoProcess
+	if !s.canBe(pid) {
+		held.Close()
+		return p, sys.ErrNoProcess
 	}
-	return p, nil
+	return local{held, s.cgroups()}, nil
+}
+
+func (s search) canBe(pid int) bool {
+	user, err := sys.UserOf(pid)
+	if err != nil || !s.h.bounds.user(user, s.name, s.uid) {
+		return false
+	}
+	for _, name := range sys.CgroupNames(pid) {
+		if isCgroupName(name) {
+			return slices.Contains(s.cgroups(), name)
+		}
+	}
+	_, mark, named := parseName(nameOf(sys.Cmdline(pid))) // for want of better
+	return s.uid != 0 || !named || mark == s.mark || mark == ""
 }
 
 // List is described at Host.
@@ -259,19 +313,19 @@ func (h *Local) List(_ context.Context, root string) ([]Name, error) {
 	if err != nil {
 		return nil, err
 	}
+	pids, err := sys.FindProcesses(h.binary, func(user int) bool { return user != 0 })
 	var names []Name
-	_, err = sys.FindProcesses(h.binary, func(args []string) bool {
-		n, mark, ok := parseName(nameOf(args))
+	for _, pid := range pids {
+		n, mark, ok := parseName(nameOf(sys.Cmdline(pid)))
 		if ok && mark == own && filepath.Dir(n.RunDir) == root && h.bounds.name(n) == nil && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
-		return false
-	})
+	}
 	return names, err
 }
 
-// Leave is described at Host. Only an empty folder of the name's goes.
-func (h *Local) Leave(_ context.Context, n Name, cgroup string, cgroups []string) error {
+// Leave is described at Host. Only a folder of the name's goes.
+func (h *Local) Leave(_ context.Context, n Name, _ string, cgroups []string) error {
 	if err := h.bounds.name(n); err != nil {
 		return err
 	}
@@ -279,25 +333,39 @@ func (h *Local) Leave(_ context.Context, n Name, cgroup string, cgroups []string
 	if err != nil {
 		return err
 	}
-	names := []string{markedCgroup(n, mark), cgroupName(n)} // the latter is an older mvm's
-	var dirs []string
+	names := search{name: n, mark: mark}.cgroups()
+	dirs := foldersOf(names) // what the caller knows of them may be lost
 	for _, dir := range cgroups {
-		if slices.Contains(names, filepath.Base(dir)) {
+		if slices.Contains(names, filepath.Base(dir)) && !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}
-	if cgroup == cgroupName(n) { // what is known of it may be lost
-		for _, name := range names {
-			own, _ := sys.CgroupDirs(name)
-			dirs = append(dirs, own...)
-		}
+	return errors.Join(sys.KillCgroup(dirs), sys.LeaveCgroup(dirs))
+}
+
+// foldersOf are the folders of the cgroups. A host may have none.
+func foldersOf(cgroups []string) []string {
+	var dirs []string
+	for _, name := range cgroups {
+		own, _ := sys.CgroupDirs(name)
+		dirs = append(dirs, own...)
 	}
-	return sys.LeaveCgroup(dirs)
+	return dirs
 }
 
 // local is a process of this host.
-type local struct{ *sys.Process }
+type local struct {
+	*sys.Process
+	cgroups []string // names
+}
 
 func (p local) ID() (int, uint64) { return p.PID, p.Start }
 
-func (p local) Kill(context.Context) error { return p.Signal(syscall.SIGKILL) }
+// Kill ends the process, and whatever else is in the VMM's cgroup. Where the process is
+// gone the cgroup may be the next one's: then Leave is who ends what is in it.
+func (p local) Kill(context.Context) error {
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return sys.KillCgroup(foldersOf(p.cgroups))
+}

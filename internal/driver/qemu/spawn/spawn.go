@@ -6,9 +6,12 @@
 // from a Launch that has been checked. So it can do its work for a caller that is not
 // trusted, on the other side of a socket: see package hostd.
 //
-// A VMM is found by its name among the processes that run this QEMU: its arguments
-// begin with "-name mvm:<id>:<mark>:<RunDir>". The mark says whose VMMs they are, where
-// several agents run on a host, and is the Host's own: it takes on no other's.
+// A VMM is found by what was noted of it, its number and start time; by its cgroup; and
+// by its name among the processes that run this QEMU, whose arguments begin with
+// "-name mvm:<id>:<mark>:<RunDir>". The mark says whose VMMs they are, where several
+// agents run on a host, and is the Host's own: it takes on no other's. A VMM that was
+// taken over can write other arguments, and its main thread can exit while others go
+// on. It keeps its user and its cgroup, and these tell whose it is.
 package spawn
 
 import (
@@ -28,13 +31,14 @@ type Host interface {
 	// runs.
 	Launch(ctx context.Context, l Launch) (p Process, cgroups []string, err error)
 	// Find takes hold of the VMM of the name; sys.ErrNoProcess when there is none.
-	// The hint says where it was last, and may be wrong.
+	// The hint says where it was last, and may be wrong; its UID may not.
 	Find(ctx context.Context, n Name, h Hint) (Process, error)
 	// List returns the names of all VMMs that carry the Host's mark, with a RunDir right
 	// below root.
 	List(ctx context.Context, root string) ([]Name, error)
 	// Leave removes the cgroups of a VMM that is gone: those of the name, and further
-	// ones that it is known to have had. What is not there is no error.
+	// ones that it is known to have had. What is still in them is ended. What is not
+	// there is no error.
 	Leave(ctx context.Context, n Name, cgroup string, cgroups []string) error
 }
 
@@ -43,7 +47,8 @@ type Host interface {
 type Process interface {
 	// ID is the process's number, and its start time in clock ticks since the host's boot.
 	ID() (pid int, start uint64)
-	// Kill has the process ended at once, without waiting; sys.ErrNoProcess when it is gone.
+	// Kill has the process ended at once, with all that is in its cgroup, and does not
+	// wait for it; sys.ErrNoProcess when it is gone.
 	Kill(ctx context.Context) error
 	// Wait waits until it is gone. known says whether its status could be had.
 	// Interrupt or Close end a Wait with an error.
@@ -60,6 +65,8 @@ type Process interface {
 type Hint struct {
 	PID   int    `json:"pid"`
 	Start uint64 `json:"start"`
+	// UID is the user of the instance, 0: not known. No process of another is the VMM.
+	UID int `json:"uid,omitempty"`
 }
 
 // Name is how a VMM is found.

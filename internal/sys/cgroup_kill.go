@@ -1,0 +1,130 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	cgroupKillTimeout = 5 * time.Second
+	cgroupKillPoll    = 5 * time.Millisecond
+)
+
+// CgroupProcesses returns the numbers of the processes in the cgroups that EnterCgroup
+// makes for the name; none where there are no such. A process can't leave a cgroup
+// without rights, whatever else of itself it hides.
+func CgroupProcesses(name string) []int {
+	dirs, _ := CgroupDirs(name) // a host may have none
+	var all []int
+	for _, dir := range dirs {
+		pids, _ := processesIn(dir)
+		all = append(all, pids...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func processesIn(dir string) ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	var pids []int
+	for _, f := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 0 { // 0: of another PID namespace
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
+}
+
+// CgroupNames returns the last names of the paths of the cgroups that the process is in.
+func CgroupNames(pid int) []string {
+	var names []string
+	for dir := range threads(pid) { // a thread that has exited may show none any more
+		b, _ := os.ReadFile(dir + "/cgroup")
+		for line := range strings.Lines(string(b)) {
+			if parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(parts) == 3 {
+				names = append(names, path.Base(parts[2]))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// KillCgroup ends every process in the folders of cgroups and waits until they are empty.
+// With version 2 the kernel does it at once; elsewhere no process can be made in them
+// any more while those that there are get killed. What is not there is no error.
+func KillCgroup(dirs []string) error {
+	var errs []error
+	for _, dir := range dirs {
+		if err := killCgroup(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("end the processes of cgroup %s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func killCgroup(dir string) error {
+	if pids, err := processesIn(dir); err != nil || len(pids) == 0 {
+		return err
+	}
+	atOnce := putCgroup(dir, "cgroup.kill", "1") == nil // Linux 5.14
+	if !atOnce {
+		defer holdCgroup(dir)()
+	}
+	for end := time.Now().Add(cgroupKillTimeout); ; time.Sleep(cgroupKillPoll) {
+		pids, err := processesIn(dir)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%d are there after %s", len(pids), cgroupKillTimeout)
+		}
+		for _, pid := range pids {
+			if !atOnce {
+				killIn(dir, pid)
+			}
+		}
+	}
+}
+
+// holdCgroup keeps the processes of the cgroup from making others until release is
+// called, as far as the cgroup can: frozen with version 2, and without room for more
+// processes with version 1, where one that is frozen can't be killed.
+func holdCgroup(dir string) (release func()) {
+	if putCgroup(dir, "cgroup.freeze", "1") == nil {
+		return func() { _ = putCgroup(dir, "cgroup.freeze", "0") }
+	}
+	_ = putCgroup(dir, "pids.max", "0") // another controller's folder has none
+	return func() {}
+}
+
+// putCgroup writes to a file that the kernel has made, and makes none.
+func putCgroup(dir, name, value string) error {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+// killIn kills the process if it is in the cgroup still: its number may be another's.
+func killIn(dir string, pid int) {
+	p, err := OpenProcess(pid)
+	if err != nil {
+		return
+	}
+	defer p.Close()
+	if pids, err := processesIn(dir); err == nil && slices.Contains(pids, pid) {
+		_ = p.Signal(syscall.SIGKILL)
+	}
+}
