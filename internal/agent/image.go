@@ -85,10 +85,10 @@ func (a *Agent) bootable(ctx context.Context, i mvm.Instance) error {
 func imageError(i mvm.Instance, err error) error {
 	var inner *mvm.Error
 	if !errors.As(err, &inner) || inner.Fix == "" {
-		return mvm.Errorf(mvm.KindOf(err), "open image of %s: %w", i.ID, err)
+		return mvm.Errorf(mvm.KindOf(err), "open image of %s: %w", i.Address(), err)
 	}
 	pool := mvm.Address{Tenant: i.Tenant, Pool: i.Pool}
-	e := mvm.Errorf(inner.Kind, "open image of %s: %s", i.ID, inner.Text)
+	e := mvm.Errorf(inner.Kind, "open image of %s: %s", i.Address(), inner.Text)
 	e.Err = err
 	return e.WithFix("build it again with `mvm pool build %s`, or go back to the build before with `mvm pool rollback %s`", pool, pool)
 }

@@ -102,6 +102,25 @@ func TestNothingIsGivenUpForADamagedImage(t *testing.T) {
 	})
 }
 
+// TestRollbackLooksAtTheImage: a pool does not go back to a build that can't boot.
+func TestRollbackLooksAtTheImage(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.instance()
+	h.change("workers", func(s *mvm.PoolSpec) { s.Flake = "builtin:other" })
+	now, err := h.a.BuildPool(ctx(t), "acme", "workers", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip(t, filepath.Join(h.dir, "images", strings.Replace(i.Image, ":", "-", 1), "initrd"))
+	if b, err := h.a.RollbackPool(ctx(t), "acme", "workers", ""); err == nil || !strings.Contains(err.Error(), "initrd has") {
+		t.Errorf("rolled back to %v: %v", b, err)
+	}
+	if p, err := h.a.Pool(ctx(t), "acme", "workers"); err != nil || p.Builds[0].ID != now.ID {
+		t.Errorf("builds %v, %v", p.Builds, err)
+	}
+}
+
 // wantDamaged operates on the instance and wants an error that names the file, both
 // digests and what to do.
 func (h *host) wantDamaged(path, id string, op mvm.OpKind) {

@@ -200,23 +200,28 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 
 // RollbackPool implements api.Service.
 func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b mvm.Build, err error) {
+	p, err := a.Pool(ctx, tenant, pool)
+	if err != nil {
+		return b, err
+	}
+	n, err := earlierBuild(p, build)
+	if err != nil {
+		return b, err
+	}
+	if err := a.bootable(ctx, mvm.Instance{Tenant: tenant, Pool: pool, Image: p.Builds[n].Digest}); err != nil {
+		return b, mvm.Errorf(mvm.KindOf(err), "roll back pool %s: %w", p.Address(), err)
+	}
+	build = p.Builds[n].ID // what was looked at
 	err = a.store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
 			return err
 		}
-		n, which := 1, "build before the present one"
-		if build != "" {
-			which = "build " + build
-			n = slices.IndexFunc(p.Builds, func(b mvm.Build) bool { return b.ID == build })
-		}
-		if n < 0 || n >= len(p.Builds) {
-			return mvm.Errorf(mvm.KindNotFound, "roll back pool %s: it has no %s", p.Address(), which).WithFix("see `mvm pool info %s`", p.Address())
-		}
-		b = p.Builds[n]
-		if _, err := a.opt.Images.Get(b.Digest); err != nil {
+		n, err := earlierBuild(p, build)
+		if err != nil {
 			return err
 		}
+		b = p.Builds[n]
 		p.Builds = slices.Insert(slices.Delete(p.Builds, n, n+1), 0, b)
 		p.Spec.Flake = b.Flake // or it would be built anew
 		if err := tx.PutPool(p); err != nil {
@@ -226,6 +231,19 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 	})
 	a.reconciler.changed(tenant, pool)
 	return b, err
+}
+
+// earlierBuild finds a build of the pool, "" being the one before the present one.
+func earlierBuild(p mvm.Pool, build string) (int, error) {
+	n, which := 1, "build before the present one"
+	if build != "" {
+		which = "build " + build
+		n = slices.IndexFunc(p.Builds, func(b mvm.Build) bool { return b.ID == build })
+	}
+	if n < 0 || n >= len(p.Builds) {
+		return 0, mvm.Errorf(mvm.KindNotFound, "roll back pool %s: it has no %s", p.Address(), which).WithFix("see `mvm pool info %s`", p.Address())
+	}
+	return n, nil
 }
 
 // GCPool implements api.Service.

@@ -149,3 +149,13 @@ type failing struct {
 }
 
 func (f failing) Tenants(context.Context) ([]mvm.Tenant, error) { return nil, f.err }
+
+// TestFilesOfFlagsAreBounded: a file that does not end is not read to its end.
+func TestFilesOfFlagsAreBounded(t *testing.T) {
+	for _, flag := range []string{"--routes", "--integrations"} {
+		_, stderr, code := run(t, hostile{}, "pool", "create", "acme/g", "--flake", "builtin:gateway", "--role", "gateway", flag, "/dev/zero")
+		if code != 2 || !strings.Contains(stderr, "more than") {
+			t.Errorf("%s /dev/zero: exit code %d, %s", flag, code, stderr)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -120,7 +121,12 @@ const maxJSONFile = 1 << 20
 
 // readJSON reads a JSON file strictly.
 func readJSON(path string, v any) error {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "read %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxJSONFile+1))
 	if err == nil && len(b) > maxJSONFile {
 		err = fmt.Errorf("more than %d bytes", maxJSONFile)
 	}
