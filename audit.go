@@ -10,27 +10,31 @@ type Action string
 
 // The audit actions.
 const (
-	InstanceCreated    Action = "InstanceCreated"
-	InstanceStarted    Action = "InstanceStarted"
-	InstanceStopped    Action = "InstanceStopped"
-	InstanceWarmed     Action = "InstanceWarmed"
-	InstanceResumed    Action = "InstanceResumed"
-	InstanceSlept      Action = "InstanceSlept"
-	InstanceWoken      Action = "InstanceWoken"
-	InstanceDestroyed  Action = "InstanceDestroyed"
-	PoolCreated        Action = "PoolCreated"
-	PoolBuilt          Action = "PoolBuilt"
-	PoolDestroyed      Action = "PoolDestroyed"
-	TenantCreated      Action = "TenantCreated"
-	TenantDestroyed    Action = "TenantDestroyed"
-	QuotaExceeded      Action = "QuotaExceeded"
-	SecretsRotated     Action = "SecretsRotated"
-	SnapshotCreated    Action = "SnapshotCreated"
-	SnapshotRestored   Action = "SnapshotRestored"
-	SnapshotDeleted    Action = "SnapshotDeleted"
-	TransitionDeferred Action = "TransitionDeferred"
-	DrainTimedOut      Action = "DrainTimedOut"
-	WakeRefused        Action = "WakeRefused"
+	InstanceCreated   Action = "InstanceCreated"
+	InstanceStarted   Action = "InstanceStarted"
+	InstanceStopped   Action = "InstanceStopped"
+	InstanceWarmed    Action = "InstanceWarmed"
+	InstanceResumed   Action = "InstanceResumed"
+	InstanceSlept     Action = "InstanceSlept"
+	InstanceWoken     Action = "InstanceWoken"
+	InstanceDestroyed Action = "InstanceDestroyed"
+	PoolCreated       Action = "PoolCreated"
+	PoolBuilt         Action = "PoolBuilt"
+	PoolDestroyed     Action = "PoolDestroyed"
+	TenantCreated     Action = "TenantCreated"
+	TenantDestroyed   Action = "TenantDestroyed"
+	QuotaExceeded     Action = "QuotaExceeded"
+	SecretsRotated    Action = "SecretsRotated"
+	SnapshotCreated   Action = "SnapshotCreated"
+	SnapshotRestored  Action = "SnapshotRestored"
+	SnapshotDeleted   Action = "SnapshotDeleted"
+	// SnapshotSetAside: its instance could not be woken from it, and it is kept for a
+	// while. SnapshotBroughtBack: its instance sleeps with it again.
+	SnapshotSetAside    Action = "SnapshotSetAside"
+	SnapshotBroughtBack Action = "SnapshotBroughtBack"
+	TransitionDeferred  Action = "TransitionDeferred"
+	DrainTimedOut       Action = "DrainTimedOut"
+	WakeRefused         Action = "WakeRefused"
 	// TenantUpdated and PoolUpdated say in Detail what changed; BuildsRemoved which builds
 	// a pool forgot. Values of the environment and of secrets are never recorded.
 	TenantUpdated Action = "TenantUpdated"
@@ -72,7 +76,7 @@ type Event struct {
 func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
-		SnapshotCreated, SnapshotRestored, SnapshotDeleted, TransitionDeferred, DrainTimedOut, WakeRefused,
+		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
 		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, ExecStarted, LogsRead, AuditBroken}
 }
 

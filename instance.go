@@ -26,7 +26,7 @@ var transitions = map[State][]State{
 	StateRunning:  {StateWarm, StateStopped},
 	StateWarm:     {StateRunning, StateSleeping, StateStopped},
 	StateSleeping: {StateRunning, StateStopped},
-	StateStopped:  {StateRunning},
+	StateStopped:  {StateRunning, StateSleeping}, // asleep by a snapshot that is brought back
 }
 
 // CanBecome reports whether one step leads from s to the other state.
@@ -72,6 +72,8 @@ type Instance struct {
 	Last *Transition `json:"last,omitempty"`
 	// Snapshot is the committed snapshot of a sleeping instance.
 	Snapshot *SnapshotRef `json:"snapshot,omitempty"`
+	// SetAside are snapshots that could not be used, oldest first.
+	SetAside []SetAside `json:"set_aside,omitempty"`
 	// DiskGeneration counts the times the disks were opened for writing.
 	DiskGeneration int `json:"disk_generation"`
 	// UID is the unprivileged user that the VMM runs as.
@@ -118,6 +120,8 @@ const (
 	OpSleep   OpKind = "sleep"
 	OpWake    OpKind = "wake"
 	OpDestroy OpKind = "destroy"
+	// OpRestore brings back a snapshot that was set aside.
+	OpRestore OpKind = "restore"
 )
 
 // Leads returns the state that the operation leads an instance in the given one to;
@@ -130,7 +134,7 @@ func (k OpKind) Leads(from State) State {
 		return StateRunning
 	case OpWarm:
 		return StateWarm
-	case OpSleep:
+	case OpSleep, OpRestore:
 		return StateSleeping
 	case OpStop:
 		return StateStopped
@@ -146,6 +150,8 @@ type Op struct {
 	Why     string    `json:"why,omitempty"`
 	Started time.Time `json:"started"`
 	Request string    `json:"request,omitempty"` // id of the request that asked for it
+	// Snapshot is the one that a restore is about.
+	Snapshot string `json:"snapshot,omitempty"`
 }
 
 // Asker says who asked for something: "cli:root", "gateway:i-…", "policy",

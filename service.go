@@ -149,7 +149,7 @@ type NodeDisk struct {
 	Images    int64 `json:"images_bytes"`
 	Sleepers  int64 `json:"sleepers_bytes"`
 	DataDisks int64 `json:"data_disks_bytes"`
-	SetAside  int64 `json:"set_aside_bytes"` // bad snapshots kept for a look
+	SetAside  int64 `json:"set_aside_bytes"` // snapshots that could not be used
 	Free      int64 `json:"free_bytes"`
 }
 

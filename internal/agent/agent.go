@@ -67,6 +67,8 @@ type Options struct {
 	Metrics Metrics
 	// AuditRetention is how long an entry of the audit log is kept, default 90 days.
 	AuditRetention time.Duration
+	// SetAside bounds the snapshots that are kept though they could not be used.
+	SetAside SetAsideLimits
 	// Seam, when set, is called at every named point of every operation on an
 	// instance, as "sleep.commit:before" and "sleep.commit:after". An error fails the
 	// step.
@@ -170,6 +172,7 @@ func New(opt Options) *Agent {
 	if opt.AuditRetention == 0 {
 		opt.AuditRetention = defaultAuditRetention
 	}
+	opt.SetAside = opt.SetAside.withDefaults()
 	if opt.Metrics == nil {
 		opt.Metrics = noMetrics{}
 	}
@@ -216,6 +219,7 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.goTracked(a.trimEvents)
+	a.goTracked(a.keepAside)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
 	a.goTracked(a.keepSettled)

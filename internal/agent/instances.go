@@ -151,6 +151,9 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 	if err != nil {
 		return i, err
 	}
+	if req.Op == mvm.OpRestore {
+		return i, mvm.Errorf(mvm.KindInvalid, "restore %s: it is not said which snapshot", i.Address()).WithFix("see `mvm instance snapshots restore --help`")
+	}
 	by := mvm.AskerFrom(ctx)
 	if person(by) && req.Op != mvm.OpDestroy {
 		if err := a.override(i.ID); err != nil {

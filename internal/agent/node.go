@@ -222,10 +222,10 @@ func treeBytes(dir string) (sum int64) {
 	return sum
 }
 
-// NodeGC implements api.Service.
+// NodeGC implements api.Service. What was set aside goes only when its time is over.
 func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 	used := map[string]bool{}
-	var ids []string
+	var instances []mvm.Instance
 	err := a.store.View(func(tx *store.Tx) error {
 		pools, err := tx.Pools("")
 		if err != nil {
@@ -236,10 +236,9 @@ func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 				used[b.Digest] = true
 			}
 		}
-		instances, err := tx.Instances("", "")
+		instances, err = tx.Instances("", "")
 		for _, i := range instances {
 			used[i.Image] = true
-			ids = append(ids, i.ID)
 		}
 		return err
 	})
@@ -247,11 +246,5 @@ func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	freed, err := a.opt.Images.GC(ctx, func(d string) bool { return used[d] })
-	for _, id := range ids {
-		err = errors.Join(err, ifThere(a.inInstance(id, "remove what was set aside", func(d *sys.Folder) error {
-			freed += setAsideBytes(d)
-			return d.RemoveAll(setAsideDir)
-		})))
-	}
-	return freed, err
+	return freed + a.boundAside(), err
 }

@@ -45,6 +45,7 @@ type operation struct {
 	silent  bool          // the guest did not answer when it was asked to drain
 	digest  []byte        // of the configuration that the gate gave the guest
 	failure error         // for which steps are taken back
+	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
 	parked  bool          // the instance was, before its sleep was committed
 
@@ -139,6 +140,8 @@ func (o *operation) dispatch(ctx context.Context) error {
 		return o.makeReady(ctx)
 	case mvm.OpDestroy:
 		return o.destroy(ctx)
+	case mvm.OpRestore:
+		return o.bringBack(ctx)
 	case opSettle:
 		return o.settleCreated(ctx)
 	}

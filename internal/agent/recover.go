@@ -101,6 +101,9 @@ func (a *Agent) notRecovered(i mvm.Instance, err error) {
 // recoverInstance re-adopts the instance's VMM, and finishes or undoes the
 // operation that was cut off.
 func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
+	if err := errors.Join(a.unbring(i), a.sweepAside(i)); err != nil {
+		return err
+	}
 	if err := a.sweepSnapshots(i); err != nil {
 		return err
 	}

@@ -45,6 +45,8 @@ type request struct {
 	force bool
 	// id is that of the request that it is for; "" for none.
 	id string
+	// snapshot, for a restore, is the one that is brought back.
+	snapshot string
 	// ended, for a stop that nobody asked for: the VMM that ended by itself. When the
 	// instance has another by the time, or none, there is nothing to do.
 	ended *live
@@ -70,7 +72,7 @@ func (j *job) joins(r request) bool {
 	if j.ctx.Err() != nil || j.req.ended != r.ended || (j.req.idle == nil) != (r.idle == nil) || j.req.parks != r.parks {
 		return false
 	}
-	return j.req.op == r.op && j.req.force == r.force || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
+	return j.req.op == r.op && j.req.force == r.force && j.req.snapshot == r.snapshot || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
 }
 
 // giveWay ends the jobs that the request makes needless: a destroy all of them, others
@@ -88,6 +90,7 @@ func (r *runner) giveWay(req request) {
 // giveWay ends the job early where the request that comes after it makes it needless.
 func (j *job) giveWay(r request) {
 	switch {
+	case r.op == mvm.OpRestore: // it is refused of what runs
 	case r.ended != nil: // the job sees by itself that its VMM ended
 	case up(r.op) && (j.req.op == mvm.OpSleep || j.req.idle != nil):
 		j.cancel(errWakeArrived)

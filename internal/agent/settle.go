@@ -56,6 +56,8 @@ func (o *operation) settleLost(ctx context.Context) error {
 // settleCut finishes or takes back an operation that was cut off.
 func (o *operation) settleCut(ctx context.Context, cut mvm.OpKind) error {
 	switch {
+	case cut == mvm.OpRestore:
+		return o.finishBringBack(ctx)
 	case cut == mvm.OpSleep && o.inst.State == mvm.StateSleeping:
 		return o.finishSleep(ctx)
 	case cut != "" && o.inst.State.HoldsMemory():

@@ -86,7 +86,7 @@ func (o *operation) start(ctx context.Context, why string) error {
 		{name: "quota", do: o.admit, undo: o.forget},
 		{name: "network", do: o.a.applyNetwork},
 		{name: "disk", do: o.sizeDisk},
-		{name: "generation", do: o.nextDiskGeneration},
+		{name: "generation", do: o.nextDiskGeneration, undo: o.sameDiskGeneration},
 		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},
 		{name: "gate", do: o.bootGate},
 		{name: "open", do: func(ctx context.Context) error { return o.settleRunning(ctx, mvm.InstanceStarted) }},
@@ -155,6 +155,15 @@ func (o *operation) nextDiskGeneration(context.Context) error {
 	return nil
 }
 
+// sameDiskGeneration takes nextDiskGeneration back where there was no VMM for want of
+// something: the disks are as they were.
+func (o *operation) sameDiskGeneration(context.Context) error {
+	if _, lacks := sys.Fault(o.failure); !lacks || o.booted {
+		return nil
+	}
+	return o.save(func(i *mvm.Instance) { i.DiskGeneration-- })
+}
+
 func (o *operation) startVMM(ctx context.Context) error {
 	o.progress("starting")
 	err := o.a.inInstance(o.inst.ID, "remove old memory", func(d *sys.Folder) error { return d.RemoveAll(memoryFile) })
@@ -163,6 +172,7 @@ func (o *operation) startVMM(ctx context.Context) error {
 	}
 	err = o.a.launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
 	if err == nil {
+		o.booted = true
 		o.startedVMM(ctx)
 	}
 	return err

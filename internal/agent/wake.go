@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -57,16 +56,31 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	}
 	o.reason = "snapshot not used: " + clip(why.Error())
 	o.log.Warn("cold boot instead of restore", "why", why)
-	gone, err := o.a.setAside(o.inst)
+	leave := func(i *mvm.Instance) {}
+	var ev mvm.Event
+	var err error
+	switch snap := o.inst.Snapshot; {
+	case snap == nil:
+		ev = o.event(mvm.SnapshotDeleted, "")
+	case snap.Consumed:
+		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.a.removeSnapshot(o.inst.ID, snap.ID)
+	default:
+		leave, ev, err = o.leaveAside(why)
+	}
 	if err != nil {
 		return err
 	}
-	stop := func(i *mvm.Instance) { i.State, i.Snapshot = mvm.StateStopped, nil }
-	if err := o.a.clearOp(o.inst.ID, stop, gone...); err != nil {
+	ev.By, ev.Why = askerAgent, "it can't be used: "+clip(why.Error())
+	stop := func(i *mvm.Instance) {
+		leave(i)
+		i.State, i.Snapshot = mvm.StateStopped, nil
+	}
+	if err := o.a.clearOp(o.inst.ID, stop, ev); err != nil {
 		return err
 	}
 	stop(&o.inst)
 	o.inst.Op = nil
+	o.a.boundAside()
 	return o.start(ctx, o.reason)
 }
 
@@ -226,10 +240,30 @@ func (o *operation) tryWakeGate(ctx context.Context) error {
 // snapshotFits says in misfit why the instance's snapshot can't be restored here and
 // now; err, that it could not find out.
 func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err error) {
-	s := i.Snapshot
-	if s == nil {
+	if i.Snapshot == nil {
 		return mvm.Errorf(mvm.KindState, "there is no snapshot"), nil
 	}
+	if misfit, err := a.refFits(ctx, i, *i.Snapshot); misfit != nil || err != nil {
+		return misfit, err
+	}
+	err = a.inInstance(i.ID, "look at the device state", func(d *sys.Folder) error {
+		return a.inSnapshot(d, i.Snapshot.ID, func(own *sys.Folder) error {
+			_, _, err := own.Size(stateFile)
+			return err
+		})
+	})
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return mvm.Errorf(mvm.KindState, "its device state is missing: %w", err), nil
+	case err != nil && !errors.Is(err, sys.ErrForeign):
+		return nil, mvm.Errorf(mvm.KindUnavailable, "%w", err)
+	}
+	return nil, err
+}
+
+// refFits says in misfit why a snapshot of the instance, as it is described, can't be
+// restored here and now.
+func (a *Agent) refFits(ctx context.Context, i mvm.Instance, s mvm.SnapshotRef) (misfit, err error) {
 	info, err := a.driverInfo(ctx)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
@@ -249,65 +283,5 @@ func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err e
 	case s.MemMiB != i.Res.MemMiB:
 		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB), nil
 	}
-	err = a.inInstance(i.ID, "look at the device state", func(d *sys.Folder) error {
-		return a.inSnapshot(d, s.ID, func(own *sys.Folder) error {
-			_, _, err := own.Size(stateFile)
-			return err
-		})
-	})
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return mvm.Errorf(mvm.KindState, "its device state is missing: %w", err), nil
-	case err != nil && !errors.Is(err, sys.ErrForeign):
-		return nil, mvm.Errorf(mvm.KindUnavailable, "%w", err)
-	}
-	return nil, err
-}
-
-// setAside moves a snapshot that can't be used, with its memory, out of the way
-// and keeps it for a look; it returns what the audit log is to have of it. Only the newest is kept. It can run twice: what it has
-// moved before stays.
-func (a *Agent) setAside(i mvm.Instance) ([]mvm.Event, error) {
-	if i.Snapshot == nil {
-		return nil, nil
-	}
-	err := a.inInstance(i.ID, "set snapshot aside", func(d *sys.Folder) error { return a.moveAside(d, i) })
-	if err == nil {
-		err = a.removeSnapshot(i.ID, i.Snapshot.ID)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return []mvm.Event{{Action: mvm.SnapshotDeleted, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
-		Why: "it can't be used", Detail: "set aside in " + filepath.Join(a.instanceDir(i.ID), setAsideDir, i.Snapshot.ID)}}, nil
-}
-
-// moveAside moves memory and device state of the snapshot to a folder of their own.
-func (a *Agent) moveAside(d *sys.Folder, i mvm.Instance) error {
-	root, err := d.MakeSub(setAsideDir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	dir, err := root.MakeSub(i.Snapshot.ID)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := keepOnly(d, setAsideDir, i.Snapshot.ID); err != nil {
-		return err
-	}
-	state := a.inSnapshot(d, i.Snapshot.ID, func(own *sys.Folder) error { return moveFile(own, dir, stateFile) })
-	if err := ifThere(state); err != nil {
-		return err
-	}
-	return ifThere(moveFile(d, dir, memoryFile, i.UID))
-}
-
-// moveFile moves a file that is mvm's.
-func moveFile(from, to *sys.Folder, name string, owners ...int) error {
-	if _, _, err := from.Size(name, owners...); err != nil {
-		return err
-	}
-	return from.Rename(name, to, name)
+	return nil, nil
 }

@@ -136,6 +136,26 @@ func (c *Client) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats
 	return call[mvm.InstanceStats](ctx, c, "GET", instancePath(addr)+"/stats", nil)
 }
 
+// Snapshots implements Service.
+func (c *Client) Snapshots(ctx context.Context, filter mvm.Address) ([]mvm.AsideSnapshot, error) {
+	return call[[]mvm.AsideSnapshot](ctx, c, "GET", "/v1/snapshots?address="+url.QueryEscape(filter.String()), nil)
+}
+
+func snapshotPath(a mvm.Address, id string) string {
+	return instancePath(a) + "/snapshots/" + url.PathEscape(id)
+}
+
+// RestoreSnapshot implements Service.
+func (c *Client) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string) (mvm.Instance, error) {
+	return call[mvm.Instance](ctx, c, "POST", snapshotPath(addr, id)+"/restore", nil)
+}
+
+// RemoveSnapshot implements Service.
+func (c *Client) RemoveSnapshot(ctx context.Context, addr mvm.Address, id string) error {
+	_, err := call[none](ctx, c, "DELETE", snapshotPath(addr, id), nil)
+	return err
+}
+
 // Apply implements Service.
 func (c *Client) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait, Manifest: opts.Manifest}

@@ -24,6 +24,7 @@ type params struct {
 	actions      []mvm.Action
 	after        uint64
 	expect       string
+	snapshot     string
 }
 
 // newParams reads path and query; what is unknown, doubled or malformed is refused.
@@ -32,7 +33,7 @@ func newParams(r *http.Request) (params, error) {
 	if err != nil {
 		return params{}, mvm.Errorf(mvm.KindInvalid, "parameters of the request: %w", err)
 	}
-	for _, name := range []string{"tenant", "pool", "address"} {
+	for _, name := range []string{"tenant", "pool", "address", "snapshot"} {
 		if v := r.PathValue(name); v != "" {
 			vals[name] = append(vals[name], v)
 		}
@@ -66,6 +67,9 @@ func (p *params) set(name, v string) (err error) {
 	case "address":
 		p.addr, err = mvm.ParseAddress(v)
 		return err
+	case "snapshot":
+		p.snapshot = v
+		return mvm.ValidateSnapshotID(v)
 	case "service":
 		p.service = v
 		return mvm.ValidateName("service", v)

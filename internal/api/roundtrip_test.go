@@ -181,6 +181,18 @@ func calls() []call {
 		{name: "Operate", long: true, asks: js([]any{inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}}), want: instance(), do: func(x context.Context, c api.Service, p progress) (any, error) {
 			return value(c.Operate(x, inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}, p))
 		}},
+		{name: "Snapshots", asks: js([]any{mvm.Address{}}), want: []mvm.AsideSnapshot{asideSnapshot()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Snapshots(x, mvm.Address{}))
+		}},
+		{name: "Snapshots", asks: js([]any{inst}), want: []mvm.AsideSnapshot{asideSnapshot()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Snapshots(x, inst))
+		}},
+		{name: "RestoreSnapshot", asks: js([]any{inst, "s-00000001"}), want: instance(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.RestoreSnapshot(x, inst, "s-00000001"))
+		}},
+		{name: "RemoveSnapshot", asks: js([]any{inst, "s-00000001"}), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return nil, c.RemoveSnapshot(x, inst, "s-00000001")
+		}},
 		{name: "Why", asks: js([]any{inst}), want: story(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Why(x, inst)) }},
 		{name: "Stats", asks: js([]any{inst}), want: instanceStats(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Stats(x, inst)) }},
 		{name: "Logs", asks: js([]any{inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}}), want: []mvm.LogLine{logLine()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {

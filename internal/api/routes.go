@@ -17,6 +17,7 @@ func (s *Server) routes() *table {
 	s.tenantRoutes(t)
 	s.poolRoutes(t)
 	s.instanceRoutes(t)
+	s.snapshotRoutes(t)
 	s.nodeRoutes(t)
 	return t
 }
@@ -130,6 +131,25 @@ func (s *Server) instanceRoutes(t *table) {
 		return s.svc(ctx).Logs(ctx, p.addr, mvm.LogsSpec{Service: p.service, Tail: p.tail, Follow: p.follow, Console: p.console}, each)
 	}), "service", "tail", "follow", "console")
 	t.add("POST "+instance+"/exec", forTenants, "Run a command in an instance", endpoint{serve: s.exec, shape: asExec, in: reflect.TypeFor[mvm.ExecSpec](), out: reflect.TypeFor[none]()})
+}
+
+func (s *Server) snapshotRoutes(t *table) {
+	const snapshot = "/v1/instances/{address}/snapshots/{snapshot}"
+	t.add("GET /v1/snapshots", forTenants, "List snapshots that were set aside because they could not be used", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.AsideSnapshot, error) {
+		return list(s.svc(ctx).Snapshots(ctx, p.addr))
+	}), "address")
+	t.add("POST "+snapshot+"/restore", forTenants, "Have a stopped instance sleep with a snapshot that was set aside", unary(s, ofAgent, func(ctx context.Context, p params, _ none) (mvm.Instance, error) {
+		if err := p.needInstance(); err != nil {
+			return mvm.Instance{}, err
+		}
+		return s.svc(ctx).RestoreSnapshot(ctx, p.addr, p.snapshot)
+	}))
+	t.add("DELETE "+snapshot, forTenants, "Remove a snapshot that was set aside", unary(s, ofAgent, func(ctx context.Context, p params, _ none) (none, error) {
+		if err := p.needInstance(); err != nil {
+			return none{}, err
+		}
+		return none{}, s.svc(ctx).RemoveSnapshot(ctx, p.addr, p.snapshot)
+	}))
 }
 
 func (s *Server) nodeRoutes(t *table) {

@@ -164,6 +164,40 @@ func (s *scope) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 	return s.svc.Stats(ctx, addr)
 }
 
+// Snapshots implements Service.
+func (s *scope) Snapshots(ctx context.Context, f mvm.Address) ([]mvm.AsideSnapshot, error) {
+	if f == (mvm.Address{}) {
+		f.Tenant = s.caller.Tenant
+	}
+	f, err := s.resolve(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.svc.Snapshots(ctx, f)
+	if mvm.IsKind(err, mvm.KindNotFound) && f == (mvm.Address{Tenant: s.caller.Tenant}) {
+		return nil, nil // the certificate may be older than the tenant
+	}
+	return list, err
+}
+
+// RestoreSnapshot implements Service.
+func (s *scope) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string) (mvm.Instance, error) {
+	addr, err := s.resolve(ctx, addr)
+	if err != nil {
+		return mvm.Instance{}, err
+	}
+	return s.svc.RestoreSnapshot(ctx, addr, id)
+}
+
+// RemoveSnapshot implements Service.
+func (s *scope) RemoveSnapshot(ctx context.Context, addr mvm.Address, id string) error {
+	addr, err := s.resolve(ctx, addr)
+	if err != nil {
+		return err
+	}
+	return s.svc.RemoveSnapshot(ctx, addr, id)
+}
+
 // Events implements Service: a tenant's client gets the events of its tenant.
 func (s *scope) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
 	if f.Tenant == "" {

@@ -119,6 +119,19 @@ func instanceStats() mvm.InstanceStats {
 	return mvm.InstanceStats{ID: "i-a3f7b2c1", State: mvm.StateRunning, PID: 4, CPU: 5, LastActive: day}
 }
 
+func asideSnapshot() mvm.AsideSnapshot {
+	return mvm.AsideSnapshot{SetAside: mvm.SetAside{Snapshot: mvm.SnapshotRef{ID: "s-00000001", Bytes: 99, Taken: day}, Why: "damaged", At: day, DataDiskMiB: 64},
+		Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1", Until: day.Add(time.Hour), Misfit: "the disks have changed since"}
+}
+func (s *script) Snapshots(ctx context.Context, f mvm.Address) ([]mvm.AsideSnapshot, error) {
+	return []mvm.AsideSnapshot{asideSnapshot()}, s.note(ctx, "Snapshots", f)
+}
+func (s *script) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string) (mvm.Instance, error) {
+	return instance(), s.note(ctx, "RestoreSnapshot", addr, id)
+}
+func (s *script) RemoveSnapshot(ctx context.Context, addr mvm.Address, id string) error {
+	return s.note(ctx, "RemoveSnapshot", addr, id)
+}
 func (s *script) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
 	return tenant(), s.note(ctx, "CreateTenant", spec)
 }

@@ -54,6 +54,14 @@ type Service interface {
 	Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error
 	Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error)
 
+	// Snapshots lists the snapshots that were set aside because they could not be used.
+	Snapshots(ctx context.Context, filter mvm.Address) ([]mvm.AsideSnapshot, error)
+	// RestoreSnapshot has a stopped instance sleep with a snapshot that was set aside.
+	// KindState, with the reason, when it does not fit the instance any more.
+	RestoreSnapshot(ctx context.Context, addr mvm.Address, snapshot string) (mvm.Instance, error)
+	// RemoveSnapshot removes a snapshot that was set aside.
+	RemoveSnapshot(ctx context.Context, addr mvm.Address, snapshot string) error
+
 	// Apply makes the deployment so, and returns the steps that it took, or would take when dry. It waits
 	// until all is as it should be, or only until it is on record.
 	Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
@@ -72,7 +80,8 @@ type Service interface {
 	NodeInfo(ctx context.Context) (mvm.NodeInfo, error)
 	NodeStats(ctx context.Context) (mvm.NodeStats, error)
 	NodeDisk(ctx context.Context) (mvm.NodeDisk, error)
-	// NodeGC removes images that nothing uses and what was set aside; returns bytes freed.
+	// NodeGC removes images that nothing uses, and snapshots that were set aside and whose
+	// time is over; returns bytes freed.
 	NodeGC(ctx context.Context) (int64, error)
 	// NetVerify checks the host's isolation; live also tries it from running guests.
 	NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error)

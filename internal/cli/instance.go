@@ -17,7 +17,7 @@ func (a *app) instanceCmd() *cobra.Command {
 	for _, op := range operations() {
 		cmd.AddCommand(a.operateCmd(op))
 	}
-	cmd.AddCommand(a.execCmd(), a.logsCmd(), a.instanceStatsCmd(), a.instanceDestroyCmd())
+	cmd.AddCommand(a.execCmd(), a.logsCmd(), a.instanceStatsCmd(), a.instanceSnapshotsCmd(), a.instanceDestroyCmd())
 	return cmd
 }
 
@@ -150,6 +150,9 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 	}
 	if i.Snapshot != nil {
 		t.add("snapshot", fmt.Sprintf("%s, %s, taken %s ago", i.Snapshot.ID, size(i.Snapshot.Bytes), a.ago(i.Snapshot.Taken)))
+	}
+	for _, s := range i.SetAside {
+		t.add("set aside", fmt.Sprintf("%s, %s, %s ago: %s", s.Snapshot.ID, size(s.Snapshot.Bytes), a.ago(s.At), s.Why))
 	}
 	for _, s := range i.Integrations {
 		t.add("integration", s.Name+" "+a.integrationText(s))

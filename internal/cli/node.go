@@ -87,7 +87,7 @@ func nodeDiskTable(n mvm.NodeDisk) table {
 }
 
 func (a *app) nodeGCCmd() *cobra.Command {
-	return &cobra.Command{Use: "gc", Short: "Remove images that nothing uses and snapshots that were set aside", Args: cobra.NoArgs,
+	return &cobra.Command{Use: "gc", Short: "Remove images that nothing uses, and snapshots that were set aside and whose time is over", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
 				n, err := c.NodeGC(ctx)

@@ -18,6 +18,7 @@ import (
 	"mvm/internal/cli"
 	"mvm/internal/driver"
 	"mvm/internal/image"
+	"mvm/internal/manifest"
 	"mvm/internal/network"
 	"mvm/internal/owner"
 	"mvm/internal/policy"
@@ -130,7 +131,8 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log}),
-		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention, Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
+		MakeDisk:  p.makeDisk, DNS: dns, Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
+		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		Trust:        stateTrust(o.Trust),
 		MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
@@ -171,4 +173,13 @@ func lookupGroup(name string) (int, error) {
 		return 0, mvm.Errorf(mvm.KindInvalid, "socket_group %s has gid %q", name, g.Gid)
 	}
 	return gid, nil
+}
+
+// setAsideLimits are the agent's, for which 0 is the default.
+func setAsideLimits(c manifest.SnapshotConfig) agent.SetAsideLimits {
+	l := agent.SetAsideLimits{Keep: c.Keep, PerInstance: c.PerInstance, Bytes: int64(c.GiB) << 30}
+	if l.Keep == 0 || l.Bytes == 0 {
+		l.Keep = -1
+	}
+	return l
 }

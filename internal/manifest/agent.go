@@ -25,7 +25,8 @@ type AgentConfig struct {
 	Reconcile   ReconcileConfig
 	Hostd       HostdConfig  // who has the rights
 	Memory      MemoryConfig // when the host has too little
-	Trust       TrustConfig  // trusted keys, production mode, source of the master key
+	Snapshots   SnapshotConfig
+	Trust       TrustConfig // trusted keys, production mode, source of the master key
 
 	Observe ObserveConfig // what it tells of itself
 
@@ -80,7 +81,7 @@ func agentKeys() []agentKey {
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers},
 	}
-	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), remoteKeys(), observeKeys(), trustKeys())
+	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), snapshotKeys(), remoteKeys(), observeKeys(), trustKeys())
 }
 
 func absolute(limit int) func(string) error {

@@ -198,7 +198,8 @@ var tells = map[[2]mvm.State][]mvm.Action{
 	{mvm.StateWarm, mvm.StateSleeping}:    {mvm.InstanceSlept},
 	{mvm.StateRunning, mvm.StateStopped}:  {mvm.InstanceStopped},
 	{mvm.StateWarm, mvm.StateStopped}:     {mvm.InstanceStopped},
-	{mvm.StateSleeping, mvm.StateStopped}: {mvm.InstanceStopped, mvm.SnapshotDeleted},
+	{mvm.StateSleeping, mvm.StateStopped}: {mvm.InstanceStopped, mvm.SnapshotDeleted, mvm.SnapshotSetAside},
+	{mvm.StateStopped, mvm.StateSleeping}: {mvm.SnapshotBroughtBack},
 }
 
 // checkStep compares an instance with what it was.

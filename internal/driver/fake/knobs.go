@@ -9,9 +9,12 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"mvm"
+	"mvm/internal/driver"
 )
 
 // Knobs are the content of a knob file, with which a test turns the knobs of an
@@ -20,6 +23,9 @@ import (
 //	{"fail": {"snapshot.state": "disk full"},
 //	 "latency_ms": {"resume": 60000},
 //	 "guests": {"": {"never_ready": true}, "i-a3f7b2c1": {"silent": true, "only": ["SleepPrep"]}}}
+//
+// A failure that is the name of an errno ("ENOSPC") is that errno, as a host that lacks
+// something gives it; one that begins with "snapshot: " is a driver.SnapshotError.
 //
 // A long latency holds the agent in exactly one step, to be killed there.
 type Knobs struct {
@@ -73,7 +79,7 @@ func Follow(h *Host, path string) Options {
 				return err
 			}
 			if text, ok := k.Fail[op]; ok {
-				return errors.New(text)
+				return failure(text)
 			}
 			return nil
 		},
@@ -82,6 +88,20 @@ func Follow(h *Host, path string) Options {
 			return time.Duration(k.LatencyMS[op]) * time.Millisecond
 		},
 	}
+}
+
+// failure is the error that a knob's text stands for.
+func failure(text string) error {
+	if what, ok := strings.CutPrefix(text, "snapshot: "); ok {
+		return &driver.SnapshotError{Err: mvm.Errorf(mvm.KindInvalid, "%s", what)}
+	}
+	for name, errno := range map[string]syscall.Errno{"ENOSPC": syscall.ENOSPC, "EDQUOT": syscall.EDQUOT, "EMFILE": syscall.EMFILE,
+		"ENFILE": syscall.ENFILE, "ENOMEM": syscall.ENOMEM, "EAGAIN": syscall.EAGAIN, "EROFS": syscall.EROFS, "EIO": syscall.EIO} {
+		if text == name {
+			return errno
+		}
+	}
+	return errors.New(text)
 }
 
 // knobBehavior is the behaviour that the knob file has for the instance.

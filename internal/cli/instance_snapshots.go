@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+const snapshotsHelp = `Snapshots that their instance could not be woken from, with the reason. They are kept
+for set_aside_days (7), as far as set_aside_per_instance (2) and set_aside_gib (20) allow.
+
+An instance that was not woken because the host lacked something, such as disk space,
+sleeps on with its snapshot: that is not set aside.
+`
+
+func (a *app) instanceSnapshotsCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "snapshots COMMAND", Short: "Snapshots that were set aside because they could not be used",
+		Args: cobra.ArbitraryArgs, RunE: group}
+	cmd.AddCommand(a.snapshotsListCmd(), a.snapshotsRestoreCmd(), a.snapshotsRmCmd())
+	return cmd
+}
+
+func (a *app) snapshotsListCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "list [TENANT | TENANT/POOL | INSTANCE] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List snapshots that were set aside",
+		Long: "List snapshots that were set aside.\n\n" + snapshotsHelp, Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		filter, err := optionalAddress(args)
+		if err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			all, err := c.Snapshots(ctx, filter)
+			if err != nil {
+				return err
+			}
+			return a.print(*out, all, func() table { return a.snapshotTable(all) })
+		})
+	}
+	return cmd
+}
+
+func (a *app) snapshotTable(all []mvm.AsideSnapshot) table {
+	t := table{head: []string{"INSTANCE", "SNAPSHOT", "SIZE", "TAKEN", "SET ASIDE", "KEPT FOR", "FITS", "WHY"}, none: "no snapshots are set aside"}
+	for _, s := range all {
+		fits := "yes"
+		if s.Misfit != "" {
+			fits = "no: " + s.Misfit
+		}
+		at := mvm.Address{Tenant: s.Tenant, Pool: s.Pool, Instance: s.Instance}
+		t.add(at.String(), s.Snapshot.ID, size(s.Snapshot.Bytes), a.ago(s.Snapshot.Taken), a.ago(s.At), age(max(0, s.Until.Sub(a.Now()))), fits, s.Why)
+	}
+	return t
+}
+
+const snapshotsRestoreHelp = `Have a stopped instance sleep with a snapshot that was set aside; wake it then.
+
+It is refused when the instance has gone on since: when its data disk was in use after
+the snapshot, memory and disk do not belong together any more.
+`
+
+func (a *app) snapshotsRestoreCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "restore INSTANCE SNAPSHOT [-o FORMAT]", Short: "Bring back a snapshot that was set aside", Long: snapshotsRestoreHelp,
+		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeInstances}
+	out := outputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := mvm.ValidateSnapshotID(args[1]); err != nil {
+			return err
+		}
+		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			i, err := c.RestoreSnapshot(ctx, at, args[1])
+			if err != nil {
+				return err
+			}
+			a.say("%s is %s with snapshot %s; wake it with `mvm instance wake %s`", i.Address(), i.State, args[1], i.ID)
+			return a.printChanged(*out, i, i.Address().String())
+		})
+	}
+	return cmd
+}
+
+func (a *app) snapshotsRmCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "rm INSTANCE SNAPSHOT... [--yes]", Short: "Remove snapshots that were set aside",
+		Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completeInstances}
+	yes := yesFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		ids := args[1:]
+		for _, id := range ids {
+			if err := mvm.ValidateSnapshotID(id); err != nil {
+				return err
+			}
+		}
+		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+			if err := a.confirm(cmd, *yes, fmt.Sprintf("This removes for good what the memory of %s held: %s.", at, strings.Join(ids, ", "))); err != nil {
+				return err
+			}
+			var errs []error
+			for _, id := range ids {
+				err := c.RemoveSnapshot(ctx, at, id)
+				if err == nil {
+					a.say("snapshot %s removed", id)
+				}
+				errs = append(errs, err)
+			}
+			return firstOf(errs, a)
+		})
+	}
+	return cmd
+}
