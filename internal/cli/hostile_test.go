@@ -172,6 +172,16 @@ func (s wickedService) Instances(context.Context, mvm.Address) ([]mvm.Instance, 
 func (s wickedService) Instance(context.Context, mvm.Address) (mvm.Instance, error) {
 	return some[mvm.Instance](s)
 }
+func (s wickedService) Snapshots(context.Context, mvm.Address) ([]mvm.AsideSnapshot, error) {
+	return some[[]mvm.AsideSnapshot](s)
+}
+func (s wickedService) RestoreSnapshot(context.Context, mvm.Address, string) (mvm.Instance, error) {
+	return some[mvm.Instance](s)
+}
+func (s wickedService) RemoveSnapshot(context.Context, mvm.Address, string) error {
+	_, err := some[int](s)
+	return err
+}
 func (s wickedService) Why(context.Context, mvm.Address) (mvm.Story, error) {
 	return some[mvm.Story](s)
 }
