@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,13 +156,20 @@ func (o *operation) nextDiskGeneration(context.Context) error {
 	return nil
 }
 
-// sameDiskGeneration takes nextDiskGeneration back where there was no VMM for want of
-// something: the disks are as they were.
+// sameDiskGeneration has snapshots that were set aside fit the disks as before, where
+// there was no VMM for want of something: the disks are as they were.
 func (o *operation) sameDiskGeneration(context.Context) error {
-	if _, lacks := sys.Fault(o.failure); !lacks || o.booted {
+	if _, lacks := sys.Fault(o.failure); !lacks || o.booted || len(o.inst.SetAside) == 0 {
 		return nil
 	}
-	return o.save(func(i *mvm.Instance) { i.DiskGeneration-- })
+	return o.save(func(i *mvm.Instance) {
+		i.SetAside = slices.Clone(i.SetAside)
+		for n, s := range i.SetAside {
+			if s.Snapshot.DiskGeneration == i.DiskGeneration-1 {
+				i.SetAside[n].Snapshot.DiskGeneration = i.DiskGeneration
+			}
+		}
+	})
 }
 
 func (o *operation) startVMM(ctx context.Context) error {

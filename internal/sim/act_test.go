@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing/synctest"
 	"time"
 
@@ -44,6 +45,7 @@ func deeds() []deed {
 		{4, (*world).killVMM},
 		{8, (*world).behave},
 		{4, (*world).setFaults},
+		{4, (*world).lack},
 		{4, (*world).killAgent},
 		{2, (*world).restartAgent},
 		{1, (*world).powerLoss},
@@ -410,6 +412,24 @@ func (w *world) setFaults() {
 	w.note("faults %+v", f)
 	w.faults = f
 }
+
+// lack has the host lack something that every VMM needs, or lack nothing any more; and
+// somebody wants a sleeper awake meanwhile.
+func (w *world) lack() {
+	all := []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EROFS, syscall.EIO}
+	n := w.rng.IntN(2 * len(all))
+	w.lacks = nil
+	if n < len(all) {
+		w.lacks = mvm.Errorf(mvm.KindInternal, "make VMM: %w", all[n])
+	}
+	w.note("the host lacks %v", w.lacks)
+	if i, ok := w.instance(func(s *seen) bool { return s.now.State == mvm.StateSleeping }); ok {
+		w.op(i.ID, mvm.OpWake, false)
+	}
+}
+
+// needsHost are the driver's operations that a host which lacks something can't do.
+var needsHost = []fake.Op{fake.OpInfo, fake.OpStart, fake.OpStartBoot, fake.OpRestore, fake.OpRestoreLoad, fake.OpResume, fake.OpRecover, fake.OpPaused}
 
 func (w *world) killAgent() {
 	if !w.life.dead.Load() && !w.life.is(&w.life.closed) {

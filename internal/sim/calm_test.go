@@ -24,7 +24,7 @@ const restTime = time.Hour
 func (w *world) calm() {
 	w.note("calm")
 	was := w.faults
-	w.faults = faults{}
+	w.faults, w.lacks = faults{}, nil
 	for _, id := range slices.Sorted(maps.Keys(w.model.behaved)) {
 		w.host.Behave(id, fake.Behavior{})
 	}

@@ -7,6 +7,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // check looks at the host after a step, with everybody standing still.
@@ -102,7 +103,20 @@ func (w *world) checkEvents(events []mvm.Event) {
 			return
 		}
 		w.model.lastSeq = e.Seq
+		w.checkMemory(e)
 		w.note("event %d %s %s by %s", e.Seq, e.Action, cmp.Or(e.Instance, e.Tenant+"/"+e.Pool), e.By)
+	}
+}
+
+// checkMemory: memory is never given up for a fault of the host. Nothing damages a
+// snapshot here, so none is set aside; one that was used already is given up for its
+// guest's sake, and not because the host lacked something.
+func (w *world) checkMemory(e mvm.Event) {
+	if e.Action == mvm.SnapshotSetAside {
+		w.fail("the snapshot of %s was set aside, and nothing is wrong with it: %s", e.Instance, e.Why)
+	}
+	if errno, lacks := sys.FaultIn(e.Why); lacks && e.Action == mvm.SnapshotDeleted {
+		w.fail("the memory of %s was given up, for the host's %v: %s", e.Instance, errno, e.Why)
 	}
 }
 

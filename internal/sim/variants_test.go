@@ -28,6 +28,8 @@ func variants() []variant {
 			"	if err == nil {\n		o.inst = now\n	}", "	o.inst = now"},
 		{"a snapshot is not marked as consumed", "internal/agent/wake.go",
 			"s.Consumed = true", "s.Consumed = false"},
+		{"a fault of the host counts as a bad snapshot", "internal/agent/wake.go",
+			"if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed {", "if true {"},
 		{"the quota of running instances is not looked at", "internal/agent/quota.go",
 			"case u.Running+1 > q.MaxRunning:", "case false:"},
 		{"the last of the operations that wait is lost", "internal/agent/runner.go",

@@ -52,6 +52,7 @@ type world struct {
 	life   *life
 	lives  int
 	faults faults
+	lacks  error // what the host lacks to run VMMs; nil: nothing
 	dirty  atomic.Bool // the store changed since it was looked at
 	cmds   map[int]*command
 	nextID int
@@ -112,7 +113,7 @@ func (w *world) runSteps(steps int) {
 	}
 	if w.failed() == "" {
 		w.calm()
-		w.faults = faults{}
+		w.faults, w.lacks = faults{}, nil
 		w.epilogue()
 	}
 	w.shutDown()
@@ -231,7 +232,10 @@ func (w *world) letGo(p *point) {
 			return
 		}
 		// Nothing is left to fail of a step that ended with its commit.
-		if fail && !strings.HasSuffix(p.name, ".open:after") && !strings.HasSuffix(p.name, ".commit:after") {
+		if w.lacks != nil && p.what == atDriver && slices.Contains(needsHost, fake.Op(p.name)) {
+			v.err = w.lacks
+			what = " lacks something"
+		} else if fail && !strings.HasSuffix(p.name, ".open:after") && !strings.HasSuffix(p.name, ".commit:after") {
 			v.err = faultErrors[errNo]
 			what = " fails"
 		} else if slow && p.what != atSeam {
