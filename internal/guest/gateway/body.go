@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -70,12 +69,4 @@ func (x *exchange) grow(limit int) bool {
 	x.budgeted += more
 	x.buffered = append(make([]byte, 0, size), x.buffered...)
 	return true
-}
-
-// replay returns the buffered body, as often as it is called.
-func (x *exchange) replay() (io.ReadCloser, error) {
-	if len(x.buffered) == 0 {
-		return http.NoBody, nil
-	}
-	return io.NopCloser(bytes.NewReader(x.buffered)), nil
 }

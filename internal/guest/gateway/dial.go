@@ -34,34 +34,36 @@ type proof struct {
 	err  error
 }
 
-// dialer returns the way to connect to the backend's instance. The errors are
-// *dialError.
+// connect connects to the backend's instance, or takes a link that is offered
+// meanwhile. Its errors are *dialError.
 //
 // The first connection to a backend is tried several times at once, for its machine
 // may just be coming up; all others wait for it. After that each is one try, a bounded
 // number of them at a time, the others queue in the order of their coming.
-func (ro *roster) dialer(b *backend) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	return func(ctx context.Context, _, addr string) (net.Conn, error) {
-		if !ro.group.enter() {
-			return nil, &dialError{net.ErrClosed}
-		}
-		defer ro.group.leave()
-		ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
-		defer cancel()
-		defer context.AfterFunc(b.ctx, cancel)()
-		conn, err := ro.prove(ctx, b, addr)
-		if conn == nil && err == nil {
-			conn, err = ro.queue(ctx, b, addr)
-		}
-		if err != nil {
-			if errors.Is(context.Cause(ctx), errCrowded) {
-				err = errCrowded
-			}
-			return nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
-		}
-		b.connected.Store(int64(ro.mono()))
-		return ro.gate(b.w, conn)
+func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <-chan *link) (*gatedConn, *link, error) {
+	if !ro.group.enter() {
+		return nil, nil, &dialError{net.ErrClosed}
 	}
+	defer ro.group.leave()
+	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
+	defer cancel()
+	defer context.AfterFunc(b.ctx, cancel)()
+	conn, err := ro.prove(ctx, b, addr)
+	if conn == nil && err == nil {
+		var k *link
+		if conn, k, err = ro.queue(ctx, b, addr, offers); k != nil {
+			return nil, k, nil
+		}
+	}
+	if err != nil {
+		if errors.Is(context.Cause(ctx), errCrowded) {
+			err = errCrowded
+		}
+		return nil, nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
+	}
+	b.connected.Store(int64(ro.mono()))
+	c, err := ro.gate(b.w, conn)
+	return c, nil, err
 }
 
 // errCrowded ends a wait in the queue for a connection to an instance.
@@ -113,15 +115,24 @@ func (ro *roster) tryProof(ctx context.Context, b *backend, p *proof, addr strin
 	return conn, err
 }
 
-// queue connects to a backend that took connections before, when its turn has come. A
-// failure while others succeed is one of that try only: it is made again.
-func (ro *roster) queue(ctx context.Context, b *backend, addr string) (net.Conn, error) {
+// queue connects to a backend that took connections before, when its turn has come, or
+// returns a link that was offered before.
+func (ro *roster) queue(ctx context.Context, b *backend, addr string, offers <-chan *link) (net.Conn, *link, error) {
 	select {
 	case b.dials <- struct{}{}:
+	case k := <-offers:
+		return nil, k, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	defer func() { <-b.dials }()
+	conn, err := ro.reconnect(ctx, b, addr)
+	return conn, nil, err
+}
+
+// reconnect connects to a backend that took connections before. A failure while others
+// succeed is one of that try only: it is made again.
+func (ro *roster) reconnect(ctx context.Context, b *backend, addr string) (net.Conn, error) {
 	for {
 		began := ro.mono()
 		limited, cancel := context.WithTimeout(ctx, ro.lim.Reconnect)

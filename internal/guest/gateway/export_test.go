@@ -28,3 +28,14 @@ func (r *Router) Stuck() bool {
 	}
 	return false
 }
+
+// Links counts the connections to instances.
+func (r *Router) Links() int {
+	r.roster.mu.Lock()
+	defer r.roster.mu.Unlock()
+	n := 0
+	for _, w := range r.roster.workers {
+		n += len(w.conns)
+	}
+	return n
+}

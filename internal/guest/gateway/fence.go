@@ -62,7 +62,7 @@ func (ro *roster) bury(w *worker) dead {
 // end cuts off every connection to the worker. No lock is held.
 func (d dead) end() {
 	if d.b != nil {
-		d.b.transport.CloseIdleConnections()
+		d.b.closeIdle()
 	}
 	for _, c := range d.conns {
 		c.cut()
@@ -106,7 +106,7 @@ func (ro *roster) fenceAll() {
 // to its instance, which then ask the host first. No lock is held.
 func wind(b *backend, busy []*gatedConn) {
 	if b != nil {
-		b.transport.CloseIdleConnections()
+		b.closeIdle()
 	}
 	for _, c := range busy {
 		_ = c.Conn.SetWriteDeadline(longAgo)

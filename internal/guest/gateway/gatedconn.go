@@ -19,10 +19,7 @@ type gatedConn struct {
 	w    *worker
 	busy atomic.Bool // a write is under way
 
-	attempt atomic.Pointer[attempt] // the newest, of an HTTP connection
-
 	mu     sync.Mutex
-	ended  error // of reading
 	closed bool
 	cancel context.CancelFunc // of a wake that a write waits for
 }
@@ -32,7 +29,7 @@ var errGone = errors.New("the instance has ended")
 
 // gate makes the connection one that sends only while its instance is awake. Where the
 // instance is gone already it closes it.
-func (ro *roster) gate(w *worker, conn net.Conn) (net.Conn, error) {
+func (ro *roster) gate(w *worker, conn net.Conn) (*gatedConn, error) {
 	c := &gatedConn{Conn: conn, ro: ro, w: w}
 	ro.mu.Lock()
 	gone := w.gone.Load()
@@ -47,37 +44,11 @@ func (ro *roster) gate(w *worker, conn net.Conn) (net.Conn, error) {
 	return c, nil
 }
 
-// begin binds the next request to the connection.
-func (c *gatedConn) begin(a *attempt) {
-	c.mu.Lock()
-	c.attempt.Store(a)
-	ended := c.ended
-	c.mu.Unlock()
-	if ended != nil {
-		a.end(ended)
-	}
-}
-
 // Read reads from the instance.
 func (c *gatedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if n > 0 {
-		if a := c.attempt.Load(); a != nil && !a.answered.Load() {
-			a.answered.Store(true)
-		}
-	}
-	if err == nil {
-		return n, nil
-	}
-	if c.w.gone.Load() {
+	if err != nil && c.w.gone.Load() {
 		err = errGone // also for an end that came in order: what was to follow is lost
-	}
-	c.mu.Lock()
-	c.ended = err
-	a := c.attempt.Load()
-	c.mu.Unlock()
-	if a != nil {
-		a.end(err)
 	}
 	return n, err
 }
@@ -88,9 +59,6 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 func (c *gatedConn) Write(p []byte) (int, error) {
 	sent := 0
 	err := c.whileAwake(func() error {
-		if a := c.attempt.Load(); a != nil && !a.send() {
-			return net.ErrClosed
-		}
 		n, err := c.Conn.Write(p[sent:])
 		sent += n
 		return err
@@ -176,7 +144,7 @@ func (c *gatedConn) cut() {
 
 // cutOff closes any connection as cut does.
 func cutOff(c net.Conn) {
-	if g, ok := c.(*gatedConn); ok {
+	if g, ok := c.(interface{ cut() }); ok {
 		g.cut()
 		return
 	}

@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -69,7 +68,6 @@ type Router struct {
 	complaints complaints
 
 	roster  *roster
-	proxy   *httputil.ReverseProxy
 	buffers copyBuffers
 	server  *http.Server
 	queue   *connQueue
@@ -109,7 +107,6 @@ func New(opt Options) *Router {
 	r.bodies.free.Store(int64(r.lim.KeyBodies))
 	r.roster = newRoster(r.ctx, &r.group, opt, r.lim)
 	r.queue = newConnQueue()
-	r.proxy = r.newProxy()
 	r.server = r.newServer()
 	r.table.Store(&table{})
 	return r

@@ -58,7 +58,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 		refuse(w, req, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port))
 		return
 	}
-	x := &exchange{r: r, port: route.To.TargetPort}
+	x := &exchange{r: r, client: c, port: route.To.TargetPort}
 	defer x.end()
 	key, err := x.key(w, req, route)
 	if err != nil {
@@ -69,7 +69,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	x.target = targetOf(route.To, key)
 	// The instance may answer while the body still comes.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)))
+	x.pass(w, req)
 }
 
 // resetUnended sees to it that an answer which is broken off can't be taken for a whole

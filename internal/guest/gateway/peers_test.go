@@ -116,8 +116,10 @@ func TestConnectionsToAnInstanceThatIsGoneEnd(t *testing.T) {
 func testGone(t *testing.T, lose func(l *lab)) {
 	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne), tcpRoute("ssh", 22, "", anyOne))
 	l.host.script(says(boot3(1)))
+	var arrived atomic.Int32
 	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/again" {
+			arrived.Add(1)
 			hang(w, r)
 		}
 	}))
@@ -176,7 +178,7 @@ func testGone(t *testing.T, lose func(l *lab)) {
 		}
 		return err
 	})
-	eventually(t, "all is under way", func() bool { open, _ := l.router.Use(id3); return open == 5 })
+	eventually(t, "all is under way", func() bool { open, _ := l.router.Use(id3); return open == 5 && arrived.Load() == 4 })
 	if p := l.router.Peers().Instances; len(p) != 1 || p[0] != (guestproto.Peer{InstanceID: id3, Boot: 1}) {
 		t.Errorf("peers %+v, want the first boot of three", p)
 	}

@@ -1,22 +1,20 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httputil"
 	"sync/atomic"
 	"syscall"
 
 	"mvm"
 )
 
-type exchangeKey struct{}
-
 // exchange is one request on its way to an instance and back.
 type exchange struct {
 	r        *Router
+	client   *clientConn
 	target   target
 	port     int
 	lease    *lease
@@ -32,31 +30,26 @@ func (x *exchange) end() {
 	x.r.bodies.give(x.budgeted)
 }
 
-func (r *Router) newProxy() *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{
-		Rewrite:        rewrite,
-		Transport:      roundTripper{r},
-		FlushInterval:  -1, // streams pass at once
-		BufferPool:     &r.buffers,
-		ErrorLog:       slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
-		ModifyResponse: markStream,
-		ErrorHandler:   r.fail,
+// pass sends the request to an instance, and the client its answer.
+func (x *exchange) pass(w http.ResponseWriter, req *http.Request) {
+	a, err := x.answer(w, req)
+	if err != nil {
+		x.r.fail(w, req, err)
+		return
 	}
-}
-
-// rewrite makes the request to the instance: everything as it came, but that who
-// sent it is told by the gateway alone.
-func rewrite(p *httputil.ProxyRequest) {
-	p.Out.URL.Scheme = "http"
-	p.Out.URL.RawQuery = p.In.URL.RawQuery
-	p.Out.Host = p.In.Host
-	p.Out.Header.Del("X-Real-Ip")
-	p.SetXForwarded()
+	defer a.end()
+	if a.res.StatusCode == http.StatusSwitchingProtocols {
+		x.upgrade(w, req, a)
+		return
+	}
+	if err := a.pass(w, &x.r.buffers); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // fail answers a request that got no response.
 func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
-	if req.Context().Err() != nil && !errors.Is(err, errBroken) {
+	if req.Context().Err() != nil {
 		refuse(w, req, refused(503, defaultRetry, "the request was given up")) // the client is gone
 		return
 	}
@@ -64,41 +57,24 @@ func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
 	refuse(w, req, err)
 }
 
-// roundTripper finds an instance for a request and sends it there.
-type roundTripper struct{ r *Router }
-
-// RoundTrip sends the request. It sends it again, once, when nothing was sent: the
-// instance takes no connection any more, or the pooled connection had ended. And once
-// where a pooled connection ended after it was sent and before a byte of the answer
-// came, if to do it twice is the same as once.
-func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
-	x, ok := req.Context().Value(exchangeKey{}).(*exchange)
-	if !ok {
-		return nil, errors.New("request without an exchange")
-	}
-	body := &keptBody{ReadCloser: req.Body}
+// answer finds an instance for the request and returns its answer. It sends the request
+// again, once, when nothing was sent: the instance takes no connection any more, or the
+// pooled connection had ended. And once where a pooled connection ended after it was
+// sent and before a byte of the answer came, if to do it twice is the same as once.
+func (x *exchange) answer(w http.ResponseWriter, req *http.Request) (*answer, error) {
 	for again := false; ; again = true {
-		l, err := rt.r.roster.lease(req.Context(), x.target)
+		l, err := x.r.roster.lease(req.Context(), x.target)
 		if err != nil {
 			return nil, err
 		}
 		x.lease = l
-		a := newAttempt(req.Context())
-		if req.Body != nil && !x.has {
-			a.onEnd = func() { unblock(req, body) }
-		}
-		res, err := l.b.transport.RoundTrip(x.outgoing(req, l, body).WithContext(a.ctx))
+		a, err := x.try(w, req, again)
 		if err == nil {
-			return res, nil
+			return a, nil
 		}
-		a.cancel(err)
-		if a.isBroken() {
-			err = errors.Join(errBroken, err)
-		}
-		var unconnected *dialError
-		dialing := errors.As(err, &unconnected)
 		gaveUp := req.Context().Err() != nil || errors.Is(err, errCrowded)
-		final := again || gaveUp || dialing && l.fresh() || !dialing && !x.repeatable(req, body, a, l)
+		dialing := a == nil
+		final := again || gaveUp || dialing && l.fresh() || !dialing && !x.repeatable(req, a)
 		if !gaveUp && (dialing || unanswering(err)) {
 			l.doubt()
 		}
@@ -111,15 +87,24 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// unblock ends a read of the request's body: the instance's connection has ended, and
-// the transport would wait for the client.
-func unblock(req *http.Request, body *keptBody) {
-	if sent, ok := body.ReadCloser.(*sentBody); ok && sent.whole.Load() {
-		return
+// try sends the request over one connection and reads the head of the answer. Where it
+// failed before there was a connection it returns no answer, else one that has ended.
+func (x *exchange) try(w http.ResponseWriter, req *http.Request, again bool) (*answer, error) {
+	l := x.lease
+	link, err := l.ro.link(req.Context(), l.b, l.addr(x.port), again)
+	if err != nil {
+		return nil, err
 	}
-	if c, ok := req.Context().Value(clientKey{}).(*clientConn); ok {
-		_ = c.SetReadDeadline(longAgo)
+	a := &answer{ro: l.ro, link: link, body: keptBody{Reader: req.Body}, stop: context.AfterFunc(req.Context(), func() { _ = link.Close() })}
+	if err := x.ask(a, req); err != nil {
+		a.end()
+		return a, err
 	}
+	if err := a.readHead(w, req); err != nil {
+		a.end()
+		return a, err
+	}
+	return a, nil
 }
 
 // unanswering reports whether the error is one of a connection whose other end did not
@@ -128,18 +113,18 @@ func unanswering(err error) bool {
 	return errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH)
 }
 
-// repeatable reports whether the request may be sent a second time after the attempt.
-func (x *exchange) repeatable(req *http.Request, body *keptBody, a *attempt, l *lease) bool {
-	if req.Body != nil && !x.has && body.read.Load() {
-		return false // some of it is lost
+// repeatable reports whether the request may be sent a second time after the try.
+func (x *exchange) repeatable(req *http.Request, a *answer) bool {
+	if !a.unread {
+		return false // some of the body is lost
 	}
-	sent, reused, answered := a.state()
-	if !sent {
+	k := a.link
+	if !k.sent.Load() {
 		return true
 	}
 	switch req.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return reused && !answered && !l.b.w.gone.Load()
+		return k.reused && k.came == 0 && !k.w.gone.Load()
 	}
 	return false
 }
@@ -167,85 +152,27 @@ type unanswered struct {
 func (e *unanswered) Error() string   { return e.text + ": " + e.cause.Error() }
 func (e *unanswered) Unwrap() []error { return []error{e.refusal, e.cause} }
 
-// outgoing is the request for the lease's instance.
-func (x *exchange) outgoing(req *http.Request, l *lease, body *keptBody) *http.Request {
-	out := req.WithContext(req.Context())
-	u := *req.URL
-	u.Host = l.addr(x.port)
-	out.URL = &u
-	switch {
-	case x.has:
-		out.Body, _ = x.replay()
-		out.GetBody, out.ContentLength, out.TransferEncoding = x.replay, int64(len(x.buffered)), nil
-	case req.Body != nil:
-		out.Body = body
-	}
-	return out
+// keptBody is a request's body for one try to send it. Once it is closed no reading
+// begins, and it is known whether any did.
+type keptBody struct {
+	io.Reader
+	state atomic.Int32
 }
 
-// keptBody is a body that a failed try does not close, and that knows whether
-// something was read of it.
-type keptBody struct {
-	io.ReadCloser
-	read atomic.Bool
-}
+// States of a keptBody.
+const (
+	bodyWhole int32 = iota
+	bodyRead
+	bodyClosed
+)
 
 // Read reads from the client.
 func (b *keptBody) Read(p []byte) (int, error) {
-	b.read.Store(true)
-	return b.ReadCloser.Read(p)
+	if !b.state.CompareAndSwap(bodyWhole, bodyRead) && b.state.Load() == bodyClosed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	return b.Reader.Read(p)
 }
 
-// Close does nothing: the proxy closes the body at the request's end.
-func (b *keptBody) Close() error { return nil }
-
-// markStream makes a connection that was upgraded count as a stream.
-func markStream(res *http.Response) error {
-	if res.StatusCode != http.StatusSwitchingProtocols {
-		return nil
-	}
-	x, ok := res.Request.Context().Value(exchangeKey{}).(*exchange)
-	back, writable := res.Body.(io.ReadWriteCloser)
-	if !ok || !writable {
-		return errors.New("upgrade without a connection")
-	}
-	client, _ := res.Request.Context().Value(clientKey{}).(*clientConn)
-	if client != nil {
-		client.plain.Store(true)
-	}
-	res.Body = &upgraded{ReadWriteCloser: back, stream: x.lease.asStream(), client: client}
-	return nil
-}
-
-// upgraded is the instance's side of an upgraded connection.
-type upgraded struct {
-	io.ReadWriteCloser
-	stream *stream
-	client *clientConn
-}
-
-// Read reads from the instance. Where that is cut off, so is the client.
-func (u *upgraded) Read(p []byte) (int, error) {
-	n, err := u.ReadWriteCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) && u.client != nil {
-		u.client.cutOnClose()
-	}
-	if n > 0 {
-		u.stream.touch()
-	}
-	return n, err
-}
-
-// Write sends to the instance, once it is awake.
-func (u *upgraded) Write(p []byte) (int, error) {
-	u.stream.touch()
-	return u.ReadWriteCloser.Write(p)
-}
-
-// CloseWrite ends the sending side.
-func (u *upgraded) CloseWrite() error {
-	if cw, ok := u.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+// close ends reading, and reports whether the body is still whole.
+func (b *keptBody) close() bool { return b.state.Swap(bodyClosed) == bodyWhole }

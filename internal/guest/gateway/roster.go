@@ -137,7 +137,6 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 			if t.spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
 				ro.ask(t, e, mvm.RequestFrom(ctx))
 			}
-			b.uses++
 			b.w.requests++
 			ro.touch(b.w)
 			return &lease{ro: ro, b: b, ip: b.w.ip}, nil, nil

@@ -69,8 +69,7 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		dial := r.roster.dialer(l.b)
-		conn, err := dial(r.ctx, "tcp", l.addr(port))
+		conn, _, err := r.roster.connect(r.ctx, l.b, l.addr(port), nil)
 		if err == nil {
 			return l, conn, nil
 		}
@@ -90,10 +89,16 @@ func (l *lease) addr(port int) string {
 	return net.JoinHostPort(l.ip.String(), strconv.Itoa(port))
 }
 
+// client is a connection from outside that can be cut off.
+type client interface {
+	net.Conn
+	reset()
+}
+
 // splice copies both ways until both ends have ended, or one failed. A failure is
 // passed on as one: the other end sees a reset, and not an end that may be taken for a
 // whole answer.
-func (r *Router) splice(s *stream, c *clientConn, back net.Conn) {
+func (r *Router) splice(s *stream, c client, back net.Conn) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	stop := context.AfterFunc(ctx, func() {
 		c.reset()

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -31,7 +30,7 @@ type worker struct {
 // pooled connections end with it.
 type backend struct {
 	w         *worker
-	transport *http.Transport
+	lanes     lanes
 	ctx       context.Context // ends with it, and with it attempts to connect
 	cancel    context.CancelFunc
 	dials     chan struct{} // one per connection that is being made, once proven
@@ -73,17 +72,6 @@ func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend
 	if w.backend == nil {
 		b := &backend{w: w, dials: make(chan struct{}, ro.lim.Dials)}
 		b.ctx, b.cancel = context.WithCancel(ro.ctx)
-		b.transport = &http.Transport{
-			DialContext:            ro.dialer(b),
-			DisableCompression:     true,
-			MaxIdleConns:           idlePerInstance,
-			MaxIdleConnsPerHost:    idlePerInstance,
-			IdleConnTimeout:        idleTime,
-			ExpectContinueTimeout:  time.Second,
-			MaxResponseHeaderBytes: 256 << 10,
-			ReadBufferSize:         4 << 10,
-			WriteBufferSize:        4 << 10,
-		}
 		w.backend = b
 		w.awake.Store(true)
 	}
@@ -170,14 +158,9 @@ func (l *lease) end() {
 	} else {
 		b.w.requests--
 	}
-	b.uses--
-	idle := b.gone && b.uses == 0
 	ro.mu.Unlock()
 	ro.touch(b.w)
 	l.b = nil
-	if idle {
-		b.transport.CloseIdleConnections()
-	}
 }
 
 // doubt forgets that the lease's instance is awake, unless that is newer than the lease.
@@ -189,7 +172,7 @@ func (l *lease) doubt() {
 	}
 	l.ro.mu.Unlock()
 	if b != nil {
-		b.transport.CloseIdleConnections()
+		b.closeIdle()
 	}
 }
 

@@ -1,0 +1,247 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"math"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// link is a connection to an instance for HTTP: one request at a time, and between two
+// of them in the backend's pool.
+type link struct {
+	*gatedConn
+	b    *backend
+	addr string
+	in   *bufio.Reader
+	out  []byte // for heads
+
+	left   int64       // bytes that may still come: while a head is read
+	came   int64       // bytes
+	sent   atomic.Bool // something of the request may have been sent
+	reused bool        // it is not the connection's first request
+	idle   time.Time
+
+	raw    syscall.RawConn // nil: can't be looked at
+	look   func(fd uintptr) bool
+	silent bool // by the last look: open, and nothing has come
+}
+
+const (
+	linkBuffer = 4 << 10
+	maxHead    = 256 << 10 // of an answer, with its 1xx answers
+)
+
+var errHead = errors.New("the head of the answer is too large")
+
+func newLink(b *backend, c *gatedConn, addr string) *link {
+	k := &link{gatedConn: c, b: b, addr: addr, left: math.MaxInt64}
+	k.in = bufio.NewReaderSize(k, linkBuffer)
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			k.raw, k.look = raw, k.peek
+		}
+	}
+	return k
+}
+
+// Read reads from the instance, within what may come.
+func (k *link) Read(p []byte) (int, error) {
+	if k.left <= 0 {
+		return 0, errHead
+	}
+	n, err := k.gatedConn.Read(p)
+	k.left -= int64(n)
+	k.came += int64(n)
+	return n, err
+}
+
+// Write sends to the instance.
+func (k *link) Write(p []byte) (int, error) {
+	n, err := k.gatedConn.Write(p)
+	if err == nil || n > 0 {
+		k.sent.Store(true)
+	}
+	return n, err
+}
+
+// peek notes whether the connection is open and silent.
+func (k *link) peek(fd uintptr) bool {
+	var b [1]byte
+	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	k.silent = errors.Is(err, syscall.EAGAIN)
+	return true
+}
+
+// usable reports whether the instance keeps the idle connection open.
+func (k *link) usable() bool {
+	if k.raw == nil {
+		return true
+	}
+	k.silent = false
+	return k.raw.Read(k.look) == nil && k.silent
+}
+
+// lane is the pool of links to one port of a backend.
+type lane struct {
+	idle   []*link    // the newest last
+	offers chan *link // to who waits for a connection
+}
+
+// lanes are a backend's pools.
+type lanes struct {
+	mu    sync.Mutex
+	at    map[string]*lane
+	count int // idle links
+	timer *time.Timer
+}
+
+// lane returns the pool of the address. b.lanes.mu is held.
+func (b *backend) lane(addr string) *lane {
+	p := b.lanes.at[addr]
+	if p == nil {
+		p = &lane{offers: make(chan *link)}
+		if b.lanes.at == nil {
+			b.lanes.at = map[string]*lane{}
+		}
+		b.lanes.at[addr] = p
+	}
+	return p
+}
+
+// idleLink takes the newest link out of the pool, nil when there is none that is open.
+func (b *backend) idleLink(addr string) *link {
+	for {
+		b.lanes.mu.Lock()
+		p := b.lane(addr)
+		n := len(p.idle) - 1
+		if n < 0 {
+			b.lanes.mu.Unlock()
+			return nil
+		}
+		k := p.idle[n]
+		p.idle[n] = nil
+		p.idle = p.idle[:n]
+		b.lanes.count--
+		b.lanes.mu.Unlock()
+		if k.usable() {
+			k.begin()
+			return k
+		}
+		_ = k.Close()
+	}
+}
+
+// begin makes the link ready for the next request.
+func (k *link) begin() {
+	k.came, k.reused = 0, true
+	k.sent.Store(false)
+}
+
+// put gives a link back that has nothing under way: to who waits for one, or to the pool.
+func (ro *roster) put(k *link) {
+	b := k.b
+	b.lanes.mu.Lock()
+	p := b.lane(k.addr)
+	if b.ctx.Err() != nil || k.in.Buffered() > 0 {
+		b.lanes.mu.Unlock()
+		_ = k.Close()
+		return
+	}
+	k.begin()
+	select {
+	case p.offers <- k:
+		b.lanes.mu.Unlock()
+		return
+	default:
+	}
+	if b.lanes.count >= idlePerInstance {
+		b.lanes.mu.Unlock()
+		_ = k.Close()
+		return
+	}
+	k.idle = time.Now()
+	p.idle = append(p.idle, k)
+	b.lanes.count++
+	if b.lanes.timer == nil {
+		b.lanes.timer = time.AfterFunc(idleTime, func() { ro.expire(b) })
+	}
+	b.lanes.mu.Unlock()
+}
+
+// expire closes the links that were idle for too long, and comes again for the others.
+func (ro *roster) expire(b *backend) {
+	if !ro.group.enter() {
+		return
+	}
+	defer ro.group.leave()
+	now := time.Now()
+	var old []*link
+	b.lanes.mu.Lock()
+	next := idleTime
+	for _, p := range b.lanes.at {
+		n := 0
+		for n < len(p.idle) && now.Sub(p.idle[n].idle) >= idleTime {
+			n++
+		}
+		old = append(old, p.idle[:n]...)
+		p.idle = append(p.idle[:0], p.idle[n:]...)
+		if len(p.idle) > 0 {
+			next = min(next, idleTime-now.Sub(p.idle[0].idle))
+		}
+	}
+	b.lanes.count -= len(old)
+	if b.lanes.timer != nil {
+		if b.lanes.count > 0 {
+			b.lanes.timer.Reset(next)
+		} else {
+			b.lanes.timer = nil
+		}
+	}
+	b.lanes.mu.Unlock()
+	for _, k := range old {
+		_ = k.Close()
+	}
+}
+
+// closeIdle closes the links in the pools. No lock is held.
+func (b *backend) closeIdle() {
+	var all []*link
+	b.lanes.mu.Lock()
+	for _, p := range b.lanes.at {
+		all = append(all, p.idle...)
+		p.idle = nil
+	}
+	b.lanes.count = 0
+	if b.lanes.timer != nil {
+		b.lanes.timer.Stop()
+		b.lanes.timer = nil
+	}
+	b.lanes.mu.Unlock()
+	for _, k := range all {
+		_ = k.Close()
+	}
+}
+
+// link returns a connection to the backend for a request: a pooled one, unless fresh is
+// asked for, or a new one.
+func (ro *roster) link(ctx context.Context, b *backend, addr string, fresh bool) (*link, error) {
+	var offers chan *link
+	if !fresh {
+		if k := b.idleLink(addr); k != nil {
+			return k, nil
+		}
+		b.lanes.mu.Lock()
+		offers = b.lane(addr).offers
+		b.lanes.mu.Unlock()
+	}
+	c, k, err := ro.connect(ctx, b, addr, offers)
+	if k != nil || err != nil {
+		return k, err
+	}
+	return newLink(b, c, addr), nil
+}
