@@ -34,6 +34,7 @@ import (
 const (
 	envPart    = "MVM_VM_PART"    // which part it plays; "": the one that go test starts
 	envPlace   = "MVM_VM_PLACE"   // the run's folder
+	envBench   = "MVM_VM_BENCH"   // of prepare: not empty, benchmarks are to run
 	envOptions = "MVM_VM_OPTIONS" // of an agent, as JSON
 )
 
@@ -71,6 +72,7 @@ func lead() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	prepare := self(ctx, "prepare", dir, "-test.run=^TestPrepare$", "-test.timeout=40m", "-test.v="+flag.Lookup("test.v").Value.String())
+	prepare.Env = append(prepare.Env, envBench+"="+flag.Lookup("test.bench").Value.String())
 	if err := prepare.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "prepare:", err)
 		return 1

@@ -4,9 +4,11 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"mvm/internal/image"
@@ -61,9 +63,14 @@ func TestPrepare(t *testing.T) {
 	writeImage(t, imgMute, minimal, workload, "/init", " mvmtest=mute")
 	writeImage(t, imgFlood, minimal, workload, "/init", " mvmtest=flood")
 	writeImage(t, imgForge, minimal, workload, "/init", " mvmtest=forge")
+	names := []string{imgWorkload, imgNext, imgMute, imgFlood, imgForge}
+	if os.Getenv(envBench) != "" {
+		prepareNginx(t, minimal)
+		names = append(names, imgNginx)
+	}
 	images, err := image.Open(store, []image.Builder{image.DirBuilder{}}, slog.New(slog.DiscardHandler))
 	must(t, err)
-	for _, name := range []string{imgWorkload, imgNext, imgMute, imgFlood, imgForge} {
+	for _, name := range names {
 		_, err := images.Build(context.Background(), imageRef(name), nil)
 		must(t, err)
 	}
@@ -93,9 +100,16 @@ func linkAll(t *testing.T, from, to string) {
 	}
 }
 
-// writeImage makes the folder of an image that is base with one file more, and more
-// kernel arguments. Linux unpacks an initrd of several archives one after another.
+// writeImage is writeImageOf with one file.
 func writeImage(t *testing.T, name string, base image.Image, file, as, args string) {
+	t.Helper()
+	writeImageOf(t, name, base, map[string]string{as: file}, args)
+}
+
+// writeImageOf makes the folder of an image that is base with more files, by their
+// paths in it, and more kernel arguments. Linux unpacks an initrd of several archives
+// one after another.
+func writeImageOf(t *testing.T, name string, base image.Image, files map[string]string, args string) {
 	t.Helper()
 	dir := filepath.Join(place(), "src", name)
 	must(t, os.MkdirAll(dir, 0o755))
@@ -108,11 +122,13 @@ func writeImage(t *testing.T, name string, base image.Image, file, as, args stri
 	defer in.Close()
 	_, err = io.Copy(out, in)
 	must(t, err)
-	b, err := os.ReadFile(file)
-	must(t, err)
 	w := cpio.NewWriter(out)
-	must(t, w.MkdirAll(filepath.Dir(as)))
-	must(t, w.Bytes(as, 0o755, string(b)))
+	for _, as := range slices.Sorted(maps.Keys(files)) {
+		b, err := os.ReadFile(files[as])
+		must(t, err)
+		must(t, w.MkdirAll(filepath.Dir(as)))
+		must(t, w.Bytes(as, 0o755, string(b)))
+	}
 	must(t, w.Close())
 	must(t, sys.WriteJSON(filepath.Join(dir, image.ManifestName), image.Image{Version: image.FormatVersion, Name: name, Arch: base.Arch,
 		Cmdline: base.Cmdline + args, Kernel: image.File{Name: base.Kernel.Name}, Initrd: image.File{Name: "initrd"}}, 0o644))

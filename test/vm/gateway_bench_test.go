@@ -1,0 +1,319 @@
+package vm_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+)
+
+// How much is asked in a round, and how many rounds there are of each kind.
+const (
+	gatewayRounds  = 7
+	gatewayClients = 8
+	roundTime      = 4 * time.Second
+	burstRounds    = 3
+)
+
+var burstSizes = []int{100, 200, 400, 800}
+
+// The ways to the worker.
+const (
+	viaNginx     = "nginx"
+	viaGateway   = "gateway"
+	viaPublished = "gateway and the agent's published port"
+)
+
+// gatewayBenchPools are a gateway, and a worker that costs as little as one can.
+const gatewayBenchPools = `
+[tenant]
+id = "acme"
+quota = { max_instances_per_pool = 2, max_pools = 8 }
+[[pools]]
+id = "gateways"
+role = "gateway"
+flake = "builtin:gateway"
+vcpus = 1
+mem_mib = 256
+desired_running = 1
+publish = ["127.0.0.1:0:8080"]
+[[pools.routes]]
+name = "published"
+match_rule = { port = 8080, path_prefix = "/" }
+target = { pool_id = "workers", instance_selector = "any", target_port = 8000 }
+`
+
+const helloServer = `
+	server {
+		listen 8000;
+		location / { return 200 "hello\n"; }
+		location /status { stub_status; }
+	}`
+
+// proxyServer is nginx as it is set up to pass requests on.
+func proxyServer(to netip.Addr) string {
+	return fmt.Sprintf(`
+	upstream workers {
+		server %s:8000;
+		keepalive 32;
+		keepalive_requests 100000000;
+	}
+	server {
+		listen 8000 proxy_protocol;
+		location / {
+			proxy_pass http://workers;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_set_header Host $host;
+			proxy_set_header X-Forwarded-For $remote_addr;
+			proxy_set_header X-Forwarded-Host $host;
+			proxy_set_header X-Forwarded-Proto $scheme;
+		}
+	}`, to)
+}
+
+// BenchmarkGateway measures the gateway's way to a worker that is awake against
+// nginx's in a VM of the same size, in turns in one run: clients that keep their
+// connections, and bursts of new ones.
+func BenchmarkGateway(b *testing.B) {
+	h := newHost(b, "qemu")
+	worker := nginxPool("workers", helloServer)
+	h.deploy(gatewayBenchPools + worker)
+	at := h.only("workers").IP
+	h.deploy(gatewayBenchPools + worker + nginxPool("proxies", proxyServer(at)))
+	g := &gatewayBench{b: b, worker: at.String() + ":8000", ways: map[string]string{
+		viaNginx: h.only("proxies").IP.String() + ":8000", viaGateway: h.only("gateways").IP.String() + ":8080", viaPublished: h.web()}}
+	for b.Loop() {
+		for _, to := range g.ways {
+			g.keepAlive(to, time.Second) // warm up
+		}
+		g.measureKeepAlive()
+		g.measureBursts()
+	}
+	if n := h.events(h.only("workers").ID, mvm.InstanceWoken); n > 0 {
+		b.Errorf("the worker was woken %d times: it was not awake all the time", n)
+	}
+}
+
+type gatewayBench struct {
+	b      *testing.B
+	worker string
+	ways   map[string]string // address by way
+}
+
+// measureKeepAlive has clients ask one after another.
+func (g *gatewayBench) measureKeepAlive() {
+	rates, p50s := map[string][]float64{}, map[string][]time.Duration{}
+	for n := range gatewayRounds {
+		for _, way := range turn(n) {
+			took := g.keepAlive(g.ways[way], roundTime)
+			rates[way] = append(rates[way], float64(len(took))/roundTime.Seconds())
+			p50s[way] = append(p50s[way], middle(took))
+		}
+	}
+	fmt.Printf("\n%d clients that keep their connections, medians of %d rounds of %v\n", gatewayClients, gatewayRounds, roundTime)
+	g.table(func(w io.Writer) {
+		fmt.Fprintln(w, "way\trequests/s\tof nginx\tp50\tof nginx")
+		for _, way := range turn(0) {
+			rate, p50 := middle(rates[way]), middle(p50s[way])
+			fmt.Fprintf(w, "%s\t%.0f\t%.2f\t%.1f ms\t%.2f\n", way, rate, rate/middle(rates[viaNginx]), ms(p50), ms(p50)/ms(middle(p50s[viaNginx])))
+		}
+	})
+	g.b.ReportMetric(middle(rates[viaGateway])/middle(rates[viaNginx]), "rate-ratio")
+	g.b.ReportMetric(ms(middle(p50s[viaGateway]))/ms(middle(p50s[viaNginx])), "p50-ratio")
+}
+
+// measureBursts has clients come all at once.
+func (g *gatewayBench) measureBursts() {
+	fmt.Printf("\nbursts of new connections, medians of %d rounds\n", burstRounds)
+	g.table(func(w io.Writer) {
+		fmt.Fprintln(w, "connections\tway\tarrived\tanswered 200\tother\tp50\tof nginx")
+		for _, size := range burstSizes {
+			all := map[string][]burst{}
+			for n := range burstRounds {
+				for _, way := range turn(n) {
+					all[way] = append(all[way], g.burst(g.ways[way], size))
+				}
+			}
+			reference := middle(p50sOf(all[viaNginx]))
+			for _, way := range turn(0) {
+				p50 := middle(p50sOf(all[way]))
+				arrived, good, other := []int{}, 0, map[string]int{}
+				for _, r := range all[way] {
+					arrived = append(arrived, r.arrived)
+					good += r.answers["200"]
+					for what, n := range r.answers {
+						if what != "200" {
+							other[what] += n
+						}
+					}
+				}
+				fmt.Fprintf(w, "%d\t%s\t%v\t%d of %d\t%v\t%.0f ms\t%.2f\n", size, way, arrived, good, size*burstRounds, other, ms(p50), ms(p50)/ms(reference))
+				if way == viaGateway {
+					g.b.ReportMetric(ms(p50)/ms(reference), fmt.Sprintf("burst-%d-p50-ratio", size))
+				}
+			}
+		}
+	})
+}
+
+// turn is the order of the ways in a round.
+func turn(n int) []string {
+	ways := []string{viaNginx, viaGateway, viaPublished}
+	n %= len(ways)
+	return append(ways[n:len(ways):len(ways)], ways[:n]...)
+}
+
+func (g *gatewayBench) table(print func(io.Writer)) {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	print(w)
+	must(g.b, w.Flush())
+	fmt.Print(out.String())
+}
+
+// keepAlive has clients ask for the time, each on one connection, and returns how long
+// each request took.
+func (g *gatewayBench) keepAlive(addr string, for_ time.Duration) []time.Duration {
+	var mu sync.Mutex
+	var all []time.Duration
+	var wg sync.WaitGroup
+	end := time.Now().Add(for_)
+	for range gatewayClients {
+		wg.Go(func() {
+			var took []time.Duration
+			c, err := g.connect(addr)
+			if err != nil {
+				g.b.Error(err)
+				return
+			}
+			defer c.Close()
+			in := bufio.NewReader(c)
+			for time.Now().Before(end) {
+				began := time.Now()
+				if code, err := request(c, in); err != nil || code != "200" {
+					g.b.Errorf("request to %s: %s %v", addr, code, err)
+					return
+				}
+				took = append(took, time.Since(began))
+			}
+			mu.Lock()
+			all = append(all, took...)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+// connect connects, and to a guest names itself as the agent does for its clients.
+func (g *gatewayBench) connect(addr string) (net.Conn, error) {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil || addr == g.ways[viaPublished] {
+		return c, err
+	}
+	from, to := c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()
+	if _, err := c.Write(guestproto.AppendProxyHeader(nil, from, to)); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// request asks once on the connection and returns the status.
+func request(c net.Conn, in *bufio.Reader) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(c, "GET /hello HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"); err != nil {
+		return "", err
+	}
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return fmt.Sprint(res.StatusCode), err
+}
+
+// burst is what became of a burst.
+type burst struct {
+	arrived int // connections at the worker
+	answers map[string]int
+	took    []time.Duration
+}
+
+func p50sOf(all []burst) []time.Duration {
+	var p50s []time.Duration
+	for _, r := range all {
+		p50s = append(p50s, middle(r.took))
+	}
+	return p50s
+}
+
+// burst has that many clients connect and ask at once.
+func (g *gatewayBench) burst(addr string, size int) burst {
+	before := g.accepted()
+	r := burst{answers: map[string]int{}}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	start := make(chan struct{})
+	for range size {
+		wg.Go(func() {
+			<-start
+			began := time.Now()
+			answer := "no connection"
+			c, err := g.connect(addr)
+			if err == nil {
+				defer c.Close()
+				if answer, err = request(c, bufio.NewReader(c)); err != nil {
+					answer = "broken off"
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			r.answers[answer]++
+			r.took = append(r.took, time.Since(began))
+		})
+	}
+	close(start)
+	wg.Wait()
+	time.Sleep(5 * time.Second) // further tries arrive too, and pooled connections end
+	r.arrived = g.accepted() - before - 1
+	return r
+}
+
+// accepted is how many connections the worker has taken, this question's included.
+func (g *gatewayBench) accepted() int {
+	_, text, err := fetch(g.b.Context(), g.worker, "/status")
+	must(g.b, err)
+	var active, accepts, handled, requests int
+	if _, err := fmt.Sscanf(text, "Active connections: %d \nserver accepts handled requests\n %d %d %d", &active, &accepts, &handled, &requests); err != nil {
+		g.b.Fatalf("the worker's counters are %q: %v", text, err)
+	}
+	return accepts
+}
+
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// middle is the median.
+func middle[T int | float64 | time.Duration](of []T) T {
+	var zero T
+	if len(of) == 0 {
+		return zero
+	}
+	sorted := slices.Sorted(slices.Values(of))
+	return sorted[len(sorted)/2]
+}
