@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -42,7 +43,7 @@ func Boot(log *slog.Logger) error {
 	if err := loadModules(modulesFile, log); err != nil {
 		return err
 	}
-	if err := errors.Join(setLimits(), loopbackUp()); err != nil {
+	if err := errors.Join(setLimits(), RaiseQueues(), loopbackUp()); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "boot: %w", err)
 	}
 	if err := waitForDisks(); err != nil {
@@ -138,6 +139,34 @@ func setLimits() error {
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 		return fmt.Errorf("protect PID 1 from the OOM killer: %w", err)
+	}
+	return nil
+}
+
+// RaiseQueues has the kernel hold a burst of new connections until programs take them,
+// where it is set to hold fewer, and lets a port of a connection that has ended be used
+// for the next one to the same address. By default a small machine drops what comes
+// beyond 128 half-open connections; each dropped one comes again after a second.
+func RaiseQueues() error {
+	for _, k := range []struct {
+		name  string
+		value int
+		exact bool // another value is not more of the same
+	}{
+		{"core/somaxconn", 4096, false}, {"ipv4/tcp_max_syn_backlog", 4096, false}, {"ipv4/tcp_tw_reuse", 1, true},
+	} {
+		file := "/proc/sys/net/" + k.name
+		b, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		have, convErr := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err = errors.Join(err, convErr); err == nil && have != k.value && (k.exact || have < k.value) {
+			err = os.WriteFile(file, []byte(strconv.Itoa(k.value)), 0)
+		}
+		if err != nil {
+			return fmt.Errorf("set net/%s to %d: %w", k.name, k.value, err)
+		}
 	}
 	return nil
 }

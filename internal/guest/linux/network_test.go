@@ -173,3 +173,25 @@ func TestSetNetworkRefuses(t *testing.T) {
 		}
 	})
 }
+
+// TestRaiseQueues: what is less becomes more, and what is more stays.
+func TestRaiseQueues(t *testing.T) {
+	inNetns(t, func() {
+		set := map[string][2]string{"core/somaxconn": {"128", "4096"}, "ipv4/tcp_max_syn_backlog": {"8192", "8192"}, "ipv4/tcp_tw_reuse": {"2", "1"}}
+		for name, v := range set {
+			if err := os.WriteFile("/proc/sys/net/"+name, []byte(v[0]), 0); err != nil {
+				t.Error(err)
+			}
+		}
+		for range 2 {
+			if err := linux.RaiseQueues(); err != nil {
+				t.Fatal(err)
+			}
+			for name, v := range set {
+				if b, err := os.ReadFile("/proc/sys/net/" + name); err != nil || strings.TrimSpace(string(b)) != v[1] {
+					t.Errorf("%s = %q, %v; want %s", name, b, err, v[1])
+				}
+			}
+		}
+	})
+}
