@@ -155,6 +155,7 @@ type Agent struct {
 	pending     pending  // configurations to be delivered
 	unsettled   pending  // instances that an operation left half done
 	wakeFaults  wakeFaults
+	silent      silentVMMs
 	// unreconciled are gateways that may have missed that an instance is gone.
 	unreconciled pending
 	reconciler   *reconciler

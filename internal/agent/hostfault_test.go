@@ -183,3 +183,33 @@ func TestVMMIsKeptWhileTheHostCannotTakeItUp(t *testing.T) {
 		})
 	}
 }
+
+// TestSilentVMMIsAskedAgain: a VMM that does not answer at once, as on a loaded host, is
+// taken up by a later try; one that never answers is ended, and its instance boots.
+func TestSilentVMMIsAskedAgain(t *testing.T) {
+	for _, c := range []struct {
+		silent int32
+		keeps  bool
+	}{{2, true}, {1 << 20, false}} {
+		t.Run(fmt.Sprint(c.silent), func(t *testing.T) {
+			h := newHost(t)
+			var left atomic.Int32
+			h.opt.Fail = func(op fake.Op, _ string) error {
+				if op == fake.OpRecover && left.Add(-1) >= 0 {
+					return mvm.Errorf(mvm.KindUnavailable, "the VMM does not answer")
+				}
+				return nil
+			}
+			h.start()
+			i := h.instance()
+			boot := h.boot(i.ID)
+			h.stop()
+			left.Store(c.silent)
+			h.start()
+			waitUntil(t, func() bool { return h.try(i.ID, mvm.OpStart) == nil })
+			if kept := h.boot(i.ID) == boot; kept != c.keeps {
+				t.Errorf("memory kept: %v, want %v", kept, c.keeps)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/driver"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -166,32 +167,26 @@ func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 }
 
 // readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs
-// on where its image is lost. One that does not answer is ended, for its guest serves
-// nobody; with an error that the host is to blame for it is left as it is.
+// on where its image is lost. With an error the VMM is left as it is, to be taken up
+// later; one that does not answer however often it is asked is ended, for its guest
+// serves nobody.
 func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
 	spec, err := a.spec(i)
 	if err != nil {
 		a.log.Warn("image of an instance is missing", "instance", i.ID, "error", err)
 		spec = a.baseSpec(i)
 	}
-	vmm, err := a.opt.Driver.Recover(ctx, spec)
+	vmm, paused, err := a.recoverVMM(ctx, spec)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return false, false, nil
 	}
-	if _, lacks := sys.Fault(err); lacks {
+	if err != nil && a.silent.keeps(i.ID, err) {
 		return false, false, mvm.Errorf(mvm.KindUnavailable, "take up VMM: %w", err).WithFix("%s", sys.FaultFix(err))
 	}
+	a.silent.ended(i.ID)
 	if err != nil {
 		a.log.Error("vmm can't be taken up and is ended", "instance", i.ID, "error", err)
 		return false, false, a.opt.Driver.Destroy(ctx, a.baseSpec(i))
-	}
-	paused, err = vmm.Paused(ctx)
-	if _, lacks := sys.Fault(err); lacks {
-		return false, false, errors.Join(mvm.Errorf(mvm.KindUnavailable, "take up VMM: %w", err).WithFix("%s", sys.FaultFix(err)), vmm.Close())
-	}
-	if err != nil {
-		a.log.Error("vmm does not answer and is ended", "instance", i.ID, "error", err)
-		return false, false, errors.Join(vmm.Kill(ctx), vmm.Close())
 	}
 	host, err := a.listenHost(i)
 	if err != nil {
@@ -199,6 +194,16 @@ func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool
 	}
 	a.adopt(i, vmm, host)
 	return true, paused, nil
+}
+
+func (a *Agent) recoverVMM(ctx context.Context, spec driver.Spec) (vmm driver.VMM, paused bool, err error) {
+	if vmm, err = a.opt.Driver.Recover(ctx, spec); err != nil {
+		return nil, false, err
+	}
+	if paused, err = vmm.Paused(ctx); err != nil {
+		return nil, false, errors.Join(err, vmm.Close())
+	}
+	return vmm, paused, nil
 }
 
 // recoverSleeping: the sleep is committed. A VMM that is still there either was to

@@ -159,6 +159,14 @@ func (c *Client) trust(conn *net.UnixConn) (*net.UnixConn, error) {
 
 // broken is the error of a connection that failed.
 func (c *Client) broken(ctx context.Context, err error) error {
+	e := c.explain(ctx, err)
+	if e.Kind == mvm.KindUnavailable || e.Kind == mvm.KindTimeout {
+		e.Err = errors.Join(sys.ErrAway, e.Err)
+	}
+	return e
+}
+
+func (c *Client) explain(ctx context.Context, err error) *mvm.Error {
 	switch cause := ctx.Err(); {
 	case errors.Is(cause, context.DeadlineExceeded):
 		return mvm.Errorf(mvm.KindTimeout, "ask mvm hostd at %s: %w", c.path, context.Cause(ctx))

@@ -52,6 +52,16 @@ func TestHostFaultsCrossTheSocket(t *testing.T) {
 	}
 }
 
+// A server that does not answer is the host's fault, and says nothing of a VMM.
+func TestServerThatIsAwayIsAFault(t *testing.T) {
+	w := newWorld(t)
+	client := hostd.NewClient(w.dir + "/none.sock")
+	_, _, err := client.VMMs().Launch(t.Context(), w.launch("i-0000000b"))
+	if _, lacks := sys.Fault(err); !lacks || !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "systemctl") {
+		t.Errorf("launch: %v, want a fault of the host with what to do", err)
+	}
+}
+
 // A missing VMM binary is told as such, with what to do.
 func TestMissingBinary(t *testing.T) {
 	w := newWorld(t)

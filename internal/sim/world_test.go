@@ -52,7 +52,7 @@ type world struct {
 	life   *life
 	lives  int
 	faults faults
-	lacks  error // what the host lacks to run VMMs; nil: nothing
+	lacks  error       // what the host lacks to run VMMs; nil: nothing
 	dirty  atomic.Bool // the store changed since it was looked at
 	cmds   map[int]*command
 	nextID int

@@ -25,10 +25,17 @@ var faults = []struct {
 	{syscall.EIO, "check the host's disk; see `dmesg`"},
 }
 
+// ErrAway is in the chain of errors that say that another part of mvm on this host does
+// not answer.
+var ErrAway = errors.New("a part of mvm on this host does not answer")
+
 // Fault returns the errno in err's chain by which the host says that it lacks
 // something (space, files, memory, processes) or is broken itself. EIO of a file is
-// one: it is the disk's.
+// one: it is the disk's. A part of mvm that does not answer is a fault without an errno.
 func Fault(err error) (errno syscall.Errno, ok bool) {
+	if errors.Is(err, ErrAway) {
+		return 0, true
+	}
 	for _, f := range faults {
 		if errors.Is(err, f.errno) {
 			return f.errno, true

@@ -1,0 +1,188 @@
+package qemu_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/driver/qemu"
+	"mvm/internal/driver/qemu/spawn"
+)
+
+// asleep is an instance that sleeps, with its memory on a file system of its own.
+type asleep struct {
+	*host
+	t     *testing.T
+	d     *qemu.Driver
+	spec  driver.Spec
+	snap  driver.Snapshot
+	small string
+	boot  string
+}
+
+// sleeper boots an instance in the VMM binary, and puts it to sleep.
+func sleeper(t *testing.T, id, binary string) *asleep {
+	t.Helper()
+	h := newHost(t)
+	s := &asleep{host: h, t: t, spec: h.spec(t, id), small: filepath.Join(h.dir, "small")}
+	must(t, os.Mkdir(s.small, 0o700))
+	must(t, unix.Mount("tmpfs", s.small, "tmpfs", 0, "size=300m"))
+	t.Cleanup(func() { must(t, unix.Unmount(s.small, 0)) })
+	s.spec.Memory, s.snap.State = filepath.Join(s.small, "memory"), filepath.Join(s.small, "state")
+	if s.d = h.driver(t); binary != "" {
+		vmms, err := spawn.New(spawn.Options{Binary: binary})
+		must(t, err)
+		s.d, err = qemu.New(qemu.Options{Binary: binary, StateDir: filepath.Join(h.dir, "q"), Host: vmms, Log: slog.New(slog.DiscardHandler)})
+		must(t, err)
+	}
+	v := start(t, s.d, s.spec)
+	ping(t, v)
+	s.boot = run(t, v, "cat", "/proc/sys/kernel/random/boot_id")
+	must(t, v.Pause(t.Context()))
+	must(t, v.Snapshot(t.Context(), s.snap))
+	must(t, v.Kill(t.Context()))
+	must(t, v.Close())
+	return s
+}
+
+// pid is the VMM's, from its record.
+func (s *asleep) pid() int {
+	s.t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.spec.RunDir, "vmm.json"))
+	must(s.t, err)
+	var rec struct{ PID int }
+	must(s.t, json.Unmarshal(b, &rec))
+	return rec.PID
+}
+
+// fails restores on a host that lacks something: that says nothing about the snapshot.
+func (s *asleep) fails(what string, is func(error) bool) {
+	s.t.Helper()
+	v, err := s.d.Restore(s.t.Context(), s.spec, s.snap)
+	if err == nil {
+		must(s.t, v.Kill(s.t.Context()))
+		must(s.t, v.Close())
+		s.t.Errorf("%s: restored", what)
+		return
+	}
+	if driver.BadSnapshot(err) || !is(err) {
+		s.t.Errorf("%s: %v (about the snapshot: %v), want the host's fault", what, err, driver.BadSnapshot(err))
+	}
+}
+
+// wakes restores the snapshot: the guest is the one that slept.
+func (s *asleep) wakes() {
+	s.t.Helper()
+	v, err := s.d.Restore(s.t.Context(), s.spec, s.snap)
+	must(s.t, err)
+	must(s.t, v.Resume(s.t.Context()))
+	if got := run(s.t, v, "cat", "/proc/sys/kernel/random/boot_id"); got != s.boot {
+		s.t.Errorf("boot id %q, want %q: the memory is lost", got, s.boot)
+	}
+	must(s.t, v.Kill(s.t.Context()))
+	must(s.t, v.Close())
+}
+
+// What a host lacks at a restore is told as that, whatever it is and wherever it is
+// noticed, and the snapshot is whole afterwards.
+func TestRestoreOnAHostThatLacksSomething(t *testing.T) {
+	s := sleeper(t, "i-00014000", "")
+
+	// The disk is full.
+	filler := filepath.Join(s.small, "filler")
+	fillUp(t, filler)
+	s.fails("full disk", func(err error) bool {
+		return errors.Is(err, unix.ENOSPC) && mvm.IsKind(err, mvm.KindUnavailable) && strings.Contains(err.Error(), "free")
+	})
+	must(t, os.Remove(filler))
+
+	// There are no file descriptors left, from the first one that is needed to the last.
+	none := 0
+	for spare := range 40 {
+		v, err := s.withFiles(spare)
+		if err == nil {
+			must(t, v.Kill(t.Context()))
+			must(t, v.Close())
+			break
+		}
+		if none++; driver.BadSnapshot(err) || !errors.Is(err, unix.EMFILE) {
+			t.Errorf("%d files left: %v (about the snapshot: %v), want that there are too many open", spare, err, driver.BadSnapshot(err))
+		}
+	}
+	if none < 5 {
+		t.Errorf("%d restores lacked files: the limit does not bite", none)
+	}
+
+	// Somebody, such as the kernel for want of memory, kills the VMM while it loads.
+	s.seam = func(op string) error {
+		if op == "restore.load" {
+			killOutside(t, s.pid())
+		}
+		return nil
+	}
+	s.fails("killed while it loads", func(err error) bool { return mvm.IsKind(err, mvm.KindUnavailable) })
+	s.seam = nil
+	s.wakes()
+}
+
+// withFiles restores with so many file descriptors left for this process.
+func (s *asleep) withFiles(spare int) (driver.VMM, error) {
+	s.t.Helper()
+	var was unix.Rlimit
+	must(s.t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	open, err := os.ReadDir("/proc/self/fd")
+	must(s.t, err)
+	highest := uint64(len(open)) // those below it are taken but for what closes meanwhile
+	must(s.t, unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: highest + uint64(spare), Max: was.Max}, nil))
+	defer func() { must(s.t, unix.Prlimit(0, unix.RLIMIT_NOFILE, &was, nil)) }()
+	return s.d.Restore(s.t.Context(), s.spec, s.snap)
+}
+
+func fillUp(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	must(t, err)
+	for err == nil {
+		_, err = f.Write(make([]byte, 1<<20))
+	}
+	if must(t, f.Close()); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("fill: %v", err)
+	}
+}
+
+// A VMM binary that is gone for a while costs no memory.
+func TestRestoreWithoutBinary(t *testing.T) {
+	path, err := spawn.Binary("")
+	must(t, err)
+	dir := filepath.Join(t.TempDir(), "bin")
+	must(t, os.Mkdir(dir, 0o755))
+	binary := filepath.Join(dir, filepath.Base(path))
+	copyFile(t, path, binary)
+	s := sleeper(t, "i-00014001", binary)
+	must(t, os.Rename(binary, binary+".away"))
+	s.fails("no binary", func(err error) bool {
+		return mvm.IsKind(err, mvm.KindUnavailable) && strings.Contains(err.Error(), "apt-get install")
+	})
+	must(t, os.Rename(binary+".away", binary))
+	s.wakes()
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	src, err := os.Open(from)
+	must(t, err)
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
+	must(t, err)
+	_, err = io.Copy(dst, src)
+	must(t, errors.Join(err, dst.Close()))
+}
