@@ -279,7 +279,7 @@ func (g *gatewayBench) burst(addr string, size int) burst {
 	}
 	close(start)
 	wg.Wait()
-	time.Sleep(5 * time.Second) // further tries arrive too, and pooled connections end
+	time.Sleep(2 * time.Second) // further tries arrive too
 	r.arrived = g.accepted() - before - 1
 	return r
 }
