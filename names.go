@@ -132,16 +132,16 @@ func (a Address) String() string {
 const MaxKeyLen = 128
 
 // ValidateKey checks the key that names a user within a pool: 1 to 128 bytes of
-// printable ASCII without space, '/' and '@'. Keys come from requests: they are
-// hostile until checked.
+// printable ASCII without space and '/': an e-mail address is one. Keys come from
+// requests: they are hostile until checked.
 func ValidateKey(key string) error {
 	if key == "" || len(key) > MaxKeyLen {
 		return Errorf(KindInvalid, "key %q must have 1 to %d bytes", clip(key), MaxKeyLen)
 	}
 	for i := range len(key) {
-		if c := key[i]; c <= ' ' || c > '~' || c == '/' || c == '@' {
+		if c := key[i]; c <= ' ' || c > '~' || c == '/' {
 			return Errorf(KindInvalid, "key %q has a character that is not allowed", clip(key)).
-				WithFix("use printable ASCII without space, '/' and '@'")
+				WithFix("use printable ASCII without space and '/'")
 		}
 	}
 	return nil

@@ -37,6 +37,28 @@ func (t RoutingTable) HTTP(port int) bool {
 	})
 }
 
+// Name reports whether some route leads to the pool.
+func (t RoutingTable) Name(pool string) bool {
+	return slices.ContainsFunc(t.Routes, func(r Route) bool { return r.To.PoolID == pool })
+}
+
+// LeadTo reports whether some route may lead to this instance of the pool: the key's
+// own, the one with the address, or with neither any that belongs to no key.
+func (t RoutingTable) LeadTo(pool, key string, ip netip.Addr) bool {
+	return slices.ContainsFunc(t.Routes, func(r Route) bool {
+		if r.To.PoolID != pool {
+			return false
+		}
+		switch r.To.Selector.Kind {
+		case SelectByKey:
+			return key != "" && !ip.IsValid()
+		case SelectByIP:
+			return key == "" && ip == r.To.Selector.IP
+		}
+		return key == "" && !ip.IsValid()
+	})
+}
+
 // Ports returns the ports that the table names, sorted.
 func (t RoutingTable) Ports() []int {
 	var ports []int

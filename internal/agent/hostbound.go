@@ -193,7 +193,7 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	ctx, cancel := context.WithTimeout(h.ctx, hostAnswerWait)
 	defer cancel()
 	ctx = mvm.WithRequest(ctx, req.ID())
-	role, err := h.role()
+	routes, role, err := h.routes()
 	if err != nil {
 		return refuse("%s", forGuest(err))
 	}
@@ -204,6 +204,13 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	if role != mvm.RoleGateway && (req.WakeInstance != nil || req.Acquire != nil || req.ReportActivity != nil) {
 		return h.refused(ctx, what, "its role is %s, not gateway", role)
 	}
+	if why := beyondRoutes(routes, req, h.id); why != "" {
+		resp := h.refused(ctx, what, "%s", why)
+		if req.Acquire != nil { // asking again does not help
+			resp = guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Detail: &resp.Error.Message}}
+		}
+		return resp
+	}
 	switch {
 	case req.WakeInstance != nil:
 		return h.wakeInstance(ctx, *req.WakeInstance)
@@ -212,20 +219,43 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	case req.Acquire != nil:
 		return h.acquire(ctx, *req.Acquire)
 	case req.ReportActivity != nil:
-		h.a.activity.report(h.id, req.ReportActivity.Instances, h.stillCounts)
+		h.a.activity.report(h.id, req.ReportActivity.Instances, func(act guestproto.Activity) bool { return h.counts(routes, act) })
 		return guestproto.HostResponse{ActivityAck: true}
 	}
 	return refuse("request is not known")
 }
 
-// role is the instance's role as the store has it now.
-func (h *hostListener) role() (role mvm.Role, err error) {
+// routes is the routing table of the instance's pool, and the instance's role, as the
+// store has them now. A gateway whose pool has no table has an empty one.
+func (h *hostListener) routes() (routes mvm.RoutingTable, role mvm.Role, err error) {
 	err = h.a.store.View(func(tx *store.Tx) error {
 		i, err := tx.Instance(h.id)
+		if err != nil || i.Role != mvm.RoleGateway {
+			role = i.Role
+			return err
+		}
+		p, err := tx.Pool(i.Tenant, i.Pool)
+		if p.Spec.Routes != nil {
+			routes = *p.Spec.Routes
+		}
 		role = i.Role
 		return err
 	})
-	return role, err
+	return routes, role, err
+}
+
+// beyondRoutes says why a guest may not ask for this; "" where it may. A gateway asks
+// for what its routes lead to, and every guest for its own status.
+func beyondRoutes(routes mvm.RoutingTable, r guestproto.HostRequest, self string) string {
+	switch {
+	case r.Acquire != nil && !routes.LeadTo(r.Acquire.PoolID, r.Acquire.Key, r.Acquire.IP):
+		return fmt.Sprintf("no route of it leads to pool %q in this way", clip(r.Acquire.PoolID))
+	case r.WakeInstance != nil && !routes.Name(r.WakeInstance.PoolID):
+		return fmt.Sprintf("no route of it leads to pool %q", clip(r.WakeInstance.PoolID))
+	case r.QueryInstanceStatus != nil && r.QueryInstanceStatus.InstanceID != self && !routes.Name(r.QueryInstanceStatus.PoolID):
+		return fmt.Sprintf("no route of it leads to pool %q", clip(r.QueryInstanceStatus.PoolID))
+	}
+	return ""
 }
 
 // named is the tenant that a request names, and its variant.
@@ -266,11 +296,11 @@ func absent(id string) error {
 	return mvm.Errorf(mvm.KindNotFound, "instance %q is not there", clip(id))
 }
 
-// stillCounts reports whether the activity is of one of the tenant's instances, and of
+// counts reports whether the activity is of an instance that the routes lead to, and of
 // its present boot.
-func (h *hostListener) stillCounts(act guestproto.Activity) bool {
+func (h *hostListener) counts(routes mvm.RoutingTable, act guestproto.Activity) bool {
 	i, err := h.findID(act.InstanceID)
-	return err == nil && (act.Boot == 0 || act.Boot >= i.DiskGeneration)
+	return err == nil && routes.Name(i.Pool) && (act.Boot == 0 || act.Boot >= i.DiskGeneration)
 }
 
 func (h *hostListener) findID(id string) (i mvm.Instance, err error) {

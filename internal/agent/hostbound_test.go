@@ -23,12 +23,24 @@ func gatewayHost(t *testing.T) (h *host, gw, w, other mvm.Instance) {
 	h.start()
 	w = h.instance()
 	gateways := worker("gateways")
-	gateways.Role = mvm.RoleGateway
+	gateways.Role, gateways.Routes = mvm.RoleGateway, routesTo("workers")
 	gw = h.pool("acme", gateways)
 	if _, err := h.a.CreateTenant(ctx(t), mvm.TenantSpec{ID: "zeta"}); err != nil {
 		t.Fatal(err)
 	}
 	return h, gw, w, h.pool("zeta", worker("workers"))
+}
+
+// routesTo lead to any instance of the pools, and by key.
+func routesTo(pools ...string) *mvm.RoutingTable {
+	out := &mvm.RoutingTable{}
+	for n, pool := range pools {
+		for k, s := range []mvm.Selector{{Kind: mvm.SelectAny}, {Kind: mvm.SelectByKey, From: "path"}} {
+			out.Routes = append(out.Routes, mvm.Route{Name: fmt.Sprintf("r%d-%d", n, k), Match: mvm.MatchRule{Port: 8000 + 10*n + k},
+				To: mvm.Target{PoolID: pool, Selector: s, TargetPort: 80}})
+		}
+	}
+	return out
 }
 
 // pool makes a pool with one running instance.
@@ -106,6 +118,17 @@ func TestHostBoundRefusals(t *testing.T) {
 	h.do(other.ID, mvm.OpSleep)
 	forged := name(other)
 	forged.TenantID = "acme"
+	routes := routesTo("workers") // one leads to the other's address
+	routes.Routes = append(routes.Routes, mvm.Route{Name: "other", Match: mvm.MatchRule{Port: 9000},
+		To: mvm.Target{PoolID: "workers", Selector: mvm.Selector{Kind: mvm.SelectByIP, IP: other.IP}, TargetPort: 80}})
+	p, err := h.a.Pool(ctx(t), "acme", "gateways")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Routes = routes
+	if _, err := h.a.UpdatePool(ctx(t), "acme", "gateways", mvm.PoolUpdate{Spec: &p.Spec}); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		what string
 		from mvm.Instance
@@ -162,7 +185,7 @@ func TestAcquireByKey(t *testing.T) {
 	if r := h.ask(gw.ID, guestproto.HostRequest{Acquire: &guestproto.Acquire{TenantID: "acme", PoolID: "workers"}}).AcquireResult; r.Success {
 		t.Errorf("any got %+v, want nothing: both instances belong to users", r.Instances)
 	}
-	for _, key := range []string{"a b", "x/y", strings.Repeat("k", 500), "a@b"} {
+	for _, key := range []string{"a b", "x/y", strings.Repeat("k", 500), "a\u00e9@b"} {
 		if r := acquire(key); r.Success {
 			t.Errorf("key %q was taken", key)
 		}

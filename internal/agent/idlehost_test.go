@@ -65,7 +65,7 @@ func idleWorker(id string) mvm.PoolSpec {
 
 func idleGateway(running int) mvm.PoolSpec {
 	s := idleWorker("gateways")
-	s.Role, s.Desired.Running = mvm.RoleGateway, running
+	s.Role, s.Desired.Running, s.Routes = mvm.RoleGateway, running, routesTo("workers")
 	return s
 }
 

@@ -149,10 +149,33 @@ func (w *world) poolSpec(id string) mvm.PoolSpec {
 		Policy: mvm.RuntimePolicy{DrainTimeoutSeconds: n(3), GracefulShutdownSeconds: n(3), MinRunningSeconds: n(60),
 			MinWarmSeconds: n(30), WarmAfterSeconds: 5 + n(300), SleepAfterSeconds: 10 + n(600)},
 		Pinned: w.chance(8), Critical: w.chance(8)}
+	if role == mvm.RoleGateway {
+		p.Routes = simRoutes("w", "x")
+	}
 	if w.chance(20) {
 		p.Integrations = []mvm.Integration{{Name: "chat", Critical: w.chance(50)}}
 	}
 	return p
+}
+
+// simRoutes lead to any instance of the pools, and by key.
+func simRoutes(pools ...string) *mvm.RoutingTable {
+	out := &mvm.RoutingTable{}
+	for n, pool := range pools {
+		for k, s := range []mvm.Selector{{Kind: mvm.SelectAny}, {Kind: mvm.SelectByKey, From: "path"}} {
+			out.Routes = append(out.Routes, mvm.Route{Name: fmt.Sprintf("%s-%d", pool, k), Match: mvm.MatchRule{Port: 8000 + 10*n + k},
+				To: mvm.Target{PoolID: pool, Selector: s, TargetPort: 80}})
+		}
+	}
+	return out
+}
+
+// leadHome reports whether the pool's routes lead to pools of the list, as those of a
+// deployment must.
+func leadHome(s mvm.PoolSpec, pools []mvm.PoolSpec) bool {
+	return s.Routes == nil || !slices.ContainsFunc(s.Routes.Routes, func(r mvm.Route) bool {
+		return !slices.ContainsFunc(pools, func(to mvm.PoolSpec) bool { return to.ID == r.To.PoolID })
+	})
 }
 
 func (w *world) poolID() string { return []string{"gw", "w", "x"}[w.rng.IntN(3)] }
@@ -338,6 +361,7 @@ func (w *world) deploy() {
 			d.Pools = append(d.Pools, w.poolSpec(id))
 		}
 	}
+	d.Pools = slices.DeleteFunc(d.Pools, func(s mvm.PoolSpec) bool { return !leadHome(s, d.Pools) })
 	if w.chance(30) {
 		d.Secrets = map[string][]byte{"token": []byte(fmt.Sprint(w.rng.IntN(10)))}
 	}

@@ -99,6 +99,7 @@ func (w *world) missing() (why string) {
 					d.Pools = append(d.Pools, p.Spec)
 				}
 			}
+			d.Pools = slices.DeleteFunc(d.Pools, func(s mvm.PoolSpec) bool { return !leadHome(s, d.Pools) })
 			steps, err := l.a.Apply(context.Background(), d, mvm.ApplyOptions{Dry: true}, nil)
 			switch {
 			case mvm.IsKind(err, mvm.KindQuota): // it was lowered below the pools that there are

@@ -52,7 +52,11 @@ const (
 )
 
 func (w *world) endPool(id string, role mvm.Role) mvm.PoolSpec {
-	return mvm.PoolSpec{ID: id, Role: role, Profile: "minimal", Flake: "sim:end", Resources: mvm.Resources{VCPUs: 1, MemMiB: 128},
+	var routes *mvm.RoutingTable
+	if role == mvm.RoleGateway {
+		routes = simRoutes("w")
+	}
+	return mvm.PoolSpec{ID: id, Role: role, Routes: routes, Profile: "minimal", Flake: "sim:end", Resources: mvm.Resources{VCPUs: 1, MemMiB: 128},
 		Desired: mvm.Counts{Running: 1}, Policy: mvm.RuntimePolicy{MinRunningSeconds: endMinRunning, MinWarmSeconds: 1, DrainTimeoutSeconds: 1,
 			WarmAfterSeconds: endWarmAfter, SleepAfterSeconds: endSleepAfter}}
 }

@@ -115,6 +115,13 @@ func (w *world) desiredTenant(id string) desired.Tenant {
 			pools = append(pools, mvm.Pool{Tenant: id, Spec: spec})
 		}
 	}
+	for _, p := range pools { // a document's routes lead to its own pools
+		if p.Spec.Routes != nil {
+			p.Spec.Routes.Routes = slices.DeleteFunc(p.Spec.Routes.Routes, func(r mvm.Route) bool {
+				return !slices.ContainsFunc(pools, func(to mvm.Pool) bool { return to.Spec.ID == r.To.PoolID })
+			})
+		}
+	}
 	t.Pools = desired.FromState(nodeID, []mvm.Tenant{{ID: id}}, pools, nil).Tenants[0].Pools
 	return t
 }

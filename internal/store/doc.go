@@ -16,7 +16,7 @@
 //	└ audit              ends                     -> audit.Ends: where the log begins and ends, sealed
 //
 // Numbers in keys are big-endian, so that a cursor sees them in order. Values are
-// JSON, but for sealed secrets and the two indexes. A '/' or '@' is in no name, so
+// JSON, but for sealed secrets and the two indexes. No name has a '/' or '@', and no key a '/', so
 // no key is a prefix of one that it should not be. The indexes are written by the
 // methods that write what they index, and by nothing else; Tx.Check proves it.
 //
