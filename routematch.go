@@ -14,6 +14,33 @@ import (
 // with the narrower source, then one that names the port, then the earlier one. An
 // IPv4 source in IPv6 form counts as IPv4. Match is pure and makes no allocation.
 func (t RoutingTable) Match(port int, path string, source netip.Addr) (Route, bool) {
+	best := t.best(port, path, source)
+	if best < 0 {
+		return Route{}, false
+	}
+	return t.Routes[best], true
+}
+
+// MatchEvery is Match for a path with several readings (see Readings). same is false
+// where they lead to different routes: no server can be asked for such a path with the
+// certainty that it takes it for what was matched.
+func (t RoutingTable) MatchEvery(port int, readings []string, source netip.Addr) (r Route, ok, same bool) {
+	best := -1
+	for n, path := range readings {
+		i := t.best(port, path, source)
+		if n > 0 && i != best {
+			return Route{}, false, false
+		}
+		best = i
+	}
+	if best < 0 {
+		return Route{}, false, true
+	}
+	return t.Routes[best], true, true
+}
+
+// best is the index of the route that matches best, -1 where none does.
+func (t RoutingTable) best(port int, path string, source netip.Addr) int {
 	best := -1
 	var bestRank rank
 	source = source.Unmap().WithZone("")
@@ -23,10 +50,7 @@ func (t RoutingTable) Match(port int, path string, source netip.Addr) (Route, bo
 			best, bestRank = i, r
 		}
 	}
-	if best < 0 {
-		return Route{}, false
-	}
-	return t.Routes[best], true
+	return best
 }
 
 // HTTP reports whether connections to the port are HTTP: a route that may match

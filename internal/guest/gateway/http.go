@@ -53,9 +53,9 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 		refuse(w, req, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
 		return
 	}
-	route, ok := r.table.Load().routes.Match(c.port, req.URL.Path, c.source.Addr())
-	if !ok {
-		refuse(w, req, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port))
+	route, err := r.table.Load().routeOf(c, req)
+	if err != nil {
+		refuse(w, req, err)
 		return
 	}
 	x := &exchange{r: r, client: c, port: route.To.TargetPort}

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"mvm"
 )
 
 // readsBody reports whether the key is looked for in the body.
@@ -40,18 +42,24 @@ func keyOf(from, prefix string, req *http.Request, body []byte) (string, error) 
 	return "", fmt.Errorf("selector %q is unknown", from)
 }
 
-// pathKey returns the first segment after the prefix.
+// pathKey returns the first segment after the prefix, which must be the same however
+// the path is read.
 func pathKey(prefix string, u *url.URL) (string, error) {
-	if strings.Contains(strings.ToLower(u.RawPath), "%2f") {
-		return "", errors.New("the path has an encoded slash")
+	readings, err := mvm.Readings(u.EscapedPath())
+	if err != nil {
+		return "", err
 	}
-	rest := strings.TrimPrefix(u.Path, strings.TrimRight(prefix, "/"))
-	key, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
-	switch key {
-	case "":
+	key := ""
+	for n, path := range readings {
+		rest := strings.TrimPrefix(path, strings.TrimRight(prefix, "/"))
+		k, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+		if n > 0 && k != key {
+			return "", mvm.Ambiguous(u.EscapedPath())
+		}
+		key = k
+	}
+	if key == "" {
 		return "", errors.New("the path ends before it")
-	case ".", "..":
-		return "", errors.New("the path has a dot segment in its place")
 	}
 	return key, nil
 }

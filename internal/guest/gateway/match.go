@@ -1,0 +1,40 @@
+package gateway
+
+import (
+	"net/http"
+
+	"mvm"
+)
+
+// routeOf returns the route of a request. What is matched is what is sent on: where
+// servers differ in what they take the path for, all readings must lead to one route.
+func (t *table) routeOf(c *clientConn, req *http.Request) (mvm.Route, error) {
+	readings, err := readingsOf(req)
+	if err != nil {
+		return mvm.Route{}, err
+	}
+	route, ok, same := t.routes.MatchEvery(c.port, readings, c.source.Addr())
+	switch {
+	case !same:
+		return route, badPath(mvm.Ambiguous(req.URL.EscapedPath()))
+	case !ok:
+		return route, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port)
+	}
+	return route, nil
+}
+
+// readingsOf returns the readings of the request's path.
+func readingsOf(req *http.Request) ([]string, error) {
+	if req.Method == http.MethodOptions && req.URL.Path == "*" && req.URL.Opaque == "" {
+		return []string{"*"}, nil
+	}
+	readings, err := mvm.Readings(req.URL.EscapedPath())
+	if err != nil {
+		return nil, badPath(err)
+	}
+	return readings, nil
+}
+
+func badPath(err error) *refusal {
+	return refused(http.StatusBadRequest, 0, "the request is refused for its path: %s", printable(err.Error(), maxDetail))
+}
