@@ -387,6 +387,8 @@ type Pool struct {
 	// Unpublished says why ports of Publish, those with a zero address in Bound, are not
 	// served; empty: all are.
 	Unpublished string `json:"unpublished,omitempty"`
+	// Warnings say what is in force and should not stay as it is. They are told, not kept.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Build is an image made for a pool.

@@ -16,6 +16,9 @@ type Route struct {
 	Name  string    `json:"name" toml:"name"`
 	Match MatchRule `json:"match_rule" toml:"match_rule"`
 	To    Target    `json:"target" toml:"target"`
+	// Auth is the authentication that the route asks for; nil: none, where only programs
+	// of the host can reach it.
+	Auth *Auth `json:"auth,omitempty" toml:"auth"`
 }
 
 // MatchRule has at least one criterion. Without a port it matches any port that
@@ -136,16 +139,22 @@ func (s Selector) Validate() error {
 
 // HTTP reports whether the route needs the request's HTTP head to be decided.
 func (r Route) HTTP() bool {
-	return r.Match.PathPrefix != "" || r.To.Selector.Kind == SelectByKey
+	return r.Match.PathPrefix != "" || r.To.Selector.Kind == SelectByKey || r.AuthMode() == AuthJWT
 }
 
 // MaxRoutes bounds a routing table.
 const MaxRoutes = 256
 
+// MaxTableKeys bounds the secrets that verify tokens of a table.
+const MaxTableKeys = 8
+
 // Validate checks every route and that no two match the same.
 func (t RoutingTable) Validate() error {
 	if len(t.Routes) > MaxRoutes {
 		return Errorf(KindInvalid, "routing table has %d routes, more than %d", len(t.Routes), MaxRoutes)
+	}
+	if n := len(t.AuthKeys()); n > MaxTableKeys {
+		return Errorf(KindInvalid, "routing table verifies tokens with %d secrets, more than %d", n, MaxTableKeys)
 	}
 	names, rules := map[string]bool{}, map[MatchRule]string{} // rules in their normal form
 	for _, r := range t.Routes {
@@ -187,6 +196,14 @@ func (r Route) Validate() error {
 	if m.SourceCIDR != "" {
 		if _, err := netip.ParsePrefix(m.SourceCIDR); err != nil {
 			return Errorf(KindInvalid, "route %s: source_cidr %q is not a CIDR", r.Name, clip(m.SourceCIDR))
+		}
+	}
+	if r.Auth != nil {
+		if err := r.Auth.Validate(); err != nil {
+			return Errorf(KindInvalid, "route %s: %w", r.Name, err)
+		}
+		if r.Auth.Mode == AuthProxy && r.To.Selector.Kind != SelectByKey {
+			return Errorf(KindInvalid, "route %s: auth mode proxy is for routes by key", r.Name).WithFix("limit others with source_cidr")
 		}
 	}
 	return r.To.Selector.Validate()

@@ -219,6 +219,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	if err := a.recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
+	a.logWarnings()
 	a.goTracked(a.trimEvents)
 	a.goTracked(a.keepAside)
 	a.goTracked(a.keepNetworks)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 
 	"mvm"
@@ -143,6 +144,9 @@ func (a *Agent) planFor(d mvm.Deployment, opts plan.Options, check applyCheck) (
 			return plan.Plan{}, err
 		}
 	}
+	if err := checkExposed(d, o.Pools); err != nil {
+		return plan.Plan{}, err
+	}
 	if o.Tenant != nil {
 		if o.Secrets, err = a.secretsOf(o.Tenant.ID); err != nil {
 			return plan.Plan{}, err
@@ -174,4 +178,19 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 		err = mvm.Errorf(mvm.KindInternal, "plan step %q is not of a record", s.Kind)
 	}
 	return err
+}
+
+// checkExposed refuses what the deployment exposes and the pools do not yet, before
+// anything changes.
+func checkExposed(d mvm.Deployment, have []mvm.Pool) error {
+	for _, spec := range d.Pools {
+		var was *mvm.PoolSpec
+		if n := slices.IndexFunc(have, func(p mvm.Pool) bool { return p.Spec.ID == spec.ID }); n >= 0 {
+			was = &have[n].Spec
+		}
+		if err := spec.CheckExposed(was); err != nil {
+			return err
+		}
+	}
+	return nil
 }

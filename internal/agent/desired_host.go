@@ -45,6 +45,9 @@ func (a *Agent) planHost(doc desired.Document) (hostPlan, error) {
 		if err != nil {
 			return h, err
 		}
+		if err := checkExposed(d, o.Pools); err != nil {
+			return h, err
+		}
 		p, err := plan.Make(d, o, plan.Options{Prune: doc.PruneUnknownPools})
 		if err != nil {
 			h.trouble[d.Tenant.ID] = err

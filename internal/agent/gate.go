@@ -115,7 +115,7 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 	}
 	c := guestproto.Configure{Reason: reason, TenantID: t.ID, PoolID: p.Spec.ID, InstanceID: i.ID, Role: p.Spec.Role, Key: i.Key,
 		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
-		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, ListenPorts: listenPorts(p.Spec), Gateways: gateways,
+		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, RouteKeys: routeKeys(p.Spec, vals), ListenPorts: listenPorts(p.Spec), Gateways: gateways,
 		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: a.opt.DNS}}
 	if c.Digest, err = configDigest(c); err != nil {
 		return c, err
@@ -125,6 +125,21 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 		rand.Read(c.Entropy)
 	}
 	return c, nil
+}
+
+// routeKeys are the secrets that a gateway's routes verify tokens with. One that is not
+// there, or too large for a key, is left out: the route then refuses every request.
+func routeKeys(s mvm.PoolSpec, vals map[string][]byte) map[string][]byte {
+	if s.Routes == nil {
+		return nil
+	}
+	out := map[string][]byte{}
+	for _, name := range s.Routes.AuthKeys() {
+		if v := vals[name]; len(v) > 0 && len(v) <= mvm.MaxAuthKeyBytes {
+			out[name] = v
+		}
+	}
+	return out
 }
 
 // configDigest names everything of a Configure but its reason, time and entropy. It

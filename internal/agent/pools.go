@@ -30,6 +30,9 @@ func (a *Agent) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec
 
 // createPool puts the pool on record. That its ports can't be published is not its error.
 func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec) (p mvm.Pool, err error) {
+	if err := spec.CheckExposed(nil); err != nil {
+		return p, err
+	}
 	defer a.admin.lock(tenant)()
 	p = mvm.Pool{Tenant: tenant, Spec: spec, Created: time.Now()}
 	err = a.store.Update(func(tx *store.Tx) error {
@@ -106,7 +109,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 			return mvm.Errorf(mvm.KindInvalid, "update pool %s: its id and role can't change", p.Address()).
 				WithFix("destroy it and make another")
 		}
-		if err := up.Spec.Validate(); err != nil {
+		if err := errors.Join(up.Spec.Validate(), up.Spec.CheckExposed(&p.Spec)); err != nil {
 			return err
 		}
 		if up.Spec.Flake != p.Spec.Flake {
@@ -151,17 +154,48 @@ func (a *Agent) Pools(_ context.Context, tenant string) (out []mvm.Pool, err err
 				return err
 			}
 		}
-		out, err = tx.Pools(tenant)
-		return err
+		if out, err = tx.Pools(tenant); err != nil {
+			return err
+		}
+		for n := range out {
+			if err := warn(tx, &out[n]); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return out, err
+}
+
+// logWarnings tells at the start what is in force and should not stay.
+func (a *Agent) logWarnings() {
+	pools, err := a.Pools(a.ctx, "")
+	if err != nil {
+		a.log.Error("look for what should not stay", "error", err)
+	}
+	for _, p := range pools {
+		for _, w := range p.Warnings {
+			a.log.Warn("pool should be changed", "pool", p.Address().String(), "warning", w)
+		}
+	}
+}
+
+// warn fills in the pool's warnings.
+func warn(tx *store.Tx, p *mvm.Pool) error {
+	t, err := tx.Tenant(p.Tenant)
+	if err == nil {
+		p.Warnings = p.Spec.Warnings(t.SecretNames)
+	}
+	return err
 }
 
 // Pool implements api.Service.
 func (a *Agent) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err error) {
 	err = a.store.View(func(tx *store.Tx) error {
-		p, err = tx.Pool(tenant, pool)
-		return err
+		if p, err = tx.Pool(tenant, pool); err != nil {
+			return err
+		}
+		return warn(tx, &p)
 	})
 	return p, err
 }

@@ -44,6 +44,8 @@ type endpoint struct {
 	// Key says where a request names its user, when each has an instance of its own:
 	// "header:<name>", "path", "query:<name>" or "json:<pointer>".
 	Key string `json:"key,omitempty"`
+	// Auth is how the route knows its users, when each has an instance of its own.
+	Auth mvm.AuthMode `json:"auth,omitempty"`
 	// Token says where the token for $TOKEN in the example is from.
 	Token   string `json:"token,omitempty"`
 	Example string `json:"example"`
@@ -87,7 +89,7 @@ func newEndpoint(t mvm.Tenant, p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound 
 	}
 	e.URL = "http://" + e.Address + r.Match.PathPrefix
 	if r.To.Selector.Kind == mvm.SelectByKey {
-		e.Key = r.To.Selector.From
+		e.Key, e.Auth = r.To.Selector.From, r.AuthMode()
 	}
 	chat := slices.ContainsFunc(pools, func(q mvm.Pool) bool {
 		return q.Spec.ID == r.To.PoolID && strings.Contains(q.Spec.Flake, "openclaw")
@@ -162,6 +164,17 @@ func plain(s string) bool {
 // plainWord are the characters that mean nothing to any shell.
 const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,="
 
+// authNote says who may name a user.
+func authNote(m mvm.AuthMode) string {
+	switch m {
+	case mvm.AuthJWT:
+		return "a signed token says who the user is"
+	case mvm.AuthProxy:
+		return "only the trusted proxy may name a user"
+	}
+	return "auth none: whoever reaches the address may name any user"
+}
+
 // lines tells it to a person.
 func (c connectInfo) lines() []string {
 	if len(c.Endpoints) == 0 {
@@ -176,6 +189,9 @@ func (c connectInfo) lines() []string {
 		out = append(out, fmt.Sprintf("  %s  (gateway pool %s, route %s)", at, e.Pool, e.Route))
 		if e.Key != "" {
 			out = append(out, fmt.Sprintf("  each user, named by %s, has an instance of their own, made on the first request", strings.Replace(e.Key, ":", " ", 1)))
+		}
+		if e.Key != "" {
+			out = append(out, "  "+authNote(e.Auth))
 		}
 		if e.Token != "" {
 			out = append(out, "  token: "+e.Token)

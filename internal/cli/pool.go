@@ -117,6 +117,9 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 			t.add("problem", problem)
 		}
 	}
+	for _, w := range p.Warnings {
+		t.add("warning", w)
+	}
 	if s.Routes != nil {
 		for _, r := range s.Routes.Routes {
 			t.add("route", routeText(r))
@@ -152,7 +155,25 @@ func routeText(r mvm.Route) string {
 	case mvm.SelectByIP:
 		how += " " + r.To.Selector.IP.String()
 	}
+	if r.Auth != nil {
+		how += ", auth " + authText(*r.Auth)
+	}
 	return fmt.Sprintf("%s: %s -> %s port %d, %s", r.Name, strings.Join(when, ", "), r.To.PoolID, r.To.TargetPort, how)
+}
+
+// authText says how a route knows its users.
+func authText(a mvm.Auth) string {
+	switch a = a.WithDefaults(); a.Mode {
+	case mvm.AuthJWT:
+		return fmt.Sprintf("jwt %s, claim %s, keys %s", a.Algorithm, a.Claim, strings.Join(a.Keys, ", "))
+	case mvm.AuthProxy:
+		var from []string
+		for _, p := range a.Trusted {
+			from = append(from, p.String())
+		}
+		return "by the proxy at " + strings.Join(from, ", ")
+	}
+	return string(a.Mode)
 }
 
 func clip(s string, n int) string {

@@ -77,6 +77,12 @@ func TestNothingOfAPoolIsLost(t *testing.T) {
 	spec.Quota.MaxPools = 1
 	pool.Resources.MemMiB = mvm.MinMemMiB
 	pool.Routes.Routes[0].Match = mvm.MatchRule{Port: 7, PathPrefix: "/w", SourceCIDR: "10.0.0.0/8"}
+	pool.Routes.Routes[0].Auth = &mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgEdDSA, Keys: []string{"w"}, Claim: "w", Issuer: "w",
+		Audience: "w", LeewaySeconds: 7, Token: "cookie:w"}
+	proxied := pool.Routes.Routes[0]
+	proxied.Name, proxied.Match.Port = "proxied", 8
+	proxied.Auth = &mvm.Auth{Mode: mvm.AuthProxy, Trusted: []netip.Prefix{netip.MustParsePrefix("10.9.8.0/24")}}
+	pool.Routes.Routes = append(pool.Routes.Routes, proxied)
 	tenant := mvm.Tenant{ID: spec.ID, NetID: *spec.NetID, Subnet: spec.Subnet}
 	copyFields(reflect.ValueOf(&tenant).Elem(), reflect.ValueOf(spec))
 	doc := desired.FromState("n", []mvm.Tenant{tenant}, []mvm.Pool{{Tenant: spec.ID, Spec: pool}}, nil)

@@ -179,6 +179,8 @@ type Configure struct {
 	Env          map[string]string `json:"env,omitempty"`
 	Integrations []mvm.Integration `json:"integrations,omitempty"`
 	Routes       *mvm.RoutingTable `json:"routes,omitempty"`
+	// RouteKeys are the secrets that verify tokens of the routes, by name.
+	RouteKeys map[string][]byte `json:"route_keys,omitempty"`
 	// ListenPorts are the ports on which a gateway takes connections from its host
 	// with a PROXY protocol v2 header; see docs/adr.
 	ListenPorts []int `json:"listen_ports,omitempty"`

@@ -270,6 +270,16 @@ func TestProblems(t *testing.T) {
 			[]string{"11:1: pools[0].routes[0].match_rule.path_prefix: must start with /", "13:1: pools[0].routes[0].target.pool_id: there is no pool \"nope\"", "14:1: pools[0].routes[0].target.instance_selector: ",
 				"15:1: pools[0].routes[0].target.target_port: 0", "17:1: pools[0].routes[1].name: route \"r\" is there twice", "18:1: pools[0].routes[1].match_rule: has no criterion",
 				"19:1: pools[0].routes[1].target: target_port is missing", "19:26: pools[0].routes[1].target.instance_selector: "}},
+		{"auth", pool + "role = \"gateway\"\n[[pools.routes]]\nname = \"r\"\nmatch_rule = {port = 1}\ntarget = {pool_id = \"p\", instance_selector = {by_key = {from = \"path\"}}, target_port = 1}\n" +
+			"[pools.routes.auth]\nmode = \"jwt\"\nalgorithm = 5\nkeys = [\"k\", 3]\nleeway_seconds = 301\nclaims = \"sub\"\ntrusted = [\"10.0.0.0\"]\n",
+			[]string{"14:1: pools[0].routes[0].auth.algorithm: is an integer", "15:14: pools[0].routes[0].auth.keys[1]: is an integer", "16:1: pools[0].routes[0].auth.leeway_seconds: 301 is not in 1..300",
+				"17:1: pools[0].routes[0].auth.claims: unknown key (did you mean claim?)", "18:12: pools[0].routes[0].auth.trusted[0]: \"10.0.0.0\" is not a range"}},
+		{"auth that is not whole", pool + "role = \"gateway\"\n[[pools.routes]]\nname = \"r\"\nmatch_rule = {port = 1}\nauth = {mode = \"jwt\", algorithm = \"none\", keys = [\"k\"]}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n" +
+			"[[pools.routes]]\nname = \"s\"\nmatch_rule = {port = 2}\nauth = \"jwt\"\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n" +
+			"[[pools.routes]]\nname = \"t\"\nmatch_rule = {port = 3}\nauth = {mode = \"proxy\", trusted = [\"0.0.0.0/0\"]}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n" +
+			"[[pools.routes]]\nname = \"u\"\nmatch_rule = {port = 4}\nauth = {mode = \"jwt\", algorithm = \"EdDSA\", keys = [\"k\"]}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n[secrets]\n",
+			[]string{"11:1: pools[0].routes[0].auth: auth algorithm \"none\" is not HS256 or EdDSA", "16:1: pools[0].routes[1].auth: \"jwt\" is not \"none\" or a table",
+				"21:1: pools[0].routes[2].auth: auth trusted 0.0.0.0/0", "26:44: pools[0].routes[3].auth.keys: \"k\" is not one of the secrets"}},
 		{"routes that match the same", pool + "role = \"gateway\"\n[[pools.routes]]\nname = \"a\"\nmatch_rule = {port = 1}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n[[pools.routes]]\nname = \"b\"\nmatch_rule = {port = 1}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n",
 			[]string{"14:1: pools[0].routes[1].match_rule: matches the same as route \"a\""}},
 		{"scopes and integrations", pool + "[[pools.secret_scopes]]\nintegration = \"A\"\nkeys = [\"../x\"]\n[[pools.secret_scopes]]\nintegration = \"b\"\n[[pools.integrations]]\nname = \"i\"\ncheckpoint_cmd = \"\"\n[[pools.integrations]]\nname = \"i\"\n",

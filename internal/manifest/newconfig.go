@@ -21,6 +21,7 @@ type PoolOverride struct {
 	Instances, Warm            *int              // desired running and warm
 	Env                        map[string]string // added to the template's
 	Publish                    []mvm.Publish     // instead of the template's
+	Auth                       *mvm.Auth         // of the routes by key
 }
 
 // ReadNewConfig reads the config file of `mvm new` for the template, and the secret
@@ -85,6 +86,11 @@ func (t *table) override(p mvm.PoolSpec) PoolOverride {
 	if o.Publish != nil && p.Role != mvm.RoleGateway {
 		t.item("publish", nil).problem("is for pools with role gateway, and this has role %s", p.Role)
 	}
+	if i, ok := t.get("auth"); ok {
+		if o.Auth = i.auth(); p.Role != mvm.RoleGateway {
+			i.problem("is for pools with role gateway, and this has role %s", p.Role)
+		}
+	}
 	t.done()
 	return o
 }
@@ -118,5 +124,12 @@ func (o PoolOverride) apply(p *mvm.PoolSpec) {
 	}
 	if o.Publish != nil {
 		p.Publish = slices.Clone(o.Publish)
+	}
+	if o.Auth != nil && p.Routes != nil {
+		for n, r := range p.Routes.Routes {
+			if r.To.Selector.Kind == mvm.SelectByKey {
+				p.Routes.Routes[n].Auth = o.Auth
+			}
+		}
 	}
 }

@@ -45,8 +45,64 @@ func (t *table) route() mvm.Route {
 			r.To = to.target()
 		}
 	}
+	if i, ok := t.get("auth"); ok {
+		if r.Auth = i.auth(); r.Auth != nil && r.Auth.Mode == mvm.AuthProxy && r.To.Selector.Kind != mvm.SelectByKey && r.To.Selector.Kind != "" {
+			i.problem("mode proxy is for routes by key: limit others with source_cidr")
+		}
+	}
 	t.done()
 	return r
+}
+
+// auth reads "none" or a table; nil where it is neither or not valid.
+func (i item) auth() *mvm.Auth {
+	if s, ok := i.val.(string); ok {
+		if s != string(mvm.AuthNone) {
+			i.problem("%q is not \"none\" or a table such as { mode = \"jwt\", algorithm = \"EdDSA\", keys = [\"jwt_key\"] }", clip(s))
+			return nil
+		}
+		return &mvm.Auth{Mode: mvm.AuthNone}
+	}
+	t := i.table()
+	if t == nil {
+		return nil
+	}
+	before := len(t.doc.problems)
+	var a mvm.Auth
+	t.needStr("mode", (*string)(&a.Mode), nil)
+	t.str("algorithm", &a.Algorithm, nil)
+	a.Keys = t.strings("keys", mvm.MaxAuthKeys)
+	t.str("claim", &a.Claim, nil)
+	t.str("issuer", &a.Issuer, nil)
+	t.str("audience", &a.Audience, nil)
+	t.integer("leeway_seconds", &a.LeewaySeconds, 1, mvm.MaxLeewaySeconds)
+	t.str("token", &a.Token, nil)
+	list, _ := t.items("trusted", mvm.MaxAuthSources)
+	for _, e := range list {
+		var s string
+		e.strInto(&s, nil)
+		if p, err := netip.ParsePrefix(s); s != "" && err != nil {
+			e.problem("%q is not a range of addresses such as 10.0.0.0/8", clip(s))
+		} else if s != "" {
+			a.Trusted = append(a.Trusted, p)
+		}
+	}
+	t.done()
+	if len(t.doc.problems) > before || !i.check(a.Validate()) {
+		return nil
+	}
+	return &a
+}
+
+// strings reads an optional list of strings.
+func (t *table) strings(key string, limit int) (out []string) {
+	list, _ := t.items(key, limit)
+	for _, i := range list {
+		if s, ok := i.str(); ok {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func (t *table) matchRule() mvm.MatchRule {
@@ -102,6 +158,7 @@ func checkPools(tables []*table, d mvm.Deployment) {
 	for n, p := range d.Pools {
 		checkTargets(tables[n], p, ids)
 		checkScopes(tables[n], p, d.Secrets)
+		checkAuthKeys(tables[n], p, d.Secrets)
 	}
 	if q := d.Tenant.Quota; q != nil && len(d.Pools) > q.MaxPools {
 		tables[q.MaxPools].here().problem("is pool %d, and the tenant's quota max_pools is %d", q.MaxPools+1, q.MaxPools)
@@ -131,6 +188,23 @@ func checkScopes(t *table, p mvm.PoolSpec, secrets map[string][]byte) {
 		for _, key := range scope.Keys {
 			if _, ok := secrets[key]; !ok {
 				t.at("secret_scopes", n).at("keys").problem("%q is not one of the secrets in this file", key)
+			}
+		}
+	}
+}
+
+// checkAuthKeys is checkScopes for the secrets that verify tokens.
+func checkAuthKeys(t *table, p mvm.PoolSpec, secrets map[string][]byte) {
+	if secrets == nil || p.Routes == nil {
+		return
+	}
+	for n, r := range p.Routes.Routes {
+		if r.Auth == nil {
+			continue
+		}
+		for _, key := range r.Auth.Keys {
+			if _, ok := secrets[key]; !ok {
+				t.at("routes", n).at("auth").at("keys").problem("%q is not one of the secrets in this file", key)
 			}
 		}
 	}

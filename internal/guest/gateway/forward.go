@@ -114,7 +114,7 @@ func sendBody(k *link, src io.Reader, length int64, req *http.Request) error {
 		case err == io.EOF && length > 0:
 			return io.ErrUnexpectedEOF
 		case err == io.EOF && length < 0:
-			_, err := k.Write(appendTrailer(buf[:0], req.Trailer))
+			_, err := k.Write(appendTrailer(buf[:0], req))
 			return err
 		case err != nil && err != io.EOF:
 			return err
@@ -123,10 +123,14 @@ func sendBody(k *link, src io.Reader, length int64, req *http.Request) error {
 	return nil
 }
 
-// appendTrailer appends the end of a body in chunks.
-func appendTrailer(b []byte, trailer http.Header) []byte {
+// appendTrailer appends the end of a body in chunks. What a header says no trailer says
+// otherwise.
+func appendTrailer(b []byte, req *http.Request) []byte {
 	b = append(b, "0\r\n"...)
-	for name, values := range trailer {
+	for name, values := range req.Trailer {
+		if repeats(req.Header, name) {
+			continue
+		}
 		for _, v := range values {
 			if plain(v) {
 				b = appendField(b, name, v)
@@ -185,7 +189,9 @@ func appendFraming(b []byte, req *http.Request, length int64) []byte {
 	case length < 0:
 		b = appendField(b, "Transfer-Encoding", "chunked")
 		for name := range req.Trailer {
-			b = appendField(b, "Trailer", name)
+			if !repeats(req.Header, name) {
+				b = appendField(b, "Trailer", name)
+			}
 		}
 	case length > 0 || req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
 		b = append(b, "Content-Length: "...)

@@ -53,14 +53,22 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 		refuse(w, req, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
 		return
 	}
-	route, err := r.table.Load().routeOf(c, req)
+	t := r.table.Load()
+	route, err := t.routeOf(c, req)
 	if err != nil {
 		refuse(w, req, err)
 		return
 	}
-	x := &exchange{r: r, client: c, port: route.To.TargetPort}
+	x := &exchange{r: r, client: c, port: route.To.TargetPort, route: route}
 	defer x.end()
-	key, err := x.key(w, req, route)
+	user, err := t.authenticate(c, req, route, r.opt.Now())
+	if err != nil {
+		r.log.Debug("request refused", "route", route.Name, "request", mvm.RequestFrom(req.Context()), "error", err)
+		refuse(w, req, err)
+		return
+	}
+	x.user = user
+	key, err := x.key(w, req)
 	if err != nil {
 		r.log.Debug("request refused", "route", route.Name, "request", mvm.RequestFrom(req.Context()), "error", err)
 		refuse(w, req, err)
@@ -69,6 +77,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	x.target = targetOf(route.To, key)
 	// The instance may answer while the body still comes.
 	_ = http.NewResponseController(w).EnableFullDuplex()
+	x.tellUser(req)
 	x.pass(w, req)
 }
 
@@ -81,27 +90,4 @@ func (c *clientConn) resetUnended(req *http.Request) {
 		}
 		panic(broken)
 	}
-}
-
-// key returns the request's key where the route chooses by key.
-func (x *exchange) key(w http.ResponseWriter, req *http.Request, route mvm.Route) (string, error) {
-	s := route.To.Selector
-	if s.Kind != mvm.SelectByKey {
-		return "", nil
-	}
-	var body []byte
-	if readsBody(s.From) {
-		var err error
-		if body, err = x.readBody(w, req); err != nil {
-			return "", err
-		}
-	}
-	key, err := keyOf(s.From, route.Match.PathPrefix, req, body)
-	if err == nil {
-		err = mvm.ValidateKey(key)
-	}
-	if err != nil {
-		return "", refused(http.StatusBadRequest, 0, "no key for an instance from %s: %s", printable(s.From, 200), printable(err.Error(), maxDetail))
-	}
-	return key, nil
 }

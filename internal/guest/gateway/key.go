@@ -59,15 +59,25 @@ func pathKey(prefix string, u *url.URL) (string, error) {
 		key = k
 	}
 	if key == "" {
-		return "", errors.New("the path ends before it")
+		return "", missing("path")
 	}
 	return key, nil
+}
+
+// missing says that a request names no key; one that names a bad one is another error.
+type missing string
+
+func (m missing) Error() string {
+	if m == "path" {
+		return "the path ends before it"
+	}
+	return "the " + string(m) + " is missing"
 }
 
 func single(values []string, what string) (string, error) {
 	switch len(values) {
 	case 0:
-		return "", fmt.Errorf("the %s is missing", what)
+		return "", missing(what)
 	case 1:
 		return values[0], nil
 	}

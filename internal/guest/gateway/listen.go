@@ -20,6 +20,7 @@ type clientConn struct {
 	once sync.Once
 
 	source  netip.AddrPort
+	local   bool // a program of the host, through a published port
 	counted bool // in r.sources; r.connsMu
 
 	// Of an HTTP connection; see linger.
@@ -164,6 +165,7 @@ func (c *clientConn) identify(t *table, limit time.Duration) error {
 			// The host's own programs come from the host, as guests see it: its loopback
 			// addresses would pass for a guest's own.
 			ap = netip.AddrPortFrom(t.gateway, ap.Port())
+			c.local = true
 		}
 	}
 	c.source = ap

@@ -17,6 +17,8 @@ type exchange struct {
 	client   *clientConn
 	target   target
 	port     int
+	route    mvm.Route
+	user     string // whom a token names
 	lease    *lease
 	buffered []byte // the whole body, where a key was looked for in it
 	has      bool   // buffered is the body

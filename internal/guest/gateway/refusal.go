@@ -18,6 +18,8 @@ type refusal struct {
 	status int
 	retry  int // seconds for Retry-After; 0: none
 	text   string
+	// challenge is what the client is to show, for WWW-Authenticate; "": nothing.
+	challenge string
 }
 
 func (e *refusal) Error() string { return e.text }
@@ -97,6 +99,9 @@ func refuse(w http.ResponseWriter, req *http.Request, err error) {
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
+	if e.challenge != "" {
+		h.Set("WWW-Authenticate", e.challenge)
+	}
 	if e.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(e.retry))
 	}

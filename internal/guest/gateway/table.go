@@ -11,9 +11,10 @@ import (
 // table is a Configure in force; it is never changed.
 type table struct {
 	routes    mvm.RoutingTable
-	gateway   netip.Addr   // the host's address in the subnet
-	published map[int]bool // ports with a PROXY header from the gateway address
-	http      map[int]bool // ports that are HTTP
+	gateway   netip.Addr           // the host's address in the subnet
+	published map[int]bool         // ports with a PROXY header from the gateway address
+	http      map[int]bool         // ports that are HTTP
+	auth      map[string]*verifier // of the routes that take tokens, by name
 }
 
 // Configure puts the routes, identity and ports in force and returns when the
@@ -34,6 +35,14 @@ func (r *Router) Configure(c guestproto.Configure) error {
 	}
 	if err := t.routes.Validate(); err != nil {
 		return mvm.Errorf(mvm.KindInvalid, "configure router: %w", err)
+	}
+	t.auth = verifiers(t.routes, c.RouteKeys)
+	for name, v := range t.auth {
+		if len(v.keys) == 0 {
+			r.log.Error("route refuses every request: none of its keys can be used", "route", name, "keys", v.auth.Keys, "problem", v.problem)
+		} else if v.problem != "" {
+			r.log.Warn("a key of the route can't be used", "route", name, "problem", v.problem)
+		}
 	}
 	var bind netip.Addr
 	if c.Net != nil {

@@ -1,0 +1,175 @@
+package gateway
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"mvm"
+)
+
+// userHeader tells an instance of a by_key route the key that led there.
+const userHeader = "X-Mvm-User"
+
+// authenticate does what the route asks for and returns the user that a token names; ""
+// where the route takes none.
+func (t *table) authenticate(c *clientConn, req *http.Request, route mvm.Route, now time.Time) (user string, err error) {
+	switch route.AuthMode() {
+	case mvm.AuthJWT:
+		v := t.auth[route.Name]
+		if v == nil || len(v.keys) == 0 {
+			return "", refused(http.StatusServiceUnavailable, defaultRetry, "tokens can't be verified now")
+		}
+		return v.verify(req, now)
+	case mvm.AuthProxy:
+		if !trusted(route.Auth.Trusted, c) {
+			return "", refused(http.StatusForbidden, 0, "requests are taken from a trusted proxy alone")
+		}
+	}
+	return "", nil
+}
+
+// trusted reports whether the connection comes from one of the ranges. A loopback range
+// means programs of the host: they come from the host's address in the subnet.
+func trusted(ranges []netip.Prefix, c *clientConn) bool {
+	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool {
+		return p.Contains(c.source.Addr()) || c.local && p.Addr().IsLoopback()
+	})
+}
+
+// key returns the request's key where the route chooses by key. With a token it is the
+// token's user; where the request names one too, it must be the same.
+func (x *exchange) key(w http.ResponseWriter, req *http.Request) (string, error) {
+	s, user := x.route.To.Selector, x.user
+	if s.Kind != mvm.SelectByKey {
+		return "", nil
+	}
+	var body []byte
+	if readsBody(s.From) {
+		var err error
+		if body, err = x.readBody(w, req); err != nil {
+			return "", err
+		}
+	}
+	key, err := keyOf(s.From, x.route.Match.PathPrefix, req, body)
+	if none := missing(""); user != "" && (errors.As(err, &none) || errors.Is(err, errNoValue)) {
+		key, err = user, nil
+	}
+	if err == nil {
+		err = mvm.ValidateKey(key)
+	}
+	if err != nil {
+		return "", refused(http.StatusBadRequest, 0, "no key for an instance from %s: %s", printable(s.From, 200), printable(err.Error(), maxDetail))
+	}
+	if user != "" && key != user {
+		return "", refused(http.StatusForbidden, 0, "the token is another user's")
+	}
+	return key, nil
+}
+
+// tellUser makes the request tell the instance what led there: a client's Connection
+// header may have it removed, and what names a user under a similar name, or a token, is
+// not for the instance.
+func (x *exchange) tellUser(req *http.Request) {
+	dropConnectionHeaders(req.Header)
+	if x.route.AuthMode() == mvm.AuthJWT {
+		dropToken(req.Header, x.route.Auth.WithDefaults().Token)
+	}
+	user := cmp.Or(x.target.key, x.user)
+	if user == "" {
+		return
+	}
+	for _, name := range keyHeaders(x.route.To.Selector.From) {
+		for have := range req.Header {
+			if alike(have, name) {
+				delete(req.Header, have)
+			}
+		}
+		req.Header.Set(name, user)
+	}
+}
+
+// dropConnectionHeaders removes what the client's Connection header names, so that it
+// can't name what the gateway sets, and an offer of another version of HTTP.
+func dropConnectionHeaders(h http.Header) {
+	if names := namedByConnection(h); len(names) > 0 {
+		for _, name := range names {
+			h.Del(name)
+		}
+		kept := ""
+		for _, token := range []string{"upgrade", "close", "keep-alive"} {
+			if hasToken(h["Connection"], token) {
+				kept += ", " + token
+			}
+		}
+		h.Set("Connection", strings.TrimPrefix(kept, ", "))
+	}
+	dropH2C(h)
+}
+
+// repeats reports whether a header has the name, or one that is alike.
+func repeats(h http.Header, name string) bool {
+	for have := range h {
+		if alike(have, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// keyHeaders are the headers that tell an instance the key.
+func keyHeaders(from string) []string {
+	kind, name, _ := strings.Cut(from, ":")
+	name = http.CanonicalHeaderKey(name)
+	if kind == "header" && name != userHeader && name != "Host" {
+		return []string{userHeader, name}
+	}
+	return []string{userHeader}
+}
+
+// alike reports whether some server may take the one header for the other: many make
+// '-' and '_' the same.
+func alike(a, b string) bool {
+	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
+}
+
+// dropToken removes the token that the gateway took: it is no business of the instance,
+// where what it runs might use it elsewhere.
+func dropToken(h http.Header, from string) {
+	kind, name, _ := strings.Cut(from, ":")
+	if kind == "header" {
+		h.Del(name)
+		return
+	}
+	var kept []string
+	for _, line := range h.Values("Cookie") {
+		for part := range strings.SplitSeq(line, ";") {
+			if n, _, _ := strings.Cut(strings.TrimSpace(part), "="); n != name && strings.TrimSpace(part) != "" {
+				kept = append(kept, strings.TrimSpace(part))
+			}
+		}
+	}
+	h.Del("Cookie")
+	if len(kept) > 0 {
+		h.Set("Cookie", strings.Join(kept, "; "))
+	}
+}
+
+// dropH2C takes an offer of another version of HTTP off the request: an instance that
+// took it would get the client's further requests past the routes.
+func dropH2C(h http.Header) {
+	for _, v := range h["Upgrade"] {
+		for part := range strings.SplitSeq(v, ",") {
+			name := strings.ToLower(strings.TrimSpace(part))
+			if name == "h2c" || strings.HasPrefix(name, "http/") || strings.HasPrefix(name, "tls/") {
+				h.Del("Upgrade")
+				h.Del("Http2-Settings")
+				return
+			}
+		}
+	}
+}
