@@ -60,7 +60,7 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 // applyState puts the state on record, or says what that would do.
 func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept acceptance, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
 	defer a.states.lock("state")()
-	h, err := a.planHost(doc)
+	h, err := a.planHost(ctx, doc)
 	if err == nil {
 		err = h.refused()
 	}

@@ -29,12 +29,12 @@ type tenantPlan struct {
 
 // planHost checks the whole state against the host and says what there is to do, for
 // each tenant that it can be done for. Nothing is changed.
-func (a *Agent) planHost(doc desired.Document) (hostPlan, error) {
+func (a *Agent) planHost(ctx context.Context, doc desired.Document) (hostPlan, error) {
 	h := hostPlan{doc: doc, trouble: map[string]error{}}
 	if err := a.planGone(&h); err != nil {
 		return h, err
 	}
-	if err := errors.Join(a.checkSecrets(&h), a.checkNew(&h)); err != nil {
+	if err := errors.Join(a.checkSecrets(&h), a.checkNew(ctx, &h)); err != nil {
 		return h, err
 	}
 	for _, d := range doc.Deployments() {
@@ -149,8 +149,12 @@ var errRollback = errors.New("it was only tried")
 
 // checkNew tries whether the new tenants can have the networks that they ask for, once
 // those to be destroyed are gone.
-func (a *Agent) checkNew(h *hostPlan) error {
-	err := a.store.Update(func(tx *store.Tx) error {
+func (a *Agent) checkNew(ctx context.Context, h *hostPlan) error {
+	host, err := a.occupied(ctx)
+	if err != nil {
+		return err
+	}
+	err = a.store.Update(func(tx *store.Tx) error {
 		all, err := tx.Tenants()
 		if err != nil {
 			return err
@@ -159,7 +163,7 @@ func (a *Agent) checkNew(h *hostPlan) error {
 			if slices.ContainsFunc(all, func(t mvm.Tenant) bool { return t.ID == d.Tenant.ID }) {
 				continue
 			}
-			t, err := tenantRecord(tx, d.Tenant)
+			t, err := tenantRecord(tx, d.Tenant, host, h.gone...)
 			if err == nil {
 				err = checkOverlap(tx, t, h.gone...)
 			}

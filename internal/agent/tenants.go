@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/delta"
+	"mvm/internal/network"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 )
@@ -25,13 +26,17 @@ func (a *Agent) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tena
 }
 
 func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Tenant, err error) {
+	host, err := a.occupied(ctx)
+	if err != nil {
+		return t, err
+	}
 	err = a.store.Update(func(tx *store.Tx) error {
 		if _, err := tx.Tenant(spec.ID); err == nil {
 			return mvm.Errorf(mvm.KindExists, "tenant %s is there already", spec.ID)
 		} else if !mvm.IsKind(err, mvm.KindNotFound) {
 			return err
 		}
-		if t, err = tenantOf(tx, spec); err != nil {
+		if t, err = tenantOf(tx, spec, host); err != nil {
 			return err
 		}
 		if err := tx.PutTenant(t); err != nil {
@@ -46,27 +51,48 @@ func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 	return t, a.applyNetwork(ctx)
 }
 
+// occupied is what the host itself has of addresses and routes.
+func (a *Agent) occupied(ctx context.Context) ([]network.Range, error) {
+	host, err := a.opt.Network.Occupied(ctx)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindOf(err), "look at the host's networks: %w", err)
+	}
+	return host, nil
+}
+
 // tenantOf makes the record of a new tenant, whose subnet is its own.
-func tenantOf(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
-	t, err := tenantRecord(tx, spec)
+func tenantOf(tx *store.Tx, spec mvm.TenantSpec, host []network.Range) (mvm.Tenant, error) {
+	t, err := tenantRecord(tx, spec, host)
 	if err != nil {
 		return t, err
 	}
 	return t, checkOverlap(tx, t)
 }
 
-// tenantRecord makes the record of a new tenant: its network id and subnet.
-func tenantRecord(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
+// tenantRecord makes the record of a new tenant: its network id and subnet, which takes
+// nothing from what the host has. Those that nobody named are chosen so.
+func tenantRecord(tx *store.Tx, spec mvm.TenantSpec, host []network.Range, going ...string) (mvm.Tenant, error) {
 	t := mvm.Tenant{ID: spec.ID, Quota: mvm.DefaultQuota(), Pinned: spec.Pinned, HostServices: spec.HostServices,
 		Subnet: spec.Subnet, Created: time.Now()}
 	if spec.Quota != nil {
 		t.Quota = *spec.Quota
 	}
+	var fits func(int) error
+	if !t.Subnet.IsValid() {
+		fits = func(netID int) error {
+			next := t
+			next.Subnet = mvm.DefaultSubnet(netID)
+			if err := checkHost(next.Subnet, host); err != nil {
+				return err
+			}
+			return checkOverlap(tx, next, going...)
+		}
+	}
 	var err error
 	if spec.NetID != nil {
 		t.NetID, err = *spec.NetID, tx.ReserveNetID(*spec.NetID)
 	} else {
-		t.NetID, err = tx.NextNetID()
+		t.NetID, err = tx.NextNetID(fits)
 	}
 	if err != nil {
 		return t, err
@@ -74,7 +100,16 @@ func tenantRecord(tx *store.Tx, spec mvm.TenantSpec) (mvm.Tenant, error) {
 	if !t.Subnet.IsValid() {
 		t.Subnet = mvm.DefaultSubnet(t.NetID)
 	}
-	return t, nil
+	return t, checkHost(t.Subnet, host)
+}
+
+// checkHost refuses a subnet that takes something from the host.
+func checkHost(subnet netip.Prefix, host []network.Range) error {
+	if r, found := network.Overlapping(host, subnet); found {
+		return mvm.Errorf(mvm.KindState, "subnet %s overlaps %s of this host", subnet, r.What).
+			WithFix("choose another net_id or subnet")
+	}
+	return nil
 }
 
 // checkOverlap refuses a subnet that another tenant has, but for those about to go.

@@ -116,6 +116,15 @@ func (n *Network) Sweep(ctx context.Context) ([]string, error) {
 	return a.Removed, err
 }
 
+// Occupied is described at network.Network.
+func (n *Network) Occupied(ctx context.Context) ([]network.Range, error) {
+	if err := n.open("look at the host's networks"); err != nil {
+		return nil, err
+	}
+	a, _, err := call[occupiedAnswer](ctx, n.c, opOccupied, none{}, nil)
+	return a.Ranges, err
+}
+
 // Verify is described at network.Network.
 func (n *Network) Verify(ctx context.Context) ([]network.Finding, error) {
 	if err := n.open("verify network"); err != nil {

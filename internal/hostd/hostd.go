@@ -55,8 +55,9 @@ const (
 	opList
 	opLeave
 	opScope
+	opOccupied
 
-	opLast = opScope
+	opLast = opOccupied
 )
 
 // Bounds of the protocol.
@@ -99,6 +100,9 @@ type (
 	}
 	sweepAnswer struct {
 		Removed []string `json:"removed"`
+	}
+	occupiedAnswer struct {
+		Ranges []network.Range `json:"ranges"`
 	}
 	verifyAnswer struct {
 		Findings []network.Finding `json:"findings"`

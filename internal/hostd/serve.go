@@ -34,6 +34,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.tap)
 	case opSweep:
 		return handle(ctx, r, s.sweep)
+	case opOccupied:
+		return handle(ctx, r, s.occupied)
 	case opVerify:
 		return handle(ctx, r, s.verify)
 	case opLaunch:
@@ -107,6 +109,11 @@ func (s *Server) tap(ctx context.Context, t tapRequest) (reply, error) {
 func (s *Server) sweep(ctx context.Context, _ none) (reply, error) {
 	removed, err := s.opt.Network.Sweep(ctx)
 	return reply{body: sweepAnswer{removed}}, err
+}
+
+func (s *Server) occupied(ctx context.Context, _ none) (reply, error) {
+	ranges, err := s.opt.Network.Occupied(ctx)
+	return reply{body: occupiedAnswer{ranges}}, err
 }
 
 func (s *Server) verify(ctx context.Context, _ none) (reply, error) {

@@ -31,6 +31,10 @@ type Network interface {
 	// Config last applied does not own, and says what it removed. Before the first
 	// Apply it refuses, with kind state.
 	Sweep(ctx context.Context) ([]string, error)
+	// Occupied returns what the host itself has of addresses and routes outside of
+	// tenants' networks, so that no tenant is given a subnet that takes them away. It
+	// needs no Config, and leaves out the default route.
+	Occupied(ctx context.Context) ([]Range, error)
 	// Verify compares the kernel with the Config last applied and returns what
 	// differs or leaves a way open. It changes nothing.
 	Verify(ctx context.Context) ([]Finding, error)
@@ -60,6 +64,27 @@ type Instance struct {
 	// Gateway: the instance's role is gateway.
 	Gateway bool
 }
+
+// Range is an address range that the host itself uses.
+type Range struct {
+	Prefix netip.Prefix `json:"prefix"`
+	// What names it for people: "the address 10.240.0.9/24 of interface eth0".
+	What string `json:"what"`
+}
+
+// Overlapping returns the first of the ranges that the subnet overlaps.
+func Overlapping(ranges []Range, subnet netip.Prefix) (Range, bool) {
+	for _, r := range ranges {
+		if r.Prefix.Overlaps(subnet) {
+			return r, true
+		}
+	}
+	return Range{}, false
+}
+
+// Everything is the length below which a route is for everything, as a default route
+// is: what is said for half of all addresses does not mean a tenant's.
+const Everything = 8
 
 // Finding is one thing that Verify or a live probe found wrong.
 type Finding struct {

@@ -74,6 +74,7 @@ func (n nets) Sweep(ctx context.Context) ([]string, error) {
 }
 
 func (n nets) Verify(ctx context.Context) ([]network.Finding, error) { return n.l.w.net.Verify(ctx) }
+func (n nets) Occupied(ctx context.Context) ([]network.Range, error) { return n.l.w.net.Occupied(ctx) }
 func (n nets) Close() error                                          { return nil }
 
 // images builds images of nothing.

@@ -71,19 +71,28 @@ func (t *Tx) DeleteSecrets(tenant string) error { return t.delete(bucketSecrets,
 
 func netIDKey(n int) []byte { return binary.BigEndian.AppendUint16(nil, uint16(n)) }
 
-// NextNetID takes the lowest net_id that was never taken. KindState when all 4096
-// have been.
-func (t *Tx) NextNetID() (int, error) {
-	next := 0
-	c := t.bucket(bucketNetIDs).Cursor()
-	for k, _ := c.First(); k != nil && int(binary.BigEndian.Uint16(k)) == next; k, _ = c.Next() {
-		next++
+// NextNetID takes the lowest net_id that was never taken and that fits; nil: any fits.
+// One that does not fit now is not taken. KindState when there is none.
+func (t *Tx) NextNetID(fits func(netID int) error) (int, error) {
+	var why error
+	for next := range mvm.MaxNetID + 1 {
+		if t.bucket(bucketNetIDs).Get(netIDKey(next)) != nil {
+			continue
+		}
+		if fits != nil {
+			if err := fits(next); err != nil {
+				why = err
+				continue
+			}
+		}
+		return next, t.ReserveNetID(next)
 	}
-	if next > mvm.MaxNetID {
-		return 0, mvm.Errorf(mvm.KindState, "take a net_id: all %d have been used", mvm.MaxNetID+1).
-			WithFix("use another host for more tenants; net_ids are never given twice")
+	if why != nil {
+		return 0, mvm.Errorf(mvm.KindState, "take a net_id: none is left whose subnet is free: %w", why).
+			WithFix("give the tenant a subnet of its own, such as --subnet 172.31.250.0/24")
 	}
-	return next, t.ReserveNetID(next)
+	return 0, mvm.Errorf(mvm.KindState, "take a net_id: all %d have been used", mvm.MaxNetID+1).
+		WithFix("use another host for more tenants; net_ids are never given twice")
 }
 
 // ReserveNetID takes a net_id for good. KindExists when it was taken before, even

@@ -136,7 +136,7 @@ func TestNetIDsAreNeverGivenTwice(t *testing.T) {
 	})
 	for _, want := range []int{2, 3} {
 		update(t, s, func(tx *store.Tx) error {
-			got, err := tx.NextNetID()
+			got, err := tx.NextNetID(nil)
 			if got != want {
 				t.Errorf("got net_id %d, want %d", got, want)
 			}
@@ -148,7 +148,7 @@ func TestNetIDsAreNeverGivenTwice(t *testing.T) {
 	}
 	err := s.Update(func(tx *store.Tx) error {
 		for range mvm.MaxNetID + 2 {
-			if _, err := tx.NextNetID(); err != nil {
+			if _, err := tx.NextNetID(nil); err != nil {
 				return err
 			}
 		}

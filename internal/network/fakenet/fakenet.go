@@ -22,7 +22,9 @@ const (
 	OpOpenTAP Op = "open-tap"
 	OpSweep   Op = "sweep"
 	OpVerify  Op = "verify"
-	OpClose   Op = "close"
+
+	OpOccupied Op = "occupied"
+	OpClose    Op = "close"
 )
 
 // Network is a network.Network in memory. A TAP is a pipe: the caller gets the
@@ -36,6 +38,7 @@ type Network struct {
 	taps     map[string]*os.File // the reading end, by TAP name
 	left     map[string]bool     // what a former agent left behind
 	findings []network.Finding
+	occupied []network.Range
 	fail     map[Op]failure
 	delay    map[Op]time.Duration
 	calls    map[Op]int
@@ -148,10 +151,25 @@ func (n *Network) Verify(ctx context.Context) ([]network.Finding, error) {
 	}
 	defer n.mu.Unlock()
 	out := slices.Clone(n.findings)
+	for _, t := range n.cfg.Tenants {
+		if r, found := network.Overlapping(n.occupied, t.Subnet); found {
+			out = append(out, network.Finding{Severity: "error", What: r.What + " overlaps the subnet " + t.Subnet.String() + " of tenant " + t.ID,
+				Where: mvm.BridgeName(t.NetID), Fix: "give the tenant another subnet"})
+		}
+	}
 	for _, name := range n.extra() {
 		out = append(out, network.Finding{Severity: "error", What: "belongs to no tenant", Where: name, Fix: "sweep the network"})
 	}
 	return out, nil
+}
+
+// Occupied returns what SetOccupied has set.
+func (n *Network) Occupied(ctx context.Context) ([]network.Range, error) {
+	if err := n.begin(ctx, OpOccupied); err != nil {
+		return nil, err
+	}
+	defer n.mu.Unlock()
+	return slices.Clone(n.occupied), nil
 }
 
 // Close closes the Network's ends of the TAPs; every later operation fails.

@@ -3,6 +3,7 @@ package fakenet_test
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -20,7 +21,12 @@ func TestNetwork(t *testing.T) {
 	networktest.Run(t, func(t *testing.T) networktest.Subject {
 		n := fakenet.New()
 		t.Cleanup(func() { _ = n.Close() })
-		return networktest.Subject{Network: n, State: n.State, Links: n.Links}
+		var has []network.Range
+		occupy := func(p netip.Prefix, _ bool) {
+			has = append(has, network.Range{Prefix: p, What: "the test's " + p.String()})
+			n.SetOccupied(has...)
+		}
+		return networktest.Subject{Network: n, State: n.State, Links: n.Links, Occupy: occupy}
 	})
 }
 

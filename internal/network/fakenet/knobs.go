@@ -39,6 +39,13 @@ func (n *Network) Leave(name string) {
 	n.left[name] = true
 }
 
+// SetOccupied sets what the host itself has.
+func (n *Network) SetOccupied(r ...network.Range) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.occupied = slices.Clone(r)
+}
+
 // SetFindings sets what Verify returns.
 func (n *Network) SetFindings(f []network.Finding) {
 	n.mu.Lock()

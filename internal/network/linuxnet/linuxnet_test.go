@@ -3,6 +3,7 @@ package linuxnet_test
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -24,7 +25,7 @@ func TestNetwork(t *testing.T) {
 	networktest.Run(t, func(t *testing.T) networktest.Subject {
 		ns := newNamespace(t)
 		n := open(t, ns, linuxnet.Options{})
-		return networktest.Subject{Network: n, State: ns.state, Links: ns.links}
+		return networktest.Subject{Network: n, State: ns.state, Links: ns.links, Occupy: ns.occupy}
 	})
 }
 
@@ -33,7 +34,7 @@ func TestNetworkThroughHostd(t *testing.T) {
 	networktest.Run(t, func(t *testing.T) networktest.Subject {
 		ns := newNamespace(t)
 		client, _ := hostdtest.Serve(t, hostd.Options{Network: open(t, ns, linuxnet.Options{})})
-		return networktest.Subject{Network: forInstances{client.Network()}, State: ns.state, Links: ns.links}
+		return networktest.Subject{Network: forInstances{client.Network()}, State: ns.state, Links: ns.links, Occupy: ns.occupy}
 	})
 }
 
@@ -71,6 +72,21 @@ func (ns *testNS) run(argv ...string) string {
 		ns.t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, errs.String())
 	}
 	return out.String()
+}
+
+// occupy gives the host an address in the range, or a route to it.
+func (ns *testNS) occupy(p netip.Prefix, route bool) {
+	ns.t.Helper()
+	if !strings.Contains(ns.run("ip", "-o", "link"), " uplink:") {
+		ns.run("ip", "link", "add", "uplink", "type", "bridge")
+		ns.run("ip", "link", "set", "uplink", "up")
+	}
+	if route {
+		ns.run("ip", "route", "add", p.String(), "dev", "uplink", "table", "52")
+		ns.run("ip", "route", "add", p.String(), "dev", "uplink")
+		return
+	}
+	ns.run("ip", "addr", "add", netip.PrefixFrom(p.Addr().Next(), p.Bits()).String(), "dev", "uplink")
 }
 
 // links returns the interfaces with mvm's names, sorted.

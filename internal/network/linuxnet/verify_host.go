@@ -2,6 +2,7 @@ package linuxnet
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/network"
@@ -31,36 +33,101 @@ func (n *Network) verifyHost() ([]network.Finding, error) {
 	return append(append(out, careless...), routes...), err
 }
 
-// verifyRoutes finds addresses and routes of the host within tenants' subnets.
-func (n *Network) verifyRoutes() ([]network.Finding, error) {
+// Occupied returns the host's addresses and routes that are not of tenants' bridges.
+func (n *Network) Occupied(ctx context.Context) (out []network.Range, err error) {
+	if err := n.lock(ctx, "look at the host's networks"); err != nil {
+		return nil, err
+	}
+	defer n.mu.Unlock()
+	host, err := n.hostRanges()
+	for _, h := range host {
+		out = append(out, h.Range)
+	}
+	return out, err
+}
+
+// hostRange is an address or a route of the host.
+type hostRange struct {
+	network.Range
+	route bool
+	short string // without the interface
+}
+
+// hostRanges lists the host's addresses and its routes to other machines, of all tables,
+// but for tenants' bridges and for routes to everything.
+func (n *Network) hostRanges() (out []hostRange, err error) {
+	links, err := dump(n.links.LinkList)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "list interfaces: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
 	addrs, err := dump(func() ([]netlink.Addr, error) { return n.links.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "list addresses: %w", err)
 	}
-	routes, err := dump(func() ([]netlink.Route, error) { return n.links.RouteList(nil, netlink.FAMILY_V4) })
+	for _, a := range addrs {
+		p, on := toNetip(a.IPNet), names[a.LinkIndex]
+		if p.Bits() >= network.Everything && !isOurs(on) {
+			out = append(out, hostRange{network.Range{Prefix: p.Masked(), What: fmt.Sprintf("the address %s of interface %s", p, on)}, false, p.String()})
+		}
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return n.links.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC, Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	})
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "list routes: %w", err)
 	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		p, on := toNetip(r.Dst), names[r.LinkIndex]
+		if p.Bits() >= network.Everything && !isOurs(on) {
+			out = append(out, hostRange{network.Range{Prefix: p.Masked(), What: "the route to " + p.String() + via(r, on)}, true, "a route to " + p.String()})
+		}
+	}
+	return out, nil
+}
+
+// via says where a route leads.
+func via(r netlink.Route, on string) (text string) {
+	if r.Gw != nil {
+		text = " via " + r.Gw.String()
+	}
+	if on != "" {
+		text += " on interface " + on
+	}
+	return text
+}
+
+// verifyRoutes finds addresses and routes of the host that overlap tenants' subnets, such
+// as came after the tenants. Both keep working as well as they can: nothing is taken down.
+func (n *Network) verifyRoutes() ([]network.Finding, error) {
+	host, err := n.hostRanges()
+	if err != nil {
+		return nil, err
+	}
 	var out []network.Finding
 	for _, t := range n.cfg.Tenants {
-		bridge, err := interfaceIndex(mvm.BridgeName(t.NetID))
-		if err != nil {
-			continue // verifyBridge tells
-		}
-		for _, a := range addrs {
-			if p := toNetip(a.IPNet); a.LinkIndex != bridge && p.Bits() > 0 && t.Subnet.Overlaps(p) {
-				out = append(out, network.Finding{Severity: severe, What: fmt.Sprintf("the host's address %s lies in the subnet %s of tenant %s", p, t.Subnet, t.ID), Where: mvm.BridgeName(t.NetID),
-					Fix: "give the tenant another subnet, or the host another address"})
-			}
-		}
-		for _, r := range routes {
-			if r.Dst == nil || r.LinkIndex == bridge {
+		for _, h := range host {
+			if !h.Prefix.Overlaps(t.Subnet) {
 				continue
 			}
-			if p := toNetip(r.Dst); p.Bits() >= t.Subnet.Bits() && t.Subnet.Overlaps(p) {
-				out = append(out, network.Finding{Severity: severe, What: fmt.Sprintf("a route to %s takes traffic away from the subnet %s of tenant %s", p, t.Subnet, t.ID), Where: mvm.BridgeName(t.NetID),
-					Fix: "ip route delete " + p.String()})
+			f := network.Finding{Severity: severe, Where: mvm.BridgeName(t.NetID), Fix: "give the tenant another subnet, or the host another network"}
+			switch {
+			case !h.route:
+				f.What = fmt.Sprintf("the host's address %s lies in the subnet %s of tenant %s: it is %s", h.short, t.Subnet, t.ID, h.What)
+			case h.Prefix.Bits() >= t.Subnet.Bits():
+				f.What = fmt.Sprintf("%s takes traffic away from the subnet %s of tenant %s: it is %s", h.short, t.Subnet, t.ID, h.What)
+				f.Fix = "ip route delete " + h.Prefix.String() + ", or give the tenant another subnet"
+			default:
+				f.Severity = minor
+				f.What = fmt.Sprintf("the subnet %s of tenant %s takes traffic away from %s", t.Subnet, t.ID, h.What)
 			}
+			out = append(out, f)
 		}
 	}
 	return out, nil

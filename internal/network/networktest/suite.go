@@ -21,6 +21,8 @@ type Subject struct {
 	State func() string
 	// Links returns the names of the bridges and TAPs that exist, sorted.
 	Links func() []string
+	// Occupy gives the host itself an address in the range, or a route to it.
+	Occupy func(p netip.Prefix, route bool)
 }
 
 // Run runs the suite; open makes a fresh Subject on an empty host and cleans up with t.
@@ -41,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"sweep keeps what is owned", sweepKeeps},
 		{"sweep removes what is not owned", sweepRemoves},
 		{"verify finds what is not owned", verifyFinds},
+		{"the host's own networks are told", occupied},
 		{"many at once", manyAtOnce},
 		{"a cancelled context changes nothing", cancelled},
 		{"close", closes},
