@@ -25,6 +25,7 @@ import (
 	"mvm/internal/publish"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // closeGrace is how long operations may go on once the agent must end. What is cut
@@ -48,6 +49,9 @@ func (s Seam) agents() func(point, instance string) error {
 func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	source := keySource(o.AgentConfig, secrets.TakeEnv())
 	log := newLogger(os.Stderr, o.LogLevel, o.LogFormat)
+	if err := sys.Undumpable(); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "keep secrets from other processes: %w", err)
+	}
 	if err := ready(o.AgentConfig, source); err != nil {
 		return err
 	}
@@ -69,6 +73,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	if err != nil {
 		return err
 	}
+	lockMemory(key, log)
 	st, err := openStore(o, key)
 	if err != nil {
 		return err
@@ -84,7 +89,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	defer closing(&err, stop)
-	rem, err := listenRemote(o, log)
+	rem, err := listenRemote(o, st, log)
 	if err != nil {
 		return err
 	}
@@ -100,6 +105,20 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	rem.figures(m)
 	rem.open(a, api.ServerConfig{Version: o.Version, Log: log, Count: m.Request})
 	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log, Count: m.Request})
+}
+
+// lockMemory keeps secrets out of swap: all memory of the agent, or where its limit does
+// not allow that, the master key.
+func lockMemory(key *secrets.Key, log *slog.Logger) {
+	all := sys.LockMemory()
+	one := key.Lock()
+	const fix = "raise the limit of locked memory of the agent (LimitMEMLOCK=infinity in its unit), or turn swap off"
+	switch {
+	case one != nil:
+		log.Warn("the master key is not locked in memory and may get into swap", "err", one, "fix", fix)
+	case all != nil:
+		log.Info("the master key is locked in memory; secrets in use may get into swap", "err", all, "fix", fix)
+	}
 }
 
 // parts are what differs between drivers.

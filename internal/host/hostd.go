@@ -22,6 +22,7 @@ import (
 	"mvm/internal/production"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // ServeHostd does what needs root for the agent of the config, until the context ends.
@@ -29,6 +30,9 @@ import (
 func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	_ = secrets.TakeEnv() // the agent's; VMMs must not get it
 	log := newLogger(os.Stderr, cfg.LogLevel, cfg.LogFormat)
+	if err := sys.Undumpable(); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "keep memory from other processes: %w", err)
+	}
 	if os.Geteuid() != 0 {
 		return mvm.Errorf(mvm.KindPolicy, "serve what needs root: this is user %d", os.Geteuid()).WithFix("run it as root")
 	}

@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/big"
 	"time"
 
+	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/cli"
 	"mvm/internal/metrics"
 	"mvm/internal/pki"
 	"mvm/internal/remote"
+	"mvm/internal/store"
 )
 
 // remoteAPI is the API for other machines; the zero value is none.
@@ -21,12 +24,13 @@ type remoteAPI struct {
 
 // listenRemote takes up the node's certificates and binds the address for remote
 // clients, when one is configured. Nobody is answered yet.
-func listenRemote(o cli.ServeOptions, log *slog.Logger) (*remoteAPI, error) {
+func listenRemote(o cli.ServeOptions, st *store.Store, log *slog.Logger) (*remoteAPI, error) {
 	c := o.Remote
 	if c.Listen == "" {
 		return &remoteAPI{}, nil
 	}
 	k := pki.NewKeeper(pki.At(c.CertDir, c.TrustDomain), time.Duration(c.CertHours)*time.Hour, log)
+	k.Remember(revocations{st})
 	if err := k.Open(); err != nil {
 		return nil, err
 	}
@@ -36,6 +40,26 @@ func listenRemote(o cli.ServeOptions, log *slog.Logger) (*remoteAPI, error) {
 		return nil, err
 	}
 	return &remoteAPI{keeper: k, server: s}, nil
+}
+
+// revocations are which revocation lists were in force, in the state.
+type revocations struct{ st *store.Store }
+
+func (r revocations) key(ca string) string { return "crl_number_" + ca }
+
+func (r revocations) Number(ca string) (*big.Int, error) {
+	n := new(big.Int)
+	return n, r.st.View(func(tx *store.Tx) error {
+		text, ok, err := tx.Meta(r.key(ca))
+		if _, good := n.SetString(text, 10); err == nil && ok && !good {
+			err = mvm.Errorf(mvm.KindInternal, "the number %q of a revocation list is none", text)
+		}
+		return err
+	})
+}
+
+func (r revocations) Keep(ca string, number *big.Int) error {
+	return r.st.Update(func(tx *store.Tx) error { return tx.PutMeta(r.key(ca), number.String()) })
 }
 
 // addr is where remote clients are answered; empty: nowhere.

@@ -2,10 +2,13 @@ package pki
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"log/slog"
+	"math/big"
 	"os"
 	"sync"
 	"syscall"
@@ -22,9 +25,10 @@ const checkEvery = time.Minute
 // when they change, and renews the node's certificate in the middle of its life where
 // the CA's key is on this host. Everything on it may be called concurrently.
 type Keeper struct {
-	dir  *Dir
-	life time.Duration
-	log  *slog.Logger
+	dir    *Dir
+	life   time.Duration
+	log    *slog.Logger
+	latest Latest
 
 	mu         sync.Mutex
 	state      *state
@@ -51,6 +55,18 @@ type stamp struct {
 	size       int64
 	mtim, ctim syscall.Timespec
 }
+
+// Latest keeps, over restarts, the number of the latest revocation list of each CA that
+// was in force. A CA is named by its certificate's digest.
+type Latest interface {
+	// Number is the zero value's where none is kept.
+	Number(ca string) (*big.Int, error)
+	Keep(ca string, number *big.Int) error
+}
+
+// Remember has the keeper refuse a revocation list older than the latest, also when that
+// was in force in an earlier process. It comes before Open.
+func (k *Keeper) Remember(latest Latest) { k.latest = latest }
 
 // NewKeeper returns a keeper that does nothing until Open. life is that of the
 // certificates that it renews.
@@ -148,8 +164,8 @@ func (k *Keeper) refresh() error {
 		return k.problem
 	}
 	s, err := k.dir.load()
-	if err == nil && k.state != nil && k.state.ca.Equal(s.ca) && s.crl.number.Cmp(k.state.crl.number) < 0 {
-		err = mvm.Errorf(mvm.KindState, "revocation list %s is older than %s, which is in force", s.crl.number, k.state.crl.number)
+	if err == nil {
+		err = k.keepLatest(s)
 	}
 	k.seen, k.problem = now, err
 	if err != nil {
@@ -159,6 +175,40 @@ func (k *Keeper) refresh() error {
 		return err
 	}
 	k.state, k.generation = s, k.generation+1
+	return nil
+}
+
+// keepLatest refuses a revocation list older than one that was in force, which would let
+// in whom that had revoked, and else keeps its number.
+func (k *Keeper) keepLatest(s *state) error {
+	highest := new(big.Int)
+	if k.state != nil && k.state.ca.Equal(s.ca) {
+		highest = k.state.crl.number
+	}
+	sum := sha256.Sum256(s.ca.Raw)
+	ca := hex.EncodeToString(sum[:])
+	if k.latest != nil {
+		kept, err := k.latest.Number(ca)
+		if err != nil {
+			return mvm.Errorf(mvm.KindOf(err), "read which revocation list was in force: %w", err)
+		}
+		if kept.Cmp(highest) > 0 {
+			highest = kept
+		}
+	}
+	switch s.crl.number.Cmp(highest) {
+	case -1:
+		return mvm.Errorf(mvm.KindState, "revocation list %s in %s is older than %s, which was in force", s.crl.number, k.dir.file(crlFile), highest).
+			WithFix("take the latest ca.crl from the host that signs; its number is %s or higher, see `mvm agent certs status` there", highest)
+	case 0:
+		return nil
+	}
+	if k.latest == nil {
+		return nil
+	}
+	if err := k.latest.Keep(ca, s.crl.number); err != nil { // it is in force all the same
+		k.log.Error("keep which revocation list is in force; after a restart an older one would be taken", "number", s.crl.number.String(), "err", err)
+	}
 	return nil
 }
 

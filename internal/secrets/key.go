@@ -49,6 +49,18 @@ func NewKey(master []byte) (*Key, error) {
 	return &Key{master: append([]byte(nil), master...), id: id}, nil
 }
 
+// Lock moves the key into memory that is never swapped out. Where the limit of locked
+// memory does not allow it, the key stays where it is. It comes before any other use.
+func (k *Key) Lock() error {
+	locked, err := sys.LockedCopy(k.master)
+	if err != nil {
+		return mvm.Errorf(mvm.KindPolicy, "lock master key in memory: %w", err)
+	}
+	clear(k.master)
+	k.master = locked
+	return nil
+}
+
 // String hides the key.
 func (k *Key) String() string { return "(master key)" }
 
@@ -94,6 +106,7 @@ func loadKey(path string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer clear(master)
 	if len(master) != KeySize {
 		return nil, refuseKey(path, fmt.Sprintf("it does not have %d bytes", KeySize)).
 			WithFix("put the right key back; without it the secrets that are sealed cannot be read")
