@@ -37,7 +37,7 @@ func (o *operation) wake(ctx context.Context) error {
 		}
 		o.log.Warn("restore failed", "error", why)
 		if _, lacks := sys.Fault(why); lacks && !o.inst.Snapshot.Consumed { // and does so still
-			break
+			return o.sleepsOn(why)
 		}
 	}
 	if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed {
@@ -67,8 +67,8 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	default:
 		leave, ev, err = o.leaveAside(why)
 	}
-	if err != nil {
-		return err
+	if err != nil { // what was moved so far is moved again
+		return o.sleepsOn(err)
 	}
 	ev.By, ev.Why = askerAgent, "it can't be used: "+clip(why.Error())
 	stop := func(i *mvm.Instance) {

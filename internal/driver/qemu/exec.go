@@ -28,10 +28,7 @@ func (l *launcher) exec(ctx context.Context, what spawn.Launch) error {
 	s := l.spec
 	what.Files, what.Files.Log = l.files, out
 	if l.proc, l.rec.Cgroups, err = l.d.host.Launch(ctx, what); err != nil {
-		if said := tail(s.RunDir); said != "" {
-			return mvm.Errorf(mvm.KindOf(err), "%w: QEMU says: %s", err, said)
-		}
-		return err
+		return explain(err, tail(s.RunDir))
 	}
 	l.undo.Add(func() error {
 		ctx := context.WithoutCancel(ctx)

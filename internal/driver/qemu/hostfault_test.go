@@ -130,6 +130,15 @@ func TestRestoreOnAHostThatLacksSomething(t *testing.T) {
 		return nil
 	}
 	s.fails("killed while it loads", func(err error) bool { return mvm.IsKind(err, mvm.KindUnavailable) })
+
+	// The VMM has no file descriptor left for the device state.
+	s.seam = func(op string) error {
+		if op == "restore.load" {
+			must(t, unix.Prlimit(s.pid(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1, Max: 1}, nil))
+		}
+		return nil
+	}
+	s.fails("no files in the VMM", func(error) bool { return true })
 	s.seam = nil
 	s.wakes()
 }

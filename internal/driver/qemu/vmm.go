@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/qmp"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/sys"
 )
 
 // memoryState says what the memory file is worth when the VMM ends.
@@ -213,12 +215,19 @@ func (v *vmm) Exit() driver.Exit {
 	}
 }
 
-// explain adds to an error of a VMM that ended what it said before.
-func (v *vmm) explain(err error) error {
-	if said := tail(v.spec.RunDir); said != "" {
-		return mvm.Errorf(mvm.KindOf(err), "%w: QEMU says: %s", err, said)
+// explain adds to an error of a VMM that ended what it said before, and what the host
+// lacks where it said that.
+func (v *vmm) explain(err error) error { return explain(err, tail(v.spec.RunDir)) }
+
+func explain(err error, said string) error {
+	if said == "" {
+		return err
 	}
-	return err
+	kind := mvm.KindOf(err)
+	if errno, lacks := sys.FaultIn(said); lacks {
+		err = fmt.Errorf("%w: %w", err, errno)
+	}
+	return mvm.Errorf(kind, "%w: QEMU says: %s", err, said)
 }
 
 // Dial opens a stream to a port of the guest.
