@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak check bench fuzz clean
+.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers check bench fuzz clean
 
 all: build
 
@@ -48,6 +48,14 @@ sim:
 SOAK ?= 10m
 soak: setup-test build
 	$(GO) test -timeout 24h -v -run 'TestSoak$$' ./test/vm -soak=$(SOAK)
+
+# peers ends workers and gateways DEATHS times, with 20 requests under way each time: with
+# fake VMMs, and on real microVMs.
+DEATHS ?= 50
+SEED   ?= 11
+peers: setup-test build
+	$(GO) test -timeout 3h -v ./test/peers -deaths=$(DEATHS) -seed=$(SEED)
+	$(GO) test -timeout 3h -v -run 'TestPeers$$' ./test/vm -peers=$(DEATHS) -peers-seed=$(SEED)
 
 test-vm:
 	$(GO) test -p 1 -timeout 60m $(VM)

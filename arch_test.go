@@ -94,6 +94,7 @@ var rules = map[string]rule{
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"test/stubmodel", "it runs the program as a user does", ""},
+	"test/peers":       {"", "agent, gateways and publisher over a network that swallows the dead", "*"},
 	"test/script":      {"", "the command line's manual, executed", "*"},
 	"test/vm":          {"", "real microVMs from end to end", "*"},
 	"test/vm/workload": {"internal/guestproto internal/guestproto/mux", "what runs in the guests of test/vm", ""},

@@ -44,6 +44,16 @@ func (r *router) Peers() guestproto.Peers {
 
 func (r *router) Use(string) (int, time.Time) { return 0, time.Time{} }
 
+// of has one instance route with r.
+func (r *router) of(id string) func(string) fake.Router {
+	return func(other string) fake.Router {
+		if other != id {
+			return nil
+		}
+		return r
+	}
+}
+
 // told reports whether the router was told that the boot of the instance is gone, and
 // forgets that.
 func (r *router) told(id string, boot int) bool {
@@ -81,7 +91,7 @@ func (h *host) force(id string, op mvm.OpKind) {
 func TestGatewaysAreToldOfAnEnd(t *testing.T) {
 	h, gw, w, _ := gatewayHost(t)
 	r := &router{}
-	h.host.Route(gw.ID, r)
+	h.host.Route(r.of(gw.ID))
 	for _, c := range []struct {
 		name string
 		end  func(id string)
@@ -148,7 +158,7 @@ func TestBootIsTold(t *testing.T) {
 func TestGatewaysThatMissedAnEndAreAsked(t *testing.T) {
 	h, gw, w, other := gatewayHost(t)
 	r := &router{}
-	h.host.Route(gw.ID, r)
+	h.host.Route(r.of(gw.ID))
 	h.do(w.ID, mvm.OpStop)
 	i := h.do(w.ID, mvm.OpStart)
 	alive := guestproto.Peer{InstanceID: i.ID, Boot: i.DiskGeneration}

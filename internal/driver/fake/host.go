@@ -21,7 +21,7 @@ type Host struct {
 	behaviors  map[string]Behavior
 	knobs      string // a file, see Follow
 	listeners  map[string]map[uint32]func(net.Conn)
-	routers    map[string]Router
+	routers    func(id string) Router
 	violations []string
 	trace      []string
 	onRequest  func(id, request string)
@@ -38,7 +38,6 @@ func NewHost() *Host {
 		machines:  map[string]*machine{},
 		behaviors: map[string]Behavior{},
 		listeners: map[string]map[uint32]func(net.Conn){},
-		routers:   map[string]Router{},
 	}
 }
 
@@ -72,18 +71,23 @@ type Router interface {
 	Use(instance string) (open int, last time.Time)
 }
 
-// Route has the instance's guest route with r, now or when it comes to be: what the host
-// says about routing goes there. Without one a guest answers as its Behavior says.
-func (h *Host) Route(id string, r Router) {
+// Route has guests route with what of returns for the instance: what the host says about
+// routing goes there. Where it returns nil a guest answers as its Behavior says. It is
+// called with no lock held.
+func (h *Host) Route(of func(id string) Router) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.routers[id] = r
+	h.routers = of
 }
 
 func (h *Host) router(id string) Router {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.routers[id]
+	of := h.routers
+	h.mu.Unlock()
+	if of == nil {
+		return nil
+	}
+	return of(id)
 }
 
 // Listen has the instance's guest serve streams to the port with fn, in a

@@ -47,6 +47,7 @@ func serve() error {
 	mux.HandleFunc("/ws", s.webSocket)
 	mux.HandleFunc("/spin", s.spin)
 	mux.HandleFunc("/noise", s.noise)
+	mux.HandleFunc("/once", s.once)
 	return http.ListenAndServe(":8000", mux)
 }
 
@@ -126,6 +127,35 @@ func (s *server) noise(w http.ResponseWriter, r *http.Request) {
 			_, _ = c.Write(make([]byte, 1024))
 		}
 	}()
+}
+
+// once notes on the disk that the request with the id has come, and sends what says so.
+// Then it holds the request until its client is gone.
+func (s *server) once(w http.ResponseWriter, r *http.Request) {
+	if err := s.note(r.FormValue("id")); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	switch r.FormValue("how") {
+	case "events":
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprint(w, "data: come\n\n")
+		_ = http.NewResponseController(w).Flush()
+	case "ws":
+		s.webSocket(w, r)
+		return
+	}
+	<-r.Context().Done()
+}
+
+// note adds a line to the list of requests, durably.
+func (s *server) note(id string) error {
+	f, err := os.OpenFile("/data/once", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(id + "\n")
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // webSocket answers each message with its number on this connection and itself.
