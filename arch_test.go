@@ -90,10 +90,10 @@ var rules = map[string]rule{
 	"internal/testenv":        {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 	"internal/testenv/inject": {"", "system calls in processes that a test has started", ""},
 
-	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/store internal/testenv"},
+	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
-	"test/demo":        {"test/stubmodel", "it runs the program as a user does", ""},
+	"test/demo":        {"internal/owner test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
 	"test/peers":       {"", "agent, gateways and publisher over a network that swallows the dead", "*"},
 	"test/script":      {"", "the command line's manual, executed", "*"},
 	"test/vm":          {"", "real microVMs from end to end", "*"},

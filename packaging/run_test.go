@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/hostd"
+	"mvm/internal/owner"
 	"mvm/internal/testenv"
 )
 
@@ -29,6 +30,7 @@ type host struct {
 	dir     string // the agent's
 	root    string // root's
 	hostd   *exec.Cmd
+	users   int // uid_base: an mvm of this machine may have the usual ones
 }
 
 func newHost(t *testing.T) *host {
@@ -37,6 +39,7 @@ func newHost(t *testing.T) *host {
 	h := &host{t: t, dir: testenv.Dir(t), root: testenv.Dir(t)}
 	testenv.NothingLeft(t, h.dir)
 	testenv.NothingLeft(t, h.root)
+	h.users = owner.AnyUsers()
 	h.program = filepath.Join(h.root, "mvm") // where every user may run it
 	h.copy(testenv.Mvm(t), h.program)
 	h.check(os.WriteFile(filepath.Join(h.root, "agent.toml"), nil, 0o644))
@@ -65,7 +68,7 @@ func (h *host) socket() string { return filepath.Join(h.root, "run", "h") }
 func (h *host) env() []string {
 	return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "NO_COLOR=1", "MVM_NO_AUTOSTART=1", "MVM_CONFIG=" + filepath.Join(h.root, "agent.toml"),
 		"MVM_DATA_DIR=" + filepath.Join(h.dir, "d"), "MVM_RUN_DIR=" + filepath.Join(h.dir, "r"), "MVM_SOCKET=" + filepath.Join(h.dir, "s"),
-		"MVM_KEY_FILE=" + filepath.Join(h.dir, "keys", "k"), "MVM_HOSTD_SOCKET=" + h.socket(), "MVM_HOSTD_USER=" + strconv.Itoa(agentUID)}
+		"MVM_KEY_FILE=" + filepath.Join(h.dir, "keys", "k"), "MVM_HOSTD_SOCKET=" + h.socket(), "MVM_HOSTD_USER=" + strconv.Itoa(agentUID), "MVM_UID_BASE=" + strconv.Itoa(h.users)}
 }
 
 // start runs a half under setpriv, and returns how to end it.

@@ -14,10 +14,10 @@ type Networks struct {
 	Bridges, TAPs []string
 }
 
-// networkFile is the file of the network namespace that this process is in.
+// networkFile is the file of the network namespace that this thread is in.
 func networkFile() (string, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
 		return "", mvm.Errorf(mvm.KindInternal, "look at the network namespace: %w", err)
 	}
 	return fmt.Sprintf("networks-%d", st.Ino), nil

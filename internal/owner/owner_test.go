@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,13 +160,20 @@ func TestNetworksBelong(t *testing.T) {
 	testenv.NeedRoot(t)
 	dir := testenv.Dir(t)
 	a, b := of(t, dir, "a"), of(t, dir, "b")
+	runtime.LockOSThread() // and never unlocked: the network namespace goes with it
+	must(t, unix.Unshare(unix.CLONE_NEWNET))
+	file := networksFile(t)
+	defer os.Remove(file)
 	if was, err := owner.NetworksOf(); err != nil || was.DataDir != "" && !was.Gone() {
-		t.Skipf("an agent has the networks of this network namespace: %v, %v", was, err)
+		t.Errorf("the networks of a new namespace are of %+v, %v", was, err)
 	}
 	there := owner.Networks{}
 	look := func() (owner.Networks, error) { return there, nil }
 	first, err := owner.TakeNetworks(a, look)
 	must(t, err)
+	if of, err := owner.NetworksOf(); err != nil || of != a {
+		t.Errorf("the networks are of %+v, %v; want %+v", of, err, a)
+	}
 	_, err = owner.TakeNetworks(b, look)
 	refused(t, "while its agent runs", err, "runs with it")
 	if !strings.Contains(err.Error(), a.Socket) {
@@ -189,7 +197,7 @@ func TestNetworksBelong(t *testing.T) {
 	if own := st.Sys().(*syscall.Stat_t); own.Uid != 0 || st.Mode().Perm()&0o022 != 0 {
 		t.Errorf("%s is of user %d, mode %v", owner.LockDir, own.Uid, st.Mode())
 	}
-	if out, err := asNobody("flock", "-n", owner.LockDir+"/"+networksFile(t), "true"); err == nil {
+	if out, err := asNobody("flock", "-n", file, "true"); err == nil {
 		t.Errorf("another user locked the networks: %s", out)
 	}
 }
@@ -197,8 +205,8 @@ func TestNetworksBelong(t *testing.T) {
 func networksFile(t *testing.T) string {
 	t.Helper()
 	var st unix.Stat_t
-	must(t, unix.Stat("/proc/self/ns/net", &st))
-	return fmt.Sprint("networks-", st.Ino)
+	must(t, unix.Stat("/proc/thread-self/ns/net", &st))
+	return fmt.Sprintf("%s/networks-%d", owner.LockDir, st.Ino)
 }
 
 func asNobody(argv ...string) ([]byte, error) {

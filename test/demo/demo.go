@@ -27,6 +27,7 @@ type demo struct {
 	out      io.Writer
 	began    time.Time
 	mvm      string
+	shown    string // how a user runs it
 	dir      string
 	tenant   string
 	stubPort int
@@ -291,5 +292,5 @@ func (d *demo) goodbye() {
   look at it:   %s ps; %s events; %s logs %s
   remove it:    %s tenant destroy %s --yes; rm -r %s
   the agent goes on in the background; its pid is in: %s node info
-`, d.url, d.token, d.tenant, d.mvm, d.mvm, d.mvm, d.worker(), d.mvm, d.tenant, d.dir, d.mvm)
+`, d.url, d.token, d.tenant, d.shown, d.shown, d.shown, d.worker(), d.shown, d.tenant, d.dir, d.shown)
 }

@@ -5,7 +5,8 @@
 //
 // With ANTHROPIC_API_KEY set the assistant uses that provider; else a stub of an
 // OpenAI-compatible API, started here on the tenant's address of the host, answers
-// in the model's place. The usual MVM_* variables choose another data dir.
+// in the model's place. The usual MVM_* variables choose another data dir. Where another
+// agent has this host's networks, the demo's tenant is made there.
 package main
 
 import (
@@ -29,6 +30,7 @@ func main() {
 	flag.StringVar(&d.tenant, "tenant", "alice", "name of the tenant")
 	flag.IntVar(&d.stubPort, "stub-port", 18088, "port of the stub model on the tenant's address of the host")
 	flag.Parse()
+	d.shown = d.mvm
 	if err := d.run(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n", err)
 		os.Exit(1)
@@ -41,6 +43,7 @@ func (d *demo) run(ctx context.Context) error {
 		title string
 		do    func(context.Context) error
 	}{
+		{"the agent of this host", d.findAgent},
 		{"an assistant from a template", d.makeTenant},
 		{"a chat message, answered through the gateway VM", d.firstChat},
 		{"the worker is put to sleep: no process, no memory", d.sleep},
