@@ -32,6 +32,7 @@ func (ro *roster) fence(f guestproto.Fence) int {
 		d.end()
 		return 0
 	}
+	w.probe(false)
 	b := ro.retire(w)
 	under := w.active(ro.mono(), ro.lim.Quiet)
 	busy := w.writing()
@@ -91,6 +92,7 @@ func (ro *roster) fenceAll() {
 	var gone []*backend
 	var busy []*gatedConn
 	for _, w := range ro.workers {
+		w.probe(false)
 		gone = append(gone, ro.retire(w))
 		busy = append(busy, w.writing()...)
 	}

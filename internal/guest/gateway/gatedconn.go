@@ -17,7 +17,8 @@ type gatedConn struct {
 	net.Conn
 	ro   *roster
 	w    *worker
-	busy atomic.Bool // a write is under way
+	busy atomic.Bool  // a write is under way
+	sent atomic.Int64 // roster.mono of the last write
 
 	mu     sync.Mutex
 	closed bool
@@ -35,6 +36,7 @@ func (ro *roster) gate(w *worker, conn net.Conn) (*gatedConn, error) {
 	gone := w.gone.Load()
 	if !gone {
 		w.conns[c] = struct{}{}
+		c.probe(w.backend != nil)
 	}
 	ro.mu.Unlock()
 	if gone {
@@ -87,6 +89,11 @@ func (c *gatedConn) CloseWrite() error {
 func (c *gatedConn) whileAwake(send func() error) error {
 	c.busy.Store(true)
 	defer c.busy.Store(false)
+	c.sent.Store(int64(c.ro.mono()))
+	select {
+	case c.ro.sending <- struct{}{}:
+	default:
+	}
 	for {
 		if !c.w.awake.Load() {
 			if err := c.wake(); err != nil {

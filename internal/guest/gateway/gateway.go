@@ -123,6 +123,7 @@ func (r *Router) start() {
 		_ = r.server.Serve(r.queue)
 	})
 	r.group.goDo(r.roster.report)
+	r.group.goDo(r.roster.watchSilence)
 }
 
 // Fence forgets that the instance is awake and returns how many requests and busy

@@ -117,6 +117,7 @@ type lab struct {
 	dialing int                      // dials under way
 	most    int                      // of them at once
 	lost    map[string]int           // dials to lose, by address
+	backs   []*net.TCPConn           // its ends of connections to instances
 	stalled map[string]chan struct{} // dials wait until it is closed, by address
 	hook    func()                   // at the end of a write to an instance
 }
@@ -191,7 +192,17 @@ func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	l.backs = append(l.backs, c.(*net.TCPConn))
+	l.mu.Unlock()
 	return hooked{c.(*net.TCPConn), l}, nil
+}
+
+// connected returns the router's ends of the connections that it made.
+func (l *lab) connected() []*net.TCPConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*net.TCPConn(nil), l.backs...)
 }
 
 // hooked calls the lab's hook at the end of each write.

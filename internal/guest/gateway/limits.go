@@ -16,6 +16,8 @@ type Limits struct {
 	HeadBytes  int           // of a request's head [64 KiB]
 	ClientIdle time.Duration // between two requests of a connection [2 min]
 
+	Silent time.Duration // for which an instance that is awake may acknowledge nothing [15 s]
+
 	Linger      time.Duration // to drop what a client sends that was refused [10 s]
 	LingerBytes int           // of that [16 MiB]
 
@@ -44,6 +46,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Head, 10*time.Second)
 	or(&l.HeadBytes, 64<<10)
 	or(&l.ClientIdle, 2*time.Minute)
+	or(&l.Silent, 15*time.Second)
 	or(&l.Linger, 10*time.Second)
 	or(&l.LingerBytes, 16<<20)
 	or(&l.KeyBody, 1<<20)

@@ -25,6 +25,8 @@ type roster struct {
 	start time.Time     // origin of mono
 	calls chan struct{} // one per question under way
 	dirty chan struct{} // there is activity to report
+	// sending: something is sent to an instance.
+	sending chan struct{}
 
 	mu       sync.Mutex
 	tenant   string
@@ -65,7 +67,7 @@ const refreshSpread = 15 * time.Second
 
 func newRoster(ctx context.Context, g *group, opt Options, lim Limits) *roster {
 	return &roster{ctx: ctx, group: g, log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: lim,
-		start: time.Now(), calls: make(chan struct{}, maxCalls), dirty: make(chan struct{}, 1),
+		start: time.Now(), calls: make(chan struct{}, maxCalls), dirty: make(chan struct{}, 1), sending: make(chan struct{}, 1),
 		entries: map[target]*entry{}, workers: map[string]*worker{}, inFlight: map[*call]struct{}{}}
 }
 

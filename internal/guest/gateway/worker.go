@@ -74,6 +74,7 @@ func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend
 		b.ctx, b.cancel = context.WithCancel(ro.ctx)
 		w.backend = b
 		w.awake.Store(true)
+		w.probe(true)
 	}
 	return w.backend
 }
