@@ -73,7 +73,9 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	if err != nil {
 		return err
 	}
-	lockMemory(key, log)
+	if err := key.Lock(); err != nil {
+		log.Warn("the master key may get into swap", "err", err, "fix", "raise the agent's limit of locked memory (LimitMEMLOCK=64K in its unit), or turn swap off")
+	}
 	st, err := openStore(o, key)
 	if err != nil {
 		return err
@@ -105,20 +107,6 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 	rem.figures(m)
 	rem.open(a, api.ServerConfig{Version: o.Version, Log: log, Count: m.Request})
 	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log, Count: m.Request})
-}
-
-// lockMemory keeps secrets out of swap: all memory of the agent, or where its limit does
-// not allow that, the master key.
-func lockMemory(key *secrets.Key, log *slog.Logger) {
-	all := sys.LockMemory()
-	one := key.Lock()
-	const fix = "raise the limit of locked memory of the agent (LimitMEMLOCK=infinity in its unit), or turn swap off"
-	switch {
-	case one != nil:
-		log.Warn("the master key is not locked in memory and may get into swap", "err", one, "fix", fix)
-	case all != nil:
-		log.Info("the master key is locked in memory; secrets in use may get into swap", "err", all, "fix", fix)
-	}
 }
 
 // parts are what differs between drivers.

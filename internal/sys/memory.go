@@ -16,15 +16,6 @@ func Undumpable() error {
 	return nil
 }
 
-// LockMemory keeps all memory of this process, once it is used, out of swap. It needs
-// CAP_IPC_LOCK, or a limit (RLIMIT_MEMLOCK) above all of its address space.
-func LockMemory() error {
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
-		return fmt.Errorf("lock the memory of this process: %w", err)
-	}
-	return nil
-}
-
 // LockedCopy returns a copy of the bytes that is in no swap and no core, in pages of its
 // own, for the life of the process. It needs that much of RLIMIT_MEMLOCK.
 func LockedCopy(b []byte) ([]byte, error) {
