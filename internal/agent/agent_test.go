@@ -63,6 +63,8 @@ type host struct {
 
 	metrics counter
 	aside   agent.SetAsideLimits
+	// storeSeam, where set, is the store's.
+	storeSeam func(op string) error
 }
 
 func newHost(t *testing.T) *host {
@@ -91,7 +93,7 @@ func newHost(t *testing.T) *host {
 // start starts an agent on the host, as after a boot or a crash of the one before.
 func (h *host) start() *agent.Agent {
 	h.t.Helper()
-	st, err := store.Open(filepath.Join(h.dir, "state.db"))
+	st, err := store.OpenWith(filepath.Join(h.dir, "state.db"), store.Options{Seam: h.storeSeam})
 	if err != nil {
 		h.t.Fatal(err)
 	}

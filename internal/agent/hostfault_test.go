@@ -12,6 +12,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/network/fakenet"
+	"mvm/internal/store"
 )
 
 // hostFaults are what a host can lack when an instance is to wake.
@@ -209,6 +210,84 @@ func TestSilentVMMIsAskedAgain(t *testing.T) {
 			waitUntil(t, func() bool { return h.try(i.ID, mvm.OpStart) == nil })
 			if kept := h.boot(i.ID) == boot; kept != c.keeps {
 				t.Errorf("memory kept: %v, want %v", kept, c.keeps)
+			}
+		})
+	}
+}
+
+// fullStore is a host whose store can't be written while full is set.
+type fullStore struct {
+	*host
+	full atomic.Bool
+}
+
+func newFullStore(t *testing.T) *fullStore {
+	f := &fullStore{host: newHost(t)}
+	f.storeSeam = func(op string) error {
+		if op == store.SeamCommit && f.full.Load() {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+	f.start()
+	return f
+}
+
+// from has the store be full from the point on.
+func (f *fullStore) from(point string) {
+	f.onSeam(func(p string) error {
+		if p == point {
+			f.full.Store(true)
+		}
+		return nil
+	})
+}
+
+// TestFullStoreAtEveryStepOfAWake: the records can't be written from some step of a wake
+// on. What the guest had in memory is there once they can.
+func TestFullStoreAtEveryStepOfAWake(t *testing.T) {
+	f := newFullStore(t)
+	i := f.instance()
+	boot := f.boot(i.ID)
+	for _, point := range points(t, mvm.OpWake, mvm.OpSleep) {
+		if !strings.HasPrefix(point, "wake.") {
+			continue
+		}
+		f.do(i.ID, mvm.OpSleep)
+		f.from(point)
+		_ = f.try(i.ID, mvm.OpWake) // what is written by then is done
+		f.onSeam(nil)
+		f.full.Store(false)
+		f.do(i.ID, mvm.OpWake)
+		if got := f.get(i.ID); got.State != mvm.StateRunning || got.Op != nil || f.boot(i.ID) != boot {
+			t.Fatalf("store full from %s: it is %s with op %+v, by %q (%s); want its memory", point, got.State, got.Op, got.Last.Kind, got.Last.Reason)
+		}
+	}
+}
+
+// TestFullStoreAtTheCommitOfASleep: a sleep that was committed, and could neither go on nor
+// be taken back, is finished later.
+func TestFullStoreAtTheCommitOfASleep(t *testing.T) {
+	for _, point := range []string{"sleep.commit:before", "sleep.commit:after", "sleep.release:before"} {
+		t.Run(point, func(t *testing.T) {
+			f := newFullStore(t)
+			i := f.instance()
+			boot := f.boot(i.ID)
+			f.onSeam(func(p string) error {
+				if p != point {
+					return nil
+				}
+				f.full.Store(true)
+				return syscall.ENOSPC
+			})
+			if err := f.try(i.ID, mvm.OpSleep); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("sleep: %v, want that no space is left", err)
+			}
+			f.onSeam(nil)
+			f.full.Store(false)
+			f.do(i.ID, mvm.OpWake)
+			if f.boot(i.ID) != boot {
+				t.Errorf("its memory is lost: %s", f.get(i.ID).Last.Reason)
 			}
 		})
 	}
