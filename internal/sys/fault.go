@@ -3,6 +3,7 @@ package sys
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -78,4 +79,17 @@ func NoProgram(err error) bool {
 		return true
 	}
 	return errors.As(err, &path) && path.Op == "fork/exec" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission))
+}
+
+// SpareFiles returns an error where this process can't open so many files more. Who has
+// found nothing in /proc knows by it whether it could look.
+func SpareFiles(n int) error {
+	for range n {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+	}
+	return nil
 }

@@ -46,6 +46,9 @@ func OpenProcess(pid int) (*Process, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	st, err := readStat(pid)
+	if _, lacks := Fault(err); lacks {
+		return nil, errors.Join(err, f.Close())
+	}
 	if err != nil || ended(fd) { // the number may have gone to another between the two
 		reap(fd)
 		f.Close()
@@ -159,6 +162,9 @@ type stat struct {
 // readStat parses /proc/PID/stat, whose second field may contain anything.
 func readStat(pid int) (stat, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if _, lacks := Fault(err); lacks {
+		return stat{}, fmt.Errorf("measure process %d: %w", pid, err)
+	}
 	if err != nil {
 		return stat{}, fmt.Errorf("measure process %d: %w", pid, ErrNoProcess)
 	}

@@ -200,6 +200,14 @@ func (s *suite) faultsOfVMM(t *testing.T, v driver.VMM, spec driver.Spec) {
 		return err
 	})
 	fails("Kill", true, func(t *testing.T) error { return v.Kill(t.Context()) })
+	for _, f := range s.has("Recover") {
+		t.Run("Recover/"+f.Name, func(t *testing.T) {
+			for _, fault := range hostFaults() {
+				s.keepsVMM(t, spec, f, fault)
+			}
+			isPaused(t, true)
+		})
+	}
 	if err := v.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -227,6 +235,17 @@ func (s *suite) keepsSnapshot(t *testing.T, spec driver.Spec, f Fault, fault err
 	}
 	if driver.BadSnapshot(err) {
 		t.Errorf("restore: %v counts as an error of the snapshot", err)
+	}
+}
+
+// keepsVMM: a Recover that fails for a fault of the host does not say that there is no VMM.
+func (s *suite) keepsVMM(t *testing.T, spec driver.Spec, f Fault, fault error) {
+	t.Helper()
+	disarm := f.Arm(fault)
+	defer disarm()
+	_, err := s.Driver.Recover(t.Context(), spec)
+	if !errors.Is(err, fault) || mvm.IsKind(err, mvm.KindNotFound) {
+		t.Errorf("recover: %v, want %v in the chain, and not that there is no VMM", err, fault)
 	}
 }
 

@@ -27,6 +27,7 @@ func calls() map[fake.Op]string {
 		fake.OpStart: "Start", fake.OpStartBoot: "Start", fake.OpRestore: "Restore", fake.OpRestoreLoad: "Restore",
 		fake.OpPause: "Pause", fake.OpResume: "Resume", fake.OpSnapshot: "Snapshot", fake.OpSnapshotMemory: "Snapshot",
 		fake.OpSnapshotState: "Snapshot", fake.OpKill: "Kill", fake.OpDestroy: "Destroy", fake.OpDestroyFiles: "Destroy",
+		fake.OpRecover: "Recover",
 	}
 }
 

@@ -33,7 +33,8 @@
 // Options.Seam is called before each named operation, and its error makes just
 // that operation fail: start.memory, start.exec, start.record, start.qmp,
 // start.cont, restore.memory, restore.load, pause.stop, resume.cont,
-// snapshot.create, snapshot.migrate, snapshot.sync, snapshot.commit, kill.signal.
+// snapshot.create, snapshot.migrate, snapshot.sync, snapshot.commit, kill.signal,
+// recover.find.
 // (Restore runs the start operations too, but for start.memory and start.cont.)
 package qemu
 

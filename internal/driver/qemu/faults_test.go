@@ -14,6 +14,7 @@ var seams = map[string][]string{
 	"Resume":   {"resume.cont"},
 	"Snapshot": {"snapshot.create", "snapshot.migrate", "snapshot.sync", "snapshot.commit"},
 	"Kill":     {"kill.signal"},
+	"Recover":  {"recover.find"},
 }
 
 func (h *host) faults() []drivertest.Fault {

@@ -108,7 +108,7 @@ func TestRestoreOnAHostThatLacksSomething(t *testing.T) {
 	// There are no file descriptors left, from the first one that is needed to the last.
 	none := 0
 	for spare := range 40 {
-		v, err := s.withFiles(spare)
+		v, err := withFiles(t, spare, func() (driver.VMM, error) { return s.d.Restore(t.Context(), s.spec, s.snap) })
 		if err == nil {
 			must(t, v.Kill(t.Context()))
 			must(t, v.Close())
@@ -143,17 +143,48 @@ func TestRestoreOnAHostThatLacksSomething(t *testing.T) {
 	s.wakes()
 }
 
-// withFiles restores with so many file descriptors left for this process.
-func (s *asleep) withFiles(spare int) (driver.VMM, error) {
-	s.t.Helper()
+// withFiles calls fn with so many file descriptors left for this process.
+func withFiles(t *testing.T, spare int, fn func() (driver.VMM, error)) (driver.VMM, error) {
+	t.Helper()
 	var was unix.Rlimit
-	must(s.t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
 	open, err := os.ReadDir("/proc/self/fd")
-	must(s.t, err)
-	highest := uint64(len(open)) // those below it are taken but for what closes meanwhile
-	must(s.t, unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: highest + uint64(spare), Max: was.Max}, nil))
-	defer func() { must(s.t, unix.Prlimit(0, unix.RLIMIT_NOFILE, &was, nil)) }()
-	return s.d.Restore(s.t.Context(), s.spec, s.snap)
+	must(t, err)
+	// Nearly all numbers below are taken.
+	must(t, unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open) + spare), Max: was.Max}, nil))
+	defer func() { must(t, unix.Prlimit(0, unix.RLIMIT_NOFILE, &was, nil)) }()
+	return fn()
+}
+
+// A VMM that can't be taken up for want of file descriptors, at whatever step, is not
+// taken for gone, and runs on.
+func TestRecoverWithoutFiles(t *testing.T) {
+	h := newHost(t)
+	d, spec := h.driver(t), h.spec(t, "i-00014002")
+	v := start(t, d, spec)
+	ping(t, v)
+	boot := run(t, v, "cat", "/proc/sys/kernel/random/boot_id")
+	must(t, v.Close())
+	none := 0
+	for spare := range 40 {
+		v, err := withFiles(t, spare, func() (driver.VMM, error) { return d.Recover(t.Context(), spec) })
+		if err == nil {
+			must(t, v.Close())
+			break
+		}
+		if none++; mvm.IsKind(err, mvm.KindNotFound) || !errors.Is(err, unix.EMFILE) {
+			t.Errorf("%d files left: %v, want that there are too many open", spare, err)
+		}
+	}
+	if none < 3 {
+		t.Errorf("%d recoveries lacked files: the limit does not bite", none)
+	}
+	v, err := d.Recover(t.Context(), spec)
+	must(t, err)
+	defer v.Close()
+	if got := run(t, v, "cat", "/proc/sys/kernel/random/boot_id"); got != boot {
+		t.Errorf("boot id %q, want %q", got, boot)
+	}
 }
 
 func fillUp(t *testing.T, path string) {

@@ -27,9 +27,15 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	if err := checkPlace(spec); err != nil { // an image that is lost keeps no VMM from being found
 		return nil, err
 	}
+	if err := d.seam("recover.find"); err != nil {
+		return nil, err
+	}
 	p, rec, err := d.find(ctx, spec)
-	if err != nil {
+	if errors.Is(err, sys.ErrNoProcess) {
 		return nil, d.notThere(ctx, spec, err)
+	}
+	if err != nil { // it may be there
+		return nil, mvm.Errorf(mvm.KindOf(err), "find the VMM of %s: %w", spec.ID, err)
 	}
 	v := newVMM(d, spec, p, rec)
 	state, err := v.take(ctx)

@@ -138,9 +138,13 @@ func (h *Local) exec(l Launch) (*sys.Process, error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
 	}
-	pid := p.Pid
+	held, err := sys.OpenProcess(p.Pid)
+	if _, lacks := sys.Fault(err); lacks { // nobody else would find it to end it
+		_ = p.Kill()
+		_, _ = p.Wait()
+		return nil, mvm.Errorf(mvm.KindUnavailable, "take hold of the VMM: %w", err)
+	}
 	_ = p.Release()
-	held, err := sys.OpenProcess(pid)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: it ended at once")
 	}
@@ -218,19 +222,25 @@ func (h *Local) Find(_ context.Context, n Name, hint Hint) (Process, error) {
 		p.Close()
 	}
 	for _, cgroup := range s.cgroups() {
-		if p := s.any(sys.CgroupProcesses(cgroup)); p != nil {
-			return p, nil
+		if p, err := s.any(sys.CgroupProcesses(cgroup)); p != nil || err != nil {
+			return p, err
 		}
 	}
 	pids, err := s.named()
 	if err != nil {
 		return nil, err
 	}
-	if p := s.any(pids); p != nil {
-		return p, nil
+	if p, err := s.any(pids); p != nil || err != nil {
+		return p, err
+	}
+	if err := sys.SpareFiles(spareFiles); err != nil {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "look for the VMM of %s: %w", n.ID, err)
 	}
 	return nil, sys.ErrNoProcess
 }
+
+// spareFiles are more than a look at a process has open at once.
+const spareFiles = 4
 
 // search is for the VMM of a name.
 type search struct {
@@ -264,13 +274,17 @@ func (s search) named() ([]int, error) {
 }
 
 // any opens the first process that can be the VMM, nil when none can.
-func (s search) any(pids []int) Process {
+func (s search) any(pids []int) (Process, error) {
 	for _, pid := range pids {
-		if p, err := s.open(pid); err == nil {
-			return p
+		p, err := s.open(pid)
+		if err == nil {
+			return p, nil
+		}
+		if _, lacks := sys.Fault(err); lacks {
+			return nil, mvm.Errorf(mvm.KindUnavailable, "look for the VMM of %s: %w", s.name.ID, err)
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // open takes hold of the process if it can be the VMM: by what a process without rights
