@@ -39,9 +39,8 @@ func sleeper(t *testing.T, id, binary string) *asleep {
 	t.Cleanup(func() { must(t, unix.Unmount(s.small, 0)) })
 	s.spec.Memory, s.snap.State = filepath.Join(s.small, "memory"), filepath.Join(s.small, "state")
 	if s.d = h.driver(t); binary != "" {
-		vmms, err := spawn.New(spawn.Options{Binary: binary})
-		must(t, err)
-		s.d, err = qemu.New(qemu.Options{Binary: binary, StateDir: filepath.Join(h.dir, "q"), Host: vmms, Log: slog.New(slog.DiscardHandler)})
+		var err error
+		s.d, err = qemu.New(qemu.Options{Binary: binary, StateDir: filepath.Join(h.dir, "q"), Log: slog.New(slog.DiscardHandler)})
 		must(t, err)
 	}
 	v := start(t, s.d, s.spec)
@@ -203,9 +202,14 @@ func fillUp(t *testing.T, path string) {
 func TestRestoreWithoutBinary(t *testing.T) {
 	path, err := spawn.Binary("")
 	must(t, err)
-	dir := filepath.Join(t.TempDir(), "bin")
-	must(t, os.Mkdir(dir, 0o755))
-	binary := filepath.Join(dir, filepath.Base(path))
+	prefix, err := os.MkdirTemp("/tmp", "mvm") // the VMM's user gets there
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(prefix)) })
+	must(t, os.Chmod(prefix, 0o755))
+	must(t, os.Mkdir(filepath.Join(prefix, "bin"), 0o755))
+	// QEMU looks for its firmware beside the folder of its binary.
+	must(t, os.Symlink(filepath.Join(filepath.Dir(filepath.Dir(path)), "share"), filepath.Join(prefix, "share")))
+	binary := filepath.Join(prefix, "bin", filepath.Base(path))
 	copyFile(t, path, binary)
 	s := sleeper(t, "i-00014001", binary)
 	must(t, os.Rename(binary, binary+".away"))
