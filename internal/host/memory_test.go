@@ -27,13 +27,14 @@ import (
 // What this program plays when it is told to by its environment.
 const (
 	envAgent  = "MVM_TEST_AGENT"  // an agent with these options
+	envHostd  = "MVM_TEST_HOSTD"  // mvm hostd with these
 	envLocked = "MVM_TEST_LOCKED" // the bytes that it may lock
 	envPeek   = "MVM_TEST_PEEK"   // one that looks at this process
 )
 
 func TestMain(m *testing.M) {
 	switch {
-	case os.Getenv(envAgent) != "":
+	case os.Getenv(envAgent) != "", os.Getenv(envHostd) != "":
 		os.Exit(beAgent())
 	case os.Getenv(envPeek) != "":
 		fmt.Println(peek(os.Getenv(envPeek)))
@@ -44,7 +45,8 @@ func TestMain(m *testing.M) {
 
 func beAgent() int {
 	var o cli.ServeOptions
-	err := json.Unmarshal([]byte(os.Getenv(envAgent)), &o)
+	hostd := os.Getenv(envHostd)
+	err := json.Unmarshal([]byte(os.Getenv(envAgent)+hostd), &o)
 	if text := os.Getenv(envLocked); err == nil && text != "" {
 		n, _ := strconv.ParseUint(text, 10, 64)
 		err = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: n, Max: n})
@@ -52,7 +54,11 @@ func beAgent() int {
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		err = host.Serve(ctx, o, nil)
+		if hostd != "" {
+			err = host.ServeHostd(ctx, o.AgentConfig)
+		} else {
+			err = host.Serve(ctx, o, nil)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
