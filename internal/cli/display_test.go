@@ -239,15 +239,21 @@ func (w *stage) show(t *testing.T, n int, path, output, line string) {
 	if path == "completion" || path == "help" {
 		args = args[:len(args)-2]
 	}
+	dir := "" // for files that the command makes
+	if strings.Contains(line, "DIR") {
+		dir = t.TempDir()
+	}
 	for _, word := range strings.Fields(line) {
 		args = append(args, strings.NewReplacer("EVIL", wicked, "FILE", filepath.Join(w.dir, "file"), "GOOD", filepath.Join(w.dir, "good.toml"),
-			"DIR", t.TempDir()).Replace(word))
+			"DIR", dir).Replace(word))
 	}
 	stdout, stderr := w.run(t, n, args, false)
 	if strings.Contains(stdout+stderr, "EVIL") {
 		w.seen++
 	}
-	w.run(t, n, args, true)
+	if n != 1 && output != "-o json" && output != "-o yaml" { // which are the same on a terminal
+		w.run(t, n, args, true)
+	}
 	if strings.Contains(stderr, "encode output") {
 		t.Errorf("mvm %q can't print it: %s", args, stderr)
 	}
