@@ -57,12 +57,12 @@ var rules = map[string]rule{
 
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
-	"internal/driver/fake":       {"internal/driver internal/guestproto", "it plays the guest, so it speaks its protocol", "internal/driver/drivertest internal/testenv"},
+	"internal/driver/fake":       {"internal/driver internal/guestproto internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
 	"internal/driver/qemu/spawn": {"internal/sys", "what needs root to run a VMM, with nothing that a guest or a folder of others can reach", ""},
-	"internal/channel":           {"internal/guestproto internal/guestproto/mux", "carries streams, whatever is said on them", "internal/testenv"},
+	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", "internal/testenv"},
 
 	"internal/network":             {"", "the contract", "internal/network/networktest"},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
@@ -253,6 +253,81 @@ func TestGuestIsSmall(t *testing.T) {
 		}
 		if pkg != "." && pkg != "cmd/mvm-guest" && !allows(rules["cmd/mvm-guest"].may, pkg) {
 			t.Errorf("the guest agent has %s: %s", pkg, rules["cmd/mvm-guest"].why)
+		}
+	}
+}
+
+// inFolders are the packages that work in the folders of instances.
+var inFolders = []string{"internal/agent", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+
+// byPath are functions that open, look at or change what a path names, by package.
+var byPath = map[string]string{
+	"os": "Open OpenFile Create CreateTemp ReadFile WriteFile Remove RemoveAll Rename Chown Lchown Chmod Chtimes Truncate Stat Lstat " +
+		"Mkdir MkdirAll MkdirTemp Symlink Link ReadDir Readlink DirFS OpenRoot OpenInRoot CopyFS",
+	"filepath": "Glob Walk WalkDir EvalSymlinks",
+	"net":      "Dial DialTimeout DialUnix Dialer Listen ListenUnix ListenConfig",
+	"sys":      "WriteFile WriteJSON SyncFile SyncDir Rename AllocatedBytes ReadGuarded",
+	"unix":     "Open Openat Openat2 Unlink Unlinkat Rename Renameat Chown Fchownat Chmod Fchmodat Truncate Stat Lstat Connect Bind",
+	"syscall":  "Open Unlink Rename Chown Lchown Chmod Truncate Stat Lstat Mkfifo Connect Bind",
+}
+
+// mayByPath are the exceptions, by file and function, each with its reason.
+var mayByPath = map[string]string{
+	"internal/agent/folders.go os.MkdirAll":      "makes the parents of the folders, in folders of the agent",
+	"internal/agent/desired_file.go os.Stat":     "the operator's file, of which the path is in the config",
+	"internal/agent/desired_file.go os.OpenFile": "the operator's file, of which the path is in the config",
+	"internal/agent/hostmemory.go os.ReadFile":   "/proc",
+	"internal/agent/node.go os.ReadDir":          "/proc",
+	"internal/agent/node.go os.Open":             "/proc",
+	"internal/agent/node.go os.ReadFile":         "/proc",
+	"internal/agent/node.go filepath.WalkDir":    "measures images, which are the store's",
+	"internal/agent/agent.go net.Dialer":         "TCP to gateways",
+	"internal/agent/verify.go net.Listen":        "TCP, for live probes",
+	"internal/driver/fake/knobs.go os.ReadFile":  "the tester's file in the data folder",
+	"internal/driver/fake/spec.go os.Stat":       "looks whether images and folders are there, and opens nothing",
+	"internal/driver/qemu/driver.go os.MkdirAll": "the driver's own folder",
+	"internal/driver/qemu/driver.go os.Open":     "QEMU's binary",
+	"internal/driver/qemu/host.go os.Stat":       "/dev/kvm",
+	"internal/driver/qemu/host.go unix.Stat":     "/dev/kvm",
+	"internal/driver/qemu/host.go os.ReadFile":   "the driver's own folder: what was found out about the host, and a probe's console",
+	"internal/driver/qemu/host.go os.MkdirTemp":  "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.WriteFile":  "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.Remove":     "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.RemoveAll":  "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go filepath.Glob": "the driver's own folder: of probes",
+	"internal/driver/qemu/host.go sys.WriteJSON": "the driver's own folder: what was found out about the host",
+	"internal/driver/qemu/launch.go os.OpenFile": "files of images, which are the store's; those of the instance go through sys.Folder",
+}
+
+// TestNothingByPathInFoldersOfInstances: a VMM that was taken over may have put anything
+// into an instance's folders, and root follows links. There everything goes through a
+// sys.Folder, which looks before it opens and follows none.
+func TestNothingByPathInFoldersOfInstances(t *testing.T) {
+	used := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.test || !slices.Contains(inFolders, s.pkg()) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			pkg := text(s, sel.X)
+			if !slices.Contains(strings.Fields(byPath[pkg]), sel.Sel.Name) {
+				return true
+			}
+			key := s.path + " " + pkg + "." + sel.Sel.Name
+			if used[key] = true; mayByPath[key] == "" {
+				t.Errorf("%s: %s.%s goes by path: in folders that a VMM may have written to, use sys.Folder; elsewhere, add %q to mayByPath with the reason",
+					s.line(n.Pos()), pkg, sel.Sel.Name, key)
+			}
+			return true
+		})
+	}
+	for key := range mayByPath {
+		if !used[key] {
+			t.Errorf("mayByPath has %q, which is not there any more: remove it", key)
 		}
 	}
 }

@@ -59,6 +59,19 @@ func (e *Error) WithFix(format string, args ...any) *Error {
 	return &c
 }
 
+// Explain says what was tried. The kind of err and its fix stay; nil stays nil.
+func Explain(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := Errorf(KindOf(err), "%s: %w", what, err)
+	var cause *Error
+	if errors.As(err, &cause) {
+		e.Text, e.Fix = what+": "+cause.Text, cause.Fix
+	}
+	return e
+}
+
 // KindOf returns the kind of the first Error in err's chain, and KindInternal
 // when there is none. A nil error has the empty kind.
 func KindOf(err error) Kind {

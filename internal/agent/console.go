@@ -31,7 +31,7 @@ func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsS
 		return err
 	})
 	if err != nil {
-		return ifThere(err)
+		return sys.IfThere(err)
 	}
 	defer f.Close()
 	if spec.Record {

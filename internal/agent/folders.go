@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,53 +42,14 @@ const (
 // hostSocket is the name in the run dir on which guests' requests come in.
 var hostSocket = fmt.Sprintf("v.sock_%d", guestproto.HostPort)
 
-// inFolder calls fn with a hold on the folder at the path, and ends the hold.
-func inFolder(path string, fn func(*sys.Folder) error) error {
-	d, err := sys.OpenFolder(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(d), d.Close())
-}
-
-// inSub is inFolder for a folder in d.
-func inSub(d *sys.Folder, name string, fn func(*sys.Folder) error) error {
-	sub, err := d.Sub(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(sub), sub.Close())
-}
-
 // inInstance calls fn with the instance's durable folder. verb begins the error.
 func (a *Agent) inInstance(id, verb string, fn func(*sys.Folder) error) error {
-	return explain(verb+" of "+id, inFolder(a.instanceDir(id), fn))
-}
-
-// explain says what was tried. An error that has a kind keeps it and its fix.
-func explain(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	e := mvm.Errorf(mvm.KindOf(err), "%s: %w", what, err)
-	var cause *mvm.Error
-	if errors.As(err, &cause) {
-		e.Text, e.Fix = what+": "+cause.Text, cause.Fix
-	}
-	return e
-}
-
-// ifThere takes away the error that something is not there.
-func ifThere(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return mvm.Explain(verb+" of "+id, sys.InFolder(a.instanceDir(id), fn))
 }
 
 // keepOnly removes everything in the folder of the name, if it is there, but one entry.
 func keepOnly(d *sys.Folder, folder, entry string) error {
-	return ifThere(inSub(d, folder, func(sub *sys.Folder) error {
+	return sys.IfThere(d.InSub(folder, func(sub *sys.Folder) error {
 		names, err := sub.Names()
 		for _, name := range names {
 			if name != entry {
@@ -103,7 +63,7 @@ func keepOnly(d *sys.Folder, folder, entry string) error {
 // allocated is what a file takes on the disk, 0 when it is not there.
 func allocated(d *sys.Folder, name string, owners ...int) (int64, error) {
 	_, n, err := d.Size(name, owners...)
-	return n, ifThere(err)
+	return n, sys.IfThere(err)
 }
 
 // makeRoots makes the parents of the folders. VMMs of older versions pass through.
@@ -117,7 +77,7 @@ func (a *Agent) makeRoots() error {
 }
 
 func (a *Agent) makeRunDir(i mvm.Instance) error {
-	return explain("make run dir of "+i.ID, inFolder(a.runRoot(), func(root *sys.Folder) error {
+	return mvm.Explain("make run dir of "+i.ID, sys.InFolder(a.runRoot(), func(root *sys.Folder) error {
 		d, err := root.MakeSub(i.ID)
 		if err != nil {
 			return err
@@ -127,14 +87,14 @@ func (a *Agent) makeRunDir(i mvm.Instance) error {
 }
 
 func (a *Agent) removeRunDir(id string) error {
-	return explain("remove run dir of "+id, ifThere(inFolder(a.runRoot(), func(root *sys.Folder) error { return root.RemoveAll(id) })))
+	return mvm.Explain("remove run dir of "+id, sys.IfThere(sys.InFolder(a.runRoot(), func(root *sys.Folder) error { return root.RemoveAll(id) })))
 }
 
 // removeTree removes the instance's durable folder such that a crash leaves it whole or
 // under a name that recovery sweeps.
 func (a *Agent) removeTree(id string) error {
-	return explain("remove "+id, inFolder(a.instanceRoot(), func(root *sys.Folder) error {
-		if err := ifThere(root.Rename(id, root, trashPrefix+id)); err != nil {
+	return mvm.Explain("remove "+id, sys.InFolder(a.instanceRoot(), func(root *sys.Folder) error {
+		if err := sys.IfThere(root.Rename(id, root, trashPrefix+id)); err != nil {
 			return err
 		}
 		return root.RemoveAll(trashPrefix + id)
@@ -143,7 +103,7 @@ func (a *Agent) removeTree(id string) error {
 
 // sweepDir removes folders of instances that nobody owns, and what was being removed.
 func sweepDir(path string, owned map[string]bool) error {
-	return explain("sweep folders", inFolder(path, func(root *sys.Folder) error {
+	return mvm.Explain("sweep folders", sys.InFolder(path, func(root *sys.Folder) error {
 		names, err := root.Names()
 		for _, name := range names {
 			if !owned[name] && (strings.HasPrefix(name, "i-") || strings.HasPrefix(name, trashPrefix)) {
@@ -167,7 +127,7 @@ func (a *Agent) takeBack(i mvm.Instance) error {
 func (a *Agent) takeDir(path string, i mvm.Instance) error {
 	d, taken, err := sys.TakeFolder(path, i.UID)
 	if err != nil {
-		return ifThere(err)
+		return sys.IfThere(err)
 	}
 	defer d.Close()
 	if !taken {

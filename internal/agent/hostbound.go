@@ -47,12 +47,12 @@ type hostListener struct {
 // listenHost listens on <run dir>/v.sock_53 for the instance.
 func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
 	var ln net.Listener
-	err := inFolder(a.runDir(i.ID), func(d *sys.Folder) (err error) {
+	err := sys.InFolder(a.runDir(i.ID), func(d *sys.Folder) (err error) {
 		ln, err = a.opt.ListenHost(d, hostSocket)
 		return err
 	})
 	if err != nil {
-		return nil, explain("listen for host-bound requests of "+i.ID, err)
+		return nil, mvm.Explain("listen for host-bound requests of "+i.ID, err)
 	}
 	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
 		limit: rate.NewLimiter(hostRate, hostBurst),
@@ -85,7 +85,7 @@ func (h *hostListener) Close() error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	gone := ifThere(inFolder(h.a.runDir(h.id), func(d *sys.Folder) error { return d.Remove(hostSocket) }))
+	gone := sys.IfThere(sys.InFolder(h.a.runDir(h.id), func(d *sys.Folder) error { return d.Remove(hostSocket) }))
 	return errors.Join(err, gone)
 }
 

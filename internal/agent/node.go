@@ -186,12 +186,12 @@ func (a *Agent) diskBytes(id string) (data, aside int64, err error) {
 		data, err = allocated(d, dataDisk)
 		return err
 	})
-	return data, aside, ifThere(err)
+	return data, aside, sys.IfThere(err)
 }
 
 // setAsideBytes is what snapshots that were set aside take in the instance's folder.
 func setAsideBytes(d *sys.Folder) (sum int64) {
-	_ = inSub(d, setAsideDir, func(aside *sys.Folder) error { // none, or none of mvm's, takes nothing
+	_ = d.InSub(setAsideDir, func(aside *sys.Folder) error { // none, or none of mvm's, takes nothing
 		sum = aside.Bytes()
 		return nil
 	})

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"mvm"
@@ -77,7 +79,28 @@ func (a *Agent) takeBackAll(instances []mvm.Instance) map[string]error {
 			foreign[i.ID] = err
 		}
 	}
+	a.takeBackOthers(instances)
 	return foreign
+}
+
+// takeBackOthers takes back the run dirs that no instance has any more, for the sweep.
+func (a *Agent) takeBackOthers(instances []mvm.Instance) {
+	err := sys.InFolder(a.runRoot(), func(root *sys.Folder) error {
+		names, err := root.Names()
+		for _, name := range names {
+			if !strings.HasPrefix(name, "i-") || slices.ContainsFunc(instances, func(i mvm.Instance) bool { return i.ID == name }) {
+				continue
+			}
+			d, _, terr := sys.TakeFolder(a.runDir(name), sys.AnyUser)
+			if err = errors.Join(err, terr); terr == nil {
+				err = errors.Join(err, d.Close())
+			}
+		}
+		return err
+	})
+	if err != nil { // the sweep removes it all the same
+		a.log.Warn("take back run dirs that nobody owns", "error", err)
+	}
 }
 
 // notRecovered records that an instance could not be taken up: one that is broken
@@ -163,7 +186,7 @@ func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 	if i.Snapshot != nil {
 		own = i.Snapshot.ID
 	}
-	return ifThere(a.inInstance(i.ID, "sweep snapshots", func(d *sys.Folder) error { return keepOnly(d, snapshotsDir, own) }))
+	return sys.IfThere(a.inInstance(i.ID, "sweep snapshots", func(d *sys.Folder) error { return keepOnly(d, snapshotsDir, own) }))
 }
 
 // readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs

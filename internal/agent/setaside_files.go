@@ -13,7 +13,7 @@ func (a *Agent) moveAside(i mvm.Instance, snap string) error {
 	err := a.inInstance(i.ID, "set snapshot aside", func(d *sys.Folder) error {
 		return inMade(d, setAsideDir, snap, func(aside *sys.Folder) error {
 			state := a.inSnapshot(d, snap, func(own *sys.Folder) error { return moveFile(own, aside, stateFile) })
-			return errors.Join(ifThere(state), ifThere(moveFile(d, aside, memoryFile, i.UID)))
+			return errors.Join(sys.IfThere(state), sys.IfThere(moveFile(d, aside, memoryFile, i.UID)))
 		})
 	})
 	if err != nil {
@@ -25,8 +25,8 @@ func (a *Agent) moveAside(i mvm.Instance, snap string) error {
 // moveBack is the reverse of moveAside. Both files have to be there.
 func (a *Agent) moveBack(i mvm.Instance, snap string) error {
 	err := a.inInstance(i.ID, "bring snapshot back", func(d *sys.Folder) error {
-		return inSub(d, setAsideDir, func(all *sys.Folder) error {
-			err := inSub(all, snap, func(aside *sys.Folder) error {
+		return d.InSub(setAsideDir, func(all *sys.Folder) error {
+			err := all.InSub(snap, func(aside *sys.Folder) error {
 				_, _, noState := aside.Size(stateFile)
 				_, _, noMemory := aside.Size(memoryFile, i.UID)
 				if err := errors.Join(noState, noMemory); err != nil {
@@ -42,7 +42,7 @@ func (a *Agent) moveBack(i mvm.Instance, snap string) error {
 			return all.RemoveAll(snap)
 		})
 	})
-	if err != nil && ifThere(err) == nil {
+	if err != nil && sys.IfThere(err) == nil {
 		return mvm.Errorf(mvm.KindState, "bring back snapshot %s of %s: a part of it is lost: %w", snap, i.ID, err)
 	}
 	return err
@@ -77,8 +77,8 @@ func moveFile(from, to *sys.Folder, name string, owners ...int) error {
 
 // removeAsideFiles removes the files of a snapshot that is set aside no longer.
 func (a *Agent) removeAsideFiles(i mvm.Instance, snap string) error {
-	return ifThere(a.inInstance(i.ID, "remove snapshot", func(d *sys.Folder) error {
-		return inSub(d, setAsideDir, func(all *sys.Folder) error { return all.RemoveAll(snap) })
+	return sys.IfThere(a.inInstance(i.ID, "remove snapshot", func(d *sys.Folder) error {
+		return d.InSub(setAsideDir, func(all *sys.Folder) error { return all.RemoveAll(snap) })
 	}))
 }
 
@@ -92,8 +92,8 @@ func (a *Agent) sweepAside(i mvm.Instance) error {
 	for _, s := range i.SetAside {
 		known[s.Snapshot.ID] = true
 	}
-	return ifThere(a.inInstance(i.ID, "sweep what was set aside", func(d *sys.Folder) error {
-		return inSub(d, setAsideDir, func(all *sys.Folder) error {
+	return sys.IfThere(a.inInstance(i.ID, "sweep what was set aside", func(d *sys.Folder) error {
+		return d.InSub(setAsideDir, func(all *sys.Folder) error {
 			names, err := all.Names()
 			for _, name := range names {
 				if !known[name] {

@@ -251,12 +251,12 @@ func (a *Agent) snapshotBytes(i mvm.Instance, snap string) (sum int64, err error
 			return err
 		})
 	})
-	return sum, ifThere(err)
+	return sum, sys.IfThere(err)
 }
 
 // inSnapshot calls fn with the folder of a snapshot of the instance whose folder it is.
 func (a *Agent) inSnapshot(d *sys.Folder, snap string, fn func(*sys.Folder) error) error {
-	return inSub(d, snapshotsDir, func(all *sys.Folder) error { return inSub(all, snap, fn) })
+	return d.InSub(snapshotsDir, func(all *sys.Folder) error { return all.InSub(snap, fn) })
 }
 
 // vmmID names the VMM exactly: a snapshot fits no other.
@@ -267,8 +267,8 @@ func (a *Agent) snapshotFiles(id, snap string) driver.Snapshot {
 }
 
 func (a *Agent) removeSnapshot(id, snap string) error {
-	return ifThere(a.inInstance(id, "remove snapshot", func(d *sys.Folder) error {
-		return inSub(d, snapshotsDir, func(all *sys.Folder) error { return all.RemoveAll(snap) })
+	return sys.IfThere(a.inInstance(id, "remove snapshot", func(d *sys.Folder) error {
+		return d.InSub(snapshotsDir, func(all *sys.Folder) error { return all.RemoveAll(snap) })
 	}))
 }
 

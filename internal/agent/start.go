@@ -40,7 +40,7 @@ func (o *operation) makeReady(ctx context.Context) error {
 
 // makeDisks makes the instance's folder and data disk, unless they are there whole.
 func (o *operation) makeDisks(ctx context.Context) error {
-	return explain("make folder of "+o.inst.ID, inFolder(o.a.instanceRoot(), func(root *sys.Folder) error {
+	return mvm.Explain("make folder of "+o.inst.ID, sys.InFolder(o.a.instanceRoot(), func(root *sys.Folder) error {
 		d, err := root.MakeSub(o.inst.ID)
 		if err != nil {
 			return err

@@ -112,7 +112,7 @@ func (o *operation) endMemory(ctx context.Context) error {
 
 // discardMemory removes the memory file and every snapshot.
 func (o *operation) discardMemory(context.Context) error {
-	return ifThere(o.a.inInstance(o.inst.ID, "discard memory", func(d *sys.Folder) error {
+	return sys.IfThere(o.a.inInstance(o.inst.ID, "discard memory", func(d *sys.Folder) error {
 		return errors.Join(d.RemoveAll(memoryFile), d.RemoveAll(snapshotsDir))
 	}))
 }

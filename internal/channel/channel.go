@@ -7,8 +7,11 @@
 //
 //   - Dial, or the socket <RunDir>/v.sock (0600): "CONNECT <port>\n", answered
 //     "OK <n>\n", then the stream is the guest's.
-//   - A stream that the guest opens to port N goes to the unix socket
-//     <RunDir>/v.sock_<N>, on which somebody else listens; without one it is reset.
+//   - A stream that the guest opens to port 53 goes to the unix socket
+//     <RunDir>/v.sock_53, on which another part of this process listens. Streams to
+//     other ports are reset, and so are all without that socket. Hypervisors with a
+//     vsock of their own serve each socket that is there: this one does not, since who
+//     can put a socket there could choose what the guest speaks with.
 //
 // A paused guest is silent and keeps its session. The guest is hostile: streams,
 // buffers and the rate of new sessions are bounded.
@@ -25,6 +28,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto/mux"
+	"mvm/internal/sys"
 )
 
 // Bounds of one channel.
@@ -39,8 +43,10 @@ const (
 // Options say where a channel's ends are.
 type Options struct {
 	Chardev string // unix socket of the VMM's character device
-	RunDir  string // of v.sock and v.sock_<port>
-	Log     *slog.Logger
+	RunDir  string // of v.sock and v.sock_53
+	// VMM is who may listen on Chardev, beside this process's user.
+	VMM sys.Peer
+	Log *slog.Logger
 	// First, when not nil, is a connection to Chardev that was made already.
 	First net.Conn
 	// Hold: the guest was restored and its vCPUs do not run yet. No session is begun
@@ -75,7 +81,7 @@ func Open(opts Options) (*Channel, error) {
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	var err error
-	if c.local, err = listenLocal(filepath.Join(opts.RunDir, "v.sock")); err != nil {
+	if c.local, err = listenLocal(opts.RunDir); err != nil {
 		c.cancel(err)
 		if opts.First != nil {
 			opts.First.Close()
@@ -224,11 +230,11 @@ func (c *Channel) keep() {
 // once connects, holds one session and serves the streams that the guest opens.
 func (c *Channel) once(conn net.Conn) error {
 	if conn == nil {
-		var d net.Dialer
-		var err error
-		if conn, err = d.DialContext(c.ctx, "unix", c.opts.Chardev); err != nil {
+		c2, err := dial(c.ctx, filepath.Dir(c.opts.Chardev), filepath.Base(c.opts.Chardev), c.opts.VMM)
+		if err != nil {
 			return fmt.Errorf("connect to the VMM: %w", err)
 		}
+		conn = c2
 	}
 	s, err := mux.Client(c.ctx, conn)
 	if err != nil {

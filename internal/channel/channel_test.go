@@ -373,3 +373,88 @@ func TestVMMComesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Whatever has been put into RunDir, a guest reaches the one port that this process
+// serves for it, and nothing else; and the VMM that is dialled is the instance's.
+func TestGuestReachesNoOtherSocket(t *testing.T) {
+	r := newRig(t)
+	sessions := r.serve(t)
+	other, err := os.MkdirTemp("/tmp", "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(other) })
+	l, err := net.Listen("unix", filepath.Join(other, "agent.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, reached := make(chan struct{}), make(chan struct{}, 100)
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			reached <- struct{}{}
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+	r.open(t)
+	s := <-sessions
+	put := map[string]func(p string) error{
+		"a link":      func(p string) error { return os.Symlink(l.Addr().String(), p) },
+		"a hard link": func(p string) error { return os.Link(l.Addr().String(), p) },
+		"a socket":    func(p string) error { return os.Rename(l.Addr().String(), p) }, // the last: it is moved
+	}
+	for _, what := range []string{"a link", "a hard link", "a socket"} {
+		for _, port := range []uint32{53, 99} {
+			if what == "a socket" && port == 53 {
+				continue // it would be this process's own
+			}
+			path := filepath.Join(r.dir, fmt.Sprintf("v.sock_%d", port))
+			if err := put[what](path); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := s.Open(deadline(t), port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.SetReadDeadline(time.Now().Add(time.Minute))
+			if n, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+				t.Errorf("%s at port %d: read %d, %v; want the stream reset", what, port, n, err)
+			}
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	select {
+	case <-reached:
+		t.Error("the guest reached a socket of the host")
+	default:
+	}
+}
+
+// A VMM's socket in whose place another was linked is not dialled.
+func TestAnothersVMMIsNotDialled(t *testing.T) {
+	other := newRig(t)
+	other.serve(t)
+	for what, put := range map[string]func(from, to string) error{"link": os.Symlink, "hard link": os.Link} {
+		r := newRig(t)
+		r.chardev = filepath.Join(r.dir, "planted")
+		if err := put(other.chardev, r.chardev); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if c, err := r.open(t).Dial(ctx, 52); err == nil {
+			c.Close()
+			t.Errorf("%s: another guest was reached", what)
+		}
+		cancel()
+		if err := os.Remove(r.chardev); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

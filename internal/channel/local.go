@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"mvm/internal/guestproto"
+	"mvm/internal/sys"
 )
 
 const (
@@ -23,8 +24,8 @@ const (
 
 // localServer is v.sock.
 type localServer struct {
-	path string
-	l    *net.UnixListener
+	dir string
+	l   *net.UnixListener
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
@@ -32,26 +33,35 @@ type localServer struct {
 	count  uint32
 }
 
-// listenLocal makes the socket under another name and moves it into place, so that
-// it is never there with other permissions; one that a dead agent left is replaced.
-func listenLocal(path string) (*localServer, error) {
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
-		return nil, errors.Join(err, l.Close(), os.Remove(tmp))
-	}
-	return &localServer{path: path, l: l, conns: map[net.Conn]struct{}{}}, nil
+// localName is the socket's name in the run dir, hostPort the port of the host that
+// guests may open, with the name of its socket.
+const (
+	localName = "v.sock"
+	hostPort  = guestproto.HostPort
+)
+
+var hostName = fmt.Sprintf("v.sock_%d", hostPort)
+
+// listenLocal makes the socket in the folder; one that a dead agent left is replaced.
+func listenLocal(dir string) (*localServer, error) {
+	s := &localServer{dir: dir, conns: map[net.Conn]struct{}{}}
+	err := sys.InFolder(dir, func(d *sys.Folder) (err error) {
+		s.l, err = d.Listen(localName)
+		return err
+	})
+	return s, err
 }
 
-// close stops the listener, ends its connections and removes the socket. The
-// socket of another Channel that took the path over stays.
+// dial connects to a socket in the folder.
+func dial(ctx context.Context, dir, name string, from sys.Peer) (conn *net.UnixConn, err error) {
+	err = sys.InFolder(dir, func(d *sys.Folder) (err error) {
+		conn, err = d.Dial(ctx, name, from)
+		return err
+	})
+	return conn, err
+}
+
+// close stops the listener, ends its connections and removes the socket.
 func (s *localServer) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +70,7 @@ func (s *localServer) close() {
 	}
 	s.closed = true
 	s.l.Close()
-	_ = os.Remove(s.path)
+	_ = sys.InFolder(s.dir, func(d *sys.Folder) error { return d.Remove(localName) }) // the folder may be gone
 	for c := range s.conns {
 		c.Close()
 	}
@@ -146,11 +156,17 @@ func parseConnect(line string) (uint32, error) {
 	return uint32(port), nil
 }
 
-// toHost passes a stream that the guest opened to the unix socket of its port.
+// toHost passes a stream that the guest opened to the host's one port, on which this
+// process itself listens.
 func (c *Channel) toHost(stream net.Conn, port uint32) {
 	defer stream.Close()
-	d := net.Dialer{Timeout: lineTimeout}
-	conn, err := d.DialContext(c.ctx, "unix", filepath.Join(c.opts.RunDir, fmt.Sprintf("v.sock_%d", port)))
+	var conn *net.UnixConn
+	err := errNoPort
+	if port == hostPort {
+		ctx, cancel := context.WithTimeout(c.ctx, lineTimeout)
+		conn, err = dial(ctx, c.opts.RunDir, hostName, sys.Peer{Self: true})
+		cancel()
+	}
 	if err != nil {
 		c.opts.Log.Debug("guest opened a port that nobody serves", "port", port, "err", err)
 		abort(stream)
@@ -161,6 +177,8 @@ func (c *Channel) toHost(stream net.Conn, port uint32) {
 	defer stop()
 	join(conn, stream)
 }
+
+var errNoPort = errors.New("the host has no such port for guests")
 
 // join copies both ways until both are done; the end of one direction is passed
 // on, an error in one ends both.

@@ -96,8 +96,9 @@ type VMM interface {
 	Kill(ctx context.Context) error
 
 	// Dial opens a stream to a port of the guest. KindUnavailable when the guest does
-	// not answer within the context. Streams to the host come in on the unix
-	// socket <RunDir>/v.sock_<port>, on which the agent listens before Start.
+	// not answer within the context. Streams to the host's port 53 come in on the unix
+	// socket <RunDir>/v.sock_53, on which the agent listens before Start; to others
+	// there are none.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
 
 	// Stats measures the VMM.
@@ -149,7 +150,7 @@ type Features struct {
 // durable first. Paths are absolute.
 type Spec struct {
 	ID     string // instance id
-	Dir    string // durable folder of the instance
+	Dir    string // durable folder of the instance; it and RunDir are the agent's, 0700
 	RunDir string // volatile folder: sockets, pid file; short enough for unix sockets
 	UID    int    // the VMM runs as this user and group
 	GID    int

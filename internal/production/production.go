@@ -149,7 +149,7 @@ func (h Host) certificates() mvm.Finding {
 }
 
 // jail is what stands between a guest that has broken out into its VMM and everything
-// else: hardware virtualisation, a user of its own for each VMM, and the filter of
+// else: hardware virtualisation, an agent without rights, a user of its own for each VMM, and the filter of
 // system calls that QEMU sets itself, and the bounds of its cgroup.
 func (h Host) jail() (out []mvm.Finding) {
 	weak := func(what, where, fix string) {
@@ -168,8 +168,11 @@ func (h Host) jail() (out []mvm.Finding) {
 	} else if h.Config.Hostd.Socket == "" || errors.Is(err, fs.ErrNotExist) { // with hostd the agent needs no right to it
 		weak("no KVM: guests would run in software (TCG), for which QEMU promises no isolation", "/dev/kvm", "turn on virtualisation; see `mvm doctor`")
 	}
-	if h.UID != 0 && h.Config.Hostd.Socket == "" {
-		out = append(out, finding(failure, fmt.Sprintf("user %d can't give VMMs users of their own", h.UID), "", "run the agent as root, or with mvm hostd (hostd_socket)"))
+	if h.UID == 0 { // also with hostd: it has the API, the state and all talk with guests
+		weak("the agent would run as root, so that whoever takes it over has the host", "",
+			"run mvm hostd as root and the agent as user mvm, with hostd_socket: see docs/production.md")
+	} else if h.Config.Hostd.Socket == "" {
+		out = append(out, finding(failure, fmt.Sprintf("user %d can't give VMMs users of their own", h.UID), "", "run the agent with mvm hostd (hostd_socket)"))
 	}
 	if _, err := os.Stat(filepath.Join(h.Root, "proc/sys/kernel/seccomp/actions_avail")); err != nil {
 		out = append(out, finding(failure, "the kernel has no seccomp, so that VMMs could make every system call", "", "boot a kernel with CONFIG_SECCOMP_FILTER"))

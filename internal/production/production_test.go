@@ -69,8 +69,9 @@ func fit(t *testing.T) production.Host {
 	c := manifest.AgentConfig{Driver: "qemu", DataDir: at("data"), KeyFile: at("etc/master.key"), NodeID: "node-1",
 		Trust:     manifest.TrustConfig{TrustedKeys: at("keys"), Production: true},
 		Reconcile: manifest.ReconcileConfig{File: at("etc/desired.json")},
-		Remote:    manifest.RemoteConfig{Listen: ":7443", CertDir: at("certs"), TrustDomain: "mvm"}}
-	return production.Host{Config: c, Key: secrets.Source{File: c.KeyFile, DataDir: c.DataDir}, Now: now, Root: at("root")}
+		Remote:    manifest.RemoteConfig{Listen: ":7443", CertDir: at("certs"), TrustDomain: "mvm"},
+		Hostd:     manifest.HostdConfig{Socket: "/run/hostd.sock"}}
+	return production.Host{Config: c, UID: 1000, Key: secrets.Source{File: c.KeyFile, DataDir: c.DataDir}, Now: now, Root: at("root")}
 }
 
 func TestAFitHostMayStart(t *testing.T) {
@@ -110,12 +111,10 @@ func TestEachReasonThatKeepsAHostFromStarting(t *testing.T) {
 		"two keys":             {func(h *production.Host) { h.Key.Credential, h.Key.Env = "a", "b" }, "both MVM_MASTER_KEY and key_credential"},
 		"driver fake":          {func(h *production.Host) { h.Config.Driver = "fake" }, "isolates nothing"},
 		"no KVM":               {func(h *production.Host) { must(os.Remove(filepath.Join(h.Root, "dev/kvm"))) }, "no KVM"},
-		"no root":              {func(h *production.Host) { h.UID = 1000 }, "can't give VMMs users of their own"},
+		"no root, no hostd":    {func(h *production.Host) { h.Config.Hostd.Socket = "" }, "can't give VMMs users of their own"},
+		"root":                 {func(h *production.Host) { h.UID, h.Config.Hostd.Socket = 0, "" }, "would run as root"},
+		"root, with hostd":     {func(h *production.Host) { h.UID = 0 }, "would run as root"},
 		"no seccomp":           {func(h *production.Host) { must(os.RemoveAll(filepath.Join(h.Root, "proc/sys"))) }, "no seccomp"},
-		"no cgroup of its own": {func(h *production.Host) {
-			must(os.WriteFile(filepath.Join(h.Root, "proc/self/cgroup"), []byte("0::/unit\n"), 0o644))
-			must(os.WriteFile(filepath.Join(h.Root, "cg/unit/cgroup.procs"), []byte("1\n"), 0o644))
-		}, "no bound on memory and processes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := fit(t)
@@ -139,6 +138,19 @@ func TestReasonsAreToldTogetherAndSomeCanBeAllowed(t *testing.T) {
 	h.Config.Driver, h.Config.Trust.WeakIsolation = "fake", true
 	if err := production.Ready(h); err != nil {
 		t.Errorf("weak isolation that was asked for: %v", err)
+	}
+	h = fit(t)
+	h.UID, h.Config.Hostd.Socket = 0, ""
+	for path, text := range map[string]string{"proc/self/cgroup": "0::/unit\n", "cg/unit/cgroup.procs": "1\n"} {
+		if err := os.WriteFile(filepath.Join(h.Root, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := production.Ready(h); err == nil || strings.Count(err.Error(), "production: ") != 2 || !strings.Contains(err.Error(), "no bound on memory and processes") {
+		t.Errorf("root without a cgroup of its own: %v, want both reasons", err)
+	}
+	if h.Config.Trust.WeakIsolation = true; production.Ready(h) != nil {
+		t.Errorf("root with weak isolation that was asked for: %v", production.Ready(h))
 	}
 	h = fit(t)
 	h.UID, h.Config.Hostd.Socket = 1000, "/run/hostd.sock"

@@ -19,7 +19,7 @@ import (
 // link, a pipe, a file of somebody else. Nothing was done with it.
 var ErrForeign = errors.New("mvm did not make it")
 
-// Folder is a hold on a folder of this process's user that nobody else may write to.
+// Folder is a hold on a folder of this process's user in which nobody else can replace anything.
 // What is in it is named by single names, never by paths, and no link is ever
 // followed: a file is looked at first, and opened only where it is a regular file of
 // one name and of the right owner. Anything else is ErrForeign, of KindPolicy, with
@@ -57,9 +57,9 @@ func openFolder(at int, name, path string, owners ...int) (*Folder, error) {
 	switch {
 	case err != nil:
 		err = &fs.PathError{Op: "stat", Path: path, Err: err}
-	case !slices.Contains(owners, int(st.Uid)):
+	case !slices.Contains(owners, int(st.Uid)) && !slices.Contains(owners, AnyUser):
 		err = foreign(path, "a folder of user %d", st.Uid)
-	case st.Mode&0o022 != 0 && int(st.Uid) == os.Geteuid():
+	case st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 && int(st.Uid) == os.Geteuid():
 		err = foreign(path, "a folder that others may write to, mode %04o", st.Mode&0o7777)
 	}
 	if err != nil {
@@ -87,6 +87,42 @@ func OpenParent(root, path string) (*Folder, string, error) {
 		err = errors.Join(err, up.Close())
 	}
 	return d, name, err
+}
+
+// InFolder calls fn with a hold on the folder at the path, and ends the hold.
+func InFolder(path string, fn func(*Folder) error) error {
+	d, err := OpenFolder(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(d), d.Close())
+}
+
+// InParent calls fn with a hold on the folder of the path, as OpenParent gives it, and
+// the last part of the path.
+func InParent(root, path string, fn func(d *Folder, name string) error) error {
+	d, name, err := OpenParent(root, path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(d, name), d.Close())
+}
+
+// InSub calls fn with a hold on a folder in this one.
+func (d *Folder) InSub(name string, fn func(*Folder) error) error {
+	sub, err := d.Sub(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(sub), sub.Close())
+}
+
+// IfThere takes away the error that something is not there.
+func IfThere(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // Close lets go of the folder.
@@ -209,22 +245,38 @@ func (d *Folder) Create(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// Append opens a file to append to, and makes it where it is not there.
-func (d *Folder) Append(name string) (*os.File, error) {
-	f, err := d.Open(name, os.O_WRONLY|os.O_APPEND)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return f, err
+// OpenOrCreate is Open of a file that is made, 0600, where it is not there. Of several
+// callers one makes it.
+func (d *Folder) OpenOrCreate(name string, flag int) (*os.File, error) {
+	for {
+		f, err := d.Open(name, flag)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+		fd, err := unix.Openat(d.fd(), name, flag&unix.O_ACCMODE|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err == nil {
+			err = unix.Close(fd)
+		}
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, &fs.PathError{Op: "create", Path: filepath.Join(d.path, name), Err: err}
+		}
 	}
-	if f, err = d.Create(name); err != nil {
-		return nil, err
-	}
-	return d.reopen(f, name)
 }
 
-// reopen exchanges a file that was just made for one that appends.
-func (d *Folder) reopen(f *os.File, name string) (*os.File, error) {
-	defer f.Close()
-	return d.Open(name, os.O_WRONLY|os.O_APPEND)
+// Append opens a file to append to, and makes it where it is not there.
+func (d *Folder) Append(name string) (*os.File, error) {
+	return d.OpenOrCreate(name, os.O_WRONLY|os.O_APPEND)
+}
+
+// IsNamed reports whether the file is what the name names.
+func (d *Folder) IsNamed(f *os.File, name string) bool {
+	held, st, err := d.look(name)
+	if err != nil {
+		return false
+	}
+	defer held.Close()
+	var own unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &own) == nil && own.Dev == st.Dev && own.Ino == st.Ino
 }
 
 // ReadFile reads a file of at most limit bytes.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"syscall"
 	"time"
 
@@ -48,10 +47,12 @@ func unwrapOp(err error) error {
 	return err
 }
 
-// Peer says who may listen on a socket that is dialled.
+// Peer says who may listen on a socket that is dialled: a process of this user, which
+// made the socket, or one that has got it from this user.
 type Peer struct {
-	UID int // besides this user; 0: nobody
-	PID int // the process, where it is known; 0: any of the user
+	UID  int  // of the other user; 0: nobody
+	PID  int  // the process of that user; 0: any
+	Self bool // this very process alone
 }
 
 // Dial connects to a socket of this user in the folder. Who listens there must be this
@@ -105,12 +106,12 @@ func (p Peer) check(path string, conn *net.UnixConn) error {
 	if err := errors.Join(cerr, err); err != nil {
 		return fmt.Errorf("ask who listens on %s: %w", path, err)
 	}
-	own := int(cred.Uid) == os.Geteuid()
-	if !own && (p.UID == 0 || int(cred.Uid) != p.UID) {
-		return foreign(path, "a socket on which user %d listens", cred.Uid)
+	uid, pid := int(cred.Uid), int(cred.Pid)
+	switch {
+	case p.Self && pid == os.Getpid(), !p.Self && uid == os.Geteuid():
+		return nil
+	case !p.Self && p.UID != 0 && uid == p.UID && (p.PID == 0 || pid == p.PID):
+		return nil
 	}
-	if pids := []int{os.Getpid(), p.PID}; p.PID != 0 && !own && !slices.Contains(pids, int(cred.Pid)) {
-		return foreign(path, "a socket on which process %d listens", cred.Pid)
-	}
-	return nil
+	return foreign(path, "a socket on which process %d of user %d listens", pid, uid)
 }

@@ -8,6 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// AnyUser stands for whoever a folder belongs to.
+const AnyUser = -1
+
 // TakeFolder is OpenFolder for one that may still belong to the user from: older
 // versions gave an instance's folders to its VMM. It becomes this user's alone. taken
 // says that it was not before, so that what is in it is as the other user left it, and

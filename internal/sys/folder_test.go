@@ -294,7 +294,7 @@ func TestFolderSockets(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(deep, "s")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the socket is %v, %v, want 0600", st, err)
 	}
-	for _, p := range []sys.Peer{{}, {UID: stranger}, {PID: os.Getpid()}, {UID: stranger, PID: 1}} { // this process may always
+	for _, p := range []sys.Peer{{}, {UID: stranger}, {PID: os.Getpid()}, {UID: stranger, PID: 1}, {Self: true}} { // this process may always
 		c, err := d.Dial(t.Context(), "s", p)
 		if err != nil {
 			t.Errorf("dial, with peer %+v: %v", p, err)

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/sys"
 )
 
 // Driver runs instances on a Host. Drivers come and go with their agents; the
@@ -40,7 +40,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.VMM, error
 		return nil, err
 	}
 	if err := d.boot(ctx, m, spec); err != nil {
-		return nil, errors.Join(err, d.abandon(m), removeFile(spec.Memory))
+		return nil, errors.Join(err, d.abandon(m), removeMemory(spec))
 	}
 	return d.hold(m), nil
 }
@@ -126,13 +126,13 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 func (d *Driver) load(ctx context.Context, m *machine, spec driver.Spec, snap driver.Snapshot) error {
 	var state stateFile
 	var memory memoryFile
-	if err := badSnapshot(readFile("device state", snap.State, &state)); err != nil {
+	if err := badSnapshot(readFile("device state", spec.Dir, snap.State, &state)); err != nil {
 		return err
 	}
 	if err := badSnapshot(checkFits(spec, state)); err != nil {
 		return err
 	}
-	if err := badSnapshot(readFile("memory", spec.Memory, &memory)); err != nil {
+	if err := badSnapshot(readFile("memory", spec.Dir, spec.Memory, &memory)); err != nil {
 		return err
 	}
 	if memory.Snapshot != state.Snapshot {
@@ -221,14 +221,16 @@ func (d *Driver) Sweep(ctx context.Context, root string, owned func(id string) b
 			found[m.spec.ID] = m.spec.RunDir
 		}
 	}
-	paths, err := filepath.Glob(filepath.Join(root, "*", recordName))
-	for _, p := range paths {
-		rec, e := readRecord(filepath.Dir(p))
-		if e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-		if rec != nil {
-			found[rec.ID] = filepath.Dir(p)
+	var names []string
+	err := sys.IfThere(sys.InFolder(root, func(dir *sys.Folder) (err error) {
+		names, err = dir.Names()
+		return err
+	}))
+	for _, name := range names {
+		if rec, e := readRecord(filepath.Join(root, name)); e != nil {
+			d.host.note("sweep: not read: %v", e) // it is no record of this driver's
+		} else if rec != nil {
+			found[rec.ID] = filepath.Join(root, name)
 		}
 	}
 	var ended []string

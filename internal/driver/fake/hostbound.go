@@ -2,12 +2,13 @@ package fake
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
-	"path/filepath"
-	"strconv"
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/sys"
 )
 
 // Connect opens a stream from the instance's guest to a port of the host, as the
@@ -21,8 +22,14 @@ func (h *Host) Connect(ctx context.Context, id string, port uint32) (net.Conn, e
 	if v := m.describe(); v.State != Running {
 		return nil, mvm.Errorf(mvm.KindState, "connect from %s: it is %s", id, v.State)
 	}
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", filepath.Join(m.spec.RunDir, "v.sock_"+strconv.FormatUint(uint64(port), 10)))
+	var c *net.UnixConn
+	err := errors.New("the host has no such port for guests")
+	if port == guestproto.HostPort {
+		err = sys.InFolder(m.spec.RunDir, func(d *sys.Folder) (err error) {
+			c, err = d.Dial(ctx, fmt.Sprintf("v.sock_%d", port), sys.Peer{Self: true})
+			return err
+		})
+	}
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "connect from %s to port %d: %w", id, port, err)
 	}

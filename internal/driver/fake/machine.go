@@ -64,22 +64,23 @@ func (m *machine) save() error {
 	if m.state == Gone {
 		r.Guest, r.Exit = guestState{}, &m.exit
 	}
-	return writeFile(filepath.Join(m.spec.RunDir, recordName), r, false)
+	return writeFile(m.spec.RunDir, filepath.Join(m.spec.RunDir, recordName), r, false)
 }
 
 // loadDisk reads the guest's /data; a disk never written is empty.
 func (m *machine) loadDisk() error {
 	path := filepath.Join(m.spec.Dir, diskName)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+	err := readFile("disk", m.spec.Dir, path, &m.disk)
+	if errors.Is(err, os.ErrNotExist) {
 		m.disk = map[string][]byte{}
 		return nil
 	}
-	return readFile("disk", path, &m.disk)
+	return err
 }
 
 // saveDisk writes /data. mu is held.
 func (m *machine) saveDisk() error {
-	return writeFile(filepath.Join(m.spec.Dir, diskName), m.disk, false)
+	return writeFile(m.spec.Dir, filepath.Join(m.spec.Dir, diskName), m.disk, false)
 }
 
 // saveMemory writes Spec.Memory as it belongs to the snapshot, or to none. A
@@ -87,7 +88,7 @@ func (m *machine) saveDisk() error {
 func (m *machine) saveMemory(snapshot string) error {
 	f := memoryFile{Snapshot: snapshot, Guest: m.guest}
 	f.Guest.Secrets = nil
-	if err := writeFile(m.spec.Memory, f, snapshot != ""); err != nil {
+	if err := writeFile(m.spec.Dir, m.spec.Memory, f, snapshot != ""); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "write memory of %s: %w", m.spec.ID, err)
 	}
 	return nil
@@ -221,7 +222,7 @@ func (m *machine) snapshot(snap driver.Snapshot, half func() error) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(snap.State, newStateFile(nonce, m.spec), true); err != nil {
+	if err := writeFile(m.spec.Dir, snap.State, newStateFile(nonce, m.spec), true); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "snapshot %s: %w", m.spec.ID, err)
 	}
 	m.host.note("snapshot %s", m.spec.ID)

@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"strings"
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/sys"
 )
 
 // State is where a VMM is in its life.
@@ -64,33 +65,35 @@ func newStateFile(nonce string, spec driver.Spec) stateFile {
 	return s
 }
 
-// writeFile replaces the file at once. With sync it is durable; without, it
-// outlives the process only, as memory does.
-func writeFile(path string, v any, sync bool) error {
+// writeFile replaces a file in or below root at once. With sync it is durable; without,
+// it outlives the process only, as memory does.
+func writeFile(root, path string, v any, sync bool) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), halfName)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return sys.InParent(root, path, func(d *sys.Folder, name string) error {
+		f, err := d.Create(halfPrefix + name)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(b)
+		if err == nil && sync {
+			err = f.Sync()
+		}
+		err = errors.Join(err, f.Close())
+		if err == nil {
+			err = d.Rename(halfPrefix+name, d, name)
+		}
+		if err != nil {
+			return errors.Join(err, d.Remove(halfPrefix+name))
+		}
+		return nil
+	})
 }
 
-// halfName matches what writeFile writes to before it takes a file's name.
-const halfName = "fake-tmp-*"
+// halfPrefix begins the name of what writeFile writes to before it takes a file's name.
+const halfPrefix = "fake-tmp-"
 
 // removeHalves removes what a process killed in writeFile left beside the instance's
 // files. Nothing of the instance may be written meanwhile.
@@ -100,22 +103,22 @@ func removeHalves(spec driver.Spec) error {
 		if !filepath.IsAbs(path) {
 			continue // Sweep knows only where the VMM ran
 		}
-		err = errors.Join(err, removeAll(filepath.Join(filepath.Dir(path), halfName)))
+		err = errors.Join(err, removeAll(filepath.Dir(path), halfPrefix))
 	}
 	return err
 }
 
-// readFile reads a file of writeFile, within a bound. KindInvalid when it is missing or
-// damaged, which a Restore tells as a driver.SnapshotError.
-func readFile(what, path string, v any) error {
-	st, err := os.Stat(path)
-	if err != nil {
-		return unreadable(what, err)
+// readFile reads a file of writeFile in or below root, within a bound. KindInvalid when
+// it is missing or damaged, which a Restore tells as a driver.SnapshotError.
+func readFile(what, root, path string, v any) error {
+	var b []byte
+	err := sys.InParent(root, path, func(d *sys.Folder, name string) (err error) {
+		b, err = d.ReadFile(name, maxGuestBytes*2)
+		return err
+	})
+	if errors.Is(err, sys.ErrForeign) || mvm.IsKind(err, mvm.KindInvalid) {
+		return mvm.Explain("read "+what, err)
 	}
-	if st.Size() > maxGuestBytes*2 {
-		return mvm.Errorf(mvm.KindInvalid, "read %s %s: %d bytes are too many", what, path, st.Size())
-	}
-	b, err := os.ReadFile(path)
 	if err != nil {
 		return unreadable(what, err)
 	}
@@ -147,7 +150,7 @@ func badSnapshot(err error) error {
 func readRecord(runDir string) (*record, error) {
 	var r record
 	path := filepath.Join(runDir, recordName)
-	if err := readFile("VMM record", path, &r); err != nil {
+	if err := readFile("VMM record", runDir, path, &r); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}
@@ -160,26 +163,22 @@ func readRecord(runDir string) (*record, error) {
 }
 
 // removeRecord removes the driver's files in RunDir. It is idempotent.
-func removeRecord(runDir string) error {
-	return removeAll(filepath.Join(runDir, "fake-*"))
+func removeRecord(runDir string) error { return removeAll(runDir, "fake-") }
+
+// removeAll removes what has the prefix in the folder, if that is there.
+func removeAll(dir, prefix string) error {
+	return sys.IfThere(sys.InFolder(dir, func(d *sys.Folder) error {
+		names, err := d.Names()
+		for _, name := range names {
+			if strings.HasPrefix(name, prefix) {
+				err = errors.Join(err, d.RemoveAll(name))
+			}
+		}
+		return err
+	}))
 }
 
-// removeAll removes the files that the pattern matches.
-func removeAll(pattern string) error {
-	paths, err := filepath.Glob(pattern)
-	if err != nil {
-		return err
-	}
-	for _, p := range paths {
-		err = errors.Join(err, removeFile(p))
-	}
-	return err
-}
-
-// removeFile removes the file if it is there.
-func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+// removeMemory removes the memory file if it is there.
+func removeMemory(spec driver.Spec) error {
+	return sys.IfThere(sys.InParent(spec.Dir, spec.Memory, (*sys.Folder).RemoveAll))
 }

@@ -1,12 +1,14 @@
 package fake
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/sys"
 )
 
 // maxSocketPath is what fits into a unix socket's address.
@@ -46,6 +48,12 @@ func checkSpec(s driver.Spec) error {
 		if s.Opened[f] != nil {
 			f = fmt.Sprintf("/proc/self/fd/%d", s.Opened[f].Fd())
 		}
+		if rel, err := filepath.Rel(s.Dir, f); err == nil && filepath.IsLocal(rel) { // the instance's own
+			if err := sys.InParent(s.Dir, f, func(d *sys.Folder, name string) error { _, _, err := d.Size(name); return err }); err != nil {
+				return badFile(s, err)
+			}
+			continue
+		}
 		if st, err := os.Stat(f); err != nil {
 			return bad("%w", err)
 		} else if st.IsDir() {
@@ -60,6 +68,14 @@ func checkSpec(s driver.Spec) error {
 		}
 	}
 	return nil
+}
+
+// badFile refuses a file of the instance.
+func badFile(s driver.Spec, err error) error {
+	if errors.Is(err, sys.ErrForeign) {
+		return mvm.Explain("spec of "+s.ID, err)
+	}
+	return mvm.Errorf(mvm.KindInvalid, "spec of %s: %w", s.ID, err)
 }
 
 // checkFits refuses a snapshot that does not fit the Spec.

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"mvm/internal/driver"
+	"mvm/internal/sys"
 )
 
 // Bounds of a console log. A guest that writes faster is slowed down, not lost.
@@ -26,7 +29,7 @@ const (
 // no agent is there QEMU drops what the guest writes.
 type console struct {
 	conn   net.Conn
-	path   string
+	spec   driver.Spec
 	log    *slog.Logger
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -34,9 +37,9 @@ type console struct {
 }
 
 // startConsole owns conn. drain or stop ends it.
-func startConsole(conn net.Conn, path string, log *slog.Logger) *console {
+func startConsole(conn net.Conn, spec driver.Spec, log *slog.Logger) *console {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &console{conn: conn, path: path, log: log, cancel: cancel, done: make(chan struct{})}
+	c := &console{conn: conn, spec: spec, log: log, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		if err := c.run(ctx); err != nil {
@@ -58,7 +61,7 @@ func (c *console) run(ctx context.Context) (err error) {
 	buf := make([]byte, consoleChunk)
 	for {
 		n, rerr := c.conn.Read(buf)
-		if n > 0 && c.path != "" {
+		if n > 0 && c.spec.Console != "" {
 			if f == nil || size+int64(n) > maxConsole {
 				if f, size, err = c.open(f); err != nil {
 					return errors.Join(err, c.discard())
@@ -77,24 +80,20 @@ func (c *console) run(ctx context.Context) (err error) {
 }
 
 // open opens the log to append, after moving a full one out of the way.
-func (c *console) open(old *os.File) (*os.File, int64, error) {
+func (c *console) open(old *os.File) (f *os.File, size int64, err error) {
 	if old != nil {
 		old.Close()
 	}
-	if st, err := os.Stat(c.path); err == nil && st.Size() > maxConsole/2 {
-		if err := os.Rename(c.path, c.path+".1"); err != nil {
-			return nil, 0, err
+	err = sys.InParent(c.spec.Dir, c.spec.Console, func(d *sys.Folder, name string) error {
+		if size, _, err = d.Size(name); err == nil && size > maxConsole/2 {
+			err, size = d.Rename(name, d, name+".1"), 0
 		}
-	}
-	f, err := os.OpenFile(c.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, 0, err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	return f, st.Size(), nil
+		if err = sys.IfThere(err); err == nil {
+			f, err = d.Append(name)
+		}
+		return err
+	})
+	return f, size, err
 }
 
 // discard keeps the guest going when there is no log.

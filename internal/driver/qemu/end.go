@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"syscall"
 	"time"
 
@@ -98,7 +97,7 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 		errs = append(errs, v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
 	}
 	if err == nil {
-		errs = append(errs, removeFiles(v.spec.RunDir), unlock(f))
+		errs = append(errs, removeFiles(v.spec.RunDir), unlock(v.spec.RunDir, f))
 	}
 	if err := errors.Join(errs...); err != nil {
 		v.d.log.Warn("clean up after the VMM", "instance", v.spec.ID, "err", err)
@@ -137,13 +136,9 @@ func (v *vmm) settleMemory() error {
 	state := v.memory
 	v.mu.Unlock()
 	if state == memoryLive {
-		err := os.Remove(v.spec.Memory)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return err
+		return removeMemory(v.spec)
 	}
-	return releasePath(v.spec.Memory)
+	return releaseMemory(v.spec)
 }
 
 func (v *vmm) setMemory(s memoryState) {

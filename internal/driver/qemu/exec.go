@@ -3,8 +3,8 @@ package qemu
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +20,13 @@ func (l *launcher) exec(ctx context.Context, what spawn.Launch) error {
 	if err := l.d.seam("start.exec"); err != nil {
 		return err
 	}
-	out, err := os.OpenFile(filepath.Join(l.spec.RunDir, logFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	var out *os.File
+	err := sys.InFolder(l.spec.RunDir, func(d *sys.Folder) (err error) {
+		out, err = d.Append(logFile)
+		return err
+	})
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make the VMM's log: %w", err)
+		return mvm.Explain("make the VMM's log", err)
 	}
 	defer out.Close()
 	s := l.spec
@@ -79,12 +83,27 @@ func tapName(f *os.File) string {
 
 // tail returns the last lines of what QEMU itself said, at most 1 KiB.
 func tail(runDir string) string {
-	b, err := os.ReadFile(filepath.Join(runDir, logFile))
+	const most = 1024
+	b := make([]byte, most)
+	err := sys.InFolder(runDir, func(d *sys.Folder) error {
+		f, err := d.Open(logFile, os.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		n, err := f.ReadAt(b, max(0, st.Size()-most)) // it may be of any size: a VMM writes it
+		b = b[:n]
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	})
 	if err != nil {
 		return ""
-	}
-	if len(b) > 1024 {
-		b = b[len(b)-1024:]
 	}
 	return strings.Join(strings.Fields(strings.ToValidUTF8(string(b), "?")), " ")
 }

@@ -14,6 +14,7 @@ import (
 	"mvm/internal/channel"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/sys"
 	"mvm/internal/undo"
 )
 
@@ -122,10 +123,10 @@ func (l *launcher) closeFiles() {
 
 // lock makes RunDir, takes the instance's lock and clears away what a dead VMM left.
 func (l *launcher) lock(ctx context.Context) error {
-	if st, err := os.Stat(l.spec.RunDir); err != nil || !st.IsDir() {
+	f, err := lockWait(ctx, l.spec.RunDir)
+	if errors.Is(err, fs.ErrNotExist) {
 		return mvm.Errorf(mvm.KindInvalid, "look at the run dir %s: it is no folder: %w", l.spec.RunDir, err)
 	}
-	f, err := lockWait(ctx, l.spec.RunDir)
 	if err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func (l *launcher) lock(ctx context.Context) error {
 	l.undo.Add(func() error {
 		err := removeFiles(l.spec.RunDir)
 		if g, lerr := lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
-			err = errors.Join(err, unlock(g))
+			err = errors.Join(err, unlock(l.spec.RunDir, g))
 		}
 		return err
 	})
@@ -175,56 +176,50 @@ func (l *launcher) memory(context.Context) error {
 	l.files.Memory = l.pass(f)
 	l.undo.Add(func() error {
 		if l.restore {
-			return releasePath(l.spec.Memory)
+			return releaseMemory(l.spec)
 		}
-		if err := os.Remove(l.spec.Memory); !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+		return removeMemory(l.spec)
 	})
 	return nil
 }
 
 // sockets listens for the VMM and connects to it already: nobody has to wait for a
 // socket to appear, and a VMM that dies takes the connections with it.
-func (l *launcher) sockets(context.Context) (err error) {
-	if l.files.QMP, l.qmp, err = l.socket(qmpSock); err != nil {
+func (l *launcher) sockets(ctx context.Context) (err error) {
+	if l.files.QMP, l.qmp, err = l.socket(ctx, qmpSock); err != nil {
 		return err
 	}
 	var c *net.UnixConn
-	if l.files.Console, c, err = l.socket(conSock); err != nil {
+	if l.files.Console, c, err = l.socket(ctx, conSock); err != nil {
 		return err
 	}
 	l.con = c
-	if l.files.Channel, c, err = l.socket(chanSock); err != nil {
+	if l.files.Channel, c, err = l.socket(ctx, chanSock); err != nil {
 		return err
 	}
 	l.ch = c
 	return nil
 }
 
-func (l *launcher) socket(name string) (file *os.File, conn *net.UnixConn, err error) {
-	addr := &net.UnixAddr{Name: filepath.Join(l.spec.RunDir, name), Net: "unix"}
-	ln, err := net.ListenUnix("unix", addr)
+func (l *launcher) socket(ctx context.Context, name string) (file *os.File, conn *net.UnixConn, err error) {
+	err = sys.InFolder(l.spec.RunDir, func(d *sys.Folder) error {
+		ln, err := d.Listen(name)
+		if err != nil {
+			return err
+		}
+		defer ln.Close()
+		if file, err = ln.File(); err != nil {
+			return err
+		}
+		l.pass(file)
+		conn, err = d.Dial(ctx, name, sys.Peer{Self: true})
+		return err
+	})
 	if err != nil {
-		return nil, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
-	}
-	defer ln.Close()
-	ln.SetUnlinkOnClose(false)
-	f, err := ln.File()
-	if err != nil {
-		return nil, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
-	}
-	l.pass(f)
-	if err := os.Chmod(addr.Name, 0o600); err != nil {
-		return nil, nil, mvm.Errorf(mvm.KindInternal, "make the VMM's %s: %w", name, err)
-	}
-	conn, err = net.DialUnix("unix", nil, addr)
-	if err != nil {
-		return nil, nil, mvm.Errorf(mvm.KindInternal, "connect to the VMM's %s: %w", name, err)
+		return nil, nil, mvm.Explain("make the VMM's "+name, err)
 	}
 	l.undo.Add(func() error { conn.Close(); return nil })
-	return f, conn, nil
+	return file, conn, nil
 }
 
 // open opens the guest's files for the VMM.
@@ -233,7 +228,7 @@ func (l *launcher) open(context.Context) error {
 		if f := l.spec.Opened[path]; f != nil {
 			return f, nil
 		}
-		f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
+		f, err := openFor(l.spec, path, flag)
 		if err != nil {
 			return nil, mvm.Errorf(openKind(err), "open for the VMM: %w", err)
 		}
@@ -268,6 +263,20 @@ func (l *launcher) open(context.Context) error {
 	return nil
 }
 
+// openFor opens a file of the instance, or of an image: those are the host's, and no
+// VMM can put anything there.
+func openFor(spec driver.Spec, path string, flag int) (f *os.File, err error) {
+	rel, rerr := filepath.Rel(spec.Dir, path)
+	if rerr != nil || !filepath.IsLocal(rel) {
+		return os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
+	}
+	err = sys.InParent(spec.Dir, path, func(d *sys.Folder, name string) (err error) {
+		f, err = d.Open(name, flag)
+		return err
+	})
+	return f, err
+}
+
 // hold waits for the control protocol and begins to serve channel and console.
 func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	l.closeFiles() // or a dead VMM's sockets would not be seen to close
@@ -282,10 +291,10 @@ func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	if err != nil {
 		return nil, v.explain(err)
 	}
-	v.con = startConsole(l.con, l.spec.Console, l.d.log.With("instance", l.spec.ID))
+	v.con = startConsole(l.con, l.spec, l.d.log.With("instance", l.spec.ID))
 	l.undo.Add(func() error { v.q.Close(); v.con.stop(); return nil })
 	v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(l.spec.RunDir, chanSock), RunDir: l.spec.RunDir,
-		Log: l.d.log.With("instance", l.spec.ID), First: l.ch, Hold: l.restore})
+		VMM: v.peer(), Log: l.d.log.With("instance", l.spec.ID), First: l.ch, Hold: l.restore})
 	if err != nil {
 		return nil, err
 	}

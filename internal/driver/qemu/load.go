@@ -27,7 +27,7 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 	if err := v.d.seam("restore.load"); err != nil {
 		return err
 	}
-	f, err := openState(snap.State)
+	f, err := openState(v.spec, snap.State)
 	if err != nil {
 		return err
 	}
@@ -44,8 +44,11 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 
 // openState opens the device state and reads it once, so that a disk that can't give
 // it is not taken for a state that is damaged: QEMU calls both an input/output error.
-func openState(path string) (*os.File, error) {
-	f, err := os.Open(path)
+func openState(spec driver.Spec, path string) (f *os.File, err error) {
+	err = sys.InParent(spec.Dir, path, func(d *sys.Folder, name string) (err error) {
+		f, err = d.Open(name, os.O_RDONLY)
+		return err
+	})
 	if err != nil {
 		return nil, openError("device state", err)
 	}

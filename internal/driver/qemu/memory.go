@@ -11,17 +11,18 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/sys"
 )
 
 // createMemory makes the memory file of a new guest, all zero and all reserved.
 // A file of an earlier run is replaced. The VMM is given it when it is started.
 func createMemory(s driver.Spec) (f *os.File, err error) {
-	if err := os.Remove(s.Memory); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, mvm.Errorf(mvm.KindInternal, "replace the memory file: %w", err)
-	}
-	f, err = os.OpenFile(s.Memory, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	err = sys.InParent(s.Dir, s.Memory, func(d *sys.Folder, name string) (err error) {
+		f, err = d.Create(name)
+		return err
+	})
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "create the memory file: %w", err)
+		return nil, mvm.Explain("create the memory file", err)
 	}
 	size := int64(s.MemMiB) << 20
 	err = f.Truncate(size)
@@ -29,7 +30,7 @@ func createMemory(s driver.Spec) (f *os.File, err error) {
 		err = reserve(f, size)
 	}
 	if err != nil {
-		return nil, errors.Join(diskError("create", s, err), f.Close(), os.Remove(s.Memory))
+		return nil, errors.Join(diskError("create", s, err), f.Close(), removeMemory(s))
 	}
 	return f, nil
 }
@@ -37,7 +38,7 @@ func createMemory(s driver.Spec) (f *os.File, err error) {
 // openMemory opens the memory file of a snapshot and reserves again what it does
 // not hold. The content is not touched.
 func openMemory(s driver.Spec) (*os.File, error) {
-	f, err := os.OpenFile(s.Memory, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	f, err := memoryOf(s)
 	if err != nil {
 		return nil, openError("memory file", err)
 	}
@@ -55,6 +56,29 @@ func openMemory(s driver.Spec) (*os.File, error) {
 		return nil, errors.Join(diskError("reserve", s, err), f.Close())
 	}
 	return f, nil
+}
+
+// memoryOf opens the memory file that is there. Older versions gave it to the VMM's user.
+func memoryOf(s driver.Spec) (f *os.File, err error) {
+	err = sys.InParent(s.Dir, s.Memory, func(d *sys.Folder, name string) (err error) {
+		f, err = d.Open(name, os.O_RDWR, s.UID)
+		return err
+	})
+	return f, err
+}
+
+// removeMemory removes the memory file if it is there.
+func removeMemory(s driver.Spec) error {
+	return sys.IfThere(sys.InParent(s.Dir, s.Memory, (*sys.Folder).RemoveAll))
+}
+
+// releaseMemory releases the memory file if it is there.
+func releaseMemory(s driver.Spec) error {
+	f, err := memoryOf(s)
+	if err != nil {
+		return sys.IfThere(err)
+	}
+	return errors.Join(release(f), f.Close())
 }
 
 // reserve allocates all of the file on disk, so that no page of the mapping can

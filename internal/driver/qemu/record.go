@@ -4,10 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -44,13 +41,12 @@ const (
 const maxRecord = 64 << 10
 
 func readRecord(runDir string) (record, error) {
-	f, err := os.Open(filepath.Join(runDir, recFile))
-	if err != nil {
-		return record{}, err
-	}
-	defer f.Close()
 	var r record
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	var b []byte
+	err := sys.InFolder(runDir, func(d *sys.Folder) (err error) {
+		b, err = d.ReadFile(recFile, maxRecord)
+		return err
+	})
 	if err == nil {
 		err = json.Unmarshal(b, &r)
 	}
@@ -66,61 +62,66 @@ func (r record) write(runDir string) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(runDir, recFile+".new")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(runDir, recFile))
+	return sys.InFolder(runDir, func(d *sys.Folder) error { return d.WriteFile(recFile, b, false) })
 }
 
 // removeFiles removes what the driver made in RunDir, but not the lock: that goes
 // last, by unlock.
 func removeFiles(runDir string) error {
-	var errs []error
-	for _, n := range []string{recFile, recFile + ".new", logFile, qmpSock, chanSock, conSock, "v.sock", "v.sock.new"} {
-		if err := os.Remove(filepath.Join(runDir, n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+	return sys.IfThere(sys.InFolder(runDir, func(d *sys.Folder) error {
+		var errs []error
+		for _, n := range []string{recFile, recFile + ".new", logFile, qmpSock, chanSock, conSock, "v.sock", "v.sock.new"} {
+			errs = append(errs, d.RemoveAll(n))
 		}
-	}
-	return errors.Join(errs...)
+		return errors.Join(errs...)
+	}))
 }
 
 // lock takes the instance's VMM lock; the file goes on to the VMM, so that the
 // lock is held for as long as either lives. KindState when a VMM has it.
-func lock(runDir string) (*os.File, error) {
-	path := filepath.Join(runDir, lockFile)
+func lock(runDir string) (f *os.File, err error) {
+	err = sys.InFolder(runDir, func(d *sys.Folder) (err error) {
+		f, err = lockIn(d)
+		return err
+	})
+	return f, mvm.Explain("open the VMM's lock", err)
+}
+
+func lockIn(d *sys.Folder) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := d.OpenOrCreate(lockFile, os.O_RDWR)
 		if err != nil {
-			return nil, mvm.Errorf(mvm.KindInternal, "open the VMM's lock: %w", err)
+			return nil, err
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			f.Close()
-			return nil, mvm.Errorf(mvm.KindState, "lock %s: a VMM runs for this instance already", path)
+			return nil, mvm.Errorf(mvm.KindState, "lock %s: a VMM runs for this instance already", f.Name())
 		}
 		if err != nil {
-			return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "lock %s: %w", path, err), f.Close())
+			return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "lock %s: %w", f.Name(), err), f.Close())
 		}
-		if sameFile(f, path) {
+		if d.IsNamed(f, lockFile) {
 			return f, nil
 		}
 		f.Close() // removed between open and lock
 	}
 }
 
-// unlock removes the lock file that f holds, and lets go.
-func unlock(f *os.File) error {
-	if sameFile(f, f.Name()) {
-		_ = os.Remove(f.Name())
-	}
-	return f.Close()
+// removeLock removes the lock file, whoever holds it.
+func removeLock(runDir string) error {
+	return sys.InFolder(runDir, func(d *sys.Folder) error { return d.RemoveAll(lockFile) })
 }
 
-func sameFile(f *os.File, path string) bool {
-	a, err1 := f.Stat()
-	b, err2 := os.Stat(path)
-	return err1 == nil && err2 == nil && os.SameFile(a, b)
+// unlock removes the lock file that f holds, and lets go.
+func unlock(runDir string, f *os.File) error {
+	err := sys.InFolder(runDir, func(d *sys.Folder) error {
+		if d.IsNamed(f, lockFile) {
+			return d.Remove(lockFile)
+		}
+		return nil
+	})
+	return errors.Join(sys.IfThere(err), f.Close())
 }
 
 // find takes hold of the VMM process of the instance. ErrNoProcess when there is

@@ -48,10 +48,10 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 		return nil, d.notThere(ctx, spec, errors.New("its start was cut off"))
 	}
 	log := d.log.With("instance", spec.ID)
-	con, err := dialUnix(ctx, filepath.Join(spec.RunDir, conSock))
+	con, err := v.dialSocket(ctx, conSock)
 	if err == nil {
-		v.con = startConsole(con, spec.Console, log)
-		v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(spec.RunDir, chanSock), RunDir: spec.RunDir, Log: log})
+		v.con = startConsole(con, spec, log)
+		v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(spec.RunDir, chanSock), RunDir: spec.RunDir, VMM: v.peer(), Log: log})
 		if err != nil {
 			v.con.stop()
 		}
@@ -78,7 +78,7 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 func (v *vmm) take(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
-	conn, err := dialUnix(ctx, filepath.Join(v.spec.RunDir, qmpSock))
+	conn, err := v.dialSocket(ctx, qmpSock)
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindUnavailable, "connect to the VMM of %s: %w", v.spec.ID, err)
 	}
@@ -136,21 +136,33 @@ func kill(ctx context.Context, p spawn.Process) error {
 // clear removes what a VMM that is gone has left.
 func (d *Driver) clear(ctx context.Context, spec driver.Spec, rec record) error {
 	err := d.host.Leave(ctx, nameOf(spec), spec.Cgroup, rec.Cgroups)
-	if rec.Memory != "" {
-		err = errors.Join(err, releasePath(rec.Memory))
-	}
-	if _, serr := os.Stat(spec.RunDir); errors.Is(serr, os.ErrNotExist) {
-		return err
+	if spec.Memory = memoryIn(spec, rec); spec.Memory != "" {
+		if rerr := releaseMemory(spec); !errors.Is(rerr, sys.ErrForeign) { // what is not mvm's keeps no VMM from being ended
+			err = errors.Join(err, rerr)
+		}
 	}
 	f, lerr := lockAny(ctx, spec.RunDir)
+	if errors.Is(lerr, os.ErrNotExist) { // there is no RunDir
+		return err
+	}
 	if mvm.IsKind(lerr, mvm.KindState) && ctx.Err() == nil {
 		// No VMM runs: this one had its open lock file passed on to another process.
-		return errors.Join(err, removeFiles(spec.RunDir), os.Remove(filepath.Join(spec.RunDir, lockFile)))
+		return errors.Join(err, removeFiles(spec.RunDir), removeLock(spec.RunDir))
 	}
 	if lerr != nil {
 		return errors.Join(err, lerr)
 	}
-	return errors.Join(err, removeFiles(spec.RunDir), unlock(f))
+	return errors.Join(err, removeFiles(spec.RunDir), unlock(spec.RunDir, f))
+}
+
+// memoryIn is the memory file of the VMM of the record: the Spec's, or one in the
+// instance's folder. A record is not believed if it names anything else.
+func memoryIn(spec driver.Spec, rec record) string {
+	rel, err := filepath.Rel(spec.Dir, rec.Memory)
+	if rec.Memory == "" || rec.Memory != spec.Memory && (spec.Dir == "" || err != nil || !filepath.IsLocal(rel)) {
+		return ""
+	}
+	return rec.Memory
 }
 
 // lockAny waits for the lock while the holder of a VMM that just ended cleans up.
@@ -197,13 +209,17 @@ func (d *Driver) Sweep(ctx context.Context, root string, owned func(id string) b
 
 // sweepFiles removes the driver's files of dead VMMs that nobody owns.
 func (d *Driver) sweepFiles(ctx context.Context, root string, owned func(id string) bool) error {
-	entries, err := os.ReadDir(root)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return mvm.Errorf(mvm.KindInternal, "look for files of VMMs: %w", err)
+	var names []string
+	err := sys.IfThere(sys.InFolder(root, func(d *sys.Folder) (err error) {
+		names, err = d.Names()
+		return err
+	}))
+	if err != nil {
+		return mvm.Explain("look for files of VMMs", err)
 	}
 	var errs []error
-	for _, e := range entries {
-		dir := filepath.Join(root, e.Name())
+	for _, name := range names {
+		dir := filepath.Join(root, name)
 		rec, err := readRecord(dir)
 		if err != nil || owned(rec.ID) {
 			continue

@@ -105,15 +105,3 @@ func mapExtents(f *os.File, pos uint64) ([]extent, error) {
 	}
 	return req.Extents[:min(int(req.Mapped), len(req.Extents))], nil
 }
-
-// releasePath releases the file at the path; one that is not there is no error.
-func releasePath(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(release(f), f.Close())
-}

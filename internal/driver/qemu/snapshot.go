@@ -97,19 +97,24 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) (err error) {
 	if err := v.d.seam("snapshot.create"); err != nil {
 		return err
 	}
-	tmp := snap.State + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	dir, name, err := sys.OpenParent(v.spec.Dir, snap.State)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "create the snapshot's state file: %w", err)
+		return mvm.Explain("create the snapshot's state file", err)
+	}
+	defer dir.Close()
+	tmp := name + ".tmp"
+	f, err := dir.Create(tmp)
+	if err != nil {
+		return mvm.Explain("create the snapshot's state file", err)
 	}
 	defer func() {
 		if f.Close(); err != nil {
-			err = errors.Join(err, os.Remove(tmp))
+			err = errors.Join(err, dir.Remove(tmp))
 		}
 	}()
-	mem, err := os.OpenFile(v.spec.Memory, os.O_RDWR, 0)
+	mem, err := memoryOf(v.spec)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "open the memory file: %w", err)
+		return mvm.Explain("open the memory file", err)
 	}
 	defer mem.Close()
 	_ = startWriteback(mem) // only sooner; sync below is what counts
@@ -122,7 +127,7 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) (err error) {
 	if err := v.d.seam("snapshot.commit"); err != nil {
 		return err
 	}
-	if err := commit(tmp, snap.State, v.spec.Memory); err != nil {
+	if err := v.commit(dir, tmp, name); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "commit the snapshot: %w", err)
 	}
 	v.setMemory(memorySaved)
@@ -163,12 +168,9 @@ func (v *vmm) sync(state, memory *os.File) error {
 }
 
 // commit gives the state file its name, durably; the memory file's entry too.
-func commit(tmp, state, memory string) error {
-	if err := sys.Rename(tmp, state); err != nil {
+func (v *vmm) commit(dir *sys.Folder, tmp, name string) error {
+	if err := errors.Join(dir.Rename(tmp, dir, name), dir.Sync()); err != nil {
 		return err
 	}
-	if filepath.Dir(state) == filepath.Dir(memory) {
-		return nil
-	}
-	return sys.SyncDir(filepath.Dir(memory))
+	return sys.InParent(v.spec.Dir, v.spec.Memory, func(d *sys.Folder, _ string) error { return d.Sync() })
 }

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"mvm"
@@ -120,7 +118,7 @@ func (v *vmm) client(ctx context.Context) (*qmp.Client, error) {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "%w: %s", errGone, v.exit.Detail)
 	default:
 	}
-	conn, err := dialUnix(ctx, filepath.Join(v.spec.RunDir, qmpSock))
+	conn, err := v.dialSocket(ctx, qmpSock)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "connect to the VMM: %w", err)
 	}
@@ -131,24 +129,17 @@ func (v *vmm) client(ctx context.Context) (*qmp.Client, error) {
 	return q, err
 }
 
-// dialUnix connects to a socket of QEMU, whose backlog is short: it may be full of
-// connections that QEMU has yet to see closed.
-func dialUnix(ctx context.Context, path string) (*net.UnixConn, error) {
-	var d net.Dialer
-	for {
-		conn, err := d.DialContext(ctx, "unix", path)
-		if err == nil {
-			return conn.(*net.UnixConn), nil
-		}
-		if !errors.Is(err, syscall.EAGAIN) {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+// peer is who listens on the VMM's sockets: the agent's user made them, and QEMU has
+// taken them over.
+func (v *vmm) peer() sys.Peer { return sys.Peer{UID: v.spec.UID, PID: v.PID()} }
+
+// dialSocket connects to a socket of QEMU.
+func (v *vmm) dialSocket(ctx context.Context, name string) (conn *net.UnixConn, err error) {
+	err = sys.InFolder(v.spec.RunDir, func(d *sys.Folder) (err error) {
+		conn, err = d.Dial(ctx, name, v.peer())
+		return err
+	})
+	return conn, err
 }
 
 // onEvent is called by the control connection for everything that QEMU tells.
