@@ -191,7 +191,7 @@ func (g *gatewayBench) keepAlive(addr string, for_ time.Duration) []time.Duratio
 			in := bufio.NewReader(c)
 			for time.Now().Before(end) {
 				began := time.Now()
-				if code, err := request(c, in); err != nil || code != "200" {
+				if code, err := oneRequest(c, in); err != nil || code != "200" {
 					g.b.Errorf("request to %s: %s %v", addr, code, err)
 					return
 				}
@@ -221,7 +221,7 @@ func (g *gatewayBench) connect(addr string) (net.Conn, error) {
 }
 
 // request asks once on the connection and returns the status.
-func request(c net.Conn, in *bufio.Reader) (string, error) {
+func oneRequest(c net.Conn, in *bufio.Reader) (string, error) {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
@@ -267,7 +267,7 @@ func (g *gatewayBench) burst(addr string, size int) burst {
 			c, err := g.connect(addr)
 			if err == nil {
 				defer c.Close()
-				if answer, err = request(c, bufio.NewReader(c)); err != nil {
+				if answer, err = oneRequest(c, bufio.NewReader(c)); err != nil {
 					answer = "broken off"
 				}
 			}
