@@ -176,14 +176,70 @@ func (p RuntimePolicy) Validate() error {
 type Publish struct {
 	Host  netip.AddrPort `json:"host"`
 	Guest int            `json:"guest"` // the port in the gateway guest
+	// ProxyFrom are the sources, as CIDRs with commas between them, whose connections
+	// begin with a PROXY protocol v2 header that names their client; empty: none does.
+	ProxyFrom string `json:"proxy_from,omitempty"`
 }
 
-// String returns HOST:PORT:GUEST as `--publish` and manifests write it.
-func (p Publish) String() string { return fmt.Sprintf("%s:%d", p.Host, p.Guest) }
+// MaxProxyFrom bounds the sources of one published port.
+const MaxProxyFrom = 32
 
-// ParsePublish reads "HOST:PORT:GUEST", "PORT:GUEST" or "GUEST"; the host defaults
-// to 127.0.0.1 and the port to 0.
+// String returns HOST:PORT:GUEST, and its sources of PROXY headers, as `--publish` and
+// manifests write it.
+func (p Publish) String() string {
+	s := p.Place()
+	if p.ProxyFrom != "" {
+		s += proxyFrom + strings.ReplaceAll(p.ProxyFrom, ",", proxyFrom)
+	}
+	return s
+}
+
+// proxyFrom comes before each source in a Publish's text.
+const proxyFrom = ",proxy-from="
+
+// Place returns HOST:PORT:GUEST alone.
+func (p Publish) Place() string { return fmt.Sprintf("%s:%d", p.Host, p.Guest) }
+
+// ProxySources returns the sources of ProxyFrom. They are written as they are meant, with
+// no bit beyond the prefix.
+func (p Publish) ProxySources() ([]netip.Prefix, error) {
+	if p.ProxyFrom == "" {
+		return nil, nil
+	}
+	list := strings.Split(p.ProxyFrom, ",")
+	if len(list) > MaxProxyFrom {
+		return nil, Errorf(KindInvalid, "publish %s: %d sources of PROXY headers are more than %d", p.Place(), len(list), MaxProxyFrom)
+	}
+	out := make([]netip.Prefix, len(list))
+	for n, text := range list {
+		cidr, err := netip.ParsePrefix(text)
+		if err != nil || cidr != cidr.Masked() || cidr.Addr().Is4In6() {
+			return nil, Errorf(KindInvalid, "publish %s: source %q of PROXY headers is no CIDR", p.Place(), clip(text)).
+				WithFix("name the load balancer's network or address, such as 192.0.2.0/24 or 192.0.2.7/32")
+		}
+		out[n] = cidr
+	}
+	return out, nil
+}
+
+// ParsePublish reads "HOST:PORT:GUEST", "PORT:GUEST" or "GUEST", and ",proxy-from=CIDR"
+// after it, as often as there are sources; the host defaults to 127.0.0.1 and the port
+// to 0.
 func ParsePublish(s string) (Publish, error) {
+	place, rest, proxied := strings.Cut(s, proxyFrom)
+	p, err := parsePlace(place)
+	if err != nil || !proxied {
+		return p, err
+	}
+	p.ProxyFrom = strings.ReplaceAll(rest, proxyFrom, ",")
+	if p.ProxyFrom == "" {
+		p.ProxyFrom = "," // which is no source either
+	}
+	_, err = p.ProxySources()
+	return p, err
+}
+
+func parsePlace(s string) (Publish, error) {
 	bad := func(part, what string) error {
 		return Errorf(KindInvalid, "publish %q: %s %q is not a port in 1..65535", clip(s), part, clip(what)).
 			WithFix("use [[HOST:]PORT:]GUEST, such as 8080:80 or [::1]:8080:80")
@@ -315,6 +371,9 @@ func (s PoolSpec) validateRoutes() error {
 	for _, p := range s.Publish {
 		if p.Guest < 1 || p.Guest > 65535 || !p.Host.IsValid() {
 			return Errorf(KindInvalid, "publish %s is not valid", p)
+		}
+		if _, err := p.ProxySources(); err != nil {
+			return err
 		}
 	}
 	if s.Routes != nil {

@@ -277,7 +277,7 @@ func (a *Agent) unpublishedPorts(ctx context.Context) (out []mvm.Finding, err er
 	for _, p := range pools {
 		for n, pub := range p.Spec.Publish {
 			if n >= len(p.Bound) || !p.Bound[n].IsValid() {
-				what := "port " + pub.String() + " is not published"
+				what := "port " + pub.Place() + " is not published"
 				if p.Unpublished != "" {
 					what += ": " + p.Unpublished
 				}

@@ -107,9 +107,9 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	t.addPolicy(s.Policy)
 	for i, pub := range s.Publish {
 		if i < len(p.Bound) && p.Bound[i].IsValid() {
-			t.add("published", fmt.Sprintf("%s -> port %d", p.Bound[i], pub.Guest))
+			t.add("published", fmt.Sprintf("%s -> port %d%s", p.Bound[i], pub.Guest, proxied(pub)))
 		} else {
-			t.add("not published", fmt.Sprintf("%s -> port %d", pub.Host, pub.Guest))
+			t.add("not published", fmt.Sprintf("%s -> port %d%s", pub.Host, pub.Guest, proxied(pub)))
 		}
 	}
 	for _, problem := range []string{p.Problem, p.Unpublished} {
@@ -181,4 +181,12 @@ func clip(s string, n int) string {
 		return s[:n]
 	}
 	return s
+}
+
+// proxied says whose PROXY headers count at the port.
+func proxied(p mvm.Publish) string {
+	if p.ProxyFrom == "" {
+		return ""
+	}
+	return ", PROXY v2 from " + strings.ReplaceAll(p.ProxyFrom, ",", ", ")
 }

@@ -94,7 +94,7 @@ func addPublish(s *mvm.PoolSpec, text string) error {
 	}
 	s.Publish = slices.Clone(s.Publish)
 	if n := slices.IndexFunc(s.Publish, same); n >= 0 {
-		s.Publish[n].Guest = p.Guest
+		s.Publish[n] = p
 		return nil
 	}
 	s.Publish = append(s.Publish, p)

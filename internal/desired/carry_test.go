@@ -76,6 +76,7 @@ func TestNothingOfAPoolIsLost(t *testing.T) {
 	fill(t, reflect.ValueOf(&spec).Elem(), "tenant")
 	spec.Quota.MaxPools = 1
 	pool.Resources.MemMiB = mvm.MinMemMiB
+	pool.Publish[0].ProxyFrom = "10.0.0.0/8"
 	pool.Routes.Routes[0].Match = mvm.MatchRule{Port: 7, PathPrefix: "/w", SourceCIDR: "10.0.0.0/8"}
 	pool.Routes.Routes[0].Auth = &mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgEdDSA, Keys: []string{"w"}, Claim: "w", Issuer: "w",
 		Audience: "w", LeewaySeconds: 7, Token: "cookie:w"}

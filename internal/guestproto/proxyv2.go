@@ -19,6 +19,7 @@ const MaxProxyHeader = 16 + 512
 const (
 	proxySignature = "\r\n\r\n\x00\r\nQUIT\n"
 	proxyProxy     = 0x21
+	proxyLocal     = 0x20
 	proxyTCP4      = 0x11
 	proxyTCP6      = 0x21
 )
@@ -50,14 +51,30 @@ func AppendProxyHeader(b []byte, src, dst netip.AddrPort) []byte {
 // bytes and nothing after it, and returns the source and destination. Anything
 // that is not a header for TCP is ErrProxyHeader; the caller sets the deadline.
 func ReadProxyHeader(r io.Reader) (src, dst netip.AddrPort, err error) {
+	return readProxyHeader(r, false)
+}
+
+// ReadBalancerHeader is ReadProxyHeader for the header of a load balancer, which may say
+// as well (LOCAL) that the connection is its own, as its health checks are: then src and
+// dst are not valid.
+func ReadBalancerHeader(r io.Reader) (src, dst netip.AddrPort, err error) {
+	return readProxyHeader(r, true)
+}
+
+func readProxyHeader(r io.Reader, local bool) (src, dst netip.AddrPort, err error) {
 	var buf [MaxProxyHeader]byte
 	head := buf[:16]
 	if _, err := io.ReadFull(r, head); err != nil {
 		return src, dst, err
 	}
 	length := int(binary.BigEndian.Uint16(head[14:]))
-	if string(head[:12]) != proxySignature || head[12] != proxyProxy || length > MaxProxyHeader-16 {
+	own := local && head[12] == proxyLocal
+	if string(head[:12]) != proxySignature || head[12] != proxyProxy && !own || length > MaxProxyHeader-16 {
 		return src, dst, ErrProxyHeader
+	}
+	if own { // what it says of addresses does not count
+		_, err = io.ReadFull(r, buf[16:16+length])
+		return src, dst, err
 	}
 	size := 4
 	switch head[13] {

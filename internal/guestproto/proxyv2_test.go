@@ -69,11 +69,20 @@ func FuzzReadProxyHeader(f *testing.F) {
 	f.Add(guestproto.AppendProxyHeader(nil, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("10.0.0.1:2")))
 	f.Add(guestproto.AppendProxyHeader(nil, netip.MustParseAddrPort("[2001:db8::1]:1"), netip.MustParseAddrPort("10.0.0.1:2")))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00rest"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
 		src, dst, err := guestproto.ReadProxyHeader(r)
 		if read := len(in) - r.Len(); read > guestproto.MaxProxyHeader {
 			t.Fatalf("read %d bytes, more than %d", read, guestproto.MaxProxyHeader)
+		}
+		balanced := bytes.NewReader(in)
+		src3, dst3, err3 := guestproto.ReadBalancerHeader(balanced)
+		if read := len(in) - balanced.Len(); read > guestproto.MaxProxyHeader {
+			t.Fatalf("read %d bytes of a balancer, more than %d", read, guestproto.MaxProxyHeader)
+		}
+		if own := err3 == nil && !src3.IsValid(); !own && (src3 != src || dst3 != dst || (err3 == nil) != (err == nil)) || own && err == nil {
+			t.Fatalf("of a balancer %s -> %s, %v; of the host %s -> %s, %v", src3, dst3, err3, src, dst, err)
 		}
 		if err != nil {
 			return

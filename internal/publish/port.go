@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,7 +101,11 @@ func (pt *port) leave() {
 func (pt *port) serve(client *net.TCPConn) {
 	defer func() { _ = client.Close() }()
 	binding := pt.binding.Load()
-	gateway, err := pt.connect(client, binding)
+	source, err := pt.source(client, binding.Publish)
+	var gateway net.Conn
+	if err == nil {
+		gateway, err = pt.connect(source, client, binding)
+	}
 	if gateway != nil {
 		defer binding.end(gateway)
 	}
@@ -122,9 +127,33 @@ func (b *Binding) end(c net.Conn) {
 	}
 }
 
+// source returns where the connection comes from: its peer, or whom the header of a peer
+// names whose word counts. Anybody else's header is bytes like others.
+func (pt *port) source(client *net.TCPConn, p mvm.Publish) (netip.AddrPort, error) {
+	peer := addrOf(client.RemoteAddr())
+	peer = netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())
+	trusted, err := p.ProxySources()
+	if err != nil || !slices.ContainsFunc(trusted, func(c netip.Prefix) bool { return c.Contains(peer.Addr()) }) {
+		return peer, err
+	}
+	stop := context.AfterFunc(pt.ctx, func() { _ = client.Close() })
+	defer stop()
+	_ = client.SetReadDeadline(time.Now().Add(pt.p.lim.Header))
+	named, _, err := guestproto.ReadBalancerHeader(client)
+	if err != nil {
+		return peer, mvm.Errorf(mvm.KindInvalid, "read the PROXY v2 header of %s: %w", peer.Addr(), err).
+			WithFix("have it send one, or take its address out of proxy-from")
+	}
+	_ = client.SetReadDeadline(time.Time{})
+	if !named.IsValid() { // the balancer's own
+		return peer, nil
+	}
+	return named, nil
+}
+
 // connect connects to the gateway and writes the header. It may return a connection
 // with an error.
-func (pt *port) connect(client *net.TCPConn, b *Binding) (net.Conn, error) {
+func (pt *port) connect(source netip.AddrPort, client *net.TCPConn, b *Binding) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(pt.ctx, pt.p.lim.Connect)
 	defer cancel()
 	gateway, err := b.Dial(ctx)
@@ -138,7 +167,7 @@ func (pt *port) connect(client *net.TCPConn, b *Binding) (net.Conn, error) {
 	stop := context.AfterFunc(pt.ctx, func() { _ = gateway.Close() })
 	defer stop()
 	_ = gateway.SetWriteDeadline(deadline)
-	header := guestproto.AppendProxyHeader(make([]byte, 0, 64), addrOf(client.RemoteAddr()), addrOf(client.LocalAddr()))
+	header := guestproto.AppendProxyHeader(make([]byte, 0, 64), source, addrOf(client.LocalAddr()))
 	if _, err := gateway.Write(header); err != nil {
 		return gateway, mvm.Errorf(mvm.KindUnavailable, "send the client's address to the gateway: %w", err)
 	}

@@ -53,6 +53,7 @@ type Limits struct {
 	Conns           int           // connections at once, of all bindings [8192]
 	ConnsPerBinding int           // of one; past either, accepting pauses [1024]
 	Connect         time.Duration // for Binding.Dial and the header [90 s]
+	Header          time.Duration // for the PROXY header of a client that sends one [10 s]
 }
 
 // Options are what a Publisher works with; all are optional.
@@ -77,6 +78,7 @@ func New(opt Options) *Publisher {
 		Conns:           cmp.Or(opt.Limits.Conns, 8192),
 		ConnsPerBinding: cmp.Or(opt.Limits.ConnsPerBinding, 1024),
 		Connect:         cmp.Or(opt.Limits.Connect, 90*time.Second),
+		Header:          cmp.Or(opt.Limits.Header, 10*time.Second),
 	}
 	log := opt.Log
 	if log == nil {
