@@ -22,8 +22,8 @@ func TakeDataDir(o Owner) (*Hold, error) {
 		fix: "use the running agent, or end it first"}, o)
 }
 
-// TakeRunDir holds the run dir. One that belonged to another data dir is taken when that
-// is gone and nothing is left in it.
+// TakeRunDir holds the run dir. One that belongs to another data dir, whose agent does
+// not run, is taken when no instance of that has a folder in it.
 func TakeRunDir(runDir string, o Owner) (*Hold, error) {
 	instances := filepath.Join(runDir, "i")
 	return take(what{name: "run dir " + runDir, path: filepath.Join(runDir, runLock), wait: patience,
@@ -31,22 +31,20 @@ func TakeRunDir(runDir string, o Owner) (*Hold, error) {
 			if of.none() {
 				return adopt(instances, o)
 			}
-			return leftBy(of, instances)
+			return leftBy(instances)
 		},
-		fix: "give this agent a run dir of its own (--run-dir), or destroy the other's instances and remove " + filepath.Join(runDir, runLock)}, o)
+		fix: "give this agent a run dir of its own (--run-dir), or stop the instances of the other; where that is gone and no VMM runs, remove " + runDir}, o)
 }
 
-// leftBy says why the run dir of an owner that does not run can't be taken.
-func leftBy(of Owner, instances string) error {
-	if !of.Gone() {
-		return errors.New("that data dir is there")
-	}
+// leftBy says why the run dir of an owner that does not run can't be taken: instances
+// of it that hold memory have folders there.
+func leftBy(instances string) error {
 	entries, err := os.ReadDir(instances)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("that data dir is gone, but its instances have %s", instances)
+		return fmt.Errorf("its instances are in %s, such as %s", instances, entries[0].Name())
 	}
 	return nil
 }
