@@ -86,6 +86,9 @@ type Instance struct {
 	// does not wake it. It ends when the instance runs again, or when somebody else
 	// stops it or puts it to sleep.
 	Parked bool `json:"parked,omitempty"`
+	// Unproven: it was made for a key that nobody vouches for, and has not answered a
+	// request of it with success yet.
+	Unproven bool `json:"unproven,omitempty"`
 	// Ready: since its last boot every service of the image was ready once.
 	Ready bool `json:"ready"`
 	// Integrations are as the guest said last: after a checkpoint or a restore.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -31,9 +32,14 @@ func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestp
 	}
 	why := forGuest(err)
 	res := &guestproto.AcquireResult{Detail: &why}
+	var limited *newKeysLimited
 	switch mvm.KindOf(err) {
-	case mvm.KindQuota:
-		res.RetrySecs = retryQuota
+	case mvm.KindQuota: // a gateway of an older version tells its clients: no figures
+		why, res.RetrySecs = "the tenant's quota has no room for it; see `mvm events`", retryQuota
+	case mvm.KindPolicy:
+		if errors.As(err, &limited) {
+			res.Limited, res.RetrySecs = true, int(limited.wait/time.Second)+1
+		}
 	case mvm.KindUnavailable, mvm.KindTimeout, mvm.KindState, mvm.KindInternal:
 		res.RetrySecs = retrySoon
 	}
@@ -55,12 +61,25 @@ func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire
 	return a.othersAwake(tenant, r.PoolID, awake)
 }
 
-// awaken chooses an instance and has it awake.
+// awaken chooses an instance and has it awake. Where the quota has no room for it,
+// instances that were made for keys that nobody vouches for, and served none, give way.
 func (a *Agent) awaken(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (mvm.Instance, error) {
+	i, err := a.tryAwaken(ctx, tenant, r, by)
+	for range maxReclaims {
+		if !mvm.IsKind(err, mvm.KindQuota) || !a.reclaim(ctx, tenant, r.PoolID, by) {
+			break
+		}
+		i, err = a.tryAwaken(ctx, tenant, r, by)
+	}
+	return i, err
+}
+
+func (a *Agent) tryAwaken(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (mvm.Instance, error) {
 	first, claimed, err := a.choose(ctx, tenant, r, by)
 	if err != nil {
 		return first, err
 	}
+	defer a.acquiring.add(first.ID)()
 	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)
 	if err == nil && claimed { // a wake under way may have configured it before
 		err = a.pushConfig(ctx, i)
@@ -105,7 +124,10 @@ func (a *Agent) choose(ctx context.Context, tenant string, r guestproto.Acquire,
 	if !mvm.IsKind(err, mvm.KindNotFound) {
 		return i, false, err
 	}
-	return a.claim(ctx, tenant, r.PoolID, r.Key, by)
+	if err := a.allowNewKey(ctx, tenant, r, by); err != nil {
+		return i, false, err
+	}
+	return a.claim(ctx, tenant, r.PoolID, r.Key, r.Source.IsValid(), by)
 }
 
 // pick chooses among instances that belong to no key, or the one with the address.
@@ -144,8 +166,8 @@ func preferred(i, than mvm.Instance) bool {
 }
 
 // claim gives the key an instance of the pool, in one transaction, so that two
-// requests at once get the same.
-func (a *Agent) claim(ctx context.Context, tenant, pool, key string, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+// requests at once get the same. unproven: nobody vouches for the key.
+func (a *Agent) claim(ctx context.Context, tenant, pool, key string, unproven bool, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	made := false
 	err = a.store.Update(func(tx *store.Tx) error {
 		claimed, made = false, false
@@ -154,7 +176,7 @@ func (a *Agent) claim(ctx context.Context, tenant, pool, key string, by mvm.Aske
 		}
 		claimed = true
 		if i, err = pick(tx, tenant, guestproto.Acquire{PoolID: pool}); err == nil {
-			i.Key = key
+			i.Key, i.Unproven = key, unproven
 			return tx.PutInstance(i)
 		}
 		if !mvm.IsKind(err, mvm.KindNotFound) {
@@ -163,6 +185,10 @@ func (a *Agent) claim(ctx context.Context, tenant, pool, key string, by mvm.Aske
 		made = true
 		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now(),
 			Request: mvm.RequestFrom(ctx)})
+		if err == nil && unproven {
+			i.Unproven = true
+			err = tx.PutInstance(i)
+		}
 		return err
 	})
 	if mvm.IsKind(err, mvm.KindQuota) {

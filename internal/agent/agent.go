@@ -146,7 +146,9 @@ type Agent struct {
 	activity    activityTable
 	execs       useCounts // commands that run in guests
 	published   useCounts // connections from published ports
-	forwards    forwards  // the same connections
+	acquiring   useCounts // gateways' questions that wait for them
+	newKeys     newKeys
+	forwards    forwards // the same connections
 	idle        idler
 
 	eventLimits eventLimits

@@ -162,6 +162,12 @@ func poolFields() map[string]field {
 		}, func(h *host) error {
 			return wants("routes of the gateway", len(guestOf(h, h.all("gateways")[0]).Routes.Routes), 2)
 		}},
+		"Pool.Routes.Auth": {func(d *mvm.Deployment) {
+			d.Pools[0].Routes.Routes[0].Auth = &mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgHS256, Keys: []string{"key"}}
+		}, func(h *host) error {
+			c := guestOf(h, h.all("gateways")[0])
+			return wants("auth of the gateway", fmt.Sprint(c.Routes.Routes[0].AuthMode(), string(c.RouteKeys["key"])), "jwt one")
+		}},
 		"Pool.Publish": {func(d *mvm.Deployment) { d.Pools[0].Publish[0].Host = netip.MustParseAddrPort("127.0.0.1:9001") }, func(h *host) error {
 			p, _ := h.a.Pool(ctx(h.t), "acme", "gateways")
 			return wants("published port", fmt.Sprint(p.Bound), "[127.0.0.1:9001]")

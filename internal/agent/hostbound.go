@@ -220,6 +220,7 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 		return h.acquire(ctx, *req.Acquire)
 	case req.ReportActivity != nil:
 		h.a.activity.report(h.id, req.ReportActivity.Instances, func(act guestproto.Activity) bool { return h.counts(routes, act) })
+		h.prove(routes, req.ReportActivity.Instances)
 		return guestproto.HostResponse{ActivityAck: true}
 	}
 	return refuse("request is not known")

@@ -135,16 +135,23 @@ func (h *idleHost) eventsOf(id string, action mvm.Action) (out []mvm.Event) {
 // report is a gateway's report of what it has open to an instance.
 func (h *idleHost) report(gateway string, act guestproto.Activity) {
 	h.t.Helper()
+	h.call(gateway, guestproto.HostRequest{ReportActivity: &guestproto.ReportActivity{Instances: []guestproto.Activity{act}}})
+}
+
+// call is a gateway's request on port 53.
+func (h *idleHost) call(gateway string, req guestproto.HostRequest) guestproto.HostResponse {
+	h.t.Helper()
 	h.mu.Lock()
 	p := h.lines[filepath.Join(h.run, "i", gateway, "v.sock_53")]
 	h.mu.Unlock()
 	here, there := net.Pipe()
 	defer here.Close()
 	p.conns <- there
-	_, err := guestproto.HostCall(ctx(h.t), here, guestproto.HostRequest{ReportActivity: &guestproto.ReportActivity{Instances: []guestproto.Activity{act}}})
+	resp, err := guestproto.HostCall(ctx(h.t), here, req)
 	if err != nil {
-		h.t.Fatalf("report activity: %v", err)
+		h.t.Fatalf("ask the host: %v", err)
 	}
+	return resp
 }
 
 // hold makes whoever comes to the point wait; reached tells that somebody did.

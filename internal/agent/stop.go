@@ -120,7 +120,7 @@ func (o *operation) discardMemory(context.Context) error {
 // destroy removes the instance with everything it has. It only goes forward.
 func (o *operation) destroy(ctx context.Context) error {
 	err := o.run(ctx, mvm.OpDestroy, []step{
-		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, nil) }},
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, o.stillUnproven) }},
 		{name: "fence", do: o.fenceOnce},
 		{name: "release", do: o.endMemory},
 		{name: "files", do: func(context.Context) error { return o.a.removeTree(o.inst.ID) }},

@@ -94,7 +94,7 @@ func newEndpoint(t mvm.Tenant, p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound 
 	chat := slices.ContainsFunc(pools, func(q mvm.Pool) bool {
 		return q.Spec.ID == r.To.PoolID && strings.Contains(q.Spec.Flake, "openclaw")
 	})
-	e.Example = curl(e, chat)
+	e.Example = curl(e, r.Auth, chat)
 	if chat {
 		e.Token = tokenHint(t, mvm.Address{Tenant: t.ID, Pool: r.To.PoolID, Key: exampleUser})
 	}
@@ -124,10 +124,13 @@ func reachable(bound string) string {
 }
 
 // curl writes a command to try; for OpenClaw it is a chat message.
-func curl(e endpoint, chat bool) string {
+func curl(e endpoint, auth *mvm.Auth, chat bool) string {
 	parts := []string{"curl"}
 	url := e.URL
 	kind, name, _ := strings.Cut(e.Key, ":")
+	if e.Auth == mvm.AuthJWT && kind != "path" { // the token names the user
+		parts, kind = append(parts, tokenArgs(*auth)...), ""
+	}
 	switch kind {
 	case "header":
 		parts = append(parts, "-H", shellWord(name+": "+exampleUser))
@@ -164,11 +167,23 @@ func plain(s string) bool {
 // plainWord are the characters that mean nothing to any shell.
 const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,="
 
+// tokenArgs give curl the token in $JWT, where the route looks for it.
+func tokenArgs(a mvm.Auth) []string {
+	kind, name, _ := strings.Cut(a.WithDefaults().Token, ":")
+	switch {
+	case kind == "cookie":
+		return []string{"-b", `"` + name + `=$JWT"`}
+	case strings.EqualFold(name, "authorization"):
+		return []string{"-H", `"` + name + `: Bearer $JWT"`}
+	}
+	return []string{"-H", `"` + name + `: $JWT"`}
+}
+
 // authNote says who may name a user.
 func authNote(m mvm.AuthMode) string {
 	switch m {
 	case mvm.AuthJWT:
-		return "a signed token says who the user is"
+		return "a signed token, $JWT below, says who the user is"
 	case mvm.AuthProxy:
 		return "only the trusted proxy may name a user"
 	}

@@ -376,6 +376,9 @@ type Acquire struct {
 	Key      string     `json:"key,omitempty"`
 	IP       netip.Addr `json:"ip,omitzero"`
 	Spread   bool       `json:"spread,omitempty"`
+	// Source is the address of the client that named the key, where nobody vouches for
+	// it. A gateway that sends it also says when the instance answered; see Activity.
+	Source netip.Addr `json:"source,omitzero"`
 
 	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
@@ -387,6 +390,8 @@ type AcquireResult struct {
 	Detail    *string `json:"detail"`
 	Instances []Awake `json:"instances,omitempty"`
 	RetrySecs int     `json:"retry_secs,omitempty"`
+	// Limited: the client's source asks for too many new keys.
+	Limited bool `json:"limited,omitempty"`
 }
 
 // Awake is an instance that takes traffic. Boot counts its boots from disk: a connection
@@ -410,4 +415,6 @@ type Activity struct {
 	Connections int       `json:"connections"`
 	Open        int       `json:"open,omitempty"`
 	LastActive  time.Time `json:"last_active"`
+	// Answered: since the gateway knows of the instance it answered a request with success.
+	Answered bool `json:"answered,omitempty"`
 }

@@ -13,6 +13,7 @@ import (
 type report struct {
 	active, open int
 	last         int64 // worker.last
+	answered     bool
 }
 
 // Bounds of one report to the host.
@@ -70,7 +71,7 @@ func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told ma
 	mono := ro.mono()
 	told = map[string]report{}
 	for id, w := range ro.workers {
-		r := report{active: w.active(mono, ro.lim.Quiet), open: w.load(), last: w.last.Load()}
+		r := report{active: w.active(mono, ro.lim.Quiet), open: w.load(), last: w.last.Load(), answered: w.answered.Load()}
 		if r.active > 0 && len(w.streams) > 0 {
 			more = true
 		}
@@ -81,7 +82,7 @@ func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told ma
 			continue
 		}
 		told[id] = r
-		changed = append(changed, guestproto.Activity{InstanceID: id, Boot: w.boot, Connections: r.active, Open: r.open,
+		changed = append(changed, guestproto.Activity{InstanceID: id, Boot: w.boot, Connections: r.active, Open: r.open, Answered: r.answered,
 			LastActive: now.Add(time.Duration(r.last) - mono)})
 	}
 	slices.SortFunc(changed, func(a, b guestproto.Activity) int { return strings.Compare(a.InstanceID, b.InstanceID) })

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"mvm"
@@ -16,12 +17,13 @@ const maxAwake = 256
 //
 // The question has the id of the request that caused it. Where that has none, it gets
 // one here, so that it can be found in the host's log all the same.
-func (ro *roster) ask(t target, e *entry, request string) *call {
+func (ro *roster) ask(ctx context.Context, t target, e *entry) *call {
 	c := &call{done: make(chan struct{})}
 	e.call = c
 	ro.inFlight[c] = struct{}{}
 	question := ro.acquireOf(t)
-	if question.RequestID = request; request == "" {
+	question.Source, _ = ctx.Value(strangerKey{}).(netip.Addr)
+	if question.RequestID = mvm.RequestFrom(ctx); question.RequestID == "" {
 		question.RequestID = newRequestID()
 	}
 	if !ro.group.goDo(func() { ro.run(t, c, question) }) {
@@ -49,7 +51,7 @@ func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
 		err = noAnswer(err)
 	} else if !res.Success {
 		err = hostRefusal(res)
-		log.Info("host refused an instance", "reason", err)
+		log.Info("host refused an instance", "reason", detailOf(res))
 	} else {
 		log.Info("host has an instance awake", "took", time.Since(began))
 	}
@@ -68,8 +70,8 @@ func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
 // noAnswer is what a client is told when the host gave an error or nothing.
 func noAnswer(err error) error {
 	var remote *guestproto.RemoteError
-	if errors.As(err, &remote) {
-		return refused(503, defaultRetry, "not available now: %s", printable(remote.Message, maxDetail))
+	if errors.As(err, &remote) { // the log has what it said
+		return refused(503, defaultRetry, notNow)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return refused(503, defaultRetry, notInTime)

@@ -121,7 +121,7 @@ func TestAddressThatIsAnothersNow(t *testing.T) {
 	l.want(80, "/u/bob", 200, "three")
 	l.host.script(refuses("alice's instance is gone", 0))
 	l.want(80, "/u/bob", 200, "three")
-	l.want(80, "/u/alice", 502, "alice's instance is gone")
+	l.want(80, "/u/alice", 502, "no instance is available")
 }
 
 func TestAnswerOlderThanTheGatewaysOwnSleepIsAskedAgain(t *testing.T) {

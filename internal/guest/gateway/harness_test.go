@@ -45,6 +45,7 @@ type host struct {
 	mu       sync.Mutex
 	acquires []guestproto.Acquire
 	requests []string // ids of the acquires
+	sources  []netip.Addr
 	reports  []guestproto.Activity
 	answer   func(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error)
 }
@@ -53,7 +54,9 @@ func (h *host) Acquire(ctx context.Context, a guestproto.Acquire) (guestproto.Ac
 	h.mu.Lock()
 	h.requests = append(h.requests, a.RequestID)
 	asked := a
-	asked.RequestID = "" // each has another
+	asked.RequestID = ""        // each has another
+	asked.Source = netip.Addr{} // and it is in sources
+	h.sources = append(h.sources, a.Source)
 	h.acquires = append(h.acquires, asked)
 	answer := h.answer
 	h.mu.Unlock()

@@ -100,12 +100,12 @@ func TestRefusalsAreExplained(t *testing.T) {
 		retry  string
 		text   string
 	}{
-		{refuses("max_running 8 is reached", 30), 503, "30", "max_running 8 is reached"},
-		{refuses("pool workers is not there\x1b[31m", 0), 502, "", "pool workers is not there?[31m"},
+		{refuses("max_running 8 is reached", 30), 503, "30", "no instance is available now\n"},
+		{refuses("pool workers is not there\x1b[31m", 0), 502, "", "no instance is available\n"},
 		{broken, 503, "5", "the host does not answer"},
 		{func(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {
 			return guestproto.AcquireResult{}, &guestproto.RemoteError{Message: "too many wakes"}
-		}, 503, "5", "too many wakes"},
+		}, 503, "5", "no instance is available now\n"},
 		{says(), 503, "5", "the host named no instance"},
 		{says(guestproto.Awake{InstanceID: "../x", IP: ip3}), 503, "5", "the host named no instance"},
 	} {

@@ -78,7 +78,7 @@ func (r *Router) serve(w http.ResponseWriter, req *http.Request) {
 	// The instance may answer while the body still comes.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	x.tellUser(req)
-	x.pass(w, req)
+	x.pass(w, x.asStranger(req))
 }
 
 // resetUnended sees to it that an answer which is broken off can't be taken for a whole

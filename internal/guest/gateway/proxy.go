@@ -72,6 +72,9 @@ func (x *exchange) answer(w http.ResponseWriter, req *http.Request) (*answer, er
 		x.lease = l
 		a, err := x.try(w, req, again)
 		if err == nil {
+			if x.target.key != "" && a.res.StatusCode < 400 {
+				l.b.w.answered.Store(true)
+			}
 			return a, nil
 		}
 		gaveUp := req.Context().Err() != nil || errors.Is(err, errCrowded)

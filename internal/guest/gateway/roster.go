@@ -137,7 +137,7 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 	if e != nil {
 		if b := e.least(); b != nil {
 			if t.spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
-				ro.ask(t, e, mvm.RequestFrom(ctx))
+				ro.ask(ctx, t, e)
 			}
 			b.w.requests++
 			ro.touch(b.w)
@@ -153,7 +153,7 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 	}
 	c := e.call
 	if c == nil {
-		c = ro.ask(t, e, mvm.RequestFrom(ctx))
+		c = ro.ask(ctx, t, e)
 	}
 	e.held++
 	ro.held++

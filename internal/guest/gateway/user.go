@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -69,6 +70,17 @@ func (x *exchange) key(w http.ResponseWriter, req *http.Request) (string, error)
 		return "", refused(http.StatusForbidden, 0, "the token is another user's")
 	}
 	return key, nil
+}
+
+// strangerKey is the context key of the address of a client whose key nobody vouches for.
+type strangerKey struct{}
+
+// asStranger notes in the request's context that nobody vouches for its key.
+func (x *exchange) asStranger(req *http.Request) *http.Request {
+	if x.target.key == "" || x.route.AuthMode() != mvm.AuthNone {
+		return req
+	}
+	return req.WithContext(context.WithValue(req.Context(), strangerKey{}, x.client.source.Addr()))
 }
 
 // tellUser makes the request tell the instance what led there: a client's Connection

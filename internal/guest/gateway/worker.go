@@ -21,9 +21,10 @@ type worker struct {
 	conns    map[*gatedConn]struct{}
 	reported report
 
-	awake atomic.Bool  // backend != nil
-	gone  atomic.Bool  // its memory is gone, and it is not on the roster any more
-	last  atomic.Int64 // roster.mono of the last bytes
+	awake    atomic.Bool  // backend != nil
+	answered atomic.Bool  // it answered a request for its key with success
+	gone     atomic.Bool  // its memory is gone, and it is not on the roster any more
+	last     atomic.Int64 // roster.mono of the last bytes
 }
 
 // backend is a worker from the answer that says it is awake to the next fence. Its

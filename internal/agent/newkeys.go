@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// Bounds of new keys that nobody vouches for, from one source.
+const (
+	newKeyBurst = 20
+	newKeyEvery = 6 * time.Second
+	keySources  = 1024 // of one tenant
+)
+
+// maxReclaims bounds the instances that give way to one question.
+const maxReclaims = 3
+
+// unprovenGrace is how long an instance that served nothing yet is left alone after its
+// last use: its user may be about to try again.
+const unprovenGrace = 30 * time.Second
+
+// newKeys counts new keys by tenant and source.
+type newKeys struct {
+	mu sync.Mutex
+	by map[string]*mvm.RateTable
+}
+
+// newKeysLimited says that a source has to wait before it may name another new key.
+type newKeysLimited struct{ wait time.Duration }
+
+func (e *newKeysLimited) Error() string {
+	return fmt.Sprintf("too many new keys from its source: %d at once, and one every %s", newKeyBurst, newKeyEvery)
+}
+
+func (n *newKeys) allow(tenant string, r guestproto.Acquire, now time.Time) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.by == nil {
+		n.by = map[string]*mvm.RateTable{}
+	}
+	t := n.by[tenant]
+	if t == nil {
+		t = &mvm.RateTable{Burst: newKeyBurst, Every: newKeyEvery, Max: keySources}
+		n.by[tenant] = t
+	}
+	if wait, ok := t.Allow(r.Source, now); !ok {
+		return mvm.Errorf(mvm.KindPolicy, "instance for a new key in %s/%s: %w", tenant, r.PoolID, &newKeysLimited{wait})
+	}
+	return nil
+}
+
+// allowNewKey refuses a key that is new where its source named too many of them.
+func (a *Agent) allowNewKey(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) error {
+	if !r.Source.IsValid() {
+		return nil // its user is authenticated
+	}
+	err := a.newKeys.allow(tenant, r, time.Now())
+	if err != nil {
+		a.record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: tenant, Pool: r.PoolID, By: by, Why: "Acquire",
+			Detail: "source " + r.Source.String() + ": " + err.Error(), Request: mvm.RequestFrom(ctx)})
+	}
+	return err
+}
+
+// reclaim destroys an instance of the tenant that was made for a key that nobody vouches
+// for, never answered a request of it with success, and is in nobody's use: of the same
+// pool and in memory before others, and the longest unused first. false: there is none.
+func (a *Agent) reclaim(ctx context.Context, tenant, pool string, by mvm.Asker) bool {
+	var all []mvm.Instance
+	err := a.store.View(func(tx *store.Tx) (err error) {
+		all, err = tx.Instances(tenant, "")
+		return err
+	})
+	if err != nil {
+		a.log.Error("look for an instance to reclaim", "tenant", tenant, "error", err)
+		return false
+	}
+	all = slices.DeleteFunc(all, func(i mvm.Instance) bool { return !a.reclaimable(i) })
+	if len(all) == 0 {
+		return false
+	}
+	rank := func(i mvm.Instance) (n int) {
+		if i.Pool != pool {
+			n += 2
+		}
+		if !i.State.HoldsMemory() {
+			n++
+		}
+		return n
+	}
+	victim := slices.MinFunc(all, func(x, y mvm.Instance) int {
+		return cmp.Or(cmp.Compare(rank(x), rank(y)), a.lastUse(x).Compare(a.lastUse(y)))
+	})
+	req := request{op: mvm.OpDestroy, by: by, why: "it never served its key, and another needs the room", unproven: true}
+	if _, err := a.submit(ctx, victim.ID, req, nil); err != nil {
+		a.log.Warn("reclaim an instance", "instance", victim.ID, "error", err)
+		return false
+	}
+	return true
+}
+
+func (a *Agent) reclaimable(i mvm.Instance) bool {
+	use, _ := a.activity.of(i.ID)
+	return i.Unproven && i.Key != "" && i.Op == nil && use.open == 0 && a.acquiring.of(i.ID) == 0 && a.execs.of(i.ID) == 0 &&
+		time.Since(a.lastUse(i)) > unprovenGrace && !i.ManualOverrideUntil.After(time.Now())
+}
+
+// lastUse is when the instance was used last, or came up. One that rests was idle before.
+func (a *Agent) lastUse(i mvm.Instance) time.Time {
+	use, _ := a.activity.of(i.ID)
+	since := i.Changed
+	if i.State == mvm.StateWarm || i.State == mvm.StateSleeping {
+		since = i.Created
+	}
+	if use.last.After(since) {
+		return use.last
+	}
+	return since
+}
+
+// stillUnproven refuses, within the intent's transaction, to reclaim an instance that
+// has served its key meanwhile.
+func (o *operation) stillUnproven(_ *store.Tx, i mvm.Instance) error {
+	if o.job.req.unproven && !i.Unproven {
+		return mvm.Errorf(mvm.KindState, "it served its key meanwhile: %w", errInUse)
+	}
+	return nil
+}
+
+// prove notes which instances answered a request of their key, by a gateway's report.
+func (h *hostListener) prove(routes mvm.RoutingTable, acts []guestproto.Activity) {
+	for _, act := range acts[:min(len(acts), maxActivity)] {
+		if !act.Answered || mvm.ValidateInstanceID(act.InstanceID) != nil || !h.counts(routes, act) {
+			continue
+		}
+		if i, err := h.findID(act.InstanceID); err != nil || !i.Unproven {
+			continue
+		}
+		err := h.a.store.Update(func(tx *store.Tx) error {
+			i, err := tx.Instance(act.InstanceID)
+			if err != nil || !i.Unproven {
+				return err
+			}
+			i.Unproven = false
+			return tx.PutInstance(i)
+		})
+		if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
+			h.a.log.Error("note that an instance served its key", "instance", act.InstanceID, "error", err)
+		}
+	}
+}
