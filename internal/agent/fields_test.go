@@ -166,7 +166,7 @@ func poolFields() map[string]field {
 			d.Pools[0].Routes.Routes[0].Auth = &mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgHS256, Keys: []string{"key"}}
 		}, func(h *host) error {
 			c := guestOf(h, h.all("gateways")[0])
-			return wants("auth of the gateway", fmt.Sprint(c.Routes.Routes[0].AuthMode(), string(c.RouteKeys["key"])), "jwt one")
+			return wants("auth of the gateway", fmt.Sprintf("%s %s", c.Routes.Routes[0].AuthMode(), c.RouteKeys["key"]), "jwt one")
 		}},
 		"Pool.Publish": {func(d *mvm.Deployment) { d.Pools[0].Publish[0].Host = netip.MustParseAddrPort("127.0.0.1:9001") }, func(h *host) error {
 			p, _ := h.a.Pool(ctx(h.t), "acme", "gateways")
