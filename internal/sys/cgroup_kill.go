@@ -59,40 +59,57 @@ func CgroupNames(pid int) []string {
 	return slices.Compact(names)
 }
 
-// KillCgroup ends every process in the folders of cgroups and waits until they are empty.
-// With version 2 the kernel does it at once; elsewhere no process can be made in them
-// any more while those that there are get killed. What is not there is no error.
+// SignalCgroup has every process in the folders of cgroups ended, and does not wait for
+// it. With version 2 the kernel does it at once; elsewhere no process can be made in them
+// while those that there are get killed. What is not there is no error.
+func SignalCgroup(dirs []string) error {
+	return eachCgroup(dirs, func(dir string, pids []int) error {
+		signalCgroup(dir, pids)
+		return nil
+	})
+}
+
+// KillCgroup is SignalCgroup until the cgroups are empty.
 func KillCgroup(dirs []string) error {
+	return eachCgroup(dirs, func(dir string, pids []int) error {
+		for end := time.Now().Add(cgroupKillTimeout); ; time.Sleep(cgroupKillPoll) {
+			signalCgroup(dir, pids)
+			var err error
+			if pids, err = processesIn(dir); err != nil || len(pids) == 0 {
+				return err
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("%d are there after %s", len(pids), cgroupKillTimeout)
+			}
+		}
+	})
+}
+
+// eachCgroup calls do for the cgroups that have processes.
+func eachCgroup(dirs []string, do func(dir string, pids []int) error) error {
 	var errs []error
 	for _, dir := range dirs {
-		if err := killCgroup(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		pids, err := processesIn(dir)
+		if err == nil && len(pids) > 0 {
+			err = do(dir, pids)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("end the processes of cgroup %s: %w", dir, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func killCgroup(dir string) error {
-	if pids, err := processesIn(dir); err != nil || len(pids) == 0 {
-		return err
+func signalCgroup(dir string, pids []int) {
+	if putCgroup(dir, "cgroup.kill", "1") == nil { // Linux 5.14
+		return
 	}
-	atOnce := putCgroup(dir, "cgroup.kill", "1") == nil // Linux 5.14
-	if !atOnce {
-		defer holdCgroup(dir)()
+	defer holdCgroup(dir)()
+	if now, err := processesIn(dir); err == nil {
+		pids = now
 	}
-	for end := time.Now().Add(cgroupKillTimeout); ; time.Sleep(cgroupKillPoll) {
-		pids, err := processesIn(dir)
-		if err != nil || len(pids) == 0 {
-			return err
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%d are there after %s", len(pids), cgroupKillTimeout)
-		}
-		for _, pid := range pids {
-			if !atOnce {
-				killIn(dir, pid)
-			}
-		}
+	for _, pid := range pids {
+		killIn(dir, pid)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,10 +37,15 @@ func Into(pid, tid int, fn func(t *Thread) error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // for good: what is still traced is let go with the thread
-		done <- into(pid, tid, fn)
+		err := errors.New("the function did not return: it may not fail the test itself")
+		defer func() { done <- err }()
+		err = into(pid, tid, fn)
 	}()
 	return <-done
 }
+
+// PID is the process's number.
+func (t *Thread) PID() int { return t.pid }
 
 func into(pid, tid int, fn func(t *Thread) error) error {
 	t := &Thread{pid: pid, tid: tid}
@@ -224,14 +230,21 @@ func (t *Thread) toStop() error {
 	}
 }
 
-// wait waits for the thread's next stop.
+// waitPoll is the time between two looks at a thread that runs.
+const waitPoll = 200 * time.Microsecond
+
+// wait waits for the thread's next stop. A main thread that has ended is told of only when
+// all others have too: that is not waited for.
 func (t *Thread) wait() (unix.WaitStatus, error) {
-	for {
+	for ; ; time.Sleep(waitPoll) {
 		var st unix.WaitStatus
-		_, err := unix.Wait4(t.tid, &st, unix.WALL, nil)
+		pid, err := unix.Wait4(t.tid, &st, unix.WALL|unix.WNOHANG, nil)
 		switch {
-		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINTR), err == nil && pid == 0 && !t.zombie():
 			continue
+		case err == nil && pid == 0:
+			t.gone = true
+			return 0, fmt.Errorf("%w, or its thread", ErrEnded)
 		case err != nil:
 			return 0, fmt.Errorf("wait for the thread: %w", err)
 		case st.Signaled():
@@ -243,6 +256,12 @@ func (t *Thread) wait() (unix.WaitStatus, error) {
 		}
 		return st, nil
 	}
+}
+
+func (t *Thread) zombie() bool {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", t.tid)) // what is not there any more is waited for
+	_, state, _ := bytes.Cut(b, []byte(") "))
+	return bytes.HasPrefix(state, []byte("Z"))
 }
 
 // keep notes a signal that was about to be delivered.

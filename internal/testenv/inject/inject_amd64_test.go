@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -16,15 +17,21 @@ import (
 
 // Calls are made in the process, which then goes on as if nothing had been.
 func TestInto(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", "read x; echo got $x")
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", "echo ready; read x; echo got $x")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out strings.Builder
-	cmd.Stdout = &out
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
+	}
+	out := bufio.NewReader(pipe)
+	if line, err := out.ReadString('\n'); line != "ready\n" {
+		t.Fatalf("it began with %q, %v", line, err)
 	}
 	pid, made := cmd.Process.Pid, filepath.Join(t.TempDir(), "made")
 	err = inject.Into(pid, pid, func(th *inject.Thread) error {
@@ -59,7 +66,8 @@ func TestInto(t *testing.T) {
 	if _, err := in.Write([]byte("this\n")); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil || out.String() != "got this\n" {
-		t.Errorf("it went on with %v, and said %q", err, out.String())
+	line, _ := out.ReadString('\n')
+	if err := cmd.Wait(); err != nil || line != "got this\n" {
+		t.Errorf("it went on with %v, and said %q", err, line)
 	}
 }

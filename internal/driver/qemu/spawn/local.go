@@ -381,5 +381,5 @@ func (p local) Kill(context.Context) error {
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return err
 	}
-	return sys.KillCgroup(foldersOf(p.cgroups))
+	return sys.SignalCgroup(foldersOf(p.cgroups))
 }
