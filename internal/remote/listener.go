@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -20,6 +21,9 @@ import (
 const (
 	lingerTime  = 500 * time.Millisecond
 	lingerBytes = 64 << 10
+	// The same of a client that is known, and was answered.
+	answerTime  = 5 * time.Second
+	answerBytes = 16 << 20
 )
 
 // listener gives connections whose handshake is behind them.
@@ -114,7 +118,7 @@ func (l *listener) run() {
 // shake makes the handshake and hands the connection on.
 func (l *listener) shake(h *shake) {
 	c := h.c
-	raw := &rawConn{Conn: c}
+	raw := &rawConn{Conn: c, closing: l.ctx}
 	ctx, cancel := context.WithTimeout(l.ctx, l.opt.Handshake)
 	defer cancel()
 	t := tls.Server(raw, l.opt.Keeper.ServerTLS("h2", "http/1.1"))
@@ -181,25 +185,58 @@ func (l *listener) open() (all []*conn) {
 // rawConn is the TCP connection below TLS.
 type rawConn struct {
 	net.Conn
-	released func() // set before the connection is handed on; nil: not counted
+	closing  context.Context // ends with the listener
+	released func()          // set before the connection is handed on; nil: not counted
+	ended    atomic.Bool     // the client sends no more
+	once     sync.Once
 }
 
-// Close closes it and gives its place back.
-func (c *rawConn) Close() error {
-	err := c.Conn.Close()
-	if c.released != nil {
-		c.released()
+// Read reads from the client.
+func (c *rawConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if errors.Is(err, io.EOF) {
+		c.ended.Store(true)
 	}
+	return n, err
+}
+
+// Close closes it and gives its place back. A client that still sends gets to read the
+// answer first: closed with unread bytes the connection would be reset.
+func (c *rawConn) Close() error {
+	err := net.ErrClosed
+	c.once.Do(func() {
+		if !c.ended.Load() && c.closing.Err() == nil {
+			stop := context.AfterFunc(c.closing, func() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) })
+			drop(c.Conn, answerTime, answerBytes)
+			stop()
+		}
+		err = c.Conn.Close()
+		if c.released != nil {
+			c.released()
+		}
+	})
 	return err
+}
+
+// cut closes it at once: nothing that its client sent is read any more.
+func (c *rawConn) cut() {
+	c.ended.Store(true)
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
+	_ = c.Close()
+}
+
+// drop ends the sending side and reads what the client still sends, until it ends,
+// within bounds.
+func drop(c net.Conn, limit time.Duration, most int64) {
+	if tcp, ok := c.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
+		_ = tcp.SetReadDeadline(time.Now().Add(limit))
+		_, _ = io.CopyN(io.Discard, tcp, most)
+	}
 }
 
 // linger closes a connection such that the client gets to read why: what it sent
 // meanwhile is read first, or else the kernel would answer it with a reset.
 func linger(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.CloseWrite()
-		_ = tcp.SetReadDeadline(time.Now().Add(lingerTime))
-		_, _ = io.CopyN(io.Discard, tcp, lingerBytes)
-	}
+	drop(c, lingerTime, lingerBytes)
 	_ = c.Close()
 }
