@@ -245,6 +245,14 @@ func plantedOps() []plantedOp {
 			_, err := h.a.UpdatePool(ctx(h.t), "acme", "workers", mvm.PoolUpdate{Spec: &s})
 			return err
 		}},
+		{"start without a disk", func(h *host, i mvm.Instance) error { // it is made
+			disk := filepath.Join(h.dir, "instances", i.ID, "data.img")
+			if st, err := os.Lstat(disk); err == nil && st.Mode().IsRegular() {
+				must(h.t, os.Remove(disk))
+			}
+			return operate(mvm.OpStart)(h, i)
+		}},
+		{"stop again", operate(mvm.OpStop)},
 		{"start", operate(mvm.OpStart)},
 		{"sleep again", operate(mvm.OpSleep)},
 		{"wake from a state that is lost", func(h *host, i mvm.Instance) error { // it is set aside
