@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -220,30 +219,6 @@ func (g *gatewayBench) connect(addr string) (net.Conn, error) {
 	return c, nil
 }
 
-// request asks once on the connection and returns the status.
-func oneRequest(c net.Conn, in *bufio.Reader) (string, error) {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
-		return "", err
-	}
-	if _, err := io.WriteString(c, "GET /hello HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"); err != nil {
-		return "", err
-	}
-	res, err := http.ReadResponse(in, nil)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	_, err = io.Copy(io.Discard, res.Body)
-	return fmt.Sprint(res.StatusCode), err
-}
-
-// burst is what became of a burst.
-type burst struct {
-	arrived int // connections at the worker
-	answers map[string]int
-	took    []time.Duration
-}
-
 func p50sOf(all []burst) []time.Duration {
 	var p50s []time.Duration
 	for _, r := range all {
@@ -255,30 +230,7 @@ func p50sOf(all []burst) []time.Duration {
 // burst has that many clients connect and ask at once.
 func (g *gatewayBench) burst(addr string, size int) burst {
 	before := g.accepted()
-	r := burst{answers: map[string]int{}}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	start := make(chan struct{})
-	for range size {
-		wg.Go(func() {
-			<-start
-			began := time.Now()
-			answer := "no connection"
-			c, err := g.connect(addr)
-			if err == nil {
-				defer c.Close()
-				if answer, err = oneRequest(c, bufio.NewReader(c)); err != nil {
-					answer = "broken off"
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			r.answers[answer]++
-			r.took = append(r.took, time.Since(began))
-		})
-	}
-	close(start)
-	wg.Wait()
+	r := rush(size, func() (net.Conn, error) { return g.connect(addr) })
 	time.Sleep(2 * time.Second) // further tries arrive too
 	r.arrived = g.accepted() - before - 1
 	return r

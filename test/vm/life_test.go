@@ -68,6 +68,7 @@ func TestAssistants(t *testing.T) {
 	mute := h.startMute()
 	t.Run("cycles", func(t *testing.T) { h.on(t).testCycles(web) })
 	t.Run("one wake for all", func(t *testing.T) { h.on(t).testConcurrent(web) })
+	t.Run("a burst", func(t *testing.T) { h.on(t).testBurst(web) })
 	t.Run("streaming", func(t *testing.T) { h.on(t).testStreaming(web) })
 	t.Run("websocket", func(t *testing.T) { h.on(t).testWebSocket(web) })
 	t.Run("secrets", func(t *testing.T) { h.on(t).testSecrets(web) })

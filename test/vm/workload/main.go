@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -48,13 +49,24 @@ func serve() error {
 	mux.HandleFunc("/spin", s.spin)
 	mux.HandleFunc("/noise", s.noise)
 	mux.HandleFunc("/once", s.once)
-	return http.ListenAndServe(":8000", mux)
+	mux.HandleFunc("/arrived", s.arrived)
+	server := &http.Server{Addr: ":8000", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		mux.ServeHTTP(w, r)
+	}), ConnState: func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			s.conns.Add(1)
+		}
+	}}
+	return server.ListenAndServe()
 }
 
 type server struct {
 	writer  *writer
 	started time.Time
 	release chan struct{} // a stream goes on for each value
+
+	conns, requests atomic.Int64
 }
 
 // hello says which instance this is.
@@ -65,6 +77,11 @@ func (s *server) hello(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, name)
+}
+
+// arrived says how many connections and requests have come.
+func (s *server) arrived(w http.ResponseWriter, _ *http.Request) {
+	fmt.Fprintln(w, s.conns.Load(), s.requests.Load())
 }
 
 func (s *server) echo(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.FormValue("say")) }
