@@ -150,7 +150,8 @@ func (r *room) cgroups() {
 		}
 		rel, err := filepath.Rel(f[3], at)
 		must(r.t, err)
-		h.Dir = filepath.Join(h.Mount, rel, "mvm-room-"+strconv.Itoa(os.Getpid()))
+		// Random: a process number is of a namespace, and two runs of the tests share the tree.
+		h.Dir = filepath.Join(h.Mount, rel, "mvm-room-"+filepath.Base(r.dir))
 		must(r.t, os.Mkdir(h.Dir, 0o755))
 		r.hiers = append(r.hiers, h)
 	}
