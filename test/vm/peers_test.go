@@ -82,7 +82,7 @@ func (p *peers) death(n int) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer func() { cancel(); wg.Wait() }()
 	for k := range peersPerDeath {
-		wg.Go(func() { ends <- unanswered(ctx, tr, web, fmt.Sprintf("%d-%d", n, k), k) })
+		wg.Go(func() { ends <- request(ctx, tr, web, fmt.Sprintf("%d-%d", n, k), k) })
 	}
 	testenv.Eventually(p.t, patience, func() error {
 		list, err := p.exec(worker.ID, "cat", "/data/once")
@@ -188,8 +188,8 @@ type end struct {
 	at   time.Time
 }
 
-// unanswered makes one request that is never answered in full, of the kth kind.
-func unanswered(ctx context.Context, tr *http.Transport, web, id string, k int) end {
+// request makes one request that is never answered in full, of the kth kind.
+func request(ctx context.Context, tr *http.Transport, web, id string, k int) end {
 	url := "http://" + web + "/once?id=" + id
 	kinds := []func() (string, error){
 		func() (string, error) { return "GET", exchange(ctx, tr, "GET", url) },

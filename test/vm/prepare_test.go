@@ -25,6 +25,7 @@ const (
 	imgMute     = "mute"
 	imgFlood    = "flood"
 	imgForge    = "forge"
+	imgDial     = "dial"
 )
 
 // place is the folder of this run; it holds:
@@ -63,7 +64,8 @@ func TestPrepare(t *testing.T) {
 	writeImage(t, imgMute, minimal, workload, "/init", " mvmtest=mute")
 	writeImage(t, imgFlood, minimal, workload, "/init", " mvmtest=flood")
 	writeImage(t, imgForge, minimal, workload, "/init", " mvmtest=forge")
-	names := []string{imgWorkload, imgNext, imgMute, imgFlood, imgForge}
+	writeImage(t, imgDial, minimal, workload, "/init", " mvmtest=dial")
+	names := []string{imgWorkload, imgNext, imgMute, imgFlood, imgForge, imgDial}
 	if os.Getenv(envBench) != "" {
 		prepareNginx(t, minimal)
 		names = append(names, imgNginx)

@@ -216,7 +216,12 @@ func (t *Thread) do(nr uint64, in []uint64) (uint64, error) {
 // toStop runs the thread to the next entry or end of a system call.
 func (t *Thread) toStop() error {
 	for {
-		if err := ptrace(unix.PTRACE_SYSCALL, t.tid, 0); err != nil {
+		err := ptrace(unix.PTRACE_SYSCALL, t.tid, 0)
+		if errors.Is(err, unix.ESRCH) { // it does not stand still any more: it was killed
+			t.gone = true
+			return ErrEnded
+		}
+		if err != nil {
 			return fmt.Errorf("let the thread run: %w", err)
 		}
 		st, err := t.wait()

@@ -27,20 +27,7 @@ func forged() map[string]guestproto.HostRequest {
 
 // forge answers nothing, and asks the host for what is another tenant's. The console
 // shows the host's answers.
-func forge() {
-	var port *mux.Port
-	for port == nil {
-		paths, _ := filepath.Glob("/dev/vport*p1")
-		if len(paths) > 0 {
-			p, err := mux.OpenPort(paths[0])
-			if err != nil {
-				fmt.Println("open the channel:", err)
-			}
-			port = p
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	srv := mux.NewServer(port)
+func forge(srv *mux.Server) {
 	for {
 		s, err := srv.Accept(context.Background())
 		if err != nil {
@@ -53,6 +40,23 @@ func forge() {
 		fmt.Println("all forged")
 		<-s.Done()
 	}
+}
+
+// channel waits for the guest channel's port and serves it in mvm-guest's place.
+func channel() *mux.Server {
+	var port *mux.Port
+	for port == nil {
+		paths, _ := filepath.Glob("/dev/vport*p1")
+		if len(paths) > 0 {
+			p, err := mux.OpenPort(paths[0])
+			if err != nil {
+				fmt.Println("open the channel:", err)
+			}
+			port = p
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return mux.NewServer(port)
 }
 
 // ask returns the host's answer in words that begin with "refused" or "granted".

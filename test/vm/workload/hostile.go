@@ -18,7 +18,9 @@ func hostile(how string) {
 	case "flood":
 		flood()
 	case "forge":
-		forge()
+		forge(channel())
+	case "dial":
+		dial(channel())
 	}
 	for {
 		time.Sleep(time.Hour)
