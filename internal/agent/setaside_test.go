@@ -149,7 +149,6 @@ func TestSnapshotOfOtherDisksIsRefused(t *testing.T) {
 	}
 	d.start()
 	i := d.instance()
-	boot := d.boot(i.ID)
 	s := d.spoil(i.ID)
 	if !strings.Contains(s.Misfit, "the disks have changed since") {
 		t.Errorf("misfit %q, want the disks", s.Misfit)
@@ -160,7 +159,7 @@ func TestSnapshotOfOtherDisksIsRefused(t *testing.T) {
 	}
 
 	d.do(i.ID, mvm.OpStart)
-	boot = d.boot(i.ID)
+	boot := d.boot(i.ID)
 	d.do(i.ID, mvm.OpSleep)
 	d.bad.Store(true)
 	full.Store(true)

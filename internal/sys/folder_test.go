@@ -148,7 +148,7 @@ func TestFolderKeepsToItself(t *testing.T) {
 				}
 				if err := op(d); !errors.Is(err, sys.ErrForeign) {
 					t.Errorf("%s of a %s: %v, want that it is foreign", do, what, err)
-				} else if err != sys.ErrForeign && (!mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), filepath.Join(dir, "x")) || fix(err) == "") {
+				} else if err != sys.ErrForeign && (!mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), filepath.Join(dir, "x")) || fix(err) == "") { //nolint:errorlint // the bare error stands for an operation that says nothing
 					t.Errorf("%s of a %s: %v: it has no path or no fix, or is no refusal", do, what, err)
 				}
 				d.Close()

@@ -183,7 +183,7 @@ func (v *verifier) user(claims []byte, now time.Time) (string, error) {
 		return "", unauthorized("the token is expired")
 	}
 	starts, err := timeClaim(claims, "nbf")
-	if err != nil && err != errNoValue || err == nil && now.Before(starts.Add(-leeway)) {
+	if err != nil && !errors.Is(err, errNoValue) || err == nil && now.Before(starts.Add(-leeway)) {
 		return "", unauthorized("the token is not valid yet")
 	}
 	if iss, err := jsonKey(claims, "/iss"); v.auth.Issuer != "" && (err != nil || iss != v.auth.Issuer) {

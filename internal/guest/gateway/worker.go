@@ -38,7 +38,6 @@ type backend struct {
 	connected atomic.Int64  // roster.mono of the last connection made
 	proven    bool          // it took a connection; roster.mu
 	proof     *proof        // the first connection, while it is being made; roster.mu
-	uses      int           // requests and streams; roster.mu
 	gone      bool          // fenced; roster.mu
 }
 
