@@ -262,11 +262,16 @@ func (b *box) processes() []action {
 	add := func(name string, nr uint64, args ...any) {
 		all = append(all, action{name: name, do: call(nr, args...), forbidden: true})
 	}
-	pids := map[string]int{"the agent": b.agent.Process.Pid, "the other's VMM": b.vmm(b.other)}
-	if b.split != nil {
-		pids["hostd"] = b.split.hostd.Process.Pid
+	type process struct {
+		who string
+		pid int
 	}
-	for who, pid := range pids {
+	others := []process{{"the agent", b.agent.Process.Pid}, {"the other's VMM", b.vmm(b.other)}}
+	if b.split != nil {
+		others = append(others, process{"hostd", b.split.hostd.Process.Pid})
+	}
+	for _, p := range others {
+		who, pid := p.who, p.pid
 		add("kill "+who, unix.SYS_KILL, pid, int(unix.SIGKILL))
 		add("ptrace "+who, unix.SYS_PTRACE, unix.PTRACE_SEIZE, pid, 0, 0)
 		all = append(all, action{name: "read memory of " + who, do: readMemory(pid), forbidden: true})
