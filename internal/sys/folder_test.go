@@ -3,12 +3,14 @@ package sys_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -273,6 +275,43 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(fds)
+}
+
+// Trees beside each other go at the same time, and so do those that a process was killed
+// over, whatever its number was.
+func TestFolderRemovesTreesAtOnce(t *testing.T) {
+	_, dir, _ := outside(t)
+	tree := func(name string) {
+		t.Helper()
+		path := filepath.Join(dir, name, "a", "b")
+		if err := errors.Join(os.MkdirAll(path, 0o700), os.WriteFile(filepath.Join(path, "file"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := sys.OpenFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	left := fmt.Sprintf(".trash-%d-0", os.Getpid())
+	tree(left)
+	var wg sync.WaitGroup
+	for n := range 50 {
+		name := fmt.Sprint("tree", n)
+		tree(name)
+		wg.Go(func() {
+			if err := d.RemoveAll(name); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := d.RemoveAll(left); err != nil {
+		t.Errorf("%s: %v", left, err)
+	}
+	if names, err := d.Names(); err != nil || len(names) > 0 {
+		t.Errorf("left: %q, %v", names, err)
+	}
 }
 
 func TestFolderSockets(t *testing.T) {

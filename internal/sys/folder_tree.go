@@ -1,10 +1,10 @@
 package sys
 
 import (
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,14 +27,15 @@ func (d *Folder) Remove(name string) error {
 }
 
 // trashPrefix begins the name of a folder that RemoveAll has moved up and was killed
-// over.
+// over. The rest is by chance: another call may be at work in the same folder, and an
+// earlier process may have had the same number.
 const trashPrefix = ".trash-"
 
 // RemoveAll removes what the name names, with all that is in it, whoever owns it. No
 // link is followed, and however deep the folders are, few files are open at a time.
 func (d *Folder) RemoveAll(name string) error {
 	todo := []string{name}
-	for n := 0; len(todo) > 0; {
+	for len(todo) > 0 {
 		name, todo = todo[len(todo)-1], todo[:len(todo)-1]
 		path, err := d.at(name)
 		if err != nil {
@@ -47,7 +48,7 @@ func (d *Folder) RemoveAll(name string) error {
 		if !errors.Is(err, unix.EISDIR) {
 			return &fs.PathError{Op: "remove", Path: path, Err: err}
 		}
-		more, err := d.empty(name, &n)
+		more, err := d.empty(name)
 		if err != nil {
 			return err
 		}
@@ -61,7 +62,7 @@ func (d *Folder) RemoveAll(name string) error {
 
 // empty removes all files of a folder in this one, and moves the folders of it here,
 // under names that it returns.
-func (d *Folder) empty(name string, n *int) (moved []string, err error) {
+func (d *Folder) empty(name string) (moved []string, err error) {
 	path, err := d.at(name)
 	if err != nil {
 		return nil, err
@@ -76,8 +77,7 @@ func (d *Folder) empty(name string, n *int) (moved []string, err error) {
 		for _, e := range names {
 			err := unix.Unlinkat(fd, e, 0)
 			if errors.Is(err, unix.EISDIR) {
-				as := trashPrefix + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(*n)
-				*n++
+				as := trashPrefix + rand.Text()
 				if err = unix.Renameat(fd, e, d.fd(), as); err == nil {
 					moved = append(moved, as)
 				}
