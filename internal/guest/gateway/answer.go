@@ -173,6 +173,10 @@ func (x *exchange) upgrade(w http.ResponseWriter, req *http.Request, a *answer) 
 		x.r.fail(w, req, refused(http.StatusBadGateway, 0, "the instance switched to a protocol that was not asked for"))
 		return
 	}
+	if !a.uploaded() { // two would read from the client, and send to the instance
+		x.r.fail(w, req, refused(http.StatusBadGateway, 0, "the instance switched protocols before it had all of the request"))
+		return
+	}
 	s := x.lease.asStream()
 	x.client.plain.Store(true)
 	conn, rw, err := http.NewResponseController(w).Hijack()

@@ -139,6 +139,27 @@ func TestQueueForConnectionsIsBounded(t *testing.T) {
 	}
 }
 
+// TestClosedPortHoldsUpNoOther: who asks for a port that is not open waits for it alone.
+func TestClosedPortHoldsUpNoOther(t *testing.T) {
+	closed := webRoute("metrics", 80, "/metrics", anyOne)
+	closed.To.TargetPort = 9090
+	l := newLab(t, gateway.Limits{Refused: patience, Connect: patience}, webRoute("web", 80, "/", anyOne), closed)
+	a := l.counted()
+	waits := l.raw(80, netip.Addr{})
+	fmt.Fprint(waits, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+	eventually(t, "it is connecting", func() bool { return l.dials("10.240.5.3:9090") > 1 })
+	got := make(chan struct{})
+	go func() {
+		defer close(got)
+		l.want(80, "/", 200, "hello")
+	}()
+	eventually(t, "the other port's request arrives", func() bool { return a.requests.Load() == 1 })
+	<-got
+	if n := len(l.host.asked()); n != 1 {
+		t.Errorf("the host was asked %d times, want once", n)
+	}
+}
+
 // TestClientThatGivesUpWhileConnecting: the others' connections go on.
 func TestClientThatGivesUpWhileConnecting(t *testing.T) {
 	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))

@@ -27,8 +27,8 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// proof is the first connection to a backend, on its way. err may be read once done
-// is closed.
+// proof is the first connection to a port of a backend, on its way. err may be read once
+// done is closed.
 type proof struct {
 	done chan struct{}
 	err  error
@@ -37,9 +37,10 @@ type proof struct {
 // connect connects to the backend's instance, or takes a link that is offered
 // meanwhile. Its errors are *dialError.
 //
-// The first connection to a backend is tried several times at once, for its machine
-// may just be coming up; all others wait for it. After that each is one try, a bounded
-// number of them at a time, the others queue in the order of their coming.
+// The first connection to a port of a backend is tried several times at once, for its
+// machine may just be coming up; all others to that port wait for it. After that each is
+// one try, a bounded number of them at a time, the others queue in the order of their
+// coming.
 func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <-chan *link) (*gatedConn, *link, error) {
 	if !ro.group.enter() {
 		return nil, nil, &dialError{net.ErrClosed}
@@ -69,23 +70,25 @@ func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <
 // errCrowded ends a wait in the queue for a connection to an instance.
 var errCrowded = errors.New("too many requests are waiting for a connection to the instance")
 
-// prove makes the backend's first connection, or waits until somebody else has: then
-// it returns neither a connection nor an error.
+// prove makes the first connection to a port of the backend, or waits until somebody else
+// has: then it returns neither a connection nor an error. One port says nothing of
+// another: it may be closed while that one serves.
 func (ro *roster) prove(ctx context.Context, b *backend, addr string) (net.Conn, error) {
 	for {
-		ro.mu.Lock()
-		if b.proven {
-			ro.mu.Unlock()
+		b.lanes.mu.Lock()
+		at := b.lane(addr)
+		if at.proven {
+			b.lanes.mu.Unlock()
 			return nil, nil
 		}
-		p := b.proof
+		p := at.proof
 		if p == nil {
 			p = &proof{done: make(chan struct{})}
-			b.proof = p
-			ro.mu.Unlock()
+			at.proof = p
+			b.lanes.mu.Unlock()
 			return ro.tryProof(ctx, b, p, addr)
 		}
-		ro.mu.Unlock()
+		b.lanes.mu.Unlock()
 		select {
 		case <-p.done:
 			if p.err != nil {
@@ -97,17 +100,18 @@ func (ro *roster) prove(ctx context.Context, b *backend, addr string) (net.Conn,
 	}
 }
 
-// tryProof makes the backend's first connection. A failure counts for all who wait for
-// it, unless it is the end of this request only.
+// tryProof makes the first connection to a port of the backend. A failure counts for all
+// who wait for it, unless it is the end of this request only.
 func (ro *roster) tryProof(ctx context.Context, b *backend, p *proof, addr string) (net.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, ro.lim.Connect)
 	defer cancel()
 	conn, err := ro.patiently(limited, addr, ro.race)
-	ro.mu.Lock()
-	defer ro.mu.Unlock()
-	b.proof = nil
+	b.lanes.mu.Lock()
+	defer b.lanes.mu.Unlock()
+	at := b.lane(addr)
+	at.proof = nil
 	if err == nil {
-		b.proven = true
+		at.proven = true
 	} else if ctx.Err() == nil || b.ctx.Err() != nil {
 		p.err = err
 	}

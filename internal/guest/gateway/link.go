@@ -86,13 +86,15 @@ func (k *link) usable() bool {
 	return k.raw.Read(k.look) == nil && k.silent
 }
 
-// lane is the pool of links to one port of a backend.
+// lane is what there is of one port of a backend. lanes.mu guards it.
 type lane struct {
+	proven bool       // it took a connection
+	proof  *proof     // the first connection, while it is being made
 	idle   []*link    // the newest last
 	offers chan *link // to who waits for a connection
 }
 
-// lanes are a backend's pools.
+// lanes are a backend's ports.
 type lanes struct {
 	mu    sync.Mutex
 	at    map[string]*lane
@@ -100,7 +102,7 @@ type lanes struct {
 	timer *time.Timer
 }
 
-// lane returns the pool of the address. b.lanes.mu is held.
+// lane returns what there is of the address. b.lanes.mu is held.
 func (b *backend) lane(addr string) *lane {
 	p := b.lanes.at[addr]
 	if p == nil {

@@ -113,6 +113,25 @@ func TestAnswersPassAsTheyAre(t *testing.T) {
 	}
 }
 
+// TestUpgradeBeforeTheEndOfTheBody: the body and what follows the upgrade can't share the
+// connection, and the gateway goes on for the others.
+func TestUpgradeBeforeTheEndOfTheBody(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l.spoken(func(c net.Conn, _ *bufio.Reader, _ string) {
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	})
+	conn := l.raw(80, netip.Addr{})
+	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != http.StatusBadGateway {
+		t.Errorf("an upgrade while the body came was answered with %d, want 502", res.StatusCode)
+	}
+	eventually(t, "nothing is under way", func() bool { return l.router.Active() == 0 })
+}
+
 // TestPooledConnectionThatEndedIsNotUsed: also what may not be repeated comes through.
 func TestPooledConnectionThatEndedIsNotUsed(t *testing.T) {
 	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))

@@ -34,10 +34,8 @@ type backend struct {
 	lanes     lanes
 	ctx       context.Context // ends with it, and with it attempts to connect
 	cancel    context.CancelFunc
-	dials     chan struct{} // one per connection that is being made, once proven
+	dials     chan struct{} // one per connection that is being made to a proven port
 	connected atomic.Int64  // roster.mono of the last connection made
-	proven    bool          // it took a connection; roster.mu
-	proof     *proof        // the first connection, while it is being made; roster.mu
 	gone      bool          // fenced; roster.mu
 }
 
