@@ -32,12 +32,13 @@ func Names(old, new any) []string {
 
 // Text says what differs, for people: "resources.mem_mib 1024 -> 2048, env (A added),
 // routes". Of a list it gives the name. Of the objects in hidden it gives the names of
-// their fields and never a value. The text is bounded.
+// their fields and never a value. The text is bounded; what does not fit is named at its
+// end by its top-level field.
 func Text(old, new any, hidden ...string) string {
 	parts := object("", fields(old), fields(new), hidden)
 	out := strings.Join(parts, ", ")
 	if len(out) > maxText {
-		out = strings.ToValidUTF8(out[:maxText], "") + "…"
+		out = strings.ToValidUTF8(out[:maxText], "") + "… (in all: " + strings.Join(Names(old, new), ", ") + ")"
 	}
 	return out
 }

@@ -48,11 +48,15 @@ func TestText(t *testing.T) {
 func TestTextIsBounded(t *testing.T) {
 	got := delta.Text(spec(nil), spec(func(s *mvm.PoolSpec) {
 		s.Flake = strings.Repeat("é", 1000)
+		s.Publish = []mvm.Publish{{}}
 		for range 500 {
 			s.Env[strings.Repeat("N", len(s.Env))] = "secret-value"
 		}
 	}), "env")
 	if len(got) > 900 || strings.Contains(got, "secret-value") || strings.ToValidUTF8(got, "") != got {
 		t.Errorf("%d bytes: %.200q", len(got), got)
+	}
+	if !strings.HasSuffix(got, "(in all: env, flake, publish)") {
+		t.Errorf("many changes hide another: %q", got)
 	}
 }

@@ -145,7 +145,9 @@ func (pt *port) source(client *net.TCPConn, p mvm.Publish) (netip.AddrPort, erro
 			WithFix("have it send one, or take its address out of proxy-from")
 	}
 	_ = client.SetReadDeadline(time.Time{})
-	if !named.IsValid() { // the balancer's own
+	// The balancer's own, also by the address that it has for itself: on this host that
+	// would be the host's programs.
+	if !named.IsValid() || named.Addr().Unmap().IsLoopback() {
 		return peer, nil
 	}
 	return named, nil

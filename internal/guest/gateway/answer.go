@@ -49,6 +49,9 @@ func (a *answer) readHead(w http.ResponseWriter, req *http.Request) error {
 		if res.StatusCode == http.StatusContinue && a.upload != nil {
 			a.upload.proceed()
 		}
+		if !req.ProtoAtLeast(1, 1) {
+			continue // its client would take it for the answer
+		}
 		h := w.Header()
 		maps.Copy(h, res.Header)
 		w.WriteHeader(res.StatusCode)

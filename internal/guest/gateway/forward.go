@@ -123,12 +123,17 @@ func sendBody(k *link, src io.Reader, length int64, req *http.Request) error {
 	return nil
 }
 
-// appendTrailer appends the end of a body in chunks. What a header says no trailer says
-// otherwise.
+// trailing reports whether the field goes to the instance behind the body. What a header
+// says, or the gateway alone, no trailer says otherwise.
+func trailing(req *http.Request, name string) bool {
+	return forwarded(http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))) && !alike(name, userHeader) && !repeats(req.Header, name)
+}
+
+// appendTrailer appends the end of a body in chunks.
 func appendTrailer(b []byte, req *http.Request) []byte {
 	b = append(b, "0\r\n"...)
 	for name, values := range req.Trailer {
-		if repeats(req.Header, name) {
+		if !trailing(req, name) {
 			continue
 		}
 		for _, v := range values {
@@ -189,7 +194,7 @@ func appendFraming(b []byte, req *http.Request, length int64) []byte {
 	case length < 0:
 		b = appendField(b, "Transfer-Encoding", "chunked")
 		for name := range req.Trailer {
-			if !repeats(req.Header, name) {
+			if trailing(req, name) {
 				b = appendField(b, "Trailer", name)
 			}
 		}

@@ -113,6 +113,19 @@ func TestAnswersPassAsTheyAre(t *testing.T) {
 	}
 }
 
+// TestOldClientGetsOneAnswer: it knows no answers before the answer.
+func TestOldClientGetsOneAnswer(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l.spoken(func(c net.Conn, _ *bufio.Reader, _ string) {
+		_, _ = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"+length("hello"))
+	})
+	conn := l.raw(80, netip.Addr{})
+	fmt.Fprint(conn, "GET / HTTP/1.0\r\nHost: x\r\n\r\n")
+	if all, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(all), "HTTP/1.0 200 OK\r\n") || !strings.HasSuffix(string(all), "\r\n\r\nhello") {
+		t.Errorf("an HTTP/1.0 client got %q, %v", all, err)
+	}
+}
+
 // TestUpgradeBeforeTheEndOfTheBody: the body and what follows the upgrade can't share the
 // connection, and the gateway goes on for the others.
 func TestUpgradeBeforeTheEndOfTheBody(t *testing.T) {
@@ -165,6 +178,8 @@ func TestRequestsPassAsTheyAre(t *testing.T) {
 		{"a whole URL", "GET http://other/p HTTP/1.1\r\nHost: h", "", []string{"GET /p HTTP/1.1\r\n", "Host: other\r\n"}},
 		{"an old client", "GET / HTTP/1.0", "", []string{"GET / HTTP/1.1\r\n", "Host: 10.240.5.3:80\r\n"}},
 		{"chunks", "POST / HTTP/1.1\r\nHost: h\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked", "5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n", []string{"Transfer-Encoding: chunked\r\n", "Trailer: X-Sum\r\n", "\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n"}},
+		{"a trailer that lies", "POST / HTTP/1.1\r\nHost: h\r\nTrailer: X-Forwarded-For, X_Mvm_User\r\nTransfer-Encoding: chunked", "5\r\nhello\r\n0\r\nX-Forwarded-For: 10.0.0.1\r\nX_Mvm_User: ann\r\nConnection: close\r\n\r\n",
+			[]string{"\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "!Trailer", "!X_Mvm_User", "!10.0.0.1", "!Connection"}},
 		{"of one connection", "GET / HTTP/1.1\r\nHost: h\r\nConnection: x-hop, keep-alive\r\nX-Hop: 1\r\nProxy-Authorization: s\r\nTe: gzip, trailers", "", []string{"!X-Hop", "!Proxy-Authorization", "Te: trailers\r\n", "!Connection"}},
 		{"an upgrade", "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, upgrade\r\nUpgrade: websocket", "", []string{"Connection: Upgrade\r\nUpgrade: websocket\r\n"}},
 	} {
@@ -172,9 +187,15 @@ func TestRequestsPassAsTheyAre(t *testing.T) {
 			l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
 			got := make(chan string, 1)
 			l.spoken(func(conn net.Conn, in *bufio.Reader, head string) {
-				body := make([]byte, len(c.body))
-				_, _ = io.ReadFull(in, body)
-				got <- head + string(body)
+				body := ""
+				for end := c.body; end != "" && !strings.HasSuffix(body, end[max(0, len(end)-4):]); {
+					b, err := in.ReadByte()
+					if err != nil {
+						break
+					}
+					body += string(b)
+				}
+				got <- head + body
 				_, _ = io.WriteString(conn, length("hello"))
 			})
 			conn := l.raw(80, netip.Addr{})
