@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -18,11 +19,11 @@ import (
 // faulty is a spawn.Host that lacks something.
 type faulty struct {
 	spawn.Host
-	err error
+	err atomic.Value // error
 }
 
 func (h *faulty) Launch(context.Context, spawn.Launch) (spawn.Process, []string, error) {
-	return nil, nil, h.err
+	return nil, nil, h.err.Load().(error)
 }
 
 func (h *faulty) Find(context.Context, spawn.Name, spawn.Hint) (spawn.Process, error) {
@@ -39,13 +40,13 @@ func TestHostFaultsCrossTheSocket(t *testing.T) {
 	client, _ := hostdtest.Serve(t, hostd.Options{Bounds: w.bounds(), VMMs: f})
 	l := w.launch("i-00000009")
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EROFS, syscall.EIO} {
-		f.err = mvm.Errorf(mvm.KindInternal, "start the VMM: %w", &os.PathError{Op: "fork/exec", Path: "/usr/bin/qemu", Err: errno})
+		f.err.Store(mvm.Errorf(mvm.KindInternal, "start the VMM: %w", &os.PathError{Op: "fork/exec", Path: "/usr/bin/qemu", Err: errno}))
 		_, _, err := client.VMMs().Launch(t.Context(), l)
 		if !errors.Is(err, errno) || !mvm.IsKind(err, mvm.KindInternal) {
 			t.Errorf("launch: %v, want %v in its chain and the kind %q", err, errno, mvm.KindInternal)
 		}
 	}
-	f.err = mvm.Errorf(mvm.KindUnavailable, "start the VMM").WithFix("install it")
+	f.err.Store(mvm.Errorf(mvm.KindUnavailable, "start the VMM").WithFix("install it"))
 	_, _, err := client.VMMs().Launch(t.Context(), l)
 	if !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "(install it)") {
 		t.Errorf("launch: %v, want what to do", err)
