@@ -46,7 +46,14 @@ func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestp
 	return guestproto.HostResponse{AcquireResult: res}
 }
 
-func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) ([]guestproto.Awake, error) {
+// question is an Acquire that is being answered.
+type question struct {
+	guestproto.Acquire
+	counted bool // its key, as a new one of its source: once, however often it is tried
+}
+
+func (a *Agent) acquire(ctx context.Context, tenant string, asked guestproto.Acquire, by mvm.Asker) ([]guestproto.Awake, error) {
+	r := &question{Acquire: asked}
 	i, err := a.awaken(ctx, tenant, r, by)
 	if mvm.IsKind(err, mvm.KindNotFound) { // it was destroyed meanwhile: there may be another
 		i, err = a.awaken(ctx, tenant, r, by)
@@ -63,7 +70,7 @@ func (a *Agent) acquire(ctx context.Context, tenant string, r guestproto.Acquire
 
 // awaken chooses an instance and has it awake. Where the quota has no room for it,
 // instances that were made for keys that nobody vouches for, and served none, give way.
-func (a *Agent) awaken(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (mvm.Instance, error) {
+func (a *Agent) awaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
 	i, err := a.tryAwaken(ctx, tenant, r, by)
 	for range maxReclaims {
 		if !mvm.IsKind(err, mvm.KindQuota) || !a.reclaim(ctx, tenant, r.PoolID, by) {
@@ -74,7 +81,7 @@ func (a *Agent) awaken(ctx context.Context, tenant string, r guestproto.Acquire,
 	return i, err
 }
 
-func (a *Agent) tryAwaken(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (mvm.Instance, error) {
+func (a *Agent) tryAwaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
 	first, claimed, err := a.choose(ctx, tenant, r, by)
 	if err != nil {
 		return first, err
@@ -103,13 +110,13 @@ func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]gu
 // choose picks the instance that a request means; for a key without one it gives
 // the key a spare of the pool, or makes one, within the quota. claimed says that
 // a spare has become the key's just now.
-func (a *Agent) choose(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+func (a *Agent) choose(ctx context.Context, tenant string, r *question, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	if err := mvm.ValidateName("pool", r.PoolID); err != nil {
 		return i, false, err
 	}
 	if r.Key == "" {
 		err = a.store.View(func(tx *store.Tx) error {
-			i, err = pick(tx, tenant, r)
+			i, err = pick(tx, tenant, r.Acquire)
 			return err
 		})
 		return i, false, err

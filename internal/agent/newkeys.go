@@ -58,11 +58,12 @@ func (n *newKeys) allow(tenant string, r guestproto.Acquire, now time.Time) erro
 }
 
 // allowNewKey refuses a key that is new where its source named too many of them.
-func (a *Agent) allowNewKey(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) error {
-	if !r.Source.IsValid() {
-		return nil // its user is authenticated
+func (a *Agent) allowNewKey(ctx context.Context, tenant string, r *question, by mvm.Asker) error {
+	if !r.Source.IsValid() || r.counted {
+		return nil // its user is authenticated, or it is tried again
 	}
-	err := a.newKeys.allow(tenant, r, time.Now())
+	err := a.newKeys.allow(tenant, r.Acquire, time.Now())
+	r.counted = err == nil
 	if err != nil {
 		a.record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: tenant, Pool: r.PoolID, By: by, Why: "Acquire",
 			Detail: "source " + r.Source.String() + ": " + err.Error(), Request: mvm.RequestFrom(ctx)})

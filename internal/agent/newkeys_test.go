@@ -133,3 +133,25 @@ func TestNewKeysOfASourceAreLimited(t *testing.T) {
 		}
 	})
 }
+
+// A new key counts once for its source, also where instances give way to it first.
+func TestNewKeysThatOthersGiveWayToCountOnce(t *testing.T) {
+	strangers(t, func(h *idleHost, acquire func(string, string) guestproto.AcquireResult, _ func(string)) {
+		quota := mvm.DefaultQuota()
+		quota.MaxInstancesPerPool, quota.MaxRunning, quota.MaxVCPUs, quota.MaxDiskGiB = 15, 60, 60, 500
+		if _, err := h.a.UpdateTenant(ctx(h.t), "acme", mvm.TenantUpdate{Quota: &quota}); err != nil {
+			h.t.Fatal(err)
+		}
+		for n := range 15 {
+			if r := acquire(fmt.Sprint("made-up-", n), fmt.Sprint("192.0.2.", 100+n)); !r.Success {
+				h.t.Fatalf("made-up key %d: %+v, %q", n, r, *r.Detail)
+			}
+		}
+		time.Sleep(time.Hour)
+		for n := range 15 {
+			if r := acquire(fmt.Sprint("user-", n), "192.0.2.1"); !r.Success {
+				h.t.Errorf("new key %d of its source: %+v, %q", n, r, *r.Detail)
+			}
+		}
+	})
+}
