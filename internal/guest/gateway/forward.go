@@ -126,7 +126,7 @@ func sendBody(k *link, src io.Reader, length int64, req *http.Request) error {
 // trailing reports whether the field goes to the instance behind the body. What a header
 // says, or the gateway alone, no trailer says otherwise.
 func trailing(req *http.Request, name string) bool {
-	return forwarded(http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))) && !alike(name, userHeader) && !repeats(req.Header, name)
+	return forwarded(name) && !alike(name, userHeader) && !repeats(req.Header, name)
 }
 
 // appendTrailer appends the end of a body in chunks.
@@ -223,8 +223,12 @@ func plain(s string) bool {
 	return true
 }
 
-// forwarded reports whether a request's header goes to the instance as it came.
+// forwarded reports whether a request's header goes to the instance as it came. A name
+// that some servers take for another's is that one here.
 func forwarded(name string) bool {
+	if strings.Contains(name, "_") {
+		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
 	switch name {
 	case "Host", "Content-Length", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip":
 		return false

@@ -181,6 +181,7 @@ func TestRequestsPassAsTheyAre(t *testing.T) {
 		{"a trailer that lies", "POST / HTTP/1.1\r\nHost: h\r\nTrailer: X-Forwarded-For, X_Mvm_User\r\nTransfer-Encoding: chunked", "5\r\nhello\r\n0\r\nX-Forwarded-For: 10.0.0.1\r\nX_Mvm_User: ann\r\nConnection: close\r\n\r\n",
 			[]string{"\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "!Trailer", "!X_Mvm_User", "!10.0.0.1", "!Connection"}},
 		{"of one connection", "GET / HTTP/1.1\r\nHost: h\r\nConnection: x-hop, keep-alive\r\nX-Hop: 1\r\nProxy-Authorization: s\r\nTe: gzip, trailers", "", []string{"!X-Hop", "!Proxy-Authorization", "Te: trailers\r\n", "!Connection"}},
+		{"names that pass for others", "GET / HTTP/1.1\r\nHost: h\r\nX_Forwarded_For: 10.0.0.1\r\nx-real_ip: 10.0.0.1\r\nProxy_Authorization: s\r\nMy_Own: 1", "", []string{"My_own: 1\r\n", "!10.0.0.1", "!Proxy"}},
 		{"an upgrade", "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, upgrade\r\nUpgrade: websocket", "", []string{"Connection: Upgrade\r\nUpgrade: websocket\r\n"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
