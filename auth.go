@@ -153,6 +153,11 @@ func (r Route) AuthMode() AuthMode {
 	return r.Auth.Mode
 }
 
+// Guards reports whether some route asks for authentication.
+func (t RoutingTable) Guards() bool {
+	return slices.ContainsFunc(t.Routes, func(r Route) bool { return r.AuthMode() != AuthNone })
+}
+
 // AuthKeys are the names of the secrets that verify tokens of the table's routes, sorted.
 func (t RoutingTable) AuthKeys() []string {
 	var out []string

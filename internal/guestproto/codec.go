@@ -87,6 +87,37 @@ func (f ExecFrame) withoutEmpty() ExecFrame {
 	return f
 }
 
+// configureWire has a table that asks for authentication where a gateway of an mvm before
+// that does not look. It gets no routes then: it would not guard them.
+type configureWire struct {
+	plainConfigure
+	Guarded *mvm.RoutingTable `json:"guarded_routes,omitempty"`
+}
+
+type plainConfigure Configure
+
+// MarshalJSON writes routes that ask for authentication under a name of their own.
+func (c Configure) MarshalJSON() ([]byte, error) {
+	w := configureWire{plainConfigure: plainConfigure(c)}
+	if c.Routes != nil && c.Routes.Guards() {
+		w.Routes, w.Guarded = nil, c.Routes
+	}
+	return json.Marshal(w)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (c *Configure) UnmarshalJSON(b []byte) error {
+	var w configureWire
+	if err := json.Unmarshal(b, &w); err != nil {
+		return err
+	}
+	if w.Guarded != nil {
+		w.Routes = w.Guarded
+	}
+	*c = Configure(w.plainConfigure)
+	return nil
+}
+
 // Variant returns the name of the one field that is set in a Request, Response,
 // HostRequest or HostResponse, "" when there is not exactly one.
 func Variant(message any) string {

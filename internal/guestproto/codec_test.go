@@ -165,6 +165,44 @@ func TestUnknownFieldIsIgnored(t *testing.T) {
 	}
 }
 
+// A gateway of an mvm that knows no authentication gets no route where one asks for it.
+func TestOldGatewaysGetNoGuardedRoutes(t *testing.T) {
+	table := func(auth *mvm.Auth) *mvm.RoutingTable {
+		to := mvm.Target{PoolID: "workers", Selector: mvm.Selector{Kind: mvm.SelectAny}, TargetPort: 80}
+		return &mvm.RoutingTable{Routes: []mvm.Route{{Name: "open", Match: mvm.MatchRule{Port: 80}, To: to},
+			{Name: "asks", Match: mvm.MatchRule{Port: 81}, To: to, Auth: auth}}}
+	}
+	for _, c := range []struct {
+		auth *mvm.Auth
+		old  int // routes
+	}{
+		{nil, 2},
+		{&mvm.Auth{Mode: mvm.AuthNone}, 2},
+		{&mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgHS256, Keys: []string{"key"}}, 0},
+		{&mvm.Auth{Mode: mvm.AuthProxy, Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32")}}, 0},
+	} {
+		sent := guestproto.Request{Configure: &guestproto.Configure{Role: mvm.RoleGateway, Routes: table(c.auth), RouteKeys: map[string][]byte{"key": []byte("k")}}}
+		b, err := guestproto.Encode(sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got guestproto.Request
+		if err := guestproto.Decode(b, &got); err != nil || !cmp.Equal(got, sent, equal) {
+			t.Errorf("%+v: %v, %s", c.auth, err, cmp.Diff(sent, got, equal))
+		}
+		var old struct {
+			Configure struct {
+				Routes struct {
+					Routes []struct{ Name string }
+				}
+			}
+		}
+		if err := json.Unmarshal(b, &old); err != nil || len(old.Configure.Routes.Routes) != c.old {
+			t.Errorf("%+v: an old gateway gets %+v, %v; want %d routes", c.auth, old, err, c.old)
+		}
+	}
+}
+
 func TestEncodeRefuses(t *testing.T) {
 	for name, m := range map[string]any{
 		"no variant":     guestproto.Request{},
