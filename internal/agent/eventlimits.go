@@ -43,6 +43,7 @@ type eventLimits struct {
 
 type eventKind struct {
 	tenant, instance string
+	by               mvm.Asker
 	act              mvm.Action
 }
 
@@ -66,6 +67,9 @@ func (l *eventLimits) allow(e mvm.Event) (skipped int, ok bool) {
 	k := eventKind{tenant: e.Tenant, act: e.Action}
 	if e.Action == mvm.TransitionDeferred || e.Action == mvm.DrainTimedOut {
 		k.instance = e.Instance
+	}
+	if e.Action == mvm.ExecStarted || e.Action == mvm.LogsRead {
+		k.by = e.By // nobody hides what another does
 	}
 	if len(l.by) >= maxEventLimits {
 		maps.DeleteFunc(l.by, func(_ eventKind, of *eventLimit) bool { return of.rate.Tokens() >= float64(of.rate.Burst()) })

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 
 	"mvm"
@@ -26,7 +28,7 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 		return 0, err
 	}
 	defer a.inUse(&a.execs, i.ID)()
-	a.recordUse(ctx, mvm.ExecStarted, i, clipTo(maxArgvDetail, fmt.Sprintf("%q", spec.Argv)))
+	a.recordUse(ctx, mvm.ExecStarted, i, argvDetail(spec.Argv))
 	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
 	if err != nil {
 		return 0, err
@@ -52,6 +54,17 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 
 // maxArgvDetail bounds what is recorded of a command, in bytes.
 const maxArgvDetail = 1000
+
+// argvDetail is what is recorded of a command: of a long one its beginning, its end and
+// its digest, so that nothing hides behind padding.
+func argvDetail(argv []string) string {
+	s := fmt.Sprintf("%q", argv)
+	if len(s) <= maxArgvDetail {
+		return s
+	}
+	end := strings.ToValidUTF8(s[len(s)-maxArgvDetail/4:], "")
+	return fmt.Sprintf("%s%s (%d bytes, sha256:%x)", clipTo(maxArgvDetail/2, s), end, len(s), sha256.Sum256([]byte(s)))
+}
 
 // recordUse records that somebody looks into an instance, before they do. On a full disk
 // that is only logged: they may be there to mend it.

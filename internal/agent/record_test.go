@@ -92,6 +92,11 @@ func TestChangesAreOnRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.wantRecorded(mvm.ExecStarted, ann, `["echo" "a word"]`)
+		padded := mvm.ExecSpec{Argv: []string{"echo", strings.Repeat("x", 5000), "the end"}}
+		if _, err := h.a.Exec(as(), i.Address(), padded, mvm.ExecIO{Stdout: &out, Stderr: &out}); err != nil {
+			t.Fatal(err)
+		}
+		h.wantRecorded(mvm.ExecStarted, ann, `["echo" "xxx`, `x" "the end"]`, "sha256:")
 		line := func(mvm.LogLine) error { return nil }
 		if err := h.a.Logs(as(), i.Address(), mvm.LogsSpec{}, line); err != nil {
 			t.Fatal(err)

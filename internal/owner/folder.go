@@ -23,13 +23,18 @@ func TakeDataDir(o Owner) (*Hold, error) {
 }
 
 // TakeRunDir holds the run dir. One that belongs to another data dir, whose agent does
-// not run, is taken when no instance of that has a folder in it.
+// not run, is taken when no instance of that has a folder in it. One that belonged to a
+// data dir at the same path, whose device number may change with a mount, is taken when no
+// VMM runs in it.
 func TakeRunDir(runDir string, o Owner) (*Hold, error) {
 	instances := filepath.Join(runDir, "i")
 	return take(what{name: "run dir " + runDir, path: filepath.Join(runDir, runLock), wait: patience,
 		free: func(of Owner) error {
 			if of.none() {
 				return adopt(instances, o)
+			}
+			if of.DataDir == o.DataDir { // the same folder after a new mount, or another in its place
+				return running(instances)
 			}
 			return leftBy(instances)
 		},
@@ -63,6 +68,20 @@ func adopt(instances string, o Owner) error {
 		}
 		if locked(filepath.Join(instances, e.Name(), "vmm.lock")) {
 			return fmt.Errorf("the VMM of %s runs there, and data dir %s has no such instance", e.Name(), o.DataDir)
+		}
+	}
+	return nil
+}
+
+// running says that a VMM runs in the run dir.
+func running(instances string) error {
+	entries, err := os.ReadDir(instances)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if locked(filepath.Join(instances, e.Name(), "vmm.lock")) {
+			return fmt.Errorf("the VMM of %s runs there, of an earlier data dir at the same path", e.Name())
 		}
 	}
 	return nil

@@ -109,6 +109,34 @@ func TestRunDirBelongs(t *testing.T) {
 	must(t, next.Close())
 }
 
+// A data dir in another's place, or with another device number after a mount, takes the
+// run dir once none of the former one's VMMs runs.
+func TestRunDirOfTheSamePath(t *testing.T) {
+	t.Parallel()
+	dir := testenv.Dir(t)
+	run := filepath.Join(dir, "r")
+	vmm := filepath.Join(run, "i", "i-00000001")
+	must(t, os.MkdirAll(vmm, 0o711))
+	before := of(t, dir, "a")
+	hold, err := owner.TakeRunDir(run, before)
+	must(t, err)
+	must(t, hold.Close())
+	lock, err := os.Create(filepath.Join(vmm, "vmm.lock"))
+	must(t, err)
+	must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX)) // as its VMM does
+	must(t, os.Rename(before.DataDir, before.DataDir+".old"))
+	now := of(t, dir, "a")
+	if now.Mark == before.Mark {
+		t.Fatal("the new folder has the mark of the old one")
+	}
+	_, err = owner.TakeRunDir(run, now)
+	refused(t, "while a VMM of the former runs", err, "i-00000001 runs there")
+	must(t, lock.Close())
+	again, err := owner.TakeRunDir(run, now)
+	must(t, err)
+	must(t, again.Close())
+}
+
 // A run dir of an mvm that wrote no owner is that agent's whose instances run in it.
 func TestRunDirOfAnOlderMvm(t *testing.T) {
 	dir := testenv.Dir(t)
