@@ -73,7 +73,7 @@ func (a *Agent) acquire(ctx context.Context, tenant string, asked guestproto.Acq
 func (a *Agent) awaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
 	i, err := a.tryAwaken(ctx, tenant, r, by)
 	for range maxReclaims {
-		if !mvm.IsKind(err, mvm.KindQuota) || !a.reclaim(ctx, tenant, r.PoolID, by) {
+		if !mvm.IsKind(err, mvm.KindQuota) || !a.reclaim(ctx, tenant, r.Acquire, by) {
 			break
 		}
 		i, err = a.tryAwaken(ctx, tenant, r, by)

@@ -73,8 +73,10 @@ func (a *Agent) allowNewKey(ctx context.Context, tenant string, r *question, by 
 
 // reclaim destroys an instance of the tenant that was made for a key that nobody vouches
 // for, never answered a request of it with success, and is in nobody's use: of the same
-// pool and in memory before others, and the longest unused first. false: there is none.
-func (a *Agent) reclaim(ctx context.Context, tenant, pool string, by mvm.Asker) bool {
+// pool and in memory before others, and the longest unused first. The one that is asked
+// for is none of them, and where that is there already it lacks memory, which only those
+// that hold some can give. false: there is none.
+func (a *Agent) reclaim(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) bool {
 	var all []mvm.Instance
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		all, err = tx.Instances(tenant, "")
@@ -84,12 +86,16 @@ func (a *Agent) reclaim(ctx context.Context, tenant, pool string, by mvm.Asker) 
 		a.log.Error("look for an instance to reclaim", "tenant", tenant, "error", err)
 		return false
 	}
-	all = slices.DeleteFunc(all, func(i mvm.Instance) bool { return !a.reclaimable(i) })
+	own := func(i mvm.Instance) bool { return i.Pool == r.PoolID && i.Key == r.Key }
+	there := r.Key == "" || slices.ContainsFunc(all, own)
+	all = slices.DeleteFunc(all, func(i mvm.Instance) bool {
+		return !a.reclaimable(i) || own(i) || there && !i.State.HoldsMemory()
+	})
 	if len(all) == 0 {
 		return false
 	}
 	rank := func(i mvm.Instance) (n int) {
-		if i.Pool != pool {
+		if i.Pool != r.PoolID {
 			n += 2
 		}
 		if !i.State.HoldsMemory() {

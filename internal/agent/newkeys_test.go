@@ -3,6 +3,7 @@ package agent_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,3 +156,40 @@ func TestNewKeysThatOthersGiveWayToCountOnce(t *testing.T) {
 		}
 	})
 }
+
+// Where memory is used up, what is asleep has none to give: neither the instance that is
+// asked for nor another sleeper is destroyed for it.
+func TestSleepersDoNotGiveWayForMemory(t *testing.T) {
+	strangers(t, func(h *idleHost, acquire func(string, string) guestproto.AcquireResult, served func(string)) {
+		quota := mvm.DefaultQuota()
+		quota.MaxInstancesPerPool, quota.MaxRunning = 10, 3 // the gateway is one
+		if _, err := h.a.UpdateTenant(ctx(h.t), "acme", mvm.TenantUpdate{Quota: &quota}); err != nil {
+			h.t.Fatal(err)
+		}
+		for _, key := range []string{"bob", "dora", "ann", "cleo"} {
+			r := acquire(key, "192.0.2.1")
+			if !r.Success {
+				h.t.Fatalf("%s: %+v, %q", key, r, *r.Detail)
+			}
+			switch id := r.Instances[0].InstanceID; key {
+			case "bob":
+				h.do(id, mvm.OpSleep)
+			case "dora":
+				h.do(id, mvm.OpSleep)
+				time.Sleep(unprovenFor)
+			default:
+				served(key)
+			}
+		}
+		before := h.all("workers")
+		if r := acquire("bob", "192.0.2.1"); r.Success || r.RetrySecs == 0 {
+			h.t.Errorf("while the others run: %+v", r)
+		}
+		if after := h.all("workers"); !slices.EqualFunc(before, after, func(x, y mvm.Instance) bool { return x.ID == y.ID && x.State == y.State }) {
+			h.t.Errorf("the instances were %v and are %v", before, after)
+		}
+	})
+}
+
+// unprovenFor is after how long an instance that served nothing may give way.
+const unprovenFor = 31 * time.Second
