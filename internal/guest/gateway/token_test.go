@@ -176,7 +176,7 @@ func TestTokenKeysAreRotated(t *testing.T) {
 	route.Auth = &auth
 	by := func(secret []byte) int {
 		token := hs256(secret, claims{"alg": "HS256"}, claims{"https://id/user": "ann", "exp": time.Now().Unix() + 60})
-		status, _, _ := l.do("GET", 80, "/", "", "Cookie", "theme=dark; session="+token+"; lang=de")
+		status, _, _ := l.do("GET", 80, "/", "", "Cookie", "theme=dark; session ="+token+"; lang=de") // the space is none of the name
 		if status == 200 {
 			if r := <-seen; r.Header.Get("Cookie") != "theme=dark; lang=de" || r.Header.Get("X-Mvm-User") != "ann" {
 				t.Errorf("the instance got %v", r.Header)

@@ -160,7 +160,7 @@ func dropToken(h http.Header, from string) {
 	var kept []string
 	for _, line := range h.Values("Cookie") {
 		for part := range strings.SplitSeq(line, ";") {
-			if n, _, _ := strings.Cut(strings.TrimSpace(part), "="); n != name && strings.TrimSpace(part) != "" {
+			if n, _, _ := strings.Cut(part, "="); strings.TrimSpace(n) != name && strings.TrimSpace(part) != "" {
 				kept = append(kept, strings.TrimSpace(part))
 			}
 		}
