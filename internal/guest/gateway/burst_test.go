@@ -25,7 +25,7 @@ func (l *lab) counted() *arrivals {
 	a := &arrivals{}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.requests.Add(1)
-		if r.URL.Path == "/close" {
+		if strings.HasSuffix(r.URL.Path, "/close") {
 			w.Header().Set("Connection", "close")
 		}
 		fmt.Fprint(w, "hello")
@@ -157,6 +157,31 @@ func TestClosedPortHoldsUpNoOther(t *testing.T) {
 	<-got
 	if n := len(l.host.asked()); n != 1 {
 		t.Errorf("the host was asked %d times, want once", n)
+	}
+}
+
+// TestStalledPortHoldsUpNoOther: as many connections to one port as may be made at once
+// leave those to another port alone.
+func TestStalledPortHoldsUpNoOther(t *testing.T) {
+	other := webRoute("metrics", 80, "/metrics", anyOne)
+	other.To.TargetPort = 9090
+	l := newLab(t, gateway.Limits{Dials: 1}, webRoute("web", 80, "/", anyOne), other)
+	second := l.counted()
+	l.mu.Lock()
+	l.network["10.240.5.3:9090"] = l.network[at3]
+	l.mu.Unlock()
+	a := l.counted()
+	l.want(80, "/metrics/close", 200, "hello")
+	l.want(80, "/close", 200, "hello")
+	answer := l.stall("10.240.5.3:9090")
+	defer answer()
+	before := l.dials("10.240.5.3:9090")
+	waits := l.raw(80, netip.Addr{})
+	fmt.Fprint(waits, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+	eventually(t, "it is connecting", func() bool { return l.dials("10.240.5.3:9090") > before })
+	l.want(80, "/", 200, "hello")
+	if second.requests.Load() != 1 || a.requests.Load() != 2 {
+		t.Errorf("%d requests at one port and %d at the other, want 1 and 2", second.requests.Load(), a.requests.Load())
 	}
 }
 

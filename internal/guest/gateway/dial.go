@@ -39,8 +39,8 @@ type proof struct {
 //
 // The first connection to a port of a backend is tried several times at once, for its
 // machine may just be coming up; all others to that port wait for it. After that each is
-// one try, a bounded number of them at a time, the others queue in the order of their
-// coming.
+// one try, a bounded number of them at a time to that port, the others queue in the order
+// of their coming.
 func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <-chan *link) (*gatedConn, *link, error) {
 	if !ro.group.enter() {
 		return nil, nil, &dialError{net.ErrClosed}
@@ -122,14 +122,17 @@ func (ro *roster) tryProof(ctx context.Context, b *backend, p *proof, addr strin
 // queue connects to a backend that took connections before, when its turn has come, or
 // returns a link that was offered before.
 func (ro *roster) queue(ctx context.Context, b *backend, addr string, offers <-chan *link) (net.Conn, *link, error) {
+	b.lanes.mu.Lock()
+	dials := b.lane(addr).dials
+	b.lanes.mu.Unlock()
 	select {
-	case b.dials <- struct{}{}:
+	case dials <- struct{}{}:
 	case k := <-offers:
 		return nil, k, nil
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
-	defer func() { <-b.dials }()
+	defer func() { <-dials }()
 	conn, err := ro.reconnect(ctx, b, addr)
 	return conn, nil, err
 }

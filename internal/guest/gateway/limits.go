@@ -28,7 +28,7 @@ type Limits struct {
 	Connect   time.Duration // to connect to an instance that was just woken [10 s]
 	Refused   time.Duration // of that, while its port is not open yet [5 s]
 	Reconnect time.Duration // to connect to one that took connections before [2 s]
-	Dials     int           // connections to one instance that are being made at once [32]
+	Dials     int           // connections to one port of an instance that are being made at once [4]
 
 	Quiet  time.Duration // without bytes, after which a stream isn't active any more [5 s]
 	Report time.Duration // between two reports of activity [3 s]
@@ -55,7 +55,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Connect, 10*time.Second)
 	or(&l.Refused, 5*time.Second)
 	or(&l.Reconnect, 2*time.Second)
-	or(&l.Dials, 32)
+	or(&l.Dials, 4)
 	or(&l.Quiet, 5*time.Second)
 	or(&l.Report, 3*time.Second)
 	return l

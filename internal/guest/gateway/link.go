@@ -88,14 +88,16 @@ func (k *link) usable() bool {
 
 // lane is what there is of one port of a backend. lanes.mu guards it.
 type lane struct {
-	proven bool       // it took a connection
-	proof  *proof     // the first connection, while it is being made
-	idle   []*link    // the newest last
-	offers chan *link // to who waits for a connection
+	proven bool          // it took a connection
+	proof  *proof        // the first connection, while it is being made
+	idle   []*link       // the newest last
+	offers chan *link    // to who waits for a connection
+	dials  chan struct{} // one per connection that is being made, once proven
 }
 
 // lanes are a backend's ports.
 type lanes struct {
+	dials int // connections to one port that are being made at once
 	mu    sync.Mutex
 	at    map[string]*lane
 	count int // idle links
@@ -106,7 +108,7 @@ type lanes struct {
 func (b *backend) lane(addr string) *lane {
 	p := b.lanes.at[addr]
 	if p == nil {
-		p = &lane{offers: make(chan *link)}
+		p = &lane{offers: make(chan *link), dials: make(chan struct{}, b.lanes.dials)}
 		if b.lanes.at == nil {
 			b.lanes.at = map[string]*lane{}
 		}

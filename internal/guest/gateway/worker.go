@@ -68,7 +68,7 @@ func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend
 	ro.evict(w, a.IP)
 	w.ip = a.IP
 	if w.backend == nil {
-		b := &backend{w: w, dials: make(chan struct{}, ro.lim.Dials)}
+		b := &backend{w: w, lanes: lanes{dials: ro.lim.Dials}}
 		b.ctx, b.cancel = context.WithCancel(ro.ctx)
 		w.backend = b
 		w.awake.Store(true)
