@@ -165,7 +165,7 @@ func TestClosedPortHoldsUpNoOther(t *testing.T) {
 func TestStalledPortHoldsUpNoOther(t *testing.T) {
 	other := webRoute("metrics", 80, "/metrics", anyOne)
 	other.To.TargetPort = 9090
-	l := newLab(t, gateway.Limits{Dials: 1}, webRoute("web", 80, "/", anyOne), other)
+	l := newLab(t, gateway.Limits{Dials: 1, Reconnect: 10 * patience}, webRoute("web", 80, "/", anyOne), other)
 	second := l.counted()
 	l.mu.Lock()
 	l.network["10.240.5.3:9090"] = l.network[at3]
