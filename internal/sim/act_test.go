@@ -170,6 +170,16 @@ func simRoutes(pools ...string) *mvm.RoutingTable {
 	return out
 }
 
+// others are the pools of the list that are no gateways.
+func others(pools []mvm.PoolSpec) (ids []string) {
+	for _, p := range pools {
+		if p.Role != mvm.RoleGateway {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
+}
+
 // leadHome reports whether the pool's routes lead to pools of the list, as those of a
 // deployment must.
 func leadHome(s mvm.PoolSpec, pools []mvm.PoolSpec) bool {
@@ -361,7 +371,11 @@ func (w *world) deploy() {
 			d.Pools = append(d.Pools, w.poolSpec(id))
 		}
 	}
-	d.Pools = slices.DeleteFunc(d.Pools, func(s mvm.PoolSpec) bool { return !leadHome(s, d.Pools) })
+	for n, p := range d.Pools {
+		if p.Role == mvm.RoleGateway {
+			d.Pools[n].Routes = simRoutes(others(d.Pools)...) // a deployment's routes stay within it
+		}
+	}
 	if w.chance(30) {
 		d.Secrets = map[string][]byte{"token": []byte(fmt.Sprint(w.rng.IntN(10)))}
 	}
