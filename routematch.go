@@ -79,7 +79,7 @@ func (t RoutingTable) LeadTo(pool, key string, ip netip.Addr) bool {
 		case SelectByIP:
 			return key == "" && ip == r.To.Selector.IP
 		}
-		return key == "" // a stream asks again for the very instance that it is with
+		return key == "" && !ip.IsValid()
 	})
 }
 

@@ -114,6 +114,9 @@ func (a *Agent) choose(ctx context.Context, tenant string, r *question, by mvm.A
 	if err := mvm.ValidateName("pool", r.PoolID); err != nil {
 		return i, false, err
 	}
+	if r.InstanceID != "" && (r.Key != "" || r.Spread) {
+		return i, false, mvm.Errorf(mvm.KindInvalid, "acquire an instance of pool %s: it is named by its id and in another way", r.PoolID)
+	}
 	if r.Key == "" {
 		err = a.store.View(func(tx *store.Tx) error {
 			i, err = pick(tx, tenant, r.Acquire)
@@ -137,7 +140,7 @@ func (a *Agent) choose(ctx context.Context, tenant string, r *question, by mvm.A
 	return a.claim(ctx, tenant, r.PoolID, r.Key, r.Source.IsValid(), by)
 }
 
-// pick chooses among instances that belong to no key, or the one with the address.
+// pick chooses among instances that belong to no key, or the one that is named.
 func pick(tx *store.Tx, tenant string, r guestproto.Acquire) (mvm.Instance, error) {
 	all, err := tx.Instances(tenant, r.PoolID)
 	if err != nil {
@@ -145,14 +148,14 @@ func pick(tx *store.Tx, tenant string, r guestproto.Acquire) (mvm.Instance, erro
 	}
 	best, rank := mvm.Instance{}, len(stateOrder)
 	for _, i := range all {
-		if r.IP.IsValid() && i.IP == r.IP {
+		if namesOne(r) && (r.IP == i.IP || !r.IP.IsValid()) && (r.InstanceID == i.ID || r.InstanceID == "") {
 			return i, nil
 		}
 		n := slices.Index(stateOrder, i.State)
 		if i.Op != nil && i.Op.Kind == mvm.OpDestroy {
 			continue
 		}
-		if r.IP.IsValid() || i.Key != "" || n < 0 || n > rank || n == rank && !preferred(i, best) {
+		if namesOne(r) || i.Key != "" || n < 0 || n > rank || n == rank && !preferred(i, best) {
 			continue
 		}
 		best, rank = i, n
@@ -162,6 +165,9 @@ func pick(tx *store.Tx, tenant string, r guestproto.Acquire) (mvm.Instance, erro
 	}
 	return best, nil
 }
+
+// namesOne reports that the question is for one instance, by its address, id or both.
+func namesOne(r guestproto.Acquire) bool { return r.IP.IsValid() || r.InstanceID != "" }
 
 // preferred: of two in the same state a ready one, and one that is not on its way
 // elsewhere.

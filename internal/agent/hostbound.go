@@ -249,6 +249,10 @@ func (h *hostListener) routes() (routes mvm.RoutingTable, role mvm.Role, err err
 // for what its routes lead to, and every guest for its own status.
 func beyondRoutes(routes mvm.RoutingTable, r guestproto.HostRequest, self string) string {
 	switch {
+	case r.Acquire != nil && r.Acquire.InstanceID != "": // as WakeInstance
+		if !routes.Name(r.Acquire.PoolID) {
+			return fmt.Sprintf("no route of it leads to pool %q", clip(r.Acquire.PoolID))
+		}
 	case r.Acquire != nil && !routes.LeadTo(r.Acquire.PoolID, r.Acquire.Key, r.Acquire.IP):
 		return fmt.Sprintf("no route of it leads to pool %q in this way", clip(r.Acquire.PoolID))
 	case r.WakeInstance != nil && !routes.Name(r.WakeInstance.PoolID):

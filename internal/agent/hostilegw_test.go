@@ -70,6 +70,9 @@ func TestHostileGatewayKeepsToItsRoutes(t *testing.T) {
 		{"status of a route's", `{"QueryInstanceStatus":{"tenant_id":"acme","pool_id":"workers","instance_id":"` + w.ID + `"}}`, true},
 		{"wake of a route's", `{"WakeInstance":{"tenant_id":"acme","pool_id":"users","instance_id":"` + users.ID + `"}}`, true},
 
+		{"a route's instance by id", `{"Acquire":{"tenant_id":"acme","pool_id":"workers","instance_id":"` + w.ID + `"}}`, true},
+		{"a user's instance by id", `{"Acquire":{"tenant_id":"acme","pool_id":"users","instance_id":"` + users.ID + `"}}`, true},
+
 		{"its own pool", `{"Acquire":{"tenant_id":"acme","pool_id":"gateways"}}`, false},
 		{"a key of its own pool", `{"Acquire":{"tenant_id":"acme","pool_id":"gateways","key":"x"}}`, false},
 		{"a pool without a route", `{"Acquire":{"tenant_id":"acme","pool_id":"vault"}}`, false},
@@ -83,6 +86,10 @@ func TestHostileGatewayKeepsToItsRoutes(t *testing.T) {
 		{"a key with an address", `{"Acquire":{"tenant_id":"acme","pool_id":"users","key":"x","ip":"` + users.IP.String() + `"}}`, false},
 		{"another address", `{"Acquire":{"tenant_id":"acme","pool_id":"fixed","ip":"` + netip.MustParseAddr("10.240.0.99").String() + `"}}`, false},
 		{"any of a route's by address", `{"Acquire":{"tenant_id":"acme","pool_id":"fixed"}}`, false},
+		{"by id in a pool without a route", `{"Acquire":{"tenant_id":"acme","pool_id":"vault","instance_id":"` + vault.ID + `"}}`, false},
+		{"by id under a route's pool", `{"Acquire":{"tenant_id":"acme","pool_id":"workers","instance_id":"` + vault.ID + `"}}`, false},
+		{"by id and another's address", `{"Acquire":{"tenant_id":"acme","pool_id":"workers","instance_id":"` + w.ID + `","ip":"` + vault.IP.String() + `"}}`, false},
+		{"by id and key", `{"Acquire":{"tenant_id":"acme","pool_id":"users","key":"x","instance_id":"` + users.ID + `"}}`, false},
 		{"wake in a pool without a route", `{"WakeInstance":{"tenant_id":"acme","pool_id":"vault","instance_id":"` + vault.ID + `"}}`, false},
 		{"the same under a route's pool", `{"WakeInstance":{"tenant_id":"acme","pool_id":"workers","instance_id":"` + vault.ID + `"}}`, false},
 		{"status in a pool without a route", `{"QueryInstanceStatus":{"tenant_id":"acme","pool_id":"vault","instance_id":"` + vault.ID + `"}}`, false},

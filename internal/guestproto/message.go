@@ -367,7 +367,8 @@ type InstanceStatus struct {
 }
 
 // Acquire asks for an awake instance of a pool. With Key: that key's own, made on
-// first use within the quota. With IP: that one. With neither: any; Spread asks
+// first use within the quota. With IP or InstanceID: that one; a connection that is open
+// has its own instance awake again by InstanceID. With none of them: any; Spread asks
 // for every instance that is awake, so that the gateway can choose the one with
 // the fewest connections. The host answers when it is awake and its gate open.
 type Acquire struct {
@@ -376,6 +377,8 @@ type Acquire struct {
 	Key      string     `json:"key,omitempty"`
 	IP       netip.Addr `json:"ip,omitzero"`
 	Spread   bool       `json:"spread,omitempty"`
+	// InstanceID goes with no Key or Spread. With IP the instance has that address too.
+	InstanceID string `json:"instance_id,omitempty"`
 	// Source is the address of the client that named the key, where nobody vouches for
 	// it. A gateway that sends it also says when the instance answered; see Activity.
 	Source netip.Addr `json:"source,omitzero"`

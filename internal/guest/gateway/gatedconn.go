@@ -131,7 +131,7 @@ func (c *gatedConn) wake() error {
 	c.ro.mu.Lock()
 	ip, pool := c.w.ip, c.w.pool
 	c.ro.mu.Unlock()
-	l, err := c.ro.lease(ctx, target{pool: pool, ip: ip})
+	l, err := c.ro.lease(ctx, target{pool: pool, ip: ip, id: c.w.id})
 	if err != nil {
 		return mvm.Errorf(mvm.KindUnavailable, "wake instance %s for a parked connection: %w", c.w.id, err)
 	}

@@ -41,6 +41,7 @@ type roster struct {
 type target struct {
 	pool, key string
 	ip        netip.Addr
+	id        string // of an open connection's own instance, which has the address
 	spread    bool
 }
 
@@ -222,5 +223,5 @@ func (ro *roster) active() int {
 
 // acquireOf is the question for a target. ro.mu is held.
 func (ro *roster) acquireOf(t target) guestproto.Acquire {
-	return guestproto.Acquire{TenantID: ro.tenant, PoolID: t.pool, Key: t.key, IP: t.ip, Spread: t.spread}
+	return guestproto.Acquire{TenantID: ro.tenant, PoolID: t.pool, Key: t.key, IP: t.ip, InstanceID: t.id, Spread: t.spread}
 }

@@ -175,7 +175,7 @@ func TestParkedSocketWakesItsInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the host is asked", func() bool { return len(l.host.asked()) == before+1 })
-	if got, want := l.host.asked()[before], (guestproto.Acquire{TenantID: "acme", PoolID: "workers", IP: ip3}); got != want {
+	if got, want := l.host.asked()[before], (guestproto.Acquire{TenantID: "acme", PoolID: "workers", IP: ip3, InstanceID: id3}); got != want {
 		t.Errorf("asked for %+v, want %+v", got, want)
 	}
 	close(gate)
