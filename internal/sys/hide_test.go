@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -155,7 +156,7 @@ func bombed(t *testing.T, enter func(pid int) []string) []string {
 }
 
 // emptied fails the test unless the cgroups are ended and can be removed.
-func emptied(t *testing.T, dirs []string) {
+func emptied(t *testing.T, dirs []string, release func()) {
 	t.Helper()
 	if err := sys.KillCgroup(dirs); err != nil {
 		t.Error(err)
@@ -165,6 +166,7 @@ func emptied(t *testing.T, dirs []string) {
 			t.Errorf("in %s are %q, %v", dir, b, err)
 		}
 	}
+	release()
 	if err := sys.LeaveCgroup(dirs); err != nil {
 		t.Error(err)
 	}
@@ -190,7 +192,7 @@ func TestKillCgroup(t *testing.T) {
 		}
 		return dirs
 	})
-	emptied(t, dirs)
+	emptied(t, dirs, func() {})
 }
 
 // The same with version 2, by the kernel's own way and where that is not to be had.
@@ -203,29 +205,46 @@ func TestKillCgroup2(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = os.Remove(dir) })
+			before, release := mountsOf(t, dir), func() {}
 			if !kill {
-				withoutKill(t, filepath.Join(dir, "cgroup.kill"))
+				release = withoutKill(t, filepath.Join(dir, "cgroup.kill"))
 			}
 			emptied(t, bombed(t, func(pid int) []string {
 				if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
 					t.Fatal(err)
 				}
 				return []string{dir}
-			}))
+			}), release)
+			if now := mountsOf(t, dir); now != before {
+				t.Errorf("%d mounts are left in %s", now-before, dir)
+			}
 		})
 	}
 }
 
-// withoutKill makes the file one that can't be written until the cgroup goes.
-func withoutKill(t *testing.T, file string) {
+// mountsOf is how many mounts there are in the folder.
+func mountsOf(t *testing.T, dir string) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(b), " "+dir+"/")
+}
+
+// withoutKill makes the file one that can't be written until release, which comes before
+// the cgroup goes: a mount whose place is gone can't be taken away any more.
+func withoutKill(t *testing.T, file string) (release func()) {
 	t.Helper()
 	if err := unix.Mount(file, file, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Unmount(file, unix.MNT_DETACH) })
+	release = sync.OnceFunc(func() { _ = unix.Unmount(file, unix.MNT_DETACH) })
+	t.Cleanup(release)
 	if err := unix.Mount("", file, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
+	return release
 }
 
 // cgroup2 is where the tree of version 2 is mounted, with or without controllers.
