@@ -122,12 +122,16 @@ func (p *peers) worker() (w mvm.Instance) {
 	return w
 }
 
-// count adds up what came to the worker.
+// count adds up what came to the worker. Its record may not say yet that it died, so it
+// is asked until it answers; what came is on its disk.
 func (p *peers) count(w mvm.Instance) {
 	p.t.Helper()
-	list, err := p.exec(w.ID, "cat", "/data/once")
-	must(p.t, err)
-	_, err = p.exec(w.ID, "sh", "-c", ": > /data/once; sync")
+	list := ""
+	testenv.Eventually(p.t, patience, func() (err error) {
+		list, err = p.exec(w.ID, "cat", "/data/once")
+		return err
+	})
+	_, err := p.exec(w.ID, "sh", "-c", ": > /data/once; sync")
 	must(p.t, err)
 	for _, id := range strings.Fields(list) {
 		p.came[id]++
