@@ -34,9 +34,8 @@ type backend struct {
 	lanes     lanes
 	ctx       context.Context // ends with it, and with it attempts to connect
 	cancel    context.CancelFunc
-	dials     chan struct{} // one per connection that is being made to a proven port
-	connected atomic.Int64  // roster.mono of the last connection made
-	gone      bool          // fenced; roster.mu
+	connected atomic.Int64 // roster.mono of the last connection made
+	gone      bool         // fenced; roster.mu
 }
 
 // stream is a connection that carries bytes both ways: TCP or after an Upgrade.
