@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -37,13 +38,30 @@ func (m *machine) die() {
 	m.once.Do(func() {
 		close(m.dead)
 		if m.web != nil {
-			m.web.CloseClientConnections()
-			m.web.Close()
+			m.closeWeb()
 		}
 		if m.router != nil {
 			_ = m.router.Close()
 		}
 	})
+}
+
+// closeWeb closes the worker's server, and the connections that come in while it closes:
+// one of them can be in the middle of a request whose client sends no more.
+func (m *machine) closeWeb() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		m.web.Close()
+	}()
+	for {
+		m.web.CloseClientConnections()
+		select {
+		case <-closed:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // cable is a connection to a machine.
