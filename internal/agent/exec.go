@@ -98,13 +98,13 @@ func startVerb(s mvm.State) string {
 // ends. Its goroutines are gone when it returns, except that a read of io.Stdin
 // that is under way can't be interrupted: the caller ends it by closing its side.
 func pumpExec(ctx context.Context, c net.Conn, cio mvm.ExecIO) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	release := guestproto.Bind(ctx, c)
 	defer release()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	send := &frameSender{c: c}
 	if cio.Stdin != nil {
-		go send.stdin(cio.Stdin)
+		go send.stdin(cio.Stdin, cancel)
 	} else {
 		send.send(guestproto.ExecFrame{CloseStdin: true})
 	}
@@ -146,15 +146,21 @@ func (s *frameSender) send(f guestproto.ExecFrame) bool {
 	return guestproto.Send(s.c, f) == nil
 }
 
-func (s *frameSender) stdin(r io.Reader) {
+// stdin sends the command's input. Where it ends early the command is killed: to it that
+// must not look like the end of its input.
+func (s *frameSender) stdin(r io.Reader, kill context.CancelCauseFunc) {
 	buf := make([]byte, guestproto.MaxExecData)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 && !s.send(guestproto.ExecFrame{Stdin: buf[:n]}) {
 			return
 		}
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			s.send(guestproto.ExecFrame{CloseStdin: true})
+			return
+		}
+		if err != nil {
+			kill(fmt.Errorf("read stdin: %w", err))
 			return
 		}
 	}

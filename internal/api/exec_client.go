@@ -29,13 +29,14 @@ func (c *Client) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, 
 	defer closing()
 	defer context.AfterFunc(ctx, closing)()
 
-	s := &execSession{out: &frameWriter{w: conn}, window: make(chan struct{}, stdinWindow), end: make(chan struct{})}
+	s := &execSession{out: &frameWriter{w: conn}, window: make(chan struct{}, stdinWindow), end: make(chan struct{}),
+		unread: make(chan error, 1)}
 	var wg sync.WaitGroup
 	wg.Go(func() { s.sendResizes(streams.Resize) })
 	if streams.Stdin == nil {
 		_ = s.out.write(frameStdinEnd, nil)
 	} else {
-		go s.sendStdin(streams.Stdin)
+		go s.sendStdin(streams.Stdin, closing)
 	}
 	code, err := s.receive(conn, streams)
 	close(s.end)
@@ -43,7 +44,11 @@ func (c *Client) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, 
 	wg.Wait()
 	var lost *lostError
 	if errors.As(err, &lost) {
-		err = c.explain(ctx, lost.err)
+		select {
+		case err = <-s.unread:
+		default:
+			err = c.explain(ctx, lost.err)
+		}
 	}
 	return code, err
 }
@@ -52,6 +57,7 @@ type execSession struct {
 	out    *frameWriter
 	window chan struct{} // holds one for each stdin frame under way
 	end    chan struct{}
+	unread chan error // why stdin could not be read to its end
 }
 
 // lostError says that the connection failed before the command's end was known.
@@ -106,8 +112,9 @@ func endOf(p []byte) (int, error) {
 	return end.Code, nil
 }
 
-// sendStdin sends what it reads, at most stdinWindow frames ahead of the command.
-func (s *execSession) sendStdin(r io.Reader) {
+// sendStdin sends what it reads, at most stdinWindow frames ahead of the command. Where
+// reading fails it hangs up, which kills the command: half of its input is not all of it.
+func (s *execSession) sendStdin(r io.Reader, hangUp func()) {
 	buf := make([]byte, maxFrame)
 	for {
 		n, err := r.Read(buf)
@@ -121,8 +128,13 @@ func (s *execSession) sendStdin(r io.Reader) {
 				return
 			}
 		}
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			_ = s.out.write(frameStdinEnd, nil)
+			return
+		}
+		if err != nil {
+			s.unread <- mvm.Errorf(mvm.KindInvalid, "exec: read stdin: %w", err).WithFix("the command was killed, since it could not get all of its input")
+			hangUp()
 			return
 		}
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 const execHelp = `Run a command in an instance, and end with its exit code.
-When mvm is interrupted the command is killed.
+When mvm is interrupted, or can't read the command's stdin to its end, the command is killed.
 
 With --tty the command has the terminal as it is. Without it colours stay on a terminal,
 and everything else that a terminal would act on is shown as an escape such as \x1b. To a
@@ -65,11 +65,8 @@ func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
 	code := 0
 	err := a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) (err error) {
 		if o.stdin {
-			in, err := cancelreader.NewReader(a.Stdin)
-			if err != nil {
-				return mvm.Errorf(mvm.KindInternal, "open stdin: %w", err)
-			}
-			defer func() { in.Cancel(); _ = in.Close() }()
+			in, end := cancelable(a.Stdin)
+			defer end()
 			streams.Stdin = in
 		}
 		if o.tty {
@@ -86,6 +83,17 @@ func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
 		return exitStatus(code)
 	}
 	return err
+}
+
+// cancelable makes reads of a terminal, pipe or socket end when end is called. What the
+// kernel can't wait for (a regular file, /dev/null) never blocks for long and is read as
+// it is.
+func cancelable(stdin io.Reader) (in io.Reader, end func()) {
+	r, err := cancelreader.NewReader(stdin)
+	if err != nil {
+		return stdin, func() {}
+	}
+	return r, func() { r.Cancel(); _ = r.Close() }
 }
 
 // showSafely has a command's output that goes to a terminal keep its colours, and show

@@ -64,7 +64,7 @@ func readExec(ctx context.Context, conn net.Conn, tty bool, stdin chan<- []byte,
 	for {
 		var f guestproto.ExecFrame
 		if guestproto.Receive(conn, &f) != nil {
-			f = guestproto.ExecFrame{CloseStdin: true, Signal: int(syscall.SIGHUP)} // the caller went away
+			f = guestproto.ExecFrame{Signal: int(syscall.SIGHUP)} // the caller went away, which is no end of the input
 		}
 		if tty {
 			f = keys(f)
