@@ -54,7 +54,7 @@ type Usage struct {
 // Tenant owns pools, a network and secrets. Tenants do not trust each other.
 type Tenant struct {
 	ID      string       `json:"id"`
-	NetID   int          `json:"net_id"` // 0..4095, never reused
+	NetID   int          `json:"net_id"` // 0..4095, never changes
 	Subnet  netip.Prefix `json:"subnet"`
 	Quota   Quota        `json:"quota"`
 	Pinned  bool         `json:"pinned,omitempty"`

@@ -90,9 +90,9 @@ func tenantRecord(tx *store.Tx, spec mvm.TenantSpec, host []network.Range, going
 	}
 	var err error
 	if spec.NetID != nil {
-		t.NetID, err = *spec.NetID, tx.ReserveNetID(*spec.NetID)
+		t.NetID, err = *spec.NetID, tx.ReserveNetID(spec.ID, *spec.NetID, time.Now())
 	} else {
-		t.NetID, err = tx.NextNetID(fits)
+		t.NetID, err = tx.NextNetID(spec.ID, time.Now(), fits)
 	}
 	if err != nil {
 		return t, err

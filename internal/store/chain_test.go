@@ -422,7 +422,7 @@ func TestDowngradeShows(t *testing.T) {
 				t.Fatal(err)
 			}
 			update(t, s, func(tx *store.Tx) error {
-				return errors.Join(tx.ReserveNetID(3), appendN(tx, 5))
+				return errors.Join(tx.ReserveNetID("acme", 3, time.Now()), appendN(tx, 5))
 			})
 			if err := s.Close(); err != nil {
 				t.Fatal(err)

@@ -24,8 +24,8 @@ func (t *Tx) checkOwners(instances []mvm.Instance) error {
 	tenants, err := t.Tenants()
 	errs = append(errs, err)
 	for _, v := range tenants {
-		if t.bucket(bucketNetIDs).Get(netIDKey(v.NetID)) == nil {
-			errs = append(errs, fmt.Errorf("tenant %s: net_id %d is not taken", v.ID, v.NetID))
+		if use, err := t.netIDUse(v.NetID); err != nil || use == nil || *use != (netIDUse{Tenant: v.ID}) {
+			errs = append(errs, fmt.Errorf("tenant %s: net_id %d is not its own: %+v, %v", v.ID, v.NetID, use, err))
 		}
 	}
 	pools, err := t.Pools("")

@@ -1,11 +1,11 @@
 // Package store is the durable state of a host: one bbolt file that one agent
 // holds at a time.
 //
-//	state.db (schema version 3)
+//	state.db (schema version 4)
 //	├ meta               <name>                   -> string: schema_version, next_uid, uid_base, node_id, …
 //	├ tenants            <tenant>                 -> mvm.Tenant
 //	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
-//	├ net_ids            net_id, 2 bytes          -> string: the first thing said of it; kept for good
+//	├ net_ids            net_id, 2 bytes          -> netIDUse: the tenant that has it or had it last; kept for good
 //	├ pools              <tenant>/<pool>          -> mvm.Pool
 //	├ instances          <id>                     -> mvm.Instance
 //	├ instances_by_pool  <tenant>/<pool>/<id>     -> (empty)

@@ -36,7 +36,7 @@ const (
 )
 
 // SchemaVersion is the version of the files that this package writes.
-const SchemaVersion = 3
+const SchemaVersion = 4
 
 // migration leads from the version before it to its own.
 type migration struct {
@@ -46,7 +46,8 @@ type migration struct {
 
 // migrations are all there are, oldest first.
 func migrations() []migration {
-	return []migration{{version: 1, apply: makeBuckets}, {version: 2, apply: (*Store).chainEvents}, {version: 3, apply: keepTransitions}}
+	return []migration{{version: 1, apply: makeBuckets}, {version: 2, apply: (*Store).chainEvents}, {version: 3, apply: keepTransitions},
+		{version: 4, apply: nameNetIDs}}
 }
 
 // makeBuckets is version 1: the first schema.

@@ -1,10 +1,12 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -110,4 +112,31 @@ func TestNewerFileIsRefusedAndLeftAlone(t *testing.T) {
 	if after, _ := os.ReadFile(path); string(after) != string(before) {
 		t.Error("the newer file was changed")
 	}
+}
+
+// Migration 4 says whose a net_id is; one whose tenant is gone counts as given up now.
+func TestMigration4NamesNetIDs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s, err := store.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	update(t, s, func(tx *store.Tx) error { return addTenant(tx, "acme") })
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tamperFile(t, path, func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("net_ids"))
+		return errors.Join(b.Put([]byte{0, 0}, []byte(`"taken"`)), b.Put([]byte{0, 1}, []byte(`"taken"`)),
+			tx.Bucket([]byte("meta")).Put([]byte("schema_version"), []byte(`"3"`)))
+	})
+	if s, err = store.Open(path); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	view(t, s, func(tx *store.Tx) error { return tx.Check() })
+	soon, later := time.Now().Add(time.Hour), time.Now().Add(store.NetIDQuarantine+time.Hour)
+	wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID("beta", 1, soon) }), mvm.KindExists)
+	wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID("beta", 1, later) }), "")
+	wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID("beta", 0, later) }), mvm.KindExists)
 }

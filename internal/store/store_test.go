@@ -53,7 +53,7 @@ func view(t testing.TB, s *store.Store, fn func(*store.Tx) error) {
 
 // addTenant makes the tenant with a pool "workers".
 func addTenant(tx *store.Tx, id string) error {
-	n, err := tx.NextNetID(nil)
+	n, err := tx.NextNetID(id, time.Now(), nil)
 	if err != nil {
 		return err
 	}

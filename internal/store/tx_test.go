@@ -126,36 +126,62 @@ func TestOwnersMustBeThere(t *testing.T) {
 	})
 }
 
-func TestNetIDsAreNeverGivenTwice(t *testing.T) {
+// A net_id is its tenant's. After it was destroyed the same name may have it back at once,
+// and others after a quarantine, when no other is left or they ask for it.
+func TestNetIDsAreKeptFromOthers(t *testing.T) {
 	s := openStore(t, store.Options{})
+	now := time.Now()
+	later := now.Add(store.NetIDQuarantine + time.Minute)
+	destroy := func(tx *store.Tx, id string) error {
+		return errors.Join(tx.DeletePool(id, "workers"), tx.DeleteTenant(id))
+	}
 	update(t, s, func(tx *store.Tx) error {
-		if err := errors.Join(tx.ReserveNetID(1), addTenant(tx, "acme")); err != nil {
-			return err
-		}
-		return errors.Join(tx.DeletePool("acme", "workers"), tx.DeleteTenant("acme"))
+		return errors.Join(tx.ReserveNetID("zeta", 1, now), addTenant(tx, "acme"), destroy(tx, "acme"))
 	})
 	for _, want := range []int{2, 3} {
 		update(t, s, func(tx *store.Tx) error {
-			got, err := tx.NextNetID(nil)
+			got, err := tx.NextNetID("beta", later, nil)
 			if got != want {
-				t.Errorf("got net_id %d, want %d", got, want)
+				t.Errorf("got net_id %d, want %d: those that nobody had come first", got, want)
 			}
 			return err
 		})
 	}
-	for n, want := range map[int]mvm.Kind{0: mvm.KindExists, 1: mvm.KindExists, 3: mvm.KindExists, -1: mvm.KindInvalid, 4096: mvm.KindInvalid} {
-		wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID(n) }), want)
+	for _, c := range []struct {
+		tenant string
+		id     int
+		at     time.Time
+		want   mvm.Kind
+	}{
+		{"beta", 0, now, mvm.KindExists}, {"beta", 0, now.Add(store.NetIDQuarantine - time.Minute), mvm.KindExists}, {"beta", 0, later, ""}, {"acme", 0, now, ""},
+		{"beta", 1, later, mvm.KindExists}, {"zeta", 1, later, mvm.KindExists}, {"beta", 3, later, mvm.KindExists},
+		{"beta", -1, now, mvm.KindInvalid}, {"beta", 4096, now, mvm.KindInvalid},
+	} {
+		err := s.Update(func(tx *store.Tx) error { return errors.Join(tx.ReserveNetID(c.tenant, c.id, c.at), errUndo) })
+		if c.want == "" && (!errors.Is(err, errUndo) || err.Error() != errUndo.Error()) || c.want != "" && mvm.KindOf(err) != c.want {
+			t.Errorf("net_id %d for %s at %s: got %v, want kind %q", c.id, c.tenant, c.at, err, c.want)
+		}
 	}
 	err := s.Update(func(tx *store.Tx) error {
+		return tx.PutTenant(mvm.Tenant{ID: "beta", NetID: 0, Subnet: mvm.DefaultSubnet(0), Quota: mvm.DefaultQuota()})
+	})
+	wantKind(t, err, mvm.KindInvalid) // it is nobody's
+	err = s.Update(func(tx *store.Tx) error {
 		for range mvm.MaxNetID + 2 {
-			if _, err := tx.NextNetID(nil); err != nil {
-				return err
+			if _, err := tx.NextNetID("beta", now, nil); err != nil {
+				got, again := tx.NextNetID("beta", later, nil)
+				if got != 0 {
+					t.Errorf("got net_id %d, want 0, which is given up: %v", got, again)
+				}
+				return errors.Join(err, again)
 			}
 		}
 		return nil
 	})
 	wantKind(t, err, mvm.KindState)
 }
+
+var errUndo = errors.New("undo")
 
 func TestUIDsAreFreeAndGoRound(t *testing.T) {
 	s := openStore(t, store.Options{UIDBase: 1000, UIDCount: 3})
