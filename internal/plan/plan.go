@@ -27,6 +27,7 @@ func Make(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 	m.tenant()
 	m.secrets()
 	m.prune(opts)
+	m.movePorts(opts)
 	specs := inRoleOrder(d.Pools)
 	for _, spec := range specs {
 		m.pool(spec)

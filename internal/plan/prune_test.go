@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -57,5 +58,37 @@ func TestPruneSpares(t *testing.T) {
 	}
 	if p := w.run(t, deployment(), plan.Options{Prune: true}); !cmp.Equal(lines(p), []string{"destroy acme/old"}) {
 		t.Errorf("got %v, want it to go once the override has ended", lines(p))
+	}
+}
+
+// A gateway pool that got another id keeps its ports: they leave the pool that the
+// deployment no longer names. Those that nobody else asks for stay.
+func TestPortsMoveToTheirNewPool(t *testing.T) {
+	at := func(host string, guest int) mvm.Publish {
+		return mvm.Publish{Host: netip.MustParseAddrPort(host), Guest: guest}
+	}
+	gateway := func(id string, pubs ...mvm.Publish) mvm.PoolSpec {
+		s := poolSpec(id, mvm.RoleGateway, 0, 0, 0)
+		s.Publish = pubs
+		return s
+	}
+	w := newWorld()
+	w.run(t, deployment(gateway("old", at("127.0.0.1:8080", 80), at("127.0.0.1:8081", 81), at("127.0.0.1:0", 82))), plan.Options{})
+	renamed := deployment(gateway("new", at("0.0.0.0:8080", 80), at("127.0.0.1:0", 82)))
+	p := w.run(t, renamed, plan.Options{})
+	if got, want := lines(p)[0], "update acme/old"; got != want {
+		t.Errorf("got first %q, want %q", got, want)
+	}
+	want := []mvm.Publish{at("127.0.0.1:8081", 81), at("127.0.0.1:0", 82)}
+	if got := w.pools["old"].Spec.Publish; !cmp.Equal(got, want, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })) {
+		t.Errorf("the old pool publishes %v, want %v", got, want)
+	}
+	if p := w.run(t, renamed, plan.Options{}); len(p.Steps) != 0 {
+		t.Errorf("got %v in the second run, want nothing", lines(p))
+	}
+	w = newWorld()
+	w.run(t, deployment(gateway("old", at("127.0.0.1:8080", 80))), plan.Options{})
+	if p := w.run(t, renamed, plan.Options{Prune: true}); strings.HasPrefix(lines(p)[0], "update") {
+		t.Errorf("got %v, want a pool that goes not to be changed first", lines(p))
 	}
 }
