@@ -65,15 +65,7 @@ type peers struct {
 // death has requests under way, ends an instance, and looks at what their clients get.
 func (p *peers) death(n int) {
 	p.t.Helper()
-	web := p.bound(0)
-	testenv.Eventually(p.t, patience, func() error {
-		code, body, err := fetch(p.ctx(), web, "/hello")
-		if err == nil && code != http.StatusOK {
-			err = fmt.Errorf("%d %s", code, body)
-		}
-		return err
-	})
-	worker := p.worker()
+	web, worker := p.bound(0), p.worker()
 	// Each request has a connection of its own: on one that was used before, the client
 	// itself would send it again.
 	tr := &http.Transport{DisableKeepAlives: true}
@@ -107,9 +99,17 @@ func (p *peers) death(n int) {
 	p.t.Logf("death %d: %v so far, the last client was told after %s", n, p.did, p.longest.Round(time.Millisecond))
 }
 
-// worker returns the one worker, when it is there.
+// worker returns the one worker. One that somebody stopped stays so until a request wakes
+// it.
 func (p *peers) worker() (w mvm.Instance) {
 	p.t.Helper()
+	testenv.Eventually(p.t, patience, func() error {
+		code, body, err := fetch(p.ctx(), p.bound(0), "/hello")
+		if err == nil && code != http.StatusOK {
+			err = fmt.Errorf("%d %s", code, body)
+		}
+		return err
+	})
 	testenv.Eventually(p.t, patience, func() error {
 		for _, i := range p.instances() {
 			if i.Pool == "workers" && i.State == mvm.StateRunning && i.Ready {
