@@ -60,9 +60,10 @@ type Options struct {
 	Publisher Publisher
 	// MakeDisk makes the empty file an ext4 disk of the size; default runs mkfs.ext4.
 	MakeDisk func(ctx context.Context, f *os.File, mib int) error
-	// DNS are the resolvers that guests get.
-	DNS []netip.Addr
-	Log *slog.Logger
+	// Resolvers returns the resolvers that guests get, as they are now; nil: none. It is
+	// asked every few seconds, and running guests are told of a change.
+	Resolvers func() []netip.Addr
+	Log       *slog.Logger
 	// Metrics counts what the agent does; default: nothing does.
 	Metrics Metrics
 	// AuditRetention is how long an entry of the audit log is kept, default 90 days.
@@ -155,7 +156,8 @@ type Agent struct {
 	followers   followers
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending  // configurations to be delivered
-	unsettled   pending  // instances that an operation left half done
+	dns         resolvers
+	unsettled   pending // instances that an operation left half done
 	wakeFaults  wakeFaults
 	silent      silentVMMs
 	// unreconciled are gateways that may have missed that an instance is gone.
@@ -218,6 +220,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	if _, err := a.driverInfo(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
+	a.readResolvers()
 	if err := a.recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +49,7 @@ type host struct {
 
 	trust  agent.StateTrust
 	nodeID string
+	dns    func() []netip.Addr
 	file   string // the desired state that the host follows
 
 	// Of agents that run on a virtual clock; nil: the host's own.
@@ -108,7 +110,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
-		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits, SetAside: h.aside,
+		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

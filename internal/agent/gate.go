@@ -116,7 +116,7 @@ func (a *Agent) guestConfig(i mvm.Instance, reason string) (guestproto.Configure
 	c := guestproto.Configure{Reason: reason, TenantID: t.ID, PoolID: p.Spec.ID, InstanceID: i.ID, Role: p.Spec.Role, Key: i.Key,
 		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
 		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, RouteKeys: routeKeys(p.Spec, vals), ListenPorts: listenPorts(p.Spec), Gateways: gateways,
-		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: a.opt.DNS}}
+		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: a.dns.now()}}
 	if c.Digest, err = configDigest(c); err != nil {
 		return c, err
 	}

@@ -83,8 +83,8 @@ const (
 )
 
 // keepNetworks repairs what others did to the host's networks (a flushed ruleset
-// would leave guests unguarded), and publishes what could not be before, for as long
-// as the agent runs. Operations go on beside it, by what was applied last.
+// would leave guests unguarded), publishes what could not be before and follows the
+// host's resolvers, for as long as the agent runs. Operations go on beside it, by what was applied last.
 func (a *Agent) keepNetworks() {
 	looks := 0
 	a.every(keepEvery, func() {
@@ -93,6 +93,7 @@ func (a *Agent) keepNetworks() {
 			a.log.Error("keep networks", "error", err)
 		}
 		a.keepPublished()
+		a.followResolvers()
 	})
 }
 

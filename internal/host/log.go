@@ -1,10 +1,8 @@
 package host
 
 import (
-	"bufio"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"strings"
 
@@ -53,38 +51,4 @@ func plainText(_ []string, a slog.Attr) slog.Attr {
 	}
 	a.Value = slog.StringValue(strings.ReplaceAll(display.Line(text), `\x1b`, `\u001b`))
 	return a
-}
-
-// maxResolvers is how many resolvers a guest's libc uses.
-const maxResolvers = 3
-
-// hostResolvers returns the host's IPv4 resolvers that guests can reach too: a stub on
-// loopback is passed over for the resolvers behind it.
-func hostResolvers(log *slog.Logger) []netip.Addr {
-	for _, path := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
-		if found := readResolvers(path); len(found) > 0 {
-			return found
-		}
-	}
-	log.Warn("the host has no resolver that guests can reach; name some with dns in the config")
-	return nil
-}
-
-func readResolvers(path string) []netip.Addr {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = f.Close() }()
-	var out []netip.Addr
-	for sc := bufio.NewScanner(f); sc.Scan() && len(out) < maxResolvers; {
-		words := strings.Fields(sc.Text())
-		if len(words) < 2 || words[0] != "nameserver" {
-			continue
-		}
-		if a, err := netip.ParseAddr(words[1]); err == nil && a.Is4() && !a.IsLoopback() {
-			out = append(out, a)
-		}
-	}
-	return out
 }
