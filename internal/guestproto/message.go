@@ -369,8 +369,7 @@ type InstanceStatus struct {
 // Acquire asks for an awake instance of a pool. With Key: that key's own, made on
 // first use within the quota. With IP or InstanceID: that one; a connection that is open
 // has its own instance awake again by InstanceID. With none of them: any; Spread asks
-// for every instance that is awake, so that the gateway can choose the one with
-// the fewest connections. The host answers when it is awake and its gate open.
+// for every instance that is awake, so that the gateway can choose one for each request. The host answers when it is awake and its gate open.
 type Acquire struct {
 	TenantID string     `json:"tenant_id"`
 	PoolID   string     `json:"pool_id"`

@@ -37,17 +37,20 @@ type roster struct {
 }
 
 // target is what a request needs: an instance of the pool that has the key, or the
-// address, or any; spread asks for the one with the fewest connections.
+// address, or any. With spread every instance that is awake takes its share: the one with
+// the fewest connections is next, or, inTurn, the one that waited longest.
 type target struct {
 	pool, key string
 	ip        netip.Addr
 	id        string // of an open connection's own instance, which has the address
 	spread    bool
+	inTurn    bool
 }
 
 // entry is what is known of a target.
 type entry struct {
 	backends []*backend // awake, or gone since; several only with spread
+	turn     int        // of the backends, which is next
 	asked    time.Duration
 	call     *call // the question under way, if any
 	held     int
@@ -136,7 +139,7 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 	defer ro.mu.Unlock()
 	e := ro.entries[t]
 	if e != nil {
-		if b := e.least(); b != nil {
+		if b := e.next(t.inTurn); b != nil {
 			if t.spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
 				ro.ask(ctx, t, e)
 			}
@@ -186,14 +189,14 @@ func (ro *roster) await(ctx context.Context, t target, c *call, expired <-chan t
 
 // tidy forgets the entry when it says nothing. ro.mu is held.
 func (ro *roster) tidy(t target, e *entry) {
-	if e.held == 0 && e.call == nil && e.least() == nil {
+	if e.held == 0 && e.call == nil && e.next(false) == nil {
 		delete(ro.entries, t)
 	}
 }
 
-// least drops the backends that are gone and returns the one with the fewest
-// requests and streams, nil where there is none.
-func (e *entry) least() *backend {
+// next drops the backends that are gone and returns the one with the fewest requests and
+// streams, or each in turn; nil where there is none.
+func (e *entry) next(inTurn bool) *backend {
 	var best *backend
 	kept := e.backends[:0]
 	for _, b := range e.backends {
@@ -207,6 +210,10 @@ func (e *entry) least() *backend {
 	}
 	clear(e.backends[len(kept):])
 	e.backends = kept
+	if inTurn && len(kept) > 1 {
+		e.turn++
+		return kept[e.turn%len(kept)]
+	}
 	return best
 }
 

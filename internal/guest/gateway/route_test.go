@@ -28,7 +28,7 @@ func TestSelectorsAskForTheRightInstance(t *testing.T) {
 		header     []string
 		want       guestproto.Acquire
 	}{
-		{"/any", "", nil, guestproto.Acquire{}},
+		{"/any", "", nil, guestproto.Acquire{Spread: true}},
 		{"/least", "", nil, guestproto.Acquire{Spread: true}},
 		{"/ip", "", nil, guestproto.Acquire{IP: ip3}},
 		{"/u/alice/x", "", nil, guestproto.Acquire{Key: "alice"}},
@@ -143,6 +143,26 @@ func TestLeastConnections(t *testing.T) {
 	}
 	if n := l.router.Active(); n != 6 {
 		t.Errorf("Active() = %d, want 6", n)
+	}
+}
+
+// "any" means each in turn. One that fell asleep is left out, and one that woke is in.
+func TestAnySpreads(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("any", 80, "/", anyOne))
+	l.host.script(says(awake3, awake4))
+	l.instance(ip3, named("three"))
+	l.instance(ip4, named("four"))
+	counts := map[string]int{}
+	for range 10 {
+		_, _, body := l.do("GET", 80, "/", "")
+		counts[strings.Fields(body)[0]]++
+	}
+	if counts["three"] != 5 || counts["four"] != 5 {
+		t.Errorf("10 requests were spread %v, want 5 each", counts)
+	}
+	l.router.Fence(guestproto.Fence{InstanceID: id3, IP: ip3})
+	for range 3 {
+		l.want(80, "/", 200, "four /")
 	}
 }
 

@@ -55,6 +55,8 @@ func targetOf(to mvm.Target, key string) target {
 	switch to.Selector.Kind {
 	case mvm.SelectByIP:
 		t.ip = to.Selector.IP
+	case mvm.SelectAny:
+		t.spread, t.inTurn = true, true
 	case mvm.SelectLeastConnections:
 		t.spread = true
 	}
