@@ -123,6 +123,9 @@ const (
 	OpSleep   OpKind = "sleep"
 	OpWake    OpKind = "wake"
 	OpDestroy OpKind = "destroy"
+	// OpRestart stops an instance, where there is something to stop, and boots it from its
+	// disks.
+	OpRestart OpKind = "restart"
 	// OpRestore brings back a snapshot that was set aside.
 	OpRestore OpKind = "restore"
 )
@@ -133,7 +136,7 @@ func (k OpKind) Leads(from State) State {
 	switch k {
 	case OpCreate:
 		return StateReady
-	case OpStart, OpResume, OpWake:
+	case OpStart, OpResume, OpWake, OpRestart:
 		return StateRunning
 	case OpWarm:
 		return StateWarm

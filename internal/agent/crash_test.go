@@ -66,6 +66,8 @@ func TestCrashInEveryStep(t *testing.T) {
 		{mvm.OpResume, []mvm.OpKind{mvm.OpWarm}, []mvm.State{mvm.StateRunning, mvm.StateWarm}, true},
 		{mvm.OpStop, nil, []mvm.State{mvm.StateStopped, mvm.StateRunning}, false},
 		{mvm.OpStop, []mvm.OpKind{mvm.OpSleep}, []mvm.State{mvm.StateStopped, mvm.StateSleeping}, false},
+		{mvm.OpRestart, nil, []mvm.State{mvm.StateRunning}, false},
+		{mvm.OpRestart, []mvm.OpKind{mvm.OpSleep}, []mvm.State{mvm.StateRunning, mvm.StateSleeping}, false},
 		{mvm.OpDestroy, nil, []mvm.State{mvm.StateDestroyed, mvm.StateRunning}, false},
 	} {
 		all := points(t, c.op, c.prepare...)
@@ -73,7 +75,11 @@ func TestCrashInEveryStep(t *testing.T) {
 			t.Fatalf("%s passes no point", c.op)
 		}
 		for _, point := range all {
-			t.Run(string(c.op)+"/"+point, func(t *testing.T) { crashOnce(t, c.op, c.prepare, point, c.ends, c.keeps) })
+			ends := c.ends
+			if c.op == mvm.OpRestart && point != "restart.begin:before" && point != "stop.intent:before" {
+				ends = []mvm.State{mvm.StateRunning} // once it is on record it starts
+			}
+			t.Run(string(c.op)+"/"+point, func(t *testing.T) { crashOnce(t, c.op, c.prepare, point, ends, c.keeps) })
 		}
 	}
 }

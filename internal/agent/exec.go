@@ -24,6 +24,9 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 		return 0, mvm.Errorf(mvm.KindInvalid, "exec in %s: no command", addr)
 	}
 	i, err := a.runningInstance(ctx, addr, "")
+	if e := (*mvm.Error)(nil); errors.As(err, &e) && (i.State == mvm.StateSleeping || i.State == mvm.StateWarm) {
+		e.Fix += ", or have exec do it with --wake"
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -48,6 +48,7 @@ type operation struct {
 	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
 	parked  bool          // the instance was, before its sleep was committed
+	again   bool          // it is a restart's stop or start
 
 	vmmName   string // that the instance has or had
 	snapBytes int64  // of the snapshot that was written or read
@@ -136,6 +137,8 @@ func (o *operation) dispatch(ctx context.Context) error {
 			return o.stop(ctx)
 		}
 		return o.noopIf(mvm.StateStopped)
+	case mvm.OpRestart:
+		return o.restart(ctx)
 	case mvm.OpCreate:
 		return o.makeReady(ctx)
 	case mvm.OpDestroy:
@@ -304,7 +307,7 @@ func (o *operation) intend(op mvm.OpKind, check func(tx *store.Tx, i mvm.Instanc
 // forget clears the intent of an operation that was taken back. It stays when that
 // failed half-way: something is left to be done, see settle.go.
 func (o *operation) forget(context.Context) error {
-	if o.torn {
+	if o.torn || o.again && errors.Is(context.Cause(o.job.ctx), errClosing) { // the next agent starts it
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) { i.Op = nil })

@@ -24,7 +24,7 @@ func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 		if i.ID == skip {
 			continue
 		}
-		rising := i.Op != nil && up(i.Op.Kind)
+		rising := i.Op != nil && (up(i.Op.Kind) || i.Op.Kind == mvm.OpRestart)
 		falling := i.Op != nil && i.Op.Kind == mvm.OpSleep // asleep, and its VMM may be there yet
 		if i.State.HoldsMemory() || rising || falling {
 			u.VCPUs += i.Res.VCPUs

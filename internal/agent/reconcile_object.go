@@ -88,7 +88,7 @@ func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now 
 	ways = map[string]plan.Way{}
 	for id, req := range r.a.queued() {
 		if i, ok := there[id]; ok {
-			ways[id] = plan.Way{To: req.op.Leads(i.State), Runs: up(req.op)}
+			ways[id] = plan.Way{To: req.op.Leads(i.State), Runs: up(req.op) || req.op == mvm.OpRestart}
 		}
 	}
 	r.mu.Lock()

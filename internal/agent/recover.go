@@ -140,11 +140,11 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		op = i.Op.Kind
 	}
 	switch {
-	case i.State == mvm.StateSleeping && op != mvm.OpStop && op != mvm.OpDestroy:
+	case i.State == mvm.StateSleeping && op != mvm.OpStop && op != mvm.OpRestart && op != mvm.OpDestroy:
 		return a.recoverSleeping(ctx, i, alive, paused)
 	case op == mvm.OpCreate:
 		return a.redo(i, mvm.OpCreate)
-	case op == mvm.OpDestroy, op == mvm.OpStop:
+	case op == mvm.OpDestroy, op == mvm.OpStop, op == mvm.OpRestart:
 		return a.redo(i, op)
 	case up(op) && !i.State.HoldsMemory():
 		// The boot was cut off before the guest was let in: begin it again.

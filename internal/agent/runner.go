@@ -96,7 +96,7 @@ func (j *job) giveWay(r request) {
 	case r.ended != nil: // the job sees by itself that its VMM ended
 	case up(r.op) && (j.req.op == mvm.OpSleep || j.req.idle != nil):
 		j.cancel(errWakeArrived)
-	case r.op == mvm.OpDestroy, r.op == mvm.OpStop && up(j.req.op), !up(r.op) && j.waiting.Load():
+	case r.op == mvm.OpDestroy, r.op == mvm.OpStop && (up(j.req.op) || j.req.op == mvm.OpRestart), !up(r.op) && j.waiting.Load():
 		j.cancel(mvm.Errorf(mvm.KindState, "%s was given up for %s: %w", j.req.op, r.op, errGivenUp))
 	}
 }

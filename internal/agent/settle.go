@@ -36,9 +36,11 @@ func (o *operation) settleLost(ctx context.Context) error {
 	case cut == mvm.OpDestroy:
 		return mvm.Errorf(mvm.KindState, "%s %s: its destruction has begun", o.kind, o.inst.Address()).
 			WithFix("finish it with `mvm instance destroy %s`", o.inst.ID)
-	case o.kind == mvm.OpStop:
+	case o.kind == mvm.OpStop, o.kind == mvm.OpRestart && (holds || o.inst.State == mvm.StateSleeping):
 		return nil
-	case cut == mvm.OpStop:
+	case cut == mvm.OpRestart && o.kind == opSettle:
+		return o.restart(ctx)
+	case cut == mvm.OpStop, cut == mvm.OpRestart:
 		return o.stopFirst(ctx)
 	}
 	if holds && o.lost() {

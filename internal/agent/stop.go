@@ -17,7 +17,7 @@ import (
 func (o *operation) stop(ctx context.Context) error {
 	problem := o.vmmProblem()
 	err := o.run(ctx, mvm.OpStop, []step{
-		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpStop, nil) }},
+		{name: "intent", do: o.intendStop},
 		{name: "fence", do: o.fenceForStop},
 		{name: "shutdown", do: o.shutdownGuest},
 		{name: "release", do: o.endMemory},
@@ -29,7 +29,38 @@ func (o *operation) stop(ctx context.Context) error {
 	o.reason = o.job.req.why
 	return o.settle(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
 		i.Snapshot, i.Ready, i.Problem = nil, false, problem
+		if o.again {
+			i.Op = &mvm.Op{Kind: mvm.OpStart, By: o.job.req.by, Why: o.job.req.why, Started: time.Now(), Request: o.job.req.id}
+		}
 	})
+}
+
+// intendStop makes the intent of a stop durable. That of a restart's says so, and is
+// refused where the instance might not start again: a sleeper's memory would be lost.
+func (o *operation) intendStop(context.Context) error {
+	if !o.again {
+		return o.intend(mvm.OpStop, nil)
+	}
+	return o.intend(mvm.OpRestart, func(tx *store.Tx, i mvm.Instance) error { return admitRunning(tx, i) })
+}
+
+// restart stops the instance and starts it. The end of the stop and the intent of the
+// start are one transaction, so that a crash of the agent leaves no instance stopped.
+func (o *operation) restart(ctx context.Context) error {
+	if o.inst.State.HoldsMemory() || o.inst.State == mvm.StateSleeping {
+		o.kind, o.again = mvm.OpStop, true
+		if err := o.stop(ctx); err != nil {
+			return err
+		}
+		o.report(nil)
+		o.from, o.began, o.stages, o.reason = o.inst.State, time.Now(), nil, ""
+	}
+	o.kind = mvm.OpStart
+	err := o.toRunning(ctx)
+	if err != nil && o.inst.State == mvm.StateStopped && o.inst.Op != nil {
+		err = errors.Join(err, o.forget(ctx))
+	}
+	return err
 }
 
 // vmmProblem says how the VMM ended when nobody asked for it and the guest did not

@@ -118,7 +118,7 @@ func (s *Server) instanceRoutes(t *table) {
 		}
 		return s.svc(ctx).Why(ctx, p.addr)
 	}))
-	t.add("POST "+instance+"/operate", forTenants, "Start, stop, warm, resume, sleep, wake or destroy an instance", stream(s, ofAgent, MaxBody, func(ctx context.Context, p params, in mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
+	t.add("POST "+instance+"/operate", forTenants, "Start, stop, restart, warm, resume, sleep, wake or destroy an instance", stream(s, ofAgent, MaxBody, func(ctx context.Context, p params, in mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
 		if err := p.needInstance(); err != nil {
 			return mvm.Instance{}, err
 		}

@@ -96,7 +96,7 @@ func closedSets() map[reflect.Type][]string {
 	return map[reflect.Type][]string{
 		reflect.TypeFor[mvm.Kind]():   kinds,
 		reflect.TypeFor[mvm.Role]():   texts(mvm.RoleGateway, mvm.RoleBuilder, mvm.RoleWorker, mvm.RoleIMessage),
-		reflect.TypeFor[mvm.OpKind](): texts(mvm.OpCreate, mvm.OpStart, mvm.OpStop, mvm.OpWarm, mvm.OpResume, mvm.OpSleep, mvm.OpWake, mvm.OpDestroy, mvm.OpRestore),
+		reflect.TypeFor[mvm.OpKind](): texts(mvm.OpCreate, mvm.OpStart, mvm.OpStop, mvm.OpWarm, mvm.OpResume, mvm.OpSleep, mvm.OpWake, mvm.OpDestroy, mvm.OpRestart, mvm.OpRestore),
 		reflect.TypeFor[mvm.State]():  texts(mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped, mvm.StateDestroyed),
 	}
 }

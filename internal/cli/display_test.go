@@ -55,15 +55,16 @@ var argsOf = map[string][]string{
 	"desired verify":             {"FILE", "EVIL"},
 	"doctor":                     {"", "--config FILE"},
 	"events":                     {"", "acme -n 3", "--action EVIL", "--since EVIL"},
-	"exec":                       {at + " -- ls", at + " -- EVIL"},
+	"exec":                       {at + " -- ls", at + " -- EVIL", "--wake " + at + " -- ls"},
 	"help":                       {"", "EVIL", "ps"},
 	"hostd serve":                {"", "--config FILE"},
 	"instance create":            {"acme/w", "acme/EVIL"},
 	"instance destroy":           {at + " --yes", at},
 	"instance exec":              {at + " -- ls"},
 	"instance info":              {at, "EVIL"},
-	"instance list":              {"", "EVIL"},
+	"instance list":              {"", "-a", "--state EVIL", "EVIL"},
 	"instance logs":              {at, at + " -t", at + " --service x", at + " --console"},
+	"instance restart":           {at},
 	"instance resume":            {at},
 	"instance sleep":             {at},
 	"instance snapshots list":    {"", at, "EVIL"},
@@ -87,6 +88,7 @@ var argsOf = map[string][]string{
 	"pool gc":                    {"acme/w"},
 	"pool info":                  {"acme/w"},
 	"pool list":                  {""},
+	"pool restart":               {"acme/w"},
 	"pool rollback":              {"acme/w", "acme/w EVIL"},
 	"pool scale":                 {"acme/w --running 1", "acme/w --running 1 --wait", "acme/w --running EVIL"},
 	"pool update":                {"acme/w --vcpus 1", "acme/w --vcpus 1 --wait", "acme/w --env EVIL"},
@@ -139,6 +141,9 @@ func TestEveryCommandShowsTextOfOthersSafely(t *testing.T) {
 		outputs := []string{""}
 		if cmd.Flags().Lookup("output") != nil {
 			outputs = []string{"-o table", "-o json", "-o yaml"}
+			if strings.Contains(cmd.Flags().Lookup("output").Value.Type(), "wide") {
+				outputs = append(outputs, "-o wide")
+			}
 		}
 		for _, line := range lines {
 			for _, output := range outputs {

@@ -20,6 +20,9 @@ import (
 const execHelp = `Run a command in an instance, and end with its exit code.
 When mvm is interrupted, or can't read the command's stdin to its end, the command is killed.
 
+INSTANCE may be tenant/pool where the pool has one instance. The instance must run: one
+that sleeps is not woken unless --wake is given, and one that is stopped is not started.
+
 With --tty the command has the terminal as it is. Without it colours stay on a terminal,
 and everything else that a terminal would act on is shown as an escape such as \x1b. To a
 pipe or file the output goes as it is.
@@ -27,6 +30,7 @@ pipe or file the output goes as it is.
 
 type execOptions struct {
 	stdin, tty bool
+	wake       bool
 	user, dir  string
 	env        []string
 }
@@ -41,6 +45,7 @@ func (a *app) execCmd() *cobra.Command {
 	f.SetInterspersed(false)
 	f.BoolVarP(&o.stdin, "stdin", "i", false, "give the command this stdin")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
+	f.BoolVar(&o.wake, "wake", false, "first wake an instance that sleeps, or resume one that is warm")
 	f.StringVarP(&o.user, "user", "u", "", "`USER` to run as (default root)")
 	f.StringVarP(&o.dir, "workdir", "w", "", "`FOLDER` to run in")
 	f.StringArrayVarP(&o.env, "env", "e", nil, "`NAME=VALUE` (repeat)")
@@ -63,7 +68,12 @@ func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
 		defer showSafely(&streams.Stderr)()
 	}
 	code := 0
-	err := a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) (err error) {
+	err := a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) (err error) {
+		if o.wake {
+			if err := a.awake(ctx, c, at, "mvm exec"); err != nil {
+				return err
+			}
+		}
 		if o.stdin {
 			in, end := cancelable(a.Stdin)
 			defer end()
@@ -82,6 +92,25 @@ func (a *app) runExec(cmd *cobra.Command, args []string, o execOptions) error {
 	if err == nil && code != 0 {
 		return exitStatus(code)
 	}
+	return err
+}
+
+// awake has an instance run that sleeps, is warm, or is on its way there.
+func (a *app) awake(ctx context.Context, c *api.Client, at mvm.Address, why string) error {
+	i, err := c.Instance(ctx, at)
+	if err != nil {
+		return err
+	}
+	to := i.State
+	if i.Op != nil {
+		to = i.Op.Kind.Leads(to)
+	}
+	if to != mvm.StateSleeping && to != mvm.StateWarm {
+		return nil
+	}
+	p := a.newProgress()
+	defer p.done()
+	_, err = c.Operate(ctx, i.Address(), mvm.OpRequest{Op: mvm.OpWake, Why: why}, p.show)
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,60 +22,11 @@ func (a *app) instanceCmd() *cobra.Command {
 	return cmd
 }
 
-// psCmd is the short form of `instance list`.
-func (a *app) psCmd() *cobra.Command { return a.listInstancesCmd("ps") }
-
-func (a *app) listInstancesCmd(name string, aliases ...string) *cobra.Command {
-	cmd := &cobra.Command{Use: name + " [TENANT | TENANT/POOL] [-o FORMAT]", Aliases: aliases, Short: "List instances and their states",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completePools}
-	out := outputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		filter, err := optionalAddress(args)
-		if err != nil {
-			return err
-		}
-		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
-			is, err := c.Instances(ctx, filter)
-			if err != nil {
-				return err
-			}
-			return a.print(*out, is, func() table { return a.instanceTable(is) })
-		})
-	}
-	return cmd
-}
-
-func optionalAddress(args []string) (mvm.Address, error) {
-	if len(args) == 0 {
-		return mvm.Address{}, nil
-	}
-	return mvm.ParseAddress(args[0])
-}
-
-func (a *app) instanceTable(is []mvm.Instance) table {
-	t := table{head: []string{"INSTANCE", "ROLE", "STATE", "SINCE", "IP", "KEY", "NOTE"}, none: "no instances"}
-	for _, i := range is {
-		t.add(i.Address().String(), string(i.Role), string(i.State), a.ago(i.Changed), addrText(i), dash(i.Key), note(i))
-	}
-	return t
-}
-
 func addrText(i mvm.Instance) string {
 	if !i.IP.IsValid() {
 		return "-"
 	}
 	return i.IP.String()
-}
-
-// note says what is special about an instance right now.
-func note(i mvm.Instance) string {
-	switch {
-	case i.Op != nil && i.Op.Step != "":
-		return fmt.Sprintf("%s: at %s", i.Op.Kind, i.Op.Step)
-	case i.Op != nil:
-		return fmt.Sprintf("%s under way", i.Op.Kind)
-	}
-	return i.Problem
 }
 
 func (a *app) instanceCreateCmd() *cobra.Command {
@@ -101,6 +53,52 @@ func (a *app) instanceCreateCmd() *cobra.Command {
 	return cmd
 }
 
+// onOne is onInstance that takes a pool with one instance, too.
+func (a *app) onOne(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
+	pool, err := mvm.ParseAddress(arg)
+	if err != nil || pool.Pool == "" || pool.Instance != "" || pool.Key != "" {
+		return a.onInstance(cmd, arg, f)
+	}
+	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		at, err := only(ctx, c, pool)
+		if err != nil {
+			return err
+		}
+		return f(ctx, c, at)
+	})
+}
+
+// only is the one instance that the pool has.
+func only(ctx context.Context, c *api.Client, pool mvm.Address) (mvm.Address, error) {
+	all, err := c.Instances(ctx, pool)
+	switch {
+	case err != nil:
+		return pool, err
+	case len(all) == 0:
+		return pool, mvm.Errorf(mvm.KindNotFound, "%s has no instance", pool).WithFix("see `mvm pool info %s`", pool)
+	case len(all) > 1:
+		return pool, mvm.Errorf(mvm.KindInvalid, "%s has %d instances", pool, len(all)).WithFix("name one of %s", namesOf(all))
+	}
+	return all[0].Address(), nil
+}
+
+// namesOf lists instances for people, a handful of many.
+func namesOf(all []mvm.Instance) string {
+	const most = 8
+	var names []string
+	for _, i := range all[:min(len(all), most)] {
+		name := i.Address().String()
+		if i.Key != "" {
+			name += " (@" + i.Key + ")"
+		}
+		names = append(names, name+" "+string(i.State))
+	}
+	if n := len(all) - most; n > 0 {
+		names = append(names, fmt.Sprintf("%d more", n))
+	}
+	return strings.Join(names, ", ")
+}
+
 // onInstance runs f with a client and the instance that arg names.
 func (a *app) onInstance(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
 	addr, err := instanceAddress(cmd, arg)
@@ -122,7 +120,7 @@ func (a *app) instanceInfoCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "info INSTANCE [-o FORMAT]", Short: "Show an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			i, err := c.Instance(ctx, at)
 			if err != nil {
 				return err

@@ -22,6 +22,9 @@ func operations() []operation {
 	return []operation{
 		{kind: mvm.OpStart, short: "Start instances and wait until they are ready"},
 		{kind: mvm.OpStop, short: "Stop instances in an orderly way; disks stay, memory is lost", force: "do not wait for the guest"},
+		{kind: mvm.OpRestart, short: "Stop instances and start them from their disks; memory is lost",
+			long:  "They start with the image, sizes and environment that their pool has now. One that is stopped is started.",
+			force: "do not wait for the guest"},
 		{kind: mvm.OpWarm, short: "Pause instances and keep their memory"},
 		{kind: mvm.OpResume, short: "Let warm instances go on"},
 		{kind: mvm.OpSleep, short: "Put instances to sleep: memory to disk, no process left",

@@ -13,7 +13,8 @@ import (
 	"mvm/internal/display"
 )
 
-const logsHelp = `Show the logs of an instance's services, or its console.
+const logsHelp = `Show the logs of an instance's services, or its console. INSTANCE may be tenant/pool
+where the pool has one instance.
 
 On a terminal colours stay, and everything else that a terminal would act on is shown as
 an escape such as \x1b. To a pipe or file lines go as the program wrote them.
@@ -40,7 +41,7 @@ func (a *app) logsCmd() *cobra.Command {
 		if o.spec.Tail < 0 {
 			return usagef(cmd, "--tail %d is less than 0", o.spec.Tail)
 		}
-		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			err := c.Logs(ctx, at, o.spec, func(l mvm.LogLine) error { return a.printLog(o, l) })
 			return followed(ctx, o.spec.Follow, err)
 		})

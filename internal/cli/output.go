@@ -21,6 +21,7 @@ const (
 	asTable format = "table"
 	asJSON  format = "json"
 	asYAML  format = "yaml"
+	asWide  format = "wide" // a table with more columns
 )
 
 // String, Set and Type make format a flag.
@@ -38,6 +39,32 @@ func (f *format) Set(s string) error {
 
 // Type names the flag's value in help.
 func (f *format) Type() string { return "table|json|yaml" }
+
+// wideFormat is a format that may also be wide.
+type wideFormat struct{ *format }
+
+// Set takes one of the formats.
+func (f wideFormat) Set(s string) error {
+	if s == string(asWide) {
+		*f.format = asWide
+		return nil
+	}
+	if f.format.Set(s) != nil {
+		return fmt.Errorf("output must be table, wide, json or yaml")
+	}
+	return nil
+}
+
+// Type names the flag's value in help.
+func (wideFormat) Type() string { return "table|wide|json|yaml" }
+
+// wideFlag adds -o, with wide, to a command.
+func wideFlag(cmd *cobra.Command) *format {
+	f := asTable
+	cmd.Flags().VarP(wideFormat{&f}, "output", "o", "how to print")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	return &f
+}
 
 // outputFlag adds -o to a command.
 func outputFlag(cmd *cobra.Command) *format {

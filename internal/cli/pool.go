@@ -17,7 +17,7 @@ import (
 func (a *app) poolCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "pool COMMAND", Short: "Pools: instances of one image and size", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(a.poolCreateCmd(), a.poolListCmd(), a.poolInfoCmd(), a.poolBuildCmd(), a.poolScaleCmd(),
-		a.poolUpdateCmd(), a.poolRollbackCmd(), a.poolGCCmd(), a.poolDestroyCmd())
+		a.poolUpdateCmd(), a.poolRestartCmd(), a.poolRollbackCmd(), a.poolGCCmd(), a.poolDestroyCmd())
 	return cmd
 }
 

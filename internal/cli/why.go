@@ -27,7 +27,7 @@ func (a *app) whyCmd() *cobra.Command {
 		if *tail < 0 {
 			return usagef(cmd, "--tail %d is less than 0", *tail)
 		}
-		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			s, err := c.Why(ctx, at)
 			if err != nil {
 				return err

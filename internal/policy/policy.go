@@ -124,7 +124,7 @@ func (c *candidate) pool() mvm.Address {
 
 // resting reports whether an operation takes it out of running.
 func resting(i mvm.Instance) bool {
-	return i.Op != nil && slices.Contains([]mvm.OpKind{mvm.OpWarm, mvm.OpSleep, mvm.OpStop, mvm.OpDestroy}, i.Op.Kind)
+	return i.Op != nil && slices.Contains([]mvm.OpKind{mvm.OpWarm, mvm.OpSleep, mvm.OpStop, mvm.OpRestart, mvm.OpDestroy}, i.Op.Kind)
 }
 
 func (e *evaluation) count(c *candidate) {

@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+)
+
+const psHelp = `List instances and their states, those that sleep or are stopped among them.
+With -o wide the table also has sizes, the build and the age.
+`
+
+type psOptions struct {
+	states []string
+	out    *format
+}
+
+// psCmd is the short form of `instance list`.
+func (a *app) psCmd() *cobra.Command { return a.listInstancesCmd("ps") }
+
+func (a *app) listInstancesCmd(name string, aliases ...string) *cobra.Command {
+	var o psOptions
+	cmd := &cobra.Command{Use: name + " [TENANT | TENANT/POOL] [flags]", Aliases: aliases, Short: "List instances and their states", Long: psHelp,
+		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completePools}
+	f := cmd.Flags()
+	f.StringSliceVar(&o.states, "state", nil, "only instances in this `STATE` (repeat, or with commas): "+strings.Join(stateNames(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(stateNames(), cobra.ShellCompDirectiveNoFileComp))
+	f.BoolP("all", "a", false, "instances in every state, which is the default")
+	o.out = wideFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Changed("all") && len(o.states) > 0 {
+			return usagef(cmd, "--all and --state do not go together")
+		}
+		for _, s := range o.states {
+			if !slices.Contains(stateNames(), s) {
+				return usagef(cmd, "--state %q is none of %s", s, strings.Join(stateNames(), ", "))
+			}
+		}
+		filter, err := optionalAddress(args)
+		if err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			is, err := c.Instances(ctx, filter)
+			if err != nil {
+				return err
+			}
+			if len(o.states) > 0 {
+				is = slices.DeleteFunc(is, func(i mvm.Instance) bool { return !slices.Contains(o.states, string(i.State)) })
+			}
+			return a.print(*o.out, is, func() table { return a.instanceTable(is, *o.out == asWide) })
+		})
+	}
+	return cmd
+}
+
+// stateNames are the states that an instance may be found in.
+func stateNames() (names []string) {
+	for _, s := range []mvm.State{mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped} {
+		names = append(names, string(s))
+	}
+	return names
+}
+
+func optionalAddress(args []string) (mvm.Address, error) {
+	if len(args) == 0 {
+		return mvm.Address{}, nil
+	}
+	return mvm.ParseAddress(args[0])
+}
+
+func (a *app) instanceTable(is []mvm.Instance, wide bool) table {
+	t := table{head: []string{"INSTANCE", "ROLE", "STATE", "SINCE", "IP", "KEY", "NOTE"}, none: "no instances"}
+	if wide {
+		t.head = slices.Insert(t.head, 6, "VCPUS", "MEMORY", "DATA", "BUILD", "AGE")
+	}
+	for _, i := range is {
+		row := []string{i.Address().String(), string(i.Role), string(i.State), a.ago(i.Changed), addrText(i), dash(i.Key), note(i)}
+		if wide {
+			row = slices.Insert(row, 6, strconv.Itoa(i.Res.VCPUs), size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20), dash(i.BuildID), a.ago(i.Created))
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+// note says what is special about an instance right now.
+func note(i mvm.Instance) string {
+	switch {
+	case i.Op != nil && i.Op.Step != "":
+		return fmt.Sprintf("%s: at %s", i.Op.Kind, i.Op.Step)
+	case i.Op != nil:
+		return fmt.Sprintf("%s under way", i.Op.Kind)
+	}
+	return i.Problem
+}
