@@ -103,6 +103,12 @@ type Instance struct {
 	Idle *IdleStatus `json:"idle,omitempty"`
 	// Problem says what is wrong with the instance; empty when nothing is.
 	Problem string `json:"problem,omitempty"`
+	// Health says how the services of a running instance are, nil where that is not
+	// known. It is reported, not stored.
+	Health *Health `json:"health,omitempty"`
+	// Stalled says why a running instance's VM stands still though nobody paused it; empty
+	// when it does not. It is observed, not stored.
+	Stalled string `json:"stalled,omitempty"`
 }
 
 // Address returns the instance's address.
@@ -212,6 +218,10 @@ type Story struct {
 	Notes []Event `json:"notes,omitempty"`
 	// Queued counts the operations that wait behind the one under way.
 	Queued int `json:"queued,omitempty"`
+	// LastLines are the last lines of the log of a service that fails, or of the console
+	// where the guest ended by itself; LastOf says which: "app", "console".
+	LastLines []string `json:"last_lines,omitempty"`
+	LastOf    string   `json:"last_lines_of,omitempty"`
 }
 
 // Stage is the time that one step took.

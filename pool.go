@@ -448,6 +448,8 @@ type Pool struct {
 	Unpublished string `json:"unpublished,omitempty"`
 	// Warnings say what is in force and should not stay as it is. They are told, not kept.
 	Warnings []string `json:"warnings,omitempty"`
+	// Health counts how its running instances are. It is observed, not kept.
+	Health *PoolHealth `json:"health,omitempty"`
 }
 
 // Build is an image made for a pool.

@@ -120,7 +120,7 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 	}()
 	router := gateway.New(gateway.Options{Log: m.log.Logger, Host: gateway.HostOver(channel.host)})
 	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
-		Paths: m.cfg.paths, Console: m.console, Router: router})
+		Paths: m.cfg.paths, Console: m.console, Router: router, Host: channel.host})
 	if err != nil {
 		return err
 	}

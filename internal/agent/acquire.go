@@ -33,6 +33,8 @@ func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestp
 	why := forGuest(err)
 	res := &guestproto.AcquireResult{Detail: &why}
 	var limited *newKeysLimited
+	var failing *serviceFails
+	res.Failing = errors.As(err, &failing)
 	switch mvm.KindOf(err) {
 	case mvm.KindQuota: // a gateway of an older version tells its clients: no figures
 		why, res.RetrySecs = "the tenant's quota has no room for it; see `mvm events`", retryQuota
@@ -85,6 +87,12 @@ func (a *Agent) tryAwaken(ctx context.Context, tenant string, r *question, by mv
 	first, claimed, err := a.choose(ctx, tenant, r, by)
 	if err != nil {
 		return first, err
+	}
+	if s := a.gaveUp(first); s != nil && !first.Ready {
+		return first, &serviceFails{mvm.Errorf(mvm.KindUnavailable, "instance %s: service %s is %s", first.ID, s.Name, s.Text())}
+	}
+	if why := a.stalled(first.ID); why != "" {
+		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %s", first.ID, why)
 	}
 	defer a.acquiring.add(first.ID)()
 	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)

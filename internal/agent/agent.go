@@ -151,6 +151,7 @@ type Agent struct {
 	newKeys     newKeys
 	forwards    forwards // the same connections
 	idle        idler
+	health      healthTable
 
 	eventLimits eventLimits
 	followers   followers

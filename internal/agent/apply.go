@@ -29,7 +29,7 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 			return nil, err
 		}
 		tellNotes(p, d.Tenant.ID, progress)
-		return p.Display(), a.tellProblems(d.Tenant.ID, progress)
+		return p.Display(), a.tellProblems(ctx, d.Tenant.ID, progress)
 	}
 	done, err := a.applySpecs(ctx, d, applied{check: opts.Check, from: from("manifest", opts.Manifest)}, progress)
 	if err != nil {

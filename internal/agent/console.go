@@ -17,6 +17,7 @@ import (
 const (
 	maxConsoleLine = 16 << 10
 	consolePoll    = 200 * time.Millisecond
+	consoleTail    = 8 << 10 // of which the last lines are shown
 )
 
 // consoleLog shows what the guest wrote to its console, running or not.
@@ -87,4 +88,28 @@ func readLines(r *bufio.Reader, tail int) (lines []string, err error) {
 			return lines, err
 		}
 	}
+}
+
+// lastConsole are the last lines of an instance's console, none where they can't be read.
+func (a *Agent) lastConsole(id string) (lines []string) {
+	_ = a.inInstance(id, "open console log", func(d *sys.Folder) error {
+		f, err := d.Open(consoleFile, os.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		size, err := f.Seek(0, io.SeekEnd)
+		if err == nil {
+			_, err = f.Seek(max(0, size-consoleTail), io.SeekStart)
+		}
+		if err != nil {
+			return err
+		}
+		lines, err = readLines(bufio.NewReaderSize(io.LimitReader(f, consoleTail), maxConsoleLine), lastLinesKept)
+		return err
+	})
+	for n, l := range lines {
+		lines[n] = clip(strings.TrimRight(l, "\r\n"))
+	}
+	return lines
 }

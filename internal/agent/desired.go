@@ -239,7 +239,7 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 		p := plan.Keep(o)
 		out = append(out, p.Display()...)
 		tellNotes(p, n, progress)
-		if err := a.tellProblems(n, progress); err != nil {
+		if err := a.tellProblems(ctx, n, progress); err != nil {
 			return nil, err
 		}
 	}
@@ -247,8 +247,8 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 }
 
 // tellProblems tells what is wrong with the tenant now, which no step of a plan mends.
-func (a *Agent) tellProblems(tenant string, progress func(mvm.Progress)) error {
-	problems, err := a.problems(tenant, false)
+func (a *Agent) tellProblems(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
+	problems, err := a.problems(ctx, tenant, false)
 	for _, p := range problems {
 		progress(mvm.Progress{Target: tenant, Text: p.Error()})
 	}

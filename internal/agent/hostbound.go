@@ -222,6 +222,8 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 		h.a.activity.report(h.id, req.ReportActivity.Instances, func(act guestproto.Activity) bool { return h.counts(routes, act) })
 		h.prove(routes, req.ReportActivity.Instances)
 		return guestproto.HostResponse{ActivityAck: true}
+	case req.ReportHealth != nil:
+		return h.reported(*req.ReportHealth)
 	}
 	return refuse("request is not known")
 }
@@ -272,6 +274,8 @@ func named(r guestproto.HostRequest) (tenant, what string) {
 		return r.QueryInstanceStatus.TenantID, "QueryInstanceStatus"
 	case r.Acquire != nil:
 		return r.Acquire.TenantID, "Acquire"
+	case r.ReportHealth != nil:
+		return "", "ReportHealth"
 	}
 	return "", "ReportActivity"
 }
@@ -352,5 +356,5 @@ func forGuest(err error) string {
 	if errors.As(err, &hostError{}) {
 		return "the host can't wake it now; its log says why"
 	}
-	return clip(err.Error())
+	return recordable(err)
 }

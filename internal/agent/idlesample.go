@@ -36,6 +36,7 @@ func (a *Agent) measureDue(subjects []policy.Subject, now time.Time) time.Durati
 func (a *Agent) measure(t *track, s policy.Subject) {
 	defer a.idle.poke()
 	a.lateReady(s.Instance)
+	a.askHealth(s.Instance)
 	sample, rss, err := a.sample(t, s)
 	i := s.Instance
 	stale := a.ctx.Err() != nil || a.isOther(i)

@@ -102,7 +102,7 @@ func (a *Agent) Instances(_ context.Context, f mvm.Address) (out []mvm.Instance,
 		return nil, err
 	}
 	for n := range out {
-		out[n].Idle = a.idle.status(out[n])
+		a.observed(&out[n])
 	}
 	return out, nil
 }
@@ -113,7 +113,7 @@ func (a *Agent) Instance(_ context.Context, addr mvm.Address) (i mvm.Instance, e
 		i, err = resolve(tx, addr)
 		return err
 	})
-	i.Idle = a.idle.status(i)
+	a.observed(&i)
 	return i, err
 }
 

@@ -5,11 +5,10 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
-	"mvm/internal/store"
 )
 
-// lateReady has it on record when the services of an instance are ready after all for
-// which nobody waits any more: a wait for them has failed.
+// lateReady looks whether the services of an instance are ready after all for which nobody
+// waits any more. A guest tells of it too, unless it is of an older mvm.
 func (a *Agent) lateReady(i mvm.Instance) {
 	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
 		return
@@ -21,33 +20,20 @@ func (a *Agent) lateReady(i mvm.Instance) {
 	defer release()
 	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
 	defer cancel()
-	if st, err := a.status(ctx, i.ID); err != nil || !st.Ready {
-		return
+	if st, err := a.status(ctx, i); err == nil && st.Ready {
+		a.readyAfterAll(i)
 	}
-	err = a.store.Update(func(tx *store.Tx) error {
-		now, err := tx.Instance(i.ID)
-		if err != nil || now.Op != nil || !now.Changed.Equal(i.Changed) {
-			return err
-		}
-		now.Ready, now.Problem = true, ""
-		return tx.PutInstance(now)
-	})
-	if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
-		a.log.Error("record that services are ready", "instance", i.ID, "error", err)
-		return
-	}
-	a.log.Info("services are ready after all", "instance", i.ID)
-	a.reconciler.poke(i.Tenant) // others of its pool waited for it
 }
 
-// status asks a guest how its services are.
-func (a *Agent) status(ctx context.Context, id string) (guestproto.Status, error) {
-	resp, err := a.ask(ctx, id, guestproto.Request{Status: true})
+// status asks the instance's guest how its services are.
+func (a *Agent) status(ctx context.Context, i mvm.Instance) (guestproto.Status, error) {
+	resp, err := a.ask(ctx, i.ID, guestproto.Request{Status: true})
 	if err != nil {
 		return guestproto.Status{}, err
 	}
 	if resp.Status == nil {
 		return guestproto.Status{}, mvm.Errorf(mvm.KindUnavailable, "ask for status: the guest gave another answer")
 	}
+	a.health.saw(i, *resp.Status)
 	return *resp.Status, nil
 }

@@ -65,11 +65,7 @@ func (a *Agent) watch(id string, l *live) {
 	if a.ctx.Err() != nil {
 		return
 	}
-	exit := l.vmm.Exit()
-	why := "its VMM ended: " + exit.Detail
-	if exit.Guest {
-		why = "its guest powered off"
-	}
+	why := howEnded(l.vmm.Exit())
 	a.log.Warn("vmm ended by itself", "instance", id, "why", why)
 	if i, err := a.Instance(a.ctx, mvm.Address{Instance: id}); err == nil {
 		a.reconciler.lost(i)
@@ -78,6 +74,19 @@ func (a *Agent) watch(id string, l *live) {
 	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: askerAgent, why: why, ended: l}); err != nil {
 		a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)
 	}
+}
+
+// howEnded says how a VMM ended that nobody ended.
+func howEnded(e driver.Exit) string {
+	switch {
+	case e.Panic != "":
+		return "its guest's kernel panicked: " + clip(e.Panic)
+	case e.Guest && e.Detail == "guest-reset":
+		return "its guest reset itself"
+	case e.Guest:
+		return "its guest powered itself off"
+	}
+	return "its VMM ended: " + e.Detail
 }
 
 // liveOf returns the running VMM of an instance, nil when there is none.
@@ -153,6 +162,9 @@ func (a *Agent) dialGuest(ctx context.Context, id string, port uint32) (net.Conn
 	l := a.liveOf(id)
 	if l == nil {
 		return nil, mvm.Errorf(mvm.KindState, "reach guest of %s: it has no VMM", id)
+	}
+	if why := a.stalled(id); why != "" {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "reach guest of %s: %s", id, why)
 	}
 	c, err := l.vmm.Dial(ctx, port)
 	if err != nil {

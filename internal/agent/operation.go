@@ -164,6 +164,13 @@ func (o *operation) lost() bool {
 func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {
 	case mvm.StateRunning:
+		if why := o.a.stalled(o.inst.ID); why != "" {
+			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %s", o.kind, o.inst.ID, why)
+		}
+		// Where it was ready once, requests get what its other services answer.
+		if s := o.a.gaveUp(o.inst); s != nil && !(o.inst.Ready && byRequests(o.job.req.by)) {
+			return &serviceFails{o.a.serviceError(ctx, string(o.kind)+" "+o.inst.ID+": it runs", o.inst, *s)}
+		}
 		if o.inst.Problem != "" {
 			return nil
 		}

@@ -195,7 +195,12 @@ func (a *Agent) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err er
 		if p, err = tx.Pool(tenant, pool); err != nil {
 			return err
 		}
-		return warn(tx, &p)
+		if err := warn(tx, &p); err != nil {
+			return err
+		}
+		all, err := tx.Instances(tenant, pool)
+		p.Health = a.poolHealth(all)
+		return err
 	})
 	return p, err
 }

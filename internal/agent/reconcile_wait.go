@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -152,7 +153,7 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		var until time.Time
 		if !busy {
 			if until = w.deferredUntil(); until.IsZero() {
-				return w.result(r.unfinished(w))
+				return w.result(r.unfinished(ctx, w))
 			}
 		}
 		if err := r.await(ctx, w, until); err != nil {
@@ -218,11 +219,11 @@ func (w *waiter) deferredUntil() (first time.Time) {
 
 // unfinished is what keeps the tenant from being as it should be, beside the failures
 // that the waiter saw itself; nil where nothing does.
-func (r *reconciler) unfinished(w *waiter) error {
+func (r *reconciler) unfinished(ctx context.Context, w *waiter) error {
 	w.mu.Lock()
 	left, short, failed := w.left, w.short, len(w.errs) > 0
 	w.mu.Unlock()
-	problems, err := r.a.problems(w.tenant, failed)
+	problems, err := r.a.problems(ctx, w.tenant, failed)
 	if err != nil || len(problems) > 0 {
 		return errors.Join(append(problems, err)...)
 	}
@@ -243,7 +244,7 @@ func (r *reconciler) unfinished(w *waiter) error {
 // problems are what is wrong with the tenant's pools by their records, and with those of
 // its instances that run and do not serve. known: failures were told of already, and only
 // what nothing failed with is looked for.
-func (a *Agent) problems(tenant string, known bool) (out []error, err error) {
+func (a *Agent) problems(ctx context.Context, tenant string, known bool) (out []error, err error) {
 	o, err := a.observe(tenant)
 	if err != nil {
 		return nil, err
@@ -261,7 +262,12 @@ func (a *Agent) problems(tenant string, known bool) (out []error, err error) {
 		}
 	}
 	for _, i := range o.Instances {
-		if !known && i.State == mvm.StateRunning && !i.Ready {
+		if known || i.State != mvm.StateRunning {
+			continue
+		}
+		if s := a.gaveUp(i); s != nil {
+			out = append(out, a.serviceError(ctx, fmt.Sprintf("apply %s: %s is not as it should be", tenant, i.Address()), i, *s))
+		} else if !i.Ready {
 			add(i.Address(), i.Problem)
 		}
 	}

@@ -200,7 +200,7 @@ func (o *operation) bootGate(ctx context.Context) error {
 		}
 		switch pause(ctx, l.vmm.Done(), bootPoll) {
 		case pauseGone:
-			return mvm.Errorf(mvm.KindUnavailable, "boot guest: its VMM ended: %s", l.vmm.Exit().Detail).
+			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.vmm.Exit()), quoteLog(o.a.lastConsole(o.inst.ID))).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
 		case pauseCanceled:
 			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
@@ -236,24 +236,50 @@ func (o *operation) waitReady(ctx context.Context) error {
 			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
 			return o.settleReady()
 		}
+		if s := o.a.gaveUp(o.inst); err == nil && s != nil {
+			return o.crashLoopError(ctx, *s)
+		}
 		if d := notReady(st, err); d != last {
 			last = d
 			o.progress("waiting for services: " + d)
 		}
 		switch pause(ctx, o.vmmGone(), readyPoll) {
 		case pauseGone:
-			return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: its VMM ended", o.inst.ID)
+			return o.endedError()
 		case pauseCanceled:
 			return o.notReadyError(ctx, last)
 		}
 	}
 }
 
+// endedError ends the wait for services whose machine is gone.
+func (o *operation) endedError() error {
+	how := "its VMM ended"
+	if l := o.a.liveOf(o.inst.ID); l != nil {
+		how = howEnded(l.vmm.Exit())
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: %s%s", o.inst.ID, how, quoteLog(o.a.lastConsole(o.inst.ID))).
+		WithFix("see `mvm logs --console %s`", o.inst.ID)
+}
+
+// crashLoopError ends the wait for a service that does not come up.
+func (o *operation) crashLoopError(ctx context.Context, s mvm.ServiceHealth) error {
+	err := o.a.serviceError(ctx, "wait for services of "+o.inst.ID, o.inst, s)
+	return &serviceFails{errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = clip(withoutLog(err.Text)) }))}
+}
+
 func (o *operation) notReadyError(ctx context.Context, last string) error {
-	err := mvm.Errorf(mvm.KindOf(context.Cause(ctx)), "wait for services of %s: %w: %s", o.inst.ID, context.Cause(ctx), last).
+	text, service := last, ""
+	if s := o.a.health.of(o.inst).Worst(); s != nil {
+		service = s.Name
+	}
+	if mvm.IsKind(context.Cause(ctx), mvm.KindTimeout) && service != "" {
+		text += quoteLog(o.a.lastLines(o.job.ctx, o.inst.ID, service))
+	}
+	err := mvm.Errorf(mvm.KindOf(context.Cause(ctx)), "wait for services of %s: %w: %s", o.inst.ID, context.Cause(ctx), text).
 		WithFix("see `mvm logs %s`", o.inst.ID)
 	if mvm.IsKind(err, mvm.KindTimeout) {
-		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = err.Text }))
+		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = clip(withoutLog(err.Text)) }))
 	}
 	return err
 }
@@ -271,7 +297,7 @@ func (o *operation) vmmGone() <-chan struct{} {
 func (o *operation) status(ctx context.Context) (guestproto.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
 	defer cancel()
-	return o.a.status(ctx, o.inst.ID)
+	return o.a.status(ctx, o.inst)
 }
 
 // notReady says which services are not ready, for people.

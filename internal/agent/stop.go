@@ -63,8 +63,7 @@ func (o *operation) restart(ctx context.Context) error {
 	return err
 }
 
-// vmmProblem says how the VMM ended when nobody asked for it and the guest did not
-// power off.
+// vmmProblem says how the VMM ended when nobody asked for it.
 func (o *operation) vmmProblem() string {
 	l := o.a.liveOf(o.inst.ID)
 	if l == nil {
@@ -72,9 +71,7 @@ func (o *operation) vmmProblem() string {
 	}
 	select {
 	case <-l.vmm.Done():
-		if e := l.vmm.Exit(); !e.Guest {
-			return "its VMM ended: " + e.Detail
-		}
+		return howEnded(l.vmm.Exit())
 	default:
 	}
 	return ""
@@ -176,5 +173,6 @@ func (o *operation) removeRecord(context.Context) error {
 	})
 	o.a.net.changed()
 	o.a.activity.forget(o.inst.ID)
+	o.a.health.forget(o.inst.ID)
 	return err
 }

@@ -46,8 +46,8 @@ func (o *operation) report(err error) {
 	if mvm.IsKind(err, mvm.KindQuota) || o.byPolicy() { // the audit log has it, and guests can cause many
 		level = slog.LevelDebug
 	}
-	o.log.Log(o.job.ctx, level, "operation failed", "op", t.Op, "by", t.By, "error", err)
-	t.Error = clip(err.Error())
+	o.log.Log(o.job.ctx, level, "operation failed", "op", t.Op, "by", t.By, "error", withoutLog(err.Error()))
+	t.Error = recordable(err)
 	if e := o.a.keepFailure(o.inst.ID, *t); e != nil && !mvm.IsKind(e, mvm.KindNotFound) && !errors.Is(e, errClosing) {
 		o.log.Warn("record a failed operation", "op", t.Op, "error", e)
 	}

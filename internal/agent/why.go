@@ -35,7 +35,8 @@ func (a *Agent) Why(ctx context.Context, addr mvm.Address) (s mvm.Story, err err
 	if err != nil {
 		return s, err
 	}
-	s.Instance.Idle = a.idle.status(s.Instance)
+	a.observed(&s.Instance)
+	a.lastOf(ctx, &s)
 	s.Queued, _ = a.Queued(s.Instance.ID)
 	return s, ctx.Err()
 }

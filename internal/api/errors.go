@@ -80,7 +80,8 @@ func kindOfStatus(status int) mvm.Kind {
 func toBody(err error) *errorBody {
 	var e *mvm.Error
 	if errors.As(err, &e) {
-		return &errorBody{Kind: e.Kind, Message: outerText(err, e), Fix: e.Fix}
+		fix := fixOf(err)
+		return &errorBody{Kind: e.Kind, Message: outerText(err, fix), Fix: fix}
 	}
 	kind := mvm.KindInternal
 	switch {
@@ -92,12 +93,30 @@ func toBody(err error) *errorBody {
 	return &errorBody{Kind: kind, Message: err.Error()}
 }
 
+// fixOf is what the first error of the tree that says so says to do.
+func fixOf(err error) string {
+	if e, ok := err.(*mvm.Error); ok && e.Fix != "" { //nolint:errorlint // each of the tree is looked at
+		return e.Fix
+	}
+	switch e := err.(type) { //nolint:errorlint // likewise
+	case interface{ Unwrap() error }:
+		return fixOf(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if fix := fixOf(one); fix != "" {
+				return fix
+			}
+		}
+	}
+	return ""
+}
+
 // outerText keeps what was wrapped around an mvm.Error, without saying its fix twice.
-func outerText(err error, e *mvm.Error) string {
-	if e.Fix == "" {
+func outerText(err error, fix string) string {
+	if fix == "" {
 		return err.Error()
 	}
-	return strings.Replace(err.Error(), " ("+e.Fix+")", "", 1)
+	return strings.Replace(err.Error(), " ("+fix+")", "", 1)
 }
 
 // fromBody makes the error that the caller of the Client gets.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,7 @@ again, or --forget first. What it destroys is told first, and asked for.
 
 With --dry-run nothing changes: it says what would be done, and exits with 0 when that
 is nothing and with 10 when it is something.
-`
+` + timeoutHelp
 
 func (a *app) agentReconcileCmd() *cobra.Command {
 	var o reconcileOptions
@@ -46,7 +47,7 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 	f.BoolVar(&o.keep, "keep", false, "hold the host to the state from now on")
 	f.BoolVar(&o.forget, "forget", false, "no longer hold the host to a state that was kept")
 	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record")
-	yes, out := yesFlag(cmd), outputFlag(cmd)
+	limit, yes, out := timeoutFlag(cmd), yesFlag(cmd), outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := mvm.ReconcileRequest{Dry: o.dry, Keep: o.keep, Forget: o.forget, NoWait: o.noWait}
 		if len(args) == 1 {
@@ -59,6 +60,9 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 			}
 			req.State = state
 		}
+		if err := checkTimeout(cmd, *limit, !o.noWait && !o.dry && !o.forget); err != nil {
+			return err
+		}
 		if err := req.Validate(); err != nil {
 			return usageOf(cmd, err)
 		}
@@ -66,16 +70,20 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 			if err := a.confirmState(cmd, c, req, *yes); err != nil {
 				return err
 			}
-			return a.runReconcile(ctx, c, req, *out)
+			return a.runReconcile(ctx, c, req, *limit, *out)
 		})
 	}
 	return cmd
 }
 
-func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.ReconcileRequest, out format) error {
+func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.ReconcileRequest, limit time.Duration, out format) error {
 	p := a.newProgress()
 	defer p.done()
-	steps, err := c.Reconcile(ctx, req, p.show)
+	var steps []mvm.PlanStep
+	err := within(ctx, limit, "reconcile", p, func(ctx context.Context) (err error) {
+		steps, err = c.Reconcile(ctx, req, p.show)
+		return err
+	})
 	p.done()
 	if err != nil {
 		return err

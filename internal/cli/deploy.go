@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ type deployOptions struct {
 	interval   int
 	dry        bool
 	noWait     bool
+	timeout    *time.Duration
 	secretDirs []string
 	out        *format
 }
@@ -28,7 +30,7 @@ The manifest - is read from stdin; it can name secret files only below a --secre
 The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
 all is as the manifest says; it waits for that, minimum times included. What fails is
 told, and tried again by the agent. With --no-wait it ends when all is on record.
-
+` + timeoutHelp + `
 With --dry-run nothing changes: it says what would be done and why, and exits with 0
 when that is nothing and with 10 when it is something.
 
@@ -46,6 +48,7 @@ func (a *app) deployCmd() *cobra.Command {
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would change; exit with 10 when it is something")
 	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record; the agent makes it so")
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
+	o.timeout = timeoutFlag(cmd)
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if o.interval < 1 || o.interval > 86400 {
@@ -56,6 +59,9 @@ func (a *app) deployCmd() *cobra.Command {
 		}
 		if o.noWait && (o.watch || o.dry) {
 			return usagef(cmd, "--no-wait goes neither with --watch nor with --dry-run")
+		}
+		if err := checkTimeout(cmd, *o.timeout, !o.noWait && !o.dry); err != nil {
+			return err
 		}
 		if o.watch && args[0] == "-" {
 			return usagef(cmd, "--watch watches files, and - is stdin")
@@ -80,12 +86,12 @@ func (a *app) deploy(ctx context.Context, d mvm.Deployment, manifest string, o d
 		return err
 	}
 	defer c.Close()
-	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait, Manifest: manifest}, *o.out)
+	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait, Manifest: manifest}, *o.timeout, *o.out)
 }
 
 // apply applies a deployment and prints the steps.
-func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, opts mvm.ApplyOptions, out format) error {
-	steps, err := a.askApply(ctx, c, d, opts)
+func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, opts mvm.ApplyOptions, limit time.Duration, out format) error {
+	steps, err := a.askApply(ctx, c, d, opts, limit)
 	if err != nil {
 		return err
 	}
@@ -93,11 +99,15 @@ func (a *app) apply(ctx context.Context, c *api.Client, d mvm.Deployment, opts m
 }
 
 // askApply has the agent apply a deployment, and shows how far it is.
-func (a *app) askApply(ctx context.Context, c *api.Client, d mvm.Deployment, opts mvm.ApplyOptions) ([]mvm.PlanStep, error) {
+func (a *app) askApply(ctx context.Context, c *api.Client, d mvm.Deployment, opts mvm.ApplyOptions, limit time.Duration) (steps []mvm.PlanStep, err error) {
 	a.sayHeld(ctx, c)
 	p := a.newProgress()
 	defer p.done()
-	return c.Apply(ctx, d, opts, p.show)
+	err = within(ctx, limit, "deploy "+d.Tenant.ID, p, func(ctx context.Context) (err error) {
+		steps, err = c.Apply(ctx, d, opts, p.show)
+		return err
+	})
+	return steps, err
 }
 
 // stepText writes a step of a plan, with a sign for what comes, goes and changes.

@@ -136,6 +136,7 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 	t.add("instance", i.Address().String())
 	t.add("state", string(i.State))
 	t.add("since", a.ago(i.Changed))
+	a.addHealth(&t, i)
 	t.add("role", string(i.Role))
 	t.add("key", dash(i.Key))
 	t.add("address", addrText(i)+" "+i.MAC)
@@ -162,6 +163,20 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 		t.add("note", n)
 	}
 	return t
+}
+
+// addHealth adds how the instance and each of its services are.
+func (a *app) addHealth(t *table, i mvm.Instance) {
+	if i.Stalled != "" {
+		t.add("stalled", i.Stalled)
+	}
+	if i.Health == nil {
+		return
+	}
+	t.add("health", fmt.Sprintf("%s since %s", i.Health.Status, a.ago(i.Health.Since)))
+	for _, s := range i.Health.Services {
+		t.add("service", s.Name+" is "+s.Text())
+	}
 }
 
 func (a *app) instanceStatsCmd() *cobra.Command {

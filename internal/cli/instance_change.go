@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,21 +17,22 @@ type operation struct {
 	short string
 	long  string
 	force string // help of --force, where the verb has it
+	waits bool   // for services
 }
 
 func operations() []operation {
 	return []operation{
-		{kind: mvm.OpStart, short: "Start instances and wait until they are ready"},
+		{kind: mvm.OpStart, short: "Start instances and wait until they are ready", long: timeoutHelp[1:], waits: true},
 		{kind: mvm.OpStop, short: "Stop instances in an orderly way; disks stay, memory is lost", force: "do not wait for the guest"},
 		{kind: mvm.OpRestart, short: "Stop instances and start them from their disks; memory is lost",
-			long:  "They start with the image, sizes and environment that their pool has now. One that is stopped is started.",
+			long: "They start with the image, sizes and environment that their pool has now. One that is stopped is started.\n" + timeoutHelp[1:], waits: true,
 			force: "do not wait for the guest"},
 		{kind: mvm.OpWarm, short: "Pause instances and keep their memory"},
 		{kind: mvm.OpResume, short: "Let warm instances go on"},
 		{kind: mvm.OpSleep, short: "Put instances to sleep: memory to disk, no process left",
 			long:  "A running instance is drained first: its workload is told, and integrations are checkpointed.",
 			force: "skip the drain and a critical integration's veto"},
-		{kind: mvm.OpWake, short: "Wake sleeping instances"},
+		{kind: mvm.OpWake, short: "Wake sleeping instances", long: timeoutHelp[1:], waits: true},
 	}
 }
 
@@ -44,17 +46,24 @@ func (a *app) operateCmd(op operation) *cobra.Command {
 	if op.force != "" {
 		cmd.Flags().BoolVar(&force, "force", false, op.force)
 	}
+	limit := new(time.Duration)
+	if op.waits {
+		limit = timeoutFlag(cmd)
+	}
 	why := cmd.Flags().String("why", "", "`REASON`, for `mvm why` and the audit log")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.runOperate(cmd, args, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *out)
+		if err := checkTimeout(cmd, *limit, true); op.waits && err != nil {
+			return err
+		}
+		return a.runOperate(cmd, args, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *limit, *out)
 	}
 	return cmd
 }
 
 // runOperate does the operation on each instance, goes on after an error, and fails
 // in the end with the first one.
-func (a *app) runOperate(cmd *cobra.Command, args []string, req mvm.OpRequest, out format) error {
+func (a *app) runOperate(cmd *cobra.Command, args []string, req mvm.OpRequest, limit time.Duration, out format) error {
 	addrs, err := instanceAddresses(cmd, args)
 	if err != nil {
 		return err
@@ -65,7 +74,11 @@ func (a *app) runOperate(cmd *cobra.Command, args []string, req mvm.OpRequest, o
 		p := a.newProgress()
 		defer p.done()
 		for _, at := range addrs {
-			i, err := c.Operate(ctx, at, req, p.show)
+			var i mvm.Instance
+			err := within(ctx, limit, string(req.Op)+" "+at.String(), p, func(ctx context.Context) (err error) {
+				i, err = c.Operate(ctx, at, req, p.show)
+				return err
+			})
 			p.done()
 			if err != nil {
 				errs = append(errs, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,12 +20,13 @@ type newOptions struct {
 	subnet     string
 	secretDirs []string
 	dry        bool
+	timeout    *time.Duration
 }
 
 func (a *app) newCmd() *cobra.Command {
 	var o newOptions
 	cmd := &cobra.Command{Use: "new TEMPLATE NAME [flags]", Short: "Make a tenant from a template, and say how to talk to it",
-		Long: "Make a tenant from a template, with its pools, images and first instances.\nRunning it again takes up what was cut off.\n\n" + templatesHelp(),
+		Long: "Make a tenant from a template, with its pools, images and first instances.\nRunning it again takes up what was cut off.\n" + timeoutHelp + "\n" + templatesHelp(),
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeTemplates,
 		Example: "  mvm new openclaw alice --config alice.toml"}
 	f := cmd.Flags()
@@ -34,7 +36,13 @@ func (a *app) newCmd() *cobra.Command {
 	f.StringVar(&o.subnet, "subnet", "", "`CIDR`, /16 to /28 (default: from its net id)")
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would be made")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runNew(cmd, args[0], args[1], o) }
+	o.timeout = timeoutFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkTimeout(cmd, *o.timeout, !o.dry); err != nil {
+			return err
+		}
+		return a.runNew(cmd, args[0], args[1], o)
+	}
 	return cmd
 }
 
@@ -68,9 +76,9 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 	defer c.Close()
 	a.sayLines(newText(d, notes))
 	if o.dry {
-		return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: true}, asTable)
+		return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: true}, 0, asTable)
 	}
-	if err := a.makeNew(ctx, c, d); err != nil {
+	if err := a.makeNew(ctx, c, d, *o.timeout); err != nil {
 		return err
 	}
 	info, err := connection(ctx, c, name)
@@ -81,8 +89,8 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 }
 
 // makeNew applies the deployment; what it prints is for people.
-func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment) error {
-	steps, err := a.askApply(ctx, c, d, mvm.ApplyOptions{})
+func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment, limit time.Duration) error {
+	steps, err := a.askApply(ctx, c, d, mvm.ApplyOptions{}, limit)
 	if err != nil {
 		return err
 	}

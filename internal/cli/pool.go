@@ -102,6 +102,12 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	t.add("size", fmt.Sprintf("%s, %s memory, data disk %s", plural(s.Resources.VCPUs, "vcpu", "vcpus"),
 		size(int64(s.Resources.MemMiB)<<20), size(int64(s.Resources.DataDiskMiB)<<20)))
 	t.add("desired", fmt.Sprintf("%d running, %d warm, %d sleeping", s.Desired.Running, s.Desired.Warm, s.Desired.Sleeping))
+	if p.Health != nil {
+		t.add("health", p.Health.Text())
+		for _, trouble := range p.Health.Troubles {
+			t.add("failing", trouble)
+		}
+	}
 	t.add("pinned", yesNo(s.Pinned))
 	t.add("critical", yesNo(s.Critical))
 	t.addPolicy(s.Policy)

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -45,10 +46,10 @@ func (a *app) poolUpdateCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool; what is not named stays",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := a.newPoolFlags(cmd, false)
-	wait := waitFlag(cmd)
+	wait, limit := waitFlag(cmd), timeoutFlag(cmd)
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.runPoolChange(cmd, args[0], flags, *wait, *out)
+		return a.runPoolChange(cmd, args[0], flags, *wait, *limit, *out)
 	}
 	return cmd
 }
@@ -58,10 +59,10 @@ func (a *app) poolScaleCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
 	flags.countFlags(cmd)
-	wait := waitFlag(cmd)
+	wait, limit := waitFlag(cmd), timeoutFlag(cmd)
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.runPoolChange(cmd, args[0], flags, *wait, *out)
+		return a.runPoolChange(cmd, args[0], flags, *wait, *limit, *out)
 	}
 	return cmd
 }
@@ -71,7 +72,10 @@ func waitFlag(cmd *cobra.Command) *bool {
 	return cmd.Flags().Bool("wait", false, "wait until it is so, and print the steps that were left to wait for")
 }
 
-func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wait bool, out format) error {
+func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wait bool, limit time.Duration, out format) error {
+	if err := checkTimeout(cmd, limit, wait); err != nil {
+		return err
+	}
 	named := false
 	for name := range flags.apply {
 		named = named || cmd.Flags().Changed(name)
@@ -94,7 +98,7 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wa
 		a.say("pool %s updated", at)
 		a.sayHeld(ctx, c)
 		if wait {
-			return a.runReconcile(ctx, c, mvm.ReconcileRequest{Tenant: at.Tenant}, out)
+			return a.runReconcile(ctx, c, mvm.ReconcileRequest{Tenant: at.Tenant}, limit, out)
 		}
 		return a.printChanged(out, p, at.String())
 	})

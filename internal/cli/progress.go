@@ -15,7 +15,8 @@ type progress struct {
 	live bool
 	mu   sync.Mutex
 	last string
-	open bool // a live line is on the screen
+	text string // of the last report
+	open bool   // a live line is on the screen
 }
 
 func (a *app) newProgress() *progress {
@@ -31,6 +32,7 @@ func (p *progress) show(r mvm.Progress) {
 		text = r.Target + ": " + text
 	}
 	text = display.Line(text)
+	p.text = text
 	if p.live {
 		_ = p.a.errs.Raw([]byte("\r\x1b[K" + text + amount(r)))
 		p.open = true
@@ -40,6 +42,13 @@ func (p *progress) show(r mvm.Progress) {
 		fmt.Fprintln(p.a.Stderr, text)
 		p.last = text
 	}
+}
+
+// lastText is the last report; "" where there was none.
+func (p *progress) lastText() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text
 }
 
 // done takes the live line away.

@@ -77,14 +77,14 @@ func optionalAddress(args []string) (mvm.Address, error) {
 }
 
 func (a *app) instanceTable(is []mvm.Instance, wide bool) table {
-	t := table{head: []string{"INSTANCE", "ROLE", "STATE", "SINCE", "IP", "KEY", "NOTE"}, none: "no instances"}
+	t := table{head: []string{"INSTANCE", "ROLE", "STATE", "HEALTH", "SINCE", "IP", "KEY", "NOTE"}, none: "no instances"}
 	if wide {
-		t.head = slices.Insert(t.head, 6, "VCPUS", "MEMORY", "DATA", "BUILD", "AGE")
+		t.head = slices.Insert(t.head, 7, "VCPUS", "MEMORY", "DATA", "BUILD", "AGE")
 	}
 	for _, i := range is {
-		row := []string{i.Address().String(), string(i.Role), string(i.State), a.ago(i.Changed), addrText(i), dash(i.Key), note(i)}
+		row := []string{i.Address().String(), string(i.Role), string(i.State), healthText(i), a.ago(i.Changed), addrText(i), dash(i.Key), note(i)}
 		if wide {
-			row = slices.Insert(row, 6, strconv.Itoa(i.Res.VCPUs), size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20), dash(i.BuildID), a.ago(i.Created))
+			row = slices.Insert(row, 7, strconv.Itoa(i.Res.VCPUs), size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20), dash(i.BuildID), a.ago(i.Created))
 		}
 		t.add(row...)
 	}
@@ -98,6 +98,21 @@ func note(i mvm.Instance) string {
 		return fmt.Sprintf("%s: at %s", i.Op.Kind, i.Op.Step)
 	case i.Op != nil:
 		return fmt.Sprintf("%s under way", i.Op.Kind)
+	case i.Stalled != "":
+		return i.Stalled
+	case i.Health != nil && i.Health.Status == mvm.HealthFailing:
+		return i.Health.Text()
 	}
 	return i.Problem
+}
+
+// healthText says in a word how the services of an instance are.
+func healthText(i mvm.Instance) string {
+	switch {
+	case i.Stalled != "":
+		return "stalled"
+	case i.Health != nil:
+		return string(i.Health.Status)
+	}
+	return "-"
 }

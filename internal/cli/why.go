@@ -69,8 +69,20 @@ func (a *app) present(s mvm.Story) []string {
 	if i.ManualOverrideUntil.After(a.Now()) {
 		add("changed by hand: left alone for another %s", age(i.ManualOverrideUntil.Sub(a.Now())))
 	}
+	if i.Stalled != "" {
+		add("stalled: %s", i.Stalled)
+	}
+	if i.Health != nil {
+		add("health: %s since %s%s", i.Health.Status, a.ago(i.Health.Since), because(i.Health.Text()))
+	}
 	if i.Problem != "" {
 		add("problem: %s", i.Problem)
+	}
+	if len(s.LastLines) > 0 {
+		add("last lines of %s:", s.LastOf)
+		for _, l := range s.LastLines {
+			add("| %s", l)
+		}
 	}
 	for _, e := range s.Notes {
 		add("%s %s", e.Time.Local().Format("15:04:05"), notEvent(e))

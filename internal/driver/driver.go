@@ -124,6 +124,13 @@ type Clocked interface {
 	Resumed() time.Time
 }
 
+// Staller is a VMM that knows when its guest stands still though nobody paused it, for
+// want of something that its host may have again.
+type Staller interface {
+	// Stalled says why, for people; "" while it does not stand still. It asks nobody.
+	Stalled() string
+}
+
 // Software is the accelerator of guests that run without hardware virtualisation.
 const Software = "tcg"
 
@@ -211,7 +218,10 @@ type Exit struct {
 	Code   int
 	Signal int
 	// Guest: the guest powered off or reset by itself.
-	Guest  bool
+	Guest bool
+	// Panic is what the guest's kernel said when it panicked, "" where it did not. It is
+	// the guest's own word.
+	Panic  string
 	Detail string
 }
 

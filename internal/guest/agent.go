@@ -39,6 +39,7 @@ type Options struct {
 	Paths     Paths
 	Console   io.Writer // may be nil
 	Router    Router    // nil: this agent has no gateway role
+	Host      Host      // is told how the services are; nil: it asks
 }
 
 // Agent is the guest agent: it answers the host's requests, configures the guest
@@ -56,6 +57,7 @@ type Agent struct {
 	integrations *integrations
 	suspension   *suspension
 	settler      *settler
+	health       *health
 	worker       worker
 	shutdown     chan time.Duration // the grace of the first Shutdown
 	ending       atomic.Bool        // there was one
@@ -86,7 +88,7 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router,
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
-	a.suspension, a.settler = newSuspension(a), newSettler(a)
+	a.suspension, a.settler, a.health = newSuspension(a), newSettler(a), &health{a: a, host: o.Host}
 	a.sup = NewSupervisor(SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log.Logger, Etc: o.Paths.Etc,
 		Secrets: o.Paths.Secrets, Console: o.Console, Changed: a.readiness, Starting: a.settler.starts})
 	services, err := LoadServices(o.Paths.Services)
@@ -147,6 +149,9 @@ func (a *Agent) readiness() {
 	}
 	if a.stopping.Err() != nil {
 		return
+	}
+	if a.configured && a.health.changed() {
+		a.background.Go(a.health.tell)
 	}
 	if ready && !a.restored {
 		a.restored = true
@@ -222,7 +227,8 @@ func (a *Agent) prepareData() {
 
 // status tells how far the guest is.
 func (a *Agent) status() guestproto.Status {
-	s := guestproto.Status{Services: a.sup.Status()}
+	s := guestproto.Status{}
+	s.Services, s.Version = a.health.look()
 	if up, err := a.sys.Uptime(); err == nil {
 		s.UptimeSecs = up.Seconds()
 	}

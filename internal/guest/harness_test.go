@@ -116,13 +116,20 @@ type machine struct {
 	router *fakeRouter
 	agent  *guest.Agent
 	socket string
+	host   guest.Host
 }
 
 // newMachine starts an agent with the services, and ends it with the test.
 func newMachine(t *testing.T, services ...guest.Service) *machine {
 	t.Helper()
+	return newMachineWith(t, nil, services...)
+}
+
+// newMachineWith starts an agent that tells the host how its services are.
+func newMachineWith(t *testing.T, host guest.Host, services ...guest.Service) *machine {
+	t.Helper()
 	dir := t.TempDir()
-	m := &machine{t: t, dir: dir, sys: &fakeSystem{fail: map[string]error{}}, router: &fakeRouter{}, socket: dir + "/sock",
+	m := &machine{t: t, host: host, dir: dir, sys: &fakeSystem{fail: map[string]error{}}, router: &fakeRouter{}, socket: dir + "/sock",
 		paths: guest.Paths{Services: dir + "/services", Secrets: dir + "/tmpfs/secrets", Config: dir + "/config",
 			Run: dir + "/run", Data: dir + "/data", Etc: dir + "/etc"}}
 	writeFile(t, m.paths.Etc+"/passwd", "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/nowhere:/bin/sh\ndaemon:x:1:1::/:/bin/sh\n")
@@ -151,7 +158,7 @@ func (m *machine) start() {
 	m.t.Helper()
 	journal := guest.NewJournal()
 	agent, err := guest.New(guest.Options{System: m.sys, Processes: guest.NewProcesses(false), Journal: journal,
-		Log: guest.NewLog(journal, nil), Paths: m.paths, Router: m.router})
+		Log: guest.NewLog(journal, nil), Paths: m.paths, Router: m.router, Host: m.host})
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -9,10 +9,35 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mvm"
 )
 
 // checkTimeout bounds one readiness check.
 const checkTimeout = 10 * time.Second
+
+// How long a service runs before it is ready: one without a check, and any after a run of
+// it failed that its readiness does not make up for.
+const (
+	provenFirst = time.Second
+	provenAfter = 5 * time.Second
+)
+
+// prove waits until the service, which was started then, has run for long enough that it is
+// ready.
+func (u *unit) prove(ctx context.Context, began time.Time) error {
+	need, fails := time.Duration(0), u.fails()
+	switch {
+	case fails >= mvm.CrashLoop, fails > 0 && u.def.Ready == nil:
+		need = provenAfter
+	case u.def.Ready == nil:
+		need = provenFirst
+	}
+	if !sleepFor(ctx, need-time.Since(began)) {
+		return ctx.Err()
+	}
+	return nil
+}
 
 // once reports that the service is not one that runs for good.
 func (s Service) once() bool { return s.Restart == "on-failure" || s.Restart == "never" }
@@ -24,8 +49,9 @@ func (u *unit) awaitReady(ctx context.Context) error {
 		<-ctx.Done() // it is ready when it is done
 	}
 	if r == nil {
-		return ctx.Err()
+		return u.prove(ctx, time.Now())
 	}
+	began := time.Now()
 	interval, timeout := defaultReadyInterval, defaultReadyTimeout
 	if r.IntervalMS > 0 {
 		interval = time.Duration(r.IntervalMS) * time.Millisecond
@@ -33,13 +59,14 @@ func (u *unit) awaitReady(ctx context.Context) error {
 	if r.TimeoutSecs > 0 {
 		timeout = time.Duration(r.TimeoutSecs) * time.Second
 	}
+	running := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var last error // that is not just the end of the time
 	for {
 		err := u.check(ctx, *r)
 		if err == nil {
-			return nil
+			return u.prove(running, began)
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err

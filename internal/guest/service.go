@@ -23,8 +23,9 @@ type Service struct {
 	Restart string `json:"restart,omitempty"`
 	// After names services that must be ready first.
 	After []string `json:"after,omitempty"`
-	// Ready says when the service is ready; nil: once it runs or, for one whose
-	// Restart is not "always", once it has ended with code 0.
+	// Ready says when the service is ready; nil: once it has run for a second (5 s after a
+	// run that failed) or, for one whose Restart is not "always", once it has
+	// ended with code 0.
 	Ready *Ready `json:"ready,omitempty"`
 	// StopGraceSecs is the time between SIGTERM and SIGKILL, default 10.
 	StopGraceSecs int `json:"stop_grace_secs,omitempty"`

@@ -256,6 +256,9 @@ func (s *Supervisor) update(u *unit, change func(*guestproto.ServiceStatus)) {
 	after := u.status
 	s.mu.Unlock()
 	if before.State == after.State {
+		if before.Fails != after.Fails && s.cfg.Changed != nil {
+			s.cfg.Changed()
+		}
 		return
 	}
 	s.cfg.Log.Info("service", "name", after.Name, "state", after.State, "pid", after.PID, "restarts", after.Restarts, "detail", after.Detail)

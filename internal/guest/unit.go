@@ -67,10 +67,11 @@ func (u *unit) run(ctx context.Context) {
 		if u.finished(code, why) {
 			return
 		}
-		if time.Since(began) > backoffReset {
+		lasted := time.Since(began) > backoffReset
+		if lasted {
 			wait = backoffFirst
 		}
-		u.set(stateBackoff, why)
+		u.failed(lasted, why)
 		select {
 		case <-time.After(wait):
 			u.sup.update(u, func(s *guestproto.ServiceStatus) { s.State, s.Restarts = stateStarting, s.Restarts+1 })
@@ -93,6 +94,24 @@ func (u *unit) finished(code int, why string) bool {
 		u.once.Do(func() { close(u.up) })
 	}
 	return true
+}
+
+// failed says that the run failed and another comes after a pause. lasted: it ran for
+// long enough to begin the count anew, where it was ready.
+func (u *unit) failed(lasted bool, why string) {
+	u.sup.update(u, func(s *guestproto.ServiceStatus) {
+		if lasted && s.State == stateReady {
+			s.Fails = 0
+		}
+		s.State, s.Detail, s.PID, s.Fails = stateBackoff, why, 0, s.Fails+1
+	})
+}
+
+// fails is how many runs failed in a row.
+func (u *unit) fails() int {
+	u.sup.mu.Lock()
+	defer u.sup.mu.Unlock()
+	return u.status.Fails
 }
 
 func (u *unit) set(state, detail string) {
@@ -123,6 +142,12 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 	checkCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	check.Go(func() { ready <- u.awaitReady(checkCtx) })
+	var steady <-chan time.Time // it runs for long enough to forget what failed before
+	if u.fails() > 0 {
+		t := time.NewTimer(backoffReset)
+		defer t.Stop()
+		steady = t.C
+	}
 	for {
 		select {
 		case err := <-ready:
@@ -135,9 +160,17 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 				u.terminate(proc)
 				return 1, err.Error()
 			}
+		case <-steady:
+			u.sup.update(u, func(s *guestproto.ServiceStatus) {
+				if s.State == stateReady {
+					s.Fails = 0
+				}
+			})
 		case <-proc.Done():
 			cancel()
-			return proc.Code(), fmt.Sprintf("exited with code %d", proc.Code())
+			code = proc.Code()
+			u.sup.update(u, func(s *guestproto.ServiceStatus) { s.ExitCode = &code })
+			return code, fmt.Sprintf("exited with code %d", code)
 		case <-ctx.Done():
 			u.stop(proc)
 			return proc.Code(), ""

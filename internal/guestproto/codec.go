@@ -3,6 +3,7 @@ package guestproto
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 
@@ -16,6 +17,10 @@ type VariantError struct {
 	Variant string // as received, clipped; may be empty
 	Problem string
 }
+
+// NoVariant is the problem of a request that the other side, of an older version, does
+// not know.
+const NoVariant = "no such variant"
 
 // Error describes the problem.
 func (e *VariantError) Error() string {
@@ -193,7 +198,7 @@ func unmarshalVariant(b []byte, message any) error {
 	field := fresh.FieldByName(name)
 	switch {
 	case !field.IsValid():
-		err = fmt.Errorf("no such variant")
+		err = errors.New(NoVariant)
 	case field.Kind() == reflect.Bool && fields != nil:
 		err = fmt.Errorf("the variant has no fields")
 	case field.Kind() != reflect.Bool && fields == nil:

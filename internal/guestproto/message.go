@@ -86,6 +86,9 @@ type HostRequest struct {
 	// Extensions, for gateways only.
 	Acquire        *Acquire // choose or make an instance and have it awake
 	ReportActivity *ReportActivity
+
+	// Extension, of every role: how its services are, when that changed.
+	ReportHealth *Status
 }
 
 // HostResponse answers a HostRequest.
@@ -97,6 +100,7 @@ type HostResponse struct {
 	// Extensions.
 	AcquireResult *AcquireResult
 	ActivityAck   bool // "ActivityAck"
+	HealthAck     bool // "HealthAck"
 }
 
 // Error says that a request could not be done.
@@ -235,6 +239,9 @@ type Status struct {
 	// ActiveRequests counts a gateway's requests and connections under way.
 	ActiveRequests int     `json:"active_requests"`
 	UptimeSecs     float64 `json:"uptime_secs"`
+	// Version grows with every Status of a boot: of two the greater is the newer. 0: the
+	// guest is of an older mvm, which has no ReportHealth.
+	Version uint64 `json:"version,omitempty"`
 }
 
 // ServiceStatus is one service of the image.
@@ -244,6 +251,11 @@ type ServiceStatus struct {
 	PID      int    `json:"pid"`
 	Restarts int    `json:"restarts"`
 	Detail   string `json:"detail,omitempty"`
+	// ExitCode is that of its last run that ended by itself, or 128+signal; nil: none did.
+	ExitCode *int `json:"exit_code,omitempty"`
+	// Fails counts its last runs that failed in a row: that ended within a minute, or
+	// before they were ready.
+	Fails int `json:"fails,omitempty"`
 }
 
 // Shutdown asks for an orderly poweroff: services get SIGTERM, then SIGKILL after
@@ -394,6 +406,8 @@ type AcquireResult struct {
 	RetrySecs int     `json:"retry_secs,omitempty"`
 	// Limited: the client's source asks for too many new keys.
 	Limited bool `json:"limited,omitempty"`
+	// Failing: the instance runs, and a service of it does not come up.
+	Failing bool `json:"failing,omitempty"`
 }
 
 // Awake is an instance that takes traffic. Boot counts its boots from disk: a connection

@@ -48,7 +48,7 @@ func TestFullDisk(t *testing.T) {
 		return err
 	})
 	testenv.Eventually(t, patience, func() error {
-		if i := h.get(writer); i.State != mvm.StateRunning || i.Op != nil || i.Problem != "" {
+		if i := h.get(writer); i.State != mvm.StateRunning || i.Op != nil || i.Problem != "" || i.Stalled != "" {
 			return fmt.Errorf("the writer is %s with %+v and problem %q, want it settled", i.State, i.Op, i.Problem)
 		}
 		return nil
@@ -100,6 +100,16 @@ func (h *host) standsStill(id string) {
 		if err != nil {
 			break
 		}
+	}
+	const why = "the host's disk is full"
+	testenv.Eventually(h.t, patience, func() error {
+		if i := h.get(id); !strings.HasPrefix(i.Stalled, why) {
+			return fmt.Errorf("it is %s, stalled %q; want that it stands still", i.State, i.Stalled)
+		}
+		return nil
+	})
+	if _, err := h.exec(id, "true"); err == nil || !strings.Contains(err.Error(), why) {
+		h.t.Errorf("a command in a guest that stands still ended with: %v, want why", err)
 	}
 	_, err := h.client.Operate(h.ctx(), mvm.Address{Instance: id}, mvm.OpRequest{Op: mvm.OpSleep, Force: true}, nil)
 	if err == nil || !strings.Contains(err.Error(), "no space left") {

@@ -3,6 +3,8 @@ package fake
 import (
 	"slices"
 	"time"
+
+	"mvm/internal/guestproto"
 )
 
 // Behavior says how a guest behaves. The zero value behaves well, at once.
@@ -12,11 +14,19 @@ type Behavior struct {
 	// ReadyAfter is the time from the first Configure until Status says ready.
 	ReadyAfter time.Duration `json:"ready_after_ns,omitempty"`
 	NeverReady bool          `json:"never_ready,omitempty"`
-	Busy       bool          `json:"busy,omitempty"`            // WorkerStatus
-	BusyReason string        `json:"busy_reason,omitempty"`     // in WorkerStatus
-	Active     int           `json:"active_requests,omitempty"` // Status and FenceAck
-	Open       int           `json:"open,omitempty"`            // FenceAck: with streams that are quiet
-	LastActive time.Time     `json:"last_active,omitzero"`      // FenceAck
+	// Services, where given, are what Status says of its services, and Log what their logs
+	// end with. It is ready when all of them are "ready" or "done".
+	Services []guestproto.ServiceStatus `json:"services,omitempty"`
+	Log      []string                   `json:"log,omitempty"`
+	// NoHealth: it is of an mvm that numbers no Status and counts no failures.
+	NoHealth bool `json:"no_health,omitempty"`
+	// Stalled: its VM stands still, for this reason.
+	Stalled    string    `json:"stalled,omitempty"`
+	Busy       bool      `json:"busy,omitempty"`            // WorkerStatus
+	BusyReason string    `json:"busy_reason,omitempty"`     // in WorkerStatus
+	Active     int       `json:"active_requests,omitempty"` // Status and FenceAck
+	Open       int       `json:"open,omitempty"`            // FenceAck: with streams that are quiet
+	LastActive time.Time `json:"last_active,omitzero"`      // FenceAck
 	// CPUPercent, of one CPU, and BytesPerMinute are what the VMM uses; 0: 1 % and nothing.
 	CPUPercent     int `json:"cpu_percent,omitempty"`
 	BytesPerMinute int `json:"bytes_per_minute,omitempty"`
@@ -33,6 +43,7 @@ type Behavior struct {
 	Refuse    string        `json:"refuse,omitempty"`   // {"Error":{"message":…}}
 	Crash     bool          `json:"crash,omitempty"`    // the VMM dies instead
 	Poweroff  bool          `json:"poweroff,omitempty"` // the guest powers off instead
+	Panic     string        `json:"panic,omitempty"`    // the guest's kernel panics instead, with this
 
 	// NoChannel: the guest never comes up on the channel; Dial gets no stream.
 	NoChannel bool `json:"no_channel,omitempty"`

@@ -38,6 +38,7 @@ type guestState struct {
 	Gated       bool                  `json:"gated"` // configured since the vCPUs began to run
 	Log         []guestproto.LogLine  `json:"log,omitempty"`
 	LogTotal    int                   `json:"log_total"` // lines ever
+	Looks       uint64                `json:"looks"`     // at its services
 }
 
 func bootGuest() guestState {
@@ -108,6 +109,15 @@ func (g *guestState) status(b Behavior) guestproto.Status {
 		s.Ready = true
 	}
 	s.Services = []guestproto.ServiceStatus{svc}
+	if len(b.Services) > 0 {
+		s.Services = b.Services
+		up := func(svc guestproto.ServiceStatus) bool { return svc.State == "ready" || svc.State == "done" }
+		s.Ready = g.Config != nil && !slices.ContainsFunc(b.Services, func(svc guestproto.ServiceStatus) bool { return !up(svc) })
+	}
+	g.Looks++
+	if !b.NoHealth {
+		s.Version = g.Looks
+	}
 	return s
 }
 

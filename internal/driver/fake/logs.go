@@ -36,6 +36,12 @@ func (m *machine) logs(conn net.Conn, spec guestproto.Logs) {
 		if first && spec.Tail > 0 && len(lines) > spec.Tail {
 			lines = lines[len(lines)-spec.Tail:]
 		}
+		if b := m.host.behavior(m.spec.ID); first && len(b.Log) > 0 {
+			lines = nil
+			for _, text := range b.Log {
+				lines = append(lines, guestproto.LogLine{Service: spec.Service, Stream: "stderr", Text: text})
+			}
+		}
 		sent = total
 		for _, l := range lines {
 			if spec.Service != "" && spec.Service != l.Service {

@@ -69,6 +69,8 @@ func (m *machine) misbehave(conn net.Conn, req guestproto.Request, b Behavior) b
 	switch {
 	case b.Crash:
 		m.end(driver.Exit{Code: 1, Detail: "VMM died"}, false)
+	case b.Panic != "":
+		m.end(driver.Exit{Guest: true, Panic: b.Panic, Detail: "guest-reset"}, false)
 	case b.Poweroff:
 		m.end(driver.Exit{Guest: true, Detail: "guest powered off"}, false)
 	case b.Silent:

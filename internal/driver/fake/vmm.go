@@ -22,7 +22,10 @@ type vmm struct {
 	conns  map[net.Conn]struct{} // host sides
 }
 
-var _ driver.VMM = (*vmm)(nil)
+var (
+	_ driver.VMM     = (*vmm)(nil)
+	_ driver.Staller = (*vmm)(nil)
+)
 
 // hold gives out a handle, which takes the machine over.
 func (d *Driver) hold(m *machine) driver.VMM {
@@ -183,6 +186,9 @@ func (s *stream) Close() error {
 	s.v.mu.Unlock()
 	return s.Conn.Close()
 }
+
+// Stalled says why the VM stands still.
+func (v *vmm) Stalled() string { return v.m.host.behavior(v.m.spec.ID).Stalled }
 
 // Stats measures what the guest's behaviour says that it uses.
 func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,8 @@ const (
 	consoleRate  = 256 << 10
 	consoleBurst = 1 << 20
 	consoleChunk = 16 << 10
+	consoleKept  = 8 << 10 // of the end, in memory: a panic is looked for there
+	maxPanic     = 200     // of what the kernel says of it
 	drainTimeout = 2 * time.Second
 )
 
@@ -34,6 +37,7 @@ type console struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	once   sync.Once
+	last   []byte // the end of what this VMM wrote while it was held; after done
 }
 
 // startConsole owns conn. drain or stop ends it.
@@ -61,6 +65,7 @@ func (c *console) run(ctx context.Context) (err error) {
 	buf := make([]byte, consoleChunk)
 	for {
 		n, rerr := c.conn.Read(buf)
+		c.keep(buf[:n])
 		if n > 0 && c.spec.Console != "" {
 			if f == nil || size+int64(n) > maxConsole {
 				if f, size, err = c.open(f); err != nil {
@@ -77,6 +82,33 @@ func (c *console) run(ctx context.Context) (err error) {
 		}
 		_ = lim.WaitN(ctx, n) // does not wait any more once drained
 	}
+}
+
+// keep remembers the end of what the guest wrote.
+func (c *console) keep(b []byte) {
+	b = b[max(0, len(b)-consoleKept):]
+	c.last = append(c.last, b...)
+	if over := len(c.last) - consoleKept; over > 0 {
+		c.last = append(c.last[:0], c.last[over:]...)
+	}
+}
+
+// panicMark is what Linux says first when it panics.
+const panicMark = "Kernel panic - "
+
+// panicked returns what the guest's kernel said when it panicked, "" where it did not.
+// Once drained.
+func (c *console) panicked() string {
+	text := string(c.last)
+	at := strings.LastIndex(text, panicMark)
+	if at < 0 {
+		return ""
+	}
+	line, _, _ := strings.Cut(text[at:], "\n")
+	if len(line) > maxPanic {
+		line = line[:maxPanic]
+	}
+	return strings.TrimSpace(strings.ToValidUTF8(line, ""))
 }
 
 // open opens the log to append, after moving a full one out of the way.

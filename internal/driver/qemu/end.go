@@ -112,6 +112,9 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 		e.Guest = v.shutdown.Guest
 		e.Detail = v.shutdown.Reason
 	}
+	if e.Guest && e.Detail != "guest-shutdown" {
+		e.Panic = v.con.panicked()
+	}
 	switch {
 	case e.Guest:
 	case v.killed:

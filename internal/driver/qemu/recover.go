@@ -66,6 +66,7 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 		v.memory = memoryLive
 	case stateStalled:
 		v.memory = memoryLive
+		v.setStill(true)
 		v.stall()
 	case statePostmigr:
 		v.memory = memorySaved

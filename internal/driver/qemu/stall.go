@@ -30,6 +30,22 @@ func (v *vmm) stall() {
 	}
 }
 
+// Stalled says why the guest stands still; "" while it does not.
+func (v *vmm) Stalled() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.still {
+		return ""
+	}
+	return "the host's disk is full (no space left in " + v.diskDir() + "): the VM stands still until there is room"
+}
+
+func (v *vmm) setStill(still bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.still = still
+}
+
 // endStalls lets stalled guests go on until the VMM ends or is let go.
 func (v *vmm) endStalls() {
 	for {
@@ -62,6 +78,7 @@ func (v *vmm) standsStill() bool {
 	defer v.cmd.Unlock()
 	s, err := v.runState(ctx)
 	if err == nil && s != stateStalled {
+		v.setStill(false)
 		return false
 	}
 	if err != nil || !v.room() {

@@ -284,8 +284,8 @@ func TestGuestPanics(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the VMM goes on")
 	}
-	if e := v.Exit(); !e.Guest || e.Detail == "" {
-		t.Errorf("exit %+v, want the guest's own with a detail", e)
+	if e := v.Exit(); !e.Guest || e.Detail == "" || !strings.HasPrefix(e.Panic, "Kernel panic - not syncing") {
+		t.Errorf("exit %+v, want the guest's own with a detail and the kernel's word", e)
 	}
 	if b, err := os.ReadFile(spec.Console); err != nil || !strings.Contains(string(b), "panic") {
 		t.Errorf("the console log has no panic: %v", err)

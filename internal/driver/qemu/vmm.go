@@ -54,6 +54,7 @@ type vmm struct {
 	memory    memoryState
 	stopped   time.Time // when the vCPUs last stood still, and ran again; zero: not seen
 	resumed   time.Time
+	still     bool // its guest stands still for want of disk space
 }
 
 type shutdown struct {
@@ -65,6 +66,7 @@ var (
 	_ driver.VMM     = (*vmm)(nil)
 	_ driver.Greeter = (*vmm)(nil)
 	_ driver.Clocked = (*vmm)(nil)
+	_ driver.Staller = (*vmm)(nil)
 )
 
 var errGone = errors.New("the VMM is gone")
@@ -151,9 +153,11 @@ func (v *vmm) onEvent(e qmp.Event) {
 		v.stopped = e.At
 	case "RESUME":
 		v.resumed = e.At
+		v.still = false
 	case "BLOCK_IO_ERROR":
 		var b struct{ Action string }
 		if json.Unmarshal(e.Data, &b) == nil && b.Action == "stop" {
+			v.still = true
 			v.stall()
 		}
 	case "SHUTDOWN":

@@ -102,6 +102,13 @@ func refuses(detail string, retry int) func(context.Context, guestproto.Acquire)
 	}
 }
 
+// refusesFailing refuses an instance whose service does not come up.
+func refusesFailing(retry int) func(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {
+	return func(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {
+		return guestproto.AcquireResult{Detail: new("service app is failing"), RetrySecs: retry, Failing: true}, nil
+	}
+}
+
 var (
 	awake3 = guestproto.Awake{InstanceID: id3, IP: ip3}
 	awake4 = guestproto.Awake{InstanceID: id4, IP: ip4}

@@ -101,6 +101,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 		text   string
 	}{
 		{refuses("max_running 8 is reached", 30), 503, "30", "no instance is available now\n"},
+		{refusesFailing(5), 503, "5", "the instance runs, but its service does not come up\n"},
 		{refuses("pool workers is not there\x1b[31m", 0), 502, "", "no instance is available\n"},
 		{broken, 503, "5", "the host does not answer"},
 		{func(context.Context, guestproto.Acquire) (guestproto.AcquireResult, error) {

@@ -43,6 +43,7 @@ const (
 	notNow     = "no instance is available now"
 	notAtAll   = "no instance is available"
 	tooManyNew = "too many new users come from your address"
+	failing    = "the instance runs, but its service does not come up"
 )
 
 // hostRefusal is what a client is told when the host did not have an instance awake.
@@ -53,6 +54,8 @@ func hostRefusal(res guestproto.AcquireResult) *refusal {
 	switch retry := min(res.RetrySecs, 3600); {
 	case res.Limited:
 		return tooMany(max(retry, 1))
+	case res.Failing:
+		return refused(http.StatusServiceUnavailable, max(retry, 1), failing)
 	case retry > 0:
 		return refused(http.StatusServiceUnavailable, retry, notNow)
 	}

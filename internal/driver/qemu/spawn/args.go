@@ -105,11 +105,12 @@ func (l Launch) disks(n Numbers) []string {
 	return args
 }
 
-// cmdline adds to the image's kernel arguments what depends on this VMM. Under TCG
+// cmdline adds to the image's kernel arguments what depends on this VMM. A kernel that
+// panics ends, unless the image says otherwise: it would stand still for good. Under TCG
 // the time-stamp counter is the host's; telling its rate spares the guest a
 // calibration that sometimes hangs.
 func (l Launch) cmdline() string {
-	s := strings.TrimSpace(l.Cmdline + " console=ttyS0")
+	s := "panic=-1 " + strings.TrimSpace(l.Cmdline+" console=ttyS0")
 	if l.Accel != AccelKVM && l.TSCkHz > 0 {
 		s += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable no_timer_check", l.TSCkHz)
 	}

@@ -1,0 +1,157 @@
+package mvm
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// HealthStatus says in one word how the services of a running instance are.
+type HealthStatus string
+
+// The words. Starting: not every service is ready yet, and none fails. Failing: one has
+// failed, and its guest starts it again after a pause, or not at all.
+const (
+	HealthStarting HealthStatus = "starting"
+	HealthReady    HealthStatus = "ready"
+	HealthFailing  HealthStatus = "failing"
+)
+
+// CrashLoop is the number of runs in a row that failed with which a service counts as not
+// coming up: who waits for it waits no longer.
+const CrashLoop = 3
+
+// Health says how the services of a running instance are. It is what its guest reports,
+// kept in memory and not stored.
+type Health struct {
+	Status   HealthStatus    `json:"status"`
+	Since    time.Time       `json:"since"`
+	Services []ServiceHealth `json:"services,omitempty"`
+}
+
+// ServiceHealth says how one service is.
+type ServiceHealth struct {
+	Name string `json:"name"`
+	// State is "starting", "ready", "failed", "backoff", "stopped" or "done".
+	State    string `json:"state"`
+	Failing  bool   `json:"failing,omitempty"`
+	ExitCode *int   `json:"exit_code,omitempty"` // of the last run that ended by itself
+	Restarts int    `json:"restarts"`
+	// Fails counts the last runs in a row that failed.
+	Fails  int    `json:"fails,omitempty"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// GivesUp reports that waiting for the service is no use: it is not started again, or
+// fails again and again.
+func (s ServiceHealth) GivesUp() bool { return s.State == "failed" || s.Fails >= CrashLoop }
+
+// Text says how the service is, for people.
+func (s ServiceHealth) Text() string {
+	how := s.State
+	if s.Failing {
+		how = "failing"
+		if s.Detail == "" && s.ExitCode != nil {
+			how += fmt.Sprintf(" (exited with code %d)", *s.ExitCode)
+		}
+	}
+	if s.Detail != "" {
+		how += " (" + s.Detail + ")"
+	}
+	switch {
+	case s.Restarts == 1:
+		how += ", 1 restart"
+	case s.Restarts > 1:
+		how += fmt.Sprintf(", %d restarts", s.Restarts)
+	}
+	return how
+}
+
+// Worst returns the service that matters most: one that gives up, else one that fails,
+// else one that is not ready; nil where there is none of these.
+func (h *Health) Worst() *ServiceHealth {
+	if h == nil {
+		return nil
+	}
+	var worst *ServiceHealth
+	rank := 0
+	for n := range h.Services {
+		s, r := &h.Services[n], 0
+		switch {
+		case s.GivesUp():
+			r = 3
+		case s.Failing:
+			r = 2
+		case s.State != "ready" && s.State != "done":
+			r = 1
+		}
+		if r > rank {
+			worst, rank = s, r
+		}
+	}
+	return worst
+}
+
+// Text names the services that fail, or are not ready, for people; "" where there is none.
+func (h *Health) Text() string {
+	if h == nil {
+		return ""
+	}
+	var parts []string
+	for _, s := range h.Services {
+		if s.Failing || h.Status != HealthFailing && s.State != "ready" && s.State != "done" {
+			parts = append(parts, "service "+s.Name+" is "+s.Text())
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// PoolHealth counts the running instances of a pool by how they are.
+type PoolHealth struct {
+	Ready    int `json:"ready"`
+	Starting int `json:"starting"`
+	Failing  int `json:"failing"`
+	Stalled  int `json:"stalled"` // the VM stands still
+	Unknown  int `json:"unknown"` // the guest does not tell
+	// Troubles says of the first ones that fail or stand still what is wrong.
+	Troubles []string `json:"troubles,omitempty"`
+}
+
+// maxTroubles bounds PoolHealth.Troubles.
+const maxTroubles = 8
+
+// Add counts an instance that runs.
+func (p *PoolHealth) Add(i Instance) {
+	trouble := ""
+	switch {
+	case i.Stalled != "":
+		p.Stalled++
+		trouble = i.Stalled
+	case i.Health == nil:
+		p.Unknown++
+	case i.Health.Status == HealthReady:
+		p.Ready++
+	case i.Health.Status == HealthStarting:
+		p.Starting++
+	default:
+		p.Failing++
+		trouble = i.Health.Text()
+	}
+	if trouble != "" && len(p.Troubles) < maxTroubles {
+		p.Troubles = append(p.Troubles, i.ID+": "+trouble)
+	}
+}
+
+// Text says the counts, for people.
+func (p *PoolHealth) Text() string {
+	var parts []string
+	for _, c := range []struct {
+		n    int
+		what string
+	}{{p.Ready, "ready"}, {p.Starting, "starting"}, {p.Failing, "failing"}, {p.Stalled, "standing still"}, {p.Unknown, "not known"}} {
+		if c.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

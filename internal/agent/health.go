@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/guestproto"
+	"mvm/internal/store"
+)
+
+// Bounds of what is kept of a guest's services and shown of their logs.
+const (
+	maxHealthServices = 64
+	maxServiceName    = 63
+	lastLinesKept     = 10
+	lastLinesRead     = 100 // of a guest that sends more than it was asked for
+	lastLinesTimeout  = 3 * time.Second
+)
+
+// healthTable has how the services of instances are, as their guests said last. It is in
+// memory only: a guest tells when something changes, and is asked once where nothing is
+// known of it. What is known of a sleeper stays, for its guest goes on where it was.
+type healthTable struct {
+	mu sync.Mutex
+	by map[string]guestHealth
+}
+
+type guestHealth struct {
+	boot    int
+	version uint64 // of the Status that it is from
+	is      mvm.Health
+}
+
+// saw takes in what a guest said. A guest of an older mvm does not tell of changes: of it
+// only what is not ready is kept, for as long as somebody asks.
+func (t *healthTable) saw(i mvm.Instance, st guestproto.Status) {
+	is := healthOf(st)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before, known := t.by[i.ID]
+	known = known && before.boot == i.DiskGeneration
+	switch {
+	case known && before.version > st.Version:
+		return
+	case st.Version == 0 && is.Status == mvm.HealthReady:
+		delete(t.by, i.ID)
+		return
+	case known && before.is.Status == is.Status:
+		is.Since = before.is.Since
+	}
+	if t.by == nil {
+		t.by = map[string]guestHealth{}
+	}
+	t.by[i.ID] = guestHealth{boot: i.DiskGeneration, version: st.Version, is: is}
+}
+
+// of is what is known of a running instance; nil: nothing.
+func (t *healthTable) of(i mvm.Instance) *mvm.Health {
+	if i.State != mvm.StateRunning {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if h, ok := t.by[i.ID]; ok && h.boot == i.DiskGeneration && h.is.Status != "" {
+		return &h.is
+	}
+	if !i.Ready {
+		return &mvm.Health{Status: mvm.HealthStarting, Since: i.Changed}
+	}
+	return nil
+}
+
+// forget drops what is known of an instance that is gone.
+func (t *healthTable) forget(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.by, id)
+}
+
+// healthOf makes of a guest's word what is kept of it.
+func healthOf(st guestproto.Status) mvm.Health {
+	h := mvm.Health{Status: mvm.HealthStarting, Since: time.Now()}
+	if st.Ready {
+		h.Status = mvm.HealthReady
+	}
+	for _, s := range st.Services[:min(len(st.Services), maxHealthServices)] {
+		is := mvm.ServiceHealth{Name: clipTo(maxServiceName, s.Name), State: clipTo(maxServiceName, s.State),
+			Restarts: max(s.Restarts, 0), Fails: max(s.Fails, 0), Detail: clip(s.Detail), ExitCode: s.ExitCode}
+		if st.Version == 0 && s.State == "backoff" { // it does not count them
+			is.Fails = is.Restarts + 1
+		}
+		up := s.State == "ready" || s.State == "done"
+		is.Failing = s.State == "failed" || s.State == "backoff" || is.Fails > 0 && !up
+		if is.Failing {
+			h.Status = mvm.HealthFailing
+		}
+		h.Services = append(h.Services, is)
+	}
+	return h
+}
+
+// stalled says why the instance's VM stands still though nobody paused it; "" where it
+// does not.
+func (a *Agent) stalled(id string) string {
+	if l := a.liveOf(id); l != nil {
+		if s, ok := l.vmm.(driver.Staller); ok {
+			return s.Stalled()
+		}
+	}
+	return ""
+}
+
+// observed adds to a record what is known of the instance beside it.
+func (a *Agent) observed(i *mvm.Instance) {
+	i.Idle = a.idle.status(*i)
+	i.Health = a.health.of(*i)
+	if i.State == mvm.StateRunning {
+		i.Stalled = a.stalled(i.ID)
+	}
+}
+
+// reported takes in what the guest of an instance tells by itself.
+func (h *hostListener) reported(st guestproto.Status) guestproto.HostResponse {
+	i, err := h.findID(h.id)
+	if err != nil {
+		return refuse("%s", forGuest(err))
+	}
+	h.a.health.saw(i, st)
+	if st.Ready {
+		h.a.readyAfterAll(i)
+	}
+	return guestproto.HostResponse{HealthAck: true}
+}
+
+// gaveUp is the service for which it is no use to wait; nil where there is none.
+func (a *Agent) gaveUp(i mvm.Instance) *mvm.ServiceHealth {
+	if s := a.health.of(i).Worst(); s != nil && s.GivesUp() {
+		return s
+	}
+	return nil
+}
+
+// serviceError says of a service of the instance that it does not come up, with the last
+// lines of its log.
+func (a *Agent) serviceError(ctx context.Context, what string, i mvm.Instance, s mvm.ServiceHealth) *mvm.Error {
+	lines := a.lastLines(ctx, i.ID, s.Name)
+	fix := "see `mvm logs %s --service %s`, and mend the image or the pool's environment; until then its guest starts it again and again"
+	if s.State == "failed" {
+		fix = "see `mvm logs %s --service %s`, and mend the image or the pool's environment; its guest does not start it again"
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "%s: service %s is %s%s", what, s.Name, s.Text(), quoteLog(lines)).WithFix(fix, i.ID, s.Name)
+}
+
+var errEnough = errors.New("enough lines were read")
+
+// lastLines are the last lines of a service's log, none where the guest gives none.
+func (a *Agent) lastLines(ctx context.Context, id, service string) (lines []string) {
+	ctx, cancel := context.WithTimeout(ctx, lastLinesTimeout)
+	defer cancel()
+	c, err := a.dialGuest(ctx, id, guestproto.GuestPort)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	release := guestproto.Bind(ctx, c)
+	defer release()
+	if err := guestproto.Send(c, guestproto.Request{Logs: &guestproto.Logs{Service: service, Tail: lastLinesKept}}); err != nil {
+		return nil
+	}
+	read := 0
+	_ = receiveLogs(ctx, c, id, func(l mvm.LogLine) error { // what came is shown
+		if lines = append(lines, clip(l.Text)); len(lines) > lastLinesKept {
+			lines = lines[1:]
+		}
+		if read++; read == lastLinesRead {
+			return errEnough
+		}
+		return nil
+	})
+	return lines
+}
+
+// logMark begins the lines of a log within an error.
+const logMark = "\n| "
+
+// quoteLog adds lines of a log to an error's text.
+func quoteLog(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	clean := make([]string, len(lines))
+	for n, l := range lines {
+		clean[n] = strings.ReplaceAll(l, "\n", " ")
+	}
+	return "; its last lines:" + logMark + strings.Join(clean, logMark)
+}
+
+// withoutLog is an error's text without the lines of a log: for records and other logs.
+func withoutLog(text string) string {
+	var kept []string
+	for _, l := range strings.Split(text, "\n") {
+		if !strings.HasPrefix(l, logMark[1:]) {
+			kept = append(kept, strings.TrimSuffix(l, "; its last lines:"))
+			continue
+		}
+		if at := strings.LastIndex(l, " (see `mvm logs "); at >= 0 { // the fix is behind the last
+			kept[len(kept)-1] += l[at:]
+		}
+	}
+	return strings.Join(kept, "\n")
+}
+
+// recordable is what is kept of an error on a record.
+func recordable(err error) string { return clip(withoutLog(err.Error())) }
+
+// askHealth asks a guest of which nothing is known how its services are: after a restart
+// of the agent.
+func (a *Agent) askHealth(i mvm.Instance) {
+	if i.State != mvm.StateRunning || !i.Ready || !a.health.unknown(i) {
+		return
+	}
+	release, err := acquireSlot(a.ctx, a.idle.slots)
+	if err != nil {
+		return
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
+	defer cancel()
+	if _, err := a.status(ctx, i); err == nil {
+		a.health.asked(i)
+	}
+}
+
+// readyAfterAll has it on record that the services of an instance are ready for which
+// nobody waits any more: a wait for them has failed.
+func (a *Agent) readyAfterAll(i mvm.Instance) {
+	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
+		return
+	}
+	err := a.store.Update(func(tx *store.Tx) error {
+		now, err := tx.Instance(i.ID)
+		if err != nil || now.Op != nil || !now.Changed.Equal(i.Changed) {
+			return err
+		}
+		now.Ready, now.Problem = true, ""
+		return tx.PutInstance(now)
+	})
+	if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
+		a.log.Error("record that services are ready", "instance", i.ID, "error", err)
+		return
+	}
+	a.log.Info("services are ready after all", "instance", i.ID)
+	a.reconciler.poke(i.Tenant) // others of its pool waited for it
+}
+
+// unknown reports that nothing is known of a running instance's services, and its guest
+// was not asked since its boot.
+func (t *healthTable) unknown(i mvm.Instance) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, ok := t.by[i.ID]
+	return !ok || h.boot != i.DiskGeneration
+}
+
+// asked notes that the guest of an older mvm, which tells nothing, was asked.
+func (t *healthTable) asked(i mvm.Instance) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.by[i.ID]; !ok {
+		if t.by == nil {
+			t.by = map[string]guestHealth{}
+		}
+		t.by[i.ID] = guestHealth{boot: i.DiskGeneration}
+	}
+}
+
+// serviceFails is an error of an instance that runs and serves nobody: a service of it does
+// not come up.
+type serviceFails struct{ error }
+
+func (e *serviceFails) Unwrap() error { return e.error }
+
+// lastOf adds to an instance's story the last lines of what has to do with how it is.
+func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {
+	i := s.Instance
+	if w := i.Health.Worst(); w != nil && w.Failing {
+		s.LastOf, s.LastLines = w.Name, a.lastLines(ctx, i.ID, w.Name)
+		return
+	}
+	if l := i.Last; i.State == mvm.StateStopped && l != nil && l.Op == mvm.OpStop && l.By == askerAgent {
+		s.LastOf, s.LastLines = "console", a.lastConsole(i.ID)
+	}
+}
+
+// poolHealth sums up how the running instances of a pool are, nil where none runs.
+func (a *Agent) poolHealth(all []mvm.Instance) *mvm.PoolHealth {
+	var p *mvm.PoolHealth
+	for _, i := range all {
+		if i.State != mvm.StateRunning {
+			continue
+		}
+		if p == nil {
+			p = &mvm.PoolHealth{}
+		}
+		a.observed(&i)
+		p.Add(i)
+	}
+	return p
+}

@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+)
+
+// timeoutHelp says for how long a command that has --timeout waits.
+const timeoutHelp = `
+It ends at once, and not with 0, when a service is not started again or failed 3 times in
+a row. Else it waits for each instance up to 3 minutes for its guest to answer and 15
+minutes for its services; --timeout ends the waiting earlier. The agent goes on either way.
+`
+
+// timeoutFlag has a command wait for a limited time.
+func timeoutFlag(cmd *cobra.Command) *time.Duration {
+	limit := cmd.Flags().Duration("timeout", 0, "wait at most so long, as 90s or 10m, and exit with 1 then (default: as --help says)")
+	cmd.Flags().Lookup("timeout").DefValue = ""
+	return limit
+}
+
+// checkTimeout refuses a --timeout that means nothing; waits: the command does wait.
+func checkTimeout(cmd *cobra.Command, limit time.Duration, waits bool) error {
+	switch {
+	case !cmd.Flags().Changed("timeout"):
+		return nil
+	case !waits:
+		return usagef(cmd, "--timeout is for waiting, and this does not wait")
+	case limit <= 0:
+		return usagef(cmd, "--timeout %s is not a time to wait", limit)
+	}
+	return nil
+}
+
+// within runs f, which waits for the agent, for at most so long; 0: without end. p shows
+// how far it is, and its last line goes into the error.
+func within(ctx context.Context, limit time.Duration, what string, p *progress, f func(ctx context.Context) error) error {
+	if limit == 0 {
+		return f(ctx)
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := f(bounded)
+	if err == nil || ctx.Err() != nil || !errors.Is(bounded.Err(), context.DeadlineExceeded) || answered(err) {
+		return err
+	}
+	text := ""
+	if last := p.lastText(); last != "" {
+		text = ": " + last
+	}
+	return mvm.Errorf(mvm.KindTimeout, "%s: not done within %s%s", what, limit, text).
+		WithFix("the agent goes on with it; see `mvm ps`, and `mvm why INSTANCE` for what an instance waits for")
+}
