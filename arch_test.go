@@ -32,7 +32,7 @@ var rules = map[string]rule{
 	"internal/pki":        {"internal/sys", "certificates are files; who shows them to whom is not its business", "internal/testenv"},
 	"internal/remote":     {"internal/api internal/pki", "the API's handlers for other machines, whoever answers", "internal/testenv"},
 	"internal/display":    {"", "functions on strings", ""},
-	"internal/cli":        {"internal/api internal/audit internal/display internal/manifest internal/doctor internal/pki internal/desired internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, and desired signs where there is none", "internal/testenv"},
+	"internal/cli":        {"internal/api internal/audit internal/display internal/manifest internal/doctor internal/pki internal/desired internal/sys internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, desired signs where there is none, and sys makes durable what it writes", "internal/testenv"},
 	"internal/doctor":     {"internal/hostd internal/sys", "it checks the host without an agent", "internal/hostd internal/hostd/hostdtest internal/testenv"},
 	"internal/manifest":   {"internal/spelling", "files of users become nouns", ""},
 	"internal/desired":    {"internal/spelling", "pure: bytes in, a checked desired state in nouns out", ""},
@@ -50,13 +50,13 @@ var rules = map[string]rule{
 	"internal/delta":   {"", "pure: two values in, what differs out", ""},
 	"internal/policy":  {"", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets": {"internal/sys", "bytes at rest", ""},
-	"internal/store":   {"internal/audit internal/sys", "durable state speaks in nouns", ""},
+	"internal/store":   {"internal/audit internal/sys", "durable state speaks in nouns", "internal/testenv/durable"},
 	"internal/audit":   {"", "pure: entries in, hashes and a verdict out", ""},
 	"internal/sim":     {"", "a simulation of a host is only tests", "*"},
 	"internal/metrics": {"", "it counts what it is told of, and knows nobody", ""},
 
 	"internal/driver":            {"", "the contract", ""},
-	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv", "the suite sees the contract and the guest, no driver", ""},
+	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/guestproto internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
@@ -85,15 +85,17 @@ var rules = map[string]rule{
 	"internal/guest/linux":    {"internal/guest internal/guestproto internal/guestproto/mux", "what the guest agent does to its kernel", ""},
 	"internal/guest/gateway":  {"internal/guestproto", "routing inside the VM", "internal/testenv"},
 
-	"internal/sys":            {"", "named operations on the operating system", "internal/testenv"},
-	"internal/undo":           {"", "a data structure", ""},
-	"internal/testenv":        {"internal/image internal/image/builtin", "what tests need of the machine", ""},
-	"internal/testenv/inject": {"", "system calls in processes that a test has started", ""},
+	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
+	"internal/undo":            {"", "a data structure", ""},
+	"internal/testenv":         {"internal/image internal/image/builtin", "what tests need of the machine", ""},
+	"internal/testenv/durable": {"internal/testenv", "what a process has written, seen in its system calls", ""},
+	"internal/testenv/inject":  {"", "system calls in processes that a test has started", ""},
 
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli internal/api"},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"internal/owner test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
+	"test/durable":     {"", "commands, and what of them outlives a crash of the host", "*"},
 	"test/peers":       {"", "agent, gateways and publisher over a network that swallows the dead", "*"},
 	"test/script":      {"", "the command line's manual, executed", "*"},
 	"test/vm":          {"", "real microVMs from end to end", "*"},
@@ -266,37 +268,37 @@ var byPath = map[string]string{
 		"Mkdir MkdirAll MkdirTemp Symlink Link ReadDir Readlink DirFS OpenRoot OpenInRoot CopyFS",
 	"filepath": "Glob Walk WalkDir EvalSymlinks",
 	"net":      "Dial DialTimeout DialUnix Dialer Listen ListenUnix ListenConfig",
-	"sys":      "WriteFile WriteJSON SyncFile SyncDir Rename AllocatedBytes ReadGuarded",
+	"sys":      "WriteFile WriteJSON CreateFile Mkdir MkdirAll SyncFile SyncDir Rename AllocatedBytes ReadGuarded",
 	"unix":     "Open Openat Openat2 Unlink Unlinkat Rename Renameat Chown Fchownat Chmod Fchmodat Truncate Stat Lstat Connect Bind",
 	"syscall":  "Open Unlink Rename Chown Lchown Chmod Truncate Stat Lstat Mkfifo Connect Bind",
 }
 
 // mayByPath are the exceptions, by file and function, each with its reason.
 var mayByPath = map[string]string{
-	"internal/agent/folders.go os.MkdirAll":      "makes the parents of the folders, in folders of the agent",
-	"internal/agent/desired_file.go os.Stat":     "the operator's file, of which the path is in the config",
-	"internal/agent/desired_file.go os.OpenFile": "the operator's file, of which the path is in the config",
-	"internal/agent/hostmemory.go os.ReadFile":   "/proc",
-	"internal/agent/node.go os.ReadDir":          "/proc",
-	"internal/agent/node.go os.Open":             "/proc",
-	"internal/agent/node.go os.ReadFile":         "/proc",
-	"internal/agent/node.go filepath.WalkDir":    "measures images, which are the store's",
-	"internal/agent/agent.go net.Dialer":         "TCP to gateways",
-	"internal/agent/verify.go net.Listen":        "TCP, for live probes",
-	"internal/driver/fake/knobs.go os.ReadFile":  "the tester's file in the data folder",
-	"internal/driver/fake/spec.go os.Stat":       "looks whether images and folders are there, and opens nothing",
-	"internal/driver/qemu/driver.go os.MkdirAll": "the driver's own folder",
-	"internal/driver/qemu/driver.go os.Open":     "QEMU's binary",
-	"internal/driver/qemu/host.go os.Stat":       "/dev/kvm",
-	"internal/driver/qemu/host.go unix.Stat":     "/dev/kvm",
-	"internal/driver/qemu/host.go os.ReadFile":   "the driver's own folder: what was found out about the host, and a probe's console",
-	"internal/driver/qemu/host.go os.MkdirTemp":  "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go os.WriteFile":  "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go os.Remove":     "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go os.RemoveAll":  "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go filepath.Glob": "the driver's own folder: of probes",
-	"internal/driver/qemu/host.go sys.WriteJSON": "the driver's own folder: what was found out about the host",
-	"internal/driver/qemu/launch.go os.OpenFile": "files of images, which are the store's; those of the instance go through sys.Folder",
+	"internal/agent/folders.go sys.MkdirAll":      "makes the parents of the folders, in folders of the agent",
+	"internal/agent/desired_file.go os.Stat":      "the operator's file, of which the path is in the config",
+	"internal/agent/desired_file.go os.OpenFile":  "the operator's file, of which the path is in the config",
+	"internal/agent/hostmemory.go os.ReadFile":    "/proc",
+	"internal/agent/node.go os.ReadDir":           "/proc",
+	"internal/agent/node.go os.Open":              "/proc",
+	"internal/agent/node.go os.ReadFile":          "/proc",
+	"internal/agent/node.go filepath.WalkDir":     "measures images, which are the store's",
+	"internal/agent/agent.go net.Dialer":          "TCP to gateways",
+	"internal/agent/verify.go net.Listen":         "TCP, for live probes",
+	"internal/driver/fake/knobs.go os.ReadFile":   "the tester's file in the data folder",
+	"internal/driver/fake/spec.go os.Stat":        "looks whether images and folders are there, and opens nothing",
+	"internal/driver/qemu/driver.go sys.MkdirAll": "the driver's own folder",
+	"internal/driver/qemu/driver.go os.Open":      "QEMU's binary",
+	"internal/driver/qemu/host.go os.Stat":        "/dev/kvm",
+	"internal/driver/qemu/host.go unix.Stat":      "/dev/kvm",
+	"internal/driver/qemu/host.go os.ReadFile":    "the driver's own folder: what was found out about the host, and a probe's console",
+	"internal/driver/qemu/host.go os.MkdirTemp":   "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.WriteFile":   "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.Remove":      "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.RemoveAll":   "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go filepath.Glob":  "the driver's own folder: of probes",
+	"internal/driver/qemu/host.go sys.WriteJSON":  "the driver's own folder: what was found out about the host",
+	"internal/driver/qemu/launch.go os.OpenFile":  "files of images, which are the store's; those of the instance go through sys.Folder",
 }
 
 // TestNothingByPathInFoldersOfInstances: a VMM that was taken over may have put anything
@@ -328,6 +330,60 @@ func TestNothingByPathInFoldersOfInstances(t *testing.T) {
 	for key := range mayByPath {
 		if !used[key] {
 			t.Errorf("mayByPath has %q, which is not there any more: remove it", key)
+		}
+	}
+}
+
+// makes are functions that make, name or replace files, by package.
+var makes = map[string]string{
+	"os":   "Rename Link Symlink Mkdir MkdirAll MkdirTemp CreateTemp Create WriteFile CopyFS",
+	"unix": "Rename Renameat Renameat2 Link Linkat Symlink Symlinkat Mkdir Mkdirat Mknod Mknodat", "syscall": "Rename Link Symlink Mkdir Mknod",
+}
+
+// mayMake are the files of the host's program that use them, each with its reason.
+var mayMake = map[string]string{
+	"internal/api/listen.go":       "a socket, in the run dir",
+	"internal/cli/agent_start.go":  "the log of the agent, which is turned",
+	"internal/cli/desired.go":      "output, in a file that the user names",
+	"internal/driver/qemu/host.go": "a probe of the host, which is removed",
+	"internal/image/fakeimage":     "a folder of a build: the store makes it durable whole",
+	"internal/image/builtin":       "a folder of a build: parts.go makes it durable whole, by syncTree, and so does the store",
+	"internal/image/link.go":       "in a folder of a build",
+	"internal/image/store.go":      "the folder of a build, and what is thrown away",
+	"internal/image/gc.go":         "what is thrown away",
+	"internal/owner/owner.go":      "in /run",
+	"internal/secrets/key.go":      "a link, which gives the key its name only where there is none; the content and the folder are synced there",
+}
+
+// TestWhatIsKeptIsDurable: who makes a file or folder that is kept does it with the
+// functions of package sys, which sync the content and then the name. That they do is
+// seen in the system calls by test/durable.
+func TestWhatIsKeptIsDurable(t *testing.T) {
+	elsewhere := []string{"cmd/mvm-guest", "internal/guest", "internal/sys", "internal/testenv", "internal/hostd/hostdtest", "internal/driver/drivertest", "test"}
+	used := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.test || slices.ContainsFunc(elsewhere, func(p string) bool { return s.pkg() == p || strings.HasPrefix(s.pkg(), p+"/") }) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok || !slices.Contains(strings.Fields(makes[text(s, sel.X)]), sel.Sel.Name) {
+				return true
+			}
+			key := s.path
+			if mayMake[key] == "" {
+				key = s.pkg()
+			}
+			if used[key] = true; mayMake[key] == "" {
+				t.Errorf("%s: %s.%s makes something that a crash of the host may take away: use WriteFile, CreateFile, Rename, Mkdir or MkdirAll of package sys, or say in mayMake why it need not last",
+					s.line(n.Pos()), text(s, sel.X), sel.Sel.Name)
+			}
+			return true
+		})
+	}
+	for key := range mayMake {
+		if !used[key] {
+			t.Errorf("mayMake has %q, which is not there any more: remove it", key)
 		}
 	}
 }

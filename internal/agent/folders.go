@@ -69,7 +69,7 @@ func allocated(d *sys.Folder, name string, owners ...int) (int64, error) {
 // makeRoots makes the parents of the folders. VMMs of older versions pass through.
 func (a *Agent) makeRoots() error {
 	for _, dir := range []string{a.instanceRoot(), a.runRoot()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := sys.MkdirAll(dir, 0o711); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
 		}
 	}

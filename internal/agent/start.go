@@ -38,7 +38,8 @@ func (o *operation) makeReady(ctx context.Context) error {
 	return o.save(func(i *mvm.Instance) { i.State, i.Op, i.Changed = mvm.StateReady, nil, time.Now() })
 }
 
-// makeDisks makes the instance's folder and data disk, unless they are there whole.
+// makeDisks makes the instance's folder and data disk, durable, unless they are there
+// whole.
 func (o *operation) makeDisks(ctx context.Context) error {
 	return mvm.Explain("make folder of "+o.inst.ID, sys.InFolder(o.a.instanceRoot(), func(root *sys.Folder) error {
 		d, err := root.MakeSub(o.inst.ID)
@@ -50,11 +51,12 @@ func (o *operation) makeDisks(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(snapshots.Close(), o.makeDataDisk(ctx, d))
+		return errors.Join(snapshots.Close(), o.makeDataDisk(ctx, d), d.Sync(), root.Sync())
 	}))
 }
 
-// makeDataDisk makes the data disk in the instance's folder, whole or not at all.
+// makeDataDisk makes the data disk in the instance's folder, whole or not at all. The
+// folder is the caller's to sync.
 func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
 	if o.inst.Res.DataDiskMiB == 0 {
 		return nil
@@ -73,7 +75,7 @@ func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, d.Remove(newDisk))
 	}
-	return errors.Join(d.Rename(newDisk, d, dataDisk), d.Sync())
+	return d.Rename(newDisk, d, dataDisk)
 }
 
 // start boots the instance from its disks. why is recorded.

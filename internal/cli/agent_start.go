@@ -15,6 +15,7 @@ import (
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/manifest"
+	"mvm/internal/sys"
 )
 
 const (
@@ -35,7 +36,7 @@ func (a *app) startAgent(ctx context.Context, c *api.Client, cfg manifest.AgentC
 	data := cfg.DataDir
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := os.MkdirAll(data, 0o711); err != nil {
+	if err := sys.MkdirAll(data, 0o711); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "make data folder: %w", err)
 	}
 	lock, err := waitLock(ctx, filepath.Join(data, "agent-start.lock"))

@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/pki"
+	"mvm/internal/sys"
 )
 
 // clientDays is how long a client's certificate lives where nothing else is said.
@@ -78,7 +79,7 @@ func (a *app) certsClientCmd() *cobra.Command {
 
 // makeBundle makes the folder, which must not be there.
 func makeBundle(dir string) error {
-	err := os.Mkdir(dir, 0o700)
+	err := sys.Mkdir(dir, 0o700)
 	switch {
 	case errors.Is(err, os.ErrExist):
 		return mvm.Errorf(mvm.KindExists, "%s is there already", dir).WithFix("name another with --out")
@@ -90,12 +91,7 @@ func makeBundle(dir string) error {
 
 func writeBundle(dir string, files map[string][]byte) error {
 	for name, text := range files {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return mvm.Errorf(mvm.KindInternal, "write certificate: %w", err)
-		}
-		_, err = f.Write(text)
-		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		if err := sys.CreateFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "write certificate: %w", err)
 		}
 	}

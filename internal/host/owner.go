@@ -10,6 +10,7 @@ import (
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/owner"
 	"mvm/internal/store"
+	"mvm/internal/sys"
 )
 
 // folders are an agent's own: no other works in them while it holds them, and its run
@@ -50,7 +51,7 @@ func takeFolders(o cli.ServeOptions) (f *folders, err error) {
 func (f *folders) Close() error { return errors.Join(f.run.Close(), f.data.Close()) }
 
 func makeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := sys.MkdirAll(dir, 0o711); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "make folder: %w", err)
 	}
 	return checkOwner(dir)

@@ -54,7 +54,7 @@ func Open(dir string, builders []Builder, log *slog.Logger) (*DirStore, error) {
 	}
 	s := &DirStore{dir: dir, builders: builders, log: log}
 	for _, d := range []string{dir, s.path("refs"), s.path("locks"), s.path("tmp")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := sys.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}
 	}

@@ -44,7 +44,7 @@ func (d *Dir) has(name string) bool {
 // lock makes the folder, and keeps others from writing until the returned function is
 // called.
 func (d *Dir) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(d.path, 0o700); err != nil {
+	if err := sys.MkdirAll(d.path, 0o700); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "make folder of certificates: %w", err)
 	}
 	f, err := os.OpenFile(d.file(lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0o600)

@@ -121,7 +121,7 @@ func refuseKey(path, why string) *mvm.Error {
 // createKey puts a new key in place with a link, which fails where a file is.
 func createKey(path string) (err error) {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := sys.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	master := make([]byte, KeySize)

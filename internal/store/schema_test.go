@@ -12,6 +12,7 @@ import (
 
 	"mvm"
 	"mvm/internal/store"
+	"mvm/internal/testenv/durable"
 )
 
 func metaOf(t *testing.T, s *store.Store, name string) string {
@@ -78,7 +79,7 @@ func TestOlderFileIsMigratedAfterACopy(t *testing.T) {
 	}
 	s.Close()
 
-	s, err = store.OpenAt(path, store.Options{}, store.SchemaVersion+1, false)
+	durable.Self(t, filepath.Dir(path), nil, func() { s, err = store.OpenAt(path, store.Options{}, store.SchemaVersion+1, false) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,4 +140,20 @@ func TestMigration4NamesNetIDs(t *testing.T) {
 	wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID("beta", 1, soon) }), mvm.KindExists)
 	wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID("beta", 1, later) }), "")
 	wantKind(t, s.Update(func(tx *store.Tx) error { return tx.ReserveNetID("beta", 0, later) }), mvm.KindExists)
+}
+
+// A new file and its folder outlive a crash of the host from the moment that Open returns.
+func TestNewFileIsDurable(t *testing.T) {
+	dir := t.TempDir()
+	var s *store.Store
+	var err error
+	w := durable.Self(t, dir, nil, func() { s, err = store.Open(filepath.Join(dir, "data", "state.db")) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if w.Changes(t) == 0 {
+		t.Error("nothing was seen of what Open wrote")
+	}
+	durable.Self(t, dir, nil, func() { update(t, s, func(tx *store.Tx) error { return addTenant(tx, "acme") }) })
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -98,7 +97,7 @@ func open(path string, opts Options, ms []migration) (*Store, error) {
 	if err := s.seam(SeamOpen); err != nil {
 		return nil, openError(path, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := sys.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, openError(path, err)
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{

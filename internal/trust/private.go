@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"mvm"
 	"mvm/internal/desired"
@@ -46,16 +45,12 @@ func Generate(path string) (Key, error) {
 
 // create writes a file that must not be there, durable.
 func create(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	err := sys.CreateFile(path, data, mode)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return mvm.Errorf(mvm.KindExists, "make key: %s is there already", path).WithFix("choose another name; a key that is lost can't be made again")
 	case err != nil:
 		return mvm.Errorf(mvm.KindInternal, "make key: %w", err)
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close(), sys.SyncDir(filepath.Dir(path))); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "make key: %w", errors.Join(err, os.Remove(path)))
 	}
 	return nil
 }

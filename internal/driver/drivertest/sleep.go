@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
+	"mvm/internal/testenv/durable"
 )
 
 // sleep pauses the instance, takes its snapshot and kills the VMM.
@@ -35,8 +37,15 @@ func (l *life) putToSleep(t *testing.T) {
 	if err := l.v.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.v.Snapshot(t.Context(), snap); err != nil {
-		t.Fatalf("snapshot: %v", err)
+	w := durable.Self(t, l.spec.Dir, []durable.Exception{{Path: filepath.Base(l.spec.Console), Why: "output"}}, func() {
+		if err := l.v.Snapshot(t.Context(), snap); err != nil {
+			t.Fatalf("snapshot: %v", err)
+		}
+	})
+	for _, path := range []string{snap.State, l.spec.Memory} { // another process may have written them
+		if w.Syncs(t, path) == 0 || w.Syncs(t, filepath.Dir(path)) == 0 {
+			t.Errorf("a snapshot was taken, and %s and its folder were synced %d and %d times", path, w.Syncs(t, path), w.Syncs(t, filepath.Dir(path)))
+		}
 	}
 	for _, f := range []string{snap.State, l.spec.Memory} {
 		if st, err := os.Stat(f); err != nil {

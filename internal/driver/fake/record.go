@@ -85,6 +85,9 @@ func writeFile(root, path string, v any, sync bool) error {
 		if err == nil {
 			err = d.Rename(halfPrefix+name, d, name)
 		}
+		if err == nil && sync {
+			err = d.Sync()
+		}
 		if err != nil {
 			return errors.Join(err, d.Remove(halfPrefix+name))
 		}

@@ -55,6 +55,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/sys"
 )
 
 // Options configure a Driver.
@@ -105,7 +106,7 @@ func New(opts Options) (*Driver, error) {
 			return nil, err
 		}
 	}
-	if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
+	if err := sys.MkdirAll(opts.StateDir, 0o700); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "make the QEMU driver's folder: %w", err)
 	}
 	return &Driver{opts: opts, host: opts.Host, binary: path, log: opts.Log.With("driver", "qemu")}, nil

@@ -31,7 +31,7 @@ type parts struct {
 }
 
 func openParts(dir string, log *slog.Logger) (*parts, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := sys.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("open image parts: %w", err)
 	}
 	return &parts{dir: dir, log: log}, nil
