@@ -225,7 +225,11 @@ func TestExecFrameBounds(t *testing.T) {
 		ok   bool
 	}{
 		{"largest data", guestproto.ExecFrame{Stdin: make([]byte, guestproto.MaxExecData)}, true},
-		{"too much data", guestproto.ExecFrame{Stdout: make([]byte, guestproto.MaxExecData+1)}, false},
+		{"largest output", guestproto.ExecFrame{Stdout: make([]byte, guestproto.MaxExecData)}, true},
+		{"largest errors", guestproto.ExecFrame{Stderr: make([]byte, guestproto.MaxExecData)}, true},
+		{"too much input", guestproto.ExecFrame{Stdin: make([]byte, guestproto.MaxExecData+1)}, false},
+		{"too much output", guestproto.ExecFrame{Stdout: make([]byte, guestproto.MaxExecData+1)}, false},
+		{"too many errors", guestproto.ExecFrame{Stderr: make([]byte, guestproto.MaxExecData+1)}, false},
 		{"exit 0", guestproto.ExecFrame{Exit: &guestproto.Exit{}}, true},
 	} {
 		b, err := guestproto.Encode(c.f)

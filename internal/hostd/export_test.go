@@ -17,6 +17,8 @@ const (
 	OpApply     = byte(opApply)
 	OpLaunch    = byte(opLaunch)
 	OpKill      = byte(opKill)
+	OpStats     = byte(opStats)
+	OpTAP       = byte(opTAP)
 	OpLeave     = byte(opLeave)
 	OpLast      = byte(opLast)
 )
