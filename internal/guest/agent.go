@@ -1,9 +1,12 @@
+// Package guest is the logic inside the VM: PID 1, configuration from the host,
+// services, the guest channel and, in the gateway role, routing.
 package guest
 
 import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -11,6 +14,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/guestproto"
 )
 
@@ -26,7 +30,7 @@ type Paths struct {
 
 // DefaultPaths are those of formats.md section 9.
 func DefaultPaths() Paths {
-	return Paths{Services: ServiceDir, Secrets: "/run/secrets", Config: "/etc/mvm-config", Run: "/run/mvm",
+	return Paths{Services: definition.Dir, Secrets: "/run/secrets", Config: "/etc/mvm-config", Run: "/run/mvm",
 		Data: "/data", Etc: "/etc"}
 }
 
@@ -259,4 +263,10 @@ func notReady(services []guestproto.ServiceStatus) string {
 		}
 	}
 	return ""
+}
+
+// exists reports whether there is something at the path.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }

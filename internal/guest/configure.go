@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/guestproto"
 )
 
@@ -86,7 +87,7 @@ func validateConfigure(c guestproto.Configure) error {
 		return mvm.Errorf(mvm.KindInvalid, "configure: role %q is not known", clip(string(c.Role)))
 	}
 	for path := range c.Secrets {
-		if err := validateSecretPath(path); err != nil {
+		if err := definition.ValidateSecretPath(path); err != nil {
 			return err
 		}
 	}

@@ -10,11 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"mvm/internal/guest/definition"
 	"mvm/internal/guestproto"
 )
 
 // agentLog is the name under which the guest agent's own log is kept.
-const agentLog = "mvm"
+const agentLog = definition.AgentLog
 
 // serveLogs streams lines until there are no more or, following, the host hangs up.
 func (a *Agent) serveLogs(ctx context.Context, conn *hostConn, l guestproto.Logs) {

@@ -39,13 +39,10 @@ func (u *unit) prove(ctx context.Context, began time.Time) error {
 	return nil
 }
 
-// once reports that the service is not one that runs for good.
-func (s Service) once() bool { return s.Restart == "on-failure" || s.Restart == "never" }
-
 // awaitReady checks until the service is ready, its time is over, or ctx ends.
 func (u *unit) awaitReady(ctx context.Context) error {
 	r := u.def.Ready
-	if r == nil && u.def.once() {
+	if r == nil && u.def.Once() {
 		<-ctx.Done() // it is ready when it is done
 	}
 	if r == nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 )
 
 // maxSecretBytes bounds one secret; all of them fit in a frame anyway.
@@ -47,27 +48,13 @@ func accessFor(users []User) access {
 	return a
 }
 
-// validateSecretPath checks "<name>" or "<integration>/<KEY>".
-func validateSecretPath(path string) error {
-	parts := strings.Split(path, "/")
-	if len(parts) > 2 {
-		return mvm.Errorf(mvm.KindInvalid, "secret %q is not <name> or <integration>/<key>", clip(path))
-	}
-	for _, p := range parts {
-		if err := mvm.ValidateSecretName(p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // writeSecrets makes the folder hold exactly the secrets. The new generation is
 // written beside it and put in its place in one step, so a reader sees the old or
 // the new of each file, never a part, and removed ones are gone. When nothing would
 // change, nothing is touched.
 func writeSecrets(dir string, secrets map[string][]byte, a access) error {
 	for path := range secrets {
-		if err := validateSecretPath(path); err != nil {
+		if err := definition.ValidateSecretPath(path); err != nil {
 			return err
 		}
 		if parent, _, ok := strings.Cut(path, "/"); ok && secrets[parent] != nil {

@@ -18,7 +18,6 @@ import (
 const (
 	tellDebounce = 200 * time.Millisecond // changes that come together are told once
 	tellTimeout  = 10 * time.Second
-	mostTellSecs = 60
 	tellTries    = 3
 	tellRetry    = time.Second
 	settleMost   = 2 * time.Minute // for all that Settle waits for
@@ -205,22 +204,6 @@ func signals(name string) syscall.Signal {
 		return unix.SIGUSR2
 	}
 	return 0
-}
-
-func (o OnSecrets) validate() error {
-	if set := count(o.Signal != "", len(o.Command) > 0, o.HTTP != ""); set != 1 {
-		return fmt.Errorf("on_secrets has %d of signal, command and http, want one", set)
-	}
-	if o.Signal != "" && signals(o.Signal) == 0 {
-		return fmt.Errorf("on_secrets: signal %q is not HUP, USR1 or USR2", clip(o.Signal))
-	}
-	if o.TimeoutSecs < 0 || o.TimeoutSecs > mostTellSecs {
-		return fmt.Errorf("on_secrets: timeout_secs %d is not in 0..%d", o.TimeoutSecs, mostTellSecs)
-	}
-	if o.HTTP != "" {
-		return validateURL("on_secrets: http", o.HTTP)
-	}
-	return nil
 }
 
 // answerSettle waits until all is settled, and at most for settleMost.

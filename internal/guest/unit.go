@@ -85,7 +85,7 @@ func (u *unit) run(ctx context.Context) {
 // finished reports that the service is not to be started again, and says so.
 func (u *unit) finished(code int, why string) bool {
 	switch {
-	case !u.def.once() || u.def.Restart == "on-failure" && code != 0:
+	case !u.def.Once() || u.def.Restart == "on-failure" && code != 0:
 		return false
 	case code != 0:
 		u.set(stateFailed, why)

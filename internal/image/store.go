@@ -174,6 +174,9 @@ func (s *DirStore) make(ctx context.Context, b Builder, ref string, progress fun
 	if err != nil {
 		return Image{}, fmt.Errorf("build image %s: %w", ref, err)
 	}
+	if err := checkServices(img); err != nil {
+		return Image{}, err
+	}
 	if err := seal(img); err != nil {
 		return Image{}, err
 	}

@@ -1,11 +1,11 @@
-// Package guest is the logic inside the VM: PID 1, configuration from the host,
-// services, the guest channel and, in the gateway role, routing.
-package guest
+// Package definition is what an image says of its services: the guest reads it when it
+// boots, and the host when the image is built.
+package definition
 
-// ServiceDir holds an image's service definitions, one JSON file each.
-const ServiceDir = "/etc/mvm/services"
+// Dir holds an image's service definitions, one JSON file each.
+const Dir = "/etc/mvm/services"
 
-// Service is a service definition of an image: ServiceDir/<name>.json. Strict: an
+// Service is a service definition of an image: Dir/<name>.json. Strict: an
 // unknown field is an error that the console and Status show.
 type Service struct {
 	Name    string            `json:"name"`
@@ -39,6 +39,9 @@ type Service struct {
 	// it looks by itself, or not at all.
 	OnSecrets *OnSecrets `json:"on_secrets,omitempty"`
 }
+
+// Once reports that the service is not one that runs for good.
+func (s Service) Once() bool { return s.Restart == "on-failure" || s.Restart == "never" }
 
 // OnSecrets is a way to tell a service of changed secrets; exactly one of the first
 // three is set.

@@ -1,0 +1,225 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	erofs "github.com/erofs/go-erofs"
+	"github.com/klauspost/compress/zstd"
+
+	"mvm"
+	"mvm/internal/guest/definition"
+	"mvm/internal/image/cpio"
+	"mvm/internal/image/ext4"
+)
+
+// suffix is that of definitions' files.
+const suffix = ".json"
+
+// maxUnpacked bounds how much of an initrd is unpacked to look into it.
+const maxUnpacked = 1 << 30
+
+// checkServices refuses an image with a service definition that its guest would not start,
+// where they can be read: in an ext4 or erofs root file system, else in an initrd that is not
+// packed, or with gzip or zstd. What can't be read is no fault of the image: the guest tells when it
+// boots.
+func checkServices(img Image) error {
+	files, err := img.definitions()
+	if err != nil || len(files) == 0 {
+		return nil
+	}
+	_, err = definition.All(files)
+	if err == nil {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindInvalid, "image %s: in %s: %w", img.Name, definition.Dir, err).
+		WithFix("mend the definition, as docs/guest.md has it, and build the image again")
+}
+
+// definitions are the image's service definitions by name.
+func (i Image) definitions() (map[string][]byte, error) {
+	name := i.Initrd.Name
+	if i.RootFS != nil {
+		name = i.RootFS.Name
+	}
+	if name == "" {
+		return nil, nil
+	}
+	f, err := os.Open(i.Path(File{Name: name}))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	switch {
+	case i.RootFS == nil:
+		return definitionsOfInitrd(f)
+	case i.RootFSType == "ext4":
+		return definitionsOfExt4(f)
+	}
+	return definitionsOfErofs(f)
+}
+
+// definitionsOfExt4 reads those of an ext4.
+func definitionsOfExt4(r io.ReaderAt) (map[string][]byte, error) {
+	root, err := ext4.Open(r)
+	if err != nil {
+		return nil, err
+	}
+	isDefinition := func(name string) bool { return strings.HasSuffix(name, suffix) }
+	all, err := root.Files(definition.Dir, isDefinition, definition.Max+1, definition.MaxBytes+1)
+	files := map[string][]byte{}
+	for name, b := range all {
+		files[strings.TrimSuffix(name, suffix)] = b
+	}
+	return files, err
+}
+
+// maxEntries bounds how much of the folder of definitions is looked at.
+const maxEntries = 1000
+
+// definitionsOfErofs reads those of an erofs, which may be made to confuse its reader.
+func definitionsOfErofs(r io.ReaderAt) (files map[string][]byte, err error) {
+	defer func() {
+		if what := recover(); what != nil {
+			err = fmt.Errorf("read erofs: %v", what)
+		}
+	}()
+	root, err := erofs.Open(r)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := firstEntries(root, definition.Dir[1:])
+	files = map[string][]byte{}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), suffix)
+		if !ok || len(files) > definition.Max {
+			continue
+		}
+		b, rerr := readSome(root, path.Join(definition.Dir[1:], e.Name()))
+		files[name], err = b, errors.Join(err, rerr)
+	}
+	return files, err
+}
+
+func firstEntries(root fs.FS, dir string) ([]fs.DirEntry, error) {
+	f, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	d, ok := f.(fs.ReadDirFile)
+	if !ok {
+		return nil, fmt.Errorf("%s is no folder", dir)
+	}
+	entries, err := d.ReadDir(maxEntries)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return entries, err
+}
+
+// readSome reads a file, and no more of it than shows that it is too large.
+func readSome(root fs.FS, name string) ([]byte, error) {
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, definition.MaxBytes+1))
+}
+
+// definitionsOfInitrd reads those of the archives of an initrd; of the same name the last
+// counts, as for the kernel.
+func definitionsOfInitrd(r io.Reader) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	in := bufio.NewReader(r)
+	for {
+		more, err := nextArchive(in)
+		if err != nil || !more {
+			return files, err
+		}
+		one, closer, err := unpacked(in)
+		if err != nil {
+			return nil, err
+		}
+		err = cpio.Read(one, func(e cpio.Entry, content io.Reader) error { return addDefinition(files, e, content) })
+		if closer != nil {
+			closer()
+			return files, err // what is behind a packed archive is read to nobody's use
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// errElsewhere: a definition leads to another file, which is not followed.
+var errElsewhere = errors.New("a definition is a link")
+
+func addDefinition(files map[string][]byte, e cpio.Entry, content io.Reader) error {
+	dir, base := path.Split("/" + e.Name)
+	if e.Symlink() && strings.HasPrefix(definition.Dir+"/", "/"+e.Name+"/") {
+		return errElsewhere
+	}
+	name, ok := strings.CutSuffix(base, suffix)
+	if !ok || path.Clean(dir) != definition.Dir {
+		return nil
+	}
+	if !e.Regular() {
+		return errElsewhere
+	}
+	if len(files) > definition.Max {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(content, definition.MaxBytes+1))
+	files[name] = b
+	return err
+}
+
+// nextArchive skips the zeros between archives. It reports false at the end.
+func nextArchive(in *bufio.Reader) (bool, error) {
+	for {
+		b, err := in.ReadByte()
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if b != 0 {
+			return true, in.UnreadByte()
+		}
+	}
+}
+
+// unpacked is the archive that comes next, with what ends the unpacking where it is packed.
+func unpacked(in *bufio.Reader) (r io.Reader, closer func(), err error) {
+	head, err := in.Peek(6)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, nil, err
+		}
+		return io.LimitReader(z, maxUnpacked), func() { _ = z.Close() }, nil
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, nil, err
+		}
+		return io.LimitReader(z, maxUnpacked), z.Close, nil
+	case bytes.HasPrefix(head, []byte("0707")):
+		return in, nil, nil
+	}
+	return nil, nil, fmt.Errorf("an initrd that begins with %x can't be looked into", head)
+}
