@@ -50,6 +50,8 @@ const (
 	// tenant read an instance's logs.
 	ExecStarted Action = "ExecStarted"
 	LogsRead    Action = "LogsRead"
+	// FilesCopied: somebody copied files into an instance or out of it.
+	FilesCopied Action = "FilesCopied"
 	// AuditBroken: the agent found that somebody else had changed the audit log.
 	AuditBroken Action = "AuditBroken"
 )
@@ -77,7 +79,7 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, ExecStarted, LogsRead, AuditBroken}
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, ExecStarted, LogsRead, FilesCopied, AuditBroken}
 }
 
 // AuditReport says whether the audit log is what was written.

@@ -2,6 +2,7 @@ package mvm
 
 import (
 	"io"
+	"strings"
 	"time"
 )
 
@@ -45,6 +46,38 @@ type ExecSpec struct {
 	TTY  bool     `json:"tty,omitempty"`
 	Rows uint16   `json:"rows,omitempty"`
 	Cols uint16   `json:"cols,omitempty"`
+}
+
+// CopySpec is a file or folder that is copied to or from a guest.
+type CopySpec struct {
+	Path string `json:"path"` // in the guest, absolute
+	// In: into the guest. Otherwise out of it.
+	In bool `json:"in,omitempty"`
+	// Name, for In, is that of the source; empty: the contents of a folder go into Path.
+	Name string `json:"name,omitempty"`
+	// Follow: where Path is a symlink, what it leads to comes out.
+	Follow bool `json:"follow,omitempty"`
+	// Owners, for In: owners stay, by name or else by number. User owns all of it instead.
+	// With neither it is root.
+	Owners bool   `json:"owners,omitempty"`
+	User   string `json:"user,omitempty"`
+}
+
+// Validate checks what a CopySpec says of itself.
+func (s CopySpec) Validate() error {
+	switch {
+	case !strings.HasPrefix(s.Path, "/") || strings.ContainsRune(s.Path, 0) || len(s.Path) > 4096:
+		return Errorf(KindInvalid, "%q is no absolute path", clip(s.Path))
+	case s.Name == "." || s.Name == ".." || strings.ContainsAny(s.Name, "/\x00") || len(s.Name) > 255:
+		return Errorf(KindInvalid, "%q is no name of a file", clip(s.Name))
+	case s.User != "" && s.Owners:
+		return Errorf(KindInvalid, "owners stay, or user %q owns all: not both", clip(s.User))
+	case !s.In && (s.Name != "" || s.Owners || s.User != ""):
+		return Errorf(KindInvalid, "name and owners are of what is copied in")
+	case s.In && s.Follow:
+		return Errorf(KindInvalid, "follow is of what is copied out")
+	}
+	return nil
 }
 
 // ExecIO is the caller's side of a command. Stdin may be nil. Resize carries

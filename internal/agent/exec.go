@@ -24,33 +24,74 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 		return 0, mvm.Errorf(mvm.KindInvalid, "exec in %s: no command", addr)
 	}
 	i, err := a.runningInstance(ctx, addr, "")
-	if e := (*mvm.Error)(nil); errors.As(err, &e) && (i.State == mvm.StateSleeping || i.State == mvm.StateWarm) {
-		e.Fix += ", or have exec do it with --wake"
-	}
 	if err != nil {
-		return 0, err
+		return 0, orWake(err, i)
 	}
 	defer a.inUse(&a.execs, i.ID)()
 	a.recordUse(ctx, mvm.ExecStarted, i, argvDetail(spec.Argv))
-	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
 	req := guestproto.Request{Exec: &guestproto.Exec{Argv: spec.Argv, Env: spec.Env, Dir: spec.Dir, User: spec.User,
 		TTY: spec.TTY, Rows: spec.Rows, Cols: spec.Cols}}
-	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
-	defer cancel()
-	resp, err := guestproto.Call(callCtx, c, req)
+	code, err := a.session(ctx, i.ID, req, io)
 	var refused *guestproto.RemoteError
 	switch {
 	case errors.As(err, &refused) && io.Stderr != nil:
 		_, err := fmt.Fprintf(io.Stderr, "mvm: %s\n", clip(refused.Message))
 		return notExecuted, err
-	case err != nil:
+	case err != nil && mvm.KindOf(err) == mvm.KindUnavailable:
 		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: %w", i.ID, err)
-	case resp.ExecStarted == nil:
-		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: the guest gave another answer", i.ID)
+	}
+	return code, err
+}
+
+// Copy implements api.Service.
+func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
+	if err := spec.Validate(); err != nil {
+		return 0, err
+	}
+	i, err := a.runningInstance(ctx, addr, "")
+	if err != nil {
+		return 0, orWake(err, i)
+	}
+	defer a.inUse(&a.execs, i.ID)()
+	detail := fmt.Sprintf("out of %q", spec.Path)
+	switch {
+	case spec.In && spec.Name != "":
+		detail = fmt.Sprintf("%q into %q", spec.Name, spec.Path)
+	case spec.In:
+		detail = fmt.Sprintf("into %q", spec.Path)
+	}
+	a.recordUse(ctx, mvm.FilesCopied, i, clipTo(maxArgvDetail, detail))
+	req := guestproto.Request{Copy: &guestproto.Copy{Path: spec.Path, In: spec.In, Name: spec.Name, Follow: spec.Follow,
+		Owners: spec.Owners, User: spec.User, RequestID: mvm.RequestFrom(ctx)}}
+	code, err := a.session(ctx, i.ID, req, io)
+	var refused *guestproto.RemoteError
+	switch {
+	case errors.As(err, &refused) && strings.Contains(refused.Message, "no such variant"):
+		return 0, mvm.Errorf(mvm.KindState, "copy with %s: its guest agent is of an older mvm, which can't copy", i.ID).
+			WithFix("run `mvm pool build %s/%s` and `mvm instance restart %s`, or use tar with `mvm exec`", i.Tenant, i.Pool, i.ID)
+	case errors.As(err, &refused):
+		return 0, mvm.Errorf(mvm.KindInvalid, "copy with %s: %s", i.ID, clip(refused.Message))
+	case err != nil && mvm.KindOf(err) == mvm.KindUnavailable:
+		return 0, mvm.Errorf(mvm.KindUnavailable, "copy with %s: %w", i.ID, err)
+	}
+	return code, err
+}
+
+// session asks the guest for what takes streams, and carries them.
+func (a *Agent) session(ctx context.Context, id string, req guestproto.Request, io mvm.ExecIO) (int, error) {
+	c, err := a.dialGuest(ctx, id, guestproto.GuestPort)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
+	defer cancel()
+	resp, err := guestproto.Call(callCtx, c, req)
+	if err != nil {
+		return 0, mvm.Errorf(mvm.KindUnavailable, "%w", err)
+	}
+	if resp.ExecStarted == nil {
+		return 0, mvm.Errorf(mvm.KindUnavailable, "the guest gave another answer")
 	}
 	return pumpExec(ctx, c, io)
 }
@@ -84,6 +125,15 @@ func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address, otherwise
 			WithFix("run `mvm %s %s` first%s", startVerb(i.State), i.ID, otherwise)
 	}
 	return i, err
+}
+
+// orWake adds to the error that the command can wake the instance itself.
+func orWake(err error, i mvm.Instance) error {
+	var e *mvm.Error
+	if errors.As(err, &e) && (i.State == mvm.StateSleeping || i.State == mvm.StateWarm) {
+		e.Fix += ", or use --wake"
+	}
+	return err
 }
 
 // startVerb is the command that has an instance of the state run.

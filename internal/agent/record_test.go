@@ -97,6 +97,10 @@ func TestChangesAreOnRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.wantRecorded(mvm.ExecStarted, ann, `["echo" "xxx`, `x" "the end"]`, "sha256:")
+		if _, err := h.a.Copy(as(), i.Address(), mvm.CopySpec{Path: "/data/nosuch"}, mvm.ExecIO{Stdout: &out, Stderr: &out}); err != nil {
+			t.Fatal(err)
+		}
+		h.wantRecorded(mvm.FilesCopied, ann, `out of "/data/nosuch"`)
 		line := func(mvm.LogLine) error { return nil }
 		if err := h.a.Logs(as(), i.Address(), mvm.LogsSpec{}, line); err != nil {
 			t.Fatal(err)

@@ -15,8 +15,19 @@ import (
 // Exec implements Service. When the context ends the command is killed. A Read of
 // Stdin that is under way when the command ends is not waited for.
 func (c *Client) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, streams mvm.ExecIO) (int, error) {
+	return c.session(ctx, instancePath(addr)+"/exec", spec, streams)
+}
+
+// Copy implements Service, like Exec.
+func (c *Client) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, streams mvm.ExecIO) (int, error) {
+	return c.session(ctx, instancePath(addr)+"/copy", spec, streams)
+}
+
+// session carries streams over an upgraded connection until the other side says how it
+// ended.
+func (c *Client) session(ctx context.Context, path string, spec any, streams mvm.ExecIO) (int, error) {
 	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {execProtocol}}
-	resp, err := c.send(ctx, "POST", instancePath(addr)+"/exec", spec, header)
+	resp, err := c.send(ctx, "POST", path, spec, header)
 	if err != nil {
 		return -1, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"time"
 
 	"mvm"
@@ -17,39 +18,65 @@ import (
 // lastWords bounds what is written to a client once its command must end.
 const lastWords = time.Second
 
-// exec answers a request with an mvm.ExecSpec by an upgraded connection that
-// carries the command's streams. When the client hangs up the command's context ends.
-func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
-	spec, p, err := accept[mvm.ExecSpec](s, w, r, MaxBody)
-	if err == nil {
-		err = p.needInstance()
-	}
-	switch {
-	case err != nil:
-	case r.ProtoMajor != 1:
-		err = mvm.Errorf(mvm.KindInvalid, "exec takes the connection over, which %s does not allow", r.Proto).WithFix("ask with HTTP/1.1")
-	case r.Header.Get("Upgrade") != execProtocol:
-		err = mvm.Errorf(mvm.KindInvalid, "exec needs an upgrade to %s", execProtocol)
-	case len(spec.Argv) == 0 || spec.Argv[0] == "":
-		err = mvm.Errorf(mvm.KindInvalid, "exec on %s: no command given", p.addr)
-	}
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	conn, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		s.fail(w, r, mvm.Errorf(mvm.KindInternal, "take over exec connection: %w", err))
-		return
-	}
-	defer func() { _ = conn.Close() }()
-	if err := switchProtocol(conn, mvm.RequestFrom(r.Context())); err != nil {
-		s.log.Debug("client left before exec began", "err", err)
-		return
-	}
-	ctx, cancel := s.context(r, ofStream)
-	defer cancel()
-	s.runExec(ctx, conn, rw.Reader, p.addr, spec)
+// session makes a handler that answers by an upgraded connection, which carries the
+// streams of what run does. When the client hangs up its context ends.
+func session[Spec any](s *Server, check func(p params, spec Spec) error, run func(ctx context.Context, addr mvm.Address, spec Spec, io mvm.ExecIO) (int, error)) endpoint {
+	return endpoint{shape: asExec, in: reflect.TypeFor[Spec](), out: reflect.TypeFor[none](), serve: func(w http.ResponseWriter, r *http.Request) {
+		spec, p, err := accept[Spec](s, w, r, MaxBody)
+		if err == nil {
+			err = p.needInstance()
+		}
+		switch {
+		case err != nil:
+		case r.ProtoMajor != 1:
+			err = mvm.Errorf(mvm.KindInvalid, "exec takes the connection over, which %s does not allow", r.Proto).WithFix("ask with HTTP/1.1")
+		case r.Header.Get("Upgrade") != execProtocol:
+			err = mvm.Errorf(mvm.KindInvalid, "exec needs an upgrade to %s", execProtocol)
+		default:
+			err = check(p, spec)
+		}
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			s.fail(w, r, mvm.Errorf(mvm.KindInternal, "take over exec connection: %w", err))
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		if err := switchProtocol(conn, mvm.RequestFrom(r.Context())); err != nil {
+			s.log.Debug("client left before exec began", "err", err)
+			return
+		}
+		ctx, cancel := s.context(r, ofStream)
+		defer cancel()
+		s.runSession(ctx, conn, rw.Reader, func(ctx context.Context, io mvm.ExecIO) (int, error) { return run(ctx, p.addr, spec, io) })
+	}}
+}
+
+// execEndpoint runs a command.
+func (s *Server) execEndpoint() endpoint {
+	return session(s, func(p params, spec mvm.ExecSpec) error {
+		if len(spec.Argv) == 0 || spec.Argv[0] == "" {
+			return mvm.Errorf(mvm.KindInvalid, "exec on %s: no command given", p.addr)
+		}
+		return nil
+	}, func(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
+		return s.svc(ctx).Exec(ctx, addr, spec, io)
+	})
+}
+
+// copyEndpoint copies files.
+func (s *Server) copyEndpoint() endpoint {
+	return session(s, func(p params, spec mvm.CopySpec) error {
+		if err := spec.Validate(); err != nil {
+			return mvm.Errorf(mvm.KindInvalid, "copy with %s: %w", p.addr, err)
+		}
+		return nil
+	}, func(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
+		return s.svc(ctx).Copy(ctx, addr, spec, io)
+	})
 }
 
 func switchProtocol(conn net.Conn, request string) error {
@@ -60,8 +87,8 @@ func switchProtocol(conn net.Conn, request string) error {
 	return err
 }
 
-// runExec runs the command with the connection's streams and tells how it ended.
-func (s *Server) runExec(ctx context.Context, conn net.Conn, in *bufio.Reader, addr mvm.Address, spec mvm.ExecSpec) {
+// runSession runs what has the connection's streams and tells how it ended.
+func (s *Server) runSession(ctx context.Context, conn net.Conn, in *bufio.Reader, run func(context.Context, mvm.ExecIO) (int, error)) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := &frameWriter{w: conn}
@@ -75,7 +102,7 @@ func (s *Server) runExec(ctx context.Context, conn net.Conn, in *bufio.Reader, a
 		input.pipe.CloseWithError(context.Cause(ctx))
 		_ = conn.SetWriteDeadline(time.Now().Add(lastWords))
 	})
-	code, err := s.svc(ctx).Exec(ctx, addr, spec, mvm.ExecIO{
+	code, err := run(ctx, mvm.ExecIO{
 		Stdin: input.pipe.reader(), Stdout: out.stream(frameStdout), Stderr: out.stream(frameStderr), Resize: input.resize,
 	})
 	if stop() {

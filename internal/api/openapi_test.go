@@ -191,6 +191,9 @@ func TestTheWireIsAsTheSchemaSays(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
+	if _, err := client.Copy(ctxOf(t), here, mvm.CopySpec{Path: "/data/x", In: true, Name: "x", Owners: true}, mvm.ExecIO{Stdin: strings.NewReader("x"), Stdout: io.Discard}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := client.Exec(ctxOf(t), here, mvm.ExecSpec{Argv: []string{"cat"}, Env: []string{"A=b"}}, mvm.ExecIO{Stdin: strings.NewReader("x"), Stdout: io.Discard}); err != nil {
 		t.Error(err)
 	}

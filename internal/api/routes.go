@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"reflect"
 
 	"mvm"
 )
@@ -130,7 +129,8 @@ func (s *Server) instanceRoutes(t *table) {
 		}
 		return s.svc(ctx).Logs(ctx, p.addr, mvm.LogsSpec{Service: p.service, Tail: p.tail, Follow: p.follow, Console: p.console}, each)
 	}), "service", "tail", "follow", "console")
-	t.add("POST "+instance+"/exec", forTenants, "Run a command in an instance", endpoint{serve: s.exec, shape: asExec, in: reflect.TypeFor[mvm.ExecSpec](), out: reflect.TypeFor[none]()})
+	t.add("POST "+instance+"/exec", forTenants, "Run a command in an instance", s.execEndpoint())
+	t.add("POST "+instance+"/copy", forTenants, "Copy a file or folder into an instance, as stdin, or out of it, as stdout", s.copyEndpoint())
 }
 
 func (s *Server) snapshotRoutes(t *table) {

@@ -187,6 +187,7 @@ func needed() map[reflect.Type][]string {
 		reflect.TypeFor[mvm.PoolSpec]():   {"id", "role", "profile", "flake", "resources"},
 		reflect.TypeFor[mvm.OpRequest]():  {"op"},
 		reflect.TypeFor[mvm.ExecSpec]():   {"argv"},
+		reflect.TypeFor[mvm.CopySpec]():   {"path"},
 		reflect.TypeFor[deployRequest]():  {"deployment"},
 		reflect.TypeFor[mvm.Deployment](): {"tenant"},
 		reflect.TypeFor[secretsRequest](): {"secrets"},

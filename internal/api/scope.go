@@ -145,6 +145,15 @@ func (s *scope) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	return s.svc.Exec(ctx, addr, spec, io)
 }
 
+// Copy implements Service.
+func (s *scope) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
+	addr, err := s.resolve(ctx, addr)
+	if err != nil {
+		return -1, err
+	}
+	return s.svc.Copy(ctx, addr, spec, io)
+}
+
 // Logs implements Service.
 func (s *scope) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
 	addr, err := s.resolve(ctx, addr)

@@ -63,7 +63,7 @@ func decisions() map[string]string {
 		"CreateTenant": "refused", "UpdateTenant": "refused", "DestroyTenant": "refused",
 		"Tenants": "own", "Tenant": "own", "SetSecrets": "own", "RotateSecrets": "own",
 		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
-		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "Logs": "own", "Exec": "own",
+		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "Logs": "own", "Exec": "own", "Copy": "own",
 		"Apply": "host", "Reconcile": "host", "Desired": "refused", "Events": "own", "VerifyEvents": "refused",
 		"NodeInfo": "refused", "NodeStats": "refused", "NodeDisk": "refused", "NodeGC": "refused", "NetVerify": "refused", "Doctor": "refused",
 	}
@@ -136,6 +136,10 @@ func TestGuessedInstanceIsNotThere(t *testing.T) {
 		"Instances":      func(a mvm.Address) error { _, err := c.Instances(ctx, a); return err },
 		"Logs": func(a mvm.Address) error {
 			return c.Logs(ctx, a, mvm.LogsSpec{}, func(mvm.LogLine) error { return nil })
+		},
+		"Copy": func(a mvm.Address) error {
+			_, err := c.Copy(ctx, a, mvm.CopySpec{Path: "/etc/passwd"}, mvm.ExecIO{})
+			return err
 		},
 		"Exec": func(a mvm.Address) error {
 			_, err := c.Exec(ctx, a, mvm.ExecSpec{Argv: []string{"id"}}, mvm.ExecIO{})

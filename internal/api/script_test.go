@@ -207,6 +207,13 @@ func (s *script) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, 
 	_, err := io.Copy(streams.Stdout, streams.Stdin)
 	return 0, err
 }
+func (s *script) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, streams mvm.ExecIO) (int, error) {
+	if err := s.note(ctx, "Copy", addr, spec); err != nil {
+		return -1, err
+	}
+	_, err := io.Copy(streams.Stdout, streams.Stdin)
+	return 0, err
+}
 func (s *script) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
 	err := s.note(ctx, "Logs", addr, spec)
 	if e := line(logLine()); e != nil {

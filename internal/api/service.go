@@ -51,6 +51,10 @@ type Service interface {
 	// Operate walks the instance to where the operation leads and waits.
 	Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error)
 	Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error)
+	// Copy carries a file or folder in or out, as a stream of package filecopy on stdin or
+	// stdout. It returns an exit code: 0, 3 where a path is not there, or 1, with the reason
+	// on stderr.
+	Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error)
 	Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error
 	Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error)
 

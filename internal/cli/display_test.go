@@ -49,6 +49,7 @@ var argsOf = map[string][]string{
 	"agent serve":                {"", "--driver EVIL", "--config FILE"},
 	"completion":                 {"bash", "EVIL"},
 	"connect":                    {"acme"},
+	"cp":                         {"FILE " + at + ":/x", at + ":/x DIR/y", at + ":/x EVIL", "EVIL " + at + ":/x"},
 	"deploy":                     {"GOOD", "GOOD --dry-run", "GOOD --no-wait", "FILE", "EVIL"},
 	"desired keygen":             {"DIR/EVIL"},
 	"desired sign":               {"FILE --key EVIL", "FILE --key FILE"},

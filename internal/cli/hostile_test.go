@@ -201,6 +201,13 @@ func (s wickedService) Exec(_ context.Context, _ mvm.Address, _ mvm.ExecSpec, io
 	}
 	return 0, err
 }
+func (s wickedService) Copy(_ context.Context, _ mvm.Address, _ mvm.CopySpec, io mvm.ExecIO) (int, error) {
+	_, err := io.Stderr.Write([]byte(wicked))
+	if s.fail {
+		err = errors.Join(err, s.err())
+	}
+	return 1, err
+}
 func (s wickedService) Logs(_ context.Context, _ mvm.Address, _ mvm.LogsSpec, line func(mvm.LogLine) error) error {
 	l, _ := some[mvm.LogLine](wickedService{})
 	err := line(l)

@@ -109,6 +109,9 @@ func (a *Agent) serveRequest(ctx context.Context, conn *hostConn, req guestproto
 	case req.Exec != nil:
 		a.serveExec(ctx, conn, *req.Exec)
 		return false
+	case req.Copy != nil:
+		a.serveCopy(ctx, conn, *req.Copy)
+		return false
 	case req.Logs != nil:
 		a.serveLogs(ctx, conn, *req.Logs)
 		return false

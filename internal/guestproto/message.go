@@ -46,6 +46,7 @@ type Request struct {
 	Status      bool // "Status": the workload's readiness, polled while starting
 	Shutdown    *Shutdown
 	Exec        *Exec  // the connection becomes an exec stream
+	Copy        *Copy  // as Exec, with a stream of package filecopy as stdin or stdout
 	Logs        *Logs  // the connection becomes a stream of LogLine
 	Fence       *Fence // to gateways: an instance goes to sleep or is gone
 	Peers       bool   // "Peers", to gateways: which instances they have connections to
@@ -276,6 +277,20 @@ type Exec struct {
 	TTY  bool     `json:"tty,omitempty"`
 	Rows uint16   `json:"rows,omitempty"`
 	Cols uint16   `json:"cols,omitempty"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
+}
+
+// Copy has a file or folder sent as stdout or, with In, received as stdin. The frames are
+// those of Exec; the exit code is 0, 3 where a path is not there, or 1, with the reason on
+// stderr.
+type Copy struct {
+	Path   string `json:"path"` // absolute
+	In     bool   `json:"in,omitempty"`
+	Name   string `json:"name,omitempty"`   // of what is received
+	Follow bool   `json:"follow,omitempty"` // where Path is a symlink, what it leads to is sent
+	Owners bool   `json:"owners,omitempty"` // who owned what is received owns it here
+	User   string `json:"user,omitempty"`   // owns all that is received
 
 	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }

@@ -120,6 +120,9 @@ func (m *machine) respond(conn net.Conn, req guestproto.Request) bool {
 	case req.Exec != nil:
 		m.exec(conn, *req.Exec)
 		return false
+	case req.Copy != nil:
+		m.copy(conn, *req.Copy)
+		return false
 	case req.Logs != nil:
 		m.logs(conn, *req.Logs)
 		return false
