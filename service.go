@@ -138,6 +138,32 @@ type InstanceStats struct {
 	Integrations []IntegrationState `json:"integrations,omitempty"`
 }
 
+// InstanceUsage is what an instance that holds memory has used since its VMM started.
+type InstanceUsage struct {
+	ID          string        `json:"id"`
+	Tenant      string        `json:"tenant"`
+	Pool        string        `json:"pool"`
+	Key         string        `json:"key,omitempty"`
+	State       State         `json:"state"`
+	VCPUs       int           `json:"vcpus"`
+	MemMiB      int           `json:"mem_mib"`
+	Measured    time.Time     `json:"measured"`
+	CPU         time.Duration `json:"cpu_ns"`
+	RSSBytes    int64         `json:"rss_bytes"`
+	RxBytes     int64         `json:"rx_bytes"` // received by the guest
+	TxBytes     int64         `json:"tx_bytes"`
+	DiskRead    int64         `json:"disk_read_bytes"`
+	DiskWritten int64         `json:"disk_written_bytes"`
+	Connections int           `json:"connections"` // through the gateways
+	// Error says why it could not be measured; empty when it was.
+	Error string `json:"error,omitempty"`
+}
+
+// Address returns the instance's address.
+func (u InstanceUsage) Address() Address {
+	return Address{Tenant: u.Tenant, Pool: u.Pool, Instance: u.ID}
+}
+
 // NodeInfo describes the host and its agent.
 type NodeInfo struct {
 	NodeID      string    `json:"node_id"`

@@ -136,6 +136,11 @@ func (c *Client) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats
 	return call[mvm.InstanceStats](ctx, c, "GET", instancePath(addr)+"/stats", nil)
 }
 
+// Usage implements Service.
+func (c *Client) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUsage, error) {
+	return call[[]mvm.InstanceUsage](ctx, c, "GET", "/v1/usage?address="+url.QueryEscape(filter.String()), nil)
+}
+
 // Snapshots implements Service.
 func (c *Client) Snapshots(ctx context.Context, filter mvm.Address) ([]mvm.AsideSnapshot, error) {
 	return call[[]mvm.AsideSnapshot](ctx, c, "GET", "/v1/snapshots?address="+url.QueryEscape(filter.String()), nil)

@@ -181,6 +181,12 @@ func calls() []call {
 		{name: "Operate", long: true, asks: js([]any{inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}}), want: instance(), do: func(x context.Context, c api.Service, p progress) (any, error) {
 			return value(c.Operate(x, inst, mvm.OpRequest{Op: mvm.OpSleep, Force: true, Why: "w"}, p))
 		}},
+		{name: "Usage", asks: js([]any{mvm.Address{}}), want: []mvm.InstanceUsage{instanceUsage()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Usage(x, mvm.Address{}))
+		}},
+		{name: "Usage", asks: js([]any{inst}), want: []mvm.InstanceUsage{instanceUsage()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Usage(x, inst))
+		}},
 		{name: "Snapshots", asks: js([]any{mvm.Address{}}), want: []mvm.AsideSnapshot{asideSnapshot()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.Snapshots(x, mvm.Address{}))
 		}},

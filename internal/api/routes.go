@@ -111,6 +111,9 @@ func (s *Server) instanceRoutes(t *table) {
 		}
 		return s.svc(ctx).Stats(ctx, p.addr)
 	}))
+	t.add("GET /v1/usage", forTenants, "What the instances that hold memory use", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.InstanceUsage, error) {
+		return list(s.svc(ctx).Usage(ctx, p.addr))
+	}), "address")
 	t.add("GET "+instance+"/why", forTenants, "How an instance came to its state", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Story, error) {
 		if err := p.needInstance(); err != nil {
 			return mvm.Story{}, err

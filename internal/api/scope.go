@@ -173,6 +173,22 @@ func (s *scope) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 	return s.svc.Stats(ctx, addr)
 }
 
+// Usage implements Service.
+func (s *scope) Usage(ctx context.Context, f mvm.Address) ([]mvm.InstanceUsage, error) {
+	if f == (mvm.Address{}) {
+		f.Tenant = s.caller.Tenant
+	}
+	f, err := s.resolve(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.svc.Usage(ctx, f)
+	if mvm.IsKind(err, mvm.KindNotFound) && f == (mvm.Address{Tenant: s.caller.Tenant}) {
+		return nil, nil // the certificate may be older than the tenant
+	}
+	return list, err
+}
+
 // Snapshots implements Service.
 func (s *scope) Snapshots(ctx context.Context, f mvm.Address) ([]mvm.AsideSnapshot, error) {
 	if f == (mvm.Address{}) {

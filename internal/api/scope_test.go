@@ -63,7 +63,7 @@ func decisions() map[string]string {
 		"CreateTenant": "refused", "UpdateTenant": "refused", "DestroyTenant": "refused",
 		"Tenants": "own", "Tenant": "own", "SetSecrets": "own", "RotateSecrets": "own",
 		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
-		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "Logs": "own", "Exec": "own", "Copy": "own",
+		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Usage": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "Logs": "own", "Exec": "own", "Copy": "own",
 		"Apply": "host", "Reconcile": "host", "Desired": "refused", "Events": "own", "VerifyEvents": "refused",
 		"NodeInfo": "refused", "NodeStats": "refused", "NodeDisk": "refused", "NodeGC": "refused", "NetVerify": "refused", "Doctor": "refused",
 	}
@@ -94,7 +94,7 @@ func TestTenantClientOnItsOwnTenant(t *testing.T) {
 // Every call of a client of another tenant about acme is refused, or shows it nothing
 // of acme's, and what changes something does not reach the service.
 func TestTenantClientOnAnotherTenant(t *testing.T) {
-	lists := []string{"Tenants", "Pools", "Instances", "Snapshots", "Events"}
+	lists := []string{"Tenants", "Pools", "Instances", "Usage", "Snapshots", "Events"}
 	for _, tc := range calls() {
 		svc := &twoTenants{}
 		got, err := tc.do(ctxOf(t), dialAs(t, svc, "stranger"), nil)
@@ -127,6 +127,7 @@ func TestGuessedInstanceIsNotThere(t *testing.T) {
 			return err
 		},
 		"Stats":     func(a mvm.Address) error { _, err := c.Stats(ctx, a); return err },
+		"Usage":     func(a mvm.Address) error { _, err := c.Usage(ctx, a); return err },
 		"Snapshots": func(a mvm.Address) error { _, err := c.Snapshots(ctx, a); return err },
 		"RestoreSnapshot": func(a mvm.Address) error {
 			_, err := c.RestoreSnapshot(ctx, a, "s-00000001")

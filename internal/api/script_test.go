@@ -230,6 +230,14 @@ func (s *script) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
 func (s *script) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error) {
 	return instanceStats(), s.note(ctx, "Stats", addr)
 }
+func (s *script) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUsage, error) {
+	return []mvm.InstanceUsage{instanceUsage()}, s.note(ctx, "Usage", filter)
+}
+func instanceUsage() mvm.InstanceUsage {
+	return mvm.InstanceUsage{ID: "i-a3f7b2c1", Tenant: "acme", Pool: "workers", Key: "bob", State: mvm.StateRunning, VCPUs: 2, MemMiB: 1024,
+		Measured: time.Date(2026, 2, 11, 10, 0, 0, 0, time.UTC), CPU: time.Second, RSSBytes: 1, RxBytes: 2, TxBytes: 3, DiskRead: 4, DiskWritten: 5,
+		Connections: 6, Error: "none"}
+}
 func (s *script) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	if opts.Check != nil { // as the agent does, before anything changes
 		have := tenant()

@@ -57,6 +57,8 @@ type Service interface {
 	Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error)
 	Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error
 	Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error)
+	// Usage measures the instances that hold memory. It asks no guest.
+	Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUsage, error)
 
 	// Snapshots lists the snapshots that were set aside because they could not be used.
 	Snapshots(ctx context.Context, filter mvm.Address) ([]mvm.AsideSnapshot, error)

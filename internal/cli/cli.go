@@ -121,7 +121,7 @@ func (a *app) addCommands(root *cobra.Command) {
 			root.AddCommand(c)
 		}
 	}
-	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.logsCmd(), a.execCmd(), a.cpCmd(), a.whyCmd(), a.eventsCmd())
+	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.topCmd(), a.logsCmd(), a.execCmd(), a.cpCmd(), a.whyCmd(), a.eventsCmd())
 	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd())
 	add("host", a.agentCmd(), a.hostdCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.helpCmd(root), a.versionCmd())
 }
@@ -169,9 +169,15 @@ func (a *app) wantColor() bool {
 }
 
 func isTerminal(v any) bool {
+	_, ok := terminal(v)
+	return ok
+}
+
+// terminal is the terminal that v reads or writes, if it is one.
+func terminal(v any) (*os.File, bool) {
 	if w, ok := v.(*display.Writer); ok {
 		v = w.Unwrap()
 	}
 	f, ok := v.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return f, ok && term.IsTerminal(int(f.Fd()))
 }

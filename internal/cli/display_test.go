@@ -46,6 +46,8 @@ var argsOf = map[string][]string{
 	"agent desired":              {""},
 	"agent reconcile":            {"", "--dry-run", "--desired FILE", "--desired EVIL", "--forget"},
 	"agent schema":               {""},
+	"agent status":               {""},
+	"agent stop":                 {"--timeout EVIL"},
 	"agent serve":                {"", "--driver EVIL", "--config FILE"},
 	"completion":                 {"bash", "EVIL"},
 	"connect":                    {"acme"},
@@ -102,6 +104,7 @@ var argsOf = map[string][]string{
 	"tenant secrets rotate":      {"acme"},
 	"tenant secrets set":         {"acme k=FILE", "acme EVIL", "acme k=EVIL"},
 	"tenant update":              {"acme --pinned", "acme --max-running EVIL"},
+	"top":                        {"-d 0.1 -n 1", "EVIL"},
 	"version":                    {""},
 	"why":                        {at},
 }
@@ -306,9 +309,10 @@ func (w *stage) run(t *testing.T, n int, args []string, terminal bool) (stdout, 
 	return stdout, stderr
 }
 
-// ours are the sequences that mvm writes itself: a progress line that changes, and the
+// ours are the sequences that mvm writes itself: a progress line that changes, a table that
+// does, and the
 // colours of heads and states. Colours of a program's lines pass too.
-var ours = regexp.MustCompile("\r\x1b\\[K|\x1b\\[(0|2|31|32|33|34|35)m")
+var ours = regexp.MustCompile("\r\x1b\\[K|\x1b\\[H\x1b\\[J|\x1b\\[(0|2|31|32|33|34|35)m")
 
 func withoutOurs(s string) string { return ours.ReplaceAllString(s, "") }
 

@@ -86,7 +86,7 @@ func flagError(err error) error {
 	if !errors.As(err, &bad) {
 		return err
 	}
-	want := map[string]string{"int": "a whole number", "int64": "a whole number", "intSlice": "whole numbers with commas between",
+	want := map[string]string{"int": "a whole number", "float64": "a number", "int64": "a whole number", "intSlice": "whole numbers with commas between",
 		"duration": "a time such as 90s or 2h", "bool": "true or false"}[bad.GetFlag().Value.Type()]
 	switch {
 	case errors.Is(err, strconv.ErrRange):

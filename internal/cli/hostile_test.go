@@ -219,6 +219,9 @@ func (s wickedService) Logs(_ context.Context, _ mvm.Address, _ mvm.LogsSpec, li
 func (s wickedService) Stats(context.Context, mvm.Address) (mvm.InstanceStats, error) {
 	return some[mvm.InstanceStats](s)
 }
+func (s wickedService) Usage(context.Context, mvm.Address) ([]mvm.InstanceUsage, error) {
+	return some[[]mvm.InstanceUsage](s)
+}
 func (s wickedService) Apply(_ context.Context, _ mvm.Deployment, _ mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	s.tell(progress)
 	return some[[]mvm.PlanStep](s)

@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"mvm"
+)
+
+// Bounds of one look at what all instances use.
+const (
+	usageAtOnce = 8
+	usageWait   = 2 * time.Second // for one VMM
+)
+
+// Usage implements api.Service.
+func (a *Agent) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUsage, error) {
+	all, err := a.Instances(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(i mvm.Instance) bool { return !i.State.HoldsMemory() })
+	out := make([]mvm.InstanceUsage, len(all))
+	next := make(chan int)
+	var measuring sync.WaitGroup
+	for range min(usageAtOnce, len(all)) {
+		measuring.Go(func() {
+			for n := range next {
+				out[n] = a.usage(ctx, all[n])
+			}
+		})
+	}
+	for n := range all {
+		next <- n
+	}
+	close(next)
+	measuring.Wait()
+	return out, ctx.Err()
+}
+
+func (a *Agent) usage(ctx context.Context, i mvm.Instance) mvm.InstanceUsage {
+	u := mvm.InstanceUsage{ID: i.ID, Tenant: i.Tenant, Pool: i.Pool, Key: i.Key, State: i.State, VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB}
+	use, _ := a.activity.of(i.ID)
+	u.Connections = use.open
+	l := a.liveOf(i.ID)
+	if l == nil {
+		u.Measured, u.Error = time.Now(), "it has no VMM at the moment"
+		return u
+	}
+	ctx, cancel := context.WithTimeout(ctx, usageWait)
+	defer cancel()
+	v, err := l.vmm.Stats(ctx)
+	u.Measured = time.Now()
+	if err != nil {
+		u.Error = clip(err.Error())
+	}
+	u.CPU, u.RSSBytes, u.RxBytes, u.TxBytes, u.DiskRead, u.DiskWritten = v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes, v.DiskRead, v.DiskWrit
+	return u
+}
