@@ -351,6 +351,7 @@ var mayMake = map[string]string{
 	"internal/api/listen.go":       "a socket, in the run dir",
 	"internal/cli/agent_start.go":  "the log of the agent, which is turned",
 	"internal/cli/desired.go":      "output, in a file that the user names",
+	"internal/driver/fake/copy.go": "a folder of the moment",
 	"internal/driver/qemu/host.go": "a probe of the host, which is removed",
 	"internal/image/fakeimage":     "a folder of a build: the store makes it durable whole",
 	"internal/image/builtin":       "a folder of a build: parts.go makes it durable whole, by syncTree, and so does the store",

@@ -242,6 +242,7 @@ func locals(f *ast.FuncDecl) map[string]bool {
 var raw = map[string]string{
 	"internal/cli/output.go":   "colours of tables, whose cells are made safe",
 	"internal/cli/progress.go": "the line that changes, whose text is made safe",
+	"internal/cli/top.go":      "the table that is drawn anew, whose cells are made safe",
 	"internal/cli/logs.go":     "output of programs to a pipe, and its colours",
 	"internal/cli/exec.go":     "output of programs to a pipe, or to the terminal that it was given",
 	"internal/cli/cli.go":      "it asks whether there is a terminal behind a writer",
