@@ -1,12 +1,14 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"maps"
 	"math"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,12 +17,12 @@ import (
 type answer struct {
 	ro     *roster
 	link   *link
+	client *clientConn
 	res    *http.Response
-	body   keptBody    // of the request
-	unread bool        // nothing was read of it; once ended
-	upload *upload     // nil: the request had no body, or it is sent
-	stop   func() bool // the end of the request no longer closes the link
-	whole  bool        // nothing more will come
+	body   keptBody // of the request
+	unread bool     // nothing was read of it; once ended
+	upload *upload  // nil: the request had no body, or it is sent
+	whole  bool     // nothing more will come
 	ended  bool
 }
 
@@ -29,12 +31,12 @@ type answer struct {
 const uploadTime = 50 * time.Millisecond
 
 // readHead reads the head of the answer, and passes what comes before it.
-func (a *answer) readHead(w http.ResponseWriter, req *http.Request) error {
+func (a *answer) readHead(x *exchange, req *http.Request) error {
 	k := a.link
 	k.left = maxHead
 	defer func() { k.left = math.MaxInt64 }()
 	for {
-		res, err := http.ReadResponse(k.in, req)
+		res, err := k.readResponse(req)
 		if err != nil {
 			return err
 		}
@@ -49,87 +51,155 @@ func (a *answer) readHead(w http.ResponseWriter, req *http.Request) error {
 		if res.StatusCode == http.StatusContinue && a.upload != nil {
 			a.upload.proceed()
 		}
-		if !req.ProtoAtLeast(1, 1) {
-			continue // its client would take it for the answer
+		if req.ProtoAtLeast(1, 1) { // an older client would take it for the answer
+			if err := x.inform(req, res); err != nil {
+				return err
+			}
 		}
-		h := w.Header()
-		maps.Copy(h, res.Header)
-		w.WriteHeader(res.StatusCode)
-		clear(h)
 	}
+}
+
+// inform passes what an instance says before its answer.
+func (x *exchange) inform(req *http.Request, res *http.Response) error {
+	c := x.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if res.StatusCode == http.StatusContinue {
+		if x.continued {
+			return nil
+		}
+		x.continued = true
+	}
+	return c.write(append(x.appendAnswer(nil, req, res), "\r\n"...))
 }
 
 // pass sends the answer to the client, each part as soon as it comes.
-func (a *answer) pass(w http.ResponseWriter, buffers *copyBuffers) error {
-	res, h := a.res, w.Header()
-	named := namedByConnection(res.Header)
-	for name, values := range res.Header {
-		if endToEnd(name) && !contains(named, name) {
-			h[name] = values
-		}
+func (a *answer) pass(x *exchange, req *http.Request) error {
+	c, res := x.client, a.res
+	x.begin()
+	b := x.appendAnswer(c.out[:0], req, res)
+	if res.Header["Date"] == nil {
+		b = append(b, x.r.today()...)
 	}
-	announced := len(res.Trailer)
-	if announced > 0 {
-		h["Trailer"] = []string{strings.Join(slices.Collect(maps.Keys(res.Trailer)), ", ")}
-	}
-	w.WriteHeader(res.StatusCode)
 	if a.whole {
-		return nil
+		if res.ContentLength >= 0 && (res.ContentLength > 0 || res.StatusCode != http.StatusNoContent && res.StatusCode != http.StatusNotModified) {
+			b = x.appendLength(b, req, res.ContentLength)
+		} else {
+			b = x.appendConnection(b, req)
+		}
+		a.endEarly()
+		return c.send(b)
 	}
-	if err := a.copyBody(w, buffers); err != nil {
-		return err
-	}
+	return a.copyBody(x, req, b)
+}
+
+// endEarly ends the answer, of which all has come, before the client has all of it: the
+// next request finds the link in the pool.
+func (a *answer) endEarly() {
 	a.whole = true
-	passTrailer(w, res.Trailer, announced)
-	return nil
+	if a.upload == nil {
+		a.end()
+	}
 }
 
-// copyBody copies the body. What has come goes out when nothing more is there, but at
-// the body's end the server sends it anyway.
-func (a *answer) copyBody(w http.ResponseWriter, buffers *copyBuffers) error {
-	rc := http.NewResponseController(w)
+// partRoom is where the part of a body begins in its buffer: before it is room for a head
+// and the length of a chunk, and behind it for the end of the last chunk.
+const (
+	partRoom = 4 << 10
+	partEnd  = 16
+)
+
+// copyBody sends the head and the body. What has come goes out at once, the head with it
+// where there is some of the body already.
+func (a *answer) copyBody(x *exchange, req *http.Request, head []byte) error {
+	c, res := x.client, a.res
+	buf := x.r.buffers.Get()
+	defer x.r.buffers.Put(buf)
+	chunked := false
 	if a.link.in.Buffered() == 0 {
-		if err := rc.Flush(); err != nil {
+		head, chunked = x.appendFraming(head, req, res, -1)
+		if err := c.send(head); err != nil {
 			return err
 		}
+		head = nil
+	} else if cap(head) <= outSize {
+		c.out = head[:0]
 	}
-	buf := buffers.Get()
-	defer buffers.Put(buf)
-	left := a.res.ContentLength
-	for {
-		n, err := a.res.Body.Read(buf)
-		if n > 0 {
-			left -= int64(n)
-			if _, err := w.Write(buf[:n]); err != nil {
+	for begun := head == nil; ; begun = true {
+		n, err := res.Body.Read(buf[partRoom : len(buf)-partEnd])
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if !begun {
+			whole := -1
+			if err != nil && len(res.Trailer) == 0 {
+				whole = n
+			}
+			head, chunked = x.appendFraming(head, req, res, whole)
+		}
+		out := frame(buf, head, n, chunked, err != nil, res.Trailer)
+		if err != nil {
+			a.endEarly() // from here on the link and what it read are another's
+		}
+		if len(out) > 0 {
+			if err := c.write(out); err != nil {
 				return err
 			}
 		}
-		switch {
-		case errors.Is(err, io.EOF):
+		head = nil
+		if err != nil {
 			return nil
-		case err != nil:
-			return err
-		case n > 0 && left != 0:
-			if err := rc.Flush(); err != nil {
-				return err
-			}
 		}
 	}
 }
 
-// passTrailer sends the trailer that came after the body.
-func passTrailer(w http.ResponseWriter, trailer http.Header, announced int) {
-	if len(trailer) == 0 {
-		return
+// appendFraming appends how long the body is, and reports whether it goes in chunks. Whole
+// is the length of a body that is there, else negative.
+func (x *exchange) appendFraming(b []byte, req *http.Request, res *http.Response, whole int) ([]byte, bool) {
+	switch {
+	case res.ContentLength >= 0:
+		return x.appendLength(b, req, res.ContentLength), false
+	case whole >= 0:
+		return x.appendLength(b, req, int64(whole)), false
+	case req.ProtoMinor == 0: // it ends with the connection
+		x.keep = false
+		return x.appendConnection(b, req), false
 	}
-	_ = http.NewResponseController(w).Flush() // in chunks, or there is no place for it
-	prefix := http.TrailerPrefix
-	if len(trailer) == announced {
-		prefix = ""
+	if len(res.Trailer) > 0 {
+		b = appendField(b, "Trailer", strings.Join(slices.Collect(maps.Keys(res.Trailer)), ", "))
 	}
-	for name, values := range trailer {
-		w.Header()[prefix+name] = values
+	b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	return x.appendConnection(b, req), true
+}
+
+// frame puts the head before a part of the body, which is n bytes at partRoom, and in
+// chunks what belongs around it.
+func frame(buf, head []byte, n int, chunked, last bool, trailer http.Header) []byte {
+	from, to := partRoom, partRoom+n
+	if chunked && n > 0 {
+		var size [16]byte
+		line := append(strconv.AppendInt(size[:0], int64(n), 16), "\r\n"...)
+		from -= copy(buf[from-len(line):], line)
+		to += copy(buf[to:], "\r\n")
 	}
+	out := buf[from:to]
+	if len(head) <= from {
+		out = buf[from-copy(buf[from-len(head):], head) : to]
+	} else {
+		out = append(head, out...)
+	}
+	if chunked && last {
+		out = append(out, "0\r\n"...)
+		for name, values := range trailer {
+			for _, v := range values {
+				if endToEnd(name) {
+					out = appendValue(append(append(out, name...), ": "...), v)
+				}
+			}
+		}
+		out = append(out, "\r\n"...)
+	}
+	return out
 }
 
 // end gives the link back where nothing is under way on it any more, else closes it.
@@ -139,16 +209,30 @@ func (a *answer) end() {
 		return
 	}
 	a.ended = true
-	again := a.stop() && a.whole && !a.res.Close && a.uploaded()
+	again := a.client.letGo() && a.whole && !a.res.Close && a.uploaded()
 	a.unread = a.body.close()
 	if again {
 		a.ro.put(a.link)
 		return
 	}
 	_ = a.link.Close()
-	if a.upload != nil {
-		a.upload.proceed() // into the closed link
+	a.endUpload()
+}
+
+// endUpload ends the sending of the body, whose link is closed, and waits for its end.
+func (a *answer) endUpload() {
+	if a.upload == nil {
+		return
 	}
+	a.upload.proceed()
+	select {
+	case <-a.upload.done:
+		return
+	default:
+	}
+	_ = a.client.SetReadDeadline(longAgo)
+	<-a.upload.done
+	a.client.unlimited()
 }
 
 // uploaded reports whether all of the request is sent.
@@ -170,40 +254,42 @@ func (a *answer) uploaded() bool {
 }
 
 // upgrade passes the instance's word to switch protocols, and then bytes both ways.
-func (x *exchange) upgrade(w http.ResponseWriter, req *http.Request, a *answer) {
+func (x *exchange) upgrade(req *http.Request, a *answer) {
 	want, got := upgradeOf(req.Header), upgradeOf(a.res.Header)
 	if want == "" || !strings.EqualFold(want, got) {
-		x.r.fail(w, req, refused(http.StatusBadGateway, 0, "the instance switched to a protocol that was not asked for"))
+		x.fail(req, refused(http.StatusBadGateway, 0, "the instance switched to a protocol that was not asked for"))
 		return
 	}
 	if !a.uploaded() { // two would read from the client, and send to the instance
-		x.r.fail(w, req, refused(http.StatusBadGateway, 0, "the instance switched protocols before it had all of the request"))
+		a.end()
+		x.fail(req, refused(http.StatusBadGateway, 0, "the instance switched protocols before it had all of the request"))
 		return
 	}
-	s := x.lease.asStream()
-	x.client.plain.Store(true)
-	conn, rw, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		x.r.fail(w, req, err)
-		return
-	}
-	defer conn.Close()
-	a.res.Body = nil
-	if a.res.Write(rw) != nil || rw.Flush() != nil {
-		return
-	}
+	c := x.client
+	x.taken = true
+	c.plain.Store(true)
 	a.ended = true
-	a.stop()
-	x.r.splice(s, hijacked{x.client, rw.Reader}, buffered{a.link})
+	if !c.letGo() {
+		_ = a.link.Close()
+		return
+	}
+	c.endRequest() // from here on the stream looks for the client's end
+	c.unlimited()
+	c.probe()
+	s := x.lease.asStream()
+	var head bytes.Buffer
+	a.res.Body = nil
+	if a.res.Write(&head) != nil || c.write(head.Bytes()) != nil {
+		_ = a.link.Close()
+		return
+	}
+	x.r.splice(s, hijacked{c}, buffered{a.link})
 }
 
-// hijacked is a client's connection that was taken from the HTTP server.
-type hijacked struct {
-	*clientConn
-	in io.Reader
-}
+// hijacked is a client's connection that carries plain bytes.
+type hijacked struct{ *clientConn }
 
-// Read reads what the server had read already, and then from the client.
+// Read reads what came behind the head, and then from the client.
 func (h hijacked) Read(p []byte) (int, error) { return h.in.Read(p) }
 
 // buffered is a link that carries plain bytes.

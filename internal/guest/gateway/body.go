@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
-	"time"
 )
 
 // budget bounds bytes that are buffered at once.
@@ -27,7 +26,7 @@ const firstBuffer = 4 << 10
 
 // readBody buffers the request's body within its bounds in size, time and memory of
 // the gateway, to look for a key in it and to send it on. The error is a *refusal.
-func (x *exchange) readBody(w http.ResponseWriter, req *http.Request) ([]byte, error) {
+func (x *exchange) readBody(req *http.Request) ([]byte, error) {
 	lim := x.r.lim
 	x.has = true
 	if req.Body == nil || req.ContentLength == 0 {
@@ -37,8 +36,8 @@ func (x *exchange) readBody(w http.ResponseWriter, req *http.Request) ([]byte, e
 	if req.ContentLength > int64(lim.KeyBody) {
 		return nil, tooLarge
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(lim.KeyBodyTime))
+	c := x.client
+	c.readBy(lim.KeyBodyTime, true)
 	for {
 		if len(x.buffered) == cap(x.buffered) && !x.grow(lim.KeyBody+1) {
 			return nil, refused(http.StatusServiceUnavailable, defaultRetry, "too many bodies are being read")
@@ -49,7 +48,8 @@ func (x *exchange) readBody(w http.ResponseWriter, req *http.Request) ([]byte, e
 		case len(x.buffered) > lim.KeyBody:
 			return nil, tooLarge
 		case err == io.EOF:
-			_ = rc.SetReadDeadline(noDeadline)
+			c.unlimited()
+			x.r.late.add(c) // from here on the client's end can be seen
 			return x.buffered, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, refused(http.StatusRequestTimeout, 0, "the body did not come in time")

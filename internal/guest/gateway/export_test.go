@@ -1,6 +1,12 @@
 package gateway
 
-import "time"
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
 
 // Exported for tests of this package only.
 var (
@@ -38,4 +44,28 @@ func (r *Router) Links() int {
 		n += len(w.conns)
 	}
 	return n
+}
+
+// ReadRequests has a connection's server read the bytes of a client, and calls each for
+// every request with its body, or with the error that reading it ended with. It returns
+// the status that ended it, 0 where the bytes did.
+func ReadRequests(conn net.Conn, each func(req *http.Request, body []byte, err error)) int {
+	c := &clientConn{Conn: conn, r: New(Options{})}
+	c.in = inbox{from: c, buf: make([]byte, inboxSize)}
+	for {
+		if err := c.readHead(); err != nil {
+			var e *refusal
+			if errors.As(err, &e) {
+				return e.status
+			}
+			return 0
+		}
+		req := &c.head.req
+		c.body.begin(c, req)
+		body, err := io.ReadAll(req.Body)
+		each(req, body, err)
+		if err != nil || req.Close {
+			return 0
+		}
+	}
 }

@@ -56,7 +56,12 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 		u.proceed()
 	}
 	a.upload = u
-	if !x.r.group.goDo(func() { u.run(k, src, length, req) }) {
+	run := func() {
+		defer close(u.done)
+		defer x.r.late.add(x.client) // from here on the client's end can be seen
+		u.run(k, src, length, req)
+	}
+	if !x.r.group.goDo(run) {
 		return mvm.Errorf(mvm.KindUnavailable, "send the body: the gateway is closing")
 	}
 	return nil
@@ -73,7 +78,6 @@ func (u *upload) proceed() {
 // run sends the body, of unknown length where that is negative. When it fails for
 // another reason than that the instance takes no more, it ends the exchange.
 func (u *upload) run(k *link, src io.Reader, length int64, req *http.Request) {
-	defer close(u.done)
 	timer := time.NewTimer(continueTime)
 	defer timer.Stop()
 	select {

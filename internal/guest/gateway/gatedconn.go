@@ -31,7 +31,7 @@ var errGone = errors.New("the instance has ended")
 // gate makes the connection one that sends only while its instance is awake. Where the
 // instance is gone already it closes it.
 func (ro *roster) gate(w *worker, conn net.Conn) (*gatedConn, error) {
-	c := &gatedConn{Conn: conn, ro: ro, w: w}
+	c := &gatedConn{Conn: newSock(conn), ro: ro, w: w}
 	ro.mu.Lock()
 	gone := w.gone.Load()
 	if !gone {

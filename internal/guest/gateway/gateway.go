@@ -25,7 +25,6 @@ import (
 	"context"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -69,10 +68,9 @@ type Router struct {
 
 	roster  *roster
 	buffers copyBuffers
-	server  *http.Server
-	queue   *connQueue
-	serving chan struct{}  // closed when the server takes no more connections
-	served  sync.WaitGroup // the server's goroutines
+	late    late
+	fresh   chan struct{} // one per connection that is to have its first answer
+	date    atomic.Pointer[dated]
 
 	table atomic.Pointer[table]
 
@@ -95,19 +93,21 @@ func New(opt Options) *Router {
 		opt.Dial = (&net.Dialer{KeepAlive: -1}).DialContext
 	}
 	if opt.Listen == nil {
-		opt.Listen = (&net.ListenConfig{}).Listen
+		// No keep-alive probes either: a request has a deadline, and a stream has them
+		// from its beginning.
+		opt.Listen = (&net.ListenConfig{KeepAlive: -1}).Listen
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
 	r := &Router{opt: opt, lim: opt.Limits.withDefaults(), log: opt.Log,
-		ports: map[netip.AddrPort]net.Listener{}, conns: map[*clientConn]struct{}{}, sources: map[netip.Addr]int{}, serving: make(chan struct{})}
+		ports: map[netip.AddrPort]net.Listener{}, conns: map[*clientConn]struct{}{}, sources: map[netip.Addr]int{}}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.slots = make(chan struct{}, r.lim.Conns)
 	r.bodies.free.Store(int64(r.lim.KeyBodies))
 	r.roster = newRoster(r.ctx, &r.group, opt, r.lim)
-	r.queue = newConnQueue()
-	r.server = r.newServer()
+	r.late.any = make(chan struct{}, 1)
+	r.fresh = make(chan struct{}, maxFresh)
 	r.table.Store(&table{})
 	return r
 }
@@ -118,10 +118,7 @@ func (r *Router) start() {
 		return
 	}
 	r.opened = true
-	r.group.goDo(func() {
-		defer close(r.serving)
-		_ = r.server.Serve(r.queue)
-	})
+	r.group.goDo(r.watchLate)
 	r.group.goDo(r.roster.report)
 	r.group.goDo(r.roster.watchSilence)
 }
@@ -152,18 +149,11 @@ func (r *Router) Close() error {
 		_ = l.Close()
 		delete(r.ports, at)
 	}
-	opened := r.opened
 	r.mu.Unlock()
-	_ = r.queue.Close()
-	_ = r.server.Close()
-	if opened {
-		<-r.serving
-	}
 	r.group.close()
 	r.closeConns()
 	r.roster.close()
 	r.group.wait()
-	r.served.Wait()
 	return nil
 }
 

@@ -23,7 +23,13 @@ import (
 	"mvm/internal/guestproto"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if what := os.Getenv(gatewayProcess); what != "" {
+		serveGateway(what)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long tests wait for what must happen.
 const patience = 20 * time.Second

@@ -34,6 +34,10 @@ type Limits struct {
 	Report time.Duration // between two reports of activity [3 s]
 }
 
+// maxFresh bounds the connections that are to have their first answer at once: about as
+// many as there are pooled connections to pass their requests on.
+const maxFresh = idlePerInstance
+
 // maxCalls bounds the questions to the host that are under way at once.
 const maxCalls = 64
 

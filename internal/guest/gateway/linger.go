@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"sync/atomic"
 	"time"
 )
 
@@ -50,49 +49,18 @@ func (c *clientConn) linger() {
 	_, _ = io.CopyN(io.Discard, c.Conn, int64(c.r.lim.LingerBytes))
 }
 
-// sentBody is the body of a request, and knows whether all of it was read.
-type sentBody struct {
-	io.ReadCloser
-	whole atomic.Bool
-}
-
-// Read reads from the client.
-func (b *sentBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if errors.Is(err, io.EOF) {
-		b.whole.Store(true)
-	}
-	return n, err
-}
-
-// follow returns the request with a body that knows whether all of it was read, and what
-// is to be called when the request has been answered.
-func (c *clientConn) follow(req *http.Request) (*http.Request, func()) {
-	if req.Body == nil || req.Body == http.NoBody {
-		return req, func() { c.owed.Store(false) }
-	}
-	body := &sentBody{ReadCloser: req.Body}
-	req = req.WithContext(req.Context())
-	req.Body = body
-	return req, func() {
-		if body.whole.Load() {
-			c.owed.Store(false)
-		}
-	}
-}
-
 // rest reads what is left of a small body that is there already, and reports whether
 // that was all.
-func rest(rc *http.ResponseController, req *http.Request) bool {
-	body, ok := req.Body.(*sentBody)
+func (c *clientConn) rest(req *http.Request) bool {
+	b := &c.body
 	switch {
-	case !ok, body.whole.Load():
+	case b.whole.Load():
 		return true
-	case req.ContentLength > smallBody, req.Header.Get("Expect") != "": // nobody has asked for it yet
+	case b.err != nil, req.ContentLength > smallBody, req.Header.Get("Expect") != "": // nobody has asked for it yet
 		return false
 	}
-	_ = rc.SetReadDeadline(time.Now().Add(atOnce))
-	_, err := io.CopyN(io.Discard, body, smallBody+1)
-	_ = rc.SetReadDeadline(noDeadline)
+	c.readBy(atOnce, true)
+	_, err := io.CopyN(io.Discard, b, smallBody+1)
+	c.unlimited()
 	return errors.Is(err, io.EOF)
 }

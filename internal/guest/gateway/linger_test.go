@@ -8,9 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +15,6 @@ import (
 
 	"mvm/internal/guest/gateway"
 	"mvm/internal/guestproto"
-	"mvm/internal/testenv"
 )
 
 // refusals are requests that the gateway answers itself: what they are refused with, and
@@ -152,7 +148,7 @@ func TestUploadToAnInstanceThatIsGone(t *testing.T) {
 // connection, every refusal arrives as what it is.
 func TestRefusalsPassNginx(t *testing.T) {
 	l := refusingLab(t)
-	at := nginx(t, l.at(80))
+	at := nginx(t, fmt.Sprintf("server { listen 127.0.0.1:%%d; location / { proxy_pass http://%s; } }", l.at(80))).at
 	var wg sync.WaitGroup
 	for _, r := range refusals[:3] {
 		for _, size := range []int{2 << 10, 200 << 10, 900 << 10} {
@@ -175,50 +171,4 @@ func TestRefusalsPassNginx(t *testing.T) {
 		}
 	}
 	wg.Wait()
-}
-
-// nginx runs nginx before the address until the end of the test, and returns where it
-// takes requests.
-func nginx(t *testing.T, before string) string {
-	t.Helper()
-	dir := t.TempDir()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := free.Addr().String()
-	_ = free.Close()
-	conf := fmt.Sprintf(`daemon off; master_process off; pid %[1]s/pid; error_log %[1]s/log warn;
-events {}
-http {
-	access_log off;
-	client_max_body_size 16m;
-	client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
-	server { listen %[2]s; location / { proxy_pass http://%[3]s; } }
-}
-`, dir, at, before)
-	path := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(testenv.Nginx(t), "-e", filepath.Join(dir, "log"), "-p", dir, "-c", path)
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("start nginx: %v", err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			b, _ := os.ReadFile(filepath.Join(dir, "log"))
-			t.Logf("nginx: %s", b)
-		}
-	})
-	eventually(t, "nginx takes connections", func() bool {
-		c, err := net.Dial("tcp", at)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
-	return at
 }

@@ -20,6 +20,8 @@ type link struct {
 	in   *bufio.Reader
 	out  []byte // for heads
 
+	answer plainAnswer
+
 	left   int64       // bytes that may still come: while a head is read
 	came   int64       // bytes
 	sent   atomic.Bool // something of the request may have been sent
@@ -43,7 +45,7 @@ func newLink(b *backend, c *gatedConn, addr string) *link {
 	k.in = bufio.NewReaderSize(k, linkBuffer)
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			k.raw, k.look = raw, k.peek
+			k.raw, k.look = raw, k.lookAt
 		}
 	}
 	return k
@@ -69,11 +71,10 @@ func (k *link) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// peek notes whether the connection is open and silent.
-func (k *link) peek(fd uintptr) bool {
-	var b [1]byte
-	_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	k.silent = errors.Is(err, syscall.EAGAIN)
+// lookAt notes whether the connection is open and silent.
+func (k *link) lookAt(fd uintptr) bool {
+	_, err := peek(fd)
+	k.silent = err == syscall.EAGAIN
 	return true
 }
 

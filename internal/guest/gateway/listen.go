@@ -3,10 +3,12 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"mvm/internal/guestproto"
@@ -23,7 +25,28 @@ type clientConn struct {
 	local   bool // a program of the host, through a published port
 	counted bool // in r.sources; r.connsMu
 
-	// Of an HTTP connection; see linger.
+	// Of an HTTP connection.
+	raw   syscall.RawConn // nil: can't be looked at
+	in    inbox
+	out   []byte // for heads
+	head  head
+	body  sentBody
+	x     exchange
+	ctx   clientCtx
+	until time.Time   // of the deadline for reading, where it is known
+	fresh atomic.Bool // it counts as one that had no answer yet
+
+	mu       sync.Mutex
+	serving  bool          // a request is under way
+	watching chan struct{} // closed when nobody watches for the client's going away; nil: nobody does
+	gone     bool          // it has gone away
+	link     *link         // what the request is under way on
+	within   context.Context
+	end      context.CancelCauseFunc
+
+	lateAt, lateSince int // late.mu
+
+	// See linger.
 	plain atomic.Bool // it is closed without further ado
 	owed  atomic.Bool // the client has begun a request, and may not have sent all of it
 	ended atomic.Bool // the client sends no more
@@ -50,9 +73,23 @@ func (c *clientConn) Close() error {
 		delete(c.r.conns, c)
 		c.r.uncount(c)
 		c.r.connsMu.Unlock()
+		c.mu.Lock()
+		if c.end != nil {
+			c.end(net.ErrClosed)
+		}
+		c.mu.Unlock()
 		<-c.r.slots
 	})
 	return err
+}
+
+// probe has the kernel find out about a client that went away without a word.
+func (c *clientConn) probe() {
+	if tcp, ok := c.Conn.(interface {
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	}); ok {
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+	}
 }
 
 // reset closes the connection so that its client sees that it was cut off.
@@ -99,13 +136,36 @@ func (r *Router) accept(l net.Listener, port int) {
 			_ = conn.Close()
 			return
 		}
-		c := &clientConn{Conn: conn, r: r, port: port}
+		c := &clientConn{Conn: newSock(conn), r: r, port: port}
+		if r.table.Load().http[port] {
+			c.await()
+		}
 		r.connsMu.Lock()
 		r.conns[c] = struct{}{}
 		r.connsMu.Unlock()
 		if !r.group.goDo(func() { r.admit(c) }) {
 			_ = c.Close()
+			c.settle()
 		}
+	}
+}
+
+// await waits until few others are to have their first answer: those get it sooner, and
+// this one no later, for what is not begun needs no turn. One that takes long does not
+// count for long.
+func (c *clientConn) await() {
+	select {
+	case c.r.fresh <- struct{}{}:
+		c.fresh.Store(true)
+		c.r.late.add(c)
+	case <-c.r.ctx.Done():
+	}
+}
+
+// settle makes room for the next connection that is to have its first answer.
+func (c *clientConn) settle() {
+	if c.fresh.Swap(false) {
+		<-c.r.fresh
 	}
 }
 
@@ -121,29 +181,45 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// admit finds out where the connection comes from and gives it to its protocol.
+// admit finds out where the connection comes from and serves it by its protocol.
 func (r *Router) admit(c *clientConn) {
 	t := r.table.Load()
-	if err := c.identify(t, r.lim.Head); err != nil {
+	http := t.http[c.port]
+	var from io.Reader = c.Conn
+	if http {
+		space := spaces.Get().(*[inboxSize + outSize]byte)
+		defer spaces.Put(space)
+		c.in, c.out = inbox{from: c, buf: space[:inboxSize:inboxSize]}, space[inboxSize:inboxSize]
+		c.ctx.c = c
+		if sc, ok := c.Conn.(syscall.Conn); ok {
+			c.raw, _ = sc.SyscallConn()
+		}
+		from = &c.in // the head of a request is behind it, most likely
+	} else {
+		c.plain.Store(true)
+	}
+	c.readBy(r.lim.Head, true)
+	err := c.identify(t, from)
+	c.owed.Store(c.in.len() > 0)
+	if err == nil && !r.withinSource(c) {
+		err = errors.New("too many from its source")
+	}
+	switch {
+	case err != nil:
 		r.log.Debug("connection refused", "port", c.port, "peer", c.source, "err", err)
 		c.reset()
-		return
+	case http:
+		c.serveHTTP()
+	default:
+		c.unlimited()
+		c.probe()
+		r.tunnel(t, c)
 	}
-	if !r.withinSource(c) {
-		r.log.Debug("connection refused: too many from its source", "port", c.port, "source", c.source)
-		c.reset()
-		return
-	}
-	if t.http[c.port] {
-		r.queue.push(c)
-		return
-	}
-	c.plain.Store(true)
-	r.tunnel(t, c)
+	c.settle()
 }
 
 // identify sets the source: the peer, or what the host's PROXY header names.
-func (c *clientConn) identify(t *table, limit time.Duration) error {
+func (c *clientConn) identify(t *table, from io.Reader) error {
 	peer, ok := c.Conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return errors.New("peer has no TCP address")
@@ -151,14 +227,8 @@ func (c *clientConn) identify(t *table, limit time.Duration) error {
 	ap := peer.AddrPort()
 	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	if ap.Addr() == t.gateway && t.published[c.port] {
-		if err := c.Conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
-			return err
-		}
 		var err error
-		if ap, _, err = guestproto.ReadProxyHeader(c.Conn); err != nil {
-			return err
-		}
-		if err := c.Conn.SetReadDeadline(noDeadline); err != nil {
+		if ap, _, err = guestproto.ReadProxyHeader(from); err != nil {
 			return err
 		}
 		if ap.Addr().IsLoopback() {
@@ -195,41 +265,3 @@ func (r *Router) uncount(c *clientConn) {
 		delete(r.sources, a)
 	}
 }
-
-// connQueue is a listener of the connections that are pushed into it.
-type connQueue struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newConnQueue() *connQueue {
-	return &connQueue{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (q *connQueue) push(c net.Conn) {
-	select {
-	case q.conns <- c:
-	case <-q.done:
-		_ = c.Close()
-	}
-}
-
-// Accept returns the next connection.
-func (q *connQueue) Accept() (net.Conn, error) {
-	select {
-	case c := <-q.conns:
-		return c, nil
-	case <-q.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close ends Accept.
-func (q *connQueue) Close() error {
-	q.once.Do(func() { close(q.done) })
-	return nil
-}
-
-// Addr returns no particular address.
-func (q *connQueue) Addr() net.Addr { return &net.TCPAddr{} }

@@ -18,11 +18,17 @@ type exchange struct {
 	target   target
 	port     int
 	route    mvm.Route
+	id       string // the client's for the request, or ""
 	user     string // whom a token names
 	lease    *lease
 	buffered []byte // the whole body, where a key was looked for in it
 	has      bool   // buffered is the body
 	budgeted int    // bytes to give back
+
+	began     bool // the answer; client.mu
+	continued bool // the client was told to send its body; client.mu
+	keep      bool // the connection can be used again
+	taken     bool // the connection is no longer one of HTTP
 }
 
 func (x *exchange) end() {
@@ -33,51 +39,65 @@ func (x *exchange) end() {
 }
 
 // pass sends the request to an instance, and the client its answer.
-func (x *exchange) pass(w http.ResponseWriter, req *http.Request) {
-	a, err := x.answer(w, req)
+func (x *exchange) pass(req *http.Request) {
+	a, err := x.answer(req)
 	if err != nil {
-		x.r.fail(w, req, err)
+		x.fail(req, err)
 		return
 	}
 	defer a.end()
 	if a.res.StatusCode == http.StatusSwitchingProtocols {
-		x.upgrade(w, req, a)
+		x.upgrade(req, a)
 		return
 	}
-	if err := a.pass(w, &x.r.buffers); err != nil {
-		panic(http.ErrAbortHandler)
+	if err := a.pass(x, req); err != nil {
+		x.breakOff(req)
+	}
+}
+
+// breakOff sees to it that an answer which is broken off can't be taken for a whole one:
+// where its end is the connection's end, the client gets a reset.
+func (x *exchange) breakOff(req *http.Request) {
+	x.keep = false
+	if !req.ProtoAtLeast(1, 1) {
+		x.client.cutOnClose()
 	}
 }
 
 // fail answers a request that got no response.
-func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
-	if req.Context().Err() != nil {
-		refuse(w, req, refused(503, defaultRetry, "the request was given up")) // the client is gone
+func (x *exchange) fail(req *http.Request, err error) {
+	if x.client.gaveUp() {
+		x.refuse(req, refused(503, defaultRetry, "the request was given up"))
 		return
 	}
-	r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "request", mvm.RequestFrom(req.Context()), "error", err)
-	refuse(w, req, err)
+	if err := x.client.body.err; err != nil && err != io.EOF {
+		x.refuse(req, refused(http.StatusBadRequest, 0, "the body broke off"))
+		return
+	}
+	x.r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "request", x.id, "error", err)
+	x.refuse(req, err)
 }
 
 // answer finds an instance for the request and returns its answer. It sends the request
 // again, once, when nothing was sent: the instance takes no connection any more, or the
 // pooled connection had ended. And once where a pooled connection ended after it was
 // sent and before a byte of the answer came, if to do it twice is the same as once.
-func (x *exchange) answer(w http.ResponseWriter, req *http.Request) (*answer, error) {
+func (x *exchange) answer(req *http.Request) (*answer, error) {
+	ctx := x.requestCtx()
 	for again := false; ; again = true {
-		l, err := x.r.roster.lease(req.Context(), x.target)
+		l, err := x.r.roster.lease(ctx, x.target)
 		if err != nil {
 			return nil, err
 		}
 		x.lease = l
-		a, err := x.try(w, req, again)
+		a, err := x.try(ctx, req, again)
 		if err == nil {
 			if x.target.key != "" && a.res.StatusCode < 400 {
 				l.b.w.answered.Store(true)
 			}
 			return a, nil
 		}
-		gaveUp := req.Context().Err() != nil || errors.Is(err, errCrowded)
+		gaveUp := x.client.gaveUp() || errors.Is(err, errCrowded)
 		dialing := a == nil
 		final := again || gaveUp || dialing && l.fresh() || !dialing && !x.repeatable(req, a)
 		if !gaveUp && (dialing || unanswering(err)) {
@@ -94,18 +114,22 @@ func (x *exchange) answer(w http.ResponseWriter, req *http.Request) (*answer, er
 
 // try sends the request over one connection and reads the head of the answer. Where it
 // failed before there was a connection it returns no answer, else one that has ended.
-func (x *exchange) try(w http.ResponseWriter, req *http.Request, again bool) (*answer, error) {
+func (x *exchange) try(ctx context.Context, req *http.Request, again bool) (*answer, error) {
 	l := x.lease
-	link, err := l.ro.link(req.Context(), l.b, l.addr(x.port), again)
+	link, err := l.ro.link(ctx, l.b, l.addr(x.port), again)
 	if err != nil {
 		return nil, err
 	}
-	a := &answer{ro: l.ro, link: link, body: keptBody{Reader: req.Body}, stop: context.AfterFunc(req.Context(), func() { _ = link.Close() })}
+	a := &answer{ro: l.ro, link: link, client: x.client, body: keptBody{Reader: req.Body}}
+	if !x.client.hold(link) {
+		a.end()
+		return a, errGaveUp
+	}
 	if err := x.ask(a, req); err != nil {
 		a.end()
 		return a, err
 	}
-	if err := a.readHead(w, req); err != nil {
+	if err := a.readHead(x, req); err != nil {
 		a.end()
 		return a, err
 	}

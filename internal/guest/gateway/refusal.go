@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -111,32 +110,37 @@ func (r *Router) complain(msg string, args ...any) {
 // refuse answers with the refusal in err, or with a 502. It does not wait for the rest
 // of the request: where that is not there yet the connection ends with the answer, and
 // lingers until the client has read it.
-func refuse(w http.ResponseWriter, req *http.Request, err error) {
+func (x *exchange) refuse(req *http.Request, err error) {
 	var e *refusal
 	if !errors.As(err, &e) {
 		e = refused(http.StatusBadGateway, 0, "the instance gave no valid answer")
 	}
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
+	c := x.client
+	if !c.rest(req) {
+		x.keep = false
+	}
+	x.begin()
+	b := x.appendRefusal(c.out[:0], req, e)
+	if req.Method != http.MethodHead {
+		b = append(append(b, e.text...), '\n')
+	}
+	if c.send(b) != nil {
+		x.keep = false
+	}
+}
+
+// appendRefusal appends the head of the answer.
+func (x *exchange) appendRefusal(b []byte, req *http.Request, e *refusal) []byte {
+	b = x.appendStatus(b, req, e.status)
+	b = appendField(b, "Content-Type", "text/plain; charset=utf-8")
+	b = appendField(b, "X-Content-Type-Options", "nosniff")
+	b = appendField(b, "Cache-Control", "no-store")
 	if e.challenge != "" {
-		h.Set("WWW-Authenticate", e.challenge)
+		b = appendField(b, "WWW-Authenticate", e.challenge)
 	}
 	if e.retry > 0 {
-		h.Set("Retry-After", strconv.Itoa(e.retry))
+		b = appendField(b, "Retry-After", strconv.Itoa(e.retry))
 	}
-	rc := http.NewResponseController(w)
-	whole := rest(rc, req)
-	if !whole {
-		h.Set("Connection", "close")
-		_ = rc.EnableFullDuplex() // the answer first
-	}
-	h.Set("Content-Length", strconv.Itoa(len(e.text)+1))
-	w.WriteHeader(e.status)
-	_, _ = io.WriteString(w, e.text+"\n")
-	if !whole {
-		_ = rc.Flush()
-		_ = rc.SetReadDeadline(longAgo) // the server reads no more of it: linger does
-	}
+	b = append(b, x.r.today()...)
+	return x.appendLength(b, req, int64(len(e.text))+1)
 }

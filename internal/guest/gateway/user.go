@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"net/http"
 	"net/netip"
@@ -44,7 +43,7 @@ func trusted(ranges []netip.Prefix, c *clientConn) bool {
 
 // key returns the request's key where the route chooses by key. With a token it is the
 // token's user; where the request names one too, it must be the same.
-func (x *exchange) key(w http.ResponseWriter, req *http.Request) (string, error) {
+func (x *exchange) key(req *http.Request) (string, error) {
 	s, user := x.route.To.Selector, x.user
 	if s.Kind != mvm.SelectByKey {
 		return "", nil
@@ -52,7 +51,7 @@ func (x *exchange) key(w http.ResponseWriter, req *http.Request) (string, error)
 	var body []byte
 	if readsBody(s.From) {
 		var err error
-		if body, err = x.readBody(w, req); err != nil {
+		if body, err = x.readBody(req); err != nil {
 			return "", err
 		}
 	}
@@ -69,19 +68,11 @@ func (x *exchange) key(w http.ResponseWriter, req *http.Request) (string, error)
 	if user != "" && key != user {
 		return "", refused(http.StatusForbidden, 0, "the token is another user's")
 	}
-	return key, nil
+	return strings.Clone(key), nil // and not with the head that it is of
 }
 
 // strangerKey is the context key of the address of a client whose key nobody vouches for.
 type strangerKey struct{}
-
-// asStranger notes in the request's context that nobody vouches for its key.
-func (x *exchange) asStranger(req *http.Request) *http.Request {
-	if x.target.key == "" || x.route.AuthMode() != mvm.AuthNone {
-		return req
-	}
-	return req.WithContext(context.WithValue(req.Context(), strangerKey{}, x.client.source.Addr()))
-}
 
 // tellUser makes the request tell the instance what led there: a client's Connection
 // header may have it removed, and what names a user under a similar name, or a token, is

@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// maxFields bounds the fields of a head.
+const maxFields = 1000
+
+// head is the head of a request, and what it takes to read the next one into the same
+// memory.
+//
+// It is strict (RFC 9112): lines end with CR LF, none is folded, a name is a token that
+// the colon follows at once, and there is one way to tell the length of the body. What
+// another server may read otherwise is refused, for the gateway stands before one and may
+// stand behind one.
+type head struct {
+	req    http.Request
+	values []string
+	hosts  int
+	host   string
+}
+
+// badHead refuses a head; the connection ends with it.
+func badHead(text string) *refusal { return refused(http.StatusBadRequest, 0, "bad request: %s", text) }
+
+// parse reads a head, which is text up to and with the empty line. The error is a *refusal.
+func (h *head) parse(text string) error {
+	fields := h.req.Header
+	if fields == nil {
+		fields = http.Header{}
+	}
+	clear(fields)
+	clear(h.values)
+	*h = head{req: http.Request{Header: fields}, values: h.values[:0]}
+	line, rest, ok := cutLine(text)
+	if !ok {
+		return badHead("a line does not end with CR LF")
+	}
+	if err := h.requestLine(line); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		if line, rest, ok = cutLine(rest); !ok {
+			return badHead("a line does not end with CR LF")
+		}
+		if line == "" {
+			break
+		}
+		if n == maxFields {
+			return refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head has more than %d fields", maxFields)
+		}
+		name, value, ok := parseField(line)
+		if !ok {
+			return badHead("malformed header")
+		}
+		h.add(name, value)
+	}
+	if err := h.setHost(); err != nil {
+		return err
+	}
+	return h.setFraming()
+}
+
+// cutLine cuts the first line off, without its end.
+func cutLine(text string) (line, rest string, ok bool) {
+	n := strings.IndexByte(text, '\n')
+	if n < 1 || text[n-1] != '\r' {
+		return "", "", false
+	}
+	return text[:n-1], text[n+1:], true
+}
+
+// requestLine reads the first line.
+func (h *head) requestLine(line string) (err error) {
+	method, rest, ok := strings.Cut(line, " ")
+	target, proto, both := strings.Cut(rest, " ")
+	if !ok || !both || !isToken(method) || target == "" {
+		return badHead("malformed request line")
+	}
+	req := &h.req
+	switch proto {
+	case "HTTP/1.1":
+		req.ProtoMinor = 1
+	case "HTTP/1.0":
+	default:
+		if _, _, ok := http.ParseHTTPVersion(proto); !ok {
+			return badHead("malformed request line")
+		}
+		return refused(http.StatusHTTPVersionNotSupported, 0, "%s is not served here: HTTP/1.1 is", proto)
+	}
+	req.Method, req.RequestURI, req.Proto, req.ProtoMajor = method, target, proto, 1
+	authority := method == http.MethodConnect && target[0] != '/'
+	if authority {
+		target = "http://" + target
+	}
+	if req.URL, err = url.ParseRequestURI(target); err != nil {
+		return badHead("malformed target")
+	}
+	if authority {
+		req.URL.Scheme = ""
+	}
+	return nil
+}
+
+// parseField reads "name: value".
+func parseField(line string) (name, value string, ok bool) {
+	name, value, ok = strings.Cut(line, ":")
+	if !ok || !isToken(name) {
+		return "", "", false
+	}
+	value = strings.Trim(value, " \t")
+	for i := range len(value) {
+		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return "", "", false
+		}
+	}
+	return textproto.CanonicalMIMEHeaderKey(name), value, true
+}
+
+// add adds a field.
+func (h *head) add(name, value string) {
+	if name == "Host" {
+		h.hosts++
+		h.host = value
+		return
+	}
+	h.values = addField(h.req.Header, h.values, name, value)
+}
+
+// addField adds a field, whose value is kept among values where it is the first of its
+// name.
+func addField(fields http.Header, values []string, name, value string) []string {
+	if had := fields[name]; had != nil {
+		fields[name] = append(had, value)
+		return values
+	}
+	values = append(values, value)
+	n := len(values)
+	fields[name] = values[n-1 : n : n]
+	return values
+}
+
+// setHost finds out whom the request is for.
+func (h *head) setHost() error {
+	req := &h.req
+	switch {
+	case h.hosts > 1:
+		return badHead("more than one Host")
+	case h.hosts == 0 && req.ProtoMinor > 0 && req.Method != http.MethodConnect:
+		return badHead("Host is missing")
+	}
+	for i := range len(h.host) {
+		if c := h.host[i]; !alphanumeric(c) && strings.IndexByte("!$%&()*+,-.:;=['][_~", c) < 0 {
+			return badHead("malformed Host")
+		}
+	}
+	if req.Host = req.URL.Host; req.Host == "" {
+		req.Host = h.host
+	}
+	return nil
+}
+
+// setFraming finds out how long the body is and whether the connection ends.
+func (h *head) setFraming() error {
+	req := &h.req
+	options := req.Header["Connection"]
+	req.Close = hasToken(options, "close") || req.ProtoMinor == 0 && !hasToken(options, "keep-alive")
+	lengths, codings := req.Header["Content-Length"], req.Header["Transfer-Encoding"]
+	switch {
+	case len(codings) > 0 && (len(lengths) > 0 || req.ProtoMinor == 0):
+		return badHead("Transfer-Encoding does not belong there")
+	case len(lengths) > 1:
+		return badHead("more than one Content-Length")
+	case len(codings) > 1, len(codings) == 1 && !strings.EqualFold(codings[0], "chunked"):
+		return refused(http.StatusNotImplemented, 0, "of the transfer codings chunked alone is served here")
+	case len(codings) == 1:
+		req.ContentLength = -1
+		delete(req.Header, "Transfer-Encoding")
+		return h.setTrailer()
+	case len(lengths) == 1:
+		n, ok := parseLength(lengths[0])
+		if !ok {
+			return badHead("malformed Content-Length")
+		}
+		req.ContentLength = n
+	}
+	return nil
+}
+
+// parseLength reads digits.
+func parseLength(s string) (int64, bool) {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
+
+// setTrailer notes the names that are announced for the trailer.
+func (h *head) setTrailer() error {
+	req := &h.req
+	for _, v := range req.Header["Trailer"] {
+		for name := range strings.SplitSeq(v, ",") {
+			switch name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)); name {
+			case "":
+				continue
+			case "Transfer-Encoding", "Trailer", "Content-Length":
+				return badHead("malformed Trailer")
+			}
+			if !isToken(name) {
+				return badHead("malformed Trailer")
+			}
+			if req.Trailer == nil {
+				req.Trailer = http.Header{}
+			}
+			req.Trailer[name] = nil
+		}
+	}
+	delete(req.Header, "Trailer")
+	return nil
+}
+
+// tokenLow and tokenHigh have a bit for each byte that a token is made of: below 64, and
+// from there to 127.
+const (
+	tokenLow  = 0x3ff6cfa00000000
+	tokenHigh = 0x57ffffffc7fffffe
+)
+
+// isToken reports whether s is a token (RFC 9110).
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c < 64 && tokenLow>>c&1 == 0 || c >= 64 && (c > 127 || tokenHigh>>(c-64)&1 == 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func alphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}

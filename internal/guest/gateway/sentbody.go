@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+)
+
+// Bounds of what comes around the data of a body in chunks.
+const (
+	maxChunkLine = 1 << 10  // of the line with a chunk's length
+	maxOverhead  = 16 << 10 // of such lines, beyond what comes to 16 bytes and twice the data of each
+	maxTrailer   = 4 << 10
+)
+
+var errChunk = errors.New("malformed chunk")
+
+// sentBody is the body of a request on its way from the client. One goroutine at a time
+// reads it. A time-out ends a Read and not the body.
+type sentBody struct {
+	c        *clientConn
+	req      *http.Request
+	chunked  bool
+	left     int64 // of the body, or of the chunk
+	gap      bool  // the end of a chunk's data comes next
+	trailing bool  // the trailer comes next
+	trailer  int   // bytes of it
+	overhead int64
+	expects  bool // the client waits for the word to go on
+	err      error
+	whole    atomic.Bool
+}
+
+// begin makes it the body of the request. Without one it is whole at once.
+func (b *sentBody) begin(c *clientConn, req *http.Request) {
+	b.c, b.req, b.err = c, req, nil
+	b.chunked, b.left = req.ContentLength < 0, max(req.ContentLength, 0)
+	b.gap, b.trailing, b.trailer, b.overhead = false, false, 0, 0
+	b.whole.Store(req.ContentLength == 0)
+	b.expects = req.ContentLength != 0 && req.ProtoAtLeast(1, 1) && hasToken(req.Header["Expect"], "100-continue")
+	req.Body = http.NoBody
+	if req.ContentLength != 0 {
+		req.Body = b
+	}
+}
+
+// Close does nothing: what is left is for the connection to drop.
+func (b *sentBody) Close() error { return nil }
+
+// Read reads from the client, which is told to go on where it waits for that.
+func (b *sentBody) Read(p []byte) (n int, err error) {
+	if b.err != nil || len(p) == 0 {
+		return 0, b.err
+	}
+	if b.expects {
+		b.expects = false
+		if err := b.c.sayContinue(); err != nil {
+			b.err = err
+			return 0, err
+		}
+	}
+	n, err = b.read(p)
+	switch {
+	case err == io.EOF:
+		b.whole.Store(true)
+		b.err = io.EOF
+	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		b.err = err
+	}
+	return n, err
+}
+
+func (b *sentBody) read(p []byte) (int, error) {
+	if b.chunked && b.left == 0 {
+		if err := b.nextChunk(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := b.c.in.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	switch {
+	case err == io.EOF:
+		return n, io.ErrUnexpectedEOF
+	case err == nil && b.left == 0 && !b.chunked:
+		return n, io.EOF
+	case err == nil && b.left == 0:
+		b.gap = true
+	}
+	return n, err
+}
+
+// nextChunk reads up to the next chunk's data; at the end of the body it is io.EOF.
+func (b *sentBody) nextChunk() error {
+	err := b.chunkHead()
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	if err == nil && b.trailing {
+		return io.EOF
+	}
+	return err
+}
+
+// chunkHead reads what is between two chunks' data, and the trailer behind the last one.
+func (b *sentBody) chunkHead() error {
+	in := &b.c.in
+	if b.gap {
+		line, err := in.line(1)
+		if err != nil {
+			return err
+		}
+		if len(line) > 0 {
+			return errChunk
+		}
+		b.gap = false
+	}
+	if !b.trailing {
+		line, err := in.line(maxChunkLine)
+		if err != nil {
+			return err
+		}
+		size, ok := chunkSize(line)
+		if b.overhead = max(0, b.overhead+int64(len(line))+2-16-2*size); !ok || b.overhead > maxOverhead {
+			return errChunk
+		}
+		b.left, b.trailing = size, size == 0
+	}
+	for b.trailing {
+		line, err := in.line(maxTrailer)
+		if err != nil {
+			return err
+		}
+		if len(line) == 0 {
+			break
+		}
+		name, value, ok := parseField(string(line))
+		if b.trailer += len(line); !ok || b.trailer > maxTrailer {
+			return errChunk
+		}
+		if b.req.Trailer == nil {
+			b.req.Trailer = http.Header{}
+		}
+		b.req.Trailer[name] = append(b.req.Trailer[name], value)
+	}
+	return nil
+}
+
+// chunkSize reads the line before a chunk's data. What is said of the chunk beside its
+// length counts for nothing.
+func chunkSize(line []byte) (n int64, ok bool) {
+	digits := 0
+	for ; digits < len(line) && line[digits] != ';'; digits++ {
+		c := line[digits]
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, false
+		}
+		n = n<<4 | int64(c)
+	}
+	for _, c := range line[digits:] {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return 0, false
+		}
+	}
+	return n, digits > 0 && digits < 16
+}

@@ -1,0 +1,244 @@
+package gateway
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"mvm"
+)
+
+// serveHTTP serves the requests of a connection, one after another.
+func (c *clientConn) serveHTTP() {
+	defer func() {
+		if broken := recover(); broken != nil {
+			c.r.log.Error("serving a connection panicked", "panic", broken, "stack", string(debug.Stack()))
+			c.cutOnClose()
+		}
+		c.r.late.remove(c)
+		c.settle()
+		_ = c.Close()
+	}()
+	for c.nextRequest() {
+	}
+}
+
+// nextRequest serves a request, and reports whether another one may come.
+func (c *clientConn) nextRequest() bool {
+	if err := c.readHead(); err != nil {
+		var e *refusal
+		if errors.As(err, &e) {
+			c.refuseHead(e)
+		}
+		return false
+	}
+	c.body.begin(c, &c.head.req)
+	if c.head.req.ContentLength != 0 {
+		c.unlimited()
+	}
+	c.x = exchange{r: c.r, client: c, keep: !c.head.req.Close}
+	c.answerRequest()
+	return c.endBody()
+}
+
+// answerRequest answers the request that was read.
+func (c *clientConn) answerRequest() {
+	c.beginRequest()
+	defer c.settle()
+	defer c.endRequest()
+	defer c.x.end()
+	c.x.serve(&c.head.req)
+}
+
+// endBody reports whether the connection can be used again. A client that still sends a
+// body of which nobody takes more may end it within bounds.
+func (c *clientConn) endBody() bool {
+	x := &c.x
+	if x.taken || c.gone {
+		return false
+	}
+	if !c.body.whole.Load() && x.keep && !c.body.expects && c.body.err == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(c.r.lim.Linger))
+		_, _ = io.CopyN(io.Discard, &c.body, restOfBody)
+		c.unlimited()
+	}
+	if !c.body.whole.Load() {
+		return false
+	}
+	c.owed.Store(c.in.len() > 0)
+	c.in.shrink()
+	return x.keep && c.r.ctx.Err() == nil
+}
+
+// restOfBody bounds what is read of a body after the answer, to keep the connection.
+const restOfBody = 256 << 10
+
+// readHead reads the head of the next request. The error is a *refusal, or says that
+// nothing is to be answered.
+func (c *clientConn) readHead() error {
+	in, limit := &c.in, c.r.lim.HeadBytes
+	behind := c.head.req.Method == http.MethodPost // old clients send a line's end behind a body (RFC 9112, section 2.2)
+	first := c.head.req.Method == ""
+	if !first {
+		c.readBy(c.r.lim.ClientIdle, false)
+	}
+	begun, seen := false, 0
+	for {
+		have := in.bytes()
+		if behind && len(have) > 1 {
+			behind = false
+			if have[0] == '\r' && have[1] == '\n' {
+				in.skip(2)
+				continue
+			}
+		}
+		if n := headEnd(have, seen); n > 0 {
+			if n > limit {
+				return largeHead()
+			}
+			err := c.head.parse(string(have[:n]))
+			in.skip(n)
+			return err
+		}
+		if len(have) > limit {
+			return largeHead()
+		}
+		if len(have) > 0 && !begun {
+			begun = true
+			if !first { // its time has been running since the connection came
+				c.readBy(c.r.lim.Head, true)
+			}
+		}
+		seen = len(have)
+		if err := in.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+func largeHead() *refusal {
+	return refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head of the request is too large")
+}
+
+// headEnd is where the head ends, 0 where it goes on. The first seen bytes were looked at
+// before.
+func headEnd(b []byte, seen int) int {
+	for at := max(0, seen-2); ; {
+		n := bytes.IndexByte(b[at:], '\n')
+		if n < 0 {
+			return 0
+		}
+		at += n + 1
+		switch rest := b[at:]; {
+		case len(rest) > 0 && rest[0] == '\n':
+			return at + 1
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			return at + 2
+		}
+	}
+}
+
+// readBy has reading fail after the time. Unless it is exact, it may be an eighth less.
+func (c *clientConn) readBy(limit time.Duration, exact bool) {
+	until := time.Now().Add(limit)
+	if !exact && !c.until.IsZero() && c.until.Before(until) && until.Sub(c.until) < limit/8 {
+		return
+	}
+	c.until = until
+	_ = c.Conn.SetReadDeadline(until)
+}
+
+// unlimited has reading take as long as it may.
+func (c *clientConn) unlimited() {
+	c.until = time.Time{}
+	_ = c.Conn.SetReadDeadline(noDeadline)
+}
+
+// refuseHead answers a request that can't be read; the connection ends with it.
+func (c *clientConn) refuseHead(e *refusal) {
+	c.r.log.Debug("request refused", "port", c.port, "source", c.source, "error", e)
+	req := &c.head.req
+	req.Method, req.ProtoMajor, req.ProtoMinor = http.MethodGet, 1, 1
+	x := &exchange{r: c.r, client: c}
+	_ = c.write(append(x.appendRefusal(nil, req, e), e.text+"\n"...))
+}
+
+// write sends to the client.
+func (c *clientConn) write(b []byte) error {
+	_, err := c.Conn.Write(b)
+	return err
+}
+
+// outSize is what a connection keeps for heads.
+const outSize = 4 << 10
+
+// send sends a head to the client, and keeps its memory for the next one.
+func (c *clientConn) send(b []byte) error {
+	if cap(b) <= outSize {
+		c.out = b[:0]
+	}
+	return c.write(b)
+}
+
+// sayContinue tells the client to send its body, unless it has the answer already.
+func (c *clientConn) sayContinue() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.x.began || c.x.continued {
+		return nil
+	}
+	c.x.continued = true
+	return c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+}
+
+// begin notes that the answer begins.
+func (x *exchange) begin() {
+	x.client.mu.Lock()
+	x.began = true
+	x.client.mu.Unlock()
+}
+
+// serve routes one request.
+func (x *exchange) serve(req *http.Request) {
+	c, r := x.client, x.r
+	x.id = mvm.RequestID(req.Header.Get(requestHeader))
+	if v := req.Header["Expect"]; len(v) > 0 && !hasToken(v, "100-continue") {
+		x.refuse(req, refused(http.StatusExpectationFailed, 0, "the expectation is not known"))
+		return
+	}
+	if req.Method == http.MethodConnect {
+		x.refuse(req, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
+		return
+	}
+	t := r.table.Load()
+	route, err := t.routeOf(c, req)
+	if err != nil {
+		x.refuse(req, err)
+		return
+	}
+	x.port, x.route = route.To.TargetPort, route
+	user, err := t.authenticate(c, req, route, r.opt.Now())
+	if err == nil {
+		x.user = user
+		err = x.choose(req)
+	}
+	if err != nil {
+		r.log.Debug("request refused", "route", route.Name, "request", x.id, "error", err)
+		x.refuse(req, err)
+		return
+	}
+	x.tellUser(req)
+	x.pass(req)
+}
+
+// choose finds out which instance the request is for.
+func (x *exchange) choose(req *http.Request) error {
+	key, err := x.key(req)
+	if err == nil {
+		x.target = targetOf(x.route.To, key)
+	}
+	return err
+}

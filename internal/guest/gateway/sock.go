@@ -1,0 +1,121 @@
+package gateway
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// sock is a TCP connection whose reads and writes Go's scheduler is not told of. None of
+// them waits, for the socket does not block; and what the scheduler does about a system
+// call that might wait, with a thread that looks after it, cost a tenth of a request.
+//
+// One goroutine at a time reads, and one writes.
+type sock struct {
+	*net.TCPConn
+	raw     syscall.RawConn
+	in, out transfer
+}
+
+// transfer is a read or a write under way.
+type transfer struct {
+	try func(fd uintptr) bool // false: it is to wait
+	p   []byte                // what is left
+	n   int                   // bytes that passed
+	err syscall.Errno
+}
+
+// newSock returns the connection as a sock where it is one of TCP.
+func newSock(c net.Conn) net.Conn {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return c
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return c
+	}
+	s := &sock{TCPConn: tcp, raw: raw}
+	s.in.try, s.out.try = s.tryRead, s.tryWrite
+	return s
+}
+
+// SyscallConn is that of the connection.
+func (s *sock) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
+
+// Read reads what is there, or waits.
+func (s *sock) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.in.p, s.in.n, s.in.err = p, 0, 0
+	err := s.raw.Read(s.in.try)
+	s.in.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case s.in.err != 0:
+		return 0, os.NewSyscallError("read", s.in.err)
+	case s.in.n == 0:
+		return 0, io.EOF
+	}
+	return s.in.n, nil
+}
+
+func (s *sock) tryRead(fd uintptr) bool {
+	t := &s.in
+	for {
+		n, _, err := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)))
+		switch err {
+		case syscall.EINTR:
+			continue
+		case 0:
+			t.n = int(n)
+		}
+		t.err = err
+		return err != syscall.EAGAIN
+	}
+}
+
+// Write writes all of p, unless it fails.
+func (s *sock) Write(p []byte) (int, error) {
+	s.out.p, s.out.n, s.out.err = p, 0, 0
+	err := s.raw.Write(s.out.try)
+	s.out.p = nil
+	if err == nil && s.out.err != 0 {
+		err = os.NewSyscallError("write", s.out.err)
+	}
+	return s.out.n, err
+}
+
+func (s *sock) tryWrite(fd uintptr) bool {
+	t := &s.out
+	for len(t.p) > 0 {
+		n, _, err := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)))
+		switch err {
+		case 0:
+			t.n += int(n)
+			t.p = t.p[n:]
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return false
+		default:
+			t.err = err
+			return true
+		}
+	}
+	return true
+}
+
+// peek looks whether anything has come, and takes nothing: 1 where something has, 0 where
+// the other side has ended.
+func peek(fd uintptr) (n int, err syscall.Errno) {
+	var b [1]byte
+	r, _, err := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+	if err != 0 {
+		return 0, err
+	}
+	return int(r), 0
+}

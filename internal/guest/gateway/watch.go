@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+
+	"mvm"
+)
+
+// A client that goes away ends what is under way for it. Most requests are answered
+// before it could matter, so that is looked for only where somebody waits for longer:
+// for the host, for a connection to the instance, or for lateAfter and more.
+
+// lateAfter is the time after which a connection is late; it may be twice that.
+const lateAfter = 20 * time.Millisecond
+
+// clientCtx is a context that ends when the client goes away. Whoever waits for its end
+// has that looked for.
+type clientCtx struct{ c *clientConn }
+
+// Deadline says that there is none.
+func (x *clientCtx) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Done is closed when the client goes away.
+func (x *clientCtx) Done() <-chan struct{} {
+	x.c.watch()
+	return x.c.inner().Done()
+}
+
+// Err says whether the client has gone away.
+func (x *clientCtx) Err() error {
+	x.c.mu.Lock()
+	defer x.c.mu.Unlock()
+	if x.c.within == nil {
+		return x.c.r.ctx.Err()
+	}
+	return x.c.within.Err()
+}
+
+// Value is that of the context within.
+func (x *clientCtx) Value(key any) any { return x.c.inner().Value(key) }
+
+// inner is the context within, made when it is needed first.
+func (c *clientConn) inner() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.within == nil {
+		c.within, c.end = context.WithCancelCause(c.r.ctx)
+		if c.gone {
+			c.end(errGaveUp)
+		}
+	}
+	return c.within
+}
+
+var errGaveUp = errors.New("the client has gone away")
+
+// watch has it noticed, during a request, when the client goes away. It can't be while
+// there is more of the request to come.
+func (c *clientConn) watch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.serving || c.watching != nil || c.gone || !c.body.whole.Load() || c.raw == nil {
+		return
+	}
+	done := make(chan struct{})
+	_ = c.Conn.SetReadDeadline(noDeadline)
+	if c.r.group.goDo(func() { c.watchGone(done) }) {
+		c.watching = done
+		c.probe()
+	}
+}
+
+// watchGone waits until the client ends its side, or sends more, or the watch ends.
+func (c *clientConn) watchGone(done chan struct{}) {
+	defer close(done)
+	more := false
+	err := c.raw.Read(func(fd uintptr) bool {
+		n, err := peek(fd)
+		more = n > 0
+		return err != syscall.EAGAIN
+	})
+	if err == nil && !more {
+		c.giveUp()
+	}
+}
+
+// giveUp ends what is under way for the client.
+func (c *clientConn) giveUp() {
+	c.mu.Lock()
+	c.gone = true
+	if c.end != nil {
+		c.end(errGaveUp)
+	}
+	k := c.link
+	c.mu.Unlock()
+	if k != nil {
+		_ = k.Close()
+	}
+}
+
+// gaveUp reports whether the client has gone away.
+func (c *clientConn) gaveUp() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gone
+}
+
+// hold notes the connection that the request is under way on: it ends when the client
+// goes away. False means that it has.
+func (c *clientConn) hold(k *link) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = k
+	return !c.gone
+}
+
+// letGo undoes hold, and reports whether the connection was left alone.
+func (c *clientConn) letGo() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = nil
+	return !c.gone
+}
+
+// beginRequest notes that a request is under way.
+func (c *clientConn) beginRequest() {
+	c.mu.Lock()
+	c.serving = true
+	c.mu.Unlock()
+	c.r.late.add(c)
+}
+
+// endRequest ends the watch: what comes now is for the next request.
+func (c *clientConn) endRequest() {
+	c.r.late.remove(c)
+	c.mu.Lock()
+	c.serving = false
+	done := c.watching
+	c.watching = nil
+	c.mu.Unlock()
+	if done != nil {
+		_ = c.Conn.SetReadDeadline(longAgo)
+		<-done
+		c.unlimited()
+	}
+}
+
+// late finds connections that are late.
+type late struct {
+	any   chan struct{} // there are connections on the list
+	mu    sync.Mutex
+	round int
+	list  []*clientConn
+}
+
+// add puts the connection on the list, where it is not.
+func (l *late) add(c *clientConn) {
+	l.mu.Lock()
+	c.lateSince = l.round
+	if c.lateAt == 0 {
+		l.list = append(l.list, c)
+		c.lateAt = len(l.list)
+	}
+	first := len(l.list) == 1
+	l.mu.Unlock()
+	if first {
+		select {
+		case l.any <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// remove takes the connection off the list.
+func (l *late) remove(c *clientConn) {
+	l.mu.Lock()
+	l.drop(c)
+	l.mu.Unlock()
+}
+
+// drop is remove. l.mu is held.
+func (l *late) drop(c *clientConn) {
+	if c.lateAt == 0 {
+		return
+	}
+	last := len(l.list) - 1
+	moved := l.list[last]
+	l.list[c.lateAt-1], moved.lateAt = moved, c.lateAt
+	l.list[last], c.lateAt = nil, 0
+	l.list = l.list[:last]
+}
+
+// turn takes those off the list that were on it during a whole round, and says whether
+// there are others.
+func (l *late) turn() (over []*clientConn, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.list {
+		if c.lateSince < l.round {
+			over = append(over, c)
+		}
+	}
+	for _, c := range over {
+		l.drop(c)
+	}
+	l.round++
+	return over, len(l.list) > 0
+}
+
+// watchLate does what is to be done about late connections. It runs while there are
+// connections that may become so.
+func (r *Router) watchLate() {
+	for {
+		select {
+		case <-r.late.any:
+		case <-r.ctx.Done():
+			return
+		}
+		for more := true; more; {
+			if !wait(r.ctx, lateAfter) {
+				return
+			}
+			var over []*clientConn
+			over, more = r.late.turn()
+			for _, c := range over {
+				c.settle()
+				c.watch()
+			}
+		}
+	}
+}
+
+var _ context.Context = (*clientCtx)(nil)
+
+// requestCtx is what the roster is asked with: the client's context, with the id of the
+// request where it has one, and the address of a client whose key nobody vouches for.
+func (x *exchange) requestCtx() context.Context {
+	var ctx context.Context = &x.client.ctx
+	if x.id != "" {
+		ctx = mvm.WithRequest(ctx, x.id)
+	}
+	if x.target.key != "" && x.route.AuthMode() == mvm.AuthNone {
+		ctx = context.WithValue(ctx, strangerKey{}, x.client.source.Addr())
+	}
+	return ctx
+}
