@@ -76,12 +76,21 @@ func (v *vmm) loadError(ctx context.Context, err error) error {
 	if errno, ok := sys.FaultIn(said); ok {
 		return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %w: %s", errno, err, said))
 	}
+	if strings.Contains(said, unreadable) {
+		return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %w: %s", syscall.EIO, err, said)).
+			WithFix("look for errors of the disk in `dmesg`")
+	}
 	if crashed || errors.Is(err, errMigration) || refusesState(said) {
 		return badSnapshot("load the snapshot of %s: %w: %s", v.spec.ID, err, said)
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %s", err, said)).
 		WithFix("see `dmesg` for the out-of-memory killer, and whether somebody ended the VMM")
 }
+
+// unreadable is what QEMU says when reading a state fails. Of one that it could read, and
+// that is damaged, it says that the load failed with the same errno (io/channel-file.c,
+// migration/savevm.c).
+const unreadable = "Unable to read from file: Input/output error"
 
 // ended reports that QEMU has gone away, and waits until it is known how.
 func (v *vmm) ended(ctx context.Context) bool {
