@@ -77,7 +77,7 @@ func (p *peers) death(n int) {
 		wg.Go(func() { ends <- request(ctx, tr, web, fmt.Sprintf("%d-%d", n, k), k) })
 	}
 	testenv.Eventually(p.t, patience, func() error {
-		list, err := p.exec(worker.ID, "cat", "/data/once")
+		list, err := p.exec(worker.ID, "sh", "-c", "cat /data/once && sync") // what is listed outlives a crash
 		if have := strings.Count("\n"+list, fmt.Sprintf("\n%d-", n)); err == nil && have != peersPerDeath {
 			err = fmt.Errorf("%d of %d requests have come", have, peersPerDeath)
 		}
