@@ -158,7 +158,8 @@ type Agent struct {
 	pushing     keyLocks // one pushConfig to an instance at a time
 	pending     pending  // configurations to be delivered
 	dns         resolvers
-	unsettled   pending // instances that an operation left half done
+	recovered   chan struct{} // closed once all instances are taken up
+	unsettled   pending       // instances that an operation left half done
 	wakeFaults  wakeFaults
 	silent      silentVMMs
 	// unreconciled are gateways that may have missed that an instance is gone.
@@ -199,7 +200,7 @@ func New(opt Options) *Agent {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
-		runners: map[string]*runner{}, live: map[string]*live{}, idle: newIdler()}
+		runners: map[string]*runner{}, live: map[string]*live{}, idle: newIdler(), recovered: make(chan struct{})}
 	a.reconciler = newReconciler(a)
 	return a
 }

@@ -128,6 +128,11 @@ func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 	by := "publish:" + mvm.Asker(pub.Place())
 	var open sync.Map // net.Conn -> func() that ends its use of the gateway
 	dial := func(ctx context.Context) (net.Conn, error) {
+		select {
+		case <-a.recovered:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
 		if err != nil {
 			return nil, err

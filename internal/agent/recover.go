@@ -13,8 +13,8 @@ import (
 	"mvm/internal/sys"
 )
 
-// recover takes up the host after a start of the agent. In order: networks, VMMs
-// that run, what nobody owns, operations that were cut off.
+// recover takes up the host after a start of the agent. In order: networks, published
+// ports, VMMs that run, what nobody owns, operations that were cut off.
 func (a *Agent) recover(ctx context.Context) error {
 	instances, err := a.Instances(ctx, mvm.Address{})
 	if err != nil {
@@ -28,6 +28,11 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.applyNetwork(ctx); err != nil {
 		return err
 	}
+	// Clients that connect from here on wait until all is taken up.
+	if err := a.applyPublish(); err != nil {
+		a.log.Error("ports are not published", "error", err)
+	}
+	defer close(a.recovered)
 	if err := a.sweep(ctx, instances); err != nil {
 		return err
 	}
@@ -42,9 +47,6 @@ func (a *Agent) recover(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindCanceled, "take up instances: %w", context.Cause(ctx))
-	}
-	if err := a.applyPublish(); err != nil {
-		a.log.Error("ports are not published", "error", err)
 	}
 	return nil
 }

@@ -130,10 +130,11 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 	if err != nil {
 		return nil, err
 	}
+	keeper, kept := keptListeners(log)
 	return agent.New(agent.Options{
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
 		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
-		Publisher: publish.New(publish.Options{Log: log}),
+		Publisher: publish.New(publish.Options{Log: log, Keeper: keeper, Kept: kept}),
 		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		Trust:        stateTrust(o.Trust),

@@ -32,9 +32,8 @@ type port struct {
 }
 
 func newPort(p *Publisher, b Binding, l *net.TCPListener) *port {
-	bound := l.Addr().(*net.TCPAddr).AddrPort()
 	pt := &port{p: p, tenant: b.Tenant, pool: b.Pool, listener: l, slots: make(chan struct{}, p.lim.ConnsPerBinding),
-		addr: netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()),
+		addr: addrOfListener(l),
 		log:  p.log.With("tenant", b.Tenant, "pool", b.Pool)}
 	pt.binding.Store(&b)
 	pt.ctx, pt.cancel = context.WithCancel(context.Background())

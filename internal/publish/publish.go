@@ -60,15 +60,22 @@ type Limits struct {
 type Options struct {
 	Log    *slog.Logger
 	Limits Limits
+	// Keeper holds the listeners open beyond the Publisher's end; nil: nobody does.
+	Keeper Keeper
+	// Kept are listeners that a Keeper held for an earlier Publisher. The first Apply
+	// takes over those that are still to be published, and ends the others.
+	Kept []*net.TCPListener
 }
 
 // Publisher publishes ports. Its methods may be called concurrently.
 type Publisher struct {
 	log    *slog.Logger
 	lim    Limits
+	keeper Keeper
 	slots  chan struct{} // one per connection
 	mu     sync.Mutex
 	ports  map[name]*port
+	kept   map[netip.AddrPort]*net.TCPListener // of an earlier process, until the first Apply
 	closed bool
 }
 
@@ -84,7 +91,12 @@ func New(opt Options) *Publisher {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Publisher{log: log, lim: lim, slots: make(chan struct{}, lim.Conns), ports: map[name]*port{}}
+	p := &Publisher{log: log, lim: lim, keeper: opt.Keeper, slots: make(chan struct{}, lim.Conns), ports: map[name]*port{},
+		kept: map[netip.AddrPort]*net.TCPListener{}}
+	for _, l := range opt.Kept {
+		p.kept[addrOfListener(l)] = l
+	}
+	return p
 }
 
 // Outcome is what became of a Binding.
@@ -113,7 +125,10 @@ func (p *Publisher) Apply(bindings []Binding) ([]Outcome, error) {
 		wanted[b.name()] = true
 		out[n] = p.apply(b)
 	}
-	p.drop(func(n name) bool { return !wanted[n] })
+	for _, pt := range p.drop(func(n name) bool { return !wanted[n] }) {
+		p.forget(pt.addr)
+	}
+	p.forgetUnclaimed()
 	for n, b := range bindings {
 		if errors.Is(out[n].Err, syscall.EADDRINUSE) { // by one that is gone now, it may be
 			out[n] = p.apply(b)
@@ -128,7 +143,7 @@ func (p *Publisher) apply(b Binding) Outcome {
 		pt.binding.Store(&b)
 		return Outcome{Addr: pt.addr}
 	}
-	l, err := listen(b)
+	l, err := p.listenKept(b)
 	if err != nil {
 		return Outcome{Err: mvm.Errorf(mvm.KindUnavailable, "publish %s of %s/%s: %w", b.Publish, b.Tenant, b.Pool, err).
 			WithFix("%s", fixOf(err, b.Publish.Host.Port()))}
@@ -158,9 +173,8 @@ func listen(b Binding) (*net.TCPListener, error) {
 	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 }
 
-// drop ends the ports that gone names, and waits for them. p.mu is held.
-func (p *Publisher) drop(gone func(name) bool) {
-	var ended []*port
+// drop ends the ports that gone names, waits for them and returns them. p.mu is held.
+func (p *Publisher) drop(gone func(name) bool) (ended []*port) {
 	for n, pt := range p.ports {
 		if gone(n) {
 			pt.stop()
@@ -172,6 +186,7 @@ func (p *Publisher) drop(gone func(name) bool) {
 		pt.wg.Wait()
 		p.log.Info("port no longer published", "tenant", pt.tenant, "pool", pt.pool, "host", pt.addr)
 	}
+	return ended
 }
 
 // Active counts the connections of the pool's bindings.
@@ -187,11 +202,15 @@ func (p *Publisher) Active(tenant, pool string) int {
 	return n
 }
 
-// Close ends every port and connection and waits for all that was started.
+// Close ends every port and connection and waits for all that was started. What a Keeper
+// holds stays open, for the process that comes next.
 func (p *Publisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	p.drop(func(name) bool { return true })
+	for _, l := range p.kept {
+		_ = l.Close()
+	}
 	return nil
 }

@@ -92,6 +92,8 @@ func TestUnits(t *testing.T) {
 	still("after a wake")
 
 	vmm := r.vmms()
+	r.run("mvm", "pool", "create", "acme/front", "--role", "gateway", "--flake", "dir:/srv/images/workload", "--publish", "127.0.0.1:18080:8080")
+	connected := r.connects("127.0.0.1/18080")
 	for _, unit := range []string{"mvm-agent", "mvm-hostd"} {
 		r.crashes(unit)
 		still("after crashes of " + unit)
@@ -101,12 +103,42 @@ func TestUnits(t *testing.T) {
 	if got := r.vmms(); got != vmm {
 		t.Errorf("after crashes and restarts VMM %s is %s", vmm, got)
 	}
+	connected()
+	r.run("mvm", "pool", "update", "acme/front", "--clear-publish")
+	if out, err := r.try("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/18080"); err == nil || !strings.Contains(out, "refused") {
+		t.Errorf("the port that is no longer published: %v, %s", err, out)
+	}
 	r.users(id)
 	r.run("mvm", "tenant", "destroy", "acme", "--yes")
 	r.refuses()
 	r.run("systemctl", "stop", "mvm-hostd")
 	if out := r.run("ip", "-o", "link"); r.vmms() != "" || strings.Contains(out, "br-tenant") {
 		t.Errorf("left behind: VMMs %q, links\n%s", r.vmms(), out)
+	}
+}
+
+// connects opens a connection to the address every few milliseconds, until the function
+// that it returns is called. That fails the test if one was refused.
+func (r *room) connects(at string) func() {
+	r.t.Helper()
+	loop := "while [ ! -e /root/connected ]; do if (exec 3<>/dev/tcp/" + at + "); then echo open; fi; sleep 0.02; done 2>&1"
+	out := make(chan string, 1)
+	go func() {
+		got, err := r.try("bash", "-c", loop)
+		if err != nil {
+			got += err.Error()
+		}
+		out <- got
+	}()
+	return func() {
+		r.t.Helper()
+		r.run("touch", "/root/connected")
+		got := <-out
+		open := strings.Count(got, "open\n")
+		if rest := strings.ReplaceAll(got, "open\n", ""); open < 20 || rest != "" {
+			r.t.Errorf("while the units crashed and restarted %d connections were taken, and others not: %s", open, rest)
+		}
+		r.t.Logf("%d connections were taken while the units crashed and restarted", open)
 	}
 }
 
