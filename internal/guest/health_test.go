@@ -85,9 +85,9 @@ func TestHealthIsReportedOnChange(t *testing.T) {
 func TestServiceThatFailedHasToProveItself(t *testing.T) {
 	count := filepath.Join(t.TempDir(), "count")
 	host := &toldHost{}
-	m := newMachineWith(t, host, guest.Service{Name: "app", Command: sh("echo >>" + count + "; sleep 0.2; exit 1")})
+	m := newMachineWith(t, host, guest.Service{Name: "app", Command: sh("echo >>" + count + "; sleep 1.5; exit 1")})
 	m.mustConfigure(boot())
-	eventually(t, "three runs", func() bool { b, _ := os.ReadFile(count); return len(b) >= 3 })
+	eventually(t, "three runs were begun", func() bool { b, _ := os.ReadFile(count); return len(b) >= 3 })
 	host.mu.Lock()
 	defer host.mu.Unlock()
 	for _, s := range host.told {
