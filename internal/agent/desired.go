@@ -250,7 +250,7 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 func (a *Agent) tellProblems(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
 	problems, err := a.problems(ctx, tenant, false)
 	for _, p := range problems {
-		progress(mvm.Progress{Target: tenant, Text: p.Error()})
+		progress(mvm.Progress{Target: tenant, Text: withoutLog(p.Error())})
 	}
 	return err
 }

@@ -24,9 +24,9 @@ func (r *reconciler) hold(told map[string]string) {
 		r.a.log.Error("hold the host to its desired state", "error", err)
 	}
 	for t, err := range faults {
-		if text := err.Error(); told[t] != text {
+		if text := withoutLog(err.Error()); told[t] != text {
 			told[t] = text
-			r.a.log.Error("tenant is not held to the desired state; the others are", "tenant", t, "error", err)
+			r.a.log.Error("tenant is not held to the desired state; the others are", "tenant", t, "error", text)
 		}
 	}
 	maps.DeleteFunc(told, func(t, _ string) bool { return err == nil && faults[t] == nil })
@@ -60,7 +60,7 @@ func (a *Agent) noteFaults(faults map[string]error) error {
 	for _, t := range all {
 		text := ""
 		if err := faults[t.ID]; err != nil {
-			text = clip(err.Error())
+			text = recordable(err)
 		}
 		if t.Problem == text {
 			continue

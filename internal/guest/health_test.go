@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,4 +106,26 @@ func TestBrokenDefinitionIsReported(t *testing.T) {
 	host.await(t, "app can't run", func(s guestproto.Status) bool {
 		return len(s.Services) == 1 && s.Services[0].State == "failed" && s.Services[0].Detail == `restart "sometimes" is not always, on-failure or never`
 	})
+}
+
+// olderHost does not know the report, and counts how often it is told.
+type olderHost struct{ calls atomic.Int32 }
+
+func (h *olderHost) Call(context.Context, guestproto.HostRequest) (guestproto.HostResponse, error) {
+	h.calls.Add(1)
+	err := &guestproto.VariantError{Message: "HostRequest", Variant: "ReportHealth", Problem: guestproto.NoVariant}
+	return guestproto.HostResponse{}, &guestproto.RemoteError{Message: err.Error()}
+}
+
+// A host of an older mvm is not told again and again.
+func TestHealthOfAnOlderHost(t *testing.T) {
+	host := &olderHost{}
+	m := newMachineWith(t, host, guest.Service{Name: "app", Command: []string{"/no/such/program"}, Restart: "never"})
+	m.mustConfigure(boot())
+	eventually(t, "the host was told", func() bool { return host.calls.Load() > 0 })
+	m.awaitState("app", "failed")
+	time.Sleep(4 * time.Second) // a report that fails is tried again after a second
+	if n := host.calls.Load(); n > 2 {
+		t.Errorf("a host that does not know of health was told %d times", n)
+	}
 }
