@@ -87,12 +87,17 @@ func (a *Agent) session(ctx context.Context, id string, req guestproto.Request, 
 	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
 	defer cancel()
 	resp, err := guestproto.Call(callCtx, c, req)
+	if why := a.stalled(id); err != nil && why != "" {
+		return 0, mvm.Errorf(mvm.KindUnavailable, "%s", why)
+	}
 	if err != nil {
 		return 0, mvm.Errorf(mvm.KindUnavailable, "%w", err)
 	}
 	if resp.ExecStarted == nil {
 		return 0, mvm.Errorf(mvm.KindUnavailable, "the guest gave another answer")
 	}
+	io, end := a.tellStalls(ctx, id, io)
+	defer end()
 	return pumpExec(ctx, c, io)
 }
 

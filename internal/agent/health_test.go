@@ -239,6 +239,22 @@ func TestStalled(t *testing.T) {
 	}
 	h.host.Behave(w.ID, fake.Behavior{})
 	h.exec(w.ID, "hostname")
+
+	// A command that runs when the VM comes to stand still says so, and goes on with it.
+	said := &logBuffer{}
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.a.Exec(ctx(t), w.Address(), mvm.ExecSpec{Argv: []string{"sleep", "5"}}, mvm.ExecIO{Stdout: said, Stderr: said})
+		done <- err
+	}()
+	eventually(t, "the command runs", func() bool { return strings.Count(strings.Join(h.host.Trace(), "\n"), "guest "+w.ID+" Exec") == 2 })
+	h.host.Behave(w.ID, fake.Behavior{Stalled: why})
+	eventually(t, "it is told of the stall", func() bool { return strings.Contains(said.text(), why) })
+	h.host.Behave(w.ID, fake.Behavior{})
+	eventually(t, "it is told that it goes on", func() bool { return strings.Contains(said.text(), "goes on") })
+	if err := <-done; err != nil {
+		t.Errorf("exec = %v", err)
+	}
 }
 
 // eventually waits until it is so.
@@ -250,4 +266,11 @@ func eventually(t *testing.T, what string, is func() bool) {
 		}
 		return nil
 	})
+}
+
+// text is what was written.
+func (l *logBuffer) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
