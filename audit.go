@@ -46,6 +46,8 @@ const (
 	StateApplied      Action = "StateApplied"
 	StateKept         Action = "StateKept"
 	StateForgotten    Action = "StateForgotten"
+	// OverrideEnded: somebody had reconcile take over an instance that a person had changed.
+	OverrideEnded Action = "OverrideEnded"
 	// ExecStarted: somebody had a command run in an instance. LogsRead: a client of a
 	// tenant read an instance's logs.
 	ExecStarted Action = "ExecStarted"
@@ -79,7 +81,7 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, ExecStarted, LogsRead, FilesCopied, AuditBroken}
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, AuditBroken}
 }
 
 // AuditReport says whether the audit log is what was written.

@@ -18,6 +18,7 @@ const (
 	KindQuota       Kind = "quota"       // refused by a quota: exit 4
 	KindPolicy      Kind = "policy"      // refused by a policy or role: exit 4
 	KindState       Kind = "state"       // refused by the thing's present state: exit 4
+	KindLeftAlone   Kind = "left_alone"  // not all is done: a person changed an instance, which is left alone for a while: exit 6
 	KindUnavailable Kind = "unavailable" // not now: the agent or a peer does not answer: exit 5, and 1 where the agent says so of another
 	KindTimeout     Kind = "timeout"     // a deadline passed: exit 1
 	KindCanceled    Kind = "canceled"    // the asker gave up: exit 130
@@ -31,7 +32,10 @@ type Error struct {
 	Fix  string
 	// Request is the id of the request that failed, where the error is another process's.
 	Request string
-	Err     error // the cause, for errors.Is and errors.As; may be nil
+	// Away: the agent itself could not take or finish what it was asked for: it shuts down,
+	// or has too much to do. See ErrAway.
+	Away bool
+	Err  error // the cause, for errors.Is and errors.As; may be nil
 }
 
 // Error returns the text and the fix in one line; the text includes the cause.
@@ -45,6 +49,20 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// ErrAway is in errors.Is of whatever failed because the agent itself shuts down or has
+// too much to do.
+var ErrAway = errors.New("the agent is away")
+
+// Is implements errors.Is for ErrAway.
+func (e *Error) Is(target error) bool { return e.Away && target == ErrAway }
+
+// Away makes an error that is ErrAway, of KindUnavailable.
+func Away(format string, args ...any) *Error {
+	e := Errorf(KindUnavailable, format, args...)
+	e.Away = true
+	return e
+}
 
 // Errorf makes an Error of the kind; %w in the format keeps its cause reachable.
 func Errorf(kind Kind, format string, args ...any) *Error {

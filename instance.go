@@ -3,6 +3,7 @@ package mvm
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -170,6 +171,12 @@ type Op struct {
 // "reconcile", "api:…", "recover".
 type Asker string
 
+// Person reports whether somebody asked by hand: at this host, or through the API from
+// another.
+func (a Asker) Person() bool {
+	return strings.HasPrefix(string(a), "cli:") || strings.HasPrefix(string(a), "api:")
+}
+
 // AskerPolicy is the policy for idle instances: what it makes warm or puts to sleep is
 // Parked.
 const AskerPolicy Asker = "policy"
@@ -192,6 +199,9 @@ type Transition struct {
 	ClockError time.Duration `json:"clock_error_ns,omitempty"`
 	// Why is what the asker gave as the reason; Reason tells of the way that it went.
 	Why string `json:"why,omitempty"`
+	// Unwanted: a stop that nobody wanted to last. The VMM had ended by itself, or
+	// reconcile was restarting the instance.
+	Unwanted bool `json:"unwanted,omitempty"`
 	// Error is why it failed; empty when it did not. To is then where it was left.
 	Error string `json:"error,omitempty"`
 	// Repeated counts tries after this one that failed in the same way, up to Until.

@@ -446,6 +446,8 @@ type Pool struct {
 	// Unpublished says why ports of Publish, those with a zero address in Bound, are not
 	// served; empty: all are.
 	Unpublished string `json:"unpublished,omitempty"`
+	// Instances are how many instances there are in each state. They are told, not kept.
+	Instances map[State]int `json:"instances,omitempty"`
 	// Warnings say what is in force and should not stay as it is. They are told, not kept.
 	Warnings []string `json:"warnings,omitempty"`
 	// Health counts how its running instances are. It is observed, not kept.

@@ -18,6 +18,8 @@ type ReconcileRequest struct {
 	Forget bool `json:"forget,omitempty"`
 	// NoWait returns when all is on record, and does not wait until it is so.
 	NoWait bool `json:"no_wait,omitempty"`
+	// Force takes over the instances that a person changed: they are not left alone.
+	Force bool `json:"force,omitempty"`
 }
 
 // ApplyOptions say how a deployment is applied.
@@ -26,6 +28,8 @@ type ApplyOptions struct {
 	Dry bool
 	// NoWait returns when all is on record, and does not wait until it is so.
 	NoWait bool
+	// Force takes over the tenant's instances that a person changed: they are not left alone.
+	Force bool
 	// Manifest is the digest of the file that the deployment was read from, for the audit
 	// log: "sha256:" and 64 hex digits, or empty. It is what the client says.
 	Manifest string
@@ -43,7 +47,7 @@ func (r ReconcileRequest) Validate() error {
 	switch {
 	case len(r.State) > MaxStateBytes:
 		return Errorf(KindInvalid, "desired state has %d bytes, more than %d", len(r.State), MaxStateBytes)
-	case r.Forget && (r.Keep || r.Dry || len(r.State) > 0 || r.Tenant != ""):
+	case r.Forget && (r.Keep || r.Dry || r.Force || len(r.State) > 0 || r.Tenant != ""):
 		return Errorf(KindInvalid, "forget goes with nothing else")
 	case r.Keep && (len(r.State) == 0 || r.Dry):
 		return Errorf(KindInvalid, "keep needs a state, and is no dry run")

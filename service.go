@@ -12,6 +12,9 @@ type PoolUpdate struct {
 	// If is the spec that Spec was made from: with another nothing changes. nil: whatever
 	// is there is replaced.
 	If *PoolSpec `json:"if,omitempty"`
+	// Force ends the overrides of the pool's instances that a person changed: reconcile
+	// does not leave them alone any longer.
+	Force bool `json:"force,omitempty"`
 }
 
 // Check returns KindState where the pool is no longer what the update is of.

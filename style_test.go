@@ -59,7 +59,7 @@ func TestNoInit(t *testing.T) {
 }
 
 // constructors make values that nobody changes afterwards.
-var constructors = []string{"errors.New", "fmt.Errorf", "fmt.Sprintf", "mvm.Errorf", "Errorf", "regexp.MustCompile",
+var constructors = []string{"errors.New", "fmt.Errorf", "fmt.Sprintf", "mvm.Errorf", "mvm.Away", "Errorf", "regexp.MustCompile",
 	"netip.MustParseAddr", "netip.MustParsePrefix", "netip.AddrFrom4", "netip.PrefixFrom", "strings.NewReplacer",
 	"lipgloss.NewStyle", "time.Unix", "crc32.MakeTable", "template.Must"}
 

@@ -210,7 +210,7 @@ func New(opt Options) *Agent {
 func (a *Agent) driverInfo(ctx context.Context) (driver.Info, error) { return a.opt.Driver.Info(ctx) }
 
 // errClosing is the cause by which Close ends operations.
-var errClosing = mvm.Errorf(mvm.KindUnavailable, "the agent is shutting down")
+var errClosing = mvm.Away("the agent is shutting down")
 
 // Open takes up the host: networks as they should be, VMMs that run, operations
 // that were cut off, leftovers that nobody owns. When it returns the agent serves.

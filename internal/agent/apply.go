@@ -24,14 +24,17 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 		progress = func(mvm.Progress) {}
 	}
 	if opts.Dry {
-		p, err := a.planFor(d, plan.Options{}, opts.Check)
+		p, err := a.planFor(d, plan.Options{Force: opts.Force}, opts.Check)
 		if err != nil {
 			return nil, err
 		}
 		tellNotes(p, d.Tenant.ID, progress)
-		return p.Display(), a.tellProblems(ctx, d.Tenant.ID, progress)
+		if err := a.tellProblems(ctx, d.Tenant.ID, progress); err != nil {
+			return nil, err
+		}
+		return p.Display(), tellAlone(p.Steps, p.Alone, progress)
 	}
-	done, err := a.applySpecs(ctx, d, applied{check: opts.Check, from: from("manifest", opts.Manifest)}, progress)
+	done, err := a.applySpecs(ctx, d, applied{plan: plan.Options{Force: opts.Force}, check: opts.Check, from: from("manifest", opts.Manifest)}, progress)
 	if err != nil {
 		return done, err
 	}
@@ -97,6 +100,11 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, p
 	}
 	if err := a.recordApply(ctx, d.Tenant.ID, how.from, p); err != nil {
 		return nil, err
+	}
+	if how.plan.Force {
+		if err := a.takeOver(ctx, mvm.Address{Tenant: d.Tenant.ID}); err != nil {
+			return nil, err
+		}
 	}
 	var done []mvm.PlanStep
 	for _, s := range p.Steps {

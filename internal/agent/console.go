@@ -59,9 +59,9 @@ func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsS
 		case errors.Is(err, io.EOF):
 			select {
 			case <-ctx.Done():
-				return nil
+				return mvm.Errorf(mvm.KindCanceled, "read console log of %s: %w", i.ID, context.Cause(ctx))
 			case <-a.ctx.Done():
-				return nil
+				return errClosing
 			case <-time.After(consolePoll):
 			}
 		case err != nil:

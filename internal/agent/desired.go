@@ -49,18 +49,24 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 		return nil, err
 	}
 	h, done, err := a.applyState(ctx, doc, req, acceptance{signed: accept}, progress)
-	if err != nil || req.NoWait || req.Dry {
+	if err != nil || req.Dry {
 		return done, err
+	}
+	if req.NoWait {
+		return done, aloneError(h.unpruned())
 	}
 	a.deliverOwed(ctx, h.names())
 	more, err := a.settleAll(ctx, h.names(), progress)
+	if alone := aloneError(h.unpruned()); alone != nil {
+		err = errors.Join(err, alone)
+	}
 	return append(done, more...), err
 }
 
 // applyState puts the state on record, or says what that would do.
 func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept acceptance, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
 	defer a.states.lock("state")()
-	h, err := a.planHost(ctx, doc)
+	h, err := a.planHost(ctx, doc, req.Force)
 	if err == nil {
 		err = h.refused()
 	}
@@ -72,7 +78,7 @@ func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.Re
 	}
 	h.tell(progress)
 	if req.Dry {
-		return h, h.display(), nil
+		return h, h.display(), h.tellAlone(progress)
 	}
 	if err := a.keepState(ctx, doc, req.Keep, accept); err != nil {
 		return h, nil, err
@@ -222,6 +228,11 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 		return nil, err
 	}
 	if !req.Dry {
+		if req.Force {
+			if err := a.takeOverAll(ctx, names); err != nil {
+				return nil, err
+			}
+		}
 		if req.NoWait {
 			for _, n := range names {
 				a.reconciler.changed(n, "")
@@ -231,19 +242,25 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 		return a.settleAll(ctx, names, progress)
 	}
 	var out []mvm.PlanStep
+	var steps []plan.Step
+	var alone []plan.Alone
 	for _, n := range names {
 		o, _, err := a.reconciler.observe(n)
 		if err != nil {
 			return nil, err
 		}
+		if req.Force {
+			o = o.TakenOver()
+		}
 		p := plan.Keep(o)
+		steps, alone = append(steps, p.Steps...), append(alone, p.Alone...)
 		out = append(out, p.Display()...)
 		tellNotes(p, n, progress)
 		if err := a.tellProblems(ctx, n, progress); err != nil {
 			return nil, err
 		}
 	}
-	return out, nil
+	return out, tellAlone(steps, alone, progress)
 }
 
 // tellProblems tells what is wrong with the tenant now, which no step of a plan mends.

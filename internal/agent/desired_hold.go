@@ -41,7 +41,7 @@ func (a *Agent) holdKept(ctx context.Context) (map[string]error, error) {
 	if err != nil || k == nil {
 		return nil, err
 	}
-	h, err := a.planHost(ctx, k.State)
+	h, err := a.planHost(ctx, k.State, false)
 	if err != nil {
 		return nil, err
 	}

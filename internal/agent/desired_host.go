@@ -18,6 +18,8 @@ type hostPlan struct {
 	gone    []string // tenants that are destroyed
 	tenants []tenantPlan
 	notes   []mvm.Progress
+	force   bool         // instances that a person changed are taken over
+	alone   []plan.Alone // what keeps tenants from being destroyed
 	// trouble is, by tenant, why it can't be made what the state says.
 	trouble map[string]error
 }
@@ -29,8 +31,8 @@ type tenantPlan struct {
 
 // planHost checks the whole state against the host and says what there is to do, for
 // each tenant that it can be done for. Nothing is changed.
-func (a *Agent) planHost(ctx context.Context, doc desired.Document) (hostPlan, error) {
-	h := hostPlan{doc: doc, trouble: map[string]error{}}
+func (a *Agent) planHost(ctx context.Context, doc desired.Document, force bool) (hostPlan, error) {
+	h := hostPlan{doc: doc, force: force, trouble: map[string]error{}}
 	if err := a.planGone(&h); err != nil {
 		return h, err
 	}
@@ -48,7 +50,7 @@ func (a *Agent) planHost(ctx context.Context, doc desired.Document) (hostPlan, e
 		if err := checkExposed(d, o.Pools); err != nil {
 			return h, err
 		}
-		p, err := plan.Make(d, o, plan.Options{Prune: doc.PruneUnknownPools})
+		p, err := plan.Make(d, o, h.options())
 		if err != nil {
 			h.trouble[d.Tenant.ID] = err
 			continue
@@ -75,10 +77,11 @@ func (a *Agent) planGone(h *hostPlan) error {
 		if named[t.ID] || t.Destroying || !h.doc.PruneUnknownTenants {
 			continue
 		}
-		why, err := a.spared(t)
+		why, alone, err := a.spared(t, h.force)
 		if err != nil {
 			return err
 		}
+		h.alone = append(h.alone, alone...)
 		if why != "" {
 			h.note(t.ID, "it is not named, and is left as it is: "+why)
 			continue
@@ -91,21 +94,63 @@ func (a *Agent) planGone(h *hostPlan) error {
 // refused is all that keeps tenants from what the state says: then none of it is taken.
 func (h *hostPlan) refused() error { return joined(h.trouble) }
 
-// spared is why the tenant is not destroyed though it is not named; empty: it is.
-func (a *Agent) spared(t mvm.Tenant) (string, error) {
+// spared is why the tenant is not destroyed though it is not named; empty: it is. alone
+// are its instances that a person changed, where they are why.
+func (a *Agent) spared(t mvm.Tenant, force bool) (why string, alone []plan.Alone, err error) {
 	if t.Pinned {
-		return "it is pinned", nil
+		return "it is pinned", nil, nil
 	}
 	o, _, err := a.reconciler.observe(t.ID)
 	if err != nil {
-		return "", err
+		return "", nil, err
+	}
+	if force {
+		o = o.TakenOver()
 	}
 	for _, p := range o.Pools {
-		if why := plan.Spared(p, o); why != "" {
-			return "pool " + p.Address().String() + " stays: " + why, nil
+		if p.Spec.Pinned || p.Spec.Critical { // it stays for longer than any override
+			return "pool " + p.Address().String() + " stays: " + plan.Spared(p, o), nil, nil
 		}
 	}
-	return "", nil
+	for _, p := range o.Pools {
+		if stays := plan.Spared(p, o); stays != "" {
+			why = "pool " + p.Address().String() + " stays: " + stays
+			alone = append(alone, plan.Held(p, o, plan.Step{Kind: plan.DestroyPool, Target: mvm.Address{Tenant: t.ID}, Reason: "the desired state does not name it"})...)
+		}
+	}
+	return why, alone, nil
+}
+
+// options are those of every tenant's plan.
+func (h hostPlan) options() plan.Options {
+	return plan.Options{Prune: h.doc.PruneUnknownPools, Force: h.force}
+}
+
+// unpruned are the instances that keep tenants and pools from being destroyed: no other
+// plan finds them, since the record does not say that these should go.
+func (h hostPlan) unpruned() []plan.Alone {
+	out := slices.Clone(h.alone)
+	for _, t := range h.tenants {
+		for _, i := range t.p.Alone {
+			if i.Step.Kind == plan.DestroyPool {
+				out = append(out, i)
+			}
+		}
+	}
+	return out
+}
+
+// tellAlone ends a dry run.
+func (h hostPlan) tellAlone(progress func(mvm.Progress)) error {
+	alone := slices.Clone(h.alone)
+	var steps []plan.Step
+	for _, t := range h.tenants {
+		alone, steps = append(alone, t.p.Alone...), append(steps, t.p.Steps...)
+	}
+	if len(h.gone) > 0 {
+		steps = append(steps, plan.Step{})
+	}
+	return tellAlone(steps, alone, progress)
 }
 
 func (h *hostPlan) note(tenant, text string) {
@@ -218,6 +263,13 @@ func (h hostPlan) names() (out []string) {
 // one tenant keeps no other from its own: they are returned by tenant.
 func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Progress)) (done []mvm.PlanStep, faults map[string]error) {
 	faults = map[string]error{}
+	if h.force {
+		for _, t := range h.names() {
+			if err := a.takeOver(ctx, mvm.Address{Tenant: t}); err != nil {
+				faults[t] = err
+			}
+		}
+	}
 	for _, t := range h.gone {
 		s := destroyStep(t)
 		progress(mvm.Progress{Target: s.Target, Text: s.Action + ": " + s.Reason})
@@ -235,7 +287,7 @@ func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Pro
 		if !slices.ContainsFunc(t.p.Steps, plan.Step.OfRecord) {
 			continue
 		}
-		steps, err := a.applySpecs(ctx, t.d, applied{plan: plan.Options{Prune: h.doc.PruneUnknownPools}, from: from("desired state", stateDigest(h.doc))}, progress)
+		steps, err := a.applySpecs(ctx, t.d, applied{plan: h.options(), from: from("desired state", stateDigest(h.doc))}, progress)
 		done = append(done, steps...)
 		if err != nil {
 			faults[t.d.Tenant.ID] = err

@@ -260,26 +260,62 @@ func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, l
 	if err := guestproto.Send(c, req); err != nil {
 		return mvm.Errorf(mvm.KindUnavailable, "ask %s for logs: %w", i.ID, err)
 	}
-	return receiveLogs(ctx, c, i.ID, line)
+	l := a.liveOf(i.ID)
+	end, err := receiveLogs(c, line)
+	switch {
+	case end != nil && end.Error != nil:
+		return a.logsRefused(ctx, i, spec.Service, end.Error.Message)
+	case end != nil || err == nil:
+		return err
+	case ctx.Err() != nil:
+		return mvm.Errorf(mvm.KindCanceled, "read logs of %s: %w", i.ID, context.Cause(ctx))
+	case spec.Follow && a.memoryEnded(ctx, i.ID, l):
+		return nil
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: the stream from the guest ended: %w", i.ID, err)
 }
 
-func receiveLogs(ctx context.Context, c net.Conn, id string, line func(mvm.LogLine) error) error {
+// memoryEnded reports whether the guest that was talked to is no more, because it was put
+// to sleep, stopped or destroyed, or its VMM ended.
+func (a *Agent) memoryEnded(ctx context.Context, id string, l *live) bool {
+	if l == nil || a.liveOf(id) != l {
+		return true
+	}
+	return pause(ctx, l.vmm.Done(), a.opt.Timeouts.Call) == pauseGone || a.liveOf(id) != l
+}
+
+// logsRefused is why the guest gives no logs. Only what it says of its services tells
+// whether the one that was asked for is missing.
+func (a *Agent) logsRefused(ctx context.Context, i mvm.Instance, service, why string) error {
+	st, err := a.status(ctx, i)
+	if err != nil || service == "" {
+		return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, clip(why))
+	}
+	var names []string
+	for _, s := range st.Services {
+		if s.Name == service {
+			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, clip(why))
+		}
+		names = append(names, s.Name)
+	}
+	return mvm.Errorf(mvm.KindNotFound, "instance %s has no service %.80q", i.Address(), service).
+		WithFix("it has %s, and mvm, which is the guest agent", clip(strings.Join(names, ", ")))
+}
+
+// receiveLogs gives the lines that the guest sends. end is the last message, nil where
+// the stream ended without the guest saying so; err is that, or what line failed with.
+func receiveLogs(c net.Conn, line func(mvm.LogLine) error) (end *guestproto.Response, err error) {
 	for {
 		var r guestproto.Response
 		if err := guestproto.Receive(c, &r); err != nil {
-			if ctx.Err() != nil || errors.Is(err, io.EOF) {
-				return nil
-			}
-			return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: %w", id, err)
+			return nil, err
 		}
 		switch {
-		case r.LogEnd:
-			return nil
-		case r.Error != nil:
-			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", id, clip(r.Error.Message))
+		case r.LogEnd, r.Error != nil:
+			return &r, nil
 		case r.LogLine != nil:
 			if err := line(mvm.LogLine{Time: r.LogLine.Time, Service: r.LogLine.Service, Stream: r.LogLine.Stream, Text: r.LogLine.Text}); err != nil {
-				return err
+				return &r, err
 			}
 		}
 	}

@@ -173,7 +173,7 @@ func (a *Agent) lastLines(ctx context.Context, id, service string) (lines []stri
 		return nil
 	}
 	read := 0
-	_ = receiveLogs(ctx, c, id, func(l mvm.LogLine) error { // what came is shown
+	_, _ = receiveLogs(c, func(l mvm.LogLine) error { // what came is shown
 		if lines = append(lines, clip(l.Text)); len(lines) > lastLinesKept {
 			lines = lines[1:]
 		}

@@ -5,16 +5,11 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"time"
 
 	"mvm"
 	"mvm/internal/store"
 )
-
-// manualOverride is how long reconcile leaves an instance alone after a person
-// acted on it (formats.md section 2).
-const manualOverride = 10 * time.Minute
 
 // CreateInstance implements api.Service.
 func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error) {
@@ -155,30 +150,12 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 		return i, mvm.Errorf(mvm.KindInvalid, "restore %s: it is not said which snapshot", i.Address()).WithFix("see `mvm instance snapshots restore --help`")
 	}
 	by := mvm.AskerFrom(ctx)
-	if person(by) && req.Op != mvm.OpDestroy {
+	if by.Person() && req.Op != mvm.OpDestroy {
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}
 	}
 	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force}, progress)
-}
-
-// person reports whether somebody asked by hand: at this host, or through the API
-// from another.
-func person(by mvm.Asker) bool {
-	return strings.HasPrefix(string(by), "cli:") || strings.HasPrefix(string(by), "api:")
-}
-
-// override keeps automatic changes away from the instance for a while.
-func (a *Agent) override(id string) error {
-	return a.store.Update(func(tx *store.Tx) error {
-		i, err := tx.Instance(id)
-		if err != nil {
-			return err
-		}
-		i.ManualOverrideUntil = time.Now().Add(manualOverride)
-		return tx.PutInstance(i)
-	})
 }
 
 // makeExt4 makes an empty ext4 file system in a sparse file with mkfs.ext4, which gets

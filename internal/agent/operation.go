@@ -47,8 +47,11 @@ type operation struct {
 	failure error         // for which steps are taken back
 	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
-	parked  bool          // the instance was, before its sleep was committed
-	again   bool          // it is a restart's stop or start
+	died    bool          // its VMM had ended when the operation began
+
+	unwanted bool // a stop that nobody wants to last
+	parked   bool // the instance was, before its sleep was committed
+	again    bool // it is a restart's stop or start
 
 	vmmName   string // that the instance has or had
 	snapBytes int64  // of the snapshot that was written or read
@@ -77,7 +80,7 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 	if err != nil {
 		return mvm.Instance{}, err
 	}
-	err = o.dispatch(j.ctx)
+	err = o.afterCrash(o.dispatch(j.ctx))
 	o.report(err)
 	return o.inst, err
 }

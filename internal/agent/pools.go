@@ -105,6 +105,11 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if err := up.Check(p); err != nil {
 			return err
 		}
+		if up.Force {
+			if _, err := a.endOverrides(tx, ctx, p.Address()); err != nil {
+				return err
+			}
+		}
 		if up.Spec.ID != pool || up.Spec.Role != p.Spec.Role {
 			return mvm.Errorf(mvm.KindInvalid, "update pool %s: its id and role can't change", p.Address()).
 				WithFix("destroy it and make another")
@@ -164,7 +169,22 @@ func (a *Agent) Pools(_ context.Context, tenant string) (out []mvm.Pool, err err
 		}
 		return nil
 	})
+	a.countInstances(out)
 	return out, err
+}
+
+// countInstances fills in how many instances the pools have. It reads none of them.
+func (a *Agent) countInstances(pools []mvm.Pool) {
+	for _, n := range a.store.Fleet() {
+		i := slices.IndexFunc(pools, func(p mvm.Pool) bool { return p.Tenant == n.Tenant && p.Spec.ID == n.Pool })
+		if i < 0 {
+			continue
+		}
+		if pools[i].Instances == nil {
+			pools[i].Instances = map[mvm.State]int{}
+		}
+		pools[i].Instances[n.State] = n.Instances
+	}
 }
 
 // logWarnings tells at the start what is in force and should not stay.
@@ -202,7 +222,9 @@ func (a *Agent) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err er
 		p.Health = a.poolHealth(all)
 		return err
 	})
-	return p, err
+	told := []mvm.Pool{p}
+	a.countInstances(told)
+	return told[0], err
 }
 
 // BuildPool implements api.Service.

@@ -28,6 +28,7 @@ type waiter struct {
 	notes map[string]bool
 	left  []plan.Step // of the last look, that could not be begun
 	short []string    // of the last look, what the quota does not let be
+	alone []plan.Alone
 }
 
 // begun is told of a task at its begin.
@@ -74,7 +75,7 @@ func (w *waiter) passed(p plan.Plan) {
 func (w *waiter) looks(p plan.Plan) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.left, w.short = p.Steps, p.Short
+	w.left, w.short, w.alone = p.Steps, p.Short, p.Alone
 }
 
 // note tells something once.
@@ -153,7 +154,7 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		var until time.Time
 		if !busy {
 			if until = w.deferredUntil(); until.IsZero() {
-				return w.result(r.unfinished(ctx, w))
+				return w.result(errors.Join(r.unfinished(ctx, w), w.leftAlone()))
 			}
 		}
 		if err := r.await(ctx, w, until); err != nil {
@@ -239,6 +240,13 @@ func (r *reconciler) unfinished(ctx context.Context, w *waiter) error {
 	s := left[0].Display()
 	return mvm.Errorf(mvm.KindState, "apply %s: not all is done: %s %s: %s", w.tenant, s.Action, s.Target, s.Reason).
 		WithFix("the agent does it when nothing keeps it from that; see `mvm ps` for what does")
+}
+
+// leftAlone is what a person's changes keep back; nil where that is nothing.
+func (w *waiter) leftAlone() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return aloneError(w.alone)
 }
 
 // problems are what is wrong with the tenant's pools by their records, and with those of

@@ -271,13 +271,37 @@ func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance) error {
 	if err := a.release(ctx, i); err != nil {
 		return err
 	}
-	err := a.clearOp(i.ID, func(i *mvm.Instance) { i.State, i.Ready = mvm.StateStopped, false },
-		mvm.Event{Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent,
-			Why: "its VMM was gone when the agent started"})
-	return errors.Join(err, a.redo(i, mvm.OpStart))
+	return errors.Join(a.recordLost(i), a.redo(i, mvm.OpStart))
 }
 
-// clearOp ends an intent, with a change and what the audit log has of it.
+// recordLost records the stop of an instance whose VMM ended while no agent ran. It ends
+// a person's override, as every crash does.
+func (a *Agent) recordLost(i mvm.Instance) error {
+	const why = "its VMM was gone when the agent started"
+	now := time.Now()
+	t := mvm.Transition{Op: mvm.OpStop, From: i.State, To: mvm.StateStopped, By: askerAgent, Why: why, Reason: why, Started: now, Unwanted: true,
+		SecretsGeneration: i.SecretsGeneration, Image: i.Image}
+	if i.Last != nil {
+		t.VMM = i.Last.VMM
+	}
+	return a.store.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(i.ID)
+		if err != nil {
+			return err
+		}
+		i.Op, i.State, i.Changed, i.Last, i.Ready, i.Parked, i.ManualOverrideUntil = nil, t.To, now, &t, false, false, time.Time{}
+		if err := tx.PutTransition(i.ID, t); err != nil {
+			return err
+		}
+		if _, err := tx.AppendEvent(mvm.Event{Time: now, Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent, Why: why}); err != nil {
+			return err
+		}
+		return tx.PutInstance(i)
+	})
+}
+
+// clearOp clears the intent of an instance, applies change where it is not nil, and
+// records the events, in one transaction.
 func (a *Agent) clearOp(id string, change func(*mvm.Instance), events ...mvm.Event) error {
 	return a.store.Update(func(tx *store.Tx) error {
 		i, err := tx.Instance(id)

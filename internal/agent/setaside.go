@@ -116,7 +116,7 @@ func (a *Agent) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string
 		return i, err
 	}
 	by := mvm.AskerFrom(ctx)
-	if person(by) {
+	if by.Person() {
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}

@@ -15,7 +15,7 @@ import (
 // cut off, the next stop, or recovery, finishes it. A sleeping instance loses what
 // its memory held; its disks were synced before it slept.
 func (o *operation) stop(ctx context.Context) error {
-	problem := o.vmmProblem()
+	problem, asker, died := o.vmmProblem(), o.stopAsker(), o.inst.State.HoldsMemory() && o.lost()
 	err := o.run(ctx, mvm.OpStop, []step{
 		{name: "intent", do: o.intendStop},
 		{name: "fence", do: o.fenceForStop},
@@ -26,11 +26,14 @@ func (o *operation) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.reason = o.job.req.why
+	o.reason, o.unwanted = o.job.req.why, o.again || !asker.Person() && (died || asker == mvm.AskerReconcile)
 	return o.settle(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
 		i.Snapshot, i.Ready, i.Problem = nil, false, problem
 		if o.again {
 			i.Op = &mvm.Op{Kind: mvm.OpStart, By: o.job.req.by, Why: o.job.req.why, Started: time.Now(), Request: o.job.req.id}
+		}
+		if o.died = died; died && !asker.Person() {
+			i.ManualOverrideUntil = time.Time{} // what a person did to it is over
 		}
 	})
 }
@@ -61,6 +64,23 @@ func (o *operation) restart(ctx context.Context) error {
 		err = errors.Join(err, o.forget(ctx))
 	}
 	return err
+}
+
+// stopAsker is who wants the instance stopped: of a stop that was cut off, who asked first.
+func (o *operation) stopAsker() mvm.Asker {
+	if op := o.inst.Op; op != nil && (op.Kind == mvm.OpStop || op.Kind == mvm.OpRestart) {
+		return op.By
+	}
+	return o.job.req.by
+}
+
+// afterCrash ends the override of a person whose operation failed because the VMM had
+// ended: the instance comes back as others do.
+func (o *operation) afterCrash(err error) error {
+	if err == nil || !o.died || o.kind == mvm.OpStop {
+		return err
+	}
+	return errors.Join(err, o.save(func(i *mvm.Instance) { i.ManualOverrideUntil = time.Time{} }))
 }
 
 // vmmProblem says how the VMM ended when nobody asked for it.

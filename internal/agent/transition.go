@@ -19,7 +19,8 @@ func (o *operation) transition(to mvm.State) *mvm.Transition {
 	req := o.job.req
 	return &mvm.Transition{Op: o.kind, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: req.by, Why: req.why,
 		Started: o.began, Took: time.Since(o.began), Stages: o.stages, ClockError: o.clock, SnapshotBytes: o.snapBytes,
-		SecretsGeneration: o.inst.SecretsGeneration, Image: o.inst.Image, VMM: o.vmmName, Request: req.id}
+		SecretsGeneration: o.inst.SecretsGeneration, Image: o.inst.Image, VMM: o.vmmName, Request: req.id,
+		Unwanted: o.unwanted && to == mvm.StateStopped}
 }
 
 // startedVMM notes which VMM the instance has. The driver has just started it, so it

@@ -48,6 +48,19 @@ func Dial(socket string) *Client {
 // Remote reports whether the agent is reached over a network.
 func (c *Client) Remote() bool { return c.remote }
 
+// RemoteHost is the name or address of the host that is reached over a network; empty:
+// the agent is on this host.
+func (c *Client) RemoteHost() string {
+	if !c.remote {
+		return ""
+	}
+	host, _, err := net.SplitHostPort(c.where)
+	if err != nil {
+		return c.where
+	}
+	return host
+}
+
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

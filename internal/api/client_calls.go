@@ -163,7 +163,7 @@ func (c *Client) RemoveSnapshot(ctx context.Context, addr mvm.Address, id string
 
 // Apply implements Service.
 func (c *Client) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait, Manifest: opts.Manifest}
+	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait, Force: opts.Force, Manifest: opts.Manifest}
 	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/deploy", req, progress)
 }
 

@@ -18,6 +18,8 @@ type errorBody struct {
 	Message string   `json:"message"`
 	Fix     string   `json:"fix,omitempty"`
 	Request string   `json:"request,omitempty"`
+	// Away: the agent itself shuts down or has too much to do.
+	Away bool `json:"away,omitempty"`
 }
 
 // statusClientGone is what nginx made customary for "the client closed the request".
@@ -33,6 +35,7 @@ func kindStatus() map[mvm.Kind]int {
 		mvm.KindQuota:       http.StatusTooManyRequests,
 		mvm.KindPolicy:      http.StatusForbidden,
 		mvm.KindState:       http.StatusPreconditionFailed,
+		mvm.KindLeftAlone:   http.StatusLocked,
 		mvm.KindUnavailable: http.StatusServiceUnavailable,
 		mvm.KindTimeout:     http.StatusGatewayTimeout,
 		mvm.KindCanceled:    statusClientGone,
@@ -54,7 +57,7 @@ func (t *tooMany) Unwrap() error { return t.err }
 // TooMany is the error for a client that asks more than it may, and may try again after
 // some time: KindUnavailable, as status 429 with Retry-After.
 func TooMany(after time.Duration, format string, args ...any) error {
-	return &tooMany{mvm.Errorf(mvm.KindUnavailable, format, args...).WithFix("try again in %s", max(after, time.Millisecond).Round(time.Millisecond)), after}
+	return &tooMany{mvm.Away(format, args...).WithFix("try again in %s", max(after, time.Millisecond).Round(time.Millisecond)), after}
 }
 
 // statusOf returns the HTTP status of an error body.
@@ -76,8 +79,17 @@ func kindOfStatus(status int) mvm.Kind {
 }
 
 // toBody makes an error ready for the wire. An error without a kind of its own that
-// comes from a context gets the kind that says so.
+// comes from a context gets the kind that says so. What was given up because the agent
+// shuts down is unavailable: its client did not cancel it.
 func toBody(err error) *errorBody {
+	b := kindBody(err)
+	if b.Away = errors.Is(err, mvm.ErrAway); b.Away && (b.Kind == mvm.KindCanceled || b.Kind == mvm.KindInternal) {
+		b.Kind = mvm.KindUnavailable
+	}
+	return b
+}
+
+func kindBody(err error) *errorBody {
 	var e *mvm.Error
 	if errors.As(err, &e) {
 		fix := fixOf(err)
@@ -125,7 +137,7 @@ func fromBody(b *errorBody) error {
 	if _, ok := kindStatus()[kind]; !ok {
 		kind = mvm.KindInternal
 	}
-	return &mvm.Error{Kind: kind, Text: b.Message, Fix: b.Fix, Request: mvm.RequestID(b.Request)}
+	return &mvm.Error{Kind: kind, Text: b.Message, Fix: b.Fix, Request: mvm.RequestID(b.Request), Away: b.Away}
 }
 
 // fromStatus makes an error of an answer whose body may not be ours.

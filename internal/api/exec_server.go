@@ -109,7 +109,7 @@ func (s *Server) runSession(ctx context.Context, conn net.Conn, in *bufio.Reader
 		_ = conn.SetWriteDeadline(time.Now().Add(s.writeTimeout))
 	}
 	end := execEnd{Code: code}
-	if err != nil {
+	if err = because(ctx, err); err != nil {
 		failed(ctx, err)
 		end = execEnd{Code: -1, Error: bodyOf(ctx, err)}
 	}

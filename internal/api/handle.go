@@ -29,9 +29,9 @@ const (
 // context derives the context of a request's work.
 func (s *Server) context(r *http.Request, of lifetime) (context.Context, context.CancelFunc) {
 	if of == ofAgent {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-		stop := context.AfterFunc(s.base, cancel)
-		return ctx, func() { stop(); cancel() }
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+		stop := context.AfterFunc(s.base, func() { cancel(context.Cause(s.base)) })
+		return ctx, func() { stop(); cancel(nil) }
 	}
 	parent := r.Context()
 	if of == ofStream {
@@ -40,6 +40,16 @@ func (s *Server) context(r *http.Request, of lifetime) (context.Context, context
 	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(s.watch, func() { cancel(context.Cause(s.watch)) })
 	return ctx, func() { stop(); cancel(nil) }
+}
+
+// because gives what ended with its context the reason of that where it is the server's
+// end: the client did not cancel it.
+func because(ctx context.Context, err error) error {
+	why := context.Cause(ctx)
+	if err == nil || !errors.Is(why, mvm.ErrAway) || errors.Is(err, mvm.ErrAway) || toBody(err).Kind != mvm.KindCanceled {
+		return err
+	}
+	return mvm.Away("%w: %w", why, err)
 }
 
 // unary makes a handler that answers with one JSON value.
@@ -53,7 +63,7 @@ func unary[In, Out any](s *Server, of lifetime, f func(ctx context.Context, p pa
 		ctx, cancel := s.context(r, of)
 		defer cancel()
 		out, err := f(ctx, p, in)
-		if err != nil {
+		if err = because(ctx, err); err != nil {
 			s.fail(w, r, err)
 			return
 		}
@@ -74,7 +84,7 @@ func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context
 		defer cancel()
 		out := newLines(w, s.writeTimeout)
 		res, err := f(ctx, p, in, out.progress)
-		if err != nil {
+		if err = because(ctx, err); err != nil {
 			s.note(r, err)
 			out.end(line[Out]{Error: bodyOf(r.Context(), err)})
 			return
@@ -94,7 +104,7 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 		ctx, cancel := s.context(r, ofClient)
 		defer cancel()
 		out := newLines(w, s.writeTimeout)
-		err = f(ctx, p, func(item Item) error { return out.write(line[Item]{Item: &item}) })
+		err = because(ctx, f(ctx, p, func(item Item) error { return out.write(line[Item]{Item: &item}) }))
 		if err != nil && ctx.Err() == nil {
 			s.note(r, err)
 		}

@@ -103,8 +103,8 @@ func TestCloseWaitsForOperationsAndThenEndsThem(t *testing.T) {
 	default:
 		t.Error("Close returned while an operation went on")
 	}
-	if err := <-done; !mvm.IsKind(err, mvm.KindCanceled) {
-		t.Errorf("caller got %v, want canceled", err)
+	if err := <-done; !mvm.IsKind(err, mvm.KindUnavailable) || !errors.Is(err, mvm.ErrAway) {
+		t.Errorf("caller got %v, want that the agent goes away", err)
 	}
 }
 

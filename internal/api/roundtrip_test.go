@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -271,7 +274,7 @@ func TestEveryMethodGoesThereAndBack(t *testing.T) {
 
 func TestEveryKindOfErrorGoesBack(t *testing.T) {
 	for _, kind := range []mvm.Kind{mvm.KindInternal, mvm.KindInvalid, mvm.KindNotFound, mvm.KindExists, mvm.KindQuota,
-		mvm.KindPolicy, mvm.KindState, mvm.KindUnavailable, mvm.KindTimeout, mvm.KindCanceled} {
+		mvm.KindPolicy, mvm.KindState, mvm.KindUnavailable, mvm.KindTimeout, mvm.KindCanceled, mvm.KindLeftAlone} {
 		svc := &script{err: fmt.Errorf("wrapped: %w", mvm.Errorf(kind, "no such luck").WithFix("try harder"))}
 		if kind == mvm.KindState {
 			svc.err = mvm.Errorf(kind, "no such luck").WithFix("try harder")
@@ -291,6 +294,90 @@ func TestErrorsWithoutKindKeepTheirMeaning(t *testing.T) {
 		c := start(t, &script{err: err})
 		if _, got := c.Tenants(ctxOf(t)); mvm.KindOf(got) != want {
 			t.Errorf("%v came back as %s, want %s", err, mvm.KindOf(got), want)
+		}
+	}
+}
+
+// TestAgentThatIsAway: what failed because the agent itself shuts down, or has too much to
+// do, comes back as that, whatever was wrapped around it.
+func TestAgentThatIsAway(t *testing.T) {
+	for name, err := range map[string]error{
+		"rate":     api.TooMany(time.Second, "too many"),
+		"closing":  mvm.Errorf(mvm.KindUnavailable, "start i-x: intent: %w", mvm.Away("agent shuts down")),
+		"canceled": mvm.Errorf(mvm.KindCanceled, "apply acme: %w", mvm.Away("agent shuts down")),
+	} {
+		c := start(t, &script{err: err})
+		for _, tc := range calls() {
+			if _, got := tc.do(ctxOf(t), c, nil); !mvm.IsKind(got, mvm.KindUnavailable) || !errors.Is(got, mvm.ErrAway) {
+				t.Errorf("%s with %s: got %s: %v", tc.name, name, mvm.KindOf(got), got)
+			}
+		}
+	}
+	c := start(t, &script{err: mvm.Errorf(mvm.KindUnavailable, "the guest does not answer")})
+	if _, err := c.Tenants(ctxOf(t)); errors.Is(err, mvm.ErrAway) {
+		t.Errorf("a guest that is away came back as the agent: %v", err)
+	}
+}
+
+// TestWhoWaitsIsToldThatTheAgentGoes: the end of the server is not its clients' doing.
+func TestWhoWaitsIsToldThatTheAgentGoes(t *testing.T) {
+	for name, do := range map[string]func(ctx context.Context, c *api.Client) error{
+		"apply": func(ctx context.Context, c *api.Client) error {
+			_, err := c.Apply(ctx, mvm.Deployment{}, mvm.ApplyOptions{}, nil)
+			return err
+		},
+		"logs": func(ctx context.Context, c *api.Client) error {
+			return c.Logs(ctx, here, mvm.LogsSpec{Follow: true}, func(mvm.LogLine) error { return nil })
+		},
+		"exec": func(ctx context.Context, c *api.Client) error {
+			_, err := c.Exec(ctx, here, mvm.ExecSpec{Argv: []string{"x"}}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
+			return err
+		},
+		"operate": func(ctx context.Context, c *api.Client) error {
+			_, err := c.Operate(ctx, here, mvm.OpRequest{Op: mvm.OpSleep}, nil)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			svc := &script{block: make(chan struct{}), ended: make(chan error, 1)}
+			svc.exec = func(ctx context.Context, _ mvm.ExecSpec, _ mvm.ExecIO) (int, error) {
+				<-ctx.Done()
+				return -1, ctx.Err()
+			}
+			socket, srv := serve(t, svc, api.ServerConfig{})
+			done := make(chan error, 1)
+			go func() { done <- do(ctxOf(t), dial(t, socket)) }()
+			eventually(t, func() error {
+				if svc.last() == "" {
+					return errors.New("the service was not asked")
+				}
+				return nil
+			})
+			short, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			if err := srv.Close(short); err != nil {
+				t.Errorf("close: %v", err)
+			}
+			if err := <-done; !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(fmt.Sprint(err), "agent shuts down") {
+				t.Errorf("it got %s: %v", mvm.KindOf(err), err)
+			}
+		})
+	}
+}
+
+func TestUnknownPathIsNotFound(t *testing.T) {
+	socket, _ := serve(t, &script{}, api.ServerConfig{})
+	web := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}}
+	defer web.CloseIdleConnections()
+	for _, path := range []string{"/", "/nowhere", "/v1/nothing", "/v2/tenants", "/v1/tenants/acme/nothing"} {
+		resp, err := web.Get("http://agent" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusNotFound || !strings.Contains(string(body), `"kind":"not_found"`) {
+			t.Errorf("%s: status %d, %s, %v; want 404", path, resp.StatusCode, body, err)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (s *Server) routes() *table {
 func (s *Server) mux() *http.ServeMux {
 	mux := s.routes().mux(s)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.fail(w, r, mvm.Errorf(mvm.KindInvalid, "agent has no %s %.80q", r.Method, r.URL.Path).
+		s.fail(w, r, mvm.Errorf(mvm.KindNotFound, "agent has no %s %.80q", r.Method, r.URL.Path).
 			WithFix("client and agent may differ in version"))
 	})
 	return mux
@@ -160,7 +160,7 @@ func (s *Server) nodeRoutes(t *table) {
 		if in.NoSecrets && in.Deployment.Secrets == nil {
 			in.Deployment.Secrets = map[string][]byte{}
 		}
-		return list(s.svc(ctx).Apply(ctx, in.Deployment, mvm.ApplyOptions{Dry: in.Dry, NoWait: in.NoWait, Manifest: in.Manifest}, progress))
+		return list(s.svc(ctx).Apply(ctx, in.Deployment, mvm.ApplyOptions{Dry: in.Dry, NoWait: in.NoWait, Force: in.Force, Manifest: in.Manifest}, progress))
 	}))
 	t.add("POST /v1/reconcile", forTenants, "Make the host agree with a desired state, or with its record", stream(s, ofClient, MaxStateBody, func(ctx context.Context, _ params, in mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 		return list(s.svc(ctx).Reconcile(ctx, in, progress))

@@ -16,7 +16,7 @@ func (s *scope) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 	if err := s.own(req.Tenant); err != nil {
 		return nil, err
 	}
-	return s.svc.Reconcile(ctx, mvm.ReconcileRequest{Tenant: req.Tenant, Dry: req.Dry, NoWait: req.NoWait}, progress)
+	return s.svc.Reconcile(ctx, mvm.ReconcileRequest{Tenant: req.Tenant, Dry: req.Dry, NoWait: req.NoWait, Force: req.Force}, progress)
 }
 
 // Desired implements Service.

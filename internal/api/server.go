@@ -31,7 +31,7 @@ type Server struct {
 	bodyTimeout, writeTimeout time.Duration
 
 	base   context.Context // ends when operations must give up
-	abort  context.CancelFunc
+	abort  context.CancelCauseFunc
 	watch  context.Context // ends when Close begins: watchers leave
 	leave  context.CancelCauseFunc
 	mu     sync.Mutex
@@ -76,7 +76,7 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	}
 	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, writeTimeout: cfg.WriteTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
-	s.base, s.abort = context.WithCancel(context.Background())
+	s.base, s.abort = context.WithCancelCause(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)
 	mux := s.mux()
 	s.http = &http.Server{
@@ -122,7 +122,7 @@ func (s *Server) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	s.leave(errors.New("agent shuts down"))
+	s.leave(shutsDown())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -132,11 +132,16 @@ func (s *Server) Close(ctx context.Context) error {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		s.abort()
+		s.abort(shutsDown())
 		<-done
 	}
-	s.abort()
+	s.abort(shutsDown())
 	return errors.Join(ignoreDeadline(err), s.http.Close())
+}
+
+// shutsDown is why requests end with the server.
+func shutsDown() *mvm.Error {
+	return mvm.Away("agent shuts down").WithFix("ask again when an agent runs; what is on record goes on then")
 }
 
 func ignoreDeadline(err error) error {
@@ -164,7 +169,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		_ = rc.SetWriteDeadline(time.Time{}) // not that of an earlier request: to think may take long, only to write may not
 		defer func() { _ = rc.SetWriteDeadline(time.Now().Add(s.writeTimeout)) }()
 		if !s.enter() {
-			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent shuts down"))
+			s.fail(w, r, shutsDown())
 			return
 		}
 		defer s.busy.Done()
@@ -172,7 +177,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		case s.slots <- struct{}{}:
 			defer func() { <-s.slots }()
 		default:
-			s.fail(w, r, mvm.Errorf(mvm.KindUnavailable, "agent has %d requests under way", cap(s.slots)).WithFix("try again"))
+			s.fail(w, r, mvm.Away("agent has %d requests under way", cap(s.slots)).WithFix("try again"))
 			return
 		}
 		caller, err := s.admit(r)

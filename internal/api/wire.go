@@ -70,6 +70,7 @@ type deployRequest struct {
 	NoSecrets  bool           `json:"no_secrets,omitempty"`
 	Dry        bool           `json:"dry,omitempty"`
 	NoWait     bool           `json:"no_wait,omitempty"`
+	Force      bool           `json:"force,omitempty"`
 	Manifest   string         `json:"manifest,omitempty"`
 }
 

@@ -14,8 +14,8 @@ import (
 const exitWould = exitStatus(10)
 
 type reconcileOptions struct {
-	desired                   string
-	dry, keep, forget, noWait bool
+	desired                          string
+	dry, keep, forget, noWait, force bool
 }
 
 const reconcileHelp = `Make the host what was asked for, and wait until it is so.
@@ -32,8 +32,13 @@ restarts, until another is kept or --forget is given.
 A host that is held to a state takes no other one once, which would not last: use --keep
 again, or --forget first. What it destroys is told first, and asked for.
 
+An instance that a person changed with mvm instance is left alone for ten minutes. Where
+that keeps something back, it is named, and the command ends with 6. With --force it is
+taken over at once.
+
 With --dry-run nothing changes: it says what would be done, and exits with 0 when that
-is nothing and with 10 when it is something.
+is nothing and with 10 when it is something; with 6 when it is nothing only because an
+instance is left alone.
 ` + timeoutHelp
 
 func (a *app) agentReconcileCmd() *cobra.Command {
@@ -47,9 +52,10 @@ func (a *app) agentReconcileCmd() *cobra.Command {
 	f.BoolVar(&o.keep, "keep", false, "hold the host to the state from now on")
 	f.BoolVar(&o.forget, "forget", false, "no longer hold the host to a state that was kept")
 	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record")
+	forceFlag(cmd, &o.force)
 	limit, yes, out := timeoutFlag(cmd), yesFlag(cmd), outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		req := mvm.ReconcileRequest{Dry: o.dry, Keep: o.keep, Forget: o.forget, NoWait: o.noWait}
+		req := mvm.ReconcileRequest{Dry: o.dry, Keep: o.keep, Forget: o.forget, NoWait: o.noWait, Force: o.force}
 		if len(args) == 1 {
 			req.Tenant = args[0]
 		}

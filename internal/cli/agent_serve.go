@@ -15,7 +15,8 @@ config file (as run_dir); a flag wins over the environment, and that over the fi
 
 func (a *app) agentCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "agent COMMAND", Short: "The agent, which owns the host's instances", Args: cobra.ArbitraryArgs, RunE: group}
-	cmd.AddCommand(a.agentServeCmd(), a.agentStatusCmd(), a.agentStopCmd(), a.certsCmd(), a.schemaCmd(), a.auditCmd())
+	cmd.AddCommand(local(a.agentServeCmd(), a.schemaCmd())...)
+	cmd.AddCommand(a.agentStatusCmd(), a.agentStopCmd(), a.certsCmd(), a.auditCmd())
 	cmd.AddCommand(a.agentReconcileCmd(), a.agentDesiredCmd())
 	return cmd
 }

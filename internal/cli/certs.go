@@ -18,8 +18,8 @@ import (
 
 func (a *app) certsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "certs COMMAND", Short: "Certificates of the API for other machines", Args: cobra.ArbitraryArgs, RunE: group}
-	cmd.AddCommand(a.certsInitCmd(), a.certsStatusCmd(), a.certsRotateCmd(), a.certsRequestCmd(), a.certsSignCmd(),
-		a.certsClientCmd(), a.certsListCmd(), a.certsRevokeCmd())
+	cmd.AddCommand(local(a.certsInitCmd(), a.certsStatusCmd(), a.certsRotateCmd(), a.certsRequestCmd(), a.certsSignCmd(),
+		a.certsClientCmd(), a.certsListCmd(), a.certsRevokeCmd())...)
 	return cmd
 }
 
@@ -50,6 +50,9 @@ func (a *app) certsFlags(cmd *cobra.Command) func() (certs, error) {
 		cfg, err := a.settings(given, false)
 		if err != nil {
 			return certs{}, err
+		}
+		if a.Getenv("MVM_REMOTE") != "" {
+			a.say("these are the certificates of this host, in %s; the agent of MVM_REMOTE is not asked", cfg.Remote.CertDir)
 		}
 		return certs{dir: pki.At(cfg.Remote.CertDir, cfg.Remote.TrustDomain), cfg: cfg}, nil
 	}

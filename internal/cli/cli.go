@@ -70,7 +70,8 @@ Exit codes:
   2    wrong usage or invalid input
   3    not found
   4    refused: quota, policy, state, or there already
-  5    agent not reachable
+  5    agent not reachable, or it shuts down, or has too much to do
+  6    not all is done: an instance that a person changed is left alone for a while
   10   a dry run would change something
   130  interrupted
 `

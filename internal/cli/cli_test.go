@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"regexp"
@@ -135,10 +136,69 @@ func TestWhyTellsTheStory(t *testing.T) {
 
 func TestErrorsBecomeExitCodes(t *testing.T) {
 	for kind, want := range map[mvm.Kind]int{mvm.KindInternal: 1, mvm.KindInvalid: 2, mvm.KindNotFound: 3, mvm.KindExists: 4, mvm.KindQuota: 4,
-		mvm.KindPolicy: 4, mvm.KindState: 4, mvm.KindUnavailable: 1, mvm.KindTimeout: 1, mvm.KindCanceled: 130} {
+		mvm.KindPolicy: 4, mvm.KindState: 4, mvm.KindUnavailable: 1, mvm.KindTimeout: 1, mvm.KindCanceled: 130, mvm.KindLeftAlone: 6} {
 		_, stderr, code := run(t, failing{err: mvm.Errorf(kind, "no such luck").WithFix("try harder")}, "tenant", "list")
 		if code != want || !regexp.MustCompile(`^mvm: no such luck\n  fix: try harder\n  request: r-[0-9a-f]{12}\n$`).MatchString(stderr) {
 			t.Errorf("kind %s: exit code %d, want %d; stderr %q", kind, code, want, stderr)
+		}
+	}
+}
+
+// TestAgentThatIsAwayEndsWithFive: who asks too much, or while the agent shuts down, is told
+// that as one who reaches no agent.
+func TestAgentThatIsAwayEndsWithFive(t *testing.T) {
+	for name, err := range map[string]error{"rate": api.TooMany(time.Second, "too many"), "closing": mvm.Away("agent shuts down")} {
+		if _, stderr, code := run(t, failing{err: err}, "tenant", "list"); code != 5 || !strings.HasPrefix(stderr, "mvm: ") {
+			t.Errorf("%s: exit code %d, stderr %q; want 5", name, code, stderr)
+		}
+	}
+}
+
+// TestFollowedEndsByItsError: only an interrupt ends what is followed with 130 and no word.
+func TestFollowedEndsByItsError(t *testing.T) {
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	gone := mvm.Errorf(mvm.KindNotFound, "gone")
+	for _, c := range []struct {
+		name   string
+		ctx    context.Context
+		follow bool
+		err    error
+		want   int
+	}{
+		{"it failed", t.Context(), true, gone, 3},
+		{"it failed, and then was interrupted", over, true, gone, 3},
+		{"interrupted", over, true, mvm.Errorf(mvm.KindCanceled, "stopped"), 130},
+		{"interrupted while it waited", over, true, over.Err(), 130},
+		{"it ended", t.Context(), true, nil, 0},
+		{"it ended as it was interrupted", over, true, nil, 0},
+		{"not followed", over, false, gone, 3},
+	} {
+		err := cli.Followed(c.ctx, c.follow, c.err)
+		if got := cli.ExitCode(err); got != c.want || c.want == 3 && !errors.Is(err, gone) {
+			t.Errorf("%s: %v, exit code %d, want %d", c.name, err, got, c.want)
+		}
+	}
+}
+
+// TestReachable: what connect says can be dialled from where it is asked, or it names the
+// only host that can.
+func TestReachable(t *testing.T) {
+	for _, c := range []struct{ bound, remote, address, only string }{
+		{"127.0.0.1:8080", "", "127.0.0.1:8080", ""},
+		{"0.0.0.0:8080", "", "127.0.0.1:8080", ""},
+		{"[::]:8080", "", "127.0.0.1:8080", ""},
+		{"192.0.2.7:8080", "", "192.0.2.7:8080", ""},
+		{"127.0.0.1:8080", "node.example", "127.0.0.1:8080", "node.example"},
+		{"[::1]:8080", "192.0.2.7", "[::1]:8080", "192.0.2.7"},
+		{"0.0.0.0:8080", "node.example", "node.example:8080", ""},
+		{"[::]:8080", "2001:db8::1", "[2001:db8::1]:8080", ""},
+		{"192.0.2.7:8080", "node.example", "192.0.2.7:8080", ""},
+		{"127.0.0.1:8080", "localhost", "127.0.0.1:8080", ""},
+		{"127.0.0.1:8080", "127.0.0.1", "127.0.0.1:8080", ""},
+	} {
+		if address, only := cli.Reachable(c.bound, c.remote); address != c.address || only != c.only {
+			t.Errorf("%s, asked of %q: %s, only on %q; want %s, only on %q", c.bound, c.remote, address, only, c.address, c.only)
 		}
 	}
 }

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,7 +32,7 @@ func (a *app) connectCmd() *cobra.Command {
 	return cmd
 }
 
-// connectInfo says how to reach a tenant's workloads from the host.
+// connectInfo says how to reach a tenant's workloads.
 type connectInfo struct {
 	Tenant    string     `json:"tenant"`
 	Endpoints []endpoint `json:"endpoints"`
@@ -40,7 +43,10 @@ type endpoint struct {
 	Pool    string `json:"pool"`  // of the gateway
 	Route   string `json:"route"` // its name
 	Address string `json:"address"`
-	URL     string `json:"url,omitempty"` // for HTTP
+	// Only names the only host from which the address can be reached; empty: it can be
+	// reached from here.
+	Only string `json:"only_on_host,omitempty"`
+	URL  string `json:"url,omitempty"` // for HTTP
 	// Key says where a request names its user, when each has an instance of its own:
 	// "header:<name>", "path", "query:<name>" or "json:<pointer>".
 	Key string `json:"key,omitempty"`
@@ -72,7 +78,7 @@ func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo,
 			}
 			for _, r := range p.Spec.Routes.Routes {
 				if r.Match.Port == 0 || r.Match.Port == pub.Guest {
-					info.Endpoints = append(info.Endpoints, newEndpoint(t, p, pools, r, p.Bound[n].String()))
+					info.Endpoints = append(info.Endpoints, newEndpoint(t, p, pools, r, reachable(p.Bound[n], c.RemoteHost())))
 				}
 			}
 		}
@@ -80,8 +86,8 @@ func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo,
 	return info, nil
 }
 
-func newEndpoint(t mvm.Tenant, p mvm.Pool, pools []mvm.Pool, r mvm.Route, bound string) endpoint {
-	e := endpoint{Pool: p.Spec.ID, Route: r.Name, Address: reachable(bound)}
+func newEndpoint(t mvm.Tenant, p mvm.Pool, pools []mvm.Pool, r mvm.Route, at reach) endpoint {
+	e := endpoint{Pool: p.Spec.ID, Route: r.Name, Address: at.address, Only: at.only}
 	host, port, _ := net.SplitHostPort(e.Address)
 	if !r.HTTP() {
 		e.Example = "nc " + host + " " + port
@@ -114,13 +120,30 @@ func tokenHint(t mvm.Tenant, user mvm.Address) string {
 // exampleUser names the user whose instance answers in examples.
 const exampleUser = "me"
 
-// reachable replaces "any address" by one that can be dialled from this host.
-func reachable(bound string) string {
-	host, port, err := net.SplitHostPort(bound)
-	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
-		return net.JoinHostPort("127.0.0.1", port)
+// reach is how a published port is reached.
+type reach struct {
+	address string
+	only    string // the only host from which it can be; empty: from here
+}
+
+// reachable replaces "any address" by one that can be dialled. remote is the host of an
+// agent elsewhere; empty: the ports are on this host.
+func reachable(bound netip.AddrPort, remote string) reach {
+	at := reach{address: bound.String()}
+	ip := bound.Addr().Unmap()
+	switch {
+	case ip.IsUnspecified():
+		at.address = net.JoinHostPort(cmp.Or(remote, "127.0.0.1"), strconv.Itoa(int(bound.Port())))
+	case ip.IsLoopback() && remote != "" && !isLoopback(remote):
+		at.only = remote
 	}
-	return bound
+	return at
+}
+
+// isLoopback reports whether a host is this one, by its own name for itself.
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // curl writes a command to try; for OpenClaw it is a chat message.
@@ -202,6 +225,9 @@ func (c connectInfo) lines() []string {
 			at = e.Address
 		}
 		out = append(out, fmt.Sprintf("  %s  (gateway pool %s, route %s)", at, e.Pool, e.Route))
+		if e.Only != "" {
+			out = append(out, "  only from "+e.Only+" itself: the port is on that host's loopback; publish it on an address to reach it from here")
+		}
 		if e.Key != "" {
 			out = append(out, fmt.Sprintf("  each user, named by %s, has an instance of their own, made on the first request", strings.Replace(e.Key, ":", " ", 1)))
 		}

@@ -19,6 +19,7 @@ type deployOptions struct {
 	dry        bool
 	noWait     bool
 	timeout    *time.Duration
+	force      bool
 	secretDirs []string
 	out        *format
 }
@@ -30,9 +31,14 @@ The manifest - is read from stdin; it can name secret files only below a --secre
 The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
 all is as the manifest says; it waits for that, minimum times included. What fails is
 told, and tried again by the agent. With --no-wait it ends when all is on record.
+
+An instance that a person changed with mvm instance is left alone for ten minutes. Where
+that keeps something back, it is named, and the command ends with 6. With --force it is
+taken over at once.
 ` + timeoutHelp + `
 With --dry-run nothing changes: it says what would be done and why, and exits with 0
-when that is nothing and with 10 when it is something.
+when that is nothing and with 10 when it is something; with 6 when it is nothing only
+because an instance is left alone.
 
 With --watch the file is applied again whenever it or a secret file changes, also while
 it is being applied, and at the interval; an error is told and the watch goes on. Ctrl-C ends it.
@@ -47,6 +53,7 @@ func (a *app) deployCmd() *cobra.Command {
 	f.IntVar(&o.interval, "interval", 30, "seconds between applying it again, with --watch")
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would change; exit with 10 when it is something")
 	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record; the agent makes it so")
+	forceFlag(cmd, &o.force)
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	o.timeout = timeoutFlag(cmd)
 	o.out = outputFlag(cmd)
@@ -78,6 +85,11 @@ func (a *app) deployCmd() *cobra.Command {
 	return cmd
 }
 
+// forceFlag has a command take over what a person changed.
+func forceFlag(cmd *cobra.Command, force *bool) {
+	cmd.Flags().BoolVar(force, "force", false, "take over instances that a person changed, which are left alone for ten minutes")
+}
+
 // deploy applies the deployment once. manifest is the digest of its file.
 func (a *app) deploy(ctx context.Context, d mvm.Deployment, manifest string, o deployOptions) error {
 	ctx = a.identified(ctx)
@@ -86,7 +98,7 @@ func (a *app) deploy(ctx context.Context, d mvm.Deployment, manifest string, o d
 		return err
 	}
 	defer c.Close()
-	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait, Manifest: manifest}, *o.timeout, *o.out)
+	return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: o.dry, NoWait: o.noWait, Force: o.force, Manifest: manifest}, *o.timeout, *o.out)
 }
 
 // apply applies a deployment and prints the steps.

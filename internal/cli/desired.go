@@ -22,7 +22,7 @@ the key is, and push the signed file to the host.
 
 func (a *app) desiredCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "desired COMMAND", Short: "Signed desired states", Long: desiredHelp, Args: cobra.ArbitraryArgs, RunE: group}
-	cmd.AddCommand(a.desiredKeygenCmd(), a.desiredSignCmd(), a.desiredVerifyCmd())
+	cmd.AddCommand(local(a.desiredKeygenCmd(), a.desiredSignCmd(), a.desiredVerifyCmd())...)
 	return cmd
 }
 

@@ -138,7 +138,7 @@ func (a *app) showEvents(ctx context.Context, c *api.Client, f mvm.EventFilter, 
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return ctx.Err()
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, reconnectMost)

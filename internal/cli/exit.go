@@ -22,9 +22,10 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 // interrupted is the status of what goes on until it is interrupted.
 const interrupted exitStatus = 130
 
-// followed is the end of such a command: that it was interrupted is nothing to tell.
+// followed is the end of such a command: that it was interrupted is nothing to tell. What
+// failed otherwise is told, also when an interrupt came right after it.
 func followed(ctx context.Context, follow bool, err error) error {
-	if follow && err != nil && ctx.Err() != nil {
+	if follow && ctx.Err() != nil && (mvm.IsKind(err, mvm.KindCanceled) || errors.Is(err, ctx.Err())) {
 		return interrupted
 	}
 	return err
@@ -45,8 +46,10 @@ func ExitCode(err error) int {
 		return 3
 	case mvm.KindExists, mvm.KindQuota, mvm.KindPolicy, mvm.KindState:
 		return 4
+	case mvm.KindLeftAlone:
+		return 6
 	case mvm.KindUnavailable:
-		if answered(err) { // it is something else that is not available
+		if answered(err) && !errors.Is(err, mvm.ErrAway) { // it is something else that is not available
 			return 1
 		}
 		return 5
@@ -129,6 +132,15 @@ func finish(cmd *cobra.Command) {
 			return nil
 		}
 	}
+	if run := cmd.RunE; cmd.Annotations[localOnly] != "" {
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("remote") {
+				return mvm.Errorf(mvm.KindInvalid, "%s: --remote names another machine's agent, and this asks none: it works on this host", nameOf(c)).
+					WithFix("run it on that machine")
+			}
+			return run(c, args)
+		}
+	}
 	if cmd.HasParent() {
 		if cmd.Long == "" {
 			cmd.Long = cmd.Short + ".\n"
@@ -139,6 +151,17 @@ func finish(cmd *cobra.Command) {
 	for _, c := range cmd.Commands() {
 		finish(c)
 	}
+}
+
+// localOnly marks commands that work on this host and ask no agent.
+const localOnly = "local"
+
+// local marks the commands as such.
+func local(cmds ...*cobra.Command) []*cobra.Command {
+	for _, c := range cmds {
+		c.Annotations = map[string]string{localOnly: "yes"}
+	}
+	return cmds
 }
 
 // nameOf is the command as it is called, without "mvm " before it.

@@ -19,7 +19,7 @@ It reads the agent's config, where hostd_socket and hostd_user say who asks and 
 
 func (a *app) hostdCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "hostd COMMAND", Short: "What needs root, apart from the agent", Args: cobra.ArbitraryArgs, RunE: group}
-	cmd.AddCommand(a.hostdServeCmd())
+	cmd.AddCommand(local(a.hostdServeCmd())...)
 	return cmd
 }
 

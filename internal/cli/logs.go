@@ -18,6 +18,9 @@ where the pool has one instance.
 
 On a terminal colours stay, and everything else that a terminal would act on is shown as
 an escape such as \x1b. To a pipe or file lines go as the program wrote them.
+
+With --follow it goes on until the instance no longer runs: when it sleeps, stops or is
+destroyed, the command says so and ends with 0, as docker logs and kubectl logs do.
 `
 
 type logsOptions struct {
@@ -43,10 +46,31 @@ func (a *app) logsCmd() *cobra.Command {
 		}
 		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			err := c.Logs(ctx, at, o.spec, func(l mvm.LogLine) error { return a.printLog(o, l) })
+			if err == nil && o.spec.Follow {
+				return a.sayLogEnd(ctx, c, at)
+			}
 			return followed(ctx, o.spec.Follow, err)
 		})
 	}
 	return cmd
+}
+
+// sayLogEnd says why a log that was followed has ended.
+func (a *app) sayLogEnd(ctx context.Context, c *api.Client, at mvm.Address) error {
+	i, err := c.Instance(ctx, at)
+	switch {
+	case mvm.IsKind(err, mvm.KindNotFound):
+		a.say("%s is destroyed: its log ends here", at)
+	case err != nil:
+		return followed(ctx, true, err)
+	case i.Op != nil:
+		a.say("%s is %s, with %s under way: the log ends here", i.Address(), i.State, i.Op.Kind)
+	case i.State == mvm.StateRunning:
+		a.say("%s stopped or slept, and runs again: the log of before ends here", i.Address())
+	default:
+		a.say("%s is %s: the log ends here", i.Address(), i.State)
+	}
+	return nil
 }
 
 func (a *app) printLog(o logsOptions, l mvm.LogLine) error {

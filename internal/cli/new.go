@@ -21,6 +21,7 @@ type newOptions struct {
 	secretDirs []string
 	dry        bool
 	timeout    *time.Duration
+	force      bool
 }
 
 func (a *app) newCmd() *cobra.Command {
@@ -36,6 +37,7 @@ func (a *app) newCmd() *cobra.Command {
 	f.StringVar(&o.subnet, "subnet", "", "`CIDR`, /16 to /28 (default: from its net id)")
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
 	f.BoolVar(&o.dry, "dry-run", false, "only say what would be made")
+	forceFlag(cmd, &o.force)
 	o.timeout = timeoutFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkTimeout(cmd, *o.timeout, !o.dry); err != nil {
@@ -76,9 +78,9 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 	defer c.Close()
 	a.sayLines(newText(d, notes))
 	if o.dry {
-		return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: true}, 0, asTable)
+		return a.apply(ctx, c, d, mvm.ApplyOptions{Dry: true, Force: o.force}, 0, asTable)
 	}
-	if err := a.makeNew(ctx, c, d, *o.timeout); err != nil {
+	if err := a.makeNew(ctx, c, d, o.force, *o.timeout); err != nil {
 		return err
 	}
 	info, err := connection(ctx, c, name)
@@ -89,8 +91,8 @@ func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) er
 }
 
 // makeNew applies the deployment; what it prints is for people.
-func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment, limit time.Duration) error {
-	steps, err := a.askApply(ctx, c, d, mvm.ApplyOptions{}, limit)
+func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment, force bool, limit time.Duration) error {
+	steps, err := a.askApply(ctx, c, d, mvm.ApplyOptions{Force: force}, limit)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ func (a *app) onPool(cmd *cobra.Command, arg string, f func(ctx context.Context,
 
 func (a *app) poolListCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "list [TENANT] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List pools",
+		Long: "List pools. RUNNING, WARM and SLEEPING say how many instances are in the state, of how\nmany are desired; OTHER counts those that are stopped, or were never started.\n",
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -63,19 +64,45 @@ func (a *app) poolListCmd() *cobra.Command {
 }
 
 func (a *app) poolTable(ps []mvm.Pool) table {
-	t := table{head: []string{"POOL", "ROLE", "IMAGE", "VCPUS", "MEMORY", "DISK", "RUN/WARM/SLEEP", "BUILD", "AGE"}, none: "no pools"}
+	t := table{head: []string{"POOL", "ROLE", "IMAGE", "VCPUS", "MEMORY", "DISK", "RUNNING", "WARM", "SLEEPING", "OTHER", "BUILD", "AGE"}, none: "no pools"}
 	for _, p := range ps {
 		s, build := p.Spec, "-"
 		if len(p.Builds) > 0 {
 			build = p.Builds[0].ID
 		}
 		t.add(p.Address().String(), string(s.Role), s.Flake, strconv.Itoa(s.Resources.VCPUs), size(int64(s.Resources.MemMiB)<<20),
-			size(int64(s.Resources.DataDiskMiB)<<20), counts(s.Desired), build, a.ago(p.Created))
+			size(int64(s.Resources.DataDiskMiB)<<20),
+			actual(p, mvm.StateRunning, s.Desired.Running), actual(p, mvm.StateWarm, s.Desired.Warm), actual(p, mvm.StateSleeping, s.Desired.Sleeping),
+			strconv.Itoa(others(p)), build, a.ago(p.Created))
 	}
 	return t
 }
 
-func counts(c mvm.Counts) string { return fmt.Sprintf("%d/%d/%d", c.Running, c.Warm, c.Sleeping) }
+// actual says how many instances there are in the state, of how many are desired.
+func actual(p mvm.Pool, s mvm.State, desired int) string {
+	return fmt.Sprintf("%d/%d", p.Instances[s], desired)
+}
+
+// others counts the instances in states that are not desired of a pool.
+func others(p mvm.Pool) (n int) {
+	for s, k := range p.Instances {
+		if s != mvm.StateRunning && s != mvm.StateWarm && s != mvm.StateSleeping {
+			n += k
+		}
+	}
+	return n
+}
+
+// actualText says how many instances of a pool are in which state.
+func actualText(p mvm.Pool) string {
+	text := fmt.Sprintf("%d running, %d warm, %d sleeping", p.Instances[mvm.StateRunning], p.Instances[mvm.StateWarm], p.Instances[mvm.StateSleeping])
+	for _, s := range []mvm.State{mvm.StateStopped, mvm.StateReady, mvm.StateCreated} {
+		if n := p.Instances[s]; n > 0 {
+			text += fmt.Sprintf(", %d %s", n, s)
+		}
+	}
+	return text
+}
 
 func (a *app) poolInfoCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "info TENANT/POOL [-o FORMAT]", Short: "Show a pool, its environment, routes, builds and published ports",
@@ -102,6 +129,7 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	t.add("size", fmt.Sprintf("%s, %s memory, data disk %s", plural(s.Resources.VCPUs, "vcpu", "vcpus"),
 		size(int64(s.Resources.MemMiB)<<20), size(int64(s.Resources.DataDiskMiB)<<20)))
 	t.add("desired", fmt.Sprintf("%d running, %d warm, %d sleeping", s.Desired.Running, s.Desired.Warm, s.Desired.Sleeping))
+	t.add("actual", actualText(p))
 	if p.Health != nil {
 		t.add("health", p.Health.Text())
 		for _, trouble := range p.Health.Troubles {

@@ -46,10 +46,9 @@ func (a *app) poolUpdateCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool; what is not named stays",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := a.newPoolFlags(cmd, false)
-	wait, limit := waitFlag(cmd), timeoutFlag(cmd)
-	out := outputFlag(cmd)
+	end := changeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.runPoolChange(cmd, args[0], flags, *wait, *limit, *out)
+		return a.runPoolChange(cmd, args[0], flags, end)
 	}
 	return cmd
 }
@@ -59,21 +58,32 @@ func (a *app) poolScaleCmd() *cobra.Command {
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := &poolFlags{apply: map[string]func(*mvm.PoolSpec) error{}}
 	flags.countFlags(cmd)
-	wait, limit := waitFlag(cmd), timeoutFlag(cmd)
-	out := outputFlag(cmd)
+	end := changeFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.runPoolChange(cmd, args[0], flags, *wait, *limit, *out)
+		return a.runPoolChange(cmd, args[0], flags, end)
 	}
 	return cmd
 }
 
-// waitFlag has a command wait until the agent has made so what it put on record.
-func waitFlag(cmd *cobra.Command) *bool {
-	return cmd.Flags().Bool("wait", false, "wait until it is so, and print the steps that were left to wait for")
+// changeEnd says how a change of a pool ends.
+type changeEnd struct {
+	wait, force bool
+	limit       *time.Duration
+	out         *format
 }
 
-func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wait bool, limit time.Duration, out format) error {
-	if err := checkTimeout(cmd, limit, wait); err != nil {
+// changeFlags has a command wait until the agent has made so what it put on record, and
+// take over what a person changed.
+func changeFlags(cmd *cobra.Command) *changeEnd {
+	var end changeEnd
+	cmd.Flags().BoolVar(&end.wait, "wait", false, "wait until it is so, and print the steps that were left to wait for")
+	forceFlag(cmd, &end.force)
+	end.limit, end.out = timeoutFlag(cmd), outputFlag(cmd)
+	return &end
+}
+
+func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, end *changeEnd) error {
+	if err := checkTimeout(cmd, *end.limit, end.wait); err != nil {
 		return err
 	}
 	named := false
@@ -92,15 +102,15 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, wa
 		if err := flags.change(cmd, &p.Spec); err != nil {
 			return err
 		}
-		if p, err = c.UpdatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &p.Spec, If: &was}); err != nil {
+		if p, err = c.UpdatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &p.Spec, If: &was, Force: end.force}); err != nil {
 			return err
 		}
 		a.say("pool %s updated", at)
 		a.sayHeld(ctx, c)
-		if wait {
-			return a.runReconcile(ctx, c, mvm.ReconcileRequest{Tenant: at.Tenant}, limit, out)
+		if end.wait {
+			return a.runReconcile(ctx, c, mvm.ReconcileRequest{Tenant: at.Tenant}, *end.limit, *end.out)
 		}
-		return a.printChanged(out, p, at.String())
+		return a.printChanged(*end.out, p, at.String())
 	})
 }
 

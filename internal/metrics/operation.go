@@ -13,7 +13,7 @@ const (
 )
 
 func (m *Metrics) makeOperations() {
-	m.operations = m.counter("mvm_operations_total", "Operations on instances, by how they ended: ok or the kind of the error.", "op", "result")
+	m.operations = m.counter("mvm_operations_total", "Operations on instances that did something or failed, by how they ended: ok or the kind of the error. A request for what runs already is none.", "op", "result")
 	m.wake = m.histogram("mvm_wake_duration_seconds",
 		"Time to have an instance awake, by kind (warm: from memory or its snapshot, cold: booted from its disks) and stage.", "kind", "stage")
 	m.sleep = m.histogram("mvm_sleep_duration_seconds",
@@ -23,8 +23,12 @@ func (m *Metrics) makeOperations() {
 }
 
 // Operation counts an operation that has ended, and where it succeeded and changed
-// the state, the time of its stages.
+// the state, the time of its stages. One that found nothing to do is none: every request
+// through a gateway asks for a wake of what mostly runs.
 func (m *Metrics) Operation(t mvm.Transition, err error) {
+	if err == nil && t.From == t.To && (len(t.Stages) == 0 || rises(t.Op)) {
+		return
+	}
 	m.operations.WithLabelValues(m.words.op(string(t.Op)), result(err)).Inc()
 	if err != nil || t.From == t.To {
 		return
@@ -48,6 +52,10 @@ func (m *Metrics) Operation(t mvm.Transition, err error) {
 		h.WithLabelValues(kind, m.words.stage(s.Name)).Observe(s.Took.Seconds())
 	}
 }
+
+// rises reports whether the operation leads to running: one that waits only for the
+// services of what runs is no start or wake.
+func rises(op mvm.OpKind) bool { return op == mvm.OpStart || op == mvm.OpWake || op == mvm.OpResume }
 
 // Deferred counts a transition that was wanted and put off. reason is a word of the
 // program ("min_running"), never a text with names or numbers in it.

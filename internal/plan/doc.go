@@ -12,9 +12,10 @@
 //
 // # What is left alone
 //
-//   - Instances with a key belong to users and are never changed. Each still counts
-//     as one of the pool's, in whatever state it is: the spares that users have
-//     claimed are not made again by the next run.
+//   - Instances with a key belong to users. Each counts as one of the pool's, in whatever
+//     state it is: the spares that users have claimed are not made again by the next run.
+//     One whose VMM ended by itself is started again. Otherwise they are only restarted,
+//     when they are behind.
 //   - An instance that somebody changed by hand, until its override ends: it is
 //     counted where it helps, so that nothing is made in its place.
 //   - An instance with an operation under way is counted where that leads.

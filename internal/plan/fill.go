@@ -6,6 +6,25 @@ import (
 	"mvm"
 )
 
+// startCrashed starts users' instances again whose VMMs ended. They count whether they run
+// or not, so no missing count asks for it.
+func (f *filler) startCrashed(spec mvm.PoolSpec) {
+	for _, i := range f.model.instances {
+		if i.pool != spec.ID || !i.crashed {
+			continue
+		}
+		if denied := f.model.deniedRise(i, spec.Resources); denied != "" {
+			target := f.address(spec.ID)
+			target.Instance = i.id
+			f.left[i.id] = fmt.Sprintf("%s stays stopped, though its VMM ended by itself: %s", target, denied)
+			continue
+		}
+		delete(f.left, i.id)
+		i.crashed = false
+		f.operate(spec, i, mvm.OpStart, mvm.StateRunning, "its VMM ended, and nobody stopped it")
+	}
+}
+
 func (f *filler) fillRunning(spec mvm.PoolSpec) {
 	for f.deficit(spec).Running > 0 {
 		if !f.oneRunning(spec, f.has(spec, mvm.StateRunning)) {

@@ -57,6 +57,7 @@ func (f *filler) pass(specs []mvm.PoolSpec) {
 			f.fillCritical(spec)
 			continue
 		}
+		f.startCrashed(spec)
 		f.fillRunning(spec)
 		f.fillWarm(spec)
 	}

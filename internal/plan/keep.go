@@ -19,6 +19,12 @@ func Keep(o Observed) Plan {
 	for _, p := range o.Pools {
 		d.Pools = append(d.Pools, p.Spec)
 	}
+	p := keep(d, o)
+	p.Alone = leftAlone(p, o, func(o Observed) (Plan, error) { return keep(d, o), nil })
+	return p
+}
+
+func keep(d mvm.Deployment, o Observed) Plan {
 	m := newMaker(d, o)
 	specs := inRoleOrder(d.Pools)
 	for _, spec := range specs {

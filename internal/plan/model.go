@@ -23,6 +23,8 @@ type instance struct {
 	state   mvm.State
 	res     mvm.Resources
 	created int64
+	// crashed: it is a user's, and its VMM ended though nobody wanted that.
+	crashed bool
 	spare   bool // without a key, an override or an operation: may be changed
 	held    bool // counted, and not to be changed: a user's, or busy
 	parked  bool // put to rest because it was idle: it may stand for one in memory
@@ -59,6 +61,7 @@ func newInstance(i mvm.Instance, o Observed) *instance {
 	m.stands = i.Key == "" && (busy || !m.parked && woken(i))
 	m.held = i.Key != "" || m.stands
 	m.spare = !m.held
+	m.crashed = !busy && crashed(i)
 	switch {
 	case way.Runs:
 		m.holds = mvm.StateRunning
@@ -66,6 +69,13 @@ func newInstance(i mvm.Instance, o Observed) *instance {
 		m.holds = i.State
 	}
 	return m
+}
+
+// crashed reports whether a user's instance is stopped and nobody wanted that to last: its
+// VMM ended, or a restart of it failed. One that has served nobody yet is not its user's.
+func crashed(i mvm.Instance) bool {
+	return i.Key != "" && !i.Unproven && i.State == mvm.StateStopped &&
+		i.Last != nil && i.Last.To == mvm.StateStopped && i.Last.Unwanted
 }
 
 // woken reports whether the instance is in memory because a request asked for it.

@@ -20,6 +20,17 @@ func Make(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 	if err := d.Validate(); err != nil {
 		return Plan{}, err
 	}
+	if opts.Force {
+		o = o.TakenOver()
+	}
+	p, err := makePlan(d, o, opts)
+	if err == nil {
+		p.Alone = leftAlone(p, o, func(o Observed) (Plan, error) { return makePlan(d, o, opts) })
+	}
+	return p, err
+}
+
+func makePlan(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 	m := newMaker(d, o)
 	if err := errors.Join(m.check(opts), m.checkDisks()); err != nil {
 		return Plan{}, err

@@ -96,6 +96,29 @@ func TestInstances(t *testing.T) {
 		{"a user's is one of those desired", spec(2, 0, 0), []mvm.State{sleeping}, func(w *world) {
 			w.instances["i-00000001"].Key = "ann"
 		}, []string{"create-instance "}},
+		{"a user's whose VMM ended comes back", spec(1, 0, 0), []mvm.State{stopped}, usersEnd("agent"), []string{"start 1"}},
+		{"a user's whose VMM ended comes back, pinned", pinned(spec(1, 0, 0)), []mvm.State{stopped, running}, usersEnd("agent"), []string{"start 1"}},
+		{"a user's whose VMM ended comes back, none desired", spec(0, 0, 0), []mvm.State{stopped}, usersEnd("agent"), []string{"start 1"}},
+		{"a user's whose VMM ended comes back before a spare is woken", spec(1, 0, 1), []mvm.State{stopped, sleeping}, usersEnd("agent"), []string{"start 1"}},
+		{"a user's whose restart failed comes back", spec(1, 0, 0), []mvm.State{stopped}, usersEnd(mvm.AskerReconcile), []string{"start 1"}},
+		{"a user's that a person stopped stays", spec(1, 0, 0), []mvm.State{stopped}, usersEnd("cli:root"), nil},
+		{"a user's that a person stopped, and recovery finished that, stays", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
+			usersEnd("agent")(w)
+			w.instances["i-00000001"].Last.Unwanted = false
+		}, nil},
+		{"a user's whose VMM ended, and which served nobody", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
+			usersEnd("agent")(w)
+			w.instances["i-00000001"].Unproven = true
+		}, nil},
+		{"a user's whose VMM ended, and which a person has", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
+			usersEnd("agent")(w)
+			byHand("i-00000001")(w)
+		}, nil},
+		{"a user's whose VMM ended, critical", critical(spec(1, 0, 0)), []mvm.State{stopped}, usersEnd("agent"), nil},
+		{"a user's whose VMM ended, without room", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
+			usersEnd("agent")(w)
+			w.tenant.Quota.MaxRunning = 0
+		}, nil},
 		{"changed by hand: stopped", spec(1, 0, 0), []mvm.State{stopped}, byHand("i-00000001"), nil},
 		{"changed by hand: put to sleep", spec(1, 0, 0), []mvm.State{sleeping}, byHand("i-00000001"), nil},
 		{"changed by hand: started", spec(1, 0, 0), []mvm.State{running, running}, byHand("i-00000002"), nil},
@@ -187,6 +210,15 @@ func TestInstances(t *testing.T) {
 
 func byHand(id string) func(*world) {
 	return func(w *world) { w.instances[id].ManualOverrideUntil = now.Add(time.Minute) }
+}
+
+// usersEnd makes the first instance a user's that somebody stopped.
+func usersEnd(by mvm.Asker) func(*world) {
+	return func(w *world) { w.instances["i-00000001"].Key, w.instances["i-00000001"].Last = "ann", crash(by) }
+}
+
+func crash(by mvm.Asker) *mvm.Transition {
+	return &mvm.Transition{Op: mvm.OpStop, From: mvm.StateRunning, To: mvm.StateStopped, By: by, Unwanted: !by.Person()}
 }
 
 func woken(id string) func(*world) {

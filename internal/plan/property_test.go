@@ -79,6 +79,9 @@ func (w *world) drawInstance(t *rapid.T, spec mvm.PoolSpec) {
 	switch rapid.IntRange(0, 9).Draw(t, "kind of instance") {
 	case 0:
 		i.Key = fmt.Sprintf("user-%d", n)
+		if rapid.Bool().Draw(t, "crashed") {
+			i.State, i.Parked, i.Last = mvm.StateStopped, false, crash("agent")
+		}
 	case 1:
 		i.ManualOverrideUntil = now.Add(time.Minute)
 	case 2: // an operation that has all but ended
@@ -248,7 +251,9 @@ func checkLeftAlone(t *rapid.T, p plan.Plan, before plan.Observed, d mvm.Deploym
 			t.Fatalf("%v names an instance that is not there", s)
 		case spec.ID == "":
 			t.Fatalf("%v: the pool is not in the deployment", s)
-		case i.Key != "", i.Op != nil, i.ManualOverrideUntil.After(now), spec.Critical:
+		case i.Key != "" && !(s.Op == mvm.OpStart && i.Last != nil && i.Last.Unwanted):
+			t.Fatalf("%v touches a user's %+v, which did not crash", s, i)
+		case i.Op != nil, i.ManualOverrideUntil.After(now), spec.Critical:
 			t.Fatalf("%v touches %+v", s, i)
 		case (spec.Pinned || d.Tenant.Pinned) && (s.Op == mvm.OpWarm || s.Op == mvm.OpSleep) && !started:
 			t.Fatalf("%v: the pool is pinned", s)

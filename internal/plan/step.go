@@ -90,6 +90,9 @@ type Plan struct {
 	// Short are those of the notes that the quota is to blame for: what is asked for and
 	// will not be as long as it stands.
 	Short []string
+	// Alone are the instances that keep something from being done, because a person
+	// changed them.
+	Alone []Alone
 }
 
 // Display returns every step as people see it.
@@ -130,4 +133,6 @@ type Way struct {
 type Options struct {
 	// Prune destroys the pools that the deployment does not name.
 	Prune bool
+	// Force plans as if no person had changed any instance.
+	Force bool
 }

@@ -43,8 +43,8 @@ func TestRefusalsAreRead(t *testing.T) {
 					return
 				}
 				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-				if err != nil || resp.StatusCode != http.StatusBadRequest {
-					t.Errorf("after %d bytes: %+v, %v; want a 400", size, resp, err)
+				if err != nil || resp.StatusCode != http.StatusNotFound {
+					t.Errorf("after %d bytes: %+v, %v; want a 404", size, resp, err)
 					return
 				}
 				_ = resp.Body.Close()

@@ -102,6 +102,7 @@ func (w *world) missing() (why string) {
 			d.Pools = slices.DeleteFunc(d.Pools, func(s mvm.PoolSpec) bool { return !leadHome(s, d.Pools) })
 			steps, err := l.a.Apply(context.Background(), d, mvm.ApplyOptions{Dry: true}, nil)
 			switch {
+			case mvm.IsKind(err, mvm.KindLeftAlone): // nothing else is left to do
 			case mvm.IsKind(err, mvm.KindQuota): // it was lowered below the pools that there are
 			case err != nil:
 				w.fail("plan %s without faults: %v", id, err)
@@ -186,10 +187,29 @@ func (w *world) restOf(i mvm.Instance, v fake.VMM, has bool) string {
 	case i.State == mvm.StateRunning && (g.Generation != t.SecretsGeneration || i.SecretsGeneration != g.Generation):
 		return fmt.Sprintf("instance %s has secrets generation %d in its guest, %d in its record, and the tenant %d",
 			i.ID, g.Generation, i.SecretsGeneration, t.SecretsGeneration)
+	case w.staysDown(i, t):
+		return fmt.Sprintf("instance %s of user %s is stopped since its VMM ended by itself", i.ID, i.Key)
 	case i.State != mvm.StateSleeping && len(snaps) > 0 || len(snaps) > 1:
 		return fmt.Sprintf("instance %s is %s and has snapshots %v", i.ID, i.State, snaps)
 	}
 	return ""
+}
+
+// staysDown reports that a user's instance is stopped because its VMM ended, though
+// nothing keeps it from coming back.
+func (w *world) staysDown(i mvm.Instance, t mvm.Tenant) bool {
+	p := w.model.pools[i.Tenant+"/"+i.Pool].Spec
+	if i.Key == "" || i.Unproven || i.State != mvm.StateStopped || p.Critical || p.Resources.DataDiskMiB != i.Res.DataDiskMiB ||
+		i.ManualOverrideUntil.After(time.Now()) || i.Last == nil || !i.Last.Unwanted {
+		return false
+	}
+	running, vcpus, mem := 1, p.Resources.VCPUs, p.Resources.MemMiB
+	for _, s := range w.model.instances {
+		if o := s.now; o.Tenant == i.Tenant && o.State.HoldsMemory() {
+			running, vcpus, mem = running+1, vcpus+o.Res.VCPUs, mem+o.Res.MemMiB
+		}
+	}
+	return running <= t.Quota.MaxRunning && vcpus <= t.Quota.MaxVCPUs && mem <= t.Quota.MaxMemMiB
 }
 
 func nothingElse(what string, have []string, want map[string]bool) string {

@@ -53,6 +53,8 @@ func variants() []variant {
 			"if name, until := minimum(s); until.After(e.now) {", "if name, until := minimum(s); false {", 0},
 		{"reconcile does not mind what a person did", "internal/plan/model.go",
 			"i.ManualOverrideUntil.After(o.Now) ||", "", 0},
+		{"a user's instance that crashed stays down", "internal/plan/fill.go",
+			"if i.pool != spec.ID || !i.crashed {", "if true {", 0},
 		{"a state that is to be kept is not", "internal/agent/desired.go",
 			"if err := tx.PutMeta(metaKept, string(raw)); err != nil {", "if _ = raw; false {", 0},
 		{"a host is held to its state once only", "internal/agent/reconcile.go",

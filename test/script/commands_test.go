@@ -226,13 +226,14 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // follow FILE ARG... runs mvm in the background with its output in the file; `follow
-// interrupt CODE` sends it SIGINT and checks how it ends; `follow kill -1`, SIGKILL.
+// interrupt CODE` sends the last one SIGINT and checks how it ends; `follow kill -1`,
+// SIGKILL; `follow ends CODE` waits for it to end by itself.
 func follow(ts *testscript.TestScript, _ bool, args []string) {
 	h := ts.Value(hostKey{}).(*host)
 	if len(args) < 2 {
 		ts.Fatalf("usage: follow FILE ARG... | follow interrupt|kill CODE")
 	}
-	sig := map[string]os.Signal{"interrupt": os.Interrupt, "kill": os.Kill}[args[0]]
+	sig := map[string]os.Signal{"interrupt": os.Interrupt, "kill": os.Kill, "ends": syscall.Signal(0)}[args[0]]
 	if sig == nil {
 		cmd := background(ts, args[0], args[1:], true)
 		h.others = append(h.others, cmd)
@@ -242,10 +243,35 @@ func follow(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	cmd := h.others[len(h.others)-1]
 	h.others = h.others[:len(h.others)-1]
-	ts.Check(cmd.Process.Signal(sig))
+	if args[0] != "ends" {
+		ts.Check(cmd.Process.Signal(sig))
+	}
+	late := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	_ = cmd.Wait()
+	late.Stop()
 	if got := cmd.ProcessState.ExitCode(); got != want {
 		ts.Fatalf("%v ended with %d, want %d", cmd.Args, got, want)
+	}
+}
+
+// untilexits CODE mvm ARG... runs mvm until it ends with the code, for what depends on how
+// fast the machine is.
+func untilexits(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 3 || args[1] != "mvm" {
+		ts.Fatalf("usage: untilexits CODE mvm ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for deadline := time.Now().Add(patience); ; {
+		cmd := command(ts, args[2:])
+		out, _ := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() == want {
+			ts.Check(os.WriteFile(ts.MkAbs("ended.log"), out, 0o600))
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("it never ends with %d, but with %d:\n%s", want, cmd.ProcessState.ExitCode(), out)
+		}
 	}
 }
 

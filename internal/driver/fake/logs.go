@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"net"
+	"slices"
 
 	"mvm/internal/guestproto"
 )
@@ -27,6 +28,10 @@ func (m *machine) logs(conn net.Conn, spec guestproto.Logs) {
 		_, _ = conn.Read(make([]byte, 1))
 	}()
 	defer conn.Close()
+	if !slices.Contains([]string{"", "main", "mvm"}, spec.Service) {
+		_ = answer(conn, guestproto.Response{Error: &guestproto.Error{Message: "there is no service " + spec.Service}})
+		return
+	}
 	sent := 0
 	for first := true; ; first = false {
 		lines, total, err := m.logTail(ctx, sent, spec.Follow && !first)
