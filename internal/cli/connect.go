@@ -18,6 +18,7 @@ import (
 
 func (a *app) connectCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "connect TENANT [-o FORMAT]", Short: "Say how to talk to a tenant: addresses, headers, a command to try",
+		Long: "Say how to talk to a tenant: addresses, headers, a command to try.\n\nOf a host that --remote names it gives that host's name or address. A port on that host's\nloopback can be reached from there only, and the command says so.\n",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
