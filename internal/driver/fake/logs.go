@@ -28,7 +28,7 @@ func (m *machine) logs(conn net.Conn, spec guestproto.Logs) {
 		_, _ = conn.Read(make([]byte, 1))
 	}()
 	defer conn.Close()
-	if !slices.Contains([]string{"", "main", "mvm"}, spec.Service) {
+	if !m.host.behavior(m.spec.ID).hasLog(spec.Service) {
 		_ = answer(conn, guestproto.Response{Error: &guestproto.Error{Message: "there is no service " + spec.Service}})
 		return
 	}
@@ -61,6 +61,15 @@ func (m *machine) logs(conn net.Conn, spec guestproto.Logs) {
 			return
 		}
 	}
+}
+
+// hasLog reports whether a guest that behaves so has the service's log; "" is everybody's,
+// and mvm the guest agent.
+func (b Behavior) hasLog(service string) bool {
+	if service == "" || service == "mvm" || service == "main" && len(b.Services) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(b.Services, func(s guestproto.ServiceStatus) bool { return s.Name == service })
 }
 
 // logTail returns the lines from the sent'th on and how many there are now; with
