@@ -26,7 +26,8 @@ type deployOptions struct {
 
 const deployHelp = `Make the host agree with a manifest: a tenant with its pools and secrets. Applying
 the same file twice changes nothing, and a run that was cut off is taken up by the next.
-The manifest - is read from stdin; it can name secret files only below a --secrets-dir.
+The manifest - is read from stdin, and <(…) of a shell works as well; such a manifest can
+name secret files only below a --secrets-dir.
 
 The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
 all is as the manifest says; it waits for that, minimum times included. What fails is
@@ -70,8 +71,8 @@ func (a *app) deployCmd() *cobra.Command {
 		if err := checkTimeout(cmd, *o.timeout, !o.noWait && !o.dry); err != nil {
 			return err
 		}
-		if o.watch && args[0] == "-" {
-			return usagef(cmd, "--watch watches files, and - is stdin")
+		if o.watch && (args[0] == "-" || manifest.IsPipe(args[0])) {
+			return usagef(cmd, "--watch watches files, and %s is a pipe", args[0])
 		}
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)

@@ -44,27 +44,6 @@ func versionText(v api.Version) string {
 	return s
 }
 
-const completionHelp = `Print a script that makes the shell complete mvm's commands, flags and names.
-
-  bash  source <(mvm completion bash)
-  zsh   source <(mvm completion zsh)
-  fish  mvm completion fish | source
-`
-
-func (a *app) completionCmd(root *cobra.Command) *cobra.Command {
-	return &cobra.Command{Use: "completion bash|zsh|fish", Short: "Print a completion script for the shell", Long: completionHelp,
-		Args: cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: []string{"bash", "zsh", "fish"},
-		RunE: func(_ *cobra.Command, args []string) error {
-			switch args[0] {
-			case "zsh":
-				return root.GenZshCompletion(a.Stdout)
-			case "fish":
-				return root.GenFishCompletion(a.Stdout, true)
-			}
-			return root.GenBashCompletionV2(a.Stdout, true)
-		}}
-}
-
 // helpCmd is `mvm help COMMAND`, which is `mvm COMMAND --help`.
 func (a *app) helpCmd(root *cobra.Command) *cobra.Command {
 	help := &cobra.Command{Use: "help [COMMAND]...", Short: "Say what a command does and which flags it has", Args: cobra.ArbitraryArgs,

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
-	"path/filepath"
 
 	"mvm"
 )
@@ -19,10 +18,10 @@ func ReadDeployment(path string, opts Options) (d mvm.Deployment, from Source, e
 	if err != nil {
 		return mvm.Deployment{}, Source{Files: []string{path}}, err
 	}
-	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
+	s := &secretFiles{dir: folderOf(path), dirs: opts.SecretDirs}
 	d, err = ParseDeployment(path, data, s.ReadSecret)
 	if err == nil {
-		d, err = resolveImages(d, filepath.Dir(path), opts)
+		d, err = resolveImages(d, folderOf(path), opts)
 	}
 	return d, Source{Files: append([]string{path}, s.read...), Digest: digestOf(data)}, err
 }

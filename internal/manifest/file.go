@@ -31,7 +31,26 @@ type Options struct {
 // ReadSecret returns the value of the secret file that a manifest names.
 type ReadSecret func(path string) ([]byte, error)
 
-// readFile reads a manifest or config file: regular, and not too large.
+// IsPipe reports whether the path is what a shell makes of <(…): it can be read once,
+// and is in no folder.
+func IsPipe(path string) bool {
+	clean := filepath.Clean(path)
+	if dir := filepath.Dir(clean); clean != "/dev/stdin" && dir != "/dev/fd" && dir != "/proc/self/fd" {
+		return false
+	}
+	st, err := os.Stat(clean)
+	return err == nil && st.Mode()&fs.ModeNamedPipe != 0
+}
+
+// folderOf is the folder from which a manifest names files; empty: it has none.
+func folderOf(path string) string {
+	if IsPipe(path) {
+		return ""
+	}
+	return filepath.Dir(path)
+}
+
+// readFile reads a manifest or config file: regular or <(…), and not too large.
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -42,8 +61,8 @@ func readFile(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = errors.New("it is not a regular file")
+	if err == nil && !st.Mode().IsRegular() && !IsPipe(path) {
+		err = errors.New("it is not a regular file (to read a pipe, name the manifest - and give it at stdin)")
 	}
 	var data []byte
 	if err == nil {
@@ -97,7 +116,7 @@ func (s *secretFiles) place(path string) (root, name string, err error) {
 	case path == "" || strings.ContainsRune(path, 0) || len(path) > 4096:
 		return "", "", fmt.Errorf("%q is not the path of a file", clip(path))
 	case !filepath.IsAbs(path) && s.dir == "":
-		return "", "", fmt.Errorf("secret file %q is relative to a manifest from stdin, which has no folder (use an absolute path, and allow its folder with --secrets-dir)", clip(path))
+		return "", "", fmt.Errorf("secret file %q is relative to a manifest from stdin or a pipe, which has no folder (use an absolute path, and allow its folder with --secrets-dir)", clip(path))
 	case !filepath.IsAbs(path):
 		if !filepath.IsLocal(path) {
 			return "", "", fmt.Errorf("secret file %q is outside the manifest's folder (put it there, or beside it)", clip(path))

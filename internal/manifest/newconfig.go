@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"path/filepath"
 	"slices"
 
 	"mvm"
@@ -31,10 +30,10 @@ func (t Template) ReadNewConfig(path string, opts Options) (c NewConfig, files [
 	if err != nil {
 		return NewConfig{}, []string{path}, err
 	}
-	s := &secretFiles{dir: filepath.Dir(path), dirs: opts.SecretDirs}
+	s := &secretFiles{dir: folderOf(path), dirs: opts.SecretDirs}
 	c, err = t.ParseNewConfig(path, data, s.ReadSecret)
 	if err == nil {
-		c.Flake, err = ImageRef(c.Flake, filepath.Dir(path), opts.Remote)
+		c.Flake, err = ImageRef(c.Flake, folderOf(path), opts.Remote)
 	}
 	return c, append([]string{path}, s.read...), err
 }

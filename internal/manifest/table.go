@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,6 +31,7 @@ type table struct {
 
 // parse decodes the data and returns its root table; nil when it is no TOML.
 func parse(file string, data []byte) (*document, *table) {
+	data = withoutBOM(data)
 	doc := &document{file: file}
 	root, problem := marks(file, data)
 	if problem != nil {
@@ -43,6 +45,9 @@ func parse(file string, data []byte) (*document, *table) {
 	}
 	return doc, &table{doc: doc, mark: root, vals: vals}
 }
+
+// withoutBOM skips the byte order mark that some editors write.
+func withoutBOM(data []byte) []byte { return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")) }
 
 func syntaxProblem(file string, err error) *Problem {
 	p := &Problem{File: file, Text: strings.TrimPrefix(err.Error(), "toml: ")}

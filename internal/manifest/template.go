@@ -70,7 +70,7 @@ func openclawPools() []mvm.PoolSpec {
 		gatewayPool(policy, mvm.Resources{VCPUs: 2, MemMiB: 1024}, 18789),
 		{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Policy: workers,
 			Resources: mvm.Resources{VCPUs: 2, MemMiB: 2048, DataDiskMiB: 2048},
-			Desired:   mvm.Counts{Running: 2, Warm: 1}},
+			Desired:   mvm.Counts{Running: 1}},
 	}
 }
 

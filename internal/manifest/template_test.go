@@ -41,7 +41,7 @@ func TestOpenClawTemplate(t *testing.T) {
 				Routes: &mvm.RoutingTable{Routes: []mvm.Route{{Name: "users", Match: mvm.MatchRule{Port: 8080, PathPrefix: "/"},
 					To: mvm.Target{PoolID: "workers", TargetPort: 18789, Selector: mvm.Selector{Kind: mvm.SelectByKey, From: "header:x-mvm-user"}}}}}},
 			{ID: "workers", Role: mvm.RoleWorker, Profile: "minimal", Flake: "builtin:openclaw", Policy: workers,
-				Resources: mvm.Resources{VCPUs: 2, MemMiB: 2048, DataDiskMiB: 2048}, Desired: mvm.Counts{Running: 2, Warm: 1}},
+				Resources: mvm.Resources{VCPUs: 2, MemMiB: 2048, DataDiskMiB: 2048}, Desired: mvm.Counts{Running: 1}},
 		},
 	}
 	if diff := cmp.Diff(want, got, compare); diff != "" {

@@ -99,7 +99,7 @@ func (d *demo) writeConfig() (string, error) {
 	}
 	d.token = token
 	cfg := "[secrets]\ngateway_token = { file = \"./secrets/gateway_token\" }\n"
-	overrides := "\n[overrides.workers]\ninstances = 1\nwarm = 0\n"
+	overrides := ""
 	if key := os.Getenv("ANTHROPIC_API_KEY"); key != "" {
 		if err := os.WriteFile(d.secretPath("anthropic_key"), []byte(key), 0o600); err != nil {
 			return "", err
@@ -110,8 +110,8 @@ func (d *demo) writeConfig() (string, error) {
 			return "", err
 		}
 		cfg += "model_key = { file = \"./secrets/model_key\" }\n"
-		overrides = fmt.Sprintf("\n[overrides]\nhost_services = [%d]\n%s\n[overrides.workers.env]\n"+
-			"OPENCLAW_MODEL_BASE_URL = \"http://host.mvm.internal:%d/v1\"\n", d.stubPort, overrides, d.stubPort)
+		overrides = fmt.Sprintf("\n[overrides]\nhost_services = [%d]\n\n[overrides.workers.env]\n"+
+			"OPENCLAW_MODEL_BASE_URL = \"http://host.mvm.internal:%d/v1\"\n", d.stubPort, d.stubPort)
 	}
 	path := filepath.Join(d.dir, d.tenant+".toml")
 	return path, os.WriteFile(path, []byte(cfg+overrides), 0o600)
