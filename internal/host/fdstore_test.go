@@ -89,7 +89,7 @@ func TestSystemdKeepsPorts(t *testing.T) {
 	select {
 	case err := <-forgot:
 		t.Errorf("it did not wait until systemd was done: %v", err)
-	default:
+	case <-time.After(200 * time.Millisecond):
 	}
 	_ = syscall.Close(barrier[0])
 	if err := <-forgot; err != nil {

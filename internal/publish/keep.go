@@ -3,6 +3,7 @@ package publish
 import (
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Keeper holds open what a Publisher listens on, while the process that the Publisher is
@@ -24,9 +25,13 @@ func addrOfListener(l *net.TCPListener) netip.AddrPort {
 
 // take returns a listener that was kept for the binding, nil where there is none.
 func (p *Publisher) take(b Binding) *net.TCPListener {
-	for _, at := range []netip.AddrPort{b.Publish.Host, b.Bound} {
-		if l := p.kept[at]; l != nil && at.Addr() == b.Publish.Host.Addr() && (b.Publish.Host.Port() == 0 || at == b.Publish.Host) {
-			delete(p.kept, at)
+	want := b.Publish.Host
+	if want.Port() == 0 {
+		want = netip.AddrPortFrom(want.Addr(), b.Bound.Port())
+	}
+	for at, l := range p.kept {
+		if at == want || at.Port() == want.Port() && at.Addr().IsUnspecified() && want.Addr().IsUnspecified() {
+			delete(p.kept, at) // all of IPv4 is opened as all of both
 			return l
 		}
 	}
@@ -47,21 +52,26 @@ func (p *Publisher) listenKept(b Binding) (*net.TCPListener, error) {
 	return l, err
 }
 
-// forget closes what is kept of the address, which is no longer published.
-func (p *Publisher) forget(at netip.AddrPort) {
+// forget has the keeper close what is no longer published. What it could not be told is
+// said again at the next Apply.
+func (p *Publisher) forget() {
 	if p.keeper == nil {
 		return
 	}
-	if err := p.keeper.Forget(at); err != nil {
-		p.log.Warn("a port that is no longer published may stay open until the agent is stopped", "host", at, "error", err)
-	}
+	p.owed = slices.DeleteFunc(p.owed, func(at netip.AddrPort) bool {
+		err := p.keeper.Forget(at)
+		if err != nil {
+			p.log.Warn("a port that is no longer published stays open for now", "host", at, "error", err)
+		}
+		return err == nil
+	})
 }
 
-// forgetUnclaimed closes what was kept and is published no more.
-func (p *Publisher) forgetUnclaimed() {
+// dropUnclaimed closes what was kept and is published no more.
+func (p *Publisher) dropUnclaimed() {
 	for at, l := range p.kept {
 		_ = l.Close()
-		p.forget(at)
+		p.owed = append(p.owed, at)
 	}
 	clear(p.kept)
 }

@@ -18,6 +18,7 @@ type manager struct {
 	t    *testing.T
 	mu   sync.Mutex
 	held map[netip.AddrPort]*os.File
+	deaf bool
 }
 
 func (m *manager) Keep(l *net.TCPListener) error {
@@ -31,6 +32,9 @@ func (m *manager) Keep(l *net.TCPListener) error {
 func (m *manager) Forget(at netip.AddrPort) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.deaf {
+		return errors.New("nobody listens")
+	}
 	f := m.held[at]
 	delete(m.held, at)
 	if f == nil {
@@ -72,6 +76,8 @@ func TestKeptPortsStayOpen(t *testing.T) {
 			t.Errorf("%s: got %v, %v; want a refusal", what, c, err)
 		}
 	}
+	everywhere := binding(g, 8083)
+	everywhere.Publish.Host = netip.MustParseAddrPort("0.0.0.0:0")
 	first := m.next()
 	any, fixed, gone := binding(g, 8080), binding(g, 8081), binding(g, 8082)
 	at := apply(t, first, any, fixed, gone)
@@ -79,15 +85,22 @@ func TestKeptPortsStayOpen(t *testing.T) {
 	at = apply(t, first, any, fixed, gone)
 	apply(t, first, any, fixed)
 	refused("published no more", at[2])
+	m.deaf = true // and at first it can't be told
+	at = apply(t, first, fixed, any, everywhere)
+	apply(t, first, fixed, everywhere)
+	m.deaf = false
+	apply(t, first, fixed, everywhere)
+	refused("published no more, told late", at[1])
+	at[1] = at[2]
 	_ = first.Close()
 
 	var waiting []*net.TCPConn
 	for _, a := range at[:2] {
-		waiting = append(waiting, connect(t, a)) // nobody serves it now
+		waiting = append(waiting, connect(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), a.Port()))) // nobody serves it now
 	}
 	second := m.next()
-	any.Bound = at[0]
-	if got := apply(t, second, any, fixed); got[0] != at[0] || got[1] != at[1] {
+	everywhere.Bound = at[1]
+	if got := apply(t, second, fixed, everywhere); got[0] != at[0] || got[1] != at[1] {
 		t.Fatalf("after the restart the ports are %v, want %v", got, at[:2])
 	}
 	for _, c := range waiting {
@@ -101,8 +114,8 @@ func TestKeptPortsStayOpen(t *testing.T) {
 	_ = second.Close()
 
 	third := m.next()
-	apply(t, third, any)
-	refused("published no more by the third", at[1])
+	apply(t, third, everywhere)
+	refused("published no more by the third", at[0])
 	if len(m.held) != 1 {
 		t.Errorf("%d listeners are kept, want 1", len(m.held))
 	}

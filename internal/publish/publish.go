@@ -76,6 +76,7 @@ type Publisher struct {
 	mu     sync.Mutex
 	ports  map[name]*port
 	kept   map[netip.AddrPort]*net.TCPListener // of an earlier process, until the first Apply
+	owed   []netip.AddrPort                    // what the keeper still has to forget
 	closed bool
 }
 
@@ -126,9 +127,10 @@ func (p *Publisher) Apply(bindings []Binding) ([]Outcome, error) {
 		out[n] = p.apply(b)
 	}
 	for _, pt := range p.drop(func(n name) bool { return !wanted[n] }) {
-		p.forget(pt.addr)
+		p.owed = append(p.owed, pt.addr)
 	}
-	p.forgetUnclaimed()
+	p.dropUnclaimed()
+	p.forget()
 	for n, b := range bindings {
 		if errors.Is(out[n].Err, syscall.EADDRINUSE) { // by one that is gone now, it may be
 			out[n] = p.apply(b)
