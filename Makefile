@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers check bench fuzz clean
+.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers mutate check bench fuzz clean
 
 all: build
 
@@ -56,6 +56,11 @@ SEED   ?= 11
 peers: setup-test build
 	$(GO) test -timeout 3h -v ./test/peers -deaths=$(DEATHS) -seed=$(SEED)
 	$(GO) test -timeout 3h -v -run 'TestPeers$$' ./test/vm -peers=$(DEATHS) -peers-seed=$(SEED)
+
+# mutate plants MUTANTS small bugs by a seed, and fails where the tests miss more than 15 %.
+MUTANTS ?= 160
+mutate:
+	$(GO) run ./test/mutate -seed=$(SEED) -n=$(MUTANTS)
 
 test-vm:
 	$(GO) test -p 1 -timeout 60m $(VM)

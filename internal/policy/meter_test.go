@@ -55,6 +55,7 @@ func TestSignals(t *testing.T) {
 		}, "1 connection is open through gateway i-0000000a"},
 		{"a command", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Execs = 1 }, "1 command runs for `mvm exec`"},
 		{"a published port", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Published = 3 }, "3 connections to its published ports"},
+		{"one to a published port", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Published = 1 }, "1 connection to its published ports"},
 		{"the guest", func(s *policy.Sample, _ *mvm.RuntimePolicy) { s.Guest.Busy = true }, "its guest says that it is busy"},
 		{"the guest, with a reason", func(s *policy.Sample, _ *mvm.RuntimePolicy) {
 			s.Guest.Busy, s.Guest.Reason = true, "worker-busy is set"

@@ -135,6 +135,16 @@ func TestRolesRestInReverseOrder(t *testing.T) {
 	wantActions(t, all(), policy.Pressure{}, "sleep i-3", "sleep i-2") // nor does another tenant's
 }
 
+// What changes something comes first, whatever is colder and stays as it is.
+func TestWhatChangesSomethingComesFirst(t *testing.T) {
+	busy, cold := idle("i-1", mvm.RoleWorker, mvm.StateRunning, 5000), idle("i-2", mvm.RoleWorker, mvm.StateRunning, 1000)
+	busy.Awake = "cpu 90%"
+	got := policy.Evaluate([]policy.Subject{busy, cold}, policy.Pressure{}, now)
+	if len(got) != 2 || got[0].Do != policy.Sleep || got[1].Do != policy.Stay {
+		t.Errorf("got %+v, want the one that sleeps, then the one that stays", got)
+	}
+}
+
 func TestWarmPlacesGoToTheColdest(t *testing.T) {
 	var all []policy.Subject
 	for n, id := range []string{"i-1", "i-2", "i-3", "i-4"} {

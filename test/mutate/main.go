@@ -1,0 +1,176 @@
+// Command mutate plants small bugs in packages of mvm, one at a time, and sees whether
+// the tests notice. A bug is a change of a few characters: a condition negated, a limit
+// off by one, a call left out, an error dropped. The seed decides which.
+//
+//	go run ./test/mutate -seed 1 -n 160
+//	go run ./test/mutate -n 12 internal/policy
+//
+// Nothing in the tree changes: each bug is compiled with `go test -overlay`. As root, the
+// tests run with a PID namespace and a /tmp of their own, and can write nowhere else but to
+// the user's caches, so that a bug does no harm to the host. Bugs that do not compile do not count. Those
+// that change nothing that anybody could notice are in equivalent.txt with the reason.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == confineArg {
+		code, err := confined(os.Args[2:])
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "mutate: %v\n", err)
+			code = confineFailed
+		}
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r := &runner{log: os.Stderr, slack: time.Minute}
+	seed := flag.Uint64("seed", 1, "which bugs")
+	n := flag.Int("n", 160, "how many bugs that compile")
+	most := flag.Float64("most", 15, "exit with 1 where more than this percentage survives")
+	only := flag.String("only", "", "plant only bugs whose name contains this")
+	flag.IntVar(&r.jobs, "jobs", 2, "how many at a time")
+	list := flag.Bool("list", false, "print the names of all bugs that there are, and plant none")
+	flag.Parse()
+	t, err := r.run(ctx, *seed, *n, *only, *list, flag.Args())
+	t.print(os.Stdout)
+	switch {
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "mutate: %v\n", err)
+		os.Exit(2)
+	case t.rate() > *most:
+		os.Exit(1)
+	}
+}
+
+// target is a package to plant bugs in, and what tests it: its own tests, and those of
+// packages that use it, which run on bugs that its own did not notice.
+type target struct {
+	pkg   string
+	share int // its part of the bugs
+	tests []tests
+}
+
+// tests is a package with tests and what to run of them.
+type tests struct {
+	pkg  string
+	args []string
+}
+
+func own(pkg string, share int, more ...tests) target {
+	return target{pkg, share, append([]tests{{pkg: pkg}}, more...)}
+}
+
+// targets are the packages that have the most to lose.
+func targets() []target {
+	sim := tests{pkg: "internal/sim", args: []string{"-test.run=^TestSimulation$", "-seeds=12"}}
+	return []target{
+		own("internal/agent", 60, sim),
+		own("internal/guest", 30),
+		own("internal/guest/gateway", 30),
+		own("internal/hostd", 20),
+		own("internal/driver/fake", 6),
+		own("internal/driver/qemu/qmp", 6),
+		own("internal/driver/qemu/spawn", 10, tests{pkg: "internal/hostd"}),
+	}
+}
+
+// choose returns the targets that the arguments name, all where there are none. A package
+// that is no target has its own tests.
+func choose(names []string) []target {
+	if len(names) == 0 {
+		return targets()
+	}
+	var chosen []target
+	for _, name := range names {
+		name = strings.TrimPrefix(filepath.ToSlash(filepath.Clean(name)), "mvm/")
+		t := own(name, 1)
+		for _, known := range targets() {
+			if known.pkg == name {
+				t = known
+			}
+		}
+		chosen = append(chosen, t)
+	}
+	return chosen
+}
+
+// run plants n bugs.
+func (r *runner) run(ctx context.Context, seed uint64, n int, only string, list bool, names []string) (table, error) {
+	began := time.Now()
+	t := table{seed: seed}
+	root, err := moduleRoot()
+	if err != nil {
+		return t, err
+	}
+	r.root = root
+	same, err := equivalents(filepath.Join(root, "test", "mutate", "equivalent.txt"))
+	if err != nil {
+		return t, err
+	}
+	if r.tmp, err = temporary(); err != nil {
+		return t, err
+	}
+	defer os.RemoveAll(r.tmp)
+	chosen := choose(names)
+	for _, g := range chosen {
+		sites, err := find(root, g.pkg)
+		if err != nil {
+			return t, err
+		}
+		sites = order(sites, seed, only)
+		if list {
+			for _, s := range sites {
+				t.rows = append(t.rows, row{site: s, verdict: listed})
+			}
+			continue
+		}
+		if err := r.target(ctx, &t, g, sites, share(n, g, chosen), same); err != nil {
+			return t, fmt.Errorf("plant bugs in %s: %w", g.pkg, err)
+		}
+	}
+	t.took = time.Since(began)
+	return t, nil
+}
+
+// share is how many of the n bugs are the target's.
+func share(n int, g target, all []target) int {
+	sum := 0
+	for _, a := range all {
+		sum += a.share
+	}
+	return (n*g.share + sum - 1) / sum
+}
+
+// temporary makes a folder that is not in /tmp, of which tests have one of their own.
+func temporary() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(cache, "mutate-")
+}
+
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	for ; err == nil && dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.Join(errors.New("run it in the folder of mvm's source"), err)
+}
