@@ -45,6 +45,8 @@ func OpenAPI(version string) ([]byte, error) {
 	b, err := json.MarshalIndent(object{
 		"openapi":    "3.0.3",
 		"info":       object{"title": "mvm agent", "version": cmp.Or(version, "devel"), "description": apiAbout},
+		"servers":    servers(),
+		"security":   []object{}, // OpenAPI 3.0 has no word for mutual TLS: see apiAbout
 		"paths":      paths,
 		"components": object{"schemas": s.defs, "responses": errorResponses()},
 	}, "", "  ")
@@ -52,6 +54,15 @@ func OpenAPI(version string) ([]byte, error) {
 		return nil, mvm.Errorf(mvm.KindInternal, "encode schema: %w", err)
 	}
 	return append(b, '\n'), nil
+}
+
+// servers are where the API is. A client of the unix socket names any host.
+func servers() []object {
+	return []object{
+		{"url": "http://agent", "description": "the agent of this host, on its unix socket"},
+		{"url": "https://{node}:{port}", "description": "the agent of another host, with mutual TLS 1.3",
+			"variables": object{"node": object{"default": "localhost"}, "port": object{"default": "7443"}}},
+	}
 }
 
 // schema answers with the API's own description.

@@ -113,7 +113,7 @@ func (s *schemas) nullable(t reflect.Type, o object) object {
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
 		if o["$ref"] != nil {
-			return object{"allOf": []object{o}, "nullable": true}
+			return object{"type": "object", "allOf": []object{o}, "nullable": true}
 		}
 		o["nullable"] = true
 	}

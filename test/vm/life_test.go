@@ -67,6 +67,7 @@ func TestAssistants(t *testing.T) {
 	web := h.web()
 	mute := h.startMute()
 	t.Run("cycles", func(t *testing.T) { h.on(t).testCycles(web) })
+	t.Run("cp", func(t *testing.T) { h.on(t).testCopy() })
 	t.Run("one wake for all", func(t *testing.T) { h.on(t).testConcurrent(web) })
 	t.Run("a burst", func(t *testing.T) { h.on(t).testBurst(web) })
 	t.Run("streaming", func(t *testing.T) { h.on(t).testStreaming(web) })
