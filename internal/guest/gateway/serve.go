@@ -30,8 +30,11 @@ func (c *clientConn) serveHTTP() {
 func (c *clientConn) nextRequest() bool {
 	if err := c.readHead(); err != nil {
 		var e *refusal
-		if errors.As(err, &e) {
+		switch {
+		case errors.As(err, &e):
 			c.refuseHead(e)
+		case errors.Is(err, errHTTP2):
+			c.refuseHTTP2()
 		}
 		return false
 	}
@@ -99,9 +102,12 @@ func (c *clientConn) readHead() error {
 			if n > limit {
 				return largeHead()
 			}
-			err := c.head.parse(string(have[:n]))
+			text := string(have[:n])
 			in.skip(n)
-			return err
+			if text == http2Preface {
+				return errHTTP2
+			}
+			return c.head.parse(text)
 		}
 		if len(have) > limit {
 			return largeHead()

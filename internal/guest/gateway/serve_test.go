@@ -228,3 +228,25 @@ func TestSilentClientsHoldUpNobody(t *testing.T) {
 	}
 	l.want(80, "/", 200, "")
 }
+
+// TestHTTP2IsRefusedWithAWord: to a client that speaks it without having asked.
+func TestHTTP2IsRefusedWithAWord(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	only2 := new(http.Protocols)
+	only2.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: only2}
+	defer tr.CloseIdleConnections()
+	res, err := (&http.Client{Transport: tr, Timeout: patience}).Get("http://" + l.at(80))
+	if err == nil {
+		_ = res.Body.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "HTTP_1_1_REQUIRED") {
+		t.Errorf("a client of HTTP/2 got %v, %v", res, err)
+	}
+	c := l.raw(80, netip.Addr{})
+	fmt.Fprint(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+	_ = c.(*net.TCPConn).CloseWrite()
+	if all, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(all), "HTTP/2 is not served here: use HTTP/1.1") {
+		t.Errorf("got %q, %v", all, err)
+	}
+}
