@@ -75,13 +75,15 @@ func (w *world) unprotect() {
 	}
 }
 
-// layers are rules that guard the same way one behind the other: with all of them
-// gone, the attacks named arrive.
-var layers = []struct {
+type layer struct {
 	name   string
 	rules  []string // "family chain: comment"
 	arrive []string
-}{
+}
+
+// layers are rules that guard the same way one behind the other: with all of them
+// gone, the attacks named arrive.
+var layers = []layer{
 	{"what guests send", []string{"bridge prerouting: what a guest sends"},
 		[]string{"MAC of a neighbour", "ARP reply for the gateway", "ARP gratuitous for the gateway"}},
 	{"what guests send and get", []string{"bridge prerouting: what a guest sends", "bridge postrouting: what a guest gets"},
