@@ -216,7 +216,10 @@ func (s *script) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, 
 }
 func (s *script) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
 	err := s.note(ctx, "Logs", addr, spec)
-	if e := line(logLine()); e != nil {
+	if e := line(logLine()); e != nil { // the client has left already
+		if s.ended != nil {
+			s.ended <- e
+		}
 		return e
 	}
 	if spec.Follow {
