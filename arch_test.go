@@ -42,19 +42,20 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
-	"internal/agent": {"internal/api internal/audit internal/delta internal/desired internal/driver internal/guestproto internal/image internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/audit internal/delta internal/desired internal/driver internal/guestlog internal/guestproto internal/image internal/network internal/plan internal/policy" +
 		" internal/publish internal/publish internal/secrets internal/store internal/sys internal/undo",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
-	"internal/publish": {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
-	"internal/plan":    {"internal/delta", "pure: desired and observed in, steps out", ""},
-	"internal/delta":   {"", "pure: two values in, what differs out", ""},
-	"internal/policy":  {"", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
-	"internal/secrets": {"internal/sys", "bytes at rest", ""},
-	"internal/store":   {"internal/audit internal/sys", "durable state speaks in nouns", "internal/testenv/durable"},
-	"internal/audit":   {"", "pure: entries in, hashes and a verdict out", ""},
-	"internal/sim":     {"", "a simulation of a host is only tests", "*"},
-	"internal/metrics": {"", "it counts what it is told of, and knows nobody", ""},
+	"internal/guestlog": {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
+	"internal/publish":  {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
+	"internal/plan":     {"internal/delta", "pure: desired and observed in, steps out", ""},
+	"internal/delta":    {"", "pure: two values in, what differs out", ""},
+	"internal/policy":   {"", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
+	"internal/secrets":  {"internal/sys", "bytes at rest", ""},
+	"internal/store":    {"internal/audit internal/sys", "durable state speaks in nouns", "internal/testenv/durable"},
+	"internal/audit":    {"", "pure: entries in, hashes and a verdict out", ""},
+	"internal/sim":      {"", "a simulation of a host is only tests", "*"},
+	"internal/metrics":  {"", "it counts what it is told of, and knows nobody", ""},
 
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
@@ -264,7 +265,7 @@ func TestGuestIsSmall(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{

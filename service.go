@@ -97,6 +97,9 @@ type LogsSpec struct {
 	Tail    int    `json:"tail,omitempty"`    // 0: all that is kept
 	Follow  bool   `json:"follow,omitempty"`
 	Console bool   `json:"console,omitempty"` // the VMM's console instead of the services' logs
+	// Since leaves out what is older. Previous is the boot before the last one instead.
+	Since    time.Time `json:"since,omitzero"`
+	Previous bool      `json:"previous,omitempty"`
 	// Record has it put into the audit log. It does not travel.
 	Record bool `json:"-"`
 }

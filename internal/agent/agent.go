@@ -80,6 +80,8 @@ type Options struct {
 	// ListenHost listens on an instance's host-bound socket, of the name in its run
 	// dir; default is a unix socket.
 	ListenHost func(runDir *sys.Folder, name string) (net.Listener, error)
+	// KeepLogs has what guests log kept on the host, so that it outlives them.
+	KeepLogs bool
 	// Timeouts; zero fields take the defaults.
 	Timeouts Timeouts
 	// Reconcile is how often the agent looks at everything and makes it what was asked

@@ -108,7 +108,7 @@ func (h *host) start() *agent.Agent {
 		h.opt.Fail = h.failNow
 	}
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
-		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics,
+		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics, KeepLogs: true,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
 		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})

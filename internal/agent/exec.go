@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -239,34 +240,69 @@ func (s *frameSender) resizes(ctx context.Context, ch <-chan [2]uint16) {
 
 // Logs implements api.Service.
 func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	if err := checkLogs(spec); err != nil {
+		return err
+	}
 	if spec.Console {
 		return a.consoleLog(ctx, addr, spec, line)
 	}
-	i, err := a.runningInstance(ctx, addr, ", or see its console, which the host keeps, with --console")
+	i, err := a.Instance(ctx, addr)
 	if err != nil {
 		return err
 	}
+	if spec.Record {
+		a.recordUse(ctx, mvm.LogsRead, i, logsDetail(spec))
+	}
+	if spec.Previous || i.State != mvm.StateRunning {
+		return a.keptLogs(i, spec, line) // no more lines come
+	}
+	said, err := a.guestLogs(ctx, i, spec, line)
+	if err != nil && !said && mvm.IsKind(err, mvm.KindUnavailable) {
+		// The guest can't be asked: what the host has of it is better than nothing.
+		return errors.Join(err, a.keptLogs(i, spec, line))
+	}
+	return err
+}
+
+// guestLogs shows what the guest has of its log, and reports whether the guest answered.
+func (a *Agent) guestLogs(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, line func(mvm.LogLine) error) (said bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(a.opt.Timeouts.Call, func() { cancel(errSilentGuest) })
+	defer silent.Stop()
 	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.Close()
-	if spec.Record {
-		a.recordUse(ctx, mvm.LogsRead, i, spec.Service)
-	}
 	release := guestproto.Bind(ctx, c)
 	defer release()
 	req := guestproto.Request{Logs: &guestproto.Logs{Service: spec.Service, Tail: spec.Tail, Follow: spec.Follow}}
 	if err := guestproto.Send(c, req); err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "ask %s for logs: %w", i.ID, err)
+		return false, mvm.Errorf(mvm.KindUnavailable, "ask %s for logs: %w", i.ID, err)
 	}
 	l := a.liveOf(i.ID)
-	end, err := receiveLogs(c, line)
+	if spec.Follow { // which may have nothing to say for any time
+		silent.Stop()
+	}
+	end, err := receiveLogs(&heard{Conn: c, once: func() { said = true; silent.Stop() }}, func(l mvm.LogLine) error {
+		if l.Time.Before(spec.Since) {
+			return nil
+		}
+		return line(l)
+	})
+	return said, a.logsEnded(ctx, i, spec, l, end, err)
+}
+
+// logsEnded is what the end of a guest's stream of lines means.
+func (a *Agent) logsEnded(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, l *live, end *guestproto.Response, err error) error {
 	switch {
 	case end != nil && end.Error != nil:
 		return a.logsRefused(ctx, i, spec.Service, end.Error.Message)
 	case end != nil || err == nil:
 		return err
+	case errors.Is(context.Cause(ctx), errSilentGuest):
+		return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: %w", i.ID, errSilentGuest)
 	case ctx.Err() != nil:
 		return mvm.Errorf(mvm.KindCanceled, "read logs of %s: %w", i.ID, context.Cause(ctx))
 	case spec.Follow && a.memoryEnded(ctx, i.ID, l):

@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
 )
 
@@ -17,6 +18,7 @@ import (
 type live struct {
 	vmm  driver.VMM
 	host *hostListener
+	logs *guestlog.Collector // nil: the guest's log is not kept
 
 	// expected is closed when the agent itself ends the VMM or lets go of it, so that
 	// the watcher does not take it for a crash.
@@ -32,12 +34,13 @@ func (l *live) expect() { l.once.Do(func() { close(l.expected) }) }
 func (l *live) detach() error {
 	l.expect()
 	<-l.watched
+	l.logs.End(0)
 	return errors.Join(l.host.Close(), l.vmm.Close())
 }
 
 // adopt takes a VMM under watch.
 func (a *Agent) adopt(i mvm.Instance, vmm driver.VMM, host *hostListener) {
-	l := &live{vmm: vmm, host: host, expected: make(chan struct{}), watched: make(chan struct{})}
+	l := &live{vmm: vmm, host: host, logs: a.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{})}
 	a.mu.Lock()
 	a.live[i.ID] = l
 	a.mu.Unlock()
@@ -107,7 +110,9 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 	if l != nil {
 		l.expect()
 		<-l.watched
-		errs = append(errs, l.vmm.Kill(ctx), l.vmm.Close())
+		errs = append(errs, l.vmm.Kill(ctx))
+		l.logs.End(lastWords)
+		errs = append(errs, l.vmm.Close())
 	}
 	errs = append(errs, a.opt.Driver.Destroy(ctx, a.baseSpec(i)))
 	if l != nil {

@@ -114,7 +114,7 @@ func must(t *testing.T, err error) {
 
 // planted are the names in both folders; a snapshot's id stands for %s.
 var planted = []string{"dir:data.img", "dir:data.img.new", "dir:memory", "dir:console.log", "dir:fake-disk.json",
-	"dir:snapshots", "dir:snapshots/%s", "dir:snapshots/%s/state", "dir:set-aside",
+	"dir:log.jsonl", "dir:log.jsonl.1", "dir:previous.jsonl", "dir:previous.jsonl.1", "dir:snapshots", "dir:snapshots/%s", "dir:snapshots/%s/state", "dir:set-aside",
 	"run:v.sock_53", "run:v.sock_99", "run:fake-vmm.json", "run:vmm.json", "run:chan.sock"}
 
 // TestNothingPlantedIsFollowed puts something foreign at every name in an instance's
@@ -225,6 +225,9 @@ func plantedOps() []plantedOp {
 		}},
 		{"logs", func(h *host, i mvm.Instance) error {
 			return h.a.Logs(ctx(h.t), mvm.Address{Instance: i.ID}, mvm.LogsSpec{Console: true}, func(mvm.LogLine) error { return nil })
+		}},
+		{"logs by the host", func(h *host, i mvm.Instance) error {
+			return h.a.Logs(ctx(h.t), mvm.Address{Instance: i.ID}, mvm.LogsSpec{Previous: true}, func(mvm.LogLine) error { return nil })
 		}},
 		{"stats", func(h *host, i mvm.Instance) error {
 			_, err := h.a.Stats(ctx(h.t), mvm.Address{Instance: i.ID})

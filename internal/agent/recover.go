@@ -218,6 +218,9 @@ func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool
 		return false, false, errors.Join(err, vmm.Close())
 	}
 	a.adopt(i, vmm, host)
+	if !paused {
+		a.liveOf(i.ID).followLogs(logsDelay)
+	}
 	return true, paused, nil
 }
 

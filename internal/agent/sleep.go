@@ -20,6 +20,7 @@ const drainPoll = 50 * time.Millisecond
 // vCPUs run. A wake that arrives before commit cancels the sleep; the instance
 // goes on as if nothing was.
 func (o *operation) sleep(ctx context.Context) error {
+	o.a.liveOf(o.inst.ID).followLogs(0)
 	snap := &mvm.SnapshotRef{ID: o.a.newID("s-")}
 	err := o.run(ctx, mvm.OpSleep, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, o.stillIdle) }, undo: o.goOn},
@@ -301,6 +302,7 @@ func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {
 
 // warm pauses the vCPUs: running -> warm.
 func (o *operation) warm(ctx context.Context) error {
+	o.a.liveOf(o.inst.ID).followLogs(0)
 	err := o.run(ctx, mvm.OpWarm, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, o.admitWarm) }, undo: o.goOn},
 		{name: "fence", do: o.fence},

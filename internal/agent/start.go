@@ -120,6 +120,7 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	if err != nil {
 		return err
 	}
+	o.followLogs()
 	if o.inst.Role == mvm.RoleGateway && o.bootWay == "warm" {
 		id := o.inst.ID
 		o.a.unreconciled.set(id, true)

@@ -16,6 +16,7 @@ import (
 // its memory held; its disks were synced before it slept.
 func (o *operation) stop(ctx context.Context) error {
 	problem, asker, died := o.vmmProblem(), o.stopAsker(), o.inst.State.HoldsMemory() && o.lost()
+	o.a.liveOf(o.inst.ID).followLogs(0)
 	err := o.run(ctx, mvm.OpStop, []step{
 		{name: "intent", do: o.intendStop},
 		{name: "fence", do: o.fenceForStop},

@@ -128,6 +128,12 @@ func (c *Client) Operate(ctx context.Context, addr mvm.Address, req mvm.OpReques
 func (c *Client) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, each func(mvm.LogLine) error) error {
 	q := url.Values{"service": {spec.Service}, "tail": {strconv.Itoa(spec.Tail)},
 		"follow": {strconv.FormatBool(spec.Follow)}, "console": {strconv.FormatBool(spec.Console)}}
+	if !spec.Since.IsZero() {
+		q.Set("since", spec.Since.Format(time.RFC3339Nano))
+	}
+	if spec.Previous { // agents before it came refuse the parameter
+		q.Set("previous", "true")
+	}
 	return items(ctx, c, instancePath(addr)+"/logs?"+q.Encode(), each)
 }
 

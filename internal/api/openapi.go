@@ -137,7 +137,7 @@ func parameter(name string) object {
 	switch name {
 	case "tail", "after":
 		return object{"type": "integer", "minimum": 0}
-	case "follow", "console":
+	case "follow", "console", "previous":
 		return object{"type": "boolean"}
 	}
 	return object{"type": "string"}

@@ -20,6 +20,7 @@ type params struct {
 	tail         int
 	follow       bool
 	console      bool
+	previous     bool
 	since        time.Time
 	actions      []mvm.Action
 	after        uint64
@@ -99,6 +100,8 @@ func (p *params) set(name, v string) (err error) {
 		return parseBool(name, v, &p.follow)
 	case "console":
 		return parseBool(name, v, &p.console)
+	case "previous":
+		return parseBool(name, v, &p.previous)
 	}
 	return mvm.Errorf(mvm.KindInvalid, "parameter %.40q is unknown", name)
 }

@@ -204,9 +204,9 @@ func calls() []call {
 		}},
 		{name: "Why", asks: js([]any{inst}), want: story(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Why(x, inst)) }},
 		{name: "Stats", asks: js([]any{inst}), want: instanceStats(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Stats(x, inst)) }},
-		{name: "Logs", asks: js([]any{inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}}), want: []mvm.LogLine{logLine()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+		{name: "Logs", asks: js([]any{inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true, Since: day, Previous: true}}), want: []mvm.LogLine{logLine()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			var got []mvm.LogLine
-			err := c.Logs(x, inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true}, func(l mvm.LogLine) error { got = append(got, l); return nil })
+			err := c.Logs(x, inst, mvm.LogsSpec{Service: "main", Tail: 3, Console: true, Since: day, Previous: true}, func(l mvm.LogLine) error { got = append(got, l); return nil })
 			return got, err
 		}},
 		{name: "Apply", long: true, asks: js([]any{dep, false, mvm.ApplyOptions{Dry: true}}), want: []mvm.PlanStep{step()}, do: func(x context.Context, c api.Service, p progress) (any, error) {

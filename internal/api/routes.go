@@ -130,8 +130,9 @@ func (s *Server) instanceRoutes(t *table) {
 		if err := p.needInstance(); err != nil {
 			return err
 		}
-		return s.svc(ctx).Logs(ctx, p.addr, mvm.LogsSpec{Service: p.service, Tail: p.tail, Follow: p.follow, Console: p.console}, each)
-	}), "service", "tail", "follow", "console")
+		return s.svc(ctx).Logs(ctx, p.addr, mvm.LogsSpec{Service: p.service, Tail: p.tail, Follow: p.follow, Console: p.console,
+			Since: p.since, Previous: p.previous}, each)
+	}), "service", "tail", "follow", "console", "since", "previous")
 	t.add("POST "+instance+"/exec", forTenants, "Run a command in an instance", s.execEndpoint())
 	t.add("POST "+instance+"/copy", forTenants, "Copy a file or folder into an instance, as stdin, or out of it, as stdout", s.copyEndpoint())
 }

@@ -72,8 +72,8 @@ func (o *eventOptions) complete(cmd *cobra.Command, now time.Time) (err error) {
 		return usagef(cmd, "--tail %d is less than 0", o.filter.Tail)
 	}
 	if o.since != "" {
-		if o.filter.Since, err = parseSince(o.since, now); err != nil {
-			return usagef(cmd, "--since %.40q is neither an age (30m, 12h, 7d) nor a time (2026-01-02, 2026-01-02T15:04:05Z)", o.since)
+		if o.filter.Since, err = sinceFlag(cmd, o.since, now); err != nil {
+			return err
 		}
 		if !cmd.Flags().Changed("tail") {
 			o.filter.Tail = 0
@@ -95,6 +95,18 @@ func actionNames() (out []string) {
 		out = append(out, string(act))
 	}
 	return out
+}
+
+// sinceFlag is what --since says, zero where it is not given.
+func sinceFlag(cmd *cobra.Command, value string, now time.Time) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	t, err := parseSince(value, now)
+	if err != nil {
+		return t, usagef(cmd, "--since %.40q is neither an age (30m, 12h, 7d) nor a time (2026-01-02, 2026-01-02T15:04:05Z)", value)
+	}
+	return t, nil
 }
 
 // parseSince reads an age or a time.

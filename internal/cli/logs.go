@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,10 @@ import (
 const logsHelp = `Show the logs of an instance's services, or its console. INSTANCE may be tenant/pool
 where the pool has one instance.
 
+The host keeps what the services of the last two boots logged, up to 1 MiB of each. So the
+logs of an instance that sleeps, was stopped or crashed can be read, and that wakes nobody.
+--previous shows the boot before the last one. Times are the guest's.
+
 On a terminal colours stay, and everything else that a terminal would act on is shown as
 an escape such as \x1b. To a pipe or file lines go as the program wrote them.
 
@@ -25,6 +30,7 @@ destroyed, the command says so and ends with 0, as docker logs and kubectl logs 
 
 type logsOptions struct {
 	spec  mvm.LogsSpec
+	since string
 	times bool
 	out   *format
 }
@@ -38,11 +44,13 @@ func (a *app) logsCmd() *cobra.Command {
 	f.IntVarP(&o.spec.Tail, "tail", "n", 0, "only the last lines; 0: all that is kept")
 	f.StringVar(&o.spec.Service, "service", "", "of this `SERVICE` only")
 	f.BoolVar(&o.spec.Console, "console", false, "the console of the machine instead")
+	f.StringVar(&o.since, "since", "", "only from this `TIME` on: 30m, 12h, 7d, 2026-01-02 or 2026-01-02T15:04:05Z")
+	f.BoolVarP(&o.spec.Previous, "previous", "p", false, "of the boot before the last one")
 	f.BoolVarP(&o.times, "timestamps", "t", false, "with times")
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if o.spec.Tail < 0 {
-			return usagef(cmd, "--tail %d is less than 0", o.spec.Tail)
+		if err := o.complete(cmd, a.Now()); err != nil {
+			return err
 		}
 		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			err := c.Logs(ctx, at, o.spec, func(l mvm.LogLine) error { return a.printLog(o, l) })
@@ -71,6 +79,20 @@ func (a *app) sayLogEnd(ctx context.Context, c *api.Client, at mvm.Address) erro
 		a.say("%s is %s: the log ends here", i.Address(), i.State)
 	}
 	return nil
+}
+
+// complete checks the flags and puts them into the spec.
+func (o *logsOptions) complete(cmd *cobra.Command, now time.Time) (err error) {
+	switch {
+	case o.spec.Tail < 0:
+		return usagef(cmd, "--tail %d is less than 0", o.spec.Tail)
+	case o.spec.Previous && o.spec.Follow:
+		return usagef(cmd, "--follow and --previous don't go together: no line comes of a boot that is over")
+	case o.spec.Console && (o.spec.Previous || o.since != ""):
+		return usagef(cmd, "--console goes with neither --since nor --previous: its lines have no time and no boot")
+	}
+	o.spec.Since, err = sinceFlag(cmd, o.since, now)
+	return err
 }
 
 func (a *app) printLog(o logsOptions, l mvm.LogLine) error {

@@ -14,7 +14,7 @@ import (
 // Bounds of the journal: what is kept of each service, and of a line.
 const (
 	maxRingBytes = 1 << 20
-	maxLine      = 16 << 10
+	maxLine      = guestproto.MaxLogText
 	lineOverhead = 64 // counted for each line, so that empty ones are bounded too
 )
 
@@ -28,13 +28,8 @@ type Journal struct {
 }
 
 type ring struct {
-	lines []entry
+	lines []guestproto.LogLine
 	bytes int
-}
-
-type entry struct {
-	seq  uint64
-	line guestproto.LogLine
 }
 
 // NewJournal returns an empty journal.
@@ -55,12 +50,12 @@ func (j *Journal) Append(service, stream, text string) {
 		j.rings[service] = r
 	}
 	j.seq++
-	r.lines = append(r.lines, entry{j.seq, guestproto.LogLine{Time: time.Now().UTC(), Service: service, Stream: stream, Text: text}})
+	r.lines = append(r.lines, guestproto.LogLine{Seq: j.seq, Time: time.Now().UTC(), Service: service, Stream: stream, Text: text})
 	r.bytes += len(text) + lineOverhead
 	drop := 0
 	for r.bytes > maxRingBytes {
-		r.bytes -= len(r.lines[drop].line.Text) + lineOverhead
-		r.lines[drop] = entry{}
+		r.bytes -= len(r.lines[drop].Text) + lineOverhead
+		r.lines[drop] = guestproto.LogLine{}
 		drop++
 	}
 	r.lines = r.lines[drop:]
@@ -75,32 +70,32 @@ func (j *Journal) After(service string, seq uint64, limit int) (lines []guestpro
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for len(lines) < limit {
-		e := j.oldest(service, seq)
-		if e == nil {
+		l := j.oldest(service, seq)
+		if l == nil {
 			break
 		}
-		lines = append(lines, e.line)
-		seq = e.seq
+		lines = append(lines, *l)
+		seq = l.Seq
 	}
 	return lines, seq, j.grown
 }
 
-// oldest finds the first entry above seq.
-func (j *Journal) oldest(service string, seq uint64) *entry {
-	var found *entry
+// oldest finds the first line above seq.
+func (j *Journal) oldest(service string, seq uint64) *guestproto.LogLine {
+	var found *guestproto.LogLine
 	for name, r := range j.rings {
 		if service != "" && service != name {
 			continue
 		}
 		lo, hi := 0, len(r.lines)
 		for lo < hi {
-			if mid := (lo + hi) / 2; r.lines[mid].seq > seq {
+			if mid := (lo + hi) / 2; r.lines[mid].Seq > seq {
 				hi = mid
 			} else {
 				lo = mid + 1
 			}
 		}
-		if lo < len(r.lines) && (found == nil || r.lines[lo].seq < found.seq) {
+		if lo < len(r.lines) && (found == nil || r.lines[lo].Seq < found.Seq) {
 			found = &r.lines[lo]
 		}
 	}
@@ -119,7 +114,7 @@ func (j *Journal) Tail(service string, n int) uint64 {
 	for name, r := range j.rings {
 		if service == "" || service == name {
 			for _, e := range r.lines[max(0, len(r.lines)-n):] {
-				seqs = append(seqs, e.seq)
+				seqs = append(seqs, e.Seq)
 			}
 		}
 	}
@@ -128,6 +123,17 @@ func (j *Journal) Tail(service string, n int) uint64 {
 	}
 	slices.Sort(seqs)
 	return seqs[max(0, len(seqs)-n)] - 1
+}
+
+// Resume returns the number to go on from for somebody who has the lines up to seq. A
+// number that was not reached yet is of a journal before this one: everything is new then.
+func (j *Journal) Resume(seq uint64) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if seq > j.seq {
+		return 0
+	}
+	return seq
 }
 
 // copyLines appends what r gives, line by line, until it ends. Lines longer than

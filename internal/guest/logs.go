@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -29,12 +30,13 @@ func (a *Agent) serveLogs(ctx context.Context, conn *hostConn, l guestproto.Logs
 	_ = conn.SetWriteDeadline(time.Time{})
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
-	seq := a.journal.Tail(l.Service, l.Tail)
+	seq := max(a.journal.Tail(l.Service, l.Tail), a.journal.Resume(l.After))
+	out := bufio.NewWriterSize(conn, maxLine) // many lines go out at once
 	for {
 		lines, next, more := a.journal.After(l.Service, seq, 256)
 		seq = next
 		for i := range lines {
-			if guestproto.Send(conn, guestproto.Response{LogLine: &lines[i]}) != nil {
+			if guestproto.Send(out, guestproto.Response{LogLine: &lines[i]}) != nil {
 				return
 			}
 		}
@@ -42,7 +44,11 @@ func (a *Agent) serveLogs(ctx context.Context, conn *hostConn, l guestproto.Logs
 			continue
 		}
 		if !l.Follow {
-			_ = guestproto.Send(conn, guestproto.Response{LogEnd: true})
+			_ = guestproto.Send(out, guestproto.Response{LogEnd: true})
+			_ = out.Flush()
+			return
+		}
+		if out.Flush() != nil {
 			return
 		}
 		select {

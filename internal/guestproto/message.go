@@ -332,10 +332,18 @@ type Logs struct {
 	Service string `json:"service,omitempty"`
 	Tail    int    `json:"tail,omitempty"` // last lines first; 0: all that is kept
 	Follow  bool   `json:"follow,omitempty"`
+	// After leaves out the lines up to this number. Guests before it came have no numbers
+	// and leave out nothing.
+	After uint64 `json:"after,omitempty"`
 }
 
-// LogLine is one line, at most 16 KiB.
+// MaxLogText bounds the text of a LogLine.
+const MaxLogText = 16 << 10
+
+// LogLine is one line. Seq counts all lines of the guest from 1, whatever service they
+// are of: a gap is lines that the guest does not keep any more.
 type LogLine struct {
+	Seq     uint64    `json:"seq,omitempty"`
 	Time    time.Time `json:"time"`
 	Service string    `json:"service"`
 	Stream  string    `json:"stream"` // "stdout", "stderr" or "mvm" for the guest agent's own

@@ -137,7 +137,7 @@ func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m 
 		Publisher: publish.New(publish.Options{Log: log, Keeper: keeper, Kept: kept}),
 		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
-		Trust:        stateTrust(o.Trust),
+		Trust: stateTrust(o.Trust), KeepLogs: true,
 		MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }

@@ -58,8 +58,8 @@ func uuid() string {
 func (g *guestState) now() time.Time { return time.Now().Add(g.ClockOffset) }
 
 func (g *guestState) log(stream, text string) {
-	g.Log = append(g.Log, guestproto.LogLine{Time: g.now(), Service: "main", Stream: stream, Text: text})
 	g.LogTotal++
+	g.Log = append(g.Log, guestproto.LogLine{Seq: uint64(g.LogTotal), Time: g.now(), Service: "main", Stream: stream, Text: text})
 	if len(g.Log) > maxLogLines {
 		g.Log = slices.Clone(g.Log[len(g.Log)-maxLogLines:])
 	}

@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"math"
 	"net"
 	"slices"
 
@@ -32,7 +33,7 @@ func (m *machine) logs(conn net.Conn, spec guestproto.Logs) {
 		_ = answer(conn, guestproto.Response{Error: &guestproto.Error{Message: "there is no service " + spec.Service}})
 		return
 	}
-	sent := 0
+	sent := int(min(spec.After, math.MaxInt)) // of this boot: there is one journal
 	for first := true; ; first = false {
 		lines, total, err := m.logTail(ctx, sent, spec.Follow && !first)
 		if err != nil {
@@ -83,6 +84,6 @@ func (m *machine) logTail(ctx context.Context, sent int, wait bool) ([]guestprot
 	if err != nil {
 		return nil, 0, err
 	}
-	fresh := min(m.guest.LogTotal-sent, len(m.guest.Log))
+	fresh := max(0, min(m.guest.LogTotal-sent, len(m.guest.Log)))
 	return append([]guestproto.LogLine(nil), m.guest.Log[len(m.guest.Log)-fresh:]...), m.guest.LogTotal, nil
 }
