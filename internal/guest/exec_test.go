@@ -68,7 +68,8 @@ func (s *session) wait() int {
 
 func TestExecPipes(t *testing.T) {
 	m := newMachine(t)
-	s := m.exec(guestproto.Exec{Argv: sh(`cat; echo "$A" >&2; pwd; exit 5`), Env: []string{"A=b c"}, Dir: "/tmp"})
+	s := m.exec(guestproto.Exec{Argv: sh(`cat; echo "$A" >&2; pwd; exit 5`), Dir: "/tmp",
+		Env: []string{"A=b c", "=no name", "no value", "B=cut\x00off"}}) // what is no variable is left out
 	s.send(guestproto.ExecFrame{Stdin: []byte("in\x00put ")})
 	s.send(guestproto.ExecFrame{CloseStdin: true})
 	if code := s.wait(); code != 5 || s.out.String() != "in\x00put /tmp\n" || s.err.String() != "b c\n" {
