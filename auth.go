@@ -96,13 +96,24 @@ func (a Auth) Validate() error {
 }
 
 func (a Auth) validateTrusted() error {
-	if len(a.Trusted) == 0 || len(a.Trusted) > MaxAuthSources {
+	if len(a.Trusted) == 0 {
 		return Errorf(KindInvalid, "auth mode proxy needs 1 to %d trusted ranges of addresses", MaxAuthSources)
 	}
-	for _, p := range a.Trusted {
+	return validateRanges("auth trusted", a.Trusted)
+}
+
+// ValidateProxies checks the addresses of the proxies that a route trusts.
+func ValidateProxies(ranges []netip.Prefix) error { return validateRanges("trusted_proxies", ranges) }
+
+// validateRanges checks the addresses that proxies have.
+func validateRanges(what string, ranges []netip.Prefix) error {
+	if len(ranges) > MaxAuthSources {
+		return Errorf(KindInvalid, "%s has %d ranges of addresses, more than %d", what, len(ranges), MaxAuthSources)
+	}
+	for _, p := range ranges {
 		if !p.IsValid() || p.Bits() == 0 {
-			return Errorf(KindInvalid, "auth trusted %s does not say which addresses the proxy has", p).
-				WithFix("name its range, or write auth mode none if you believe everybody")
+			return Errorf(KindInvalid, "%s %s does not say which addresses the proxy has", what, p).
+				WithFix("name its range: everybody's word is nobody's")
 		}
 	}
 	return nil

@@ -19,6 +19,9 @@ type Route struct {
 	// Auth is the authentication that the route asks for; nil: none, where only programs
 	// of the host can reach it.
 	Auth *Auth `json:"auth,omitempty" toml:"auth"`
+	// TrustedProxies are the addresses of proxies whose word about their clients is passed
+	// on (X-Forwarded-*, Forwarded). One of loopback means programs of the host.
+	TrustedProxies []netip.Prefix `json:"trusted_proxies,omitempty" toml:"trusted_proxies"`
 }
 
 // MatchRule has at least one criterion. Without a port it matches any port that
@@ -192,6 +195,9 @@ func (r Route) Validate() error {
 		return Errorf(KindInvalid, "route %s: path_prefix must start with / and have at most 1024 bytes", r.Name)
 	case r.To.TargetPort < 1 || r.To.TargetPort > 65535:
 		return Errorf(KindInvalid, "route %s: target_port %d is not in 1..65535", r.Name, r.To.TargetPort)
+	}
+	if err := ValidateProxies(r.TrustedProxies); err != nil {
+		return Errorf(KindInvalid, "route %s: %w", r.Name, err)
 	}
 	if m.SourceCIDR != "" {
 		if _, err := netip.ParsePrefix(m.SourceCIDR); err != nil {

@@ -2,6 +2,7 @@ package mvm_test
 
 import (
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -110,7 +111,7 @@ func TestMatchIsTheBestOfAll(t *testing.T) {
 		src := netip.MustParseAddr(addrs.Draw(t, "from"))
 		got, ok := table.Match(port, path, src)
 		want, found := slowMatch(table, port, path, src)
-		if ok != found || got != want {
+		if ok != found || !reflect.DeepEqual(got, want) {
 			t.Fatalf("Match(%d, %q, %s) of %+v = %+v, %v; want %+v, %v", port, path, src, table, got, ok, want, found)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,6 +193,9 @@ func routeText(r mvm.Route) string {
 	if r.Auth != nil {
 		how += ", auth " + authText(*r.Auth)
 	}
+	if len(r.TrustedProxies) > 0 {
+		how += ", trusts the proxies at " + rangesText(r.TrustedProxies)
+	}
 	return fmt.Sprintf("%s: %s -> %s port %d, %s", r.Name, strings.Join(when, ", "), r.To.PoolID, r.To.TargetPort, how)
 }
 
@@ -201,13 +205,17 @@ func authText(a mvm.Auth) string {
 	case mvm.AuthJWT:
 		return fmt.Sprintf("jwt %s, claim %s, keys %s", a.Algorithm, a.Claim, strings.Join(a.Keys, ", "))
 	case mvm.AuthProxy:
-		var from []string
-		for _, p := range a.Trusted {
-			from = append(from, p.String())
-		}
-		return "by the proxy at " + strings.Join(from, ", ")
+		return "by the proxy at " + rangesText(a.Trusted)
 	}
 	return string(a.Mode)
+}
+
+func rangesText(ranges []netip.Prefix) string {
+	var out []string
+	for _, p := range ranges {
+		out = append(out, p.String())
+	}
+	return strings.Join(out, ", ")
 }
 
 func clip(s string, n int) string {

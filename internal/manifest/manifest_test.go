@@ -280,6 +280,9 @@ func TestProblems(t *testing.T) {
 			"[[pools.routes]]\nname = \"u\"\nmatch_rule = {port = 4}\nauth = {mode = \"jwt\", algorithm = \"EdDSA\", keys = [\"k\"]}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n[secrets]\n",
 			[]string{"11:1: pools[0].routes[0].auth: auth algorithm \"none\" is not HS256 or EdDSA", "16:1: pools[0].routes[1].auth: \"jwt\" is not \"none\" or a table",
 				"21:1: pools[0].routes[2].auth: auth trusted 0.0.0.0/0", "26:44: pools[0].routes[3].auth.keys: \"k\" is not one of the secrets"}},
+		{"trusted proxies", pool + "role = \"gateway\"\n[[pools.routes]]\nname = \"r\"\nmatch_rule = {port = 1}\ntrusted_proxies = [\"10.0.0.0\"]\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n" +
+			"[[pools.routes]]\nname = \"s\"\nmatch_rule = {port = 2}\ntrusted_proxies = [\"0.0.0.0/0\"]\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n",
+			[]string{"11:20: pools[0].routes[0].trusted_proxies[0]: \"10.0.0.0\" is not a range", "16:1: pools[0].routes[1].trusted_proxies: trusted_proxies 0.0.0.0/0 does not say"}},
 		{"routes that match the same", pool + "role = \"gateway\"\n[[pools.routes]]\nname = \"a\"\nmatch_rule = {port = 1}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n[[pools.routes]]\nname = \"b\"\nmatch_rule = {port = 1}\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1}\n",
 			[]string{"14:1: pools[0].routes[1].match_rule: matches the same as route \"a\""}},
 		{"scopes and integrations", pool + "[[pools.secret_scopes]]\nintegration = \"A\"\nkeys = [\"../x\"]\n[[pools.secret_scopes]]\nintegration = \"b\"\n[[pools.integrations]]\nname = \"i\"\ncheckpoint_cmd = \"\"\n[[pools.integrations]]\nname = \"i\"\n",

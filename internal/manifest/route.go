@@ -50,6 +50,10 @@ func (t *table) route() mvm.Route {
 			i.problem("mode proxy is for routes by key: limit others with source_cidr")
 		}
 	}
+	r.TrustedProxies = t.ranges("trusted_proxies")
+	if i, ok := t.get("trusted_proxies"); ok {
+		i.check(mvm.ValidateProxies(r.TrustedProxies))
+	}
 	t.done()
 	return r
 }
@@ -77,21 +81,27 @@ func (i item) auth() *mvm.Auth {
 	t.str("audience", &a.Audience, nil)
 	t.integer("leeway_seconds", &a.LeewaySeconds, 1, mvm.MaxLeewaySeconds)
 	t.str("token", &a.Token, nil)
-	list, _ := t.items("trusted", mvm.MaxAuthSources)
+	a.Trusted = t.ranges("trusted")
+	t.done()
+	if len(t.doc.problems) > before || !i.check(a.Validate()) {
+		return nil
+	}
+	return &a
+}
+
+// ranges reads an optional list of ranges of addresses.
+func (t *table) ranges(key string) (out []netip.Prefix) {
+	list, _ := t.items(key, mvm.MaxAuthSources)
 	for _, e := range list {
 		var s string
 		e.strInto(&s, nil)
 		if p, err := netip.ParsePrefix(s); s != "" && err != nil {
 			e.problem("%q is not a range of addresses such as 10.0.0.0/8", clip(s))
 		} else if s != "" {
-			a.Trusted = append(a.Trusted, p)
+			out = append(out, p)
 		}
 	}
-	t.done()
-	if len(t.doc.problems) > before || !i.check(a.Validate()) {
-		return nil
-	}
-	return &a
+	return out
 }
 
 // strings reads an optional list of strings.

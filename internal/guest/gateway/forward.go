@@ -40,7 +40,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	case req.Body == nil || req.Body == http.NoBody:
 		length = 0
 	}
-	head, err := appendHead(k.out[:0], req, x.client, k.addr, length)
+	head, err := appendHead(k.out[:0], req, x.client, trusted(x.route.TrustedProxies, x.client), k.addr, length)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func appendTrailer(b []byte, req *http.Request) []byte {
 // appendHead appends the head of the request to the instance: everything as it came,
 // but what is about the client's connection, and that who sent it is told by the
 // gateway alone.
-func appendHead(b []byte, req *http.Request, client *clientConn, addr string, length int64) ([]byte, error) {
+func appendHead(b []byte, req *http.Request, client *clientConn, trust bool, addr string, length int64) ([]byte, error) {
 	host := req.Host
 	if host == "" {
 		host = addr
@@ -179,9 +179,10 @@ func appendHead(b []byte, req *http.Request, client *clientConn, addr string, le
 			b = appendField(b, name, v)
 		}
 	}
-	b = appendField(b, "X-Forwarded-For", client.source.Addr().String())
-	b = appendField(b, "X-Forwarded-Host", req.Host)
-	b = appendField(b, "X-Forwarded-Proto", "http")
+	b, err := appendForwarded(b, req, client.source.Addr(), trust)
+	if err != nil {
+		return b, err
+	}
 	if upgrade != "" {
 		b = appendField(b, "Connection", "Upgrade")
 		b = appendField(b, "Upgrade", upgrade)

@@ -183,6 +183,44 @@ func TestForwardedHeadersAreTheGatewaysOwn(t *testing.T) {
 	}
 }
 
+// TestTrustedProxiesSayWhoTheirClientsAre: nobody else does, and to what they say the
+// gateway adds whom it knows itself.
+func TestTrustedProxiesSayWhoTheirClientsAre(t *testing.T) {
+	names := []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Real-Ip"}
+	claims := []string{"Host", "user.example", "X-Forwarded-For", "1.2.3.4", "X-Forwarded-For", "10.1.1.1", "X-Forwarded-Host", "outer.example",
+		"X-Forwarded-Proto", "https", "Forwarded", "for=1.2.3.4;proto=https", "X-Real-IP", "1.2.3.4", "X_Forwarded_For", "6.6.6.6"}
+	for _, c := range []struct {
+		name    string
+		trusted []netip.Prefix
+		sent    []string
+		want    []string
+	}{
+		{"nobody is trusted", nil, claims, []string{"127.0.0.1", "user.example", "http", "", ""}},
+		{"another is", []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, claims, []string{"127.0.0.1", "user.example", "http", "", ""}},
+		{"it is trusted", []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("127.0.0.0/8")}, claims,
+			[]string{"1.2.3.4, 10.1.1.1, 127.0.0.1", "outer.example", "https", "for=1.2.3.4;proto=https, for=127.0.0.1;proto=http", ""}},
+		{"it is trusted and says nothing", []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, claims[:2], []string{"127.0.0.1", "user.example", "http", "", ""}},
+		{"it says two things", []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, append([]string{"X-Forwarded-Proto", "http"}, claims[:12]...),
+			[]string{"1.2.3.4, 10.1.1.1, 127.0.0.1", "outer.example", "http", "for=1.2.3.4;proto=https, for=127.0.0.1;proto=http", ""}},
+	} {
+		route := webRoute("web", 80, "/", anyOne)
+		route.TrustedProxies = c.trusted
+		l := newLab(t, gateway.Limits{}, route)
+		seen := make(chan http.Header, 1)
+		l.instance(ip3, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }))
+		l.do("GET", 80, "/", "", c.sent...)
+		h := <-seen
+		for n, name := range names {
+			if got := strings.Join(h.Values(name), " | "); got != c.want[n] {
+				t.Errorf("%s: the instance got %s %q, want %q", c.name, name, got, c.want[n])
+			}
+		}
+		if h["X_forwarded_for"] != nil {
+			t.Errorf("%s: a name that passes for another came through", c.name)
+		}
+	}
+}
+
 func TestConfigureOpensAndClosesPorts(t *testing.T) {
 	web, other := webRoute("web", 80, "/", anyOne), webRoute("other", 81, "/", anyOne)
 	l := newLab(t, gateway.Limits{}, web)
