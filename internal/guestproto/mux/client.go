@@ -27,7 +27,7 @@ func Client(ctx context.Context, conn net.Conn) (*Session, error) {
 		conn.Close()
 		return nil, mvm.Errorf(mvm.KindUnavailable, "begin a session with the guest: %w", err)
 	}
-	c := &sessionConn{l: l, end: func() { conn.Close() }, control: func(ctl control) error {
+	c := &sessionConn{l: l, over: make(chan struct{}), tally: newTally(), end: func() { conn.Close() }, control: func(ctl control) error {
 		if ctl.kind == kindAccept && ctl.nonce != n {
 			return nil // of an older session, cannot happen after ours; harmless
 		}

@@ -57,6 +57,8 @@ type sessionConn struct {
 	// ends the session.
 	control func(control) error
 	once    sync.Once
+	over    chan struct{} // closed by Close
+	tally   *tally        // on the host
 }
 
 func (c *sessionConn) Read(p []byte) (int, error) {
@@ -68,6 +70,12 @@ func (c *sessionConn) Read(p []byte) (int, error) {
 			}
 			continue
 		}
+		if c.tally != nil {
+			c.tally.came(p[:n])
+			if err != nil {
+				c.tally.drain(c.over)
+			}
+		}
 		return n, err
 	}
 }
@@ -75,7 +83,7 @@ func (c *sessionConn) Read(p []byte) (int, error) {
 func (c *sessionConn) Write(p []byte) (int, error) { return c.l.write(p) }
 
 func (c *sessionConn) Close() error {
-	c.once.Do(c.end)
+	c.once.Do(func() { close(c.over); c.end() })
 	return nil
 }
 

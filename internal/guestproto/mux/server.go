@@ -125,7 +125,7 @@ func (s *Server) begin(n nonce) (*Session, error) {
 	if err := s.l.writeControl(control{kind: kindAccept, nonce: n}); err != nil {
 		return nil, err
 	}
-	c := &sessionConn{l: s.l, end: s.l.interrupt, control: s.inSession}
+	c := &sessionConn{l: s.l, over: make(chan struct{}), end: s.l.interrupt, control: s.inSession}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live = n

@@ -18,9 +18,10 @@ import (
 // Session is a set of streams between host and guest. Its methods may be called
 // from many goroutines.
 type Session struct {
-	ys   *yamux.Session
-	in   chan incoming
-	done chan struct{} // closed when the session is over and accept has returned
+	ys    *yamux.Session
+	tally *tally
+	in    chan incoming
+	done  chan struct{} // closed when the session is over and accept has returned
 
 	mu    sync.Mutex // guards ended, so that no goroutine starts once wg is awaited
 	ended bool
@@ -42,7 +43,7 @@ func newSession(c *sessionConn, client bool) (*Session, error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "start the streams of the guest channel: %w", err)
 	}
-	s := &Session{ys: ys, in: make(chan incoming), done: make(chan struct{})}
+	s := &Session{ys: ys, tally: c.tally, in: make(chan incoming), done: make(chan struct{})}
 	go s.accept()
 	return s, nil
 }
@@ -171,6 +172,7 @@ type Stream struct {
 // Read is a net.Conn's: os.ErrDeadlineExceeded when the deadline has passed.
 func (st *Stream) Read(p []byte) (int, error) {
 	n, err := st.Stream.Read(p)
+	st.s.tally.read(st.StreamID(), n)
 	return n, deadlineError(err)
 }
 
@@ -198,6 +200,7 @@ func (st *Stream) Close() error { return st.soon(st.Stream.Close) }
 func (st *Stream) Reset() error { return st.soon(st.Stream.Reset) }
 
 func (st *Stream) soon(fn func() error) error {
+	st.s.tally.read(st.StreamID(), -1)
 	out := make(chan error, 1)
 	st.s.run(func() { out <- fn() })
 	t := time.NewTimer(closeWait)
