@@ -9,7 +9,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -24,7 +23,7 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	if len(spec.Argv) == 0 {
 		return 0, mvm.Errorf(mvm.KindInvalid, "exec in %s: no command", addr)
 	}
-	i, err := a.runningInstance(ctx, addr, "")
+	i, err := a.runningInstance(ctx, addr)
 	if err != nil {
 		return 0, orWake(err, i)
 	}
@@ -49,7 +48,7 @@ func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, i
 	if err := spec.Validate(); err != nil {
 		return 0, err
 	}
-	i, err := a.runningInstance(ctx, addr, "")
+	i, err := a.runningInstance(ctx, addr)
 	if err != nil {
 		return 0, orWake(err, i)
 	}
@@ -122,13 +121,12 @@ func (a *Agent) recordUse(ctx context.Context, act mvm.Action, i mvm.Instance, d
 	a.record(mvm.Event{Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.AskerFrom(ctx), Request: mvm.RequestFrom(ctx), Detail: detail})
 }
 
-// runningInstance finds an instance that can be talked to. What else can be done where it
-// can't ends the error.
-func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address, otherwise string) (mvm.Instance, error) {
+// runningInstance finds an instance that can be talked to.
+func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
 	i, err := a.Instance(ctx, addr)
 	if err == nil && i.State != mvm.StateRunning {
 		err = mvm.Errorf(mvm.KindState, "instance %s is %s, not running", i.Address(), i.State).
-			WithFix("run `mvm %s %s` first%s", startVerb(i.State), i.ID, otherwise)
+			WithFix("run `mvm %s %s` first", startVerb(i.State), i.ID)
 	}
 	return i, err
 }
@@ -233,125 +231,6 @@ func (s *frameSender) resizes(ctx context.Context, ch <-chan [2]uint16) {
 		case v, ok := <-ch:
 			if !ok || !s.send(guestproto.ExecFrame{Resize: &guestproto.Resize{Rows: v[0], Cols: v[1]}}) {
 				return
-			}
-		}
-	}
-}
-
-// Logs implements api.Service.
-func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
-	if err := checkLogs(spec); err != nil {
-		return err
-	}
-	if spec.Console {
-		return a.consoleLog(ctx, addr, spec, line)
-	}
-	i, err := a.Instance(ctx, addr)
-	if err != nil {
-		return err
-	}
-	if spec.Record {
-		a.recordUse(ctx, mvm.LogsRead, i, logsDetail(spec))
-	}
-	if spec.Previous || i.State != mvm.StateRunning {
-		return a.keptLogs(i, spec, line) // no more lines come
-	}
-	said, err := a.guestLogs(ctx, i, spec, line)
-	if err != nil && !said && mvm.IsKind(err, mvm.KindUnavailable) {
-		// The guest can't be asked: what the host has of it is better than nothing.
-		return errors.Join(err, a.keptLogs(i, spec, line))
-	}
-	return err
-}
-
-// guestLogs shows what the guest has of its log, and reports whether the guest answered.
-func (a *Agent) guestLogs(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, line func(mvm.LogLine) error) (said bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	silent := time.AfterFunc(a.opt.Timeouts.Call, func() { cancel(errSilentGuest) })
-	defer silent.Stop()
-	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
-	if err != nil {
-		return false, err
-	}
-	defer c.Close()
-	release := guestproto.Bind(ctx, c)
-	defer release()
-	req := guestproto.Request{Logs: &guestproto.Logs{Service: spec.Service, Tail: spec.Tail, Follow: spec.Follow}}
-	if err := guestproto.Send(c, req); err != nil {
-		return false, mvm.Errorf(mvm.KindUnavailable, "ask %s for logs: %w", i.ID, err)
-	}
-	l := a.liveOf(i.ID)
-	if spec.Follow { // which may have nothing to say for any time
-		silent.Stop()
-	}
-	end, err := receiveLogs(&heard{Conn: c, once: func() { said = true; silent.Stop() }}, func(l mvm.LogLine) error {
-		if l.Time.Before(spec.Since) {
-			return nil
-		}
-		return line(l)
-	})
-	return said, a.logsEnded(ctx, i, spec, l, end, err)
-}
-
-// logsEnded is what the end of a guest's stream of lines means.
-func (a *Agent) logsEnded(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, l *live, end *guestproto.Response, err error) error {
-	switch {
-	case end != nil && end.Error != nil:
-		return a.logsRefused(ctx, i, spec.Service, end.Error.Message)
-	case end != nil || err == nil:
-		return err
-	case errors.Is(context.Cause(ctx), errSilentGuest):
-		return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: %w", i.ID, errSilentGuest)
-	case ctx.Err() != nil:
-		return mvm.Errorf(mvm.KindCanceled, "read logs of %s: %w", i.ID, context.Cause(ctx))
-	case spec.Follow && a.memoryEnded(ctx, i.ID, l):
-		return nil
-	}
-	return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: the stream from the guest ended: %w", i.ID, err)
-}
-
-// memoryEnded reports whether the guest that was talked to is no more, because it was put
-// to sleep, stopped or destroyed, or its VMM ended.
-func (a *Agent) memoryEnded(ctx context.Context, id string, l *live) bool {
-	if l == nil || a.liveOf(id) != l {
-		return true
-	}
-	return pause(ctx, l.vmm.Done(), a.opt.Timeouts.Call) == pauseGone || a.liveOf(id) != l
-}
-
-// logsRefused is why the guest gives no logs. Only what it says of its services tells
-// whether the one that was asked for is missing.
-func (a *Agent) logsRefused(ctx context.Context, i mvm.Instance, service, why string) error {
-	st, err := a.status(ctx, i)
-	if err != nil || service == "" {
-		return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, clip(why))
-	}
-	var names []string
-	for _, s := range st.Services {
-		if s.Name == service {
-			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, clip(why))
-		}
-		names = append(names, s.Name)
-	}
-	return mvm.Errorf(mvm.KindNotFound, "instance %s has no service %.80q", i.Address(), service).
-		WithFix("it has %s, and mvm, which is the guest agent", clip(strings.Join(names, ", ")))
-}
-
-// receiveLogs gives the lines that the guest sends. end is the last message, nil where
-// the stream ended without the guest saying so; err is that, or what line failed with.
-func receiveLogs(c net.Conn, line func(mvm.LogLine) error) (end *guestproto.Response, err error) {
-	for {
-		var r guestproto.Response
-		if err := guestproto.Receive(c, &r); err != nil {
-			return nil, err
-		}
-		switch {
-		case r.LogEnd, r.Error != nil:
-			return &r, nil
-		case r.LogLine != nil:
-			if err := line(mvm.LogLine{Time: r.LogLine.Time, Service: r.LogLine.Service, Stream: r.LogLine.Stream, Text: r.LogLine.Text}); err != nil {
-				return &r, err
 			}
 		}
 	}
