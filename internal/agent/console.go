@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,6 +91,19 @@ func readLines(r *bufio.Reader, tail int) (lines []string, err error) {
 	}
 }
 
+// tellingLines are the last of the lines or, where the kernel panicked, those around what it
+// says first: registers and calls come behind it.
+func tellingLines(lines []string) []string {
+	end := len(lines)
+	for n, l := range slices.Backward(lines) {
+		if strings.Contains(l, "Kernel panic - not syncing") && !strings.Contains(l, "end Kernel panic") {
+			end = min(len(lines), n+1+lastLinesKept/2)
+			break
+		}
+	}
+	return lines[max(0, end-lastLinesKept):end]
+}
+
 // lastConsole are the last lines of an instance's console, none where they can't be read.
 func (a *Agent) lastConsole(id string) (lines []string) {
 	_ = a.inInstance(id, "open console log", func(d *sys.Folder) error {
@@ -105,9 +119,10 @@ func (a *Agent) lastConsole(id string) (lines []string) {
 		if err != nil {
 			return err
 		}
-		lines, err = readLines(bufio.NewReaderSize(io.LimitReader(f, consoleTail), maxConsoleLine), lastLinesKept)
+		lines, err = readLines(bufio.NewReaderSize(io.LimitReader(f, consoleTail), maxConsoleLine), 0)
 		return err
 	})
+	lines = tellingLines(lines)
 	for n, l := range lines {
 		lines[n] = clip(strings.TrimRight(l, "\r\n"))
 	}
