@@ -75,7 +75,7 @@ var rules = map[string]rule{
 	"internal/hostd":           {"internal/driver/qemu/spawn internal/network internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
 	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 
-	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/sys", "the store and its contract know no builder but folders; it looks into what was built for definitions that no guest would start", "internal/image/fakeimage"},
+	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", "internal/image/fakeimage"},
 	"internal/image/builtin":   {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "one builder", "internal/testenv"},
 	"internal/image/fakeimage": {"internal/image internal/sys", "images for tests, built in no time", ""},
 	"internal/image/cpio":      {"", "a file format", ""},

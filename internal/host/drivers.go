@@ -85,7 +85,7 @@ func lockedParts(o cli.ServeOptions, own owner.Owner, log *slog.Logger) (parts, 
 	if err != nil {
 		return parts{}, mvm.Errorf(mvm.KindOf(err), "open network: %w", err).WithFix("run as root; see `mvm doctor`")
 	}
-	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{}}, close: n.Close}, nil
+	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{Base: b}}, close: n.Close}, nil
 }
 
 // builtinBuilder builds the images that come with mvm. Without mvm-guest the agent

@@ -153,7 +153,7 @@ func splitParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.
 		return parts{}, err
 	}
 	n := client.Network()
-	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{}}, close: n.Close}, nil
+	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{Base: b}}, close: n.Close}, nil
 }
 
 // checkOwner refuses to work on the state of another user: what this one made there

@@ -22,11 +22,15 @@ import (
 // DirBuilder takes an image that somebody made: "dir:<folder>", a folder with
 // image.json and the files that it names. The folder is copied: changing it later
 // changes nothing until the next build. Fields that a person can't easily write are
-// filled in: version, sizes and digests may be left out of image.json.
+// filled in: version, sizes and digests may be left out of image.json. It may also name
+// another image and files to add to it; see recipe.
 //
 // Folders are of users whom the agent does not trust. It opens each file once, follows no
 // link, and looks at what it has opened; see source.
-type DirBuilder struct{}
+type DirBuilder struct {
+	// Base builds the images that files can be added to; nil: none.
+	Base Builder
+}
 
 var _ Builder = DirBuilder{}
 
@@ -50,18 +54,26 @@ func (DirBuilder) Check(ref string) error {
 	return nil
 }
 
-// Key covers image.json and inode, size and times of each of its files.
-func (DirBuilder) Key(_ context.Context, ref string) (string, error) {
+// Key covers image.json, inode, size and times of each of its files, and the key of the
+// image that they are added to.
+func (d DirBuilder) Key(ctx context.Context, ref string) (string, error) {
 	src, err := openSource(ref)
 	if err != nil {
 		return "", err
 	}
 	defer src.Close()
 	h := sha256.New()
-	if err := json.NewEncoder(h).Encode(src.img); err != nil {
+	if err := json.NewEncoder(h).Encode(recipe{src.img, src.from, src.add}); err != nil {
 		return "", err
 	}
-	for _, p := range src.img.places() {
+	if src.from != "" {
+		key, err := d.baseKey(ctx, src)
+		if err != nil {
+			return "", dirError(ref, err)
+		}
+		fmt.Fprintf(h, "\n%s", key)
+	}
+	for _, p := range src.places() {
 		f, s, err := src.open(*p.file, p.most)
 		if err != nil {
 			return "", dirError(ref, err)
@@ -76,13 +88,19 @@ func (DirBuilder) Key(_ context.Context, ref string) (string, error) {
 
 // Build copies the folder's files. Where image.json gives a size or digest, the file
 // must have it.
-func (DirBuilder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
+func (d DirBuilder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
 	src, err := openSource(ref)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	for _, p := range src.img.places() {
+	if src.from != "" {
+		if err := d.buildFrom(ctx, src, dir, progress); err != nil {
+			return dirError(ref, err)
+		}
+		return nil
+	}
+	for _, p := range src.places() {
 		progress(mvm.Progress{Target: ref, Text: "copying " + p.file.Name})
 		if err := src.copy(ctx, dir, p.file, p.most); err != nil {
 			return dirError(ref, err)
@@ -101,7 +119,15 @@ type place struct {
 	most int64
 }
 
-func (i *Image) places() []place {
+func (s *source) places() []place {
+	if s.from != "" {
+		all := make([]place, len(s.add))
+		for n, a := range s.add {
+			all[n] = place{&File{Name: a.Name}, maxAddBytes}
+		}
+		return all
+	}
+	i := &s.img
 	all := []place{{&i.Kernel, maxKernel}}
 	if i.Initrd != (File{}) {
 		all = append(all, place{&i.Initrd, maxInitrd})
@@ -125,6 +151,8 @@ type source struct {
 	dir   *os.File
 	owner uint32
 	img   Image // of image.json, in which sizes and digests may be missing
+	from  string
+	add   []added
 }
 
 // openSource opens the folder and reads its image.json.
@@ -160,11 +188,13 @@ func (s *source) readManifest(ref string) error {
 	if err != nil {
 		return err
 	}
-	if s.img, err = decodeManifest(b); err != nil {
+	r, err := decodeRecipe(b)
+	if err != nil {
 		return fmt.Errorf("%s: %w", ManifestName, err)
 	}
-	for _, f := range s.img.files() {
-		if err := f.validateName(); err != nil {
+	s.img, s.from, s.add = r.Image, r.From, r.Add
+	for _, p := range s.places() {
+		if err := p.file.validateName(); err != nil {
 			return err
 		}
 	}

@@ -109,27 +109,27 @@ func readManifest(dir string) (Image, error) {
 }
 
 func parseManifest(b []byte) (Image, error) {
-	img, err := decodeManifest(b)
-	if err != nil {
+	var img Image
+	if err := decodeStrict(b, &img); err != nil {
 		return Image{}, err
 	}
 	return img, img.validate()
 }
 
-func decodeManifest(b []byte) (Image, error) {
+// decodeStrict decodes one JSON object whose every field v has.
+func decodeStrict(b []byte, v any) error {
 	if len(b) > maxManifest {
-		return Image{}, fmt.Errorf("more than %d bytes", maxManifest)
+		return fmt.Errorf("more than %d bytes", maxManifest)
 	}
-	var img Image
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&img); err != nil {
-		return Image{}, err
+	if err := dec.Decode(v); err != nil {
+		return err
 	}
 	if dec.More() {
-		return Image{}, errors.New("something follows the object")
+		return errors.New("something follows the object")
 	}
-	return img, nil
+	return nil
 }
 
 // validate checks what image.json says, without looking at the files.

@@ -161,16 +161,22 @@ func removeOld(t testing.TB, bin, keep string) {
 	}
 }
 
+// Builtin returns the built-in images' builder of the cache, with this source's mvm-guest.
+func Builtin(t testing.TB) image.Builder {
+	t.Helper()
+	b, err := builtin.New(builtin.Options{Dir: filepath.Join(Cache(t), "builtin"), GuestBinary: Guest(t), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // Images returns the image store of the cache, with the built-in images' builder
 // and this source's mvm-guest.
 func Images(t testing.TB) *image.DirStore {
 	t.Helper()
-	dir, log := Cache(t), slog.New(slog.DiscardHandler)
-	b, err := builtin.New(builtin.Options{Dir: filepath.Join(dir, "builtin"), GuestBinary: Guest(t), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := image.Open(filepath.Join(dir, "images"), []image.Builder{b, image.DirBuilder{}}, log)
+	b := Builtin(t)
+	store, err := image.Open(filepath.Join(Cache(t), "images"), []image.Builder{b, image.DirBuilder{Base: b}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
