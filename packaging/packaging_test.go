@@ -17,7 +17,7 @@ import (
 )
 
 // exposure is what systemd may rate each service at most, of 10.
-var exposure = map[string]float64{"mvm-agent": 2.0, "mvm-hostd": 4.0}
+var exposure = map[string]float64{"mvm-agent": 2.0, "mvm-hostd": 4.0, "mvm-guests": 2.0}
 
 func analyze(t *testing.T, args ...string) (string, error) {
 	t.Helper()
@@ -58,7 +58,7 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		unit := filepath.Join(dir, name+".service")
-		text := strings.ReplaceAll(string(b), "ExecStart=/usr/bin/mvm ", "ExecStart="+testenv.Mvm(t)+" ")
+		text := strings.ReplaceAll(string(b), "=/usr/bin/mvm ", "="+testenv.Mvm(t)+" ")
 		if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}

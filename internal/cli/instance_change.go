@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,12 +20,14 @@ type operation struct {
 	long  string
 	force string // help of --force, where the verb has it
 	waits bool   // for services
+	all   string // help of --all, where the verb has it
 }
 
 func operations() []operation {
 	return []operation{
 		{kind: mvm.OpStart, short: "Start instances and wait until they are ready", long: timeoutHelp[1:], waits: true},
-		{kind: mvm.OpStop, short: "Stop instances in an orderly way; disks stay, memory is lost", force: "do not wait for the guest"},
+		{kind: mvm.OpStop, short: "Stop instances in an orderly way; disks stay, memory is lost", force: "do not wait for the guest",
+			all: "all that run or are warm; workers first"},
 		{kind: mvm.OpRestart, short: "Stop instances and start them from their disks; memory is lost",
 			long: "They start with the image, sizes and environment that their pool has now. One that is stopped is started.\n" + timeoutHelp[1:], waits: true,
 			force: "do not wait for the guest"},
@@ -31,7 +35,7 @@ func operations() []operation {
 		{kind: mvm.OpResume, short: "Let warm instances go on"},
 		{kind: mvm.OpSleep, short: "Put instances to sleep: memory to disk, no process left",
 			long:  "A running instance is drained first: its workload is told, and integrations are checkpointed.",
-			force: "skip the drain and a critical integration's veto"},
+			force: "skip the drain and a critical integration's veto", all: "all that run or are warm, as before a restart of the host; workers first"},
 		{kind: mvm.OpWake, short: "Wake sleeping instances", long: timeoutHelp[1:], waits: true},
 	}
 }
@@ -42,6 +46,17 @@ const goesOn = `Interrupting the command ends the waiting; the operation goes on
 func (a *app) operateCmd(op operation) *cobra.Command {
 	cmd := &cobra.Command{Use: fmt.Sprintf("%s INSTANCE... [flags]", op.kind), Short: op.short, Long: op.short + ".\n" + op.long + "\n" + goesOn,
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	var all bool
+	if op.all != "" {
+		cmd.Use = fmt.Sprintf("%s {INSTANCE... | --all} [flags]", op.kind)
+		cmd.Flags().BoolVar(&all, "all", false, op.all)
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if all {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		}
+	}
 	var force bool
 	if op.force != "" {
 		cmd.Flags().BoolVar(&force, "force", false, op.force)
@@ -56,45 +71,66 @@ func (a *app) operateCmd(op operation) *cobra.Command {
 		if err := checkTimeout(cmd, *limit, true); op.waits && err != nil {
 			return err
 		}
-		return a.runOperate(cmd, args, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *limit, *out)
+		addrs, err := instanceAddresses(cmd, args)
+		if err != nil {
+			return err
+		}
+		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			if all {
+				if addrs, err = awake(ctx, c); err != nil {
+					return err
+				}
+			}
+			return a.runOperate(ctx, c, addrs, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *limit, *out)
+		})
 	}
 	return cmd
 }
 
+// awake lists the instances that run or are warm, workers before the gateways that lead to
+// them.
+func awake(ctx context.Context, c *api.Client) ([]mvm.Address, error) {
+	is, err := c.Instances(ctx, mvm.Address{})
+	if err != nil {
+		return nil, err
+	}
+	is = slices.DeleteFunc(is, func(i mvm.Instance) bool { return !i.State.HoldsMemory() })
+	slices.SortStableFunc(is, func(a, b mvm.Instance) int { return cmp.Compare(b.Role.Priority(), a.Role.Priority()) })
+	addrs := make([]mvm.Address, len(is))
+	for n, i := range is {
+		addrs[n] = i.Address()
+	}
+	return addrs, nil
+}
+
 // runOperate does the operation on each instance, goes on after an error, and fails
 // in the end with the first one.
-func (a *app) runOperate(cmd *cobra.Command, args []string, req mvm.OpRequest, limit time.Duration, out format) error {
-	addrs, err := instanceAddresses(cmd, args)
-	if err != nil {
-		return err
-	}
-	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
-		var done []mvm.Instance
-		var errs []error
-		p := a.newProgress()
-		defer p.done()
-		for _, at := range addrs {
-			var i mvm.Instance
-			err := within(ctx, limit, string(req.Op)+" "+at.String(), p, func(ctx context.Context) (err error) {
-				i, err = c.Operate(ctx, at, req, p.show)
-				return err
-			})
-			p.done()
-			if err != nil {
-				errs = append(errs, err)
-				if ctx.Err() != nil {
-					break
-				}
-				continue
+func (a *app) runOperate(ctx context.Context, c *api.Client, addrs []mvm.Address, req mvm.OpRequest, limit time.Duration, out format) error {
+	var done []mvm.Instance
+	var errs []error
+	p := a.newProgress()
+	defer p.done()
+	for _, at := range addrs {
+		var i mvm.Instance
+		err := within(ctx, limit, string(req.Op)+" "+at.String(), p, func(ctx context.Context) (err error) {
+			i, err = c.Operate(ctx, at, req, p.show)
+			return err
+		})
+		p.done()
+		if err != nil {
+			errs = append(errs, err)
+			if ctx.Err() != nil {
+				break
 			}
-			a.say("%s is %s%s", i.Address(), i.State, tookText(i))
-			done = append(done, i)
+			continue
 		}
-		if out != asTable {
-			errs = append(errs, a.print(out, done, nil))
-		}
-		return firstOf(errs, a)
-	})
+		a.say("%s is %s%s", i.Address(), i.State, tookText(i))
+		done = append(done, i)
+	}
+	if out != asTable {
+		errs = append(errs, a.print(out, done, nil))
+	}
+	return firstOf(errs, a)
 }
 
 // firstOf reports all errors but the first, which is returned.
