@@ -25,7 +25,7 @@ func TestManual(t *testing.T) {
 			return false, fmt.Errorf("condition %q is unknown", cond)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"mvm": run, "agent": agent, "exits": exits, "capture": capture, "until": until, "untilexits": untilexits, "nowhere": nowhere, "curls": curls, "follow": follow, "fetch": fetch,
+			"mvm": run, "agent": agent, "exits": exits, "capture": capture, "until": until, "untilexits": untilexits, "nowhere": nowhere, "curls": curls, "follow": follow, "fetch": fetch, "documented": documented,
 		},
 	})
 }
