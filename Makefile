@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers mutate check bench fuzz clean
+.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers proof-docs mutate check bench fuzz clean
 
 all: build
 
@@ -61,6 +61,15 @@ peers: setup-test build
 MUTANTS ?= 160
 mutate:
 	$(GO) run ./test/mutate -seed=$(SEED) -n=$(MUTANTS)
+
+# proof-docs goes through docs/own-program.md and docs/upgrade.md in a new Debian, with an
+# upgrade from OLD.
+OLD ?= 7c8abe7
+proof-docs: build
+	scripts/setup --proof
+	rm -rf .cache/old && mkdir -p .cache/old && git archive $(OLD) | tar -x -C .cache/old
+	$(MAKE) -C .cache/old build VERSION=$(OLD)
+	$(GO) test -count=1 -timeout 2h -v -run 'TestDocs$$' ./test/vm -old=$(CURDIR)/.cache/old
 
 test-vm:
 	$(GO) test -p 1 -timeout 60m $(VM)

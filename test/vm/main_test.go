@@ -71,12 +71,18 @@ func lead() int {
 	defer os.RemoveAll(dir)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	prepare := self(ctx, "prepare", dir, "-test.run=^TestPrepare$", "-test.timeout=40m", "-test.v="+flag.Lookup("test.v").Value.String())
+	prepare := self(ctx, "prepare", dir, "-test.run=^TestPrepare$", "-test.timeout=40m", "-old="+*oldFlag, "-test.v="+flag.Lookup("test.v").Value.String())
 	prepare.Env = append(prepare.Env, envBench+"="+flag.Lookup("test.bench").Value.String())
 	if err := prepare.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "prepare:", err)
 		return 1
 	}
+	stopProxy, err := serveProxy(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "serve a proxy:", err)
+		return 1
+	}
+	defer stopProxy()
 	pid1 := self(ctx, "init", dir, os.Args[1:]...)
 	pid1.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC
 	return exitCode(pid1.Run())

@@ -70,13 +70,18 @@ func TestPrepare(t *testing.T) {
 		prepareNginx(t, minimal)
 		names = append(names, imgNginx)
 	}
-	images, err := image.Open(store, []image.Builder{image.DirBuilder{}}, slog.New(slog.DiscardHandler))
+	prepareOwn(t)
+	names = append(names, imgOwn)
+	images, err := image.Open(store, []image.Builder{image.DirBuilder{Base: testenv.Builtin(t)}}, slog.New(slog.DiscardHandler))
 	must(t, err)
 	for _, name := range names {
 		_, err := images.Build(context.Background(), imageRef(name), nil)
 		must(t, err)
 	}
 	prepareDemo(t)
+	if *oldFlag != "" {
+		must(t, os.WriteFile(filepath.Join(place(), "base"), []byte(freshBase(t)), 0o644))
+	}
 }
 
 // share gives the store the image of the test cache and what is known of its

@@ -28,11 +28,15 @@ type room struct {
 	dir   string
 	init  *exec.Cmd
 	hiers []hierarchy
+	told  roomOptions
+	noApt func() // ends serveApt; nil where it does not run
 }
 
 // roomOptions is what its first process is told.
 type roomOptions struct {
 	Dir   string            // what it is made in
+	Base  string            // "", or a root filesystem that it has instead of this host's programs
+	Disk  string            // with Base: what outlives the room's processes
 	Binds map[string]string // folder of the room -> this host's
 	Hiers []hierarchy
 }
@@ -46,6 +50,11 @@ type hierarchy struct {
 // newRoom starts a room. At the end everything of it is ended and gone.
 func newRoom(t testing.TB, binds map[string]string) *room {
 	t.Helper()
+	return newRoomOf(t, roomOptions{Binds: binds})
+}
+
+func newRoomOf(t testing.TB, o roomOptions) *room {
+	t.Helper()
 	testenv.NeedRoot(t)
 	r := &room{t: t, dir: testenv.Dir(t)}
 	testenv.NothingLeft(t, r.dir)
@@ -54,39 +63,63 @@ func newRoom(t testing.TB, binds map[string]string) *room {
 		must(t, os.Mkdir(filepath.Join(r.dir, d), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(r.dir, "console"), nil, 0o600))
-	told, err := json.Marshal(roomOptions{Dir: r.dir, Binds: binds, Hiers: r.hiers})
-	must(t, err)
-	cmd := self(t.Context(), "room", place())
+	r.told = o
+	r.told.Dir, r.told.Hiers = r.dir, r.hiers
+	t.Cleanup(r.end)
+	r.boot()
+	return r
+}
+
+// boot starts the room's first process, and waits until it has started what there is.
+func (r *room) boot() {
+	r.t.Helper()
+	told, err := json.Marshal(r.told)
+	must(r.t, err)
+	cmd := self(r.t.Context(), "room", place())
 	cmd.Env = append(cmd.Env, envOptions+"="+string(told))
 	cmd.Stdin = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS}
-	must(t, cmd.Start())
+	must(r.t, cmd.Start())
 	r.init = cmd
-	t.Cleanup(r.end)
-	testenv.Eventually(t, patience, func() error {
-		out, err := r.try("systemctl", "is-active", "room.target")
+	testenv.Eventually(r.t, patience, func() error {
+		out, err := r.try("systemctl", "is-active", r.told.target())
 		if err != nil {
 			err = fmt.Errorf("%w: %s\n%s", err, out, r.console())
 		}
 		return err
 	})
-	return r
 }
 
 // end ends every process of the room with its first.
 func (r *room) end() {
 	r.t.Helper()
-	if r.t.Failed() {
+	if r.t.Failed() && r.init != nil {
 		r.t.Logf("console:\n%s", r.console())
 		if out, err := r.try("journalctl", "--no-pager", "-u", "mvm-hostd", "-u", "mvm-agent"); err == nil {
 			r.t.Logf("journal:\n%s", out)
 		}
 	}
-	_ = r.init.Process.Kill()
-	_ = r.init.Wait()
+	r.halt()
 	for _, h := range r.hiers {
 		testenv.Eventually(r.t, 10*time.Second, func() error { return removeCgroups(h.Dir) })
+	}
+}
+
+// halt ends every process of the room, as a power failure does.
+func (r *room) halt() {
+	if r.init != nil {
+		_ = r.init.Process.Kill()
+		r.ended()
+	}
+}
+
+// ended waits until the room's first process has ended, and with it all others.
+func (r *room) ended() {
+	_ = r.init.Wait()
+	if r.noApt != nil {
+		r.noApt()
+		r.noApt = nil
 	}
 }
 
@@ -104,7 +137,7 @@ func (r *room) path(p string) string {
 func (r *room) try(args ...string) (string, error) {
 	enter := []string{"--target", strconv.Itoa(r.init.Process.Pid), "--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup", "--root", "--wd", "--"}
 	cmd := exec.CommandContext(r.t.Context(), "nsenter", append(enter, args...)...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "NO_COLOR=1"}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin", "HOME=/root", "NO_COLOR=1"}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -180,13 +213,17 @@ func removeCgroups(dir string) error {
 func beRoom() int {
 	runtime.LockOSThread() // the cgroup namespace is the thread's
 	o, err := part[roomOptions](envOptions)
-	for _, step := range []func(roomOptions) error{enterCgroups, mountRoot, mountKernel, mountDevices, writeEtc, pivot} {
+	steps := []func(roomOptions) error{enterCgroups, mountRoot, mountKernel, mountDevices, writeEtc, pivot}
+	if o.Base != "" {
+		steps = []func(roomOptions) error{enterCgroups, mountBase, mountKernel, mountDevices, pivot}
+	}
+	for _, step := range steps {
 		if err == nil {
 			err = step(o)
 		}
 	}
 	if err == nil {
-		err = unix.Exec("/lib/systemd/systemd", []string{"/lib/systemd/systemd", "--system", "--unit=room.target", "--log-target=console", "--show-status=no"},
+		err = unix.Exec("/lib/systemd/systemd", []string{"/lib/systemd/systemd", "--system", "--unit=" + o.target(), "--log-target=console", "--show-status=no"},
 			[]string{"container=mvm", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
 	}
 	fmt.Fprintln(os.Stderr, "make room:", err)
@@ -200,6 +237,14 @@ func enterCgroups(o roomOptions) error {
 		}
 	}
 	return unix.Unshare(unix.CLONE_NEWCGROUP)
+}
+
+// target is what systemd starts: in a root filesystem of its own what is enabled there.
+func (o roomOptions) target() string {
+	if o.Base != "" {
+		return "multi-user.target"
+	}
+	return "room.target"
 }
 
 func (o roomOptions) root(p string) string { return filepath.Join(o.Dir, "root", p) }
