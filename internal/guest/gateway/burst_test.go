@@ -208,3 +208,34 @@ func TestClientThatGivesUpWhileConnecting(t *testing.T) {
 		t.Errorf("the host was asked %d times, want once", n)
 	}
 }
+
+// TestBurstBeginsInTurn: of a burst of connections some are served, and the others begin
+// as those have their answers.
+func TestBurstBeginsInTurn(t *testing.T) {
+	l := newLab(t, gateway.Limits{Late: time.Hour}, webRoute("web", 80, "/", anyOne))
+	var now, most atomic.Int32
+	come, let := make(chan struct{}, 200), make(chan struct{}, 200)
+	l.instance(ip3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		most.Store(max(most.Load(), now.Add(1)))
+		come <- struct{}{}
+		<-let
+		now.Add(-1)
+	}))
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() { l.want(80, "/", 200, "") })
+	}
+	for n := range 200 {
+		<-come
+		if n >= 31 { // as many as begin at once have come
+			let <- struct{}{}
+		}
+	}
+	for range 31 {
+		let <- struct{}{}
+	}
+	wg.Wait()
+	if n := most.Load(); n > 32 {
+		t.Errorf("%d requests were under way at once, want 32", n)
+	}
+}

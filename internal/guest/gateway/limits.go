@@ -18,6 +18,8 @@ type Limits struct {
 
 	Silent time.Duration // for which an instance that is awake may acknowledge nothing [15 s]
 
+	Late time.Duration // after which a request is looked after, and does not keep others from beginning [20 ms]
+
 	Linger      time.Duration // to drop what a client sends that was refused [10 s]
 	LingerBytes int           // of that [16 MiB]
 
@@ -38,6 +40,10 @@ type Limits struct {
 // many as there are pooled connections to pass their requests on.
 const maxFresh = idlePerInstance
 
+// maxTurns is for how many rounds of watchLate a connection may count as one of them, while
+// others get their first answers: about half a second.
+const maxTurns = 15
+
 // maxCalls bounds the questions to the host that are under way at once.
 const maxCalls = 64
 
@@ -51,6 +57,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.HeadBytes, 64<<10)
 	or(&l.ClientIdle, 2*time.Minute)
 	or(&l.Silent, 15*time.Second)
+	or(&l.Late, 20*time.Millisecond)
 	or(&l.Linger, 10*time.Second)
 	or(&l.LingerBytes, 16<<20)
 	or(&l.KeyBody, 1<<20)

@@ -45,6 +45,7 @@ type clientConn struct {
 	end      context.CancelCauseFunc
 
 	lateAt, lateSince int // late.mu
+	turns             int // for which it kept others from beginning; watchLate's
 
 	// See linger.
 	plain atomic.Bool // it is closed without further ado

@@ -50,7 +50,12 @@ func (c *clientConn) nextRequest() bool {
 // answerRequest answers the request that was read.
 func (c *clientConn) answerRequest() {
 	c.beginRequest()
-	defer c.settle()
+	defer func() {
+		if c.fresh.Load() {
+			c.r.firsts.Add(1)
+		}
+		c.settle()
+	}()
 	defer c.endRequest()
 	defer c.x.end()
 	c.x.serve(&c.head.req)

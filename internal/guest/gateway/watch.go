@@ -12,10 +12,7 @@ import (
 
 // A client that goes away ends what is under way for it. Most requests are answered
 // before it could matter, so that is looked for only where somebody waits for longer:
-// for the host, for a connection to the instance, or for lateAfter and more.
-
-// lateAfter is the time after which a connection is late; it may be twice that.
-const lateAfter = 20 * time.Millisecond
+// for the host, for a connection to the instance, or for Limits.Late and more.
 
 // clientCtx is a context that ends when the client goes away. Whoever waits for its end
 // has that looked for.
@@ -59,12 +56,12 @@ func (c *clientConn) inner() context.Context {
 var errGaveUp = errors.New("the client has gone away")
 
 // watch has it noticed, during a request, when the client goes away. It can't be while
-// there is more of the request to come.
-func (c *clientConn) watch() {
+// there is more of the request to come. False means that no request is under way.
+func (c *clientConn) watch() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.serving || c.watching != nil || c.gone || !c.body.whole.Load() || c.raw == nil {
-		return
+		return c.serving
 	}
 	done := make(chan struct{})
 	_ = c.Conn.SetReadDeadline(noDeadline)
@@ -72,6 +69,7 @@ func (c *clientConn) watch() {
 		c.watching = done
 		c.probe()
 	}
+	return true
 }
 
 // watchGone waits until the client ends its side, or sends more, or the watch ends.
@@ -211,24 +209,35 @@ func (l *late) turn() (over []*clientConn, more bool) {
 	return over, len(l.list) > 0
 }
 
-// watchLate does what is to be done about late connections. It runs while there are
-// connections that may become so.
+// watchLate looks after connections that are late. It runs while there are connections
+// that may become so.
+//
+// One that has no answer yet keeps others from beginning, for some time, while there are
+// first answers: then the gateway or the instance has as much to do as it can. Where there
+// are none, it waits for something else.
 func (r *Router) watchLate() {
-	for {
+	for firsts := r.firsts.Load(); ; {
 		select {
 		case <-r.late.any:
 		case <-r.ctx.Done():
 			return
 		}
 		for more := true; more; {
-			if !wait(r.ctx, lateAfter) {
+			if !wait(r.ctx, r.lim.Late) {
 				return
 			}
 			var over []*clientConn
 			over, more = r.late.turn()
+			busy := r.firsts.Load() != firsts
+			firsts = r.firsts.Load()
 			for _, c := range over {
-				c.settle()
-				c.watch()
+				if c.watch() && busy && c.turns < maxTurns && c.fresh.Load() {
+					c.turns++
+					r.late.add(c)
+					more = true
+				} else {
+					c.settle()
+				}
 			}
 		}
 	}
