@@ -71,6 +71,10 @@ func TestLogsOutliveTheGuest(t *testing.T) {
 	h.wantLogs(i.ID, mvm.LogsSpec{Since: time.Now().Add(time.Hour)})
 	h.wantLogs(i.ID, mvm.LogsSpec{Since: time.Now().Add(-time.Hour)}, "one")
 	h.wantLogs(i.ID, mvm.LogsSpec{Previous: true})
+	h.wantLogs(i.ID, mvm.LogsSpec{Record: true, Previous: true}) // of a tenant's client, which is on record
+	if ev := h.events(); ev[len(ev)-1].Action != mvm.LogsRead || ev[len(ev)-1].Detail != "previous" {
+		t.Errorf("the last event is %+v", ev[len(ev)-1])
+	}
 	if st := h.state(i.ID); st != mvm.StateSleeping {
 		t.Errorf("after its logs were read it is %s", st)
 	}
