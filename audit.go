@@ -107,6 +107,17 @@ type AuditBreak struct {
 	What string `json:"what"`
 }
 
+type recordKey struct{}
+
+// WithRecord has the logs of guests that are read in the context put into the audit log:
+// who reads them is a tenant's client.
+func WithRecord(ctx context.Context) context.Context {
+	return context.WithValue(ctx, recordKey{}, true)
+}
+
+// Recorded reports whether the context is one of WithRecord.
+func Recorded(ctx context.Context) bool { return ctx.Value(recordKey{}) != nil }
+
 type askerKey struct{}
 
 // WithAsker says in the context who asks.

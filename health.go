@@ -44,7 +44,10 @@ type ServiceHealth struct {
 
 // GivesUp reports that waiting for the service is no use: it is not started again, or
 // fails again and again.
-func (s ServiceHealth) GivesUp() bool { return s.State == "failed" || s.Fails >= CrashLoop }
+func (s ServiceHealth) GivesUp() bool { return s.State == "failed" || s.Fails >= CrashLoop && !s.up() }
+
+// up reports that the service is as it should be now.
+func (s ServiceHealth) up() bool { return s.State == "ready" || s.State == "done" }
 
 // Text says how the service is, for people.
 func (s ServiceHealth) Text() string {
@@ -82,7 +85,7 @@ func (h *Health) Worst() *ServiceHealth {
 			r = 3
 		case s.Failing:
 			r = 2
-		case s.State != "ready" && s.State != "done":
+		case !s.up():
 			r = 1
 		}
 		if r > rank {
@@ -99,7 +102,7 @@ func (h *Health) Text() string {
 	}
 	var parts []string
 	for _, s := range h.Services {
-		if s.Failing || h.Status != HealthFailing && s.State != "ready" && s.State != "done" {
+		if s.Failing || h.Status != HealthFailing && !s.up() {
 			parts = append(parts, "service "+s.Name+" is "+s.Text())
 		}
 	}

@@ -38,6 +38,8 @@ type OpRequest struct {
 	Op    OpKind `json:"op"`
 	Force bool   `json:"force,omitempty"`
 	Why   string `json:"why,omitempty"`
+	// Awake has a restart leave alone what sleeps by the time it is its turn.
+	Awake bool `json:"awake,omitempty"`
 }
 
 // ExecSpec is a command to run in a guest.

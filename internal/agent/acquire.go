@@ -92,7 +92,7 @@ func (a *Agent) tryAwaken(ctx context.Context, tenant string, r *question, by mv
 		return first, &serviceFails{mvm.Errorf(mvm.KindUnavailable, "instance %s: service %s is %s", first.ID, s.Name, s.Text())}
 	}
 	if why := a.stalled(first.ID); why != "" {
-		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %s", first.ID, why)
+		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %w", first.ID, hostError{errors.New(why)})
 	}
 	defer a.acquiring.add(first.ID)()
 	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)

@@ -33,11 +33,12 @@ type healthTable struct {
 type guestHealth struct {
 	boot    int
 	version uint64 // of the Status that it is from
+	asked   int    // how often it was asked in vain
 	is      mvm.Health
 }
 
 // saw takes in what a guest said. A guest of an older mvm does not tell of changes: of it
-// only what is not ready is kept, for as long as somebody asks.
+// only what is not ready is kept, while somebody waits for it to become so the first time.
 func (t *healthTable) saw(i mvm.Instance, st guestproto.Status) {
 	is := healthOf(st)
 	t.mu.Lock()
@@ -47,7 +48,7 @@ func (t *healthTable) saw(i mvm.Instance, st guestproto.Status) {
 	switch {
 	case known && before.version > st.Version:
 		return
-	case st.Version == 0 && is.Status == mvm.HealthReady:
+	case st.Version == 0 && (is.Status == mvm.HealthReady || i.Ready):
 		delete(t.by, i.ID)
 		return
 	case known && before.is.Status == is.Status:
@@ -148,7 +149,10 @@ func (a *Agent) gaveUp(i mvm.Instance) *mvm.ServiceHealth {
 // serviceError says of a service of the instance that it does not come up, with the last
 // lines of its log.
 func (a *Agent) serviceError(ctx context.Context, what string, i mvm.Instance, s mvm.ServiceHealth) *mvm.Error {
-	lines := a.lastLines(ctx, i.ID, s.Name)
+	return serviceError(what, i, s, a.lastLines(ctx, i.ID, s.Name))
+}
+
+func serviceError(what string, i mvm.Instance, s mvm.ServiceHealth, lines []string) *mvm.Error {
 	fix := "see `mvm logs %s --service %s`, and mend the image or the pool's environment; until then its guest starts it again and again"
 	if s.State == "failed" {
 		fix = "see `mvm logs %s --service %s`, and mend the image or the pool's environment; its guest does not start it again"
@@ -231,9 +235,8 @@ func (a *Agent) askHealth(i mvm.Instance) {
 	defer release()
 	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
 	defer cancel()
-	if _, err := a.status(ctx, i); err == nil {
-		a.health.asked(i)
-	}
+	_, err = a.status(ctx, i)
+	a.health.asked(i, err == nil)
 }
 
 // readyAfterAll has it on record that the services of an instance are ready for which
@@ -242,9 +245,10 @@ func (a *Agent) readyAfterAll(i mvm.Instance) {
 	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
 		return
 	}
+	recorded := false
 	err := a.store.Update(func(tx *store.Tx) error {
 		now, err := tx.Instance(i.ID)
-		if err != nil || now.Op != nil || !now.Changed.Equal(i.Changed) {
+		if recorded = err == nil && now.Op == nil && now.Changed.Equal(i.Changed); !recorded {
 			return err
 		}
 		now.Ready, now.Problem = true, ""
@@ -252,6 +256,9 @@ func (a *Agent) readyAfterAll(i mvm.Instance) {
 	})
 	if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
 		a.log.Error("record that services are ready", "instance", i.ID, "error", err)
+		return
+	}
+	if !recorded { // an operation is under way, and looks itself
 		return
 	}
 	a.log.Info("services are ready after all", "instance", i.ID)
@@ -264,19 +271,28 @@ func (t *healthTable) unknown(i mvm.Instance) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h, ok := t.by[i.ID]
-	return !ok || h.boot != i.DiskGeneration
+	return !ok || h.boot != i.DiskGeneration || h.is.Status == "" && h.asked < maxAsked
 }
 
-// asked notes that the guest of an older mvm, which tells nothing, was asked.
-func (t *healthTable) asked(i mvm.Instance) {
+// maxAsked is how often a guest is asked that does not answer.
+const maxAsked = 3
+
+// asked notes that a guest was asked of which nothing is known: one of an older mvm tells
+// nothing, and a mute one is not asked for ever.
+func (t *healthTable) asked(i mvm.Instance, answered bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, ok := t.by[i.ID]; !ok {
-		if t.by == nil {
-			t.by = map[string]guestHealth{}
-		}
-		t.by[i.ID] = guestHealth{boot: i.DiskGeneration}
+	h := t.by[i.ID]
+	if h.boot != i.DiskGeneration {
+		h = guestHealth{boot: i.DiskGeneration}
 	}
+	if h.asked++; answered {
+		h.asked = maxAsked
+	}
+	if t.by == nil {
+		t.by = map[string]guestHealth{}
+	}
+	t.by[i.ID] = h
 }
 
 // serviceFails is an error of an instance that runs and serves nobody: a service of it does
@@ -290,10 +306,11 @@ func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {
 	i := s.Instance
 	if w := i.Health.Worst(); w != nil && w.Failing {
 		s.LastOf, s.LastLines = w.Name, a.lastLines(ctx, i.ID, w.Name)
-		return
-	}
-	if l := i.Last; i.State == mvm.StateStopped && l != nil && l.Op == mvm.OpStop && l.By == askerAgent {
+	} else if l := i.Last; i.State == mvm.StateStopped && l != nil && l.Op == mvm.OpStop && l.By == askerAgent {
 		s.LastOf, s.LastLines = "console", a.lastConsole(i.ID)
+	}
+	if len(s.LastLines) > 0 && mvm.Recorded(ctx) {
+		a.recordUse(ctx, mvm.LogsRead, i, s.LastOf)
 	}
 }
 

@@ -54,6 +54,13 @@ func TestCrashLoopEndsTheWait(t *testing.T) {
 	if i.Problem == "" || strings.Contains(i.Problem, "database") {
 		t.Errorf("problem %q, want one, without what the service logged", i.Problem)
 	}
+	if n := len(h.recorded(mvm.LogsRead)); n != 0 {
+		t.Errorf("%d logs were read by a tenant's client before one did", n)
+	}
+	if _, err := h.a.Why(mvm.WithRecord(ctx(t)), i.Address()); err != nil {
+		t.Fatal(err)
+	}
+	h.wantRecorded(mvm.LogsRead, "test", "app")
 	if s := h.why(i.ID); s.LastOf != "app" || strings.Join(s.LastLines, "|") != "connecting to the database|fatal: no database" {
 		t.Errorf("why has %q of %q", s.LastLines, s.LastOf)
 	} else if last := s.Transitions[len(s.Transitions)-1]; strings.Contains(last.Error, "database") {
@@ -68,7 +75,7 @@ func TestCrashLoopEndsTheWait(t *testing.T) {
 
 	h.host.Behave("", fake.Behavior{})
 	h.ask(i.ID, guestproto.HostRequest{ReportHealth: &guestproto.Status{Ready: true, Version: 1 << 40,
-		Services: []guestproto.ServiceStatus{{Name: "app", State: "ready", Restarts: 3}}}})
+		Services: []guestproto.ServiceStatus{{Name: "app", State: "ready", Restarts: 3, Fails: 3}}}}) // it has still to prove itself
 	if i = h.get(i.ID); !i.Ready || i.Problem != "" || i.Health.Status != mvm.HealthReady {
 		t.Errorf("ready %v, problem %q, health %+v after the guest's word", i.Ready, i.Problem, i.Health)
 	}
@@ -102,6 +109,71 @@ func TestOldGuestsCrashLoop(t *testing.T) {
 	h.do(i.ID, mvm.OpStop)
 	if i = h.do(i.ID, mvm.OpStart); i.Problem != "" || h.get(i.ID).Health != nil {
 		t.Errorf("problem %q, health %+v of an old guest that is ready", i.Problem, h.get(i.ID).Health)
+	}
+}
+
+// TestBrokenPoolIsMended: what was deployed and does not come up anywhere is mended by the
+// next deploy, though no instance serves while another is restarted.
+func TestBrokenPoolIsMended(t *testing.T) {
+	h := newHost(t)
+	h.every = 0
+	h.host.Behave("", crashing(3))
+	h.start()
+	spec := desired(worker("workers"), 2, 0, 0)
+	wantCrash(t, h.apply(deployment(spec)))
+	eventually(t, "both run and fail", func() bool {
+		all := h.all("workers")
+		return len(all) == 2 && all[0].Problem != "" && all[1].Problem != ""
+	})
+	h.host.Behave("", fake.Behavior{})
+	spec.Env = map[string]string{"MENDED": "yes"}
+	if err := h.apply(deployment(spec)); err != nil {
+		t.Errorf("deploy of the mended pool: %v", err)
+	}
+	for _, i := range h.all("workers") {
+		if got := guestOf(h, i).Env["MENDED"]; i.State != mvm.StateRunning || !i.Ready || got != "yes" {
+			t.Errorf("%s is %s, ready %v, with MENDED=%q", i.ID, i.State, i.Ready, got)
+		}
+	}
+}
+
+// TestUsersCrashLoopIsNotTheDeployments: one user's assistant that fails after it had come
+// up does not fail the tenant's deployments.
+func TestUsersCrashLoopIsNotTheDeployments(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	d := deployment(desired(worker("workers"), 0, 0, 0))
+	if err := h.apply(d); err != nil {
+		t.Fatal(err)
+	}
+	r, err := h.a.CreateInstance(ctx(t), "acme", "workers", "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.do(r.ID, mvm.OpStart)
+	h.ask(r.ID, guestproto.HostRequest{ReportHealth: &guestproto.Status{Version: 1 << 40,
+		Services: []guestproto.ServiceStatus{{Name: "app", State: "backoff", Restarts: 4, Fails: 5}}}})
+	if i := h.get(r.ID); i.Health == nil || i.Health.Status != mvm.HealthFailing {
+		t.Fatalf("health %+v, want failing", i.Health)
+	}
+	if err := h.apply(d); err != nil {
+		t.Errorf("deploy: %v", err)
+	}
+}
+
+// TestOldGuestThatWasReady: how often a service of an older guest was started ever does not
+// say that it fails now.
+func TestOldGuestThatWasReady(t *testing.T) {
+	h := newHost(t)
+	h.host.Behave("", fake.Behavior{NoHealth: true})
+	h.start()
+	i := h.instance()
+	h.ask(i.ID, guestproto.HostRequest{ReportHealth: &guestproto.Status{Services: []guestproto.ServiceStatus{{Name: "app", State: "backoff", Restarts: 7}}}})
+	if got := h.get(i.ID).Health; got != nil {
+		t.Errorf("health %+v, want nothing known", got)
+	}
+	if err := h.try(i.ID, mvm.OpStart); err != nil {
+		t.Errorf("start of what runs: %v", err)
 	}
 }
 

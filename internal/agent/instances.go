@@ -149,13 +149,16 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 	if req.Op == mvm.OpRestore {
 		return i, mvm.Errorf(mvm.KindInvalid, "restore %s: it is not said which snapshot", i.Address()).WithFix("see `mvm instance snapshots restore --help`")
 	}
+	if req.Awake && !i.State.HoldsMemory() && i.Op == nil {
+		return i, nil
+	}
 	by := mvm.AskerFrom(ctx)
 	if by.Person() && req.Op != mvm.OpDestroy {
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}
 	}
-	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force}, progress)
+	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force, awake: req.Awake}, progress)
 }
 
 // makeExt4 makes an empty ext4 file system in a sparse file with mkfs.ext4, which gets

@@ -168,7 +168,7 @@ func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {
 	case mvm.StateRunning:
 		if why := o.a.stalled(o.inst.ID); why != "" {
-			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %s", o.kind, o.inst.ID, why)
+			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, hostError{errors.New(why)})
 		}
 		// Where it was ready once, requests get what its other services answer.
 		if s := o.a.gaveUp(o.inst); s != nil && !(o.inst.Ready && byRequests(o.job.req.by)) {

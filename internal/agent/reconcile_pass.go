@@ -219,9 +219,17 @@ func (b *batch) held(t *task) bool {
 	case !t.rises() && gateway && b.lowering > 0:
 		return true
 	case t.kind == plan.Restart:
-		return b.restarted[t.at.Pool] || b.unready(t.at)
+		return b.restarted[t.at.Pool] || b.serves(t.at) && b.unready(t.at)
 	}
 	return false
+}
+
+// serves reports that the instance runs and its services are ready: what does not serve
+// may be mended at once.
+func (b *batch) serves(at mvm.Address) bool {
+	return slices.ContainsFunc(b.o.Instances, func(i mvm.Instance) bool {
+		return i.ID == at.Instance && i.State == mvm.StateRunning && i.Ready && b.r.a.gaveUp(i) == nil
+	})
 }
 
 // unready reports that another instance of the pool runs and is not ready: a restart

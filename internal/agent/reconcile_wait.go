@@ -249,6 +249,9 @@ func (w *waiter) leftAlone() error {
 	return aloneError(w.alone)
 }
 
+// maxQuoted is of how many instances an error has lines of the log: each costs a question.
+const maxQuoted = 3
+
 // problems are what is wrong with the tenant's pools by their records, and with those of
 // its instances that run and do not serve. known: failures were told of already, and only
 // what nothing failed with is looked for.
@@ -269,12 +272,20 @@ func (a *Agent) problems(ctx context.Context, tenant string, known bool) (out []
 			add(p.Address(), p.Problem)
 		}
 	}
+	quoted := 0
 	for _, i := range o.Instances {
-		if known || i.State != mvm.StateRunning {
+		if known || i.State != mvm.StateRunning || i.Key != "" && i.Ready { // what its user did is not the deployment's
 			continue
 		}
 		if s := a.gaveUp(i); s != nil {
-			out = append(out, a.serviceError(ctx, fmt.Sprintf("apply %s: %s is not as it should be", tenant, i.Address()), i, *s))
+			var lines []string
+			if quoted++; quoted <= maxQuoted {
+				lines = a.lastLines(ctx, i.ID, s.Name)
+				if len(lines) > 0 && mvm.Recorded(ctx) {
+					a.recordUse(ctx, mvm.LogsRead, i, s.Name)
+				}
+			}
+			out = append(out, serviceError(fmt.Sprintf("apply %s: %s is not as it should be", tenant, i.Address()), i, *s, lines))
 		} else if !i.Ready {
 			add(i.Address(), i.Problem)
 		}

@@ -55,6 +55,8 @@ type request struct {
 	opened func()
 	// idle, for what the policy wants, is what it rests on; nil otherwise.
 	idle *idleGrounds
+	// awake, for a restart: only while the instance holds memory.
+	awake bool
 	// unproven, for a destroy: only while the instance is.
 	unproven bool
 	// parks: an instance that it makes warm is parked, as it was before.
@@ -74,7 +76,7 @@ func (j *job) joins(r request) bool {
 	if j.ctx.Err() != nil || j.req.ended != r.ended || (j.req.idle == nil) != (r.idle == nil) || j.req.unproven != r.unproven || j.req.parks != r.parks {
 		return false
 	}
-	return j.req.op == r.op && j.req.force == r.force && j.req.snapshot == r.snapshot || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
+	return j.req.op == r.op && j.req.force == r.force && j.req.awake == r.awake && j.req.snapshot == r.snapshot || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
 }
 
 // giveWay ends the jobs that the request makes needless: a destroy all of them, others

@@ -51,6 +51,9 @@ func (o *operation) intendStop(context.Context) error {
 // restart stops the instance and starts it. The end of the stop and the intent of the
 // start are one transaction, so that a crash of the agent leaves no instance stopped.
 func (o *operation) restart(ctx context.Context) error {
+	if o.job.req.awake && !o.inst.State.HoldsMemory() {
+		return nil
+	}
 	if o.inst.State.HoldsMemory() || o.inst.State == mvm.StateSleeping {
 		o.kind, o.again = mvm.OpStop, true
 		if err := o.stop(ctx); err != nil {

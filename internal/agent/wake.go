@@ -200,7 +200,13 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 // afterWake has the integrations restored once traffic may come.
 func (o *operation) afterWake(ctx context.Context) error {
 	o.restoreIntegrations()
-	return o.waitReady(ctx)
+	if err := o.waitReady(ctx); err != nil || !o.job.req.by.Person() {
+		return err
+	}
+	if s := o.a.gaveUp(o.inst); s != nil { // it was ready once, and fails since
+		return &serviceFails{o.a.serviceError(ctx, string(o.kind)+" "+o.inst.ID+": it runs", o.inst, *s)}
+	}
+	return nil
 }
 
 // wakeGate makes a guest whose vCPUs run again right and configured: by a greeting

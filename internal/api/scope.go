@@ -124,7 +124,7 @@ func (s *scope) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
 	if err != nil {
 		return mvm.Story{}, err
 	}
-	return s.svc.Why(ctx, addr)
+	return s.svc.Why(mvm.WithRecord(ctx), addr)
 }
 
 // Operate implements Service.

@@ -116,7 +116,7 @@ func (s *scope) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 		}
 		return s.offHostAll(d, pools)
 	}
-	return s.svc.Apply(ctx, d, opts, progress)
+	return s.svc.Apply(mvm.WithRecord(ctx), d, opts, progress)
 }
 
 func (s *scope) sameTenant(want mvm.TenantSpec, have mvm.Tenant) error {

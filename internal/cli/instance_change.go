@@ -110,9 +110,14 @@ func (a *app) runOperate(ctx context.Context, c *api.Client, addrs []mvm.Address
 	var errs []error
 	p := a.newProgress()
 	defer p.done()
+	began := time.Now()
 	for _, at := range addrs {
 		var i mvm.Instance
-		err := within(ctx, limit, string(req.Op)+" "+at.String(), p, func(ctx context.Context) (err error) {
+		left := limit // of the one limit for all
+		if limit > 0 {
+			left = max(limit-time.Since(began), time.Nanosecond)
+		}
+		err := within(ctx, left, string(req.Op)+" "+at.String(), p, func(ctx context.Context) (err error) {
 			i, err = c.Operate(ctx, at, req, p.show)
 			return err
 		})

@@ -41,10 +41,14 @@ func (a *app) runPoolRestart(ctx context.Context, c *api.Client, at mvm.Address,
 		if !i.State.HoldsMemory() {
 			continue
 		}
-		now, err := c.Operate(ctx, i.Address(), mvm.OpRequest{Op: mvm.OpRestart, Why: why}, p.show)
+		now, err := c.Operate(ctx, i.Address(), mvm.OpRequest{Op: mvm.OpRestart, Why: why, Awake: true}, p.show)
 		p.done()
 		if err != nil {
 			return err
+		}
+		if !now.State.HoldsMemory() {
+			a.say("%s is %s and is left alone", now.Address(), now.State)
+			continue
 		}
 		a.say("%s is %s%s", now.Address(), now.State, tookText(now))
 		done = append(done, now)

@@ -142,12 +142,13 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 	checkCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	check.Go(func() { ready <- u.awaitReady(checkCtx) })
-	var steady <-chan time.Time // it runs for long enough to forget what failed before
-	if u.fails() > 0 {
-		t := time.NewTimer(backoffReset)
-		defer t.Stop()
-		steady = t.C
-	}
+	var steady *time.Timer // it was ready for long enough to forget what failed before
+	var forget <-chan time.Time
+	defer func() {
+		if steady != nil {
+			steady.Stop()
+		}
+	}()
 	for {
 		select {
 		case err := <-ready:
@@ -156,11 +157,15 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 				logs.mirror.Store(false)
 				u.set(stateReady, "")
 				u.once.Do(func() { close(u.up) })
+				if u.fails() > 0 {
+					steady = time.NewTimer(backoffReset)
+					forget = steady.C
+				}
 			} else if ctx.Err() == nil {
 				u.terminate(proc)
 				return 1, err.Error()
 			}
-		case <-steady:
+		case <-forget:
 			u.sup.update(u, func(s *guestproto.ServiceStatus) {
 				if s.State == stateReady {
 					s.Fails = 0

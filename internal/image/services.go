@@ -173,7 +173,7 @@ func addDefinition(files map[string][]byte, e cpio.Entry, content io.Reader) err
 	if !ok || path.Clean(dir) != definition.Dir {
 		return nil
 	}
-	if !e.Regular() {
+	if !e.Regular() || e.Size == 0 && e.Links > 1 {
 		return errElsewhere
 	}
 	if len(files) > definition.Max {

@@ -37,7 +37,7 @@ func (v *vmm) Stalled() string {
 	if !v.still {
 		return ""
 	}
-	return "the host's disk is full (no space left in " + v.diskDir() + "): the VM stands still until there is room"
+	return "the host's disk is full: the VM stands still until there is room"
 }
 
 func (v *vmm) setStill(still bool) {

@@ -12,7 +12,10 @@ import (
 type Entry struct {
 	Name string // as in the archive, relative and without dots
 	Mode uint32
-	Size int64
+	// Links is how many names the file has. Only the last of them in the archive has its
+	// content; the others have a Size of 0.
+	Links int64
+	Size  int64
 }
 
 // Regular reports whether it is a regular file.
@@ -78,7 +81,7 @@ func readHeader(c *counted) (e Entry, err error) {
 		err = errors.Join(err, perr)
 		return int64(v)
 	}
-	mode, size, length := field(1), field(6), field(11)
+	mode, links, size, length := field(1), field(4), field(6), field(11)
 	if err != nil {
 		return e, err
 	}
@@ -92,5 +95,5 @@ func readHeader(c *counted) (e Entry, err error) {
 	if name, _, _ = bytes.Cut(name, []byte{0}); string(name) == trailer {
 		return Entry{Name: trailer}, nil
 	}
-	return Entry{Name: clean(string(name)), Mode: uint32(mode), Size: size}, c.align()
+	return Entry{Name: clean(string(name)), Mode: uint32(mode), Links: links, Size: size}, c.align()
 }
