@@ -709,3 +709,36 @@ func TestReadWhileItIsWritten(t *testing.T) {
 		g.reboot()
 	}
 }
+
+// A file that gets its other name while the files are opened is read once.
+func TestRenamedFilesAreReadOnce(t *testing.T) {
+	g := newGuest(t)
+	g.say("one")
+	c := g.collect()
+	g.await(c, "one")
+	c.End(0)
+	done, stop := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		a, b := filepath.Join(g.dir, guestlog.Names()[0]), filepath.Join(g.dir, guestlog.Names()[1])
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if err := errors.Join(os.Rename(a, b), os.Rename(b, a)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	}()
+	for range 1000 {
+		if got := g.kept(guestlog.Query{}); len(got) > 1 {
+			t.Errorf("lines were read twice: %q", got)
+			break
+		}
+	}
+	close(stop)
+	<-done
+}
