@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -68,4 +70,12 @@ func ReadRequests(conn net.Conn, each func(req *http.Request, body []byte, err e
 			return 0
 		}
 	}
+}
+
+// ReadAnswer has the head of an answer read in place, and says whether it was.
+func ReadAnswer(raw []byte, method string) (*http.Response, bool) {
+	in := bufio.NewReaderSize(bytes.NewReader(raw), linkBuffer)
+	k := &link{in: in}
+	res, err := k.readResponse(&http.Request{Method: method})
+	return res, err == nil && res == &k.answer.res
 }
