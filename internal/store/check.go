@@ -25,7 +25,7 @@ func (t *Tx) checkOwners(instances []mvm.Instance) error {
 	errs = append(errs, err)
 	for _, v := range tenants {
 		if use, err := t.netIDUse(v.NetID); err != nil || use == nil || *use != (netIDUse{Tenant: v.ID}) {
-			errs = append(errs, fmt.Errorf("tenant %s: net_id %d is not its own: %+v, %v", v.ID, v.NetID, use, err))
+			errs = append(errs, fmt.Errorf("tenant %s: net_id %d is not its own: %+v", v.ID, v.NetID, use), err)
 		}
 	}
 	pools, err := t.Pools("")

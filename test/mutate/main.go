@@ -122,7 +122,7 @@ func (r *runner) run(ctx context.Context, seed uint64, n int, only string, list 
 	if r.tmp, err = temporary(); err != nil {
 		return t, err
 	}
-	defer os.RemoveAll(r.tmp)
+	defer func() { _ = os.RemoveAll(r.tmp) }()
 	chosen := choose(names)
 	for _, g := range chosen {
 		sites, err := find(root, g.pkg)

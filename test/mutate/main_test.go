@@ -83,7 +83,7 @@ func TestOrderIsTheSeeds(t *testing.T) {
 		}
 		return strings.Join(out, "\n")
 	}
-	if names(1) != names(1) || names(1) == names(2) {
+	if first, again := names(1), names(1); first != again || first == names(2) {
 		t.Error("the order is not the seed's")
 	}
 }

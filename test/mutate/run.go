@@ -199,7 +199,7 @@ func (r *runner) test(ctx context.Context, dir, bin string, u run) (verdict, str
 	if err != nil {
 		return survived, err.Error()
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	ctx, cancel := context.WithTimeout(ctx, u.limit)
 	defer cancel()
 	args := append([]string{bin, "-test.short", "-test.failfast", "-test.timeout=" + u.limit.String()}, u.args...)

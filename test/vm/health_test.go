@@ -97,7 +97,7 @@ func (h *host) wantEnd(id, problem, console string, argv ...string) {
 				return nil
 			}
 		}
-		return fmt.Errorf("its transitions are %+v, %v; want a stop because %q", s.Transitions, err, problem)
+		return fmt.Errorf("its transitions are %+v, %w; want a stop because %q", s.Transitions, err, problem)
 	})
 	if s.Instance.State == mvm.StateStopped && !strings.HasPrefix(s.Instance.Problem, problem) {
 		h.t.Errorf("it is stopped with problem %q, want %q", s.Instance.Problem, problem)

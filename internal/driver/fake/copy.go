@@ -20,7 +20,7 @@ func (m *machine) copy(conn net.Conn, spec guestproto.Copy) {
 	dir, err := os.MkdirTemp("", "mvm-fake-guest")
 	var root *os.Root
 	if err == nil {
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		root, err = os.OpenRoot(dir)
 	}
 	if err == nil {

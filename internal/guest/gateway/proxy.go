@@ -70,7 +70,7 @@ func (x *exchange) fail(req *http.Request, err error) {
 		x.refuse(req, refused(503, defaultRetry, "the request was given up"))
 		return
 	}
-	if err := x.client.body.err; err != nil && err != io.EOF {
+	if err := x.client.body.err; err != nil && !errors.Is(err, io.EOF) {
 		x.refuse(req, refused(http.StatusBadRequest, 0, "the body broke off"))
 		return
 	}

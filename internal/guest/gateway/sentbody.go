@@ -63,7 +63,7 @@ func (b *sentBody) Read(p []byte) (n int, err error) {
 	}
 	n, err = b.read(p)
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		b.whole.Store(true)
 		b.err = io.EOF
 	case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
@@ -81,7 +81,7 @@ func (b *sentBody) read(p []byte) (int, error) {
 	n, err := b.c.in.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return n, io.ErrUnexpectedEOF
 	case err == nil && b.left == 0 && !b.chunked:
 		return n, io.EOF
@@ -94,7 +94,7 @@ func (b *sentBody) read(p []byte) (int, error) {
 // nextChunk reads up to the next chunk's data; at the end of the body it is io.EOF.
 func (b *sentBody) nextChunk() error {
 	err := b.chunkHead()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	if err == nil && b.trailing {

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -209,7 +209,7 @@ func readByNetHTTP(raw []byte) []string {
 	var mu sync.Mutex
 	var seen []string
 	c := &said{in: bytes.NewReader(raw), ended: make(chan struct{})}
-	server := &http.Server{DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10, ErrorLog: log.New(io.Discard, "", 0),
+	server := &http.Server{DisableGeneralOptionsHandler: true, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		Handler: http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 			body, err := io.ReadAll(req.Body)
 			mu.Lock()
