@@ -60,7 +60,7 @@ func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, i
 	case spec.In:
 		detail = fmt.Sprintf("into %q", spec.Path)
 	}
-	a.recordUse(ctx, mvm.FilesCopied, i, clipTo(maxArgvDetail, detail))
+	a.recordUse(ctx, mvm.FilesCopied, i, whole(detail))
 	req := guestproto.Request{Copy: &guestproto.Copy{Path: spec.Path, In: spec.In, Name: spec.Name, Follow: spec.Follow,
 		Owners: spec.Owners, User: spec.User, RequestID: mvm.RequestFrom(ctx)}}
 	code, err := a.session(ctx, i.ID, req, io)
@@ -106,8 +106,9 @@ const maxArgvDetail = 1000
 
 // argvDetail is what is recorded of a command: of a long one its beginning, its end and
 // its digest, so that nothing hides behind padding.
-func argvDetail(argv []string) string {
-	s := fmt.Sprintf("%q", argv)
+func argvDetail(argv []string) string { return whole(fmt.Sprintf("%q", argv)) }
+
+func whole(s string) string {
 	if len(s) <= maxArgvDetail {
 		return s
 	}

@@ -139,7 +139,7 @@ func (o *operation) dispatch(ctx context.Context) error {
 		if st == mvm.StateRunning || st == mvm.StateWarm || st == mvm.StateSleeping {
 			return o.stop(ctx)
 		}
-		return o.noopIf(mvm.StateStopped)
+		return errors.Join(o.wantStopped(), o.noopIf(mvm.StateStopped))
 	case mvm.OpRestart:
 		return o.restart(ctx)
 	case mvm.OpCreate:
@@ -309,9 +309,18 @@ func (o *operation) intend(op mvm.OpKind, check func(tx *store.Tx, i mvm.Instanc
 				return err
 			}
 		}
-		i.Op = &mvm.Op{Kind: op, By: o.job.req.by, Why: o.job.req.why, Started: o.began, Request: o.job.req.id}
+		i.Op = &mvm.Op{Kind: op, By: firstAsker(i.Op, op, o.job.req.by), Why: o.job.req.why, Started: o.began, Request: o.job.req.id}
 		return nil
 	})
+}
+
+// firstAsker is who a stop is by: of one that was cut off, who asked first.
+func firstAsker(was *mvm.Op, op mvm.OpKind, by mvm.Asker) mvm.Asker {
+	stops := func(op mvm.OpKind) bool { return op == mvm.OpStop || op == mvm.OpRestart }
+	if was != nil && stops(was.Kind) && stops(op) {
+		return was.By
+	}
+	return by
 }
 
 // forget clears the intent of an operation that was taken back. It stays when that

@@ -134,8 +134,8 @@ func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 			return nil, context.Cause(ctx)
 		}
 		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
-		if err != nil {
-			return nil, err
+		if err != nil { // it is logged, and lines of a guest's log are not
+			return nil, mvm.Errorf(mvm.KindOf(err), "%s", withoutLog(err.Error()))
 		}
 		done := a.inUse(&a.published, got[0].InstanceID)
 		c, err := a.dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))

@@ -184,10 +184,19 @@ func (r *reconciler) build(ctx context.Context, t *task) error {
 	return err
 }
 
+// changedByHand reports that a person has changed the instance lately.
+func (r *reconciler) changedByHand(id string) bool {
+	i, err := r.a.Instance(r.a.ctx, mvm.Address{Instance: id})
+	return err == nil && i.ManualOverrideUntil.After(time.Now())
+}
+
 // operate walks the instance through the task's operations. A slot is held until it
 // runs: to wait for its services takes nothing.
 func (r *reconciler) operate(ctx context.Context, t *task) error {
-	for _, op := range t.ops {
+	for n, op := range t.ops {
+		if n > 0 && r.changedByHand(t.at.Instance) {
+			return mvm.Errorf(mvm.KindState, "%s: a person has changed it meanwhile: %w", t.at, errGivenUp)
+		}
 		release, err := acquireSlot(ctx, r.slots)
 		if err != nil {
 			return err

@@ -76,6 +76,9 @@ func (j *job) joins(r request) bool {
 	if j.ctx.Err() != nil || j.req.ended != r.ended || (j.req.idle == nil) != (r.idle == nil) || j.req.unproven != r.unproven || j.req.parks != r.parks {
 		return false
 	}
+	if r.op == mvm.OpStop && r.by.Person() && !j.req.by.Person() {
+		return false // it says more: that the instance is to stay stopped
+	}
 	return j.req.op == r.op && j.req.force == r.force && j.req.awake == r.awake && j.req.snapshot == r.snapshot || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
 }
 

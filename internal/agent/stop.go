@@ -7,6 +7,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -45,7 +46,13 @@ func (o *operation) intendStop(context.Context) error {
 	if !o.again {
 		return o.intend(mvm.OpStop, nil)
 	}
-	return o.intend(mvm.OpRestart, func(tx *store.Tx, i mvm.Instance) error { return admitRunning(tx, i) })
+	return o.intend(mvm.OpRestart, func(tx *store.Tx, i mvm.Instance) error {
+		if i.Op != nil && i.Op.Kind == mvm.OpRestart { // it was begun, and there is no way back
+			return nil
+		}
+		now := renewed(i, o.pool)
+		return errors.Join(plan.CheckDisk(i, o.pool.Spec), admitRunning(tx, now), admitDisk(tx, i, now))
+	})
 }
 
 // restart stops the instance and starts it. The end of the stop and the intent of the
@@ -55,6 +62,11 @@ func (o *operation) restart(ctx context.Context) error {
 		return nil
 	}
 	if o.inst.State.HoldsMemory() || o.inst.State == mvm.StateSleeping {
+		if o.inst.Op == nil || o.inst.Op.Kind != mvm.OpRestart {
+			if err := o.a.bootable(ctx, renewed(o.inst, o.pool)); err != nil {
+				return mvm.Errorf(mvm.KindOf(err), "restart %s: it would not start again: %w", o.inst.ID, err)
+			}
+		}
 		o.kind, o.again = mvm.OpStop, true
 		if err := o.stop(ctx); err != nil {
 			return err
@@ -72,10 +84,20 @@ func (o *operation) restart(ctx context.Context) error {
 
 // stopAsker is who wants the instance stopped: of a stop that was cut off, who asked first.
 func (o *operation) stopAsker() mvm.Asker {
-	if op := o.inst.Op; op != nil && (op.Kind == mvm.OpStop || op.Kind == mvm.OpRestart) {
-		return op.By
+	return firstAsker(o.inst.Op, mvm.OpStop, o.job.req.by)
+}
+
+// wantStopped notes that a person wants an instance stopped that had crashed, or that
+// something else had stopped: it does not come back by itself then.
+func (o *operation) wantStopped() error {
+	if l := o.inst.Last; o.inst.State != mvm.StateStopped || l == nil || !l.Unwanted || !o.job.req.by.Person() {
+		return nil
 	}
-	return o.job.req.by
+	return o.save(func(i *mvm.Instance) {
+		last := *i.Last
+		last.Unwanted = false
+		i.Last = &last
+	})
 }
 
 // afterCrash ends the override of a person whose operation failed because the VMM had

@@ -76,15 +76,41 @@ func (a *app) operateCmd(op operation) *cobra.Command {
 			return err
 		}
 		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			req := mvm.OpRequest{Op: op.kind, Force: force, Why: *why}
 			if all {
-				if addrs, err = awake(ctx, c); err != nil {
-					return err
-				}
+				return a.operateAll(ctx, c, req, *limit, *out)
 			}
-			return a.runOperate(ctx, c, addrs, mvm.OpRequest{Op: op.kind, Force: force, Why: *why}, *limit, *out)
+			return a.runOperate(ctx, c, addrs, req, *limit, *out)
 		})
 	}
 	return cmd
+}
+
+// allPasses is how often what is awake is looked at anew: requests wake instances while
+// others are put to rest.
+const allPasses = 3
+
+// operateAll does the operation on all that holds memory, until nothing does.
+func (a *app) operateAll(ctx context.Context, c *api.Client, req mvm.OpRequest, limit time.Duration, out format) error {
+	addrs, err := awake(ctx, c)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for range allPasses {
+		failed = a.runOperate(ctx, c, addrs, req, limit, out)
+		if len(addrs) == 0 || ctx.Err() != nil {
+			return failed
+		}
+		if addrs, err = awake(ctx, c); err != nil || len(addrs) == 0 {
+			return err
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	return mvm.Errorf(mvm.KindState, "%s --all: %d instances run all the same: requests wake them", req.Op, len(addrs)).
+		WithFix("keep their clients away, and run it again")
 }
 
 // awake lists the instances that run or are warm, workers before the gateways that lead to

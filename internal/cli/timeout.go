@@ -53,6 +53,6 @@ func within(ctx context.Context, limit time.Duration, what string, p *progress, 
 	if last := p.lastText(); last != "" {
 		text = ": " + last
 	}
-	return mvm.Errorf(mvm.KindTimeout, "%s: not done within %s%s", what, limit, text).
+	return mvm.Errorf(mvm.KindTimeout, "%s: not done within %s%s", what, limit.Round(10*time.Millisecond), text).
 		WithFix("the agent goes on with it; see `mvm ps`, and `mvm why INSTANCE` for what an instance waits for")
 }
