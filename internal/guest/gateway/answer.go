@@ -62,8 +62,8 @@ func (a *answer) readHead(x *exchange, req *http.Request) error {
 // inform passes what an instance says before its answer.
 func (x *exchange) inform(req *http.Request, res *http.Response) error {
 	c := x.client
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.word.Lock()
+	defer c.word.Unlock()
 	if res.StatusCode == http.StatusContinue {
 		if x.continued {
 			return nil
@@ -192,7 +192,7 @@ func frame(buf, head []byte, n int, chunked, last bool, trailer http.Header) []b
 		out = append(out, "0\r\n"...)
 		for name, values := range trailer {
 			for _, v := range values {
-				if endToEnd(name) {
+				if name != "Content-Length" && isToken(name) && endToEnd(name) {
 					out = appendValue(append(append(out, name...), ": "...), v)
 				}
 			}
@@ -257,6 +257,7 @@ func (a *answer) uploaded() bool {
 func (x *exchange) upgrade(req *http.Request, a *answer) {
 	want, got := upgradeOf(req.Header), upgradeOf(a.res.Header)
 	if want == "" || !strings.EqualFold(want, got) {
+		a.end() // the body may be on its way, and two would read from the client
 		x.fail(req, refused(http.StatusBadGateway, 0, "the instance switched to a protocol that was not asked for"))
 		return
 	}

@@ -135,6 +135,7 @@ func (ro *roster) sweepEntries() {
 
 // close closes every connection to instances.
 func (ro *roster) close() {
+	ro.fenceAll() // before they are listed: none is used from here on that is not
 	ro.mu.Lock()
 	var all []*gatedConn
 	for _, w := range ro.workers {
@@ -146,5 +147,4 @@ func (ro *roster) close() {
 	for _, c := range all {
 		_ = c.Close()
 	}
-	ro.fenceAll()
 }

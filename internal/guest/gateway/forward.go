@@ -55,7 +55,6 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	if !hasToken(req.Header["Expect"], "100-continue") {
 		u.proceed()
 	}
-	a.upload = u
 	run := func() {
 		defer close(u.done)
 		defer x.r.late.add(x.client) // from here on the client's end can be seen
@@ -64,6 +63,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	if !x.r.group.goDo(run) {
 		return mvm.Errorf(mvm.KindUnavailable, "send the body: the gateway is closing")
 	}
+	a.upload = u // which ends
 	return nil
 }
 

@@ -70,7 +70,6 @@ type Router struct {
 	buffers copyBuffers
 	late    late
 	fresh   chan struct{} // one per connection that is to have its first answer
-	firsts  atomic.Int64  // answers of them
 	date    atomic.Pointer[dated]
 
 	table atomic.Pointer[table]

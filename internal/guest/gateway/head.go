@@ -23,6 +23,19 @@ type head struct {
 	values []string
 	hosts  int
 	host   string
+	size   int // of its text
+}
+
+// shrink gives back what a large head needed, but for the method.
+func (h *head) shrink() {
+	if h.size <= inboxSize {
+		return
+	}
+	method := http.MethodGet
+	if h.req.Method == http.MethodPost {
+		method = http.MethodPost
+	}
+	*h = head{req: http.Request{Method: method}}
 }
 
 // badHead refuses a head; the connection ends with it.
@@ -36,7 +49,7 @@ func (h *head) parse(text string) error {
 	}
 	clear(fields)
 	clear(h.values)
-	*h = head{req: http.Request{Header: fields}, values: h.values[:0]}
+	*h = head{req: http.Request{Header: fields}, values: h.values[:0], size: len(text)}
 	line, rest, ok := cutLine(text)
 	if !ok {
 		return badHead("a line does not end with CR LF")

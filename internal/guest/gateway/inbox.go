@@ -58,8 +58,10 @@ func (b *inbox) fill() error {
 
 // shrink gives back what a large head needed.
 func (b *inbox) shrink() {
-	if b.len() == 0 && len(b.buf) > inboxSize {
-		b.buf = make([]byte, inboxSize)
+	if len(b.buf) > inboxSize && b.len() <= inboxSize {
+		buf := make([]byte, inboxSize)
+		n := copy(buf, b.bytes())
+		b.buf, b.r, b.w = buf, 0, n
 	}
 }
 

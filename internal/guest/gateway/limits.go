@@ -40,10 +40,6 @@ type Limits struct {
 // many as there are pooled connections to pass their requests on.
 const maxFresh = idlePerInstance
 
-// maxTurns is for how many rounds of watchLate a connection may count as one of them, while
-// others get their first answers: about half a second.
-const maxTurns = 15
-
 // maxCalls bounds the questions to the host that are under way at once.
 const maxCalls = 64
 

@@ -37,6 +37,7 @@ type clientConn struct {
 	fresh atomic.Bool // it counts as one that had no answer yet
 
 	mu       sync.Mutex
+	word     sync.Mutex    // held while what comes before an answer is sent
 	serving  bool          // a request is under way
 	watching chan struct{} // closed when nobody watches for the client's going away; nil: nobody does
 	gone     bool          // it has gone away
@@ -45,7 +46,6 @@ type clientConn struct {
 	end      context.CancelCauseFunc
 
 	lateAt, lateSince int // late.mu
-	turns             int // for which it kept others from beginning; watchLate's
 
 	// See linger.
 	plain atomic.Bool // it is closed without further ado

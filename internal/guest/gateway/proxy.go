@@ -25,8 +25,8 @@ type exchange struct {
 	has      bool   // buffered is the body
 	budgeted int    // bytes to give back
 
-	began     bool // the answer; client.mu
-	continued bool // the client was told to send its body; client.mu
+	began     bool // the answer; client.word
+	continued bool // the client was told to send its body; client.word
 	keep      bool // the connection can be used again
 	taken     bool // the connection is no longer one of HTTP
 }
@@ -36,6 +36,7 @@ func (x *exchange) end() {
 		x.lease.end()
 	}
 	x.r.bodies.give(x.budgeted)
+	x.buffered, x.budgeted = nil, 0 // the connection may be idle for long
 }
 
 // pass sends the request to an instance, and the client its answer.

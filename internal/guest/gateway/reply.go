@@ -65,7 +65,7 @@ func (x *exchange) appendAnswer(b []byte, req *http.Request, res *http.Response)
 	b = x.appendStatus(b, req, res.StatusCode)
 	named := namedByConnection(res.Header)
 	for name, values := range res.Header {
-		if name == "Content-Length" || !endToEnd(name) || contains(named, name) {
+		if name == "Content-Length" || !isToken(name) || !endToEnd(name) || contains(named, name) {
 			continue
 		}
 		for _, v := range values {

@@ -50,12 +50,7 @@ func (c *clientConn) nextRequest() bool {
 // answerRequest answers the request that was read.
 func (c *clientConn) answerRequest() {
 	c.beginRequest()
-	defer func() {
-		if c.fresh.Load() {
-			c.r.firsts.Add(1)
-		}
-		c.settle()
-	}()
+	defer c.settle()
 	defer c.endRequest()
 	defer c.x.end()
 	c.x.serve(&c.head.req)
@@ -78,6 +73,7 @@ func (c *clientConn) endBody() bool {
 	}
 	c.owed.Store(c.in.len() > 0)
 	c.in.shrink()
+	c.head.shrink()
 	return x.keep && c.r.ctx.Err() == nil
 }
 
@@ -109,6 +105,7 @@ func (c *clientConn) readHead() error {
 			}
 			text := string(have[:n])
 			in.skip(n)
+			in.shrink()
 			if text == http2Preface {
 				return errHTTP2
 			}
@@ -196,8 +193,8 @@ func (c *clientConn) send(b []byte) error {
 
 // sayContinue tells the client to send its body, unless it has the answer already.
 func (c *clientConn) sayContinue() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.word.Lock()
+	defer c.word.Unlock()
 	if c.x.began || c.x.continued {
 		return nil
 	}
@@ -207,9 +204,9 @@ func (c *clientConn) sayContinue() error {
 
 // begin notes that the answer begins.
 func (x *exchange) begin() {
-	x.client.mu.Lock()
+	x.client.word.Lock()
 	x.began = true
-	x.client.mu.Unlock()
+	x.client.word.Unlock()
 }
 
 // serve routes one request.

@@ -56,12 +56,15 @@ func (c *clientConn) inner() context.Context {
 var errGaveUp = errors.New("the client has gone away")
 
 // watch has it noticed, during a request, when the client goes away. It can't be while
-// there is more of the request to come. False means that no request is under way.
-func (c *clientConn) watch() bool {
+// there is more of the request to come.
+func (c *clientConn) watch() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.serving && !c.body.whole.Load() { // one that died in the middle of its body says nothing more
+		c.probe()
+	}
 	if !c.serving || c.watching != nil || c.gone || !c.body.whole.Load() || c.raw == nil {
-		return c.serving
+		return
 	}
 	done := make(chan struct{})
 	_ = c.Conn.SetReadDeadline(noDeadline)
@@ -69,7 +72,6 @@ func (c *clientConn) watch() bool {
 		c.watching = done
 		c.probe()
 	}
-	return true
 }
 
 // watchGone waits until the client ends its side, or sends more, or the watch ends.
@@ -212,11 +214,10 @@ func (l *late) turn() (over []*clientConn, more bool) {
 // watchLate looks after connections that are late. It runs while there are connections
 // that may become so.
 //
-// One that has no answer yet keeps others from beginning, for some time, while there are
-// first answers: then the gateway or the instance has as much to do as it can. Where there
-// are none, it waits for something else.
+// One that is late waits for something else than the gateway, and keeps no others from
+// beginning.
 func (r *Router) watchLate() {
-	for firsts := r.firsts.Load(); ; {
+	for {
 		select {
 		case <-r.late.any:
 		case <-r.ctx.Done():
@@ -228,16 +229,9 @@ func (r *Router) watchLate() {
 			}
 			var over []*clientConn
 			over, more = r.late.turn()
-			busy := r.firsts.Load() != firsts
-			firsts = r.firsts.Load()
 			for _, c := range over {
-				if c.watch() && busy && c.turns < maxTurns && c.fresh.Load() {
-					c.turns++
-					r.late.add(c)
-					more = true
-				} else {
-					c.settle()
-				}
+				c.watch()
+				c.settle()
 			}
 		}
 	}
