@@ -2,6 +2,7 @@ package filecopy_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -273,7 +274,7 @@ func (h *hostile) entry(kind byte, json string) *hostile {
 }
 
 func (h *hostile) file(name, data string) *hostile {
-	h.entry('f', fmt.Sprintf(`{"name":%q,"mode":420}`, name))
+	h.entry('f', fmt.Sprintf(`{"name":%q,"mode":420}`, b64(name)))
 	if data != "" {
 		h.chunk(0, data)
 	}
@@ -292,12 +293,14 @@ func (h *hostile) size(n uint64) *hostile {
 }
 
 func (h *hostile) folder(name string) *hostile {
-	return h.entry('d', fmt.Sprintf(`{"name":%q,"mode":493}`, name))
+	return h.entry('d', fmt.Sprintf(`{"name":%q,"mode":493}`, b64(name)))
 }
 
 func (h *hostile) link(name, to string) *hostile {
-	return h.entry('l', fmt.Sprintf(`{"name":%q,"link":%q}`, name, to))
+	return h.entry('l', fmt.Sprintf(`{"name":%q,"link":%q}`, b64(name), b64(to)))
 }
+
+func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 func (h *hostile) raw(s string) *hostile { h.b = append(h.b, s...); return h }
 
@@ -317,7 +320,7 @@ func TestAHostileSenderStaysInside(t *testing.T) {
 		"no name":                 {stream().folder("").file("", "x"), "no name"},
 		"slash":                   {stream().folder("").file("../victim", "x"), "no name"},
 		"absolute":                {stream().folder("").file("/tmp/victim", "x"), "no name"},
-		"NUL":                     {stream().folder("").entry('f', `{"name":"a\u0000b"}`), "no name"},
+		"NUL":                     {stream().folder("").file("a\x00b", ""), "no name"},
 		"long name":               {stream().folder("").file(strings.Repeat("n", 256), "x"), "no name"},
 		"folder over link out":    {stream().folder("").link("l", "..").folder("l").file("victim", "x").raw("uuz"), "is no folder"},
 		"folder over link in":     {stream().folder("").folder("d").raw("u").link("l", "d").folder("l").raw("uuz"), "is no folder"},
@@ -326,8 +329,8 @@ func TestAHostileSenderStaysInside(t *testing.T) {
 		"name of the first":       {stream().folder("../../victim").raw("uz"), ""},
 		"up too often":            {stream().folder("").raw("uu"), "where the end should be"},
 		"deep":                    {deep, "folders in each other"},
-		"device":                  {stream().folder("").entry('b', `{"name":"sda","mode":25008}`), "unknown"},
-		"a device's mode":         {stream().folder("").entry('f', `{"name":"f","mode":25014}`).size(0).raw("uz"), ""},
+		"device":                  {stream().folder("").entry('b', `{"name":"c2Rh","mode":25008}`), "unknown"},
+		"a device's mode":         {stream().folder("").entry('f', `{"name":"Zg==","mode":25014}`).size(0).raw("uz"), ""},
 		"link without target":     {stream().folder("").link("l", ""), "no target"},
 		"long target":             {stream().folder("").link("l", strings.Repeat("x", 4096)), "no target"},
 		"long header":             {stream().raw("f\xff\xff\xff\xff"), "more than"},
@@ -380,4 +383,20 @@ func FuzzReceive(f *testing.F) {
 			t.Fatalf("outside: %v, %v", all, err)
 		}
 	})
+}
+
+// TestNamesThatAreNoText: names and targets arrive as the bytes that they are.
+func TestNamesThatAreNoText(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(dir+"/src", 0o755), os.WriteFile(dir+"/src/a\xff", []byte("one"), 0o644),
+		os.WriteFile(dir+"/src/a\xfe", []byte("two"), 0o644), os.Symlink("a\xff", dir+"/src/l\xfd"))
+	var b bytes.Buffer
+	must(t, filecopy.Send(&b, filecopy.Source{Path: dir + "/src"}))
+	_, err := filecopy.Receive(&b, filecopy.Target{Path: dir + "/dst", Name: "src"})
+	must(t, err)
+	for name, want := range map[string]string{"a\xff": "one", "a\xfe": "two", "l\xfd": "one"} {
+		if got, err := os.ReadFile(dir + "/dst/" + name); err != nil || string(got) != want {
+			t.Errorf("%q is %q, %v; want %q", name, got, err, want)
+		}
+	}
 }

@@ -41,22 +41,36 @@ const (
 // header is what an entry says of itself. The name of the first entry is nobody's: the
 // receiver has its own.
 type header struct {
-	Name  string `json:"name"`
+	Name  raw    `json:"name"`
 	Mode  uint32 `json:"mode"`  // permissions, with setuid, setgid and sticky as in stat
 	MTime int64  `json:"mtime"` // ns
 	UID   int    `json:"uid"`
 	GID   int    `json:"gid"`
 	User  string `json:"user,omitempty"`
 	Group string `json:"group,omitempty"`
-	Link  string `json:"link,omitempty"`
+	Link  raw    `json:"link,omitempty"`
+}
+
+// raw is a name as the kernel has it, which need not be text: JSON has it in base64.
+type raw string
+
+// MarshalJSON writes the bytes.
+func (r raw) MarshalJSON() ([]byte, error) { return json.Marshal([]byte(r)) }
+
+// UnmarshalJSON reads the bytes.
+func (r *raw) UnmarshalJSON(b []byte) error {
+	var p []byte
+	err := json.Unmarshal(b, &p)
+	*r = raw(p)
+	return err
 }
 
 // check refuses a header that an honest sender does not send.
 func (h header) check(kind byte, first bool) error {
 	switch {
-	case !first && (h.Name == "" || h.Name == "." || h.Name == ".." || len(h.Name) > maxName || strings.ContainsAny(h.Name, "/\x00")):
+	case !first && (h.Name == "" || h.Name == "." || h.Name == ".." || len(h.Name) > maxName || strings.ContainsAny(string(h.Name), "/\x00")):
 		return fmt.Errorf("%.80q is no name of a file", h.Name)
-	case kind == kindLink && (h.Link == "" || len(h.Link) > maxTarget || strings.ContainsRune(h.Link, 0)):
+	case kind == kindLink && (h.Link == "" || len(h.Link) > maxTarget || strings.ContainsRune(string(h.Link), 0)):
 		return fmt.Errorf("%.80q is no target of a symlink", h.Link)
 	}
 	return nil

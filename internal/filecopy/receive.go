@@ -194,7 +194,7 @@ func (x *receiver) children(root *os.Root, path string, depth int) error {
 		if err != nil {
 			return err
 		}
-		if err := x.entry(root, filepath.Join(path, h.Name), kind, h, depth+1); err != nil {
+		if err := x.entry(root, filepath.Join(path, string(h.Name)), kind, h, depth+1); err != nil {
 			return err
 		}
 	}
@@ -311,7 +311,7 @@ func (x *receiver) owner(h header) (uid, gid int, ok bool) {
 
 func (x *receiver) link(parent *os.Root, path string, h header) error {
 	tmp := temporary()
-	if err := parent.Symlink(h.Link, tmp); err != nil {
+	if err := parent.Symlink(string(h.Link), tmp); err != nil {
 		return err
 	}
 	var err error

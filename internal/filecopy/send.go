@@ -126,7 +126,7 @@ func (s *sender) entry(parent *os.Root, path string, st fs.FileInfo, depth int) 
 			return s.gone(path, err)
 		}
 		h := s.header(st)
-		h.Link = target
+		h.Link = raw(target)
 		s.w.entry(kindLink, h)
 		return s.w.err
 	}
@@ -279,7 +279,7 @@ func (s *sender) copy(f *os.File, from, to int64) (int64, error) {
 }
 
 func (s *sender) header(st fs.FileInfo) header {
-	h := header{Name: st.Name(), Mode: uint32(st.Mode().Perm()), MTime: st.ModTime().UnixNano()}
+	h := header{Name: raw(st.Name()), Mode: uint32(st.Mode().Perm()), MTime: st.ModTime().UnixNano()}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		h.Mode, h.UID, h.GID = sys.Mode&0o7777, int(sys.Uid), int(sys.Gid)
 		h.User, h.Group = s.names.user(strconv.Itoa(h.UID)), s.names.group(strconv.Itoa(h.GID))

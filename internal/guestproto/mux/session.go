@@ -122,6 +122,7 @@ func (s *Session) Open(ctx context.Context, port uint32) (net.Conn, error) {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "open a stream to port %d: %w", port, err)
 	}
 	conn := &Stream{ys, s}
+	s.tally.open(ys.StreamID()) // it says nothing before it is asked
 	stop := context.AfterFunc(ctx, func() { conn.SetWriteDeadline(time.Unix(1, 0)) })
 	_, err = conn.Write(binary.BigEndian.AppendUint32(nil, port))
 	if !stop() {
@@ -200,7 +201,7 @@ func (st *Stream) Close() error { return st.soon(st.Stream.Close) }
 func (st *Stream) Reset() error { return st.soon(st.Stream.Reset) }
 
 func (st *Stream) soon(fn func() error) error {
-	st.s.tally.read(st.StreamID(), -1)
+	st.s.tally.close(st.StreamID())
 	out := make(chan error, 1)
 	st.s.run(func() { out <- fn() })
 	t := time.NewTimer(closeWait)

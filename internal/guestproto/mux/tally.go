@@ -10,9 +10,6 @@ import (
 // read on.
 const tallyWait = 200 * time.Millisecond
 
-// maxTallied bounds the streams that are counted: a guest makes up their numbers.
-const maxTallied = 1024
-
 // tally counts what came for each stream and was not read yet. yamux drops that when the
 // connection ends, and the last words before a guest's death are those that matter: so
 // the end is held back until they are read.
@@ -22,7 +19,7 @@ type tally struct {
 	data int      // bytes that follow it as data
 
 	mu     sync.Mutex
-	unread map[uint32]int
+	unread map[uint32]int // by stream that this end has opened and not closed
 	all    int
 	less   chan struct{} // closed and replaced when there is less
 }
@@ -54,26 +51,50 @@ func (t *tally) came(p []byte) {
 func (t *tally) add(stream uint32, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if _, counted := t.unread[stream]; counted || len(t.unread) < maxTallied {
+	if _, open := t.unread[stream]; open { // the other end makes up numbers
 		t.unread[stream] += n
 		t.all += n
 	}
 }
 
-// read counts that n bytes of the stream were read, or with n below 0 that no more will be.
-func (t *tally) read(stream uint32, n int) {
-	if t == nil || n == 0 {
+// open has the stream counted from now on.
+func (t *tally) open(stream uint32) {
+	if t == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n < 0 || n > t.unread[stream] {
-		n = t.unread[stream]
+	t.unread[stream] = 0
+}
+
+// read counts that n bytes of the stream were read.
+func (t *tally) read(stream uint32, n int) {
+	if t == nil || n <= 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.take(stream, min(n, t.unread[stream]))
+}
+
+// close ends the counting of a stream: no more of it will be read.
+func (t *tally) close(stream uint32) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.take(stream, t.unread[stream])
+	delete(t.unread, stream)
+}
+
+// take takes n from what is unread. t.mu is held.
+func (t *tally) take(stream uint32, n int) {
+	if n == 0 {
+		return
 	}
 	t.all -= n
-	if t.unread[stream] -= n; t.unread[stream] == 0 {
-		delete(t.unread, stream)
-	}
+	t.unread[stream] -= n
 	close(t.less)
 	t.less = make(chan struct{})
 }
