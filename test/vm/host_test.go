@@ -227,9 +227,14 @@ func (h *host) end() {
 // deploy applies the manifest, which is done when every instance is ready.
 func (h *host) deploy(text string) {
 	h.t.Helper()
+	h.deployWith(text, mvm.ApplyOptions{})
+}
+
+func (h *host) deployWith(text string, opts mvm.ApplyOptions) {
+	h.t.Helper()
 	d, err := manifest.ParseDeployment("test.toml", []byte(text), func(string) ([]byte, error) { return nil, os.ErrNotExist })
 	must(h.t, err)
-	if _, err := h.client.Apply(h.ctx(), d, mvm.ApplyOptions{}, nil); err != nil {
+	if _, err := h.client.Apply(h.ctx(), d, opts, nil); err != nil {
 		h.t.Fatalf("deploy: %v\n%s", err, h.log())
 	}
 	h.instances()

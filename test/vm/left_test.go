@@ -122,7 +122,7 @@ func strayFile(rel string, owner map[string]mvm.Instance) string {
 	id, name, _ := strings.Cut(rel, "/")
 	i := owner[id]
 	switch {
-	case name == "data.img", name == "fake-disk.json", strings.HasPrefix(name, "console.log"), strings.HasPrefix(name, "set-aside/"):
+	case name == "data.img", name == "fake-disk.json", strings.HasPrefix(name, "console.log"), strings.HasPrefix(name, "set-aside/"), keptLog(name):
 		return ""
 	case name == "memory" && (i.State.HoldsMemory() || i.State == mvm.StateSleeping):
 		return ""
@@ -130,6 +130,11 @@ func strayFile(rel string, owner map[string]mvm.Instance) string {
 		return ""
 	}
 	return fmt.Sprintf("nobody needs it: %s is %q", id, i.State)
+}
+
+// keptLog reports that the file is of the log that the host keeps of a guest.
+func keptLog(name string) bool {
+	return strings.HasPrefix(name, "log.jsonl") || strings.HasPrefix(name, "previous.jsonl")
 }
 
 // strayLinks lists TAPs of instances that have no VMM, and bridges without tenant.

@@ -89,9 +89,9 @@ func (s *soak) act() {
 			s.t.Fatalf("kill VMM: %v", err)
 		}
 	case "scale":
-		s.deploy(soakPools(1+s.rng.IntN(3), 128))
+		s.deployWith(soakPools(1+s.rng.IntN(3), 128), mvm.ApplyOptions{Force: true}) // what was done by hand before is over
 	case "resize":
-		s.deploy(soakPools(1, 128+32*s.rng.IntN(2)))
+		s.deployWith(soakPools(1, 128+32*s.rng.IntN(2)), mvm.ApplyOptions{Force: true})
 	case "give up": // a client that is killed while it waits
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(s.rng.IntN(200))*time.Millisecond)
 		_, _ = s.client.Operate(ctx, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWake}, nil)

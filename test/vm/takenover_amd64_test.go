@@ -220,6 +220,9 @@ func (b *box) look() map[string]string {
 			if d.IsDir() && (p == b.data || p == b.run || p == filepath.Join(b.host.data, "images") || b.dials(p)) {
 				return fs.SkipDir
 			}
+			if keptLog(d.Name()) { // it begins when its guest has said something
+				return nil
+			}
 			info, err := d.Info()
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
