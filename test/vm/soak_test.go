@@ -110,7 +110,7 @@ func (s *soak) rest() {
 	s.t.Helper()
 	began := time.Now()
 	for {
-		s.deploy(soakPools(1, 128))
+		s.deployWith(soakPools(1, 128), mvm.ApplyOptions{Force: true})
 		for _, i := range s.instances() {
 			if i.State == mvm.StateStopped || i.State == mvm.StateReady {
 				_, _ = s.client.Operate(s.ctx(), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpDestroy}, nil)
