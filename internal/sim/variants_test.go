@@ -28,7 +28,7 @@ func variants() []variant {
 		{"an intent is not durable before its operation acts", "internal/agent/operation.go",
 			"i.Op = &mvm.Op{Kind: op,", "_ = &mvm.Op{Kind: op,", 0},
 		{"a record goes on without its transaction", "internal/agent/operation.go",
-			"	if err == nil {\n		o.inst = now\n	}", "	o.inst = now", 91},
+			"	if err == nil {\n		o.inst = now\n	}", "	o.inst, err = now, nil", 0},
 		{"a snapshot is not marked as consumed", "internal/agent/wake.go",
 			"s.Consumed = true", "s.Consumed = false", 0},
 		{"a fault of the host counts as a bad snapshot", "internal/agent/wake.go",
