@@ -44,10 +44,10 @@ type ServiceHealth struct {
 
 // GivesUp reports that waiting for the service is no use: it is not started again, or
 // fails again and again.
-func (s ServiceHealth) GivesUp() bool { return s.State == "failed" || s.Fails >= CrashLoop && !s.up() }
+func (s ServiceHealth) GivesUp() bool { return s.State == "failed" || s.Fails >= CrashLoop && !s.Up() }
 
-// up reports that the service is as it should be now.
-func (s ServiceHealth) up() bool { return s.State == "ready" || s.State == "done" }
+// Up reports that the service is as it should be now.
+func (s ServiceHealth) Up() bool { return s.State == "ready" || s.State == "done" }
 
 // Text says how the service is, for people.
 func (s ServiceHealth) Text() string {
@@ -85,7 +85,7 @@ func (h *Health) Worst() *ServiceHealth {
 			r = 3
 		case s.Failing:
 			r = 2
-		case !s.up():
+		case !s.Up():
 			r = 1
 		}
 		if r > rank {
@@ -102,7 +102,7 @@ func (h *Health) Text() string {
 	}
 	var parts []string
 	for _, s := range h.Services {
-		if s.Failing || h.Status != HealthFailing && !s.up() {
+		if s.Failing || h.Status != HealthFailing && !s.Up() {
 			parts = append(parts, "service "+s.Name+" is "+s.Text())
 		}
 	}

@@ -120,7 +120,7 @@ func (a *Agent) deliver(ctx context.Context, tenant string) error {
 	return nil
 }
 
-// deliverLater leaves a change of the tenant to keepDelivered.
+// deliverLater leaves a change of the tenant, or of all where it is "", to keepDelivered.
 func (a *Agent) deliverLater(ctx context.Context, tenant string) error {
 	instances, err := a.receivers(ctx, tenant)
 	for _, i := range instances {

@@ -95,8 +95,7 @@ func healthOf(st guestproto.Status) mvm.Health {
 		if st.Version == 0 && s.State == "backoff" { // it does not count them
 			is.Fails = is.Restarts + 1
 		}
-		up := s.State == "ready" || s.State == "done"
-		is.Failing = s.State == "failed" || s.State == "backoff" || is.Fails > 0 && !up
+		is.Failing = s.State == "failed" || s.State == "backoff" || is.Fails > 0 && !is.Up()
 		if is.Failing {
 			h.Status = mvm.HealthFailing
 		}
@@ -228,15 +227,10 @@ func (a *Agent) askHealth(i mvm.Instance) {
 	if i.State != mvm.StateRunning || !i.Ready || !a.health.unknown(i) {
 		return
 	}
-	release, err := acquireSlot(a.ctx, a.idle.slots)
-	if err != nil {
-		return
+	_, err := a.statusWhileIdle(i)
+	if a.ctx.Err() == nil {
+		a.health.asked(i, err == nil)
 	}
-	defer release()
-	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
-	defer cancel()
-	_, err = a.status(ctx, i)
-	a.health.asked(i, err == nil)
 }
 
 // readyAfterAll has it on record that the services of an instance are ready for which
@@ -300,6 +294,16 @@ func (t *healthTable) asked(i mvm.Instance, answered bool) {
 type serviceFails struct{ error }
 
 func (e *serviceFails) Unwrap() error { return e.error }
+
+// servesNobody is the error of an instance that runs, and a service of which does not come
+// up; nil where that is not so.
+func (o *operation) servesNobody(ctx context.Context) error {
+	s := o.a.gaveUp(o.inst)
+	if s == nil {
+		return nil
+	}
+	return &serviceFails{o.a.serviceError(ctx, string(o.kind)+" "+o.inst.ID+": it runs", o.inst, *s)}
+}
 
 // lastOf adds to an instance's story the last lines of what has to do with how it is.
 func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {

@@ -13,16 +13,21 @@ func (a *Agent) lateReady(i mvm.Instance) {
 	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
 		return
 	}
+	if st, err := a.statusWhileIdle(i); err == nil && st.Ready {
+		a.readyAfterAll(i)
+	}
+}
+
+// statusWhileIdle is status within the bounds of the idle loop's questions.
+func (a *Agent) statusWhileIdle(i mvm.Instance) (guestproto.Status, error) {
 	release, err := acquireSlot(a.ctx, a.idle.slots)
 	if err != nil {
-		return
+		return guestproto.Status{}, err
 	}
 	defer release()
 	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
 	defer cancel()
-	if st, err := a.status(ctx, i); err == nil && st.Ready {
-		a.readyAfterAll(i)
-	}
+	return a.status(ctx, i)
 }
 
 // status asks the instance's guest how its services are.

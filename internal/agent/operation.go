@@ -171,8 +171,10 @@ func (o *operation) toRunning(ctx context.Context) error {
 			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, hostError{errors.New(why)})
 		}
 		// Where it was ready once, requests get what its other services answer.
-		if s := o.a.gaveUp(o.inst); s != nil && !(o.inst.Ready && byRequests(o.job.req.by)) {
-			return &serviceFails{o.a.serviceError(ctx, string(o.kind)+" "+o.inst.ID+": it runs", o.inst, *s)}
+		if !(o.inst.Ready && byRequests(o.job.req.by)) {
+			if err := o.servesNobody(ctx); err != nil {
+				return err
+			}
 		}
 		if o.inst.Problem != "" {
 			return nil

@@ -64,6 +64,12 @@ func admitDisk(tx *store.Tx, was, now mvm.Instance) error {
 	return nil
 }
 
+// admitRenewed refuses an instance that could not run with what its pool says now.
+func admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error {
+	now := renewed(i, p)
+	return errors.Join(plan.CheckDisk(i, p.Spec), admitRunning(tx, now), admitDisk(tx, i, now))
+}
+
 // sizeDisk makes the data disk as large as the record says. What is on it stays; its
 // file system grows in the guest, when it is mounted.
 func (o *operation) sizeDisk(ctx context.Context) error {
@@ -106,13 +112,7 @@ func (o *operation) outdated(ctx context.Context) string {
 		return ""
 	}
 	why := strings.Join(what, ", ")
-	err := plan.CheckDisk(o.inst, o.pool.Spec)
-	if err == nil {
-		err = o.a.store.View(func(tx *store.Tx) error {
-			now := renewed(o.inst, o.pool)
-			return errors.Join(admitRunning(tx, now), admitDisk(tx, o.inst, now))
-		})
-	}
+	err := o.a.store.View(func(tx *store.Tx) error { return admitRenewed(tx, o.inst, o.pool) })
 	if err == nil {
 		err = o.a.bootable(ctx, renewed(o.inst, o.pool))
 	}

@@ -42,11 +42,7 @@ func (a *Agent) followResolvers() {
 		return
 	}
 	a.log.Info("guests get other resolvers", "resolvers", a.dns.now())
-	all, err := a.receivers(a.ctx, "")
-	if err != nil && a.ctx.Err() == nil {
+	if err := a.deliverLater(a.ctx, ""); err != nil && a.ctx.Err() == nil {
 		a.log.Error("tell guests of other resolvers", "error", err)
-	}
-	for _, i := range all {
-		a.pending.set(i.ID, true)
 	}
 }

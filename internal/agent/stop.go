@@ -7,7 +7,6 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
-	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -50,8 +49,7 @@ func (o *operation) intendStop(context.Context) error {
 		if i.Op != nil && i.Op.Kind == mvm.OpRestart { // it was begun, and there is no way back
 			return nil
 		}
-		now := renewed(i, o.pool)
-		return errors.Join(plan.CheckDisk(i, o.pool.Spec), admitRunning(tx, now), admitDisk(tx, i, now))
+		return admitRenewed(tx, i, o.pool)
 	})
 }
 

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"mvm"
@@ -22,21 +21,11 @@ func (a *Agent) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUs
 		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(i mvm.Instance) bool { return !i.State.HoldsMemory() })
-	out := make([]mvm.InstanceUsage, len(all))
-	next := make(chan int)
-	var measuring sync.WaitGroup
-	for range min(usageAtOnce, len(all)) {
-		measuring.Go(func() {
-			for n := range next {
-				out[n] = a.usage(ctx, all[n])
-			}
-		})
+	out, places := make([]mvm.InstanceUsage, len(all)), make([]int, len(all))
+	for n := range places {
+		places[n] = n
 	}
-	for n := range all {
-		next <- n
-	}
-	close(next)
-	measuring.Wait()
+	each(places, usageAtOnce, func(n int) { out[n] = a.usage(ctx, all[n]) })
 	return out, ctx.Err()
 }
 

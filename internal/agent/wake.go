@@ -203,10 +203,7 @@ func (o *operation) afterWake(ctx context.Context) error {
 	if err := o.waitReady(ctx); err != nil || !o.job.req.by.Person() {
 		return err
 	}
-	if s := o.a.gaveUp(o.inst); s != nil { // it was ready once, and fails since
-		return &serviceFails{o.a.serviceError(ctx, string(o.kind)+" "+o.inst.ID+": it runs", o.inst, *s)}
-	}
-	return nil
+	return o.servesNobody(ctx) // it was ready once, and may fail since
 }
 
 // wakeGate makes a guest whose vCPUs run again right and configured: by a greeting

@@ -56,9 +56,8 @@ const fdPrefix = "publish-"
 func fdName(at netip.AddrPort) string { return fdPrefix + strings.ReplaceAll(at.String(), ":", "_") }
 
 // Keep implements publish.Keeper.
-func (s *fdStore) Keep(l *net.TCPListener) error {
-	at := l.Addr().(*net.TCPAddr).AddrPort()
-	return s.tell("FDSTORE=1\nFDNAME="+fdName(netip.AddrPortFrom(at.Addr().Unmap(), at.Port())), l)
+func (s *fdStore) Keep(at netip.AddrPort, l *net.TCPListener) error {
+	return s.tell("FDSTORE=1\nFDNAME="+fdName(at), l)
 }
 
 // Forget implements publish.Keeper.

@@ -62,7 +62,7 @@ func TestSystemdKeepsPorts(t *testing.T) {
 	}
 	at := netip.MustParseAddrPort(l.Addr().String())
 	store := host.FDStore(path)
-	if err := store.Keep(l); err != nil {
+	if err := store.Keep(at, l); err != nil {
 		t.Fatal(err)
 	}
 	text, files := n.next()

@@ -10,8 +10,8 @@ import (
 // in ends and another begins: clients that connect meanwhile wait for it. It must be safe
 // for concurrent use.
 type Keeper interface {
-	// Keep holds the listener open beside the Publisher, under its address.
-	Keep(l *net.TCPListener) error
+	// Keep holds the listener open beside the Publisher, under its address as it is given.
+	Keep(at netip.AddrPort, l *net.TCPListener) error
 	// Forget closes what is held of the address. When it returns the address is free,
 	// unless there is an error.
 	Forget(addr netip.AddrPort) error
@@ -45,7 +45,7 @@ func (p *Publisher) listenKept(b Binding) (*net.TCPListener, error) {
 	}
 	l, err := listen(b)
 	if err == nil && p.keeper != nil {
-		if err := p.keeper.Keep(l); err != nil {
+		if err := p.keeper.Keep(addrOfListener(l), l); err != nil {
 			p.log.Warn("a port that is published will be closed while the agent restarts", "host", addrOfListener(l), "error", err)
 		}
 	}

@@ -21,11 +21,11 @@ type manager struct {
 	deaf bool
 }
 
-func (m *manager) Keep(l *net.TCPListener) error {
+func (m *manager) Keep(at netip.AddrPort, l *net.TCPListener) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f, err := l.File()
-	m.held[l.Addr().(*net.TCPAddr).AddrPort()] = f
+	m.held[at] = f
 	return err
 }
 
