@@ -2,6 +2,7 @@ package mvm
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,9 +28,47 @@ func (u PoolUpdate) Check(have Pool) error {
 
 // TenantUpdate changes a tenant; nil fields stay.
 type TenantUpdate struct {
+	Quota        *Quota `json:"quota,omitempty"` // the whole quota
+	Pinned       *bool  `json:"pinned,omitempty"`
+	HostServices *[]int `json:"host_services,omitempty"`
+	// If is what the update was made from: if the tenant has other values, nothing changes.
+	// nil: the update applies to whatever is there.
+	If *TenantIf `json:"if,omitempty"`
+}
+
+// TenantIf is the precondition of an update; nil fields are not compared.
+type TenantIf struct {
 	Quota        *Quota `json:"quota,omitempty"`
 	Pinned       *bool  `json:"pinned,omitempty"`
 	HostServices *[]int `json:"host_services,omitempty"`
+}
+
+// From makes the update conditional on old: each field that it changes must still have
+// the value that it has in old.
+func (u TenantUpdate) From(old Tenant) TenantUpdate {
+	cond := TenantIf{}
+	if u.Quota != nil {
+		cond.Quota = &old.Quota
+	}
+	if u.Pinned != nil {
+		cond.Pinned = &old.Pinned
+	}
+	if u.HostServices != nil {
+		ports := slices.Concat([]int{}, old.HostServices)
+		cond.HostServices = &ports
+	}
+	u.If = &cond
+	return u
+}
+
+// Check returns KindState if the tenant no longer is what the update was made from.
+func (u TenantUpdate) Check(have Tenant) error {
+	c := u.If
+	if c == nil || (c.Quota == nil || *c.Quota == have.Quota) && (c.Pinned == nil || *c.Pinned == have.Pinned) &&
+		(c.HostServices == nil || slices.Equal(*c.HostServices, have.HostServices)) {
+		return nil
+	}
+	return Errorf(KindState, "update tenant %s: somebody else has changed it meanwhile", have.ID).WithFix("look at it, and do it again")
 }
 
 // OpRequest asks for an operation on an instance. Force skips what only protects

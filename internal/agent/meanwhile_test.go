@@ -79,3 +79,61 @@ func TestApplyIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// TestTenantChangedMeanwhile: an update of a tenant that says what it was made from changes
+// nothing else, and a deployment does not put back what somebody changed after it looked.
+func TestTenantChangedMeanwhile(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.makePool(worker("workers"))
+	old, _, err := h.a.Tenant(ctx(t), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := func(running, warm int) *mvm.Quota {
+		q := old.Quota
+		q.MaxRunning, q.MaxWarm = running, warm
+		return &q
+	}
+	raise := func() {
+		if _, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{Quota: more(50, 4)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raise()
+	pinned, ports := true, []int{8080}
+	for what, up := range map[string]mvm.TenantUpdate{
+		"the quota": {Quota: more(8, 5)}, "quota and flag": {Quota: more(8, 5), Pinned: &pinned},
+	} {
+		_, err := h.a.UpdateTenant(ctx(t), "acme", up.From(old))
+		h.wantMaxRunning50("an update of "+what, err)
+	}
+	now, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{Pinned: &pinned, HostServices: &ports}.From(old))
+	if err != nil || !now.Pinned || now.Quota.MaxRunning != 50 {
+		t.Errorf("an update of what nobody changed: %v, %+v", err, now)
+	}
+	if _, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{HostServices: &[]int{}}.From(old)); !mvm.IsKind(err, mvm.KindState) {
+		t.Errorf("an update of ports that changed: %v", err)
+	}
+
+	d := deployment(worker("workers"))
+	d.Tenant.Quota, d.Tenant.Pinned, d.Tenant.HostServices = more(8, 5), true, ports
+	h.onSeam(func(point string) error {
+		if point == "apply.update-tenant:before" {
+			_, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{Quota: more(50, 3)})
+			return err
+		}
+		return nil
+	})
+	_, err = h.a.Apply(ctx(t), d, mvm.ApplyOptions{NoWait: true}, nil)
+	h.onSeam(nil)
+	h.wantMaxRunning50("a deployment that looked before", err)
+}
+
+func (h *host) wantMaxRunning50(what string, err error) {
+	h.t.Helper()
+	now, _, _ := h.a.Tenant(ctx(h.t), "acme")
+	if !mvm.IsKind(err, mvm.KindState) || now.Quota.MaxRunning != 50 {
+		h.t.Errorf("%s: %v, max_running %d; want it refused, and 50 kept", what, err, now.Quota.MaxRunning)
+	}
+}

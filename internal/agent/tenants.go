@@ -138,6 +138,9 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		if t, err = tx.Tenant(id); err != nil {
 			return err
 		}
+		if err := up.Check(t); err != nil {
+			return err
+		}
 		was := t
 		if up.Quota != nil {
 			t.Quota = *up.Quota

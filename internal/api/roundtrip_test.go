@@ -120,7 +120,7 @@ func calls() []call {
 	netID := 4
 	spec := mvm.TenantSpec{ID: "acme", NetID: &netID, Quota: &mvm.Quota{MaxVCPUs: 1}, Pinned: true}
 	pinned := true
-	up := mvm.TenantUpdate{Pinned: &pinned, HostServices: &[]int{1}}
+	up := mvm.TenantUpdate{Pinned: &pinned, HostServices: &[]int{1}, If: &mvm.TenantIf{Quota: &mvm.Quota{MaxWarm: 2}}}
 	ps := poolSpec()
 	inst := mvm.Address{Tenant: "acme", Pool: "workers", Instance: "i-a3f7b2c1"}
 	key := mvm.Address{Tenant: "acme", Pool: "workers", Key: "a%b?c#d&e=f"}

@@ -125,7 +125,7 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 			if up == (mvm.TenantUpdate{}) {
 				return usagef(cmd, "nothing to change was named")
 			}
-			t, err := c.UpdateTenant(ctx, args[0], up)
+			t, err := c.UpdateTenant(ctx, args[0], up.From(old))
 			if err != nil {
 				return err
 			}

@@ -155,7 +155,7 @@ func (m *maker) tenant() {
 		ports := append([]int{}, want.HostServices...)
 		up.HostServices, changed = &ports, append(changed, "host_services")
 	}
-	if len(changed) > 0 {
+	if up = up.From(*have); len(changed) > 0 {
 		m.add(Step{Kind: UpdateTenant, Target: m.address(""), Reason: "changed: " + strings.Join(changed, ", "), Update: &up})
 	}
 }
