@@ -17,8 +17,8 @@ var _ prometheus.Collector = (*fleet)(nil)
 
 func newFleet(count func() []mvm.FleetCount) *fleet {
 	return &fleet{count: count,
-		instances: prometheus.NewDesc("mvm_instances", "Instances by tenant, pool and state.", []string{"tenant", "pool", "state"}, nil),
-		sleeping:  prometheus.NewDesc("mvm_sleeping_bytes", "What the snapshots of a tenant's sleeping instances hold on disk.", []string{"tenant"}, nil)}
+		instances: prometheus.NewDesc("mvm_instances", "Number of instances, by tenant, pool and state.", []string{"tenant", "pool", "state"}, nil),
+		sleeping:  prometheus.NewDesc("mvm_sleeping_bytes", "Disk space used by the snapshots of a tenant's sleeping instances.", []string{"tenant"}, nil)}
 }
 
 // Describe implements prometheus.Collector.

@@ -57,7 +57,7 @@ func New(src Sources) *Metrics {
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if src.Audited != nil {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "mvm_audit_last_seq",
-			Help: "Number of the last entry of the audit log; it never falls."}, func() float64 { return float64(src.Audited()) }))
+			Help: "Number of the last entry of the audit log. It never decreases."}, func() float64 { return float64(src.Audited()) }))
 	}
 	return m
 }
@@ -81,9 +81,9 @@ func (m *Metrics) histogram(name, help string, labels ...string) *prometheus.His
 }
 
 func (m *Metrics) makeReconcile() {
-	m.reconcileRuns = m.counter("mvm_reconcile_runs_total", "Runs of the reconcile loop over one tenant.").WithLabelValues()
-	m.reconcileErrors = m.counter("mvm_reconcile_errors_total", "Runs of the reconcile loop that failed.").WithLabelValues()
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mvm_reconcile_duration_seconds", Help: "Time that a run of the reconcile loop took.", Buckets: seconds()})
+	m.reconcileRuns = m.counter("mvm_reconcile_runs_total", "Reconcile runs. Each covers one tenant.").WithLabelValues()
+	m.reconcileErrors = m.counter("mvm_reconcile_errors_total", "Reconcile runs that failed.").WithLabelValues()
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mvm_reconcile_duration_seconds", Help: "Duration of a reconcile run.", Buckets: seconds()})
 	m.registry.MustRegister(h)
 	m.reconcileSeconds = h
 }

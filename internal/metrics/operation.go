@@ -13,13 +13,13 @@ const (
 )
 
 func (m *Metrics) makeOperations() {
-	m.operations = m.counter("mvm_operations_total", "Operations on instances that did something or failed, by how they ended: ok or the kind of the error. A request for what runs already is none.", "op", "result")
+	m.operations = m.counter("mvm_operations_total", "Operations on instances that did something or failed, by result: ok, or the kind of error. Requests for instances that already run are not counted.", "op", "result")
 	m.wake = m.histogram("mvm_wake_duration_seconds",
-		"Time to have an instance awake, by kind (warm: from memory or its snapshot, cold: booted from its disks) and stage.", "kind", "stage")
+		"Time to wake or start an instance, by kind (warm: from memory or its snapshot, cold: booted from its disks) and stage.", "kind", "stage")
 	m.sleep = m.histogram("mvm_sleep_duration_seconds",
-		"Time to put an instance away, by kind (warm: paused in memory, cold: snapshot on disk) and stage.", "kind", "stage")
-	m.deferred = m.counter("mvm_deferred_transitions_total", "Transitions that were wanted and put off, by operation and reason.", "op", "reason")
-	m.hostBound = m.counter("mvm_host_bound_requests_total", "Requests of guests to their host, by request and result.", "request", "result")
+		"Time to pause an instance or put it to sleep, by kind (warm: paused in memory, cold: snapshot on disk) and stage.", "kind", "stage")
+	m.deferred = m.counter("mvm_deferred_transitions_total", "Transitions that were deferred, by operation and reason.", "op", "reason")
+	m.hostBound = m.counter("mvm_host_bound_requests_total", "Requests from guests to the host, by request and result.", "request", "result")
 }
 
 // Operation counts an operation that has ended, and where it succeeded and changed

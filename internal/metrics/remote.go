@@ -15,9 +15,9 @@ type Remote struct {
 // concurrent use. It is called at most once.
 func (m *Metrics) Remote(read func() Remote) {
 	m.registry.MustRegister(&remote{read: read,
-		connections: prometheus.NewDesc("mvm_remote_connections", "Connections of remote clients.", nil, nil),
-		refused:     prometheus.NewDesc("mvm_remote_refused_total", "Remote clients that were refused, by why: handshake, connections, certificate or rate.", []string{"why"}, nil),
-		until:       prometheus.NewDesc("mvm_remote_certificate_until_seconds", "When the node's certificate ends, in seconds since 1970.", nil, nil)})
+		connections: prometheus.NewDesc("mvm_remote_connections", "Open connections of remote clients.", nil, nil),
+		refused:     prometheus.NewDesc("mvm_remote_refused_total", "Refused remote clients, by reason: handshake, connections, certificate or rate.", []string{"why"}, nil),
+		until:       prometheus.NewDesc("mvm_remote_certificate_until_seconds", "Expiry of the node's certificate, in seconds since 1970.", nil, nil)})
 }
 
 type remote struct {

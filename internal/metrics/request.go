@@ -5,8 +5,8 @@ import (
 )
 
 func (m *Metrics) makeRequests() {
-	m.requests = m.counter("mvm_api_requests_total", "Requests to the agent's API, by route and how they ended: ok or the kind of the error.", "route", "result")
-	m.requestSeconds = m.histogram("mvm_api_request_duration_seconds", "Time that a request to the agent's API took, waiting for operations and streams included.", "route")
+	m.requests = m.counter("mvm_api_requests_total", "Requests to the agent's API, by route and result: ok, or the kind of error.", "route", "result")
+	m.requestSeconds = m.histogram("mvm_api_request_duration_seconds", "Duration of requests to the agent's API, including waits for operations and streams.", "route")
 }
 
 // Request counts a request to the API: the pattern of its route, and "ok" or the kind
