@@ -18,40 +18,39 @@ type reconcileOptions struct {
 	dry, keep, forget, noWait, force bool
 }
 
-const reconcileHelp = `Make the host what was asked for, and wait until it is so.
+const reconcileHelp = `Reconcile the host with its desired state, and wait until they agree.
 
-Without --desired that is what is on record: the tenants and pools as mvm tenant, mvm
-pool, mvm new and mvm deploy left them. The agent does so by itself; this waits for it.
+Without --desired the desired state is what mvm tenant, mvm pool, mvm new and mvm deploy
+have set. The agent reconciles all the time; the command starts a pass now and waits for it.
 
-With --desired the record is made to agree with a desired state first, a document
-(JSON or YAML) as mvm agent desired prints it, or a signed one. All of it is checked before anything
-changes. Tenants and pools that it does not name stay, unless it asks to prune them.
-It is applied once; with --keep the agent holds the host to it from then on, over
-restarts, until another is kept or --forget is given.
+With --desired the command first applies a desired state: a JSON or YAML document as
+mvm agent desired prints it, or a signed one. The agent checks the whole document before
+it changes anything. Tenants and pools that the document does not name stay, unless it
+asks to prune them. The document is applied once. With --keep the agent keeps the host at
+this state, also after restarts, until another state is kept or --forget is given.
 
-A host that is held to a state takes no other one once, which would not last: use --keep
-again, or --forget first. What it destroys is told first, and asked for.
+While a state is kept, the agent refuses to apply another one once: use --keep again, or
+--forget first. If the document would destroy something, the command lists it and asks.
 
-An instance that a person changed with mvm instance is left alone for ten minutes. Where
-that keeps something back, it is named, and the command ends with 6. With --force it is
-taken over at once.
+The agent leaves an instance alone for ten minutes after a change by hand (mvm instance).
+If that blocks a step, the command names the instance and exits with 6. --force takes the
+instance over at once.
 
-With --dry-run nothing changes: it says what would be done, and exits with 0 when that
-is nothing and with 10 when it is something; with 6 when it is nothing only because an
-instance is left alone.
+--dry-run changes nothing and prints the steps. It exits with 0 if there are none, with 10
+if there are some, and with 6 if the only steps are blocked by a change by hand.
 ` + timeoutHelp
 
 func (a *app) agentReconcileCmd() *cobra.Command {
 	var o reconcileOptions
-	cmd := &cobra.Command{Use: "reconcile [TENANT] [flags]", Short: "Make the host what was asked for, and wait", Long: reconcileHelp,
+	cmd := &cobra.Command{Use: "reconcile [TENANT] [flags]", Short: "Reconcile the host with its desired state, and wait", Long: reconcileHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeTenants,
 		Example: "  mvm agent reconcile --desired node-1.json --dry-run\n  mvm agent reconcile --desired node-1.json --keep"}
 	f := cmd.Flags()
 	f.StringVar(&o.desired, "desired", "", "`FILE` with the desired state of the host; - is stdin")
-	f.BoolVar(&o.dry, "dry-run", false, "only say what would be done; exit with 10 when it is something")
-	f.BoolVar(&o.keep, "keep", false, "hold the host to the state from now on")
-	f.BoolVar(&o.forget, "forget", false, "no longer hold the host to a state that was kept")
-	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record")
+	f.BoolVar(&o.dry, "dry-run", false, "change nothing and print the steps; exit with 10 if there are any")
+	f.BoolVar(&o.keep, "keep", false, "keep the host at this state from now on")
+	f.BoolVar(&o.forget, "forget", false, "stop keeping the host at a state")
+	f.BoolVar(&o.noWait, "no-wait", false, "return once the desired state is stored; the agent applies it later")
 	forceFlag(cmd, &o.force)
 	limit, yes, out := timeoutFlag(cmd), yesFlag(cmd), outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -140,16 +139,16 @@ func (a *app) printSteps(steps []mvm.PlanStep, dry bool, out format, none string
 }
 
 func (a *app) agentDesiredCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "desired [-o json|yaml]", Short: "Print the desired state that would make this host again", Args: cobra.NoArgs,
-		Long: `Print the desired state that would make this host again: its tenants and pools as they
-are asked for. Give it to mvm agent reconcile --desired, or sign it with mvm desired sign.
+	cmd := &cobra.Command{Use: "desired [-o json|yaml]", Short: "Print the desired state that would recreate this host", Args: cobra.NoArgs,
+		Long: `Print the desired state that would recreate this host: its tenants and pools with all
+settings. Apply it with mvm agent reconcile --desired, or sign it with mvm desired sign.
 
-Secrets are not in it, only a keyed hash of those that each tenant has. On a host that
-does not have them yet set them with mvm tenant secrets set, or deploy a manifest with
-them; the state can be applied before and after.
+The document has no secrets, only a keyed hash of each tenant's secrets. On another host,
+set the secrets with mvm tenant secrets set or deploy a manifest that has them, before or
+after you apply the document.
 `}
 	f := asJSON
-	cmd.Flags().VarP(&f, "output", "o", "how to print")
+	cmd.Flags().VarP(&f, "output", "o", "output format")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if f == asTable {
 			return usagef(cmd, "a desired state is no table: use -o json or -o yaml")

@@ -7,9 +7,9 @@ import (
 	"mvm/internal/api"
 )
 
-const schemaHelp = `Print the schema of the API, as an OpenAPI 3.0 document in JSON: every question, answer
-and error, for programs that talk to an agent. It needs no agent; one that runs gives its
-own at /v1/openapi.json.
+const schemaHelp = `Print the schema of the API as an OpenAPI 3.0 document in JSON: every request, response
+and error. The command needs no agent. A running agent serves its own schema at
+/v1/openapi.json.
 `
 
 func (a *app) schemaCmd() *cobra.Command {

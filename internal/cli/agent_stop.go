@@ -29,8 +29,8 @@ type agentStatus struct {
 }
 
 func (a *app) agentStatusCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "status [-o FORMAT]", Short: "Show the agent: pid, uptime, version, folders and what it runs",
-		Long: "Show the agent: pid, uptime, version, folders and what it runs. It starts none; where\nnone answers it ends with 5.\n", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "status [-o FORMAT]", Short: "Show the agent: pid, uptime, version, folders, tenants and instances",
+		Long: "Show the agent: pid, uptime, version, folders, tenants and instances. The command never\nstarts an agent; if none answers, it exits with 5.\n", Args: cobra.NoArgs}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, where, err := a.dial()
@@ -109,17 +109,17 @@ func unitOf(pid int) string {
 	return ""
 }
 
-const agentStopHelp = `Stop the agent of this host in an orderly way and wait until it has ended. Operations get
-10 seconds to finish; what is cut off is taken up by the next agent. Instances go on
-running, and those that sleep go on sleeping, but nobody wakes them until an agent runs.
+const agentStopHelp = `Stop the agent of this host and wait until its process has ended. Operations get 10
+seconds to finish; the next agent continues those that were interrupted. Running instances
+keep running and sleeping ones stay asleep, but nothing wakes them until an agent runs.
 
-An agent that systemd runs is stopped with systemctl, since systemd would start it again.
-It is no error when no agent runs.
+If systemd runs the agent, stop it with systemctl: systemd would start it again. The
+command succeeds if no agent runs.
 `
 
 func (a *app) agentStopCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "stop [--timeout SECONDS]", Short: "Stop the agent of this host and wait until it has ended", Long: agentStopHelp, Args: cobra.NoArgs}
-	timeout := cmd.Flags().Int("timeout", 60, "`SECONDS` to wait for its end")
+	cmd := &cobra.Command{Use: "stop [--timeout SECONDS]", Short: "Stop the agent of this host and wait for its end", Long: agentStopHelp, Args: cobra.NoArgs}
+	timeout := cmd.Flags().Int("timeout", 60, "`SECONDS` to wait for the agent's end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *timeout < 1 || *timeout > 86400 {
 			return usagef(cmd, "--timeout %d is not in 1..86400", *timeout)

@@ -12,29 +12,29 @@ import (
 	"mvm/internal/audit"
 )
 
-const verifyHelp = `Follow the audit log from its first entry to its last and say whether it is what was
-written: each entry has the hash of all before it, and the two ends are sealed with the
-key of the host. Where it is not, tell where, and end with 1.
+const verifyHelp = `Check that nobody has changed the audit log. Each entry contains the hash of the entry
+before it, and the first and last entries are sealed with the host's master key. If the log
+was changed, the command prints the places and exits with 1.
 
-With --file it looks into a copy of state.db, without an agent; without the key file
-(--key-file) the chain is followed and the seal not compared.
+With --file the command checks a copy of state.db and needs no agent. Without the master
+key it checks the hashes but not the seal.
 
-An older copy of the whole file in place of the present one shows only against what was
-noted down elsewhere: keep the head that this command prints, or the agent logs every
-hour, and give it back with --expect.
+If somebody replaces the whole file with an older copy, the hashes still fit. To detect
+that, keep the head elsewhere and pass it with --expect later. This command prints the
+head, and the agent logs it every hour.
 `
 
 func (a *app) auditCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "audit COMMAND", Short: "The audit log as a whole; its entries are in mvm events", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "audit COMMAND", Short: "Check the audit log; mvm events shows its entries", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(a.auditVerifyCmd())
 	return cmd
 }
 
 func (a *app) auditVerifyCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "verify [flags]", Short: "Check that nobody has changed the audit log", Long: verifyHelp, Args: cobra.NoArgs}
-	file := cmd.Flags().String("file", "", "`FILE`: a copy of state.db, instead of asking the agent")
+	file := cmd.Flags().String("file", "", "`FILE`: a copy of state.db to check, without an agent")
 	keyFile := cmd.Flags().String("key-file", "", "`FILE` with the master key, for --file (default: the agent's)")
-	expect := cmd.Flags().String("expect", "", "`NUMBER:HASH` of an entry that the log must still have: an earlier head")
+	expect := cmd.Flags().String("expect", "", "`NUMBER:HASH` of an earlier head, which the log must still contain")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		r, err := a.verifyAudit(cmd, *file, *keyFile, *expect)
@@ -45,8 +45,8 @@ func (a *app) auditVerifyCmd() *cobra.Command {
 			return err
 		}
 		if !r.Intact {
-			return mvm.Errorf(mvm.KindInternal, "audit log is not what was written: %d places", r.BreakCount).
-				WithFix("keep a copy of state.db as it is now, and compare with a backup and the agent's own log")
+			return mvm.Errorf(mvm.KindInternal, "audit log was changed: %d places", r.BreakCount).
+				WithFix("keep a copy of state.db, and compare it with a backup and with the agent's log")
 		}
 		return nil
 	}
@@ -61,7 +61,7 @@ func (a *app) verifyAudit(cmd *cobra.Command, file, keyFile, expect string) (r m
 	}
 	if file == "" {
 		if keyFile != "" {
-			return r, usagef(cmd, "--key-file is for --file; the agent has its key")
+			return r, usagef(cmd, "--key-file needs --file: the agent uses its own key")
 		}
 		err = a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
 			r, err = c.VerifyEvents(ctx, expect)
@@ -87,7 +87,7 @@ func readable(keyFile string) error {
 		err = f.Close()
 	}
 	if err != nil {
-		return mvm.Errorf(mvm.KindInvalid, "read key file: %w", err).WithFix("without --key-file the chain is followed and the seal not compared")
+		return mvm.Errorf(mvm.KindInvalid, "read key file: %w", err).WithFix("without --key-file the hashes are checked, but not the seal")
 	}
 	return nil
 }
@@ -105,10 +105,10 @@ func auditTable(r mvm.AuditReport) table {
 	}
 	t.add("head", r.Head)
 	if !r.SealChecked {
-		t.add("seal", "not compared, for want of the key")
+		t.add("seal", "not compared: the master key is missing")
 	}
 	if r.ExpectTrimmed {
-		t.add("expected", "older than what is kept, so there is nothing to compare it with")
+		t.add("expected", "not compared: that entry is older than the log's oldest")
 	}
 	for _, b := range r.Breaks {
 		t.add("broken", b.What)

@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) certsCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "certs COMMAND", Short: "Certificates of the API for other machines", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "certs COMMAND", Short: "Certificates for the remote API", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(local(a.certsInitCmd(), a.certsStatusCmd(), a.certsRotateCmd(), a.certsRequestCmd(), a.certsSignCmd(),
 		a.certsClientCmd(), a.certsListCmd(), a.certsRevokeCmd())...)
 	return cmd
@@ -52,7 +52,7 @@ func (a *app) certsFlags(cmd *cobra.Command) func() (certs, error) {
 			return certs{}, err
 		}
 		if a.Getenv("MVM_REMOTE") != "" {
-			a.say("these are the certificates of this host, in %s; the agent of MVM_REMOTE is not asked", cfg.Remote.CertDir)
+			a.say("these are the certificates of this host, in %s; MVM_REMOTE is ignored", cfg.Remote.CertDir)
 		}
 		return certs{dir: pki.At(cfg.Remote.CertDir, cfg.Remote.TrustDomain), cfg: cfg}, nil
 	}
@@ -70,7 +70,7 @@ func (c certs) nodeID() (string, error) {
 	}
 	host, _, _ = strings.Cut(strings.ToLower(host), ".")
 	if err := mvm.ValidateName("node", host); err != nil {
-		return "", mvm.Errorf(mvm.KindInvalid, "the host's name %.80q can't be a node's: %w", host, err).WithFix("give one with --node-id")
+		return "", mvm.Errorf(mvm.KindInvalid, "the host name %.80q is not a valid node id: %w", host, err).WithFix("choose one with --node-id")
 	}
 	return host, nil
 }

@@ -48,12 +48,12 @@ func shortIdentity(uri string) string {
 	return id.Short()
 }
 
-const certsRevokeHelp = `Revoke certificates that the CA on this host has signed: the one with the serial
-number, all of an identity (client/laptop, tenant/alice/client/web, node/n1), or those of
+const certsRevokeHelp = `Revoke certificates that the CA on this host has signed: one by its serial number, all
+certificates of an identity (client/laptop, tenant/alice/client/web, node/n1), or those of
 all clients of a tenant (tenant/alice).
 
-A running agent refuses them from then on, also on connections that they have. Nodes
-elsewhere need the new ca.crl, with ` + "`mvm agent certs rotate --crl`" + `.
+A running agent refuses them at once, also on connections that are already open. On other
+nodes, install the new ca.crl with ` + "`mvm agent certs rotate --crl`" + `.
 `
 
 func (a *app) certsRevokeCmd() *cobra.Command {
@@ -73,7 +73,7 @@ func (a *app) certsRevokeCmd() *cobra.Command {
 				a.say("revoked %s, serial %s", info.Identity, info.Serial)
 			}
 			if len(done) == 0 {
-				a.say("%s was revoked before", which)
+				a.say("%s is already revoked", which)
 			}
 		}
 		return nil

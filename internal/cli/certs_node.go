@@ -11,18 +11,19 @@ import (
 
 // hostFlag adds --host, for names under which a node answers.
 func hostFlag(cmd *cobra.Command) *[]string {
-	return cmd.Flags().StringArray("host", nil, "`NAME` or address under which clients reach this node, beside the known ones (repeat)")
+	return cmd.Flags().StringArray("host", nil, "additional `NAME` or address by which clients reach this node (repeat)")
 }
 
-const certsInitHelp = `Make what this host needs to answer other machines: a CA of its own, and the
-certificate of this node. What is there already is kept, so running it again changes
-nothing. A running agent renews the node's certificate in the middle of its life.
+const certsInitHelp = `Create what this host needs to serve other machines: its own CA and a certificate for this
+node. Files that exist are kept, so running the command again changes nothing. The agent
+renews the node's certificate halfway through its validity.
 
-Keep a copy of ca.key in a safe place: whoever has it can make himself an operator.
+Keep a backup of ca.key in a safe place: anyone who has it can create operator
+certificates.
 `
 
 func (a *app) certsInitCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "init [flags]", Short: "Make a CA and this node's certificate", Long: certsInitHelp, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "init [flags]", Short: "Create a CA and a certificate for this node", Long: certsInitHelp, Args: cobra.NoArgs}
 	open, hosts := a.certsFlags(cmd), hostFlag(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		c, err := open()
@@ -34,12 +35,12 @@ func (a *app) certsInitCmd() *cobra.Command {
 			return err
 		}
 		if made {
-			a.say("CA of trust domain %s made in %s; keep a copy of ca.key in a safe place", c.cfg.Remote.TrustDomain, c.cfg.Remote.CertDir)
+			a.say("CA of trust domain %s created in %s; keep a backup of ca.key in a safe place", c.cfg.Remote.TrustDomain, c.cfg.Remote.CertDir)
 		} else {
 			a.say("the CA in %s is kept", c.cfg.Remote.CertDir)
 		}
 		if c.dir.HasNode() {
-			a.say("the node's certificate is kept; `mvm agent certs rotate` makes a new one")
+			a.say("the node's certificate is kept; `mvm agent certs rotate` creates a new one")
 			return nil
 		}
 		return a.issueNode(c, *hosts)
@@ -64,19 +65,20 @@ func (a *app) issueNode(c certs, more []string) error {
 // life is how long a node's certificate lives.
 func (c certs) life() time.Duration { return time.Duration(c.cfg.Remote.CertHours) * time.Hour }
 
-const certsRotateHelp = `Give this node a new key and certificate, at once and without a restart of the agent.
+const certsRotateHelp = `Replace this node's key and certificate. The agent uses them at once, without a restart.
 
-Where the CA's key is on this host it signs the new one. Elsewhere the new certificate
-comes with --cert: the answer to the last ` + "`mvm agent certs request`" + `. --ca and --crl
-take over the certificate of the CA, the first time, and its list of revoked ones.
+If the CA's key is on this host, the CA signs the new certificate. Otherwise create a
+request with ` + "`mvm agent certs request`" + `, sign it on the CA's host, and install the result
+with --cert. --ca installs the CA's certificate (the first time), and --crl its list of
+revoked certificates.
 `
 
 func (a *app) certsRotateCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "rotate [flags]", Short: "Give this node a new certificate", Long: certsRotateHelp, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "rotate [flags]", Short: "Replace this node's certificate", Long: certsRotateHelp, Args: cobra.NoArgs}
 	open, hosts := a.certsFlags(cmd), hostFlag(cmd)
-	cert := cmd.Flags().String("cert", "", "`FILE` with the certificate that answers the last request")
-	ca := cmd.Flags().String("ca", "", "`FILE` with the certificate of the CA (ca.pem of the host that signs)")
-	crl := cmd.Flags().String("crl", "", "`FILE` with the list of revoked certificates (ca.crl of the host that signs)")
+	cert := cmd.Flags().String("cert", "", "`FILE` with the signed certificate for the last request")
+	ca := cmd.Flags().String("ca", "", "`FILE` with the CA's certificate (ca.pem from the CA's host)")
+	crl := cmd.Flags().String("crl", "", "`FILE` with the list of revoked certificates (ca.crl from the CA's host)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := open()
 		if err != nil {
@@ -84,13 +86,13 @@ func (a *app) certsRotateCmd() *cobra.Command {
 		}
 		if *cert != "" || *ca != "" || *crl != "" {
 			if len(*hosts) > 0 {
-				return usagef(cmd, "--host is for the request of a certificate that is signed elsewhere")
+				return usagef(cmd, "--host does not go with --cert, --ca or --crl: give it to `mvm agent certs request`")
 			}
 			return a.installNode(c, *cert, *ca, *crl)
 		}
 		if !c.dir.HasCAKey() {
-			return mvm.Errorf(mvm.KindState, "rotate this node's certificate: the key of its CA is on another host").
-				WithFix("run `mvm agent certs request` here, sign it there, and give the answer with --cert")
+			return mvm.Errorf(mvm.KindState, "rotate this node's certificate: the CA's key is on another host").
+				WithFix("run `mvm agent certs request` here, sign the request there, and install the certificate with --cert")
 		}
 		if !c.dir.HasNode() {
 			return a.issueNode(c, *hosts)
@@ -133,13 +135,13 @@ func (a *app) installNode(c certs, certFile, caFile, crlFile string) error {
 	if text[0] != nil {
 		a.say("new certificate of %s, valid until %s, for %v", info.Identity, a.until(info.NotAfter), info.Hosts)
 	} else {
-		a.say("taken over")
+		a.say("installed")
 	}
 	return nil
 }
 
 func (a *app) certsStatusCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "status [-o FORMAT]", Short: "Show this node's certificate and its CA; ends with 4 when remote clients can't be served", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "status [-o FORMAT]", Short: "Show this node's certificate and its CA; exit with 4 if remote clients can't be served", Args: cobra.NoArgs}
 	open, out := a.certsFlags(cmd), outputFlag(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		c, err := open()
@@ -173,13 +175,13 @@ func (a *app) statusTable(s pki.Status) table {
 		t.add("renewed", renews)
 	}
 	if s.RequestWaits {
-		t.add("request", "waits for its certificate")
+		t.add("request", "not answered yet: install the certificate with `mvm agent certs rotate --cert`")
 	}
 	if s.CA != nil {
 		t.add("CA", s.CA.Subject)
 		t.add("CA valid until", a.until(s.CA.NotAfter))
 		if s.CAKeyHere {
-			t.add("CA's key", "here: who takes over a process that can read it can sign operators of every host of the CA (docs/remote.md)")
+			t.add("CA's key", "here: a process that can read it can create operators for every host of this CA (docs/remote.md)")
 		}
 		t.add("CA fingerprint", "SHA256:"+s.CA.Fingerprint)
 		t.add("revoked", plural(s.Revoked, "certificate", "certificates")+", list "+s.RevokedNumber)

@@ -18,7 +18,7 @@ import (
 const clientDays = 90
 
 func daysFlag(cmd *cobra.Command) *int {
-	return cmd.Flags().Int("days", clientDays, "days that a client's certificate lives")
+	return cmd.Flags().Int("days", clientDays, "days that a client's certificate is valid")
 }
 
 func checkDays(cmd *cobra.Command, days int) error {
@@ -28,20 +28,20 @@ func checkDays(cmd *cobra.Command, days int) error {
 	return nil
 }
 
-const certsClientHelp = `Make a certificate for a client on another machine, in a folder that has all it
-needs: ca.pem, cert.pem and key.pem. Take the folder there in a safe way (it has a
+const certsClientHelp = `Create a certificate for a client on another machine. The command writes ca.pem, cert.pem
+and key.pem to a new folder. Copy the folder to the client in a safe way (it contains a
 private key), and use it with --remote and --certs.
 
-Without --tenant the client is an operator and may do everything. With it, it sees and
-changes that tenant only.
+Without --tenant the client is an operator and may do everything. With --tenant it can see
+and change only that tenant.
 `
 
 func (a *app) certsClientCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "client NAME [flags]", Short: "Make a client's certificate", Long: certsClientHelp, Args: cobra.ExactArgs(1),
+	cmd := &cobra.Command{Use: "client NAME [flags]", Short: "Create a client's certificate", Long: certsClientHelp, Args: cobra.ExactArgs(1),
 		Example: "  mvm agent certs client laptop\n  mvm agent certs client web --tenant alice --days 30 --out alice-web"}
 	open, days := a.certsFlags(cmd), daysFlag(cmd)
-	tenant := cmd.Flags().String("tenant", "", "`TENANT`: the only one that the client may act for")
-	out := cmd.Flags().String("out", "", "`FOLDER` to make (default: the client's name)")
+	tenant := cmd.Flags().String("tenant", "", "`TENANT` that the client is restricted to (default: an operator)")
+	out := cmd.Flags().String("out", "", "`FOLDER` to create (default: the client's name)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, err := open()
 		if err == nil {
@@ -82,7 +82,7 @@ func makeBundle(dir string) error {
 	err := sys.Mkdir(dir, 0o700)
 	switch {
 	case errors.Is(err, os.ErrExist):
-		return mvm.Errorf(mvm.KindExists, "%s is there already", dir).WithFix("name another with --out")
+		return mvm.Errorf(mvm.KindExists, "%s is there already", dir).WithFix("choose another folder with --out")
 	case err != nil:
 		return mvm.Errorf(mvm.KindInternal, "make folder of certificate: %w", err)
 	}
@@ -98,20 +98,21 @@ func writeBundle(dir string, files map[string][]byte) error {
 	return nil
 }
 
-const certsRequestHelp = `Make a key that stays here, and a request to sign a certificate for it, for a host that
-does not have the CA's key.
+const certsRequestHelp = `Create a key on this machine and a request for its certificate, to be signed on the host
+with the CA's key. The key never leaves this machine.
 
-For this node the request is printed; give the answer to ` + "`mvm agent certs rotate --cert`" + `.
-With --client a folder is made with key.pem and request.pem, for a client whose key no
-other machine shall ever have; put the answer there as cert.pem, and the CA's ca.pem.
+Without --client the request is for this node and is printed. Install the signed
+certificate with ` + "`mvm agent certs rotate --cert`" + `. With --client the command writes key.pem
+and request.pem to a new folder. Put the signed certificate there as cert.pem, and the
+CA's ca.pem next to it.
 `
 
 func (a *app) certsRequestCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "request [flags]", Short: "Make a key and ask for its certificate", Long: certsRequestHelp, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "request [flags]", Short: "Create a key and a request for its certificate", Long: certsRequestHelp, Args: cobra.NoArgs}
 	open, hosts := a.certsFlags(cmd), hostFlag(cmd)
-	client := cmd.Flags().String("client", "", "`NAME` of the client that it is for, instead of this node")
-	tenant := cmd.Flags().String("tenant", "", "`TENANT`: with --client, the only one that it may act for")
-	out := cmd.Flags().String("out", "", "`FOLDER` to make, with --client (default: its name)")
+	client := cmd.Flags().String("client", "", "`NAME` of a client to request for, instead of this node")
+	tenant := cmd.Flags().String("tenant", "", "with --client: `TENANT` that the client is restricted to (default: an operator)")
+	out := cmd.Flags().String("out", "", "with --client: `FOLDER` to create (default: the client's name)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := open()
 		if err != nil {
@@ -119,9 +120,9 @@ func (a *app) certsRequestCmd() *cobra.Command {
 		}
 		switch {
 		case *client == "" && (*tenant != "" || *out != ""):
-			return usagef(cmd, "--tenant and --out are for --client")
+			return usagef(cmd, "--tenant and --out need --client")
 		case *client != "" && len(*hosts) > 0:
-			return usagef(cmd, "--host is for nodes")
+			return usagef(cmd, "--host does not go with --client: only a node has host names")
 		case *client != "":
 			return a.requestClient(pki.Identity{Domain: c.cfg.Remote.TrustDomain, Client: *client, Tenant: *tenant}, *out)
 		}
@@ -134,7 +135,7 @@ func (a *app) certsRequestCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		a.say("sign it on the host with the CA's key: `mvm agent certs sign`")
+		a.say("sign this request on the CA's host with `mvm agent certs sign`")
 		return a.writeText(csr)
 	}
 	return cmd
@@ -154,12 +155,12 @@ func (a *app) requestClient(id pki.Identity, out string) error {
 	if err := writeBundle(out, map[string][]byte{pki.ClientKey: key, "request.pem": csr}); err != nil {
 		return err
 	}
-	a.say("have %s signed with `mvm agent certs sign`, and put the answer beside it as %s, with the CA's %s", filepath.Join(out, "request.pem"), pki.ClientCert, pki.ClientCA)
+	a.say("sign %s on the CA's host with `mvm agent certs sign`; put the certificate next to it as %s, with the CA's %s", filepath.Join(out, "request.pem"), pki.ClientCert, pki.ClientCA)
 	return nil
 }
 
-const certsSignHelp = `Sign what a request asks for (FILE, or - for stdin) and print the certificate. What it
-asks for is shown first: a request is only what its maker says of himself.
+const certsSignHelp = `Sign a certificate request (FILE, or - for stdin) and print the certificate. The command
+shows who the request is for and asks first: anyone can write any name into a request.
 `
 
 func (a *app) certsSignCmd() *cobra.Command {
@@ -181,10 +182,10 @@ func (a *app) certsSignCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		life, who := time.Duration(*days)*24*time.Hour, "a client that may do everything"
+		life, who := time.Duration(*days)*24*time.Hour, "an operator, who may do everything"
 		switch {
 		case r.Identity.Node != "":
-			life, who = c.life(), "a node that answers as "+strings.Join(r.Hosts, " ")
+			life, who = c.life(), "a node with the names "+strings.Join(r.Hosts, " ")
 		case r.Identity.Tenant != "":
 			who = "a client of tenant " + r.Identity.Tenant
 		}

@@ -69,18 +69,18 @@ Exit codes:
   1    failed
   2    wrong usage or invalid input
   3    not found
-  4    refused: quota, policy, state, or there already
-  5    agent not reachable, or it shuts down, or has too much to do
-  6    not all is done: an instance that a person changed is left alone for a while
+  4    refused: quota, policy, wrong state, or already exists
+  5    agent not reachable, shutting down or overloaded
+  6    incomplete: an instance changed by hand is left alone for a while
   10   a dry run would change something
   130  interrupted
 `
 
-const rootHelp = `mvm gives every assistant a microVM of its own that sleeps when idle and is awake
-again when a message arrives.
+const rootHelp = `mvm runs each assistant in its own microVM. The microVM sleeps when idle and wakes when a
+message arrives.
 
-Things are named tenant, tenant/pool and tenant/pool/instance; the id of an
-instance alone and tenant/pool@key work too.
+Names have the form tenant, tenant/pool and tenant/pool/instance. For an instance you can
+also give its id alone, or tenant/pool@key for the instance of a user.
 `
 
 // New returns the command tree.
@@ -88,7 +88,7 @@ func New(env Env) *cobra.Command {
 	a := &app{Env: env, out: display.NewWriter(env.Stdout), errs: display.NewWriter(env.Stderr)}
 	a.Stdout, a.Stderr = a.out, a.errs
 	root := &cobra.Command{
-		Use: "mvm", Short: "Assistants in microVMs that sleep until the message", Long: rootHelp + exitHelp,
+		Use: "mvm", Short: "Run assistants in microVMs that sleep when idle", Long: rootHelp + exitHelp,
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: group,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
@@ -105,11 +105,11 @@ func New(env Env) *cobra.Command {
 
 func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&a.dataDir, "data-dir", "", "`FOLDER` where the agent keeps its state (MVM_DATA_DIR; default /var/lib/mvm)")
+	f.StringVar(&a.dataDir, "data-dir", "", "`FOLDER` with the agent's state (MVM_DATA_DIR; default /var/lib/mvm)")
 	f.StringVar(&a.socket, "socket", "", "`PATH` of the agent's socket (MVM_SOCKET; default /run/mvm/agent.sock)")
-	f.StringVar(&a.remote, "remote", "", "`URL` of another machine's agent, https://HOST:PORT (MVM_REMOTE; default: this host's agent)")
+	f.StringVar(&a.remote, "remote", "", "`URL` of an agent on another machine, https://HOST:PORT (MVM_REMOTE; default: this host's agent)")
 	f.StringVar(&a.certs, "certs", "", "`FOLDER` with ca.pem, cert.pem and key.pem for --remote (MVM_CERTS; default ~/.config/mvm)")
-	f.BoolVarP(&a.verbose, "verbose", "v", false, "say the id of the request, by which the logs of agent and guests have it")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "print the request id, to find the request in the logs of the agent and the guests")
 	f.BoolVar(&a.noAutostart, "no-autostart", false, "never start an agent in the background (MVM_NO_AUTOSTART=1)")
 }
 

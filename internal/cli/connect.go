@@ -17,8 +17,8 @@ import (
 )
 
 func (a *app) connectCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "connect TENANT [-o FORMAT]", Short: "Say how to talk to a tenant: addresses, headers, a command to try",
-		Long: "Say how to talk to a tenant: addresses, headers, a command to try.\n\nOf a host that --remote names it gives that host's name or address. A port on that host's\nloopback can be reached from there only, and the command says so.\n",
+	cmd := &cobra.Command{Use: "connect TENANT [-o FORMAT]", Short: "Show how to reach a tenant: addresses, headers and a command to try",
+		Long: "Show how to reach a tenant: addresses, headers and a command to try.\n\nWith --remote the addresses have the name of that host. A port on that host's loopback is\nreachable only from that host, and the command says so.\n",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -207,11 +207,11 @@ func tokenArgs(a mvm.Auth) []string {
 func authNote(m mvm.AuthMode) string {
 	switch m {
 	case mvm.AuthJWT:
-		return "a signed token, $JWT below, says who the user is"
+		return "a signed token ($JWT below) names the user"
 	case mvm.AuthProxy:
 		return "only the trusted proxy may name a user"
 	}
-	return "auth none: whoever reaches the address may name any user"
+	return "auth none: anyone who reaches the address may name any user"
 }
 
 // lines tells it to a person.
@@ -227,10 +227,10 @@ func (c connectInfo) lines() []string {
 		}
 		out = append(out, fmt.Sprintf("  %s  (gateway pool %s, route %s)", at, e.Pool, e.Route))
 		if e.Only != "" {
-			out = append(out, "  only from "+e.Only+" itself: the port is on that host's loopback; publish it on an address to reach it from here")
+			out = append(out, "  reachable only from "+e.Only+" itself: the port is on that host's loopback; publish it on another address to reach it from here")
 		}
 		if e.Key != "" {
-			out = append(out, fmt.Sprintf("  each user, named by %s, has an instance of their own, made on the first request", strings.Replace(e.Key, ":", " ", 1)))
+			out = append(out, fmt.Sprintf("  each user, named by %s, has their own instance, created on the first request", strings.Replace(e.Key, ":", " ", 1)))
 		}
 		if e.Key != "" {
 			out = append(out, "  "+authNote(e.Auth))

@@ -21,23 +21,24 @@ import (
 	"mvm/internal/filecopy"
 )
 
-const cpHelp = `Copy a file or a folder between this machine and an instance. One of the two is
-INSTANCE:PATH with an absolute path; INSTANCE may be tenant/pool where the pool has one
-instance. The image needs no program for it. A path of this machine that has ":/" in it is
-written with ./ before it.
+const cpHelp = `Copy a file or folder between this machine and an instance. Write one of the two as
+INSTANCE:PATH with an absolute path. INSTANCE may be tenant/pool if the pool has exactly one
+instance. The image needs no tools for this. If a path on this machine contains ":/", put
+./ in front of it.
 
-As with docker cp: SRC goes into DST where that is a folder, and gets the name DST
-otherwise. "SRC/." stands for what is in the folder SRC. What is there is replaced, file
-by file; other files of a folder stay.
+The rules are those of docker cp. If DST is a folder, SRC is copied into it; otherwise the
+copy gets the name DST. "SRC/." means the contents of folder SRC. Existing files are
+replaced one by one; other files in the folder stay.
 
-Permissions, times and holes stay. Symlinks are copied as they are and never followed;
---follow-link follows SRC itself. Hard links become files of their own, and devices,
-sockets and named pipes are left out and told. In the instance root owns what arrives,
-or USER, or with --archive whoever owned it, by name and else by number. Here it is yours.
-Set-user-id, set-group-id and sticky bits stay only with --archive into an instance.
+Permissions, times and sparse regions are kept. Symlinks are copied as symlinks;
+--follow-link follows SRC itself. Each hard link becomes a separate file. Devices, sockets
+and named pipes are skipped, and the command lists them. Files copied into an instance
+belong to root, or to USER; with --archive they keep their owner, by name if the instance
+has that name, else by number. Files copied out belong to you. Setuid, setgid and sticky
+bits are kept only with --archive.
 
-A file gets its name when it is whole. When mvm is interrupted the files that are whole
-stay.
+Each file appears under its name only when it is complete. If you interrupt the copy, the
+complete files stay.
 `
 
 type cpOptions struct {
@@ -51,10 +52,10 @@ func (a *app) cpCmd() *cobra.Command {
 		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeCopy,
 		Example: "  mvm cp notes.md alice/workers@bob:/data/\n  mvm cp alice/workers@bob:/data/. backup"}
 	f := cmd.Flags()
-	f.BoolVar(&o.wake, "wake", false, "first wake an instance that sleeps, or resume one that is warm")
-	f.BoolVarP(&o.follow, "follow-link", "L", false, "where SRC is a symlink, copy what it leads to")
-	f.BoolVarP(&o.archive, "archive", "a", false, "keep owners and special permissions, into an instance")
-	f.StringVarP(&o.user, "user", "u", "", "`USER` of the instance who owns what is copied into it (default root)")
+	f.BoolVar(&o.wake, "wake", false, "wake the instance first if it sleeps, or resume it if it is warm")
+	f.BoolVarP(&o.follow, "follow-link", "L", false, "if SRC is a symlink, copy its target")
+	f.BoolVarP(&o.archive, "archive", "a", false, "keep owners and special permissions (only into an instance)")
+	f.StringVarP(&o.user, "user", "u", "", "`USER` in the instance who will own the copied files (default root)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runCp(cmd, args[0], args[1], o) }
 	return cmd
 }
@@ -88,7 +89,7 @@ func (a *app) runCp(cmd *cobra.Command, src, dst string, o cpOptions) error {
 	case !in && !out:
 		return usagef(cmd, "neither %q nor %q is INSTANCE:/PATH", src, dst)
 	case out && (o.archive || o.user != ""):
-		return usagef(cmd, "--archive and --user are for copies into an instance; what comes out of it is yours")
+		return usagef(cmd, "--archive and --user are only for copies into an instance; files copied out belong to you")
 	case src == "" || dst == "":
 		return usagef(cmd, "a path is empty")
 	}

@@ -24,38 +24,39 @@ type deployOptions struct {
 	out        *format
 }
 
-const deployHelp = `Make the host agree with a manifest: a tenant with its pools and secrets. Applying
-the same file twice changes nothing, and a run that was cut off is taken up by the next.
-The manifest - is read from stdin, and <(…) of a shell works as well; such a manifest can
-name secret files only below a --secrets-dir.
+const deployHelp = `Deploy a manifest: a tenant with its pools and secrets. Deploying the same file again
+changes nothing, and continues a deploy that was interrupted. MANIFEST may be - for stdin,
+or <(...) of a shell; such a manifest can name secret files only below a --secrets-dir.
 
-The agent makes it so, and goes on when this command is interrupted. It ends with 0 when
-all is as the manifest says; it waits for that, minimum times included. What fails is
-told, and tried again by the agent. With --no-wait it ends when all is on record.
+The agent does the work and continues if you interrupt this command. The command waits
+until the host agrees with the manifest, minimum times included, and then exits with 0.
+It reports errors, and the agent retries. With --no-wait it returns once the agent has
+stored the manifest.
 
-An instance that a person changed with mvm instance is left alone for ten minutes. Where
-that keeps something back, it is named, and the command ends with 6. With --force it is
-taken over at once.
+The agent leaves an instance alone for ten minutes after a change by hand (mvm instance).
+If that blocks a step, the command names the instance and exits with 6. --force takes the
+instance over at once.
 ` + timeoutHelp + `
-With --dry-run nothing changes: it says what would be done and why, and exits with 0
-when that is nothing and with 10 when it is something; with 6 when it is nothing only
-because an instance is left alone.
+--dry-run changes nothing and prints the steps with their reasons. It exits with 0 if there
+are none, with 10 if there are some, and with 6 if the only steps are blocked by a change
+by hand.
 
-With --watch the file is applied again whenever it or a secret file changes, also while
-it is being applied, and at the interval; an error is told and the watch goes on. Ctrl-C ends it.
+--watch deploys the file again when it or a secret file changes, and at each interval. A
+change while a deploy still waits starts the next deploy at once. After an error the
+command keeps watching. Ctrl-C ends it.
 `
 
 func (a *app) deployCmd() *cobra.Command {
 	var o deployOptions
-	cmd := &cobra.Command{Use: "deploy MANIFEST [flags]", Short: "Make the host agree with a manifest", Long: deployHelp, Args: cobra.ExactArgs(1),
+	cmd := &cobra.Command{Use: "deploy MANIFEST [flags]", Short: "Deploy a manifest", Long: deployHelp, Args: cobra.ExactArgs(1),
 		Example: "  mvm deploy alice.toml --dry-run\n  mvm deploy alice.toml --watch --interval 60"}
 	f := cmd.Flags()
-	f.BoolVarP(&o.watch, "watch", "w", false, "go on, and apply it again when it changes")
-	f.IntVar(&o.interval, "interval", 30, "seconds between applying it again, with --watch")
-	f.BoolVar(&o.dry, "dry-run", false, "only say what would change; exit with 10 when it is something")
-	f.BoolVar(&o.noWait, "no-wait", false, "return when all is on record; the agent makes it so")
+	f.BoolVarP(&o.watch, "watch", "w", false, "keep running, and deploy again when the file changes")
+	f.IntVar(&o.interval, "interval", 30, "with --watch: seconds between two deploys")
+	f.BoolVar(&o.dry, "dry-run", false, "change nothing and print the steps; exit with 10 if there are any")
+	f.BoolVar(&o.noWait, "no-wait", false, "return once the manifest is stored; the agent applies it later")
 	forceFlag(cmd, &o.force)
-	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
+	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` below which the file may name secret files by absolute path (repeat)")
 	o.timeout = timeoutFlag(cmd)
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -66,13 +67,13 @@ func (a *app) deployCmd() *cobra.Command {
 			return usagef(cmd, "--watch and --dry-run do not go together")
 		}
 		if o.noWait && (o.watch || o.dry) {
-			return usagef(cmd, "--no-wait goes neither with --watch nor with --dry-run")
+			return usagef(cmd, "--no-wait does not go with --watch or --dry-run")
 		}
 		if err := checkTimeout(cmd, *o.timeout, !o.noWait && !o.dry); err != nil {
 			return err
 		}
 		if o.watch && (args[0] == "-" || manifest.IsPipe(args[0])) {
-			return usagef(cmd, "--watch watches files, and %s is a pipe", args[0])
+			return usagef(cmd, "--watch needs a file, and %s is a pipe", args[0])
 		}
 		if o.watch {
 			return a.watchDeploy(cmd.Context(), args[0], o)
@@ -88,7 +89,7 @@ func (a *app) deployCmd() *cobra.Command {
 
 // forceFlag has a command take over what a person changed.
 func forceFlag(cmd *cobra.Command, force *bool) {
-	cmd.Flags().BoolVar(force, "force", false, "take over instances that a person changed, which are left alone for ten minutes")
+	cmd.Flags().BoolVar(force, "force", false, "also change instances that are left alone after a change by hand")
 }
 
 // deploy applies the deployment once. manifest is the digest of its file.

@@ -52,7 +52,7 @@ func (a *app) deployUntilChanged(ctx context.Context, d mvm.Deployment, o deploy
 	cancel(nil)
 	watcher.Wait()
 	if err != nil && errors.Is(context.Cause(ctx), errChanged) {
-		a.say("its files have changed: they are applied")
+		a.say("a file has changed: deploying again")
 		return nil
 	}
 	return err

@@ -16,29 +16,29 @@ import (
 	"mvm/internal/trust"
 )
 
-const desiredHelp = `Sign the desired state of a host and check signatures. No agent is needed: sign where
-the key is, and push the signed file to the host.
+const desiredHelp = `Sign the desired state of a host, and check signatures. These commands need no agent: sign
+on the machine that has the key, and push the signed file to the host.
 `
 
 func (a *app) desiredCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "desired COMMAND", Short: "Signed desired states", Long: desiredHelp, Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "desired COMMAND", Short: "Sign desired states, and check signatures", Long: desiredHelp, Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(local(a.desiredKeygenCmd(), a.desiredSignCmd(), a.desiredVerifyCmd())...)
 	return cmd
 }
 
-const keygenHelp = `Make a key to sign desired states with: the private key in FILE, for this user alone,
-and the public key in FILE.pub. Hosts trust the key once FILE.pub is in their folder of
-trusted keys (/etc/mvm/trusted_keys). Neither file may be there.
+const keygenHelp = `Create a key for signing desired states. The command writes the private key to FILE,
+readable only by you, and the public key to FILE.pub; neither file may exist. A host trusts
+the key once FILE.pub is in its folder of trusted keys (/etc/mvm/trusted_keys).
 `
 
 func (a *app) desiredKeygenCmd() *cobra.Command {
-	return &cobra.Command{Use: "keygen FILE", Short: "Make a key to sign desired states with", Long: keygenHelp, Args: cobra.ExactArgs(1),
+	return &cobra.Command{Use: "keygen FILE", Short: "Create a key for signing desired states", Long: keygenHelp, Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			k, err := trust.Generate(args[0])
 			if err != nil {
 				return err
 			}
-			a.say("key %s is in %s; put %s into /etc/mvm/trusted_keys of the hosts", k.ID, args[0], k.File)
+			a.say("key %s is in %s; copy %s to /etc/mvm/trusted_keys on the hosts", k.ID, args[0], k.File)
 			return nil
 		}}
 }

@@ -10,9 +10,9 @@ import (
 )
 
 const signHelp = `Check a desired state (JSON or YAML; "-" for stdin), sign it for the host that its node_id
-names, and print the signed state. A host takes a signed state until it expires, and
-only with a sequence number above that of the one before. The sequence number is the
-time in milliseconds if none is given, so that what is signed later is newer.
+names, and print the signed state. A host accepts a signed state until it expires, and only
+if its sequence number is higher than that of the last one. The default sequence number is
+the time in milliseconds, so a later signature has a higher number.
 `
 
 func (a *app) desiredSignCmd() *cobra.Command {
@@ -23,9 +23,9 @@ func (a *app) desiredSignCmd() *cobra.Command {
 		Long: signHelp, Args: cobra.ExactArgs(1),
 		Example: "  mvm desired sign node-1.json --key ~/fleet.key --expires-in 1h --out node-1.signed.json"}
 	f := cmd.Flags()
-	f.StringVar(&key, "key", "", "`KEYFILE` with the private key; for this user alone")
-	f.Int64Var(&sequence, "sequence", 0, "`N`: number of this state, above that of the one before (default the time in milliseconds)")
-	f.DurationVar(&life, "expires-in", 24*time.Hour, "`TIME` in which hosts take the state")
+	f.StringVar(&key, "key", "", "`KEYFILE` with the private key; only you may have access to it")
+	f.Int64Var(&sequence, "sequence", 0, "sequence number `N`, higher than that of the last state (default: the time in milliseconds)")
+	f.DurationVar(&life, "expires-in", 24*time.Hour, "`TIME` until the state expires")
 	f.StringVar(&out, "out", "-", "`FILE` to write")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if key == "" {

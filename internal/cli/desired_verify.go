@@ -9,10 +9,10 @@ import (
 	"mvm/internal/trust"
 )
 
-const desiredVerifyHelp = `Check a signed desired state ("-" for stdin) as a host would: the signature by a
-trusted key, the host that it is for, its time and the document in it. What the host
-accepted before is not known here: see --after. It ends with 4 when the state would be
-refused and with 2 when it is malformed.
+const desiredVerifyHelp = `Check a signed desired state ("-" for stdin) as a host would: the signature, the host it is
+for, its validity period and the document itself. This command does not know which sequence
+number the host accepted last; give it with --after. It exits with 4 if a host would refuse
+the state, and with 2 if the state is malformed.
 `
 
 // verified is what there is to say of a signed state that is good.
@@ -31,10 +31,10 @@ func (a *app) desiredVerifyCmd() *cobra.Command {
 		Long: desiredVerifyHelp, Args: cobra.ExactArgs(1)}
 	out := outputFlag(cmd)
 	f := cmd.Flags()
-	f.StringVar(&keys, "trusted-keys", "", "`FOLDER` of the public keys (default: that of the agent's config)")
-	f.StringVar(&node, "node-id", "", "`NAME` of the host that it must be for (default: that of the agent's config, else any)")
-	f.Int64Var(&after, "after", 0, "`N`: its sequence number must be above this one")
-	f.BoolVar(&document, "document", false, "print the document that was signed, as it is")
+	f.StringVar(&keys, "trusted-keys", "", "`FOLDER` with the trusted public keys (default: from the agent's config)")
+	f.StringVar(&node, "node-id", "", "`NAME` of the host it must be for (default: from the agent's config, else any)")
+	f.Int64Var(&after, "after", 0, "require a sequence number higher than `N`")
+	f.BoolVar(&document, "document", false, "print the signed document unchanged")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.settings(nil, true)
 		if err != nil {

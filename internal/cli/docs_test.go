@@ -22,38 +22,52 @@ var update = flag.Bool("update", false, "write docs/cli.md anew")
 
 const docsHead = `# The mvm command
 
-This page is made from the program: ` + "`go test ./internal/cli -run Docs -update`" + `.
-How the commands work together is shown, and tested, in the scripts of ` + "`test/script`" + `.
+This page lists every command and flag of mvm. A first session:
+
+` + "```" + `
+mvm doctor                        # does the host have what mvm needs?
+mvm new minimal alice             # create a tenant from a template
+mvm connect alice                 # show how to reach it
+mvm ps                            # list instances and their states
+mvm tenant destroy alice
+` + "```" + `
+
+` + "`mvm help COMMAND`" + ` prints the same texts. The page is generated from them:
+` + "`go test ./internal/cli -run Docs -update`" + `. The scripts in ` + "`test/script`" + ` show, and test, how
+the commands work together.
 
 ## Exit codes
 
 | code | meaning |
 |---|---|
 EXITCODES
-` + "`mvm exec`" + ` ends with the code of the command that it ran.
+` + "`mvm exec`" + ` exits with the exit code of the command that it ran.
 
 ## Output
 
-Data goes to stdout, progress and prose to stderr. Every list, info and stats command
-has ` + "`-o table|json|yaml`" + `; ` + "`logs`" + ` and ` + "`events`" + ` print one JSON object per line. Colour is for
-terminals only, and ` + "`NO_COLOR`" + ` turns it off.
+Data goes to stdout; progress and messages go to stderr. Every list, info and stats command
+has ` + "`-o table|json|yaml`" + `. With ` + "`-o json`, `logs`" + ` and ` + "`events`" + ` print one JSON object per line. Only
+terminals get colour, and ` + "`NO_COLOR`" + ` turns it off.
 
-Text can come from guests, tenants and their clients. What a terminal would act on or a reader
-could not see (control characters, escape sequences, bidirectional overrides, zero-width
-characters, bytes that are no UTF-8) is shown as an escape in its place: ` + "`\\x1b`, `\\u202e`, `\\xff`" + `.
-In JSON and YAML these are escapes of the format, so a program reads the text as it is.
+Output can contain text from guests, tenants and their clients. mvm prints characters that
+would control the terminal or that nobody could see (control characters, escape sequences,
+bidirectional overrides, zero-width characters, invalid UTF-8) as escapes: ` + "`\\x1b`, `\\u202e`, `\\xff`" + `.
+In JSON and YAML they are escapes of the format, so a program reads the original text.
 
-Output of programs in guests is for other programs too. ` + "`mvm logs` and `mvm exec`" + ` to a pipe or file
-give it as it is. On a terminal colours stay and the rest is shown as above; with
-` + "`NO_COLOR`, `mvm logs`" + ` shows colours as escapes as well. ` + "`mvm exec --tty`" + ` gives the command the terminal as it is.
+` + "`mvm logs` and `mvm exec`" + ` write the output of guests to a pipe or file unchanged. On a
+terminal they show colours, and other control characters as escapes. With ` + "`NO_COLOR`, `mvm logs`" + `
+shows colours as escapes too. ` + "`mvm exec --tty`" + ` passes everything to the terminal.
 
 ## The agent
 
-Every command but ` + "`doctor`, `version`, `completion`, `help` and those of `agent`" + ` asks the agent of this
-host, or with ` + "`--remote`" + ` that of another ([how](remote.md)). When none answers and root asks, mvm starts one in the background, with its log
-in ` + "`agent.log`" + ` in the data folder; ` + "`--no-autostart`" + ` or ` + "`MVM_NO_AUTOSTART=1`" + ` turns that off.
-Ctrl-C ends the waiting. An operation on an instance goes on in the agent; deploy, new,
-build and exec stop. A second Ctrl-C ends mvm at once.
+Most commands need the agent of this host, or with ` + "`--remote`" + ` the agent of another host
+([remote.md](remote.md)). If no agent answers on this host and you are root, mvm starts one in the
+background. Its log is ` + "`agent.log`" + ` in the data folder. ` + "`--no-autostart`" + ` or
+` + "`MVM_NO_AUTOSTART=1`" + ` turns that off.
+
+Ctrl-C stops the command. The agent still finishes an operation on an instance, and a deploy
+or reconcile that it has stored. A build, and a command of exec, are stopped. A second Ctrl-C
+ends mvm at once.
 `
 
 func root() *cobra.Command {

@@ -11,8 +11,8 @@ import (
 )
 
 func (a *app) doctorCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "doctor [-o FORMAT]", Short: "Check the host for what mvm needs; ends with 1 when something is missing", Args: cobra.NoArgs,
-		Long: "Check the host, and the agent if one answers, for what mvm needs. Each finding says what to do.\nIt works without an agent and changes nothing; it ends with 1 when something is missing.\n"}
+	cmd := &cobra.Command{Use: "doctor [-o FORMAT]", Short: "Check whether the host has what mvm needs; exit with 1 if something is missing", Args: cobra.NoArgs,
+		Long: "Check whether the host has what mvm needs, and check the agent if one answers. Each finding\nsays what to do. The command works without an agent and changes nothing. It exits with 1 if\nsomething is missing.\n"}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()

@@ -14,7 +14,7 @@ func (a *app) checkProduction(cfg manifest.AgentConfig) []mvm.Finding {
 		return nil
 	}
 	if cfg.Hostd.Socket != "" && os.Geteuid() == 0 { // the agent is another user, who owns the keys
-		return []mvm.Finding{{Severity: "warning", What: "production: whether the agent's user may start it only that user can tell",
+		return []mvm.Finding{{Severity: "warning", What: "production: not checked, because only the agent's user can read the keys",
 			Fix: "runuser -u " + cfg.Hostd.User + " -- mvm doctor"}}
 	}
 	return a.CheckProduction(cfg)

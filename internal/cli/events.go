@@ -16,8 +16,8 @@ import (
 
 const eventsHelp = `Show the audit log: who changed what, and why.
 
-With --follow it goes on as events come, also past a restart of the agent: it waits for
-the next one and goes on with the event after the last that it printed.
+With --follow the command prints new events as they come. If the agent restarts, the
+command waits for it and continues after the last event that it printed.
 `
 
 // eventOptions are what the user chose.
@@ -31,10 +31,10 @@ func (a *app) eventsCmd() *cobra.Command {
 	var o eventOptions
 	cmd := &cobra.Command{Use: "events [TENANT | TENANT/POOL | INSTANCE] [flags]", Short: "Show the audit log: who changed what, and why", Long: eventsHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
-	cmd.Flags().BoolVarP(&o.filter.Follow, "follow", "f", false, "go on as events come")
-	cmd.Flags().IntVarP(&o.filter.Tail, "tail", "n", 50, "only the last events; 0: all (default with --since: all)")
-	cmd.Flags().StringVar(&o.since, "since", "", "only from this `TIME` on: 30m, 12h, 7d, 2026-01-02 or 2026-01-02T15:04:05Z")
-	cmd.Flags().StringSliceVar(&o.actions, "action", nil, "only these `ACTIONS`, with commas, as InstanceWoken")
+	cmd.Flags().BoolVarP(&o.filter.Follow, "follow", "f", false, "keep running and print new events")
+	cmd.Flags().IntVarP(&o.filter.Tail, "tail", "n", 50, "show only the last events; 0: all (with --since the default is all)")
+	cmd.Flags().StringVar(&o.since, "since", "", "only events since this `TIME`: 30m, 12h, 7d, 2026-01-02 or 2026-01-02T15:04:05Z")
+	cmd.Flags().StringSliceVar(&o.actions, "action", nil, "only these `ACTIONS`, separated by commas, such as InstanceWoken")
 	_ = cmd.RegisterFlagCompletionFunc("action", cobra.FixedCompletions(actionNames(), cobra.ShellCompDirectiveNoFileComp))
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -146,7 +146,7 @@ func (a *app) showEvents(ctx context.Context, c *api.Client, f mvm.EventFilter, 
 			return err
 		}
 		if pause == reconnectFirst {
-			a.say("agent went away; waiting for the next")
+			a.say("lost the connection to the agent; waiting for it")
 		}
 		select {
 		case <-ctx.Done():

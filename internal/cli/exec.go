@@ -17,15 +17,14 @@ import (
 	"mvm/internal/display"
 )
 
-const execHelp = `Run a command in an instance, and end with its exit code.
-When mvm is interrupted, or can't read the command's stdin to its end, the command is killed.
+const execHelp = `Run a command in an instance, and exit with the command's exit code. If you interrupt mvm,
+or if it can't read all of stdin, the command in the instance is killed.
 
-INSTANCE may be tenant/pool where the pool has one instance. The instance must run: one
-that sleeps is not woken unless --wake is given, and one that is stopped is not started.
+INSTANCE may be tenant/pool if the pool has exactly one instance. The instance must be
+running. --wake first wakes a sleeping instance; a stopped instance is never started.
 
-With --tty the command has the terminal as it is. Without it colours stay on a terminal,
-and everything else that a terminal would act on is shown as an escape such as \x1b. To a
-pipe or file the output goes as it is.
+With --tty the command has the terminal to itself. Without it, a terminal shows colours, and
+other control characters as escapes such as \x1b. Output to a pipe or file is unchanged.
 `
 
 type execOptions struct {
@@ -43,12 +42,12 @@ func (a *app) execCmd() *cobra.Command {
 		Example: "  mvm exec -i -t alice/workers@bob -- sh\n  tar c . | mvm exec -i alice/workers@bob -- tar x -C /data"}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
-	f.BoolVarP(&o.stdin, "stdin", "i", false, "give the command this stdin")
+	f.BoolVarP(&o.stdin, "stdin", "i", false, "connect the command to this stdin")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
-	f.BoolVar(&o.wake, "wake", false, "first wake an instance that sleeps, or resume one that is warm")
+	f.BoolVar(&o.wake, "wake", false, "wake the instance first if it sleeps, or resume it if it is warm")
 	f.StringVarP(&o.user, "user", "u", "", "`USER` to run as (default root)")
 	f.StringVarP(&o.dir, "workdir", "w", "", "`FOLDER` to run in")
-	f.StringArrayVarP(&o.env, "env", "e", nil, "`NAME=VALUE` (repeat)")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "set the variable `NAME=VALUE` (repeat)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runExec(cmd, args, o) }
 	return cmd
 }

@@ -135,8 +135,8 @@ func finish(cmd *cobra.Command) {
 	if run := cmd.RunE; cmd.Annotations[localOnly] != "" {
 		cmd.RunE = func(c *cobra.Command, args []string) error {
 			if c.Flags().Changed("remote") {
-				return mvm.Errorf(mvm.KindInvalid, "%s: --remote names another machine's agent, and this asks none: it works on this host", nameOf(c)).
-					WithFix("run it on that machine")
+				return mvm.Errorf(mvm.KindInvalid, "%s: --remote does not apply: this command works on the files of this host and asks no agent", nameOf(c)).
+					WithFix("run it on the other machine, without --remote")
 			}
 			return run(c, args)
 		}

@@ -9,16 +9,17 @@ import (
 // defaultHostdSocket is where mvm hostd serves when nothing else is said.
 const defaultHostdSocket = "/run/mvm-hostd/hostd.sock"
 
-const hostdHelp = `Do what needs root for the agent of this host, which then needs no right at all: its
-networks, and to start and end VMMs. It takes no path and no program from the agent,
-answers that user and root alone, and checks whatever it is asked for. It runs until it
-gets SIGINT or SIGTERM; VMMs go on.
+const hostdHelp = `Run hostd, which does what needs root for the agent of this host: it creates networks, and
+starts and ends VMMs. The agent itself then runs without root.
 
-It reads the agent's config, where hostd_socket and hostd_user say who asks and where.
+hostd takes no path and no program from the agent, serves only the agent's user and root,
+and checks each request. It runs until it gets SIGINT or SIGTERM; the VMMs keep running.
+
+hostd reads the agent's config: hostd_socket is the socket, and hostd_user the agent's user.
 `
 
 func (a *app) hostdCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "hostd COMMAND", Short: "What needs root, apart from the agent", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "hostd COMMAND", Short: "hostd, which does what needs root for the agent", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(local(a.hostdServeCmd())...)
 	return cmd
 }
@@ -35,7 +36,7 @@ func hostdFlags() [][2]string {
 }
 
 func (a *app) hostdServeCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "serve [flags]", Short: "Do what needs root for the agent of this host", Long: hostdHelp, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "serve [flags]", Short: "Run hostd, which does what needs root for the agent", Long: hostdHelp, Args: cobra.NoArgs}
 	cmd.Flags().StringVar(&a.config, "config", "", "`FILE` with the config (MVM_CONFIG; default "+defaultConfig+")")
 	for _, f := range hostdFlags() {
 		cmd.Flags().String(f[0], "", f[1])

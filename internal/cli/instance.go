@@ -31,9 +31,9 @@ func addrText(i mvm.Instance) string {
 
 func (a *app) instanceCreateCmd() *cobra.Command {
 	var key string
-	cmd := &cobra.Command{Use: "create TENANT/POOL [--key KEY] [-o FORMAT]", Short: "Create an instance without starting it; its pool needs a build",
+	cmd := &cobra.Command{Use: "create TENANT/POOL [--key KEY] [-o FORMAT]", Short: "Create an instance without starting it; its pool must have a build",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
-	cmd.Flags().StringVar(&key, "key", "", "`KEY` of the user that it belongs to")
+	cmd.Flags().StringVar(&key, "key", "", "`KEY` of the user that the instance is for")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if key != "" {
@@ -145,7 +145,7 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 	t.add("build", dash(i.BuildID)+" "+clip(i.Image, 19))
 	t.add("secrets", fmt.Sprintf("generation %d", i.SecretsGeneration))
 	if i.Untold != "" {
-		t.add("not told", i.Untold)
+		t.add("not delivered", i.Untold)
 	}
 	if i.Snapshot != nil {
 		t.add("snapshot", fmt.Sprintf("%s, %s, taken %s ago", i.Snapshot.ID, size(i.Snapshot.Bytes), a.ago(i.Snapshot.Taken)))
@@ -180,7 +180,7 @@ func (a *app) addHealth(t *table, i mvm.Instance) {
 }
 
 func (a *app) instanceStatsCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "stats INSTANCE... [-o FORMAT]", Short: "Show what instances use", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
+	cmd := &cobra.Command{Use: "stats INSTANCE... [-o FORMAT]", Short: "Show the resource use of instances", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {

@@ -25,22 +25,22 @@ type operation struct {
 
 func operations() []operation {
 	return []operation{
-		{kind: mvm.OpStart, short: "Start instances and wait until they are ready", long: timeoutHelp[1:], waits: true},
-		{kind: mvm.OpStop, short: "Stop instances in an orderly way; disks stay, memory is lost", force: "do not wait for the guest",
-			all: "all that run or are warm; workers first"},
-		{kind: mvm.OpRestart, short: "Stop instances and start them from their disks; memory is lost",
-			long: "They start with the image, sizes and environment that their pool has now. One that is stopped is started.\n" + timeoutHelp[1:], waits: true,
-			force: "do not wait for the guest"},
-		{kind: mvm.OpWarm, short: "Pause instances and keep their memory"},
-		{kind: mvm.OpResume, short: "Let warm instances go on"},
-		{kind: mvm.OpSleep, short: "Put instances to sleep: memory to disk, no process left",
-			long:  "A running instance is drained first: its workload is told, and integrations are checkpointed.",
-			force: "skip the drain and a critical integration's veto", all: "all that run or are warm, as before a restart of the host; workers first"},
-		{kind: mvm.OpWake, short: "Wake sleeping instances", long: timeoutHelp[1:], waits: true},
+		{kind: mvm.OpStart, short: "Start instances and wait until they are ready", long: timeoutHelp, waits: true},
+		{kind: mvm.OpStop, short: "Shut instances down; disks stay, memory is lost", force: "end the VMM without waiting for the guest to shut down",
+			all: "all running and warm instances, workers first"},
+		{kind: mvm.OpRestart, short: "Stop instances and boot them from their disks; memory is lost",
+			long: "They boot with the pool's current image, sizes and environment. A stopped instance is started.\n" + timeoutHelp, waits: true,
+			force: "end the VMM without waiting for the guest to shut down"},
+		{kind: mvm.OpWarm, short: "Pause instances; their memory stays in the host's memory"},
+		{kind: mvm.OpResume, short: "Resume warm instances"},
+		{kind: mvm.OpSleep, short: "Put instances to sleep: write their memory to disk and end the VMM",
+			long:  "A running instance is drained first: its workload finishes its requests, and its\nintegrations are checkpointed.\n",
+			force: "do not wait for requests to finish, and sleep even if a critical integration can't be checkpointed", all: "all running and warm instances, workers first; use it before a restart of the host"},
+		{kind: mvm.OpWake, short: "Wake sleeping instances", long: timeoutHelp, waits: true},
 	}
 }
 
-const goesOn = `Interrupting the command ends the waiting; the operation goes on in the agent.
+const goesOn = `If you interrupt the command, the agent still finishes the operation.
 `
 
 func (a *app) operateCmd(op operation) *cobra.Command {
@@ -65,7 +65,7 @@ func (a *app) operateCmd(op operation) *cobra.Command {
 	if op.waits {
 		limit = timeoutFlag(cmd)
 	}
-	why := cmd.Flags().String("why", "", "`REASON`, for `mvm why` and the audit log")
+	why := cmd.Flags().String("why", "", "`REASON` to record for mvm why and the audit log")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkTimeout(cmd, *limit, true); op.waits && err != nil {
@@ -109,8 +109,8 @@ func (a *app) operateAll(ctx context.Context, c *api.Client, req mvm.OpRequest, 
 	if failed != nil {
 		return failed
 	}
-	return mvm.Errorf(mvm.KindState, "%s --all: %d instances run all the same: requests wake them", req.Op, len(addrs)).
-		WithFix("keep their clients away, and run it again")
+	return mvm.Errorf(mvm.KindState, "%s --all: %d instances were woken again by requests", req.Op, len(addrs)).
+		WithFix("stop the clients that send requests, and run the command again")
 }
 
 // awake lists the instances that run or are warm, workers before the gateways that lead to
@@ -203,7 +203,7 @@ func instanceAddresses(cmd *cobra.Command, args []string) ([]mvm.Address, error)
 }
 
 func (a *app) instanceDestroyCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "destroy INSTANCE... [--yes]", Short: "Destroy instances with their disks and memory",
+	cmd := &cobra.Command{Use: "destroy INSTANCE... [--yes]", Short: "Destroy instances, with their disks and memory",
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeInstances}
 	yes := yesFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

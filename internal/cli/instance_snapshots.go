@@ -11,23 +11,24 @@ import (
 	"mvm/internal/api"
 )
 
-const snapshotsHelp = `Snapshots that their instance could not be woken from, with the reason. They are kept
-for set_aside_days (7), as far as set_aside_per_instance (2) and set_aside_gib (20) allow.
+const snapshotsHelp = `mvm sets a snapshot aside if it can't restore the instance from it, and records the reason.
+It keeps these snapshots for set_aside_days (7), at most set_aside_per_instance (2) for each
+instance and set_aside_gib (20) in total.
 
-An instance that was not woken because the host lacked something, such as disk space,
-sleeps on with its snapshot: that is not set aside.
+If a wake fails because the host lacks something, such as disk space, the instance keeps
+its snapshot and stays asleep; that snapshot is not set aside.
 `
 
 func (a *app) instanceSnapshotsCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "snapshots COMMAND", Short: "Snapshots that were set aside because they could not be used",
+	cmd := &cobra.Command{Use: "snapshots COMMAND", Short: "Snapshots set aside because they could not be restored",
 		Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(a.snapshotsListCmd(), a.snapshotsRestoreCmd(), a.snapshotsRmCmd())
 	return cmd
 }
 
 func (a *app) snapshotsListCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "list [TENANT | TENANT/POOL | INSTANCE] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List snapshots that were set aside",
-		Long: "List snapshots that were set aside.\n\n" + snapshotsHelp, Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
+	cmd := &cobra.Command{Use: "list [TENANT | TENANT/POOL | INSTANCE] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List the snapshots that were set aside",
+		Long: "List the snapshots that were set aside.\n\n" + snapshotsHelp, Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeInstances}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		filter, err := optionalAddress(args)
@@ -58,10 +59,11 @@ func (a *app) snapshotTable(all []mvm.AsideSnapshot) table {
 	return t
 }
 
-const snapshotsRestoreHelp = `Have a stopped instance sleep with a snapshot that was set aside; wake it then.
+const snapshotsRestoreHelp = `Bring back a snapshot that was set aside. The stopped instance becomes a sleeping one with
+this snapshot; wake it to restore its memory.
 
-It is refused when the instance has gone on since: when its data disk was in use after
-the snapshot, memory and disk do not belong together any more.
+The agent refuses if the instance's disks have changed since the snapshot: memory and disks
+would no longer fit together.
 `
 
 func (a *app) snapshotsRestoreCmd() *cobra.Command {
@@ -96,7 +98,7 @@ func (a *app) snapshotsRmCmd() *cobra.Command {
 			}
 		}
 		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
-			if err := a.confirm(cmd, *yes, fmt.Sprintf("This removes for good what the memory of %s held: %s.", at, strings.Join(ids, ", "))); err != nil {
+			if err := a.confirm(cmd, *yes, fmt.Sprintf("This permanently removes saved memory of %s: %s.", at, strings.Join(ids, ", "))); err != nil {
 				return err
 			}
 			var errs []error

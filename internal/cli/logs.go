@@ -14,18 +14,18 @@ import (
 	"mvm/internal/display"
 )
 
-const logsHelp = `Show the logs of an instance's services, or its console. INSTANCE may be tenant/pool
-where the pool has one instance.
+const logsHelp = `Show the logs of an instance's services, or its console. INSTANCE may be tenant/pool if the
+pool has exactly one instance.
 
-The host keeps what the services of the last two boots logged, up to 1 MiB of each. So the
-logs of an instance that sleeps, was stopped or crashed can be read, and that wakes nobody.
---previous shows the boot before the last one. Times are the guest's.
+The host keeps the logs of the last two boots, up to 1 MiB for each boot. So you can read
+the logs of a sleeping, stopped or crashed instance without waking it. --previous shows the
+boot before the last one. Times are from the guest's clock.
 
-On a terminal colours stay, and everything else that a terminal would act on is shown as
-an escape such as \x1b. To a pipe or file lines go as the program wrote them.
+A terminal shows colours, and other control characters as escapes such as \x1b. Output to a
+pipe or file is unchanged.
 
-With --follow it goes on until the instance no longer runs: when it sleeps, stops or is
-destroyed, the command says so and ends with 0, as docker logs and kubectl logs do.
+With --follow the command runs until the instance sleeps, stops or is destroyed. Then it
+says so and exits with 0, like docker logs and kubectl logs.
 `
 
 type logsOptions struct {
@@ -40,13 +40,13 @@ func (a *app) logsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "logs INSTANCE [flags]", Short: "Show the logs of an instance's services, or its console", Long: logsHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
 	f := cmd.Flags()
-	f.BoolVarP(&o.spec.Follow, "follow", "f", false, "go on as lines come")
-	f.IntVarP(&o.spec.Tail, "tail", "n", 0, "only the last lines; 0: all that is kept")
-	f.StringVar(&o.spec.Service, "service", "", "of this `SERVICE` only")
-	f.BoolVar(&o.spec.Console, "console", false, "the console of the machine instead")
-	f.StringVar(&o.since, "since", "", "only from this `TIME` on: 30m, 12h, 7d, 2026-01-02 or 2026-01-02T15:04:05Z")
-	f.BoolVarP(&o.spec.Previous, "previous", "p", false, "of the boot before the last one")
-	f.BoolVarP(&o.times, "timestamps", "t", false, "with times")
+	f.BoolVarP(&o.spec.Follow, "follow", "f", false, "keep running and print new lines")
+	f.IntVarP(&o.spec.Tail, "tail", "n", 0, "show only the last lines; 0: all that are kept")
+	f.StringVar(&o.spec.Service, "service", "", "only lines of this `SERVICE`")
+	f.BoolVar(&o.spec.Console, "console", false, "show the microVM's console instead")
+	f.StringVar(&o.since, "since", "", "only lines since this `TIME`: 30m, 12h, 7d, 2026-01-02 or 2026-01-02T15:04:05Z")
+	f.BoolVarP(&o.spec.Previous, "previous", "p", false, "show the boot before the last one")
+	f.BoolVarP(&o.times, "timestamps", "t", false, "print the time before each line")
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := o.complete(cmd, a.Now()); err != nil {
@@ -72,9 +72,9 @@ func (a *app) sayLogEnd(ctx context.Context, c *api.Client, at mvm.Address) erro
 	case err != nil:
 		return followed(ctx, true, err)
 	case i.Op != nil:
-		a.say("%s is %s, with %s under way: the log ends here", i.Address(), i.State, i.Op.Kind)
+		a.say("%s is %s, and %s is in progress: the log ends here", i.Address(), i.State, i.Op.Kind)
 	case i.State == mvm.StateRunning:
-		a.say("%s stopped or slept, and runs again: the log of before ends here", i.Address())
+		a.say("%s slept or stopped, and is running again: the log ends here; follow it again", i.Address())
 	default:
 		a.say("%s is %s: the log ends here", i.Address(), i.State)
 	}
@@ -87,9 +87,9 @@ func (o *logsOptions) complete(cmd *cobra.Command, now time.Time) (err error) {
 	case o.spec.Tail < 0:
 		return usagef(cmd, "--tail %d is less than 0", o.spec.Tail)
 	case o.spec.Previous && o.spec.Follow:
-		return usagef(cmd, "--follow and --previous don't go together: no line comes of a boot that is over")
+		return usagef(cmd, "--follow does not go with --previous: a past boot writes no new lines")
 	case o.spec.Console && (o.spec.Previous || o.since != ""):
-		return usagef(cmd, "--console goes with neither --since nor --previous: its lines have no time and no boot")
+		return usagef(cmd, "--console does not go with --since or --previous: console lines have no time and no boot")
 	}
 	o.spec.Since, err = sinceFlag(cmd, o.since, now)
 	return err

@@ -26,17 +26,17 @@ type newOptions struct {
 
 func (a *app) newCmd() *cobra.Command {
 	var o newOptions
-	cmd := &cobra.Command{Use: "new TEMPLATE NAME [flags]", Short: "Make a tenant from a template, and say how to talk to it",
-		Long: "Make a tenant from a template, with its pools, images and first instances.\nRunning it again takes up what was cut off.\n" + timeoutHelp + "\n" + templatesHelp(),
+	cmd := &cobra.Command{Use: "new TEMPLATE NAME [flags]", Short: "Create a tenant from a template, and show how to reach it",
+		Long: "Create a tenant from a template, with its pools, images and first instances. If the command\nwas interrupted, run it again to continue.\n" + timeoutHelp + "\n" + templatesHelp(),
 		Args: cobra.ExactArgs(2), ValidArgsFunction: completeTemplates,
 		Example: "  mvm new openclaw alice --config alice.toml"}
 	f := cmd.Flags()
-	f.StringVar(&o.config, "config", "", "`FILE` with secrets and changes to the template")
-	f.StringVar(&o.flake, "flake", "", "`REF` of an image instead of the template's")
-	f.IntVar(&o.netID, "net-id", 0, "number of its network, 0..4095 (default: chosen)")
-	f.StringVar(&o.subnet, "subnet", "", "`CIDR`, /16 to /28 (default: from its net id)")
-	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` in which secret files may be named by absolute path (repeat)")
-	f.BoolVar(&o.dry, "dry-run", false, "only say what would be made")
+	f.StringVar(&o.config, "config", "", "`FILE` with secrets and changes to the template's settings")
+	f.StringVar(&o.flake, "flake", "", "image `REF` to use instead of the template's")
+	f.IntVar(&o.netID, "net-id", 0, "number of the tenant's network, 0..4095 (default: a free one)")
+	f.StringVar(&o.subnet, "subnet", "", "subnet `CIDR`, /16 to /28 (default: derived from the net id)")
+	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` below which the config may name secret files by absolute path (repeat)")
+	f.BoolVar(&o.dry, "dry-run", false, "change nothing and print the steps; exit with 10 if there are any")
 	forceFlag(cmd, &o.force)
 	o.timeout = timeoutFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

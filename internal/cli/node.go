@@ -14,11 +14,11 @@ import (
 )
 
 func (a *app) nodeCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "node COMMAND", Short: "The host and its agent", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "node COMMAND", Short: "The host: its agent, load and disk use", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(
-		show(a, "info", "Show the host, the agent and its VMM", (*api.Client).NodeInfo, a.nodeInfoTable),
-		show(a, "stats", "Show what runs on the host", (*api.Client).NodeStats, nodeStatsTable),
-		show(a, "disk", "Show what mvm holds on the host's disk", (*api.Client).NodeDisk, nodeDiskTable),
+		show(a, "info", "Show the host, the agent and the VMM", (*api.Client).NodeInfo, a.nodeInfoTable),
+		show(a, "stats", "Count the tenants and instances on the host, and show free memory", (*api.Client).NodeStats, nodeStatsTable),
+		show(a, "disk", "Show how much disk space mvm uses", (*api.Client).NodeDisk, nodeDiskTable),
 		a.nodeGCCmd())
 	return cmd
 }
@@ -58,7 +58,7 @@ func (a *app) nodeInfoTable(n mvm.NodeInfo) table {
 		if h.Signed {
 			how = ", signed"
 		}
-		t.add("held to", fmt.Sprintf("desired state %s of %s, %s ago%s", h.Digest, h.By, a.ago(h.At), how))
+		t.add("kept at", fmt.Sprintf("desired state %s of %s, %s ago%s", h.Digest, h.By, a.ago(h.At), how))
 	}
 	return t
 }
@@ -87,7 +87,7 @@ func nodeDiskTable(n mvm.NodeDisk) table {
 }
 
 func (a *app) nodeGCCmd() *cobra.Command {
-	return &cobra.Command{Use: "gc", Short: "Remove images that nothing uses, and snapshots that were set aside and whose time is over", Args: cobra.NoArgs,
+	return &cobra.Command{Use: "gc", Short: "Remove unused images and expired set-aside snapshots", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
 				n, err := c.NodeGC(ctx)
@@ -108,8 +108,8 @@ func (a *app) netCmd() *cobra.Command {
 
 func (a *app) netVerifyCmd() *cobra.Command {
 	var live bool
-	cmd := &cobra.Command{Use: "verify [--live] [-o FORMAT]", Short: "Check that tenants are isolated; ends with 1 when something is wrong", Args: cobra.NoArgs}
-	cmd.Flags().BoolVar(&live, "live", false, "also try every way out from the running guests")
+	cmd := &cobra.Command{Use: "verify [--live] [-o FORMAT]", Short: "Check that tenants are isolated; exit with 1 if something is wrong", Args: cobra.NoArgs}
+	cmd.Flags().BoolVar(&live, "live", false, "also try to connect out of each running guest in every forbidden way")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {

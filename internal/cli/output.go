@@ -61,7 +61,7 @@ func (wideFormat) Type() string { return "table|wide|json|yaml" }
 // wideFlag adds -o, with wide, to a command.
 func wideFlag(cmd *cobra.Command) *format {
 	f := asTable
-	cmd.Flags().VarP(wideFormat{&f}, "output", "o", "how to print")
+	cmd.Flags().VarP(wideFormat{&f}, "output", "o", "output format")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "wide", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return &f
 }
@@ -69,7 +69,7 @@ func wideFlag(cmd *cobra.Command) *format {
 // outputFlag adds -o to a command.
 func outputFlag(cmd *cobra.Command) *format {
 	f := asTable
-	cmd.Flags().VarP(&f, "output", "o", "how to print")
+	cmd.Flags().VarP(&f, "output", "o", "output format")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return &f
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) poolCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "pool COMMAND", Short: "Pools: instances of one image and size", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "pool COMMAND", Short: "Pools: groups of instances with the same image and size", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(a.poolCreateCmd(), a.poolListCmd(), a.poolInfoCmd(), a.poolBuildCmd(), a.poolScaleCmd(),
 		a.poolUpdateCmd(), a.poolRestartCmd(), a.poolRollbackCmd(), a.poolGCCmd(), a.poolDestroyCmd())
 	return cmd
@@ -42,7 +42,7 @@ func (a *app) onPool(cmd *cobra.Command, arg string, f func(ctx context.Context,
 
 func (a *app) poolListCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "list [TENANT] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List pools",
-		Long: "List pools. RUNNING, WARM and SLEEPING say how many instances are in the state, of how\nmany are desired; OTHER counts those that are stopped, or were never started.\n",
+		Long: "List pools. RUNNING, WARM and SLEEPING show the number of instances in that state and the\ndesired number. OTHER counts instances that are stopped or were never started.\n",
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

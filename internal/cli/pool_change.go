@@ -22,7 +22,7 @@ func (a *app) poolCreateCmd() *cobra.Command {
 			return err
 		}
 		if !cmd.Flags().Changed("flake") {
-			return usagef(cmd, "pool create: --flake, the image, is missing")
+			return usagef(cmd, "pool create: --flake (the image) is missing")
 		}
 		spec := mvm.PoolSpec{ID: at.Pool, Role: mvm.RoleWorker, Profile: "minimal",
 			Resources: mvm.DefaultResources(), Policy: mvm.DefaultRuntimePolicy()}
@@ -43,7 +43,7 @@ func (a *app) poolCreateCmd() *cobra.Command {
 }
 
 func (a *app) poolUpdateCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool; what is not named stays",
+	cmd := &cobra.Command{Use: "update TENANT/POOL [flags]", Short: "Change a pool's settings; others stay as they are",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	flags := a.newPoolFlags(cmd, false)
 	end := changeFlags(cmd)
@@ -76,7 +76,7 @@ type changeEnd struct {
 // take over what a person changed.
 func changeFlags(cmd *cobra.Command) *changeEnd {
 	var end changeEnd
-	cmd.Flags().BoolVar(&end.wait, "wait", false, "wait until it is so, and print the steps that were left to wait for")
+	cmd.Flags().BoolVar(&end.wait, "wait", false, "wait until the host agrees, and print the steps that were taken meanwhile")
 	forceFlag(cmd, &end.force)
 	end.limit, end.out = timeoutFlag(cmd), outputFlag(cmd)
 	return &end
@@ -91,7 +91,7 @@ func (a *app) runPoolChange(cmd *cobra.Command, arg string, flags *poolFlags, en
 		named = named || cmd.Flags().Changed(name)
 	}
 	if !named {
-		return usagef(cmd, "nothing to change was named")
+		return usagef(cmd, "no setting to change was given")
 	}
 	return a.onPool(cmd, arg, func(ctx context.Context, c *api.Client, at mvm.Address) error {
 		p, err := c.Pool(ctx, at.Tenant, at.Pool)
@@ -122,12 +122,17 @@ func (a *app) sayHeld(ctx context.Context, c *api.Client) {
 	}
 	a.saidHeld = true
 	if info, err := c.NodeInfo(ctx); err == nil && info.Held != nil {
-		a.say("the host is held to a desired state, which has the last word: what it says otherwise comes back; change that state, or end it with `mvm agent reconcile --forget`")
+		a.say("the host is kept at a desired state, which overrides this change wherever they differ; change that state, or drop it with `mvm agent reconcile --forget`")
 	}
 }
 
+const poolBuildHelp = `Build the pool's image and roll it out. The agent restarts the running and warm instances
+one after the other; sleeping ones boot with the new image when they next wake. If the
+image has not changed since the last build, nothing is restarted.
+`
+
 func (a *app) poolBuildCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "build TENANT/POOL [-o FORMAT]", Short: "Build the pool's image and use it for new instances",
+	cmd := &cobra.Command{Use: "build TENANT/POOL [-o FORMAT]", Short: "Build the pool's image and roll it out", Long: poolBuildHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -146,8 +151,12 @@ func (a *app) poolBuildCmd() *cobra.Command {
 	return cmd
 }
 
+const poolRollbackHelp = `Roll back to the previous build, or to the given one. The agent restarts the running and
+warm instances one after the other; sleeping ones boot with that build when they next wake.
+`
+
 func (a *app) poolRollbackCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "rollback TENANT/POOL [BUILD] [-o FORMAT]", Short: "Use the build before the present one, or the named one, for new instances",
+	cmd := &cobra.Command{Use: "rollback TENANT/POOL [BUILD] [-o FORMAT]", Short: "Roll back to the previous build, or to the given one", Long: poolRollbackHelp,
 		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completePools}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -172,7 +181,7 @@ func (a *app) poolRollbackCmd() *cobra.Command {
 }
 
 func (a *app) poolGCCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "gc TENANT/POOL [-o FORMAT]", Short: "Forget builds that are neither current, previous nor in use",
+	cmd := &cobra.Command{Use: "gc TENANT/POOL [-o FORMAT]", Short: "Remove builds that are not current, previous or in use",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -181,7 +190,7 @@ func (a *app) poolGCCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.say("%s forgotten; `mvm node gc` removes their images", plural(len(bs), "build", "builds"))
+			a.say("%s removed; `mvm node gc` removes their images", plural(len(bs), "build", "builds"))
 			return a.print(*out, bs, func() table {
 				var t table
 				for _, b := range bs {
@@ -195,7 +204,7 @@ func (a *app) poolGCCmd() *cobra.Command {
 }
 
 func (a *app) poolDestroyCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "destroy TENANT/POOL [--yes]", Short: "Destroy a pool with its instances and their disks",
+	cmd := &cobra.Command{Use: "destroy TENANT/POOL [--yes]", Short: "Destroy a pool, with its instances and their disks",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
 	yes := yesFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -43,15 +43,15 @@ func (a *app) newPoolFlags(cmd *cobra.Command, withRole bool) *poolFlags {
 	if withRole {
 		o.text(cmd, &o.role, "role", "worker", "`ROLE`: gateway, builder, worker or capability-imessage", func(s *mvm.PoolSpec, v string) { s.Role = mvm.Role(v) })
 	}
-	o.text(cmd, &o.flake, "flake", "", "`REF` of the image: builtin:NAME, a Nix flake, oci:REF, dir:FOLDER", nil)
+	o.text(cmd, &o.flake, "flake", "", "image `REF`: builtin:NAME, a Nix flake, oci:REF, oci-archive:FILE or dir:FOLDER", nil)
 	o.apply["flake"] = func(s *mvm.PoolSpec) (err error) {
 		s.Flake, err = manifest.ImageRef(o.flake, "", a.isRemote())
 		return err
 	}
-	o.text(cmd, &o.profile, "profile", "minimal", "`PROFILE` of the image", func(s *mvm.PoolSpec, v string) { s.Profile = v })
-	o.num(cmd, &o.vcpus, "vcpus", def.VCPUs, "virtual CPUs", func(s *mvm.PoolSpec, n int) { s.Resources.VCPUs = n })
-	o.num(cmd, &o.memMiB, "mem-mib", def.MemMiB, "memory", func(s *mvm.PoolSpec, n int) { s.Resources.MemMiB = n })
-	o.num(cmd, &o.diskMiB, "data-disk-mib", 0, "data disk; 0: none", func(s *mvm.PoolSpec, n int) { s.Resources.DataDiskMiB = n })
+	o.text(cmd, &o.profile, "profile", "minimal", "`PROFILE` that a Nix flake builds", func(s *mvm.PoolSpec, v string) { s.Profile = v })
+	o.num(cmd, &o.vcpus, "vcpus", def.VCPUs, "virtual CPUs of each instance", func(s *mvm.PoolSpec, n int) { s.Resources.VCPUs = n })
+	o.num(cmd, &o.memMiB, "mem-mib", def.MemMiB, "memory of each instance, in MiB", func(s *mvm.PoolSpec, n int) { s.Resources.MemMiB = n })
+	o.num(cmd, &o.diskMiB, "data-disk-mib", 0, "data disk of each instance, in MiB; 0: none", func(s *mvm.PoolSpec, n int) { s.Resources.DataDiskMiB = n })
 	o.countFlags(cmd)
 	o.policyFlags(cmd)
 	o.boolFlags(cmd)
@@ -72,22 +72,22 @@ func (o *poolFlags) num(cmd *cobra.Command, v *int, name string, def int, usage 
 
 // countFlags are also those of `pool scale`.
 func (o *poolFlags) countFlags(cmd *cobra.Command) {
-	o.num(cmd, &o.running, "running", 0, "desired running instances", func(s *mvm.PoolSpec, n int) { s.Desired.Running = n })
-	o.num(cmd, &o.warm, "warm", 0, "desired warm instances", func(s *mvm.PoolSpec, n int) { s.Desired.Warm = n })
-	o.num(cmd, &o.sleeping, "sleeping", 0, "desired sleeping instances", func(s *mvm.PoolSpec, n int) { s.Desired.Sleeping = n })
+	o.num(cmd, &o.running, "running", 0, "desired number of running instances", func(s *mvm.PoolSpec, n int) { s.Desired.Running = n })
+	o.num(cmd, &o.warm, "warm", 0, "desired number of warm instances", func(s *mvm.PoolSpec, n int) { s.Desired.Warm = n })
+	o.num(cmd, &o.sleeping, "sleeping", 0, "desired number of sleeping instances", func(s *mvm.PoolSpec, n int) { s.Desired.Sleeping = n })
 }
 
 func (o *poolFlags) boolFlags(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.pinned, "pinned", false, "never warmed or put to sleep automatically")
-	cmd.Flags().BoolVar(&o.critical, "critical", false, "never touched automatically at all")
+	cmd.Flags().BoolVar(&o.pinned, "pinned", false, "mvm never pauses the instances or puts them to sleep by itself")
+	cmd.Flags().BoolVar(&o.critical, "critical", false, "mvm never changes existing instances by itself; it only creates missing ones")
 	o.apply["pinned"] = func(s *mvm.PoolSpec) error { s.Pinned = o.pinned; return nil }
 	o.apply["critical"] = func(s *mvm.PoolSpec) error { s.Critical = o.critical; return nil }
 }
 
 func (o *poolFlags) fileFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&o.routesFile, "routes", "", "`FILE` with the routing table of a gateway pool, in JSON")
-	f.StringVar(&o.integrations, "integrations", "", "`FILE` with the integrations, in JSON")
+	f.StringVar(&o.routesFile, "routes", "", "JSON `FILE` with the routing table of a gateway pool")
+	f.StringVar(&o.integrations, "integrations", "", "JSON `FILE` with the integrations")
 	o.apply["routes"] = func(s *mvm.PoolSpec) error {
 		s.Routes = &mvm.RoutingTable{}
 		return readJSON(o.routesFile, s.Routes)

@@ -14,17 +14,17 @@ import (
 // names, as docker and kubectl have it, and leaves the others; for an update there are
 // flags that take away one, or all.
 func (o *poolFlags) listFlags(cmd *cobra.Command, update bool) {
-	o.list(cmd, &o.env, "env", "`NAME=VALUE` for the services; not for secrets (repeat)", setEnv)
-	o.list(cmd, &o.publish, "publish", "`[[HOST:]PORT:]GUEST` port of a gateway pool on the host (repeat)", addPublish)
-	o.list(cmd, &o.scopes, "secret-scope", "`INTEGRATION=KEY,KEY`: only these secrets (repeat)", setScope)
+	o.list(cmd, &o.env, "env", "environment variable `NAME=VALUE` for the services; not for secrets (repeat)", setEnv)
+	o.list(cmd, &o.publish, "publish", "publish a gateway pool's port GUEST on the host: `[[HOST:]PORT:]GUEST` (repeat)", addPublish)
+	o.list(cmd, &o.scopes, "secret-scope", "`INTEGRATION=KEY,KEY`: give the integration only these secrets (repeat)", setScope)
 	if !update {
 		return
 	}
-	o.list(cmd, &o.unsetEnv, "unset-env", "`NAME` to take out of the environment (repeat)", unsetEnv)
-	o.list(cmd, &o.unpublish, "unpublish", "`[[HOST:]PORT:]GUEST` port that is no longer published (repeat)", unpublish)
-	o.clear(cmd, "clear-env", "empty the environment, before --env adds to it", func(s *mvm.PoolSpec) { s.Env = nil })
-	o.clear(cmd, "clear-publish", "publish no port, before --publish adds one", func(s *mvm.PoolSpec) { s.Publish = nil })
-	o.clear(cmd, "clear-secret-scopes", "give all secrets, before --secret-scope narrows that", func(s *mvm.PoolSpec) { s.SecretScopes = nil })
+	o.list(cmd, &o.unsetEnv, "unset-env", "remove `NAME` from the environment (repeat)", unsetEnv)
+	o.list(cmd, &o.unpublish, "unpublish", "stop publishing `[[HOST:]PORT:]GUEST` (repeat)", unpublish)
+	o.clear(cmd, "clear-env", "clear the environment before --env adds to it", func(s *mvm.PoolSpec) { s.Env = nil })
+	o.clear(cmd, "clear-publish", "stop publishing all ports before --publish adds some", func(s *mvm.PoolSpec) { s.Publish = nil })
+	o.clear(cmd, "clear-secret-scopes", "remove all secret scopes before --secret-scope adds some", func(s *mvm.PoolSpec) { s.SecretScopes = nil })
 }
 
 func (o *poolFlags) list(cmd *cobra.Command, v *[]string, name, usage string, each func(*mvm.PoolSpec, string) error) {

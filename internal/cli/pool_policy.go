@@ -11,15 +11,15 @@ import (
 // policyFlags are the times and thresholds of a pool.
 func (o *poolFlags) policyFlags(cmd *cobra.Command) {
 	pol := mvm.DefaultRuntimePolicy()
-	o.num(cmd, &o.minRunning, "min-running-seconds", pol.MinRunningSeconds, "before it may be warmed or stopped automatically", func(s *mvm.PoolSpec, n int) { s.Policy.MinRunningSeconds = n })
-	o.num(cmd, &o.minWarm, "min-warm-seconds", pol.MinWarmSeconds, "before it may be put to sleep automatically", func(s *mvm.PoolSpec, n int) { s.Policy.MinWarmSeconds = n })
-	o.num(cmd, &o.drain, "drain-timeout-seconds", pol.DrainTimeoutSeconds, "for the workload to get ready to sleep", func(s *mvm.PoolSpec, n int) { s.Policy.DrainTimeoutSeconds = n })
-	o.num(cmd, &o.graceful, "graceful-shutdown-seconds", pol.GracefulShutdownSeconds, "for the guest to power off", func(s *mvm.PoolSpec, n int) { s.Policy.GracefulShutdownSeconds = n })
-	o.num(cmd, &o.warmAfter, "warm-after-seconds", pol.WarmAfterSeconds, "of idleness; 0: never", func(s *mvm.PoolSpec, n int) { s.Policy.WarmAfterSeconds = n })
-	o.num(cmd, &o.sleepAfter, "sleep-after-seconds", pol.SleepAfterSeconds, "of idleness; 0: never", func(s *mvm.PoolSpec, n int) { s.Policy.SleepAfterSeconds = n })
-	o.num(cmd, &o.idleCPU, "idle-cpu-percent", pol.IdleCPUPercent, "of one CPU of the host, that an idle instance uses at most", func(s *mvm.PoolSpec, n int) { s.Policy.IdleCPUPercent = n })
-	o.num(cmd, &o.idleBytes, "idle-bytes-per-minute", pol.IdleBytesPerMinute, "that an idle instance moves at most, in and out", func(s *mvm.PoolSpec, n int) { s.Policy.IdleBytesPerMinute = n })
-	o.num(cmd, &o.quietConns, "quiet-connection-seconds", 0, "without a byte, after which open connections no longer keep it awake; 0: they always do", func(s *mvm.PoolSpec, n int) { s.Policy.QuietConnectionSeconds = n })
+	o.num(cmd, &o.minRunning, "min-running-seconds", pol.MinRunningSeconds, "minimum seconds in state running before mvm pauses it or puts it to sleep", func(s *mvm.PoolSpec, n int) { s.Policy.MinRunningSeconds = n })
+	o.num(cmd, &o.minWarm, "min-warm-seconds", pol.MinWarmSeconds, "minimum seconds in state warm before mvm puts it to sleep", func(s *mvm.PoolSpec, n int) { s.Policy.MinWarmSeconds = n })
+	o.num(cmd, &o.drain, "drain-timeout-seconds", pol.DrainTimeoutSeconds, "seconds for the workload to finish its requests before a sleep or restart", func(s *mvm.PoolSpec, n int) { s.Policy.DrainTimeoutSeconds = n })
+	o.num(cmd, &o.graceful, "graceful-shutdown-seconds", pol.GracefulShutdownSeconds, "seconds for the guest to shut down before mvm ends its VMM", func(s *mvm.PoolSpec, n int) { s.Policy.GracefulShutdownSeconds = n })
+	o.num(cmd, &o.warmAfter, "warm-after-seconds", pol.WarmAfterSeconds, "idle seconds before an instance is paused; 0: never", func(s *mvm.PoolSpec, n int) { s.Policy.WarmAfterSeconds = n })
+	o.num(cmd, &o.sleepAfter, "sleep-after-seconds", pol.SleepAfterSeconds, "idle seconds before an instance is put to sleep; 0: never", func(s *mvm.PoolSpec, n int) { s.Policy.SleepAfterSeconds = n })
+	o.num(cmd, &o.idleCPU, "idle-cpu-percent", pol.IdleCPUPercent, "highest CPU use of an idle instance, in percent of one host CPU", func(s *mvm.PoolSpec, n int) { s.Policy.IdleCPUPercent = n })
+	o.num(cmd, &o.idleBytes, "idle-bytes-per-minute", pol.IdleBytesPerMinute, "highest network traffic of an idle instance, in and out", func(s *mvm.PoolSpec, n int) { s.Policy.IdleBytesPerMinute = n })
+	o.num(cmd, &o.quietConns, "quiet-connection-seconds", 0, "seconds without traffic after which an open connection no longer keeps an instance awake; 0: it always does", func(s *mvm.PoolSpec, n int) { s.Policy.QuietConnectionSeconds = n })
 }
 
 // addPolicy shows the times and thresholds.

@@ -9,17 +9,17 @@ import (
 	"mvm/internal/api"
 )
 
-const poolRestartHelp = `Restart the instances of a pool that run or are warm, one after the other; the next
-begins when the one before it is ready. It ends at the first that fails. Instances that
-sleep or are stopped are left alone: they keep what they have.
+const poolRestartHelp = `Restart the running and warm instances of a pool, one after the other. Each restart waits
+until the previous instance is ready. The command stops at the first failure. Sleeping and
+stopped instances are left alone.
 
-Interrupting the command ends it after the instance that is being restarted.
+If you interrupt the command, the current restart still finishes, and no other begins.
 `
 
 func (a *app) poolRestartCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "restart TENANT/POOL [flags]", Short: "Restart the instances of a pool, one after the other", Long: poolRestartHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completePools}
-	why := cmd.Flags().String("why", "", "`REASON`, for `mvm why` and the audit log")
+	why := cmd.Flags().String("why", "", "`REASON` to record for mvm why and the audit log")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.onPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {

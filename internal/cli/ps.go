@@ -13,8 +13,8 @@ import (
 	"mvm/internal/api"
 )
 
-const psHelp = `List instances and their states, those that sleep or are stopped among them.
-With -o wide the table also has sizes, the build and the age.
+const psHelp = `List instances in all states, also sleeping and stopped ones. -o wide adds sizes, the build
+and the age.
 `
 
 type psOptions struct {
@@ -30,9 +30,9 @@ func (a *app) listInstancesCmd(name string, aliases ...string) *cobra.Command {
 	cmd := &cobra.Command{Use: name + " [TENANT | TENANT/POOL] [flags]", Aliases: aliases, Short: "List instances and their states", Long: psHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completePools}
 	f := cmd.Flags()
-	f.StringSliceVar(&o.states, "state", nil, "only instances in this `STATE` (repeat, or with commas): "+strings.Join(stateNames(), ", "))
+	f.StringSliceVar(&o.states, "state", nil, "only instances in this `STATE` (repeat, or separate with commas): "+strings.Join(stateNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(stateNames(), cobra.ShellCompDirectiveNoFileComp))
-	f.BoolP("all", "a", false, "instances in every state, which is the default")
+	f.BoolP("all", "a", false, "instances in all states (the default)")
 	o.out = wideFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if cmd.Flags().Changed("all") && len(o.states) > 0 {

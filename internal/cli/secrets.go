@@ -17,19 +17,19 @@ import (
 )
 
 func (a *app) secretsCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "secrets COMMAND", Short: "A tenant's secrets; values are taken from files and never shown",
+	cmd := &cobra.Command{Use: "secrets COMMAND", Short: "A tenant's secrets",
 		Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(a.secretsSetCmd(), a.secretsListCmd(), a.secretsRotateCmd())
 	return cmd
 }
 
-const secretsSetHelp = `Add and replace secrets, and give them to the running guests, where the secret
-anthropic_key is the file /run/secrets/anthropic_key. A value is read from a file, or
-from stdin with "-" or "@-", without its last newline; never from the command line, where
-others see it.
+const secretsSetHelp = `Add, replace and remove secrets, and deliver them to the running guests. In a guest, the
+secret anthropic_key is the file /run/secrets/anthropic_key. The command reads a value from
+a file, or from stdin with - or @-, and removes the last newline. It takes no value from
+the command line, where other users could see it.
 
-A value has at most 64 KiB, and all of a tenant's secrets have 128 KiB together. Removing
-one that is not there is an error, and then nothing changes.
+A secret has at most 64 KiB, and all secrets of a tenant together have at most 128 KiB. If a
+secret to remove does not exist, the command fails and changes nothing.
 `
 
 func (a *app) secretsSetCmd() *cobra.Command {
@@ -48,7 +48,7 @@ func (a *app) secretsSetCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.say("secrets of %s have generation %d", args[0], n)
+			a.say("secrets of %s are now generation %d", args[0], n)
 			a.sayHeld(ctx, c)
 			return nil
 		})
@@ -69,7 +69,7 @@ func (a *app) readSecrets(cmd *cobra.Command, args, remove []string) (map[string
 			return nil, err
 		}
 		if _, twice := values[name]; twice {
-			return nil, usagef(cmd, "secret %s is named twice", name)
+			return nil, usagef(cmd, "secret %s is given twice", name)
 		}
 		var err error
 		switch path, isFile := strings.CutPrefix(from, "@"); {
@@ -89,12 +89,12 @@ func (a *app) readSecrets(cmd *cobra.Command, args, remove []string) (map[string
 	}
 	for _, name := range remove {
 		if _, twice := values[name]; twice {
-			return nil, usagef(cmd, "secret %s is named twice", name)
+			return nil, usagef(cmd, "secret %s is given twice", name)
 		}
 		values[name] = nil
 	}
 	if len(values) == 0 {
-		return nil, usagef(cmd, "no secret was named")
+		return nil, usagef(cmd, "no secret was given")
 	}
 	return values, mvm.ValidateSecrets(values)
 }
@@ -127,7 +127,7 @@ func readBounded(what string, r io.Reader) ([]byte, error) {
 }
 
 func (a *app) secretsListCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "list TENANT [-o FORMAT]", Aliases: []string{"ls"}, Short: "List a tenant's secrets: names, the generation and time of their values, sizes in bytes",
+	cmd := &cobra.Command{Use: "list TENANT [-o FORMAT]", Aliases: []string{"ls"}, Short: "List a tenant's secrets: name, generation, age and size; never the value",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -177,7 +177,7 @@ func (a *app) secretsTable(all []mvm.SecretInfo) table {
 }
 
 func (a *app) secretsRotateCmd() *cobra.Command {
-	return &cobra.Command{Use: "rotate TENANT", Short: "Give the secrets a new generation and deliver them to the guests again",
+	return &cobra.Command{Use: "rotate TENANT", Short: "Increase the generation of the secrets and deliver them again",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
@@ -185,7 +185,7 @@ func (a *app) secretsRotateCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				a.say("secrets of %s have generation %d", args[0], n)
+				a.say("secrets of %s are now generation %d", args[0], n)
 				return nil
 			})
 		}}

@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) tenantCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "tenant COMMAND", Short: "Tenants: who owns pools, a network and secrets", Args: cobra.ArbitraryArgs, RunE: group}
+	cmd := &cobra.Command{Use: "tenant COMMAND", Short: "Tenants: each owns pools, a network and secrets", Args: cobra.ArbitraryArgs, RunE: group}
 	cmd.AddCommand(a.tenantCreateCmd(), a.tenantListCmd(), a.tenantInfoCmd(), a.tenantUpdateCmd(), a.tenantDestroyCmd(), a.secretsCmd())
 	return cmd
 }
@@ -53,7 +53,7 @@ func (a *app) tenantTable(ts []mvm.Tenant) table {
 }
 
 func (a *app) tenantInfoCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "info TENANT [-o FORMAT]", Short: "Show a tenant, its quota and what it uses of it",
+	cmd := &cobra.Command{Use: "info TENANT [-o FORMAT]", Short: "Show a tenant, its quota and its use of the quota",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -15,13 +15,13 @@ import (
 // quotaFlags are the seven limits, each a flag.
 func quotaFlags(f *pflag.FlagSet) *mvm.Quota {
 	q := mvm.DefaultQuota()
-	f.IntVar(&q.MaxVCPUs, "max-vcpus", q.MaxVCPUs, "virtual CPUs of running and warm instances")
-	f.IntVar(&q.MaxMemMiB, "max-mem-mib", q.MaxMemMiB, "memory of running and warm instances")
-	f.IntVar(&q.MaxRunning, "max-running", q.MaxRunning, "running instances")
-	f.IntVar(&q.MaxWarm, "max-warm", q.MaxWarm, "warm instances")
-	f.IntVar(&q.MaxPools, "max-pools", q.MaxPools, "pools")
-	f.IntVar(&q.MaxInstancesPerPool, "max-instances-per-pool", q.MaxInstancesPerPool, "instances of one pool")
-	f.IntVar(&q.MaxDiskGiB, "max-disk-gib", q.MaxDiskGiB, "data disks together")
+	f.IntVar(&q.MaxVCPUs, "max-vcpus", q.MaxVCPUs, "quota: virtual CPUs of running and warm instances")
+	f.IntVar(&q.MaxMemMiB, "max-mem-mib", q.MaxMemMiB, "quota: memory of running and warm instances")
+	f.IntVar(&q.MaxRunning, "max-running", q.MaxRunning, "quota: running instances")
+	f.IntVar(&q.MaxWarm, "max-warm", q.MaxWarm, "quota: warm instances")
+	f.IntVar(&q.MaxPools, "max-pools", q.MaxPools, "quota: pools")
+	f.IntVar(&q.MaxInstancesPerPool, "max-instances-per-pool", q.MaxInstancesPerPool, "quota: instances of each pool")
+	f.IntVar(&q.MaxDiskGiB, "max-disk-gib", q.MaxDiskGiB, "quota: total size of data disks")
 	return &q
 }
 
@@ -58,10 +58,10 @@ func (a *app) tenantCreateCmd() *cobra.Command {
 	var o tenantCreateOptions
 	cmd := &cobra.Command{Use: "create TENANT [flags]", Short: "Create a tenant", Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions}
 	f := cmd.Flags()
-	f.IntVar(&o.netID, "net-id", 0, "number of its network, 0..4095 (default: chosen)")
-	f.StringVar(&o.subnet, "subnet", "", "`CIDR`, /16 to /28 (default: from its net id)")
-	f.BoolVar(&o.pinned, "pinned", false, "nothing of it is ever stopped automatically")
-	f.IntSliceVar(&o.services, "host-service", nil, "TCP `PORT` on the host that its guests may reach")
+	f.IntVar(&o.netID, "net-id", 0, "number of the tenant's network, 0..4095 (default: a free one)")
+	f.StringVar(&o.subnet, "subnet", "", "subnet `CIDR`, /16 to /28 (default: derived from the net id)")
+	f.BoolVar(&o.pinned, "pinned", false, "mvm never stops, pauses or restarts the tenant's instances by itself")
+	f.IntSliceVar(&o.services, "host-service", nil, "TCP `PORT` on the host that the guests may reach (repeat, or separate with commas)")
 	o.quota = quotaFlags(f)
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runTenantCreate(cmd, args[0], o) }
@@ -102,11 +102,11 @@ func (a *app) printChanged(f format, v any, name string) error {
 func (a *app) tenantUpdateCmd() *cobra.Command {
 	var pinned bool
 	var services []int
-	cmd := &cobra.Command{Use: "update TENANT [flags]", Short: "Change a tenant's quota and flags; what is not named stays",
+	cmd := &cobra.Command{Use: "update TENANT [flags]", Short: "Change a tenant's quota and settings; others stay as they are",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeTenants}
 	f := cmd.Flags()
-	f.BoolVar(&pinned, "pinned", false, "nothing of it is ever stopped automatically")
-	f.IntSliceVar(&services, "host-service", nil, "TCP `PORTS` on the host that its guests may reach (all of them)")
+	f.BoolVar(&pinned, "pinned", false, "mvm never stops, pauses or restarts the tenant's instances by itself")
+	f.IntSliceVar(&services, "host-service", nil, "the full list of TCP `PORTS` on the host that the guests may reach")
 	quota := quotaFlags(f)
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -123,7 +123,7 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 				up.HostServices = &services
 			}
 			if up == (mvm.TenantUpdate{}) {
-				return usagef(cmd, "nothing to change was named")
+				return usagef(cmd, "no setting to change was given")
 			}
 			t, err := c.UpdateTenant(ctx, args[0], up.From(old))
 			if err != nil {

@@ -12,14 +12,15 @@ import (
 
 // timeoutHelp says for how long a command that has --timeout waits.
 const timeoutHelp = `
-It ends at once, and not with 0, when a service is not started again or failed 3 times in
-a row. Else it waits for each instance up to 3 minutes for its guest to answer and 15
-minutes for its services; --timeout ends the waiting earlier. The agent goes on either way.
+The command fails at once if a service failed for good, or failed 3 times in a row.
+Otherwise it waits for each instance: up to 3 minutes until the guest answers, and up to 15
+minutes until its services are ready. --timeout limits the whole wait. The agent continues
+in any case.
 `
 
 // timeoutFlag has a command wait for a limited time.
 func timeoutFlag(cmd *cobra.Command) *time.Duration {
-	limit := cmd.Flags().Duration("timeout", 0, "wait at most so long, as 90s or 10m, and exit with 1 then (default: as --help says)")
+	limit := cmd.Flags().Duration("timeout", 0, "give up waiting after this time, such as 90s or 10m, and exit with 1 (default: see --help)")
 	cmd.Flags().Lookup("timeout").DefValue = ""
 	return limit
 }
@@ -30,7 +31,7 @@ func checkTimeout(cmd *cobra.Command, limit time.Duration, waits bool) error {
 	case !cmd.Flags().Changed("timeout"):
 		return nil
 	case !waits:
-		return usagef(cmd, "--timeout is for waiting, and this does not wait")
+		return usagef(cmd, "--timeout does not apply: the command does not wait")
 	case limit <= 0:
 		return usagef(cmd, "--timeout %s is not a time to wait", limit)
 	}
@@ -54,5 +55,5 @@ func within(ctx context.Context, limit time.Duration, what string, p *progress, 
 		text = ": " + last
 	}
 	return mvm.Errorf(mvm.KindTimeout, "%s: not done within %s%s", what, limit.Round(10*time.Millisecond), text).
-		WithFix("the agent goes on with it; see `mvm ps`, and `mvm why INSTANCE` for what an instance waits for")
+		WithFix("the agent continues; see `mvm ps`, and `mvm why INSTANCE` for what an instance waits for")
 }

@@ -16,13 +16,14 @@ import (
 	"mvm/internal/api"
 )
 
-const topHelp = `Show what instances use that hold memory: CPU, memory, network and disk. The busiest is
-the first. CPU is in percent of one CPU of the host, MEMORY what the VMM holds of the host's
-and LIMIT what the guest may have at most; RX and TX, READ and WRITE are bytes per second,
-of the guest's network and disks. It measures VMMs only and keeps no instance awake.
+const topHelp = `Show the CPU, memory, network and disk use of running and warm instances, busiest first. CPU
+is in percent of one host CPU. MEMORY is the host memory that the VMM uses, and LIMIT the
+guest's memory size. RX and TX (network), READ and WRITE (disk) are bytes per second. The
+command measures the VMM processes, so it keeps no instance awake.
 
-On a terminal it goes on until Ctrl-C and shows as many as fit. To a pipe or file, and
-with -o json or yaml, it measures once over the interval and ends; --count says how often.
+On a terminal the command refreshes until Ctrl-C and shows as many instances as fit. With a
+pipe, a file, -o json or -o yaml it measures once, over one interval, and exits. --count
+sets the number of measurements.
 `
 
 type topOptions struct {
@@ -33,11 +34,11 @@ type topOptions struct {
 
 func (a *app) topCmd() *cobra.Command {
 	var o topOptions
-	cmd := &cobra.Command{Use: "top [TENANT | TENANT/POOL] [flags]", Short: "Show what instances use: CPU, memory, network and disk", Long: topHelp,
+	cmd := &cobra.Command{Use: "top [TENANT | TENANT/POOL] [flags]", Short: "Show the CPU, memory, network and disk use of instances", Long: topHelp,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completePools}
 	f := cmd.Flags()
-	f.Float64VarP(&o.interval, "interval", "d", 2, "`SECONDS` between two looks, 0.1 to 3600")
-	f.IntVarP(&o.count, "count", "n", 0, "end after this many looks; 0: on a terminal at Ctrl-C, else after one")
+	f.Float64VarP(&o.interval, "interval", "d", 2, "`SECONDS` between two measurements, 0.1 to 3600")
+	f.IntVarP(&o.count, "count", "n", 0, "exit after this many measurements; 0: on a terminal never, else after one")
 	o.out = outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !(o.interval >= 0.1 && o.interval <= 3600) {

@@ -7,7 +7,7 @@ import (
 )
 
 func (a *app) versionCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "version [-o FORMAT]", Short: "Show the version of mvm, and of the agent if one answers", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "version [-o FORMAT]", Short: "Show the version of mvm, and of the agent if it answers", Args: cobra.NoArgs}
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v := struct {
@@ -46,7 +46,7 @@ func versionText(v api.Version) string {
 
 // helpCmd is `mvm help COMMAND`, which is `mvm COMMAND --help`.
 func (a *app) helpCmd(root *cobra.Command) *cobra.Command {
-	help := &cobra.Command{Use: "help [COMMAND]...", Short: "Say what a command does and which flags it has", Args: cobra.ArbitraryArgs,
+	help := &cobra.Command{Use: "help [COMMAND]...", Short: "Show the help of a command", Args: cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
 			cmd, rest, err := root.Find(args)
 			if err != nil {

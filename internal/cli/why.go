@@ -12,16 +12,17 @@ import (
 	"mvm/internal/api"
 )
 
-const whyHelp = `Tell how an instance came to its state: what it waits for or was refused, and its last
-transitions, each with who asked and why, warm or cold and why, where the time went,
-bytes, clock error, secrets generation, image, VMM and the id of the request. The newest
-is the first. -o json and yaml give all that are kept, oldest first.
+const whyHelp = `Explain an instance's state: what it waits for, what was refused, and its last transitions,
+newest first. Each transition shows who asked and why, whether memory was kept (warm) or
+lost (cold) and why, the time of each stage, the snapshot size, the clock error, the secrets
+generation, the image, the VMM and the request id. -o json and -o yaml print all transitions
+on record, oldest first.
 `
 
 func (a *app) whyCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "why INSTANCE [flags]", Short: "Tell how an instance came to its state: who asked, how, and where the time went", Long: whyHelp,
+	cmd := &cobra.Command{Use: "why INSTANCE [flags]", Short: "Explain an instance's state: who asked, why, and how long it took", Long: whyHelp,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeInstances}
-	tail := cmd.Flags().IntP("tail", "n", 4, "only the last transitions; 0: all that are kept")
+	tail := cmd.Flags().IntP("tail", "n", 4, "number of transitions to show; 0: all on record")
 	out := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *tail < 0 {
@@ -48,11 +49,11 @@ func (a *app) present(s mvm.Story) []string {
 	}
 	behind := ""
 	if i.SecretsGeneration != s.TenantSecrets {
-		behind = fmt.Sprintf("; the tenant has %d, delivered at the next wake or rotation", s.TenantSecrets)
+		behind = fmt.Sprintf("; the tenant has %d, which the next wake or rotation delivers", s.TenantSecrets)
 	}
 	add("secrets generation %d%s", i.SecretsGeneration, behind)
 	if i.Untold != "" {
-		add("secrets not told: %s", i.Untold)
+		add("secrets not delivered: %s", i.Untold)
 	}
 	for _, l := range a.idleLines(i.Idle) {
 		add("%s", l)
@@ -64,7 +65,7 @@ func (a *app) present(s mvm.Story) []string {
 		add("now: %s, asked by %s%s, for %s", note(i), i.Op.By, because(i.Op.Why), age(a.Now().Sub(i.Op.Started)))
 	}
 	if s.Queued > 1 {
-		add("%d more operations wait for that", s.Queued-1)
+		add("%d more operations wait for this one", s.Queued-1)
 	}
 	if i.ManualOverrideUntil.After(a.Now()) {
 		add("changed by hand: left alone for another %s", age(i.ManualOverrideUntil.Sub(a.Now())))
@@ -106,7 +107,7 @@ func notEvent(e mvm.Event) string {
 func history(s mvm.Story, tail int) []string {
 	all := s.Transitions
 	if len(all) == 0 {
-		return []string{"  nothing was done with it yet"}
+		return []string{"  no transitions yet"}
 	}
 	var out []string
 	for n := len(all) - 1; n >= 0 && (tail == 0 || len(all)-n <= tail); n-- {

@@ -28,7 +28,7 @@ func Templates() []Template {
 	return []Template{
 		{
 			Name:    "openclaw",
-			About:   "an OpenClaw of one's own for each user, behind a gateway",
+			About:   "OpenClaw: each user has their own, behind a gateway",
 			flake:   "github:openclaw/nix-openclaw",
 			builtin: "builtin:openclaw",
 			quota: mvm.Quota{MaxVCPUs: 32, MaxMemMiB: 65536, MaxRunning: 16, MaxWarm: 8, MaxPools: 10,
@@ -37,7 +37,7 @@ func Templates() []Template {
 		},
 		{
 			Name:    "minimal",
-			About:   "a small Linux for each user, that runs a command of yours, behind a gateway",
+			About:   "a small Linux for each user that runs your command, behind a gateway",
 			flake:   "builtin:minimal",
 			builtin: "builtin:minimal",
 			quota:   mvm.DefaultQuota(),
