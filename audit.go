@@ -117,18 +117,3 @@ func WithRecord(ctx context.Context) context.Context {
 
 // Recorded reports whether the context is one of WithRecord.
 func Recorded(ctx context.Context) bool { return ctx.Value(recordKey{}) != nil }
-
-type askerKey struct{}
-
-// WithAsker says in the context who asks.
-func WithAsker(ctx context.Context, a Asker) context.Context {
-	return context.WithValue(ctx, askerKey{}, a)
-}
-
-// AskerFrom returns who asks, "unknown" when nobody said.
-func AskerFrom(ctx context.Context) Asker {
-	if a, ok := ctx.Value(askerKey{}).(Asker); ok {
-		return a
-	}
-	return "unknown"
-}

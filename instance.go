@@ -3,7 +3,6 @@ package mvm
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -166,23 +165,6 @@ type Op struct {
 	// Snapshot is the one that a restore is about.
 	Snapshot string `json:"snapshot,omitempty"`
 }
-
-// Asker says who asked for something: "cli:root", "gateway:i-…", "policy",
-// "reconcile", "api:…", "recover".
-type Asker string
-
-// Person reports whether somebody asked by hand: at this host, or through the API from
-// another.
-func (a Asker) Person() bool {
-	return strings.HasPrefix(string(a), "cli:") || strings.HasPrefix(string(a), "api:")
-}
-
-// AskerPolicy is the policy for idle instances: what it makes warm or puts to sleep is
-// Parked.
-const AskerPolicy Asker = "policy"
-
-// AskerReconcile is the loop that keeps the host at what its pools ask for.
-const AskerReconcile Asker = "reconcile"
 
 // Transition records how an operation went.
 type Transition struct {

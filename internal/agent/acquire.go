@@ -25,7 +25,7 @@ var stateOrder = []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping,
 
 // acquire has an instance of the pool awake and says which.
 func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestproto.HostResponse {
-	by := "gateway:" + mvm.Asker(h.id)
+	by := h.gatewayAsker()
 	got, err := h.a.acquire(ctx, h.tenant, r, by)
 	if err == nil {
 		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: got}}

@@ -186,7 +186,7 @@ func (noPublisher) Close() error { return nil }
 func ctx(t *testing.T) context.Context {
 	c, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
-	return mvm.WithAsker(c, "test")
+	return mvm.WithAsker(c, mvm.Asker{Kind: mvm.AskerUnknown, ID: "test"})
 }
 
 func worker(id string) mvm.PoolSpec {

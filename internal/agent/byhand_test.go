@@ -15,7 +15,7 @@ import (
 // operate is what a person does to the instance.
 func (h *host) operate(id string, op mvm.OpKind) error {
 	h.t.Helper()
-	_, err := h.a.Operate(mvm.WithAsker(ctx(h.t), "cli:root"), mvm.Address{Instance: id}, mvm.OpRequest{Op: op}, nil)
+	_, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.ParseAsker("cli:root")), mvm.Address{Instance: id}, mvm.OpRequest{Op: op}, nil)
 	return err
 }
 
@@ -234,7 +234,7 @@ func TestSinceTheCrash(t *testing.T) {
 		if got.State != mvm.StateStopped || got.Changed.Before(began) {
 			t.Errorf("it is %s since %s, and it crashed after %s", got.State, got.Changed, began)
 		}
-		if got.Last == nil || got.Last.Op != mvm.OpStop || got.Last.By != "agent" || !strings.Contains(got.Last.Why, "its VMM was gone") {
+		if got.Last == nil || got.Last.Op != mvm.OpStop || got.Last.By != mvm.ParseAsker("agent") || !strings.Contains(got.Last.Why, "its VMM was gone") {
 			t.Errorf("its record has %+v, want the crash", got.Last)
 		}
 		story, err := h.a.Why(ctx(t), mvm.Address{Instance: i.ID})
@@ -250,8 +250,8 @@ func TestSinceTheCrash(t *testing.T) {
 // TestWhoStoppedSurvivesACrash: a person's stop that recovery finishes is the person's
 // still, and so is not undone; one of reconcile is not meant to last.
 func TestWhoStoppedSurvivesACrash(t *testing.T) {
-	for by, unwanted := range map[mvm.Asker]bool{"cli:root": false, mvm.AskerReconcile: true} {
-		t.Run(string(by), func(t *testing.T) {
+	for by, unwanted := range map[mvm.Asker]bool{mvm.ParseAsker("cli:root"): false, {Kind: mvm.AskerReconcile}: true} {
+		t.Run(by.String(), func(t *testing.T) {
 			h := newHost(t)
 			h.every = -1 // nothing starts it again
 			h.start()

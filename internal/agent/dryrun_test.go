@@ -70,7 +70,7 @@ func TestDryRunBesideOperation(t *testing.T) {
 		h.host.Behave(i.ID, fake.Behavior{Only: []string{"Configure"}, Delay: time.Second})
 		var wg sync.WaitGroup
 		wg.Go(func() { // a request's, which takes a while
-			if _, err := h.a.Operate(mvm.WithAsker(ctx(t), "gateway:i-0a0b0c0d"), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWake}, nil); err != nil {
+			if _, err := h.a.Operate(mvm.WithAsker(ctx(t), mvm.ParseAsker("gateway:i-0a0b0c0d")), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWake}, nil); err != nil {
 				t.Error(err)
 			}
 		})

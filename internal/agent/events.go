@@ -9,13 +9,13 @@ import (
 	"mvm/internal/store"
 )
 
-// askerAgent is who asks when the agent itself does.
-const askerAgent mvm.Asker = "agent"
+// byAgent is who asks when the agent itself does.
+func byAgent() mvm.Asker { return mvm.Asker{Kind: mvm.AskerAgent} }
 
 // append adds an event of the context's asker within a transaction.
 func (a *Agent) append(tx *store.Tx, ctx context.Context, e mvm.Event) error {
 	e.Time = time.Now()
-	if e.By == "" {
+	if e.By == (mvm.Asker{}) {
 		e.By = mvm.AskerFrom(ctx)
 	}
 	if e.Request == "" {

@@ -310,7 +310,7 @@ func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {
 	i := s.Instance
 	if w := i.Health.Worst(); w != nil && w.Failing {
 		s.LastOf, s.LastLines = w.Name, a.lastLines(ctx, i.ID, w.Name)
-	} else if l := i.Last; i.State == mvm.StateStopped && l != nil && l.Op == mvm.OpStop && l.By == askerAgent {
+	} else if l := i.Last; i.State == mvm.StateStopped && l != nil && l.Op == mvm.OpStop && l.By.Kind == mvm.AskerAgent {
 		s.LastOf, s.LastLines = "console", a.lastConsole(i.ID)
 	}
 	if len(s.LastLines) > 0 && mvm.Recorded(ctx) {

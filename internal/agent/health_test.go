@@ -60,7 +60,7 @@ func TestCrashLoopEndsTheWait(t *testing.T) {
 	if _, err := h.a.Why(mvm.WithRecord(ctx(t)), i.Address()); err != nil {
 		t.Fatal(err)
 	}
-	h.wantRecorded(mvm.LogsRead, "test", "app")
+	h.wantRecorded(mvm.LogsRead, mvm.Asker{Kind: mvm.AskerUnknown, ID: "test"}, "app")
 	if s := h.why(i.ID); s.LastOf != "app" || strings.Join(s.LastLines, "|") != "connecting to the database|fatal: no database" {
 		t.Errorf("why has %q of %q", s.LastLines, s.LastOf)
 	} else if last := s.Transitions[len(s.Transitions)-1]; strings.Contains(last.Error, "database") {

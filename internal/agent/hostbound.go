@@ -288,7 +288,12 @@ func (h *hostListener) refused(ctx context.Context, what, format string, args ..
 	return refuse("%s refused: %s", what, why)
 }
 
-func (h *hostListener) asker() mvm.Asker { return mvm.Asker("guest:" + h.id) }
+// asker names the guest itself; gatewayAsker the requests that arrived at it.
+func (h *hostListener) asker() mvm.Asker { return mvm.Asker{Kind: mvm.AskerGuest, ID: h.id} }
+
+func (h *hostListener) gatewayAsker() mvm.Asker {
+	return mvm.Asker{Kind: mvm.AskerGateway, ID: h.id}
+}
 
 // find looks up an instance that must be the tenant's own. Another tenant's is as
 // if it was not there.
@@ -326,7 +331,7 @@ func (h *hostListener) findID(id string) (i mvm.Instance, err error) {
 func (h *hostListener) wakeInstance(ctx context.Context, n guestproto.InstanceName) guestproto.HostResponse {
 	i, err := h.find(n)
 	if err == nil {
-		_, err = h.a.submit(ctx, i.ID, request{op: mvm.OpWake, by: "gateway:" + mvm.Asker(h.id), why: "WakeInstance"}, nil)
+		_, err = h.a.submit(ctx, i.ID, request{op: mvm.OpWake, by: h.gatewayAsker(), why: "WakeInstance"}, nil)
 	}
 	return guestproto.HostResponse{WakeResult: ack(err)}
 }

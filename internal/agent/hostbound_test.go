@@ -108,7 +108,7 @@ func TestGatewayWakesWorker(t *testing.T) {
 		t.Fatalf("wake: %+v", r)
 	}
 	got, err := h.a.Instance(ctx(t), mvm.Address{Instance: w.ID})
-	if err != nil || got.State != mvm.StateRunning || got.Last.By != mvm.Asker("gateway:"+gw.ID) {
+	if err != nil || got.State != mvm.StateRunning || got.Last.By != mvm.ParseAsker("gateway:"+gw.ID) {
 		t.Errorf("worker %s by %q, want running by the gateway", got.State, got.Last.By)
 	}
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -93,13 +92,6 @@ func (s *silentVMMs) ended(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.by, id)
-}
-
-// byRequests reports an asker who asks again and again: what requests and messages wake.
-// Reconcile has pauses of its own, and a person is obeyed at once.
-func byRequests(by mvm.Asker) bool {
-	kind, _, _ := strings.Cut(string(by), ":")
-	return kind == "gateway" || kind == "channel" || kind == "publish" || kind == "timer"
 }
 
 // hostError is an error whose text is for the host's own people: see forGuest.

@@ -141,7 +141,7 @@ func TestRequestsWaitWhileTheHostCannotWake(t *testing.T) {
 		return err
 	}
 	for range 20 {
-		if err := ask("gateway:i-00000001"); !errors.Is(err, syscall.ENOSPC) || !mvm.IsKind(err, mvm.KindUnavailable) {
+		if err := ask(mvm.ParseAsker("gateway:i-00000001")); !errors.Is(err, syscall.ENOSPC) || !mvm.IsKind(err, mvm.KindUnavailable) {
 			t.Fatalf("wake for a request: %v, want unavailable for want of space", err)
 		}
 	}
@@ -149,11 +149,11 @@ func TestRequestsWaitWhileTheHostCannotWake(t *testing.T) {
 	if n < 1 || n > 3 {
 		t.Errorf("20 requests made %d tries, want one for each pause", n)
 	}
-	if err := ask("cli:root"); !errors.Is(err, syscall.ENOSPC) || tries() != n+1 {
+	if err := ask(mvm.ParseAsker("cli:root")); !errors.Is(err, syscall.ENOSPC) || tries() != n+1 {
 		t.Errorf("a person's wake: %v after %d tries, want one more than %d", err, tries(), n)
 	}
 	f.mend()
-	waitUntil(t, func() bool { return ask("gateway:i-00000001") == nil })
+	waitUntil(t, func() bool { return ask(mvm.ParseAsker("gateway:i-00000001")) == nil })
 	if got := f.get(i.ID); got.Last.Kind != "warm" {
 		t.Errorf("it woke by %q: %s", got.Last.Kind, got.Last.Reason)
 	}

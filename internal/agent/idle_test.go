@@ -22,15 +22,15 @@ func TestLeftAlone(t *testing.T) {
 			t.Errorf("before its time: %+v", got.Idle)
 		}
 		warm := h.want(2*time.Second, i.ID, mvm.StateWarm)
-		if !warm.Parked || warm.Last.By != mvm.AskerPolicy {
+		if !warm.Parked || warm.Last.By.Kind != mvm.AskerPolicy {
 			t.Errorf("warm, parked %v, by %s", warm.Parked, warm.Last.By)
 		}
 		h.want(7*time.Second, i.ID, mvm.StateWarm)
 		asleep := h.want(4*time.Second, i.ID, mvm.StateSleeping)
-		if !asleep.Parked || asleep.Last.By != mvm.AskerPolicy || !strings.Contains(asleep.Last.Reason, "idle for 20") || asleep.Idle != nil {
+		if !asleep.Parked || asleep.Last.By.Kind != mvm.AskerPolicy || !strings.Contains(asleep.Last.Reason, "idle for 20") || asleep.Idle != nil {
 			t.Errorf("asleep, parked %v, %+v, idle %+v", asleep.Parked, asleep.Last, asleep.Idle)
 		}
-		if ev := h.eventsOf(i.ID, mvm.InstanceWarmed); len(ev) != 1 || ev[0].By != mvm.AskerPolicy || !strings.Contains(ev[0].Why, "idle for 10") {
+		if ev := h.eventsOf(i.ID, mvm.InstanceWarmed); len(ev) != 1 || ev[0].By.Kind != mvm.AskerPolicy || !strings.Contains(ev[0].Why, "idle for 10") {
 			t.Errorf("events %+v", ev)
 		}
 		h.want(time.Hour, i.ID, mvm.StateSleeping)
@@ -182,7 +182,7 @@ func TestGuards(t *testing.T) {
 	}
 	t.Run("by hand", func(t *testing.T) {
 		idling(t, func(h *idleHost, i mvm.Instance) {
-			byHand := mvm.WithAsker(ctx(h.t), "cli:ann")
+			byHand := mvm.WithAsker(ctx(h.t), mvm.ParseAsker("cli:ann"))
 			if _, err := h.a.Operate(byHand, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpStart}, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -206,7 +206,7 @@ func TestMinimumDefers(t *testing.T) {
 		if !strings.Contains(got.Idle.Awake, "min_running_seconds keeps it running") || got.Idle.Decision != "defer" {
 			t.Errorf("idle %+v", got.Idle)
 		}
-		if ev := h.eventsOf(i.ID, mvm.TransitionDeferred); len(ev) != 1 || ev[0].By != mvm.AskerPolicy || ev[0].Detail != "min_running_seconds" {
+		if ev := h.eventsOf(i.ID, mvm.TransitionDeferred); len(ev) != 1 || ev[0].By.Kind != mvm.AskerPolicy || ev[0].Detail != "min_running_seconds" {
 			t.Errorf("deferred: %+v, want it once", ev)
 		}
 		h.want(7*time.Second, i.ID, mvm.StateSleeping) // it is idle for longer than 20 s

@@ -38,7 +38,7 @@ func (a *Agent) decide(s policy.Subject, d policy.Decision, now time.Time) {
 		a.opt.Metrics.Deferred(mvm.OpKind(d.Want), strings.TrimSuffix(d.Guard, "_seconds"))
 		a.record(idleEvent(i, d.Reason, d.Guard))
 	case act:
-		a.rest(t, s, request{op: mvm.OpKind(d.Do), by: mvm.AskerPolicy, why: d.Reason, idle: grounds})
+		a.rest(t, s, request{op: mvm.OpKind(d.Do), by: mvm.Asker{Kind: mvm.AskerPolicy}, why: d.Reason, idle: grounds})
 	}
 }
 
@@ -54,7 +54,7 @@ func (d *idler) acting() (n int) {
 
 func idleEvent(i mvm.Instance, why, detail string) mvm.Event {
 	return mvm.Event{Time: time.Now(), Action: mvm.TransitionDeferred, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID,
-		By: mvm.AskerPolicy, Why: why, Detail: clip(detail)}
+		By: mvm.Asker{Kind: mvm.AskerPolicy}, Why: why, Detail: clip(detail)}
 }
 
 // rest submits the operation and sees to its end.

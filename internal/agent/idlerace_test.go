@@ -107,7 +107,7 @@ func TestPersonAndPolicy(t *testing.T) {
 		<-reached
 		slept := make(chan error, 1)
 		go func() {
-			_, err := h.a.Operate(mvm.WithAsker(ctx(h.t), "cli:ann"), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWarm}, nil)
+			_, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.ParseAsker("cli:ann")), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWarm}, nil)
 			slept <- err
 		}()
 		synctest.Wait()
@@ -141,7 +141,7 @@ func TestDecisionIsOld(t *testing.T) {
 		<-reached
 		done := make(chan mvm.Instance, 1)
 		go func() {
-			got, err := h.a.Operate(mvm.WithAsker(ctx(h.t), "cli:ann"), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWarm}, nil)
+			got, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.ParseAsker("cli:ann")), mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWarm}, nil)
 			if err != nil {
 				t.Errorf("warm by hand: %v", err)
 			}
@@ -149,7 +149,7 @@ func TestDecisionIsOld(t *testing.T) {
 		}()
 		synctest.Wait()
 		goOn()
-		if got := <-done; got.State != mvm.StateWarm || got.Last.By != "cli:ann" {
+		if got := <-done; got.State != mvm.StateWarm || got.Last.By != mvm.ParseAsker("cli:ann") {
 			t.Errorf("%s by %s, want warm by who asked for it", got.State, got.Last.By)
 		}
 	})

@@ -153,7 +153,7 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 		return i, nil
 	}
 	by := mvm.AskerFrom(ctx)
-	if by.Person() && req.Op != mvm.OpDestroy {
+	if by.Kind.Person() && req.Op != mvm.OpDestroy {
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}

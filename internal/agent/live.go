@@ -74,7 +74,7 @@ func (a *Agent) watch(id string, l *live) {
 		a.reconciler.lost(i)
 		a.memoryGoneSoon(i)
 	}
-	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: askerAgent, why: why, ended: l}); err != nil {
+	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: byAgent(), why: why, ended: l}); err != nil {
 		a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)
 	}
 }

@@ -171,7 +171,7 @@ func (o *operation) toRunning(ctx context.Context) error {
 			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, hostError{errors.New(why)})
 		}
 		// Where it was ready once, requests get what its other services answer.
-		if !(o.inst.Ready && byRequests(o.job.req.by)) {
+		if !(o.inst.Ready && o.job.req.by.Kind.OnDemand()) {
 			if err := o.servesNobody(ctx); err != nil {
 				return err
 			}

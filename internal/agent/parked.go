@@ -4,7 +4,7 @@ import "mvm"
 
 // unpark has an instance that rests already rest because somebody wants it to.
 func (o *operation) unpark() error {
-	if !o.inst.Parked || o.byPolicy() || o.job.req.by == askerAgent {
+	if !o.inst.Parked || o.byPolicy() || o.job.req.by.Kind == mvm.AskerAgent {
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) { i.Parked = false })
@@ -15,7 +15,7 @@ func (o *operation) unpark() error {
 func (o *operation) parks(i mvm.Instance, to mvm.State) bool {
 	switch to {
 	case mvm.StateWarm:
-		return o.job.req.by == mvm.AskerPolicy || o.job.req.parks
+		return o.job.req.by.Kind == mvm.AskerPolicy || o.job.req.parks
 	case mvm.StateSleeping:
 		return i.Parked
 	}

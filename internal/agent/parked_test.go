@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"mvm"
 )
@@ -11,7 +12,7 @@ import (
 // asPolicy operates on the instance in the policy's name.
 func (h *host) asPolicy(id string, op mvm.OpKind) mvm.Instance {
 	h.t.Helper()
-	i, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.AskerPolicy), mvm.Address{Instance: id}, mvm.OpRequest{Op: op}, nil)
+	i, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.Asker{Kind: mvm.AskerPolicy}), mvm.Address{Instance: id}, mvm.OpRequest{Op: op}, nil)
 	if err != nil {
 		h.t.Fatalf("%s by policy: %v", op, err)
 	}
@@ -64,7 +65,7 @@ func TestParkedAfterCrash(t *testing.T) {
 			h.start()
 			i := h.instance()
 			crashed := h.crashAt(c.point)
-			pc, cancel := context.WithCancel(mvm.WithAsker(ctx(t), mvm.AskerPolicy))
+			pc, cancel := context.WithCancel(mvm.WithAsker(ctx(t), mvm.Asker{Kind: mvm.AskerPolicy}))
 			var wg sync.WaitGroup
 			wg.Go(func() { h.a.Operate(pc, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: c.op}, nil) })
 			<-crashed
@@ -78,6 +79,29 @@ func TestParkedAfterCrash(t *testing.T) {
 			if err != nil || got.State != c.state || got.Parked != c.want {
 				t.Errorf("got %s, parked %v, %v; want %s, %v", got.State, got.Parked, err, c.state, c.want)
 			}
+		})
+	}
+}
+
+// TestReconcileKeepsWhatAnyWakerWoke: a sleeper that something wakes for its user runs until
+// the policy puts it to rest, whatever kind of waker that is. One that reconcile knows
+// nothing of is no exception.
+func TestReconcileKeepsWhatAnyWakerWoke(t *testing.T) {
+	for _, by := range []string{"gateway:i-0a0b0c0d", "publish:127.0.0.1:8080", "timer:i-0a0b0c0d", "inbox:mail", "doorbell"} {
+		t.Run(by, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, h *host) {
+				if err := h.apply(deployment(desired(worker("workers"), 0, 0, 1))); err != nil {
+					t.Fatal(err)
+				}
+				i := h.all("workers")[0]
+				if _, err := h.a.Operate(mvm.WithAsker(ctx(t), mvm.ParseAsker(by)), i.Address(), mvm.OpRequest{Op: mvm.OpWake}, nil); err != nil {
+					t.Fatal(err)
+				}
+				settled(5 * time.Minute) // ten rounds of reconcile
+				if i = h.all("workers")[0]; i.State != mvm.StateRunning || i.Last.By.String() != by {
+					t.Errorf("it is %s, last by %s; want it running, as %s woke it", i.State, i.Last.By, by)
+				}
+			})
 		})
 	}
 }

@@ -125,7 +125,7 @@ func unpublishedError(p mvm.Pool) error {
 
 func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 	port := strconv.Itoa(pub.Guest)
-	by := "publish:" + mvm.Asker(pub.Place())
+	by := mvm.Asker{Kind: mvm.AskerPublish, ID: pub.Place()}
 	var open sync.Map // net.Conn -> func() that ends its use of the gateway
 	dial := func(ctx context.Context) (net.Conn, error) {
 		select {

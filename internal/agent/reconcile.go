@@ -152,4 +152,6 @@ func (r *reconciler) changed(tenant, pool string) {
 }
 
 // Apply's steps and the loop's are the asker's that the events name.
-func asReconcile(ctx context.Context) context.Context { return mvm.WithAsker(ctx, mvm.AskerReconcile) }
+func asReconcile(ctx context.Context) context.Context { return mvm.WithAsker(ctx, byReconcile()) }
+
+func byReconcile() mvm.Asker { return mvm.Asker{Kind: mvm.AskerReconcile} }

@@ -123,7 +123,7 @@ func (r *reconciler) begin(t *task) error {
 
 func (r *reconciler) newInstance(t *task) (i mvm.Instance, err error) {
 	err = r.a.store.Update(func(tx *store.Tx) error {
-		op := mvm.Op{Kind: mvm.OpCreate, By: mvm.AskerReconcile, Why: t.shown[0].Reason, Started: time.Now()}
+		op := mvm.Op{Kind: mvm.OpCreate, By: byReconcile(), Why: t.shown[0].Reason, Started: time.Now()}
 		i, err = r.a.newInstance(tx, t.at.Tenant, t.at.Pool, "", op)
 		return err
 	})
@@ -201,7 +201,7 @@ func (r *reconciler) operate(ctx context.Context, t *task) error {
 		if err != nil {
 			return err
 		}
-		req := request{op: op, by: mvm.AskerReconcile, why: t.shown[0].Reason, parks: t.parked, opened: func() {
+		req := request{op: op, by: byReconcile(), why: t.shown[0].Reason, parks: t.parked, opened: func() {
 			t.opened.Store(true)
 			release()
 			r.poke(t.at.Tenant)

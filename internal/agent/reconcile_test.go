@@ -122,7 +122,7 @@ func TestReconcileFillsAndTrims(t *testing.T) {
 		settled(time.Second)
 		h.wantCounts("at first", "workers", mvm.Counts{Running: 2, Warm: 1, Sleeping: 1})
 		for _, e := range h.events() {
-			if e.Instance != "" && (e.By != mvm.AskerReconcile || e.Action == mvm.InstanceCreated && e.Why == "") {
+			if e.Instance != "" && (e.By.Kind != mvm.AskerReconcile || e.Action == mvm.InstanceCreated && e.Why == "") {
 				t.Errorf("event %+v, want it by reconcile, with its reason", e)
 			}
 		}
@@ -188,7 +188,7 @@ func TestReconcileBringsBackWhatDied(t *testing.T) {
 }
 
 func (h *host) destroy(id string) error {
-	_, err := h.a.Operate(mvm.WithAsker(ctx(h.t), "cli:root"), mvm.Address{Instance: id}, mvm.OpRequest{Op: mvm.OpDestroy}, nil)
+	_, err := h.a.Operate(mvm.WithAsker(ctx(h.t), mvm.ParseAsker("cli:root")), mvm.Address{Instance: id}, mvm.OpRequest{Op: mvm.OpDestroy}, nil)
 	return err
 }
 
@@ -287,7 +287,7 @@ func TestReconcileLeavesAlone(t *testing.T) {
 		settled(time.Second)
 		h.change("critical", func(s *mvm.PoolSpec) { s.Critical = true })
 		h.change("pinned", func(s *mvm.PoolSpec) { s.Pinned = true })
-		by := mvm.WithAsker(ctx(t), "cli:root")
+		by := mvm.WithAsker(ctx(t), mvm.ParseAsker("cli:root"))
 		for _, pool := range []string{"workers", "critical"} {
 			if _, err := h.a.Operate(by, mvm.Address{Instance: h.all(pool)[0].ID}, mvm.OpRequest{Op: mvm.OpStop}, nil); err != nil {
 				t.Fatal(err)

@@ -348,7 +348,7 @@ func (r *reconciler) recovering(tenant string) (on bool, err error) {
 	queued := r.a.queued()
 	err = r.a.store.View(func(tx *store.Tx) error {
 		for id, req := range queued {
-			if req.by != askerAgent {
+			if req.by.Kind != mvm.AskerAgent {
 				continue
 			}
 			i, err := tx.Instance(id)

@@ -44,7 +44,7 @@ func (h *host) wantRecorded(act mvm.Action, by mvm.Asker, says ...string) {
 // of a secret or of the environment.
 func TestChangesAreOnRecord(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
-		const ann = mvm.Asker("cli:ann")
+		ann := mvm.ParseAsker("cli:ann")
 		as := func() context.Context { return mvm.WithAsker(ctx(t), ann) } // each call has a deadline of its own
 		d := base()
 		d.Pools[0].Env = map[string]string{"TOKEN": "hush-env-1"}

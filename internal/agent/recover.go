@@ -155,7 +155,7 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 		return a.giveUp(ctx, i)
 	case !alive:
 		return a.recoverLost(ctx, i)
-	case op == mvm.OpWarm && i.Op.By != mvm.AskerPolicy: // which decides anew
+	case op == mvm.OpWarm && i.Op.By.Kind != mvm.AskerPolicy: // which decides anew
 		return a.redo(i, mvm.OpWarm)
 	case op != "" || paused != (i.State == mvm.StateWarm):
 		// A sleep, pause or resume was cut off, or the VMM is not as its state says: the
@@ -174,7 +174,7 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 func (a *Agent) goesOn(i mvm.Instance) error {
 	a.pending.set(i.ID, true) // a change may have been stored and not delivered
 	if i.Op == nil {
-		i.Op = &mvm.Op{Kind: mvm.OpResume, By: askerAgent, Why: "its VMM was not as its record says", Started: time.Now()}
+		i.Op = &mvm.Op{Kind: mvm.OpResume, By: byAgent(), Why: "its VMM was not as its record says", Started: time.Now()}
 		if err := a.store.Update(func(tx *store.Tx) error { return tx.PutInstance(i) }); err != nil {
 			return err
 		}
@@ -282,7 +282,7 @@ func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance) error {
 func (a *Agent) recordLost(i mvm.Instance) error {
 	const why = "its VMM was gone when the agent started"
 	now := time.Now()
-	t := mvm.Transition{Op: mvm.OpStop, From: i.State, To: mvm.StateStopped, By: askerAgent, Why: why, Reason: why, Started: now, Unwanted: true,
+	t := mvm.Transition{Op: mvm.OpStop, From: i.State, To: mvm.StateStopped, By: byAgent(), Why: why, Reason: why, Started: now, Unwanted: true,
 		SecretsGeneration: i.SecretsGeneration, Image: i.Image}
 	if i.Last != nil {
 		t.VMM = i.Last.VMM
@@ -296,7 +296,7 @@ func (a *Agent) recordLost(i mvm.Instance) error {
 		if err := tx.PutTransition(i.ID, t); err != nil {
 			return err
 		}
-		if _, err := tx.AppendEvent(mvm.Event{Time: now, Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: askerAgent, Why: why}); err != nil {
+		if _, err := tx.AppendEvent(mvm.Event{Time: now, Action: mvm.InstanceStopped, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: byAgent(), Why: why}); err != nil {
 			return err
 		}
 		return tx.PutInstance(i)
@@ -327,6 +327,6 @@ func (a *Agent) clearOp(id string, change func(*mvm.Instance), events ...mvm.Eve
 
 // redo queues an operation in the agent's own name; it goes on after Open.
 func (a *Agent) redo(i mvm.Instance, op mvm.OpKind) error {
-	_, err := a.enqueue(i.ID, request{op: op, by: askerAgent, why: "taken up after a restart of the agent"})
+	_, err := a.enqueue(i.ID, request{op: op, by: byAgent(), why: "taken up after a restart of the agent"})
 	return err
 }

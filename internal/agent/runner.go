@@ -76,7 +76,7 @@ func (j *job) joins(r request) bool {
 	if j.ctx.Err() != nil || j.req.ended != r.ended || (j.req.idle == nil) != (r.idle == nil) || j.req.unproven != r.unproven || j.req.parks != r.parks {
 		return false
 	}
-	if r.op == mvm.OpStop && r.by.Person() && !j.req.by.Person() {
+	if r.op == mvm.OpStop && r.by.Kind.Person() && !j.req.by.Kind.Person() {
 		return false // it says more: that the instance is to stay stopped
 	}
 	return j.req.op == r.op && j.req.force == r.force && j.req.awake == r.awake && j.req.snapshot == r.snapshot || up(j.req.op) && up(r.op) && r.op != mvm.OpResume
@@ -110,7 +110,8 @@ func (j *job) giveWay(r request) {
 // done or ctx ends. The operation itself goes on when ctx ends.
 func (a *Agent) submit(ctx context.Context, id string, req request, progress func(mvm.Progress)) (mvm.Instance, error) {
 	req.id = mvm.RequestFrom(ctx)
-	if up(req.op) && byRequests(req.by) {
+	// Reconcile has pauses of its own, and a person is obeyed at once.
+	if up(req.op) && req.by.Kind.OnDemand() {
 		if err := a.wakeFaults.check(id); err != nil {
 			return mvm.Instance{}, err
 		}

@@ -116,7 +116,7 @@ func (a *Agent) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string
 		return i, err
 	}
 	by := mvm.AskerFrom(ctx)
-	if by.Person() {
+	if by.Kind.Person() {
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}
@@ -248,7 +248,7 @@ func (a *Agent) boundAside() (freed int64) {
 		return err
 	})
 	for _, e := range beyond(all, a.opt.SetAside, time.Now()) {
-		e2 := a.removeAside(e.instance, e.id, mvm.Event{By: askerAgent, Why: e.why})
+		e2 := a.removeAside(e.instance, e.id, mvm.Event{By: byAgent(), Why: e.why})
 		if e2 == nil {
 			freed += e.bytes
 		}

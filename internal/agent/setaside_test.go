@@ -237,7 +237,7 @@ func TestSetAsideIsBounded(t *testing.T) {
 			}
 			gone := 0
 			err := d.a.Events(ctx(t), mvm.EventFilter{Tenant: "acme", Actions: []mvm.Action{mvm.SnapshotDeleted}}, func(e mvm.Event) error {
-				if e.By == "agent" && strings.Contains(e.Why, c.why) && e.Instance == i.ID {
+				if e.By == mvm.ParseAsker("agent") && strings.Contains(e.Why, c.why) && e.Instance == i.ID {
 					gone++
 				}
 				return nil
@@ -254,7 +254,7 @@ func TestSetAsideIsRemovedByHand(t *testing.T) {
 	d := newDamaged(t, agent.SetAsideLimits{})
 	i := d.instance()
 	s := d.spoil(i.ID)
-	by := mvm.WithAsker(ctx(t), "cli:root")
+	by := mvm.WithAsker(ctx(t), mvm.ParseAsker("cli:root"))
 	if err := d.a.RemoveSnapshot(by, i.Address(), s.Snapshot.ID); err != nil {
 		t.Fatal(err)
 	}

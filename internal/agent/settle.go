@@ -171,7 +171,7 @@ func (a *Agent) keepSettled() {
 				continue
 			}
 			a.unsettled.set(id, false) // it comes back when that fails, too
-			if _, err := a.enqueue(id, request{op: opSettle, by: askerAgent, why: "an operation was left half done"}); err != nil {
+			if _, err := a.enqueue(id, request{op: opSettle, by: byAgent(), why: "an operation was left half done"}); err != nil {
 				return
 			}
 		}
@@ -239,7 +239,7 @@ func (a *Agent) doomed() (out []mvm.Address) {
 
 // finishDestroy goes on with a destruction that was cut off, unless it is done by now.
 func (a *Agent) finishDestroy(what mvm.Address) {
-	ctx := mvm.WithAsker(a.ctx, askerAgent)
+	ctx := mvm.WithAsker(a.ctx, byAgent())
 	var err error
 	if what.Pool == "" {
 		err = a.finishTenant(ctx, what.Tenant)

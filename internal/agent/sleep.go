@@ -277,7 +277,7 @@ func (a *Agent) removeSnapshot(id, snap string) error {
 func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
 	return o.save(func(i *mvm.Instance) {
 		i.State, i.Snapshot, i.Changed = mvm.StateSleeping, ref, time.Now()
-		o.parked, i.Parked = i.Parked, o.job.req.by == mvm.AskerPolicy
+		o.parked, i.Parked = i.Parked, o.job.req.by.Kind == mvm.AskerPolicy
 		if i.Op != nil {
 			i.Op.Step = "release"
 		}

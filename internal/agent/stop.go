@@ -27,13 +27,13 @@ func (o *operation) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.reason, o.unwanted = o.job.req.why, o.again || !asker.Person() && (died || asker == mvm.AskerReconcile)
+	o.reason, o.unwanted = o.job.req.why, o.again || !asker.Kind.Person() && (died || asker.Kind == mvm.AskerReconcile)
 	return o.settle(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
 		i.Snapshot, i.Ready, i.Problem = nil, false, problem
 		if o.again {
 			i.Op = &mvm.Op{Kind: mvm.OpStart, By: o.job.req.by, Why: o.job.req.why, Started: time.Now(), Request: o.job.req.id}
 		}
-		if o.died = died; died && !asker.Person() {
+		if o.died = died; died && !asker.Kind.Person() {
 			i.ManualOverrideUntil = time.Time{} // what a person did to it is over
 		}
 	})
@@ -88,7 +88,7 @@ func (o *operation) stopAsker() mvm.Asker {
 // wantStopped notes that a person wants an instance stopped that had crashed, or that
 // something else had stopped: it does not come back by itself then.
 func (o *operation) wantStopped() error {
-	if l := o.inst.Last; o.inst.State != mvm.StateStopped || l == nil || !l.Unwanted || !o.job.req.by.Person() {
+	if l := o.inst.Last; o.inst.State != mvm.StateStopped || l == nil || !l.Unwanted || !o.job.req.by.Kind.Person() {
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) {
@@ -124,7 +124,7 @@ func (o *operation) vmmProblem() string {
 // fenceForStop keeps new requests away. Reconcile, which nobody waits for, lets those
 // under way end first.
 func (o *operation) fenceForStop(ctx context.Context) error {
-	if o.job.req.by == mvm.AskerReconcile && o.inst.State == mvm.StateRunning {
+	if o.job.req.by.Kind == mvm.AskerReconcile && o.inst.State == mvm.StateRunning {
 		return o.fence(ctx)
 	}
 	return o.fenceOnce(ctx)

@@ -20,7 +20,7 @@ func TestStopOfWhatHadCrashedHolds(t *testing.T) {
 			t.Fatal(err)
 		}
 		byHand := func(op mvm.OpKind) error {
-			_, err := h.a.Operate(mvm.WithAsker(ctx(t), "cli:ann"), i.Address(), mvm.OpRequest{Op: op}, nil)
+			_, err := h.a.Operate(mvm.WithAsker(ctx(t), mvm.ParseAsker("cli:ann")), i.Address(), mvm.OpRequest{Op: op}, nil)
 			return err
 		}
 		if err := byHand(mvm.OpStart); err != nil {

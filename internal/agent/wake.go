@@ -70,7 +70,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	if err != nil { // what was moved so far is moved again
 		return o.sleepsOn(err)
 	}
-	ev.By, ev.Why = askerAgent, "it can't be used: "+clip(why.Error())
+	ev.By, ev.Why = byAgent(), "it can't be used: "+clip(why.Error())
 	stop := func(i *mvm.Instance) {
 		leave(i)
 		i.State, i.Snapshot = mvm.StateStopped, nil
@@ -200,7 +200,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 // afterWake has the integrations restored once traffic may come.
 func (o *operation) afterWake(ctx context.Context) error {
 	o.restoreIntegrations()
-	if err := o.waitReady(ctx); err != nil || !o.job.req.by.Person() {
+	if err := o.waitReady(ctx); err != nil || !o.job.req.by.Kind.Person() {
 		return err
 	}
 	return o.servesNobody(ctx) // it was ready once, and may fail since

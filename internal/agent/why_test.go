@@ -54,7 +54,7 @@ func TestWhyTellsEveryTransition(t *testing.T) {
 		t.Fatalf("got  %s\nwant %s", s, want)
 	}
 	slept, woken, cold := all[1], all[2], all[4]
-	if slept.Request != "r-sleep" || slept.Why != "tidy up" || slept.By != "test" || slept.SnapshotBytes == 0 || slept.Image != i.Image || !strings.HasPrefix(slept.VMM, "fake ") {
+	if slept.Request != "r-sleep" || slept.Why != "tidy up" || slept.By != (mvm.Asker{Kind: mvm.AskerUnknown, ID: "test"}) || slept.SnapshotBytes == 0 || slept.Image != i.Image || !strings.HasPrefix(slept.VMM, "fake ") {
 		t.Errorf("sleep: %+v", slept)
 	}
 	if woken.SnapshotBytes != slept.SnapshotBytes || woken.VMM != slept.VMM || len(woken.Stages) == 0 || woken.Request != "" {
@@ -87,7 +87,7 @@ func TestWhyTellsWhatFailed(t *testing.T) {
 			failed++
 		}
 	}
-	if failed != 1 || last.Op != mvm.OpWake || !strings.Contains(last.Error, "quota") || last.To != mvm.StateSleeping || last.By != "gateway:"+mvm.Asker(gw.ID) {
+	if failed != 1 || last.Op != mvm.OpWake || !strings.Contains(last.Error, "quota") || last.To != mvm.StateSleeping || last.By != mvm.ParseAsker("gateway:"+gw.ID) {
 		t.Errorf("%d failures on record, the last %+v", failed, last)
 	}
 	if len(s.Notes) == 0 || s.Notes[0].Action != mvm.QuotaExceeded {

@@ -82,7 +82,7 @@ func (p Peer) asker() mvm.Asker {
 	if u, err := user.LookupId(strconv.Itoa(p.UID)); err == nil {
 		name = u.Username
 	}
-	return mvm.Asker("cli:" + name)
+	return mvm.Asker{Kind: mvm.AskerCLI, ID: name}
 }
 
 // refusal is the error for a peer that is not allowed.

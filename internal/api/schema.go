@@ -61,7 +61,7 @@ func wellKnown(t reflect.Type) object {
 		return object{"type": "string", "format": "date-time"}
 	case reflect.TypeFor[time.Duration]():
 		return object{"type": "integer", "format": "int64", "description": "nanoseconds"}
-	case reflect.TypeFor[netip.Addr](), reflect.TypeFor[netip.AddrPort](), reflect.TypeFor[netip.Prefix]():
+	case reflect.TypeFor[netip.Addr](), reflect.TypeFor[netip.AddrPort](), reflect.TypeFor[netip.Prefix](), reflect.TypeFor[mvm.Asker]():
 		return object{"type": "string"}
 	case reflect.TypeFor[[]byte]():
 		return object{"type": "string", "format": "byte"}

@@ -47,7 +47,9 @@ func (s *twoTenants) Events(ctx context.Context, f mvm.EventFilter, each func(mv
 
 // asTenant lets every caller in as a client of the tenant, "" as an operator.
 func asTenant(tenant string) func(*http.Request) (api.Caller, error) {
-	return func(*http.Request) (api.Caller, error) { return api.Caller{Asker: "api:t", Tenant: tenant}, nil }
+	return func(*http.Request) (api.Caller, error) {
+		return api.Caller{Asker: mvm.ParseAsker("api:t"), Tenant: tenant}, nil
+	}
 }
 
 func dialAs(t *testing.T, svc api.Service, tenant string) *api.Client {

@@ -96,7 +96,7 @@ func instance() mvm.Instance {
 }
 
 func event() mvm.Event {
-	return mvm.Event{Seq: 7, Time: day, Action: mvm.InstanceSlept, Tenant: "acme", By: "policy", Why: "idle"}
+	return mvm.Event{Seq: 7, Time: day, Action: mvm.InstanceSlept, Tenant: "acme", By: mvm.ParseAsker("policy"), Why: "idle"}
 }
 
 func logLine() mvm.LogLine {

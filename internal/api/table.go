@@ -122,7 +122,7 @@ func CallerFrom(ctx context.Context) Caller {
 	if c, ok := ctx.Value(callerKey{}).(Caller); ok {
 		return c
 	}
-	return Caller{Asker: "unknown", Tenant: "nobody"}
+	return Caller{Asker: mvm.Asker{Kind: mvm.AskerUnknown}, Tenant: "nobody"}
 }
 
 // refuse is the error for what only operators may.

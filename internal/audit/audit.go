@@ -58,7 +58,7 @@ func Hash(prev string, e mvm.Event) string {
 	number(e.Seq)
 	number(uint64(e.Time.Unix()))
 	number(uint64(e.Time.Nanosecond()))
-	for _, s := range []string{string(e.Action), e.Tenant, e.Pool, e.Instance, string(e.By), e.Why, e.Detail, e.Request} {
+	for _, s := range []string{string(e.Action), e.Tenant, e.Pool, e.Instance, e.By.String(), e.Why, e.Detail, e.Request} {
 		text(s)
 	}
 	return hex.EncodeToString(h.Sum(nil))

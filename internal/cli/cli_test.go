@@ -30,7 +30,7 @@ var now = time.Date(2026, 2, 11, 10, 0, 0, 0, time.UTC)
 
 func (hostile) instance() mvm.Instance {
 	return mvm.Instance{ID: "i-a3f7b2c1", Tenant: "acme", Pool: "w", State: mvm.StateRunning, Changed: now.Add(-3 * time.Minute), SecretsGeneration: 1,
-		Problem: "guest says " + evil, Last: &mvm.Transition{Op: mvm.OpWake, By: "gateway:i-00000001", Reason: "no snapshot fits", Kind: "cold",
+		Problem: "guest says " + evil, Last: &mvm.Transition{Op: mvm.OpWake, By: mvm.ParseAsker("gateway:i-00000001"), Reason: "no snapshot fits", Kind: "cold",
 			From: mvm.StateSleeping, To: mvm.StateRunning, Took: 1500 * time.Millisecond, ClockError: 3 * time.Millisecond,
 			Stages: []mvm.Stage{{Name: "restore", Took: 45 * time.Millisecond}, {Name: "gate", Took: time.Second}, {Name: "network"}}}}
 }
@@ -42,14 +42,14 @@ func (h hostile) Instance(context.Context, mvm.Address) (mvm.Instance, error) {
 }
 func (h hostile) Why(context.Context, mvm.Address) (mvm.Story, error) {
 	i := h.instance()
-	first := mvm.Transition{Op: mvm.OpSleep, By: mvm.AskerPolicy, Why: "idle for long", From: mvm.StateRunning, To: mvm.StateSleeping, Started: now.Add(-time.Hour),
+	first := mvm.Transition{Op: mvm.OpSleep, By: mvm.Asker{Kind: mvm.AskerPolicy}, Why: "idle for long", From: mvm.StateRunning, To: mvm.StateSleeping, Started: now.Add(-time.Hour),
 		Took: time.Second, SnapshotBytes: 31 << 20, Image: "sha256:one", VMM: "qemu 7.2.0 sha256:vmm", Request: "r-0"}
-	failed := mvm.Transition{Op: mvm.OpWake, By: "gateway:i-00000001", Why: "a request for w", From: mvm.StateSleeping, To: mvm.StateSleeping, Started: now.Add(-time.Minute),
+	failed := mvm.Transition{Op: mvm.OpWake, By: mvm.ParseAsker("gateway:i-00000001"), Why: "a request for w", From: mvm.StateSleeping, To: mvm.StateSleeping, Started: now.Add(-time.Minute),
 		Error: "quota" + evil, Repeated: 3, Until: now, Image: "sha256:one", VMM: "qemu 7.2.0 sha256:vmm"}
 	last := *i.Last
 	last.Why, last.SecretsGeneration, last.Image, last.VMM, last.Request = "a request for w", 1, "sha256:one", "qemu 7.2.0 sha256:vmm", "r-1"
 	return mvm.Story{Instance: i, TenantSecrets: 2, Transitions: []mvm.Transition{first, failed, last}, Queued: 3,
-		Notes: []mvm.Event{{Time: now, Action: mvm.TransitionDeferred, By: mvm.AskerPolicy, Why: "sleep", Detail: "min_running_seconds"}}}, nil
+		Notes: []mvm.Event{{Time: now, Action: mvm.TransitionDeferred, By: mvm.Asker{Kind: mvm.AskerPolicy}, Why: "sleep", Detail: "min_running_seconds"}}}, nil
 }
 func (hostile) Tenant(context.Context, string) (mvm.Tenant, mvm.Usage, error) {
 	return mvm.Tenant{ID: "acme", SecretsGeneration: 2}, mvm.Usage{}, nil

@@ -110,10 +110,11 @@ func (id Identity) Short() string {
 
 // Asker names a client in the audit log.
 func (id Identity) Asker() mvm.Asker {
+	name := id.Client
 	if id.Tenant != "" {
-		return mvm.Asker("api:" + id.Tenant + "/" + id.Client)
+		name = id.Tenant + "/" + id.Client
 	}
-	return mvm.Asker("api:" + id.Client)
+	return mvm.Asker{Kind: mvm.AskerAPI, ID: name}
 }
 
 func (id Identity) url() *url.URL {

@@ -168,7 +168,7 @@ func TestWhatIsSigned(t *testing.T) {
 		t.Error(err)
 	}
 	id, err := pki.IdentityOf(c)
-	if err != nil || id.URI() != "spiffe://mvm/tenant/acme/client/web" || info.Identity != id.URI() || id.Asker() != "api:acme/web" {
+	if err != nil || id.URI() != "spiffe://mvm/tenant/acme/client/web" || info.Identity != id.URI() || id.Asker() != mvm.ParseAsker("api:acme/web") {
 		t.Errorf("identity %+v, %v, %+v", id, err, info)
 	}
 	if left := time.Until(c.NotAfter); left > 2*day || left < 2*day-time.Minute || time.Until(c.NotBefore) > -pki.Skew+time.Minute {

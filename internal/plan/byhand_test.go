@@ -45,7 +45,7 @@ func TestLeftAloneIsNamed(t *testing.T) {
 		{"critical", critical(spec(1, 0, 0)), []mvm.State{stopped}, byHand("i-00000001"), nil},
 		{"a user's", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
 			byHand("i-00000001")(w)
-			usersEnd("cli:root")(w)
+			usersEnd(mvm.ParseAsker("cli:root"))(w)
 		}, nil},
 		{"until now", spec(1, 0, 0), []mvm.State{running}, func(w *world) {
 			w.instances["i-00000001"].ManualOverrideUntil = now

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"mvm"
@@ -78,15 +77,15 @@ func crashed(i mvm.Instance) bool {
 		i.Last != nil && i.Last.To == mvm.StateStopped && i.Last.Unwanted
 }
 
-// woken reports whether the instance is in memory because a request asked for it.
+// woken reports whether the instance is in memory because somebody uses it: a request, a
+// connection, or another waker, whatever its kind, asked for it.
 func woken(i mvm.Instance) bool {
 	if !i.State.HoldsMemory() || i.Last == nil {
 		return false
 	}
 	switch i.Last.Op {
 	case mvm.OpStart, mvm.OpResume, mvm.OpWake:
-		by := string(i.Last.By)
-		return strings.HasPrefix(by, "gateway:") || strings.HasPrefix(by, "publish:")
+		return i.Last.By.Kind.OnDemand()
 	}
 	return false
 }

@@ -5,7 +5,7 @@ import "mvm"
 // parked reports whether the instance rests because it was idle, or is about to.
 func parked(i mvm.Instance) bool {
 	if i.Op != nil && (i.Op.Kind == mvm.OpWarm || i.Op.Kind == mvm.OpSleep) {
-		return i.Op.By == mvm.AskerPolicy
+		return i.Op.By.Kind == mvm.AskerPolicy
 	}
 	return i.Parked
 }

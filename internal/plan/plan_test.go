@@ -96,27 +96,27 @@ func TestInstances(t *testing.T) {
 		{"a user's is one of those desired", spec(2, 0, 0), []mvm.State{sleeping}, func(w *world) {
 			w.instances["i-00000001"].Key = "ann"
 		}, []string{"create-instance "}},
-		{"a user's whose VMM ended comes back", spec(1, 0, 0), []mvm.State{stopped}, usersEnd("agent"), []string{"start 1"}},
-		{"a user's whose VMM ended comes back, pinned", pinned(spec(1, 0, 0)), []mvm.State{stopped, running}, usersEnd("agent"), []string{"start 1"}},
-		{"a user's whose VMM ended comes back, none desired", spec(0, 0, 0), []mvm.State{stopped}, usersEnd("agent"), []string{"start 1"}},
-		{"a user's whose VMM ended comes back before a spare is woken", spec(1, 0, 1), []mvm.State{stopped, sleeping}, usersEnd("agent"), []string{"start 1"}},
-		{"a user's whose restart failed comes back", spec(1, 0, 0), []mvm.State{stopped}, usersEnd(mvm.AskerReconcile), []string{"start 1"}},
-		{"a user's that a person stopped stays", spec(1, 0, 0), []mvm.State{stopped}, usersEnd("cli:root"), nil},
+		{"a user's whose VMM ended comes back", spec(1, 0, 0), []mvm.State{stopped}, usersEnd(mvm.ParseAsker("agent")), []string{"start 1"}},
+		{"a user's whose VMM ended comes back, pinned", pinned(spec(1, 0, 0)), []mvm.State{stopped, running}, usersEnd(mvm.ParseAsker("agent")), []string{"start 1"}},
+		{"a user's whose VMM ended comes back, none desired", spec(0, 0, 0), []mvm.State{stopped}, usersEnd(mvm.ParseAsker("agent")), []string{"start 1"}},
+		{"a user's whose VMM ended comes back before a spare is woken", spec(1, 0, 1), []mvm.State{stopped, sleeping}, usersEnd(mvm.ParseAsker("agent")), []string{"start 1"}},
+		{"a user's whose restart failed comes back", spec(1, 0, 0), []mvm.State{stopped}, usersEnd(mvm.Asker{Kind: mvm.AskerReconcile}), []string{"start 1"}},
+		{"a user's that a person stopped stays", spec(1, 0, 0), []mvm.State{stopped}, usersEnd(mvm.ParseAsker("cli:root")), nil},
 		{"a user's that a person stopped, and recovery finished that, stays", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
-			usersEnd("agent")(w)
+			usersEnd(mvm.ParseAsker("agent"))(w)
 			w.instances["i-00000001"].Last.Unwanted = false
 		}, nil},
 		{"a user's whose VMM ended, and which served nobody", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
-			usersEnd("agent")(w)
+			usersEnd(mvm.ParseAsker("agent"))(w)
 			w.instances["i-00000001"].Unproven = true
 		}, nil},
 		{"a user's whose VMM ended, and which a person has", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
-			usersEnd("agent")(w)
+			usersEnd(mvm.ParseAsker("agent"))(w)
 			byHand("i-00000001")(w)
 		}, nil},
-		{"a user's whose VMM ended, critical", critical(spec(1, 0, 0)), []mvm.State{stopped}, usersEnd("agent"), nil},
+		{"a user's whose VMM ended, critical", critical(spec(1, 0, 0)), []mvm.State{stopped}, usersEnd(mvm.ParseAsker("agent")), nil},
 		{"a user's whose VMM ended, without room", spec(1, 0, 0), []mvm.State{stopped}, func(w *world) {
-			usersEnd("agent")(w)
+			usersEnd(mvm.ParseAsker("agent"))(w)
 			w.tenant.Quota.MaxRunning = 0
 		}, nil},
 		{"changed by hand: stopped", spec(1, 0, 0), []mvm.State{stopped}, byHand("i-00000001"), nil},
@@ -147,10 +147,14 @@ func TestInstances(t *testing.T) {
 			w.instances["i-00000001"].Key, w.instances["i-00000001"].Parked = "ann", true
 		}, nil},
 		{"parked: on its way there", spec(1, 0, 1), []mvm.State{running, sleeping}, func(w *world) {
-			w.instances["i-00000001"].Op = &mvm.Op{Kind: mvm.OpSleep, By: mvm.AskerPolicy}
+			w.instances["i-00000001"].Op = &mvm.Op{Kind: mvm.OpSleep, By: mvm.Asker{Kind: mvm.AskerPolicy}}
 		}, nil},
 		{"woken by a request: the policy puts it to rest", spec(0, 0, 0), []mvm.State{running}, woken("i-00000001"), nil},
 		{"woken by a request: was a sleeper that is desired", spec(0, 0, 1), []mvm.State{running}, woken("i-00000001"), nil},
+		{"woken by a timer, which plan does not know: the policy puts it to rest", spec(0, 0, 1), []mvm.State{running}, wokenBy("i-00000001", "timer:i-00000001"), nil},
+		{"woken by an inbox, which plan does not know: the policy puts it to rest", spec(0, 0, 0), []mvm.State{running}, wokenBy("i-00000001", "inbox"), nil},
+		{"woken by a person, after the override: is put to sleep", spec(0, 0, 0), []mvm.State{running}, wokenBy("i-00000001", "cli:root"), []string{"sleep 1"}},
+		{"started by reconcile: is put to sleep", spec(0, 0, 0), []mvm.State{running}, wokenBy("i-00000001", "reconcile"), []string{"sleep 1"}},
 		{"woken by a request: runs as desired", spec(1, 0, 0), []mvm.State{running, sleeping}, woken("i-00000001"), nil},
 		{"on its way by a task: counts as what it becomes", spec(1, 0, 1), []mvm.State{stopped, running}, func(w *world) {
 			w.underWay = map[string]plan.Way{"i-00000001": {To: running, Runs: true}, "i-00000002": {To: sleeping}}
@@ -162,7 +166,7 @@ func TestInstances(t *testing.T) {
 		{"on its way up: becomes the warm one later", spec(1, 1, 0), []mvm.State{running, ready}, busy("i-00000002", mvm.OpStart), nil},
 		{"on its way down: comes up again later", spec(2, 0, 0), []mvm.State{running, running}, busy("i-00000002", mvm.OpStop), nil},
 		{"on its way up by a request: is the sleeper later", spec(1, 0, 1), []mvm.State{running, sleeping}, func(w *world) {
-			w.instances["i-00000002"].Op = &mvm.Op{Kind: mvm.OpWake, By: "gateway:i-0a0b0c0d"}
+			w.instances["i-00000002"].Op = &mvm.Op{Kind: mvm.OpWake, By: mvm.ParseAsker("gateway:i-0a0b0c0d")}
 		}, nil},
 		{"on its way by a task: what is not desired any more", spec(0, 1, 0), []mvm.State{ready}, func(w *world) {
 			w.underWay = map[string]plan.Way{"i-00000001": {To: running, Runs: true}}
@@ -218,11 +222,13 @@ func usersEnd(by mvm.Asker) func(*world) {
 }
 
 func crash(by mvm.Asker) *mvm.Transition {
-	return &mvm.Transition{Op: mvm.OpStop, From: mvm.StateRunning, To: mvm.StateStopped, By: by, Unwanted: !by.Person()}
+	return &mvm.Transition{Op: mvm.OpStop, From: mvm.StateRunning, To: mvm.StateStopped, By: by, Unwanted: !by.Kind.Person()}
 }
 
-func woken(id string) func(*world) {
-	return func(w *world) { w.instances[id].Last = &mvm.Transition{Op: mvm.OpWake, By: "gateway:i-0a0b0c0d"} }
+func woken(id string) func(*world) { return wokenBy(id, "gateway:i-0a0b0c0d") }
+
+func wokenBy(id, by string) func(*world) {
+	return func(w *world) { w.instances[id].Last = &mvm.Transition{Op: mvm.OpWake, By: mvm.ParseAsker(by)} }
 }
 
 func busy(id string, op mvm.OpKind) func(*world) {

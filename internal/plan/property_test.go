@@ -80,7 +80,7 @@ func (w *world) drawInstance(t *rapid.T, spec mvm.PoolSpec) {
 	case 0:
 		i.Key = fmt.Sprintf("user-%d", n)
 		if rapid.Bool().Draw(t, "crashed") {
-			i.State, i.Parked, i.Last = mvm.StateStopped, false, crash("agent")
+			i.State, i.Parked, i.Last = mvm.StateStopped, false, crash(mvm.ParseAsker("agent"))
 		}
 	case 1:
 		i.ManualOverrideUntil = now.Add(time.Minute)
@@ -172,7 +172,7 @@ func TestEnoughAreThere(t *testing.T) {
 				continue
 			}
 			if i.Op = drawOp(t, i.State); i.Op == nil && i.State != mvm.StateCreated {
-				i.Last = &mvm.Transition{Op: mvm.OpWake, By: "publish:8080"}
+				i.Last = &mvm.Transition{Op: mvm.OpWake, By: mvm.ParseAsker("publish:8080")}
 			}
 		}
 		p, err := plan.Make(d, w.observed(), plan.Options{})
@@ -202,7 +202,7 @@ func drawOp(t *rapid.T, s mvm.State) *mvm.Op {
 		return nil
 	}
 	slices.Sort(may)
-	return &mvm.Op{Kind: rapid.SampledFrom(may).Draw(t, "op kind"), By: "agent"}
+	return &mvm.Op{Kind: rapid.SampledFrom(may).Draw(t, "op kind"), By: mvm.ParseAsker("agent")}
 }
 
 var order = map[plan.Kind]int{plan.CreateTenant: 0, plan.UpdateTenant: 0, plan.SetSecrets: 1, plan.DestroyPool: 2,

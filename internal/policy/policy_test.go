@@ -127,7 +127,7 @@ func TestRolesRestInReverseOrder(t *testing.T) {
 	w, m := idle("i-3", mvm.RoleWorker, mvm.StateRunning, 1000), idle("i-4", mvm.RoleIMessage, mvm.StateRunning, 950)
 	all := func() []policy.Subject { return []policy.Subject{g, b, w, m} }
 	wantActions(t, all(), policy.Pressure{}, "sleep i-4")
-	m.Instance.Op = &mvm.Op{Kind: mvm.OpSleep, By: mvm.AskerPolicy}
+	m.Instance.Op = &mvm.Op{Kind: mvm.OpSleep, By: mvm.Asker{Kind: mvm.AskerPolicy}}
 	wantActions(t, all(), policy.Pressure{}) // as long as that one is on its way
 	m.Instance.Op, m.Awake = nil, "cpu 90%"
 	wantActions(t, all(), policy.Pressure{}, "sleep i-3") // one in use holds up no other

@@ -66,7 +66,7 @@ func (e *evaluation) press(c *candidate, early bool) {
 func (e *evaluation) order() {
 	first := map[string]int{}
 	for _, c := range e.all {
-		if c.acts() || resting(c.Instance) && c.Instance.Op.By == mvm.AskerPolicy {
+		if c.acts() || resting(c.Instance) && c.Instance.Op.By.Kind == mvm.AskerPolicy {
 			first[c.Instance.Tenant] = max(first[c.Instance.Tenant], c.Instance.Role.Priority())
 		}
 	}

@@ -51,7 +51,7 @@ func drawSubjects(t *rapid.T) []policy.Subject {
 		case 1:
 			s.Instance.ManualOverrideUntil = now.Add(time.Minute)
 		case 2:
-			s.Instance.Op = &mvm.Op{Kind: rapid.SampledFrom([]mvm.OpKind{mvm.OpSleep, mvm.OpWarm, mvm.OpResume}).Draw(t, "op"), By: mvm.AskerPolicy}
+			s.Instance.Op = &mvm.Op{Kind: rapid.SampledFrom([]mvm.OpKind{mvm.OpSleep, mvm.OpWarm, mvm.OpResume}).Draw(t, "op"), By: mvm.Asker{Kind: mvm.AskerPolicy}}
 		case 3:
 			s.Backoff = now.Add(time.Minute)
 		}

@@ -42,7 +42,7 @@ type service struct {
 func (s *service) note(ctx context.Context, call string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls = append(s.calls, call+" by "+string(mvm.AskerFrom(ctx)))
+	s.calls = append(s.calls, call+" by "+mvm.AskerFrom(ctx).String())
 }
 
 func (s *service) asked() string {

@@ -88,9 +88,9 @@ func (w *world) ask(name string, fn func(ctx context.Context, l *life) error, af
 	if l.dead.Load() || l.ending || !l.is(&l.opened) || len(w.cmds) >= maxInFlight {
 		return
 	}
-	by := mvm.Asker("api:sim")
+	by := mvm.ParseAsker("api:sim")
 	if w.chance(20) {
-		by = "cli:root"
+		by = mvm.ParseAsker("cli:root")
 	}
 	w.issue(by, name, fn, after)
 }

@@ -109,7 +109,7 @@ func benchDeployment(n int) mvm.Deployment {
 func fillHost(b *testing.B, w *world) {
 	b.Helper()
 	w.bootNow(b)
-	ctx := mvm.WithAsker(b.Context(), "api:bench")
+	ctx := mvm.WithAsker(b.Context(), mvm.ParseAsker("api:bench"))
 	a := w.life.a
 	for n := range benchTenants {
 		if _, err := a.Apply(ctx, benchDeployment(n), mvm.ApplyOptions{}, nil); err != nil {
@@ -173,7 +173,7 @@ func (w *world) reconcileAll(b *testing.B) (took time.Duration, allocs, bytes ui
 	runtime.ReadMemStats(&was)
 	began := time.Now()
 	for n := range benchTenants {
-		steps, err := w.life.a.Apply(mvm.WithAsker(b.Context(), "api:bench"), benchDeployment(n), mvm.ApplyOptions{}, nil)
+		steps, err := w.life.a.Apply(mvm.WithAsker(b.Context(), mvm.ParseAsker("api:bench")), benchDeployment(n), mvm.ApplyOptions{}, nil)
 		if err != nil || len(steps) > 0 {
 			b.Fatalf("reconcile of an unchanged state: %v, %v", steps, err)
 		}
@@ -211,7 +211,7 @@ func (w *world) recordBytes(b *testing.B) float64 {
 // wakes measures wakes of sleepers, one after the other.
 func (w *world) wakes(b *testing.B) (took []time.Duration) {
 	b.Helper()
-	ctx := mvm.WithAsker(b.Context(), "api:bench")
+	ctx := mvm.WithAsker(b.Context(), mvm.ParseAsker("api:bench"))
 	for n := range benchWakes {
 		addr := mvm.Address{Tenant: benchTenant(n), Pool: "w", Key: "u0"}
 		began := time.Now()
@@ -230,7 +230,7 @@ func (w *world) wakes(b *testing.B) (took []time.Duration) {
 // wakesBeside measures them while everything is reconciled again and again.
 func (w *world) wakesBeside(b *testing.B) []time.Duration {
 	b.Helper()
-	ctx, stop := context.WithCancel(mvm.WithAsker(b.Context(), "api:bench"))
+	ctx, stop := context.WithCancel(mvm.WithAsker(b.Context(), mvm.ParseAsker("api:bench")))
 	var wg sync.WaitGroup
 	began := make(chan struct{})
 	wg.Go(func() {

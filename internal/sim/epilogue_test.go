@@ -63,7 +63,7 @@ func (w *world) endPool(id string, role mvm.Role) mvm.PoolSpec {
 
 // do has the agent asked, and waits until the host is at rest again.
 func (w *world) do(name string, fn func(ctx context.Context, a api.Service) error) {
-	w.doAs("api:end", name, fn)
+	w.doAs(mvm.ParseAsker("api:end"), name, fn)
 }
 
 func (w *world) doAs(by mvm.Asker, name string, fn func(ctx context.Context, a api.Service) error) {
@@ -148,7 +148,7 @@ func (w *world) idleRests(i mvm.Instance) {
 // overrideHolds: what a person woke stays so for as long as the override, though
 // reconcile would have it otherwise, and no longer.
 func (w *world) overrideHolds(i mvm.Instance, pool mvm.PoolSpec) {
-	w.doAs("cli:root", "wake by hand", func(ctx context.Context, a api.Service) error {
+	w.doAs(mvm.ParseAsker("cli:root"), "wake by hand", func(ctx context.Context, a api.Service) error {
 		_, err := a.Operate(ctx, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpWake}, nil)
 		return err
 	})
@@ -186,7 +186,7 @@ func (w *world) keyIsServed(tenant string) {
 
 // checkMinimum: the policy puts nothing to rest that has not run for the minimum time.
 func (w *world) checkMinimum(was, i mvm.Instance) {
-	if i.Tenant != endTenant || was.State != mvm.StateRunning || was.Op != nil || i.Op == nil || i.Op.By != mvm.AskerPolicy {
+	if i.Tenant != endTenant || was.State != mvm.StateRunning || was.Op != nil || i.Op == nil || i.Op.By.Kind != mvm.AskerPolicy {
 		return
 	}
 	if ran := i.Op.Started.Sub(was.Changed); ran < endMinRunning*time.Second {

@@ -26,7 +26,7 @@ func BenchmarkUpdate(b *testing.B) {
 	for n := range b.N {
 		v := instance("acme", n%1000, "")
 		update(b, s, func(tx *store.Tx) error {
-			v.Op = &mvm.Op{Kind: mvm.OpWake, By: "policy"}
+			v.Op = &mvm.Op{Kind: mvm.OpWake, By: mvm.ParseAsker("policy")}
 			if _, err := tx.AppendEvent(mvm.Event{Action: mvm.InstanceWoken, Instance: v.ID}); err != nil {
 				return err
 			}

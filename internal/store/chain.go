@@ -17,7 +17,7 @@ import (
 const keyEnds = "ends"
 
 // byStore is who asks for the events that the store adds by itself.
-const byStore mvm.Asker = "agent"
+func byStore() mvm.Asker { return mvm.Asker{Kind: mvm.AskerAgent} }
 
 // ends reads the ends of the log as the file has them, and the last entry.
 func (t *Tx) ends() (e audit.Ends, last audit.Mark, err error) {
@@ -63,7 +63,7 @@ func (t *Tx) chain() (*audit.Ends, error) {
 	}
 	seq := max(last.Seq, e.Head.Seq, t.s.head.Seq)
 	e.Head = audit.Mark{Seq: seq, Hash: last.Hash}
-	_, err = t.AppendEvent(mvm.Event{Time: time.Now(), Action: mvm.AuditBroken, By: byStore, Detail: wrong})
+	_, err = t.AppendEvent(mvm.Event{Time: time.Now(), Action: mvm.AuditBroken, By: byStore(), Detail: wrong})
 	return t.log, err
 }
 
@@ -88,12 +88,14 @@ const maxEventText = 4 << 10
 // plain is the event as it is read again: text that JSON can hold, of bounded length.
 func plain(e mvm.Event) mvm.Event {
 	e.Time = e.Time.Round(0)
-	for _, s := range []*string{(*string)(&e.Action), &e.Tenant, &e.Pool, &e.Instance, (*string)(&e.By), &e.Why, &e.Detail, &e.Request} {
+	by := e.By.String()
+	for _, s := range []*string{(*string)(&e.Action), &e.Tenant, &e.Pool, &e.Instance, &by, &e.Why, &e.Detail, &e.Request} {
 		if len(*s) > maxEventText {
 			*s = (*s)[:maxEventText] + "…"
 		}
 		*s = strings.ToValidUTF8(*s, "\uFFFD")
 	}
+	e.By = mvm.ParseAsker(by)
 	return e
 }
 
@@ -189,7 +191,7 @@ func (s *Store) chainEvents(tx *bbolt.Tx) error {
 	if log, err := t.chain(); err != nil {
 		return err
 	} else if used {
-		e := mvm.Event{Time: time.Now(), Action: mvm.AuditBroken, By: byStore, Detail: fmt.Sprintf(neverChained, log.Head.Seq)}
+		e := mvm.Event{Time: time.Now(), Action: mvm.AuditBroken, By: byStore(), Detail: fmt.Sprintf(neverChained, log.Head.Seq)}
 		if _, err := t.AppendEvent(e); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func sealed() store.Options { return store.Options{AuditKey: auditKey} }
 
 func appendN(tx *store.Tx, n int) error {
 	for range n {
-		_, err := tx.AppendEvent(mvm.Event{Time: time.Now(), Action: mvm.InstanceWoken, Tenant: "acme", Instance: "i-00000001", By: "cli:root", Detail: "as asked"})
+		_, err := tx.AppendEvent(mvm.Event{Time: time.Now(), Action: mvm.InstanceWoken, Tenant: "acme", Instance: "i-00000001", By: mvm.ParseAsker("cli:root"), Detail: "as asked"})
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func TestTamperingShows(t *testing.T) {
 	}{
 		"edit": {func(b, _ *bbolt.Bucket) error {
 			e := eventAt(b, 10)
-			e.By = "cli:nobody"
+			e.By = mvm.ParseAsker("cli:nobody")
 			return putEvent(b, 10, e)
 		}, "entry 10, or the one before it, is not what was written"},
 		"edit of the time": {func(b, _ *bbolt.Bucket) error {
@@ -145,7 +145,7 @@ func TestTamperingShows(t *testing.T) {
 		}, "entry 20, or"},
 		"edit with every hash made anew": {func(b, _ *bbolt.Bucket) error {
 			e := eventAt(b, 10)
-			e.By = "cli:nobody"
+			e.By = mvm.ParseAsker("cli:nobody")
 			if err := putEvent(b, 10, e); err != nil {
 				return err
 			}
@@ -154,7 +154,7 @@ func TestTamperingShows(t *testing.T) {
 		}, "the last entry, 20, is another than the sealed one"},
 		"edit with hashes and ends made anew": {func(b, ends *bbolt.Bucket) error {
 			e := eventAt(b, 10)
-			e.By = "cli:nobody"
+			e.By = mvm.ParseAsker("cli:nobody")
 			if err := putEvent(b, 10, e); err != nil {
 				return err
 			}
@@ -457,7 +457,7 @@ func TestAnyTextCanBeRecorded(t *testing.T) {
 	s := openStore(t, sealed())
 	for _, text := range []string{"", "\xff\xfe", "a\xc3", "\u2028<&>\x00", strings.Repeat("ä", 5000), "\"\\"} {
 		update(t, s, func(tx *store.Tx) error {
-			_, err := tx.AppendEvent(mvm.Event{Action: mvm.WakeRefused, Why: text, Detail: text, By: mvm.Asker(text)})
+			_, err := tx.AppendEvent(mvm.Event{Action: mvm.WakeRefused, Why: text, Detail: text, By: mvm.ParseAsker(text)})
 			return err
 		})
 	}

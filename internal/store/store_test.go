@@ -78,8 +78,8 @@ func TestStateSurvivesReopening(t *testing.T) {
 	want := mvm.Instance{ID: "i-00000001", Tenant: "acme", Pool: "workers", Key: "ann", Role: mvm.RoleWorker,
 		State: mvm.StateSleeping, Offset: 3, IP: netip.MustParseAddr("10.240.0.3"), MAC: "02:fc:00:00:00:03",
 		Res: mvm.DefaultResources(), Created: at, Changed: at, UID: 1234,
-		Op:       &mvm.Op{Kind: mvm.OpWake, Step: "restore", By: "gateway:i-0000000a", Started: at},
-		Last:     &mvm.Transition{Op: mvm.OpSleep, From: mvm.StateRunning, To: mvm.StateSleeping, By: "policy", Started: at, Took: time.Second},
+		Op:       &mvm.Op{Kind: mvm.OpWake, Step: "restore", By: mvm.ParseAsker("gateway:i-0000000a"), Started: at},
+		Last:     &mvm.Transition{Op: mvm.OpSleep, From: mvm.StateRunning, To: mvm.StateSleeping, By: mvm.ParseAsker("policy"), Started: at, Took: time.Second},
 		Snapshot: &mvm.SnapshotRef{ID: "s", MemMiB: 1024, Taken: at}}
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(addTenant(tx, "acme"), tx.PutInstance(want), tx.PutMeta("node_id", "node-1"),

@@ -50,7 +50,7 @@ func TestMigration3KeepsTheLastTransition(t *testing.T) {
 		t.Fatal(err)
 	}
 	with, without := instance("acme", 1, ""), instance("acme", 2, "")
-	with.Last = &mvm.Transition{Op: mvm.OpSleep, By: "cli:root"}
+	with.Last = &mvm.Transition{Op: mvm.OpSleep, By: mvm.ParseAsker("cli:root")}
 	update(t, s, func(tx *store.Tx) error {
 		return errors.Join(addTenant(tx, "acme"), tx.PutInstance(with), tx.PutInstance(without))
 	})
@@ -64,7 +64,7 @@ func TestMigration3KeepsTheLastTransition(t *testing.T) {
 	view(t, s, func(tx *store.Tx) error {
 		one, err := tx.Transitions(with.ID)
 		none, err2 := tx.Transitions(without.ID)
-		if len(one) != 1 || one[0].By != "cli:root" || len(none) != 0 {
+		if len(one) != 1 || one[0].By != mvm.ParseAsker("cli:root") || len(none) != 0 {
 			t.Errorf("got %+v and %+v", one, none)
 		}
 		return errors.Join(err, err2, tx.Check())

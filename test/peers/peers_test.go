@@ -143,7 +143,7 @@ func pool(id string) mvm.PoolSpec {
 func (w *world) ctx() context.Context {
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	w.t.Cleanup(cancel)
-	return mvm.WithAsker(ctx, "test")
+	return mvm.WithAsker(ctx, mvm.Asker{Kind: mvm.AskerUnknown, ID: "test"})
 }
 
 // make makes an instance and starts it.

@@ -70,7 +70,7 @@ func (h *host) restsByItself(id string) {
 		return nil
 	})
 	i := h.get(id)
-	if i.Last.By != mvm.AskerPolicy || !i.Parked || !strings.Contains(i.Last.Reason, "idle for") {
+	if i.Last.By.Kind != mvm.AskerPolicy || !i.Parked || !strings.Contains(i.Last.Reason, "idle for") {
 		h.t.Errorf("it sleeps, parked %v, by %s (%s), want by the policy", i.Parked, i.Last.By, i.Last.Reason)
 	}
 }

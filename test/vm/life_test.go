@@ -259,7 +259,7 @@ func (h *host) testConcurrent(web string) {
 	if n := h.events(id, mvm.InstanceWoken) - woken; n != 1 {
 		h.t.Errorf("%d wakes for %d requests, want 1", n, requests)
 	}
-	if i := h.get(id); i.Last.Kind != "warm" || !strings.HasPrefix(string(i.Last.By), "gateway:") {
+	if i := h.get(id); i.Last.Kind != "warm" || !strings.HasPrefix(i.Last.By.String(), "gateway:") {
 		h.t.Errorf("the wake was %s by %s, want warm by a gateway", i.Last.Kind, i.Last.By)
 	}
 }

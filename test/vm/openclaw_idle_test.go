@@ -83,13 +83,13 @@ func (o *openClaw) testLeftAlone() {
 		})
 		i := o.get(o.id)
 		o.t.Logf("%s after %s: %s", want, time.Since(rested).Round(time.Second), i.Last.Reason)
-		if i.Last.By != mvm.AskerPolicy || !i.Parked || !i.Held {
+		if i.Last.By.Kind != mvm.AskerPolicy || !i.Parked || !i.Held {
 			o.t.Errorf("%s by %s, parked %v, held %v; want it by the policy, with OpenClaw holding still", want, i.Last.By, i.Parked, i.Held)
 		}
 	}
 	took := o.say("good morning")
 	o.t.Logf("answered after %s; %s", took.Round(time.Millisecond), o.stages(o.id))
-	if i := o.get(o.id); i.Last.Op != mvm.OpWake || i.Last.Kind != "warm" || !strings.HasPrefix(string(i.Last.By), "gateway:") {
+	if i := o.get(o.id); i.Last.Op != mvm.OpWake || i.Last.Kind != "warm" || !strings.HasPrefix(i.Last.By.String(), "gateway:") {
 		o.t.Errorf("it came back by %s %s of %s", i.Last.Kind, i.Last.Op, i.Last.By)
 	}
 	if now := o.process(); now != before {
