@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"mvm"
+	"mvm/internal/store"
 )
 
 // maxQueued bounds the operations that wait at one instance.
@@ -107,9 +108,13 @@ func (j *job) giveWay(r request) {
 }
 
 // submit queues the operation, or joins one that is there, and waits until it is
-// done or ctx ends. The operation itself goes on when ctx ends.
+// done or ctx ends. The operation itself goes on when ctx ends. A request to run what
+// runs already is no operation: see runs.
 func (a *Agent) submit(ctx context.Context, id string, req request, progress func(mvm.Progress)) (mvm.Instance, error) {
 	req.id = mvm.RequestFrom(ctx)
+	if i, ok := a.runs(id, req); ok {
+		return i, nil
+	}
 	// Reconcile has pauses of its own, and a person is obeyed at once.
 	if up(req.op) && req.by.Kind.OnDemand() {
 		if err := a.wakeFaults.check(id); err != nil {
@@ -126,6 +131,49 @@ func (a *Agent) submit(ctx context.Context, id string, req request, progress fun
 			WithFix("the operation goes on in the agent")
 	}
 	return j.inst, j.err
+}
+
+// runs reports whether the request asks for a running instance and the instance runs, is
+// ready, and is about to be nothing else: then there is nothing to do. It takes no place
+// in the queue. The record is read twice: if it is the same before and after the look at
+// the queue, no operation ran in between.
+func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
+	if !up(req.op) {
+		return mvm.Instance{}, false
+	}
+	serves := func() (i mvm.Instance, ok bool) {
+		err := a.store.View(func(tx *store.Tx) (err error) {
+			i, err = tx.Instance(id)
+			return err
+		})
+		return i, err == nil && i.State == mvm.StateRunning && i.Ready && i.Op == nil && !i.Parked
+	}
+	was, ok := serves()
+	if !ok || !a.undisturbed(id) || a.stalled(id) != "" {
+		return mvm.Instance{}, false
+	}
+	if a.gaveUp(was) != nil && !req.by.Kind.OnDemand() { // a person is told which service failed
+		return mvm.Instance{}, false
+	}
+	now, ok := serves()
+	return now, ok && now.Changed.Equal(was.Changed)
+}
+
+// undisturbed reports that the instance has a VMM that has not ended, and no operation
+// under way or waiting.
+func (a *Agent) undisturbed(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.live[id]
+	if l == nil || a.runners[id] != nil || a.closed {
+		return false
+	}
+	select {
+	case <-l.vmm.Done():
+		return false
+	default:
+		return true
+	}
 }
 
 func (a *Agent) enqueue(id string, req request) (*job, error) {
