@@ -111,6 +111,12 @@ type Instance struct {
 	Stalled string `json:"stalled,omitempty"`
 }
 
+// HasSnapshot reports whether the id is that of a snapshot of the instance.
+func (i Instance) HasSnapshot(id string) bool {
+	return i.Snapshot != nil && i.Snapshot.ID == id ||
+		slices.ContainsFunc(i.SetAside, func(s SetAside) bool { return s.Snapshot.ID == id })
+}
+
 // Address returns the instance's address.
 func (i Instance) Address() Address {
 	return Address{Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID}

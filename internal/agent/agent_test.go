@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -64,6 +65,7 @@ type host struct {
 	log  logBuffer
 
 	metrics counter
+	rand    io.Reader // where ids come from; nil: crypto/rand
 	aside   agent.SetAsideLimits
 	// storeSeam, where set, is the store's.
 	storeSeam func(op string) error
@@ -110,7 +112,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics, KeepLogs: true,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
-		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns,
+		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns, Rand: h.rand,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

@@ -53,7 +53,17 @@ func (a *Agent) newInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (
 	if err := admitInstance(tx, t, p); err != nil {
 		return i, err
 	}
-	i = mvm.Instance{ID: a.newID("i-"), Tenant: tenant, Pool: pool, Key: key, Role: p.Spec.Role, State: mvm.StateCreated,
+	id, err := a.newID("i-", func(id string) (bool, error) {
+		_, err := tx.Instance(id)
+		if mvm.IsKind(err, mvm.KindNotFound) {
+			return false, nil
+		}
+		return true, err
+	})
+	if err != nil {
+		return i, err
+	}
+	i = mvm.Instance{ID: id, Tenant: tenant, Pool: pool, Key: key, Role: p.Spec.Role, State: mvm.StateCreated,
 		Res: p.Spec.Resources, Image: p.Builds[0].Digest, BuildID: p.Builds[0].ID, Created: op.Started, Changed: op.Started, Op: &op}
 	if i.Offset, err = tx.FreeOffset(tenant); err != nil {
 		return i, err

@@ -237,7 +237,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 	if err != nil {
 		return mvm.Build{}, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
 	}
-	b := mvm.Build{ID: a.newID("b-"), Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
+	b := mvm.Build{Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
 	err = a.store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
@@ -246,6 +246,9 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		if len(p.Builds) > 0 && p.Builds[0].Digest == b.Digest && p.Builds[0].Flake == b.Flake {
 			b = p.Builds[0]
 			return setPoolProblem(tx, p.Address(), "")
+		}
+		if b.ID, err = a.newBuildID(tx, p); err != nil {
+			return err
 		}
 		p.Problem = ""
 		p.Builds = slices.Insert(p.Builds, 0, b)
@@ -257,6 +260,19 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 	})
 	a.reconciler.changed(tenant, pool)
 	return b, err
+}
+
+// newBuildID makes an id that no build of the pool has, and no instance names, whose
+// build the pool may have forgotten.
+func (a *Agent) newBuildID(tx *store.Tx, p mvm.Pool) (string, error) {
+	all, err := tx.Instances(p.Tenant, p.Spec.ID)
+	if err != nil {
+		return "", err
+	}
+	return a.newID("b-", func(id string) (bool, error) {
+		return slices.ContainsFunc(p.Builds, func(b mvm.Build) bool { return b.ID == id }) ||
+			slices.ContainsFunc(all, func(i mvm.Instance) bool { return i.BuildID == id }), nil
+	})
 }
 
 // RollbackPool implements api.Service.

@@ -26,14 +26,16 @@ type damaged struct {
 func newDamaged(t *testing.T, limits agent.SetAsideLimits) *damaged {
 	d := &damaged{host: newHost(t)}
 	d.aside = limits
-	d.opt.Fail = func(op fake.Op, _ string) error {
-		if op == fake.OpRestore && d.bad.Load() {
-			return errBadSnapshot
-		}
-		return nil
-	}
+	d.opt.Fail = d.failBad
 	d.start()
 	return d
+}
+
+func (d *damaged) failBad(op fake.Op, _ string) error {
+	if op == fake.OpRestore && d.bad.Load() {
+		return errBadSnapshot
+	}
+	return nil
 }
 
 // plain is an instance that runs, without a data disk.

@@ -21,8 +21,12 @@ const drainPoll = 50 * time.Millisecond
 // goes on as if nothing was.
 func (o *operation) sleep(ctx context.Context) error {
 	o.a.liveOf(o.inst.ID).followLogs(0)
-	snap := &mvm.SnapshotRef{ID: o.a.newID("s-")}
-	err := o.run(ctx, mvm.OpSleep, []step{
+	id, err := o.a.newID("s-", func(id string) (bool, error) { return o.inst.HasSnapshot(id), nil })
+	if err != nil {
+		return err
+	}
+	snap := &mvm.SnapshotRef{ID: id}
+	err = o.run(ctx, mvm.OpSleep, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, o.stillIdle) }, undo: o.goOn},
 		{name: "resume", do: o.resumeForDrain},
 		{name: "fence", do: o.fence},
