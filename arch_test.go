@@ -43,12 +43,13 @@ var rules = map[string]rule{
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/audit internal/delta internal/desired internal/driver internal/guestlog internal/guestproto internal/image internal/network internal/plan internal/policy" +
-		" internal/publish internal/publish internal/secrets internal/store internal/sys internal/undo",
+		" internal/publish internal/repair internal/secrets internal/store internal/sys internal/undo",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
 	"internal/guestlog": {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":  {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
 	"internal/plan":     {"internal/delta", "pure: desired and observed in, steps out", ""},
+	"internal/repair":   {"", "pure: what a crash left of an instance in, what to do about it out", ""},
 	"internal/delta":    {"", "pure: two values in, what differs out", ""},
 	"internal/policy":   {"", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets":  {"internal/sys", "bytes at rest", ""},

@@ -142,6 +142,9 @@ const (
 	OpRestore OpKind = "restore"
 )
 
+// Rises reports whether the operation brings an instance up: start, wake, resume.
+func (k OpKind) Rises() bool { return k == OpStart || k == OpWake || k == OpResume }
+
 // Leads returns the state that the operation leads an instance in the given one to;
 // the same one where the operation has none to lead to.
 func (k OpKind) Leads(from State) State {

@@ -116,7 +116,7 @@ func (o *operation) dispatch(ctx context.Context) error {
 	if l := o.job.req.ended; l != nil && o.a.liveOf(o.inst.ID) != l {
 		return nil
 	}
-	if err := o.settleLost(ctx); err != nil {
+	if err := o.repair(ctx); err != nil {
 		return err
 	}
 	st := o.inst.State
@@ -148,8 +148,8 @@ func (o *operation) dispatch(ctx context.Context) error {
 		return o.destroy(ctx)
 	case mvm.OpRestore:
 		return o.bringBack(ctx)
-	case opSettle:
-		return o.settleCreated(ctx)
+	case opRepair:
+		return o.repairCreated(ctx)
 	}
 	return mvm.Errorf(mvm.KindInvalid, "operation %q is unknown", o.kind)
 }

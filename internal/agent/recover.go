@@ -9,6 +9,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/repair"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -137,31 +138,50 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 	if err != nil {
 		return err
 	}
-	op := mvm.OpKind("")
+	f := foundOf(i)
+	f.Alive, f.Paused = alive, paused
+	return a.recoverAs(ctx, i, f)
+}
+
+// foundOf is what the record says to the table of package repair.
+func foundOf(i mvm.Instance) repair.Found {
+	f := repair.Found{State: i.State, Consumed: i.Snapshot != nil && i.Snapshot.Consumed}
 	if i.Op != nil {
-		op = i.Op.Kind
+		f.Cut, f.ByPolicy = i.Op.Kind, i.Op.By.Kind == mvm.AskerPolicy
 	}
-	switch {
-	case i.State == mvm.StateSleeping && op != mvm.OpStop && op != mvm.OpRestart && op != mvm.OpDestroy:
-		return a.recoverSleeping(ctx, i, alive, paused)
-	case op == mvm.OpCreate:
-		return a.redo(i, mvm.OpCreate)
-	case op == mvm.OpDestroy, op == mvm.OpStop, op == mvm.OpRestart:
-		return a.redo(i, op)
-	case up(op) && !i.State.HoldsMemory():
-		// The boot was cut off before the guest was let in: begin it again.
-		return errors.Join(a.giveUp(ctx, i), a.redo(i, mvm.OpStart))
-	case !i.State.HoldsMemory():
-		return a.giveUp(ctx, i)
-	case !alive:
-		return a.recoverLost(ctx, i)
-	case op == mvm.OpWarm && i.Op.By.Kind != mvm.AskerPolicy: // which decides anew
-		return a.redo(i, mvm.OpWarm)
-	case op != "" || paused != (i.State == mvm.StateWarm):
-		// A sleep, pause or resume was cut off, or the VMM is not as its state says: the
-		// runner makes it so, behind the gate.
-		return a.goesOn(i)
-	case i.State == mvm.StateRunning:
+	return f
+}
+
+// recoverAs does what the table says of the instance. What takes long, or asks the guest,
+// the runner does.
+func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) error {
+	v := repair.Decide(f)
+	switch v.Do {
+	case repair.Finish:
+		return a.redo(i, f.Cut)
+	case repair.Stop:
+		return a.recoverLost(ctx, i, v.Then)
+	case repair.Conform:
+		if v.Then != "" {
+			return a.redo(i, v.Then) // which begins with that
+		}
+		return a.conform(i)
+	case repair.OpenGate:
+		return a.redo(i, v.Then) // likewise: see finishWake
+	case repair.ReleaseWhole:
+		err := a.release(ctx, i)
+		if err == nil {
+			err = a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false })
+		}
+		return errors.Join(err, a.redo(i, v.Then))
+	case repair.Release, repair.TakeBack: // the files were moved back before the VMM was looked for
+		err := a.giveUp(ctx, i)
+		if v.Then != "" {
+			err = errors.Join(err, a.redo(i, v.Then))
+		}
+		return err
+	}
+	if i.State == mvm.StateRunning {
 		a.pending.set(i.ID, true) // a change may have been stored and not delivered
 		if !i.Ready && i.Problem == "" {
 			return a.redo(i, mvm.OpStart) // which waits until its services are ready
@@ -170,8 +190,8 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 	return nil
 }
 
-// goesOn has an instance with a VMM made again as its record says.
-func (a *Agent) goesOn(i mvm.Instance) error {
+// conform queues what makes an instance that has a VMM as its record says.
+func (a *Agent) conform(i mvm.Instance) error {
 	a.pending.set(i.ID, true) // a change may have been stored and not delivered
 	if i.Op == nil {
 		i.Op = &mvm.Op{Kind: mvm.OpResume, By: byAgent(), Why: "its VMM was not as its record says", Started: time.Now()}
@@ -179,7 +199,7 @@ func (a *Agent) goesOn(i mvm.Instance) error {
 			return err
 		}
 	}
-	return a.redo(i, opSettle)
+	return a.redo(i, opRepair)
 }
 
 // sweepSnapshots removes what sleeps that were cut off before their commit have written.
@@ -234,30 +254,6 @@ func (a *Agent) recoverVMM(ctx context.Context, spec driver.Spec) (vmm driver.VM
 	return vmm, paused, nil
 }
 
-// recoverSleeping: the sleep is committed. A VMM that is still there either was to
-// be released, or was made by a wake that was cut off.
-func (a *Agent) recoverSleeping(ctx context.Context, i mvm.Instance, alive, paused bool) error {
-	waking := i.Op != nil && up(i.Op.Kind)
-	switch {
-	case i.Op != nil && i.Op.Kind == mvm.OpSleep:
-		return a.redo(i, mvm.OpSleep) // which finishes it, and records it
-	case !waking:
-		return a.giveUp(ctx, i)
-	}
-	if i.Snapshot == nil || !i.Snapshot.Consumed || !alive {
-		return errors.Join(a.giveUp(ctx, i), a.redo(i, mvm.OpWake))
-	}
-	if paused {
-		// Consumed was durable, but the vCPUs never ran: the snapshot is whole.
-		err := a.release(ctx, i)
-		if err == nil {
-			err = a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false })
-		}
-		return errors.Join(err, a.redo(i, mvm.OpWake))
-	}
-	return a.redo(i, mvm.OpWake) // it runs, and only its gate was not opened yet: see finishWake
-}
-
 // giveUp ends what there is of a VMM, and then the intent of the record: until the VMM
 // is gone it counts. Of a sleeper that nothing was done to there is neither, and nothing
 // is written.
@@ -270,11 +266,11 @@ func (a *Agent) giveUp(ctx context.Context, i mvm.Instance) error {
 
 // recoverLost: the record says that it holds memory, but its VMM is gone (the host
 // was restarted, or it was killed). It starts again from its disks.
-func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance) error {
+func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance, then mvm.OpKind) error {
 	if err := a.release(ctx, i); err != nil {
 		return err
 	}
-	return errors.Join(a.recordLost(i), a.redo(i, mvm.OpStart))
+	return errors.Join(a.recordLost(i), a.redo(i, then))
 }
 
 // recordLost records the stop of an instance whose VMM ended while no agent ran. It ends

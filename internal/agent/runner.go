@@ -68,9 +68,7 @@ type request struct {
 var errGivenUp = errors.New("something else was asked for")
 
 // up reports whether the operation leads to running.
-func up(op mvm.OpKind) bool {
-	return op == mvm.OpStart || op == mvm.OpWake || op == mvm.OpResume
-}
+func up(op mvm.OpKind) bool { return op.Rises() }
 
 // joins reports whether a waiter of r is served as well by the job.
 func (j *job) joins(r request) bool {

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/repair"
 	"mvm/internal/store"
 )
 
-// opSettle finishes or takes back what an operation before it left half done, and
+// opRepair finishes or takes back what an operation before it left half done, and
 // does nothing else. The agent asks for it, and nobody else.
-const opSettle mvm.OpKind = "settle"
+const opRepair mvm.OpKind = "repair"
 
 // Pauses between looks at what was left half done: by operations, and by destructions
 // of tenants and pools.
@@ -20,71 +21,84 @@ const (
 	destroyEvery = 30 * time.Second
 )
 
-// settleLost brings an instance to rest that the operation can't go on from: its VMM
-// is gone, though its record has one, or an operation before it failed half-way.
-func (o *operation) settleLost(ctx context.Context) error {
-	var cut mvm.OpKind
-	if o.inst.Op != nil {
-		cut = o.inst.Op.Kind
-	}
-	holds := o.inst.State.HoldsMemory()
+// repair brings an instance to where the operation can go on from: its VMM is gone, though
+// its record has one, or an operation before it failed half-way. What is to be done is a
+// line of the table in package repair.
+func (o *operation) repair(ctx context.Context) error {
+	f := foundOf(o.inst)
 	switch {
 	case o.kind == mvm.OpDestroy:
 		return nil
-	case cut == mvm.OpDestroy && o.kind == opSettle:
-		return o.destroy(ctx)
-	case cut == mvm.OpDestroy:
+	case f.Cut == mvm.OpDestroy && o.kind != opRepair:
 		return mvm.Errorf(mvm.KindState, "%s %s: its destruction has begun", o.kind, o.inst.Address()).
 			WithFix("finish it with `mvm instance destroy %s`", o.inst.ID)
-	case o.kind == mvm.OpStop, o.kind == mvm.OpRestart && (holds || o.inst.State == mvm.StateSleeping):
-		return nil
-	case cut == mvm.OpRestart && o.kind == opSettle:
-		return o.restart(ctx)
-	case cut == mvm.OpStop, cut == mvm.OpRestart:
-		return o.stopFirst(ctx)
+	case o.kind == mvm.OpStop, o.kind == mvm.OpRestart && (f.State.HoldsMemory() || f.State == mvm.StateSleeping):
+		return nil // it ends all that is left
+	case f.Cut == "" && !f.State.HoldsMemory():
+		return nil // at rest
 	}
-	if holds && o.lost() {
-		there, err := o.takeUp(ctx)
-		if err != nil {
-			return err
-		}
-		if !there {
+	adopted, err := o.look(ctx, &f)
+	if err != nil {
+		return err
+	}
+	switch v := repair.Decide(f); v.Do {
+	case repair.Finish:
+		return o.finishCut(ctx, f.Cut)
+	case repair.TakeBack:
+		return o.finishBringBack(ctx)
+	case repair.Stop:
+		return o.stopFirst(ctx)
+	case repair.Conform:
+		err := errors.Join(o.a.sweepSnapshots(o.inst), o.conform(ctx))
+		if adopted && f.Paused != (f.State == mvm.StateWarm) && guestFault(err) {
 			return o.stopFirst(ctx)
 		}
-	}
-	return o.settleCut(ctx, cut)
-}
-
-// settleCut finishes or takes back an operation that was cut off.
-func (o *operation) settleCut(ctx context.Context, cut mvm.OpKind) error {
-	switch {
-	case cut == mvm.OpRestore:
-		return o.finishBringBack(ctx)
-	case cut == mvm.OpSleep && o.inst.State == mvm.StateSleeping:
-		return o.finishSleep(ctx)
-	case cut != "" && o.inst.State.HoldsMemory():
-		return errors.Join(o.a.sweepSnapshots(o.inst), o.goOn(ctx))
-	case up(cut):
-		if err := o.findVMM(ctx); err != nil {
-			return err
-		}
-		if o.runsUngated(ctx) {
-			return o.finishWake(ctx)
-		}
+		return err
+	case repair.OpenGate:
+		return o.finishWake(ctx)
+	case repair.Release, repair.ReleaseWhole:
 		return o.giveUpVMM(ctx)
 	}
 	return nil
 }
 
-// findVMM takes up the VMM of a wake that was cut off after its snapshot was consumed,
-// if there is one that could not be taken up before.
-func (o *operation) findVMM(ctx context.Context) error {
-	s := o.inst.Snapshot
-	if o.a.liveOf(o.inst.ID) != nil || s == nil || !s.Consumed {
-		return nil
+// finishCut finishes an operation that only goes forward. Where another is asked for, what
+// is to come up again is only stopped, and a creation is finished on its way.
+func (o *operation) finishCut(ctx context.Context, cut mvm.OpKind) error {
+	switch {
+	case cut == mvm.OpDestroy:
+		return o.destroy(ctx)
+	case cut == mvm.OpRestart && o.kind == opRepair:
+		return o.restart(ctx)
+	case repair.OnlyForward(cut):
+		return o.stopFirst(ctx)
+	case cut == mvm.OpSleep:
+		return o.finishSleep(ctx)
 	}
-	_, _, err := o.a.readopt(ctx, o.inst)
-	return err
+	return nil
+}
+
+// look finds the VMM of the instance and says in f how it is. One that could not be taken up
+// when the agent started is taken up now. A VMM that is followed is as its record says, but
+// for the vCPUs of a wake that was cut off, which are asked for. An error says that the host
+// could not do it.
+func (o *operation) look(ctx context.Context, f *repair.Found) (adopted bool, err error) {
+	switch {
+	case repair.OnlyForward(f.Cut):
+	case f.State.HoldsMemory():
+		if f.Alive, f.Paused = true, f.State == mvm.StateWarm; o.lost() {
+			adopted = true
+			f.Alive, f.Paused, err = o.takeUp(ctx)
+		}
+	case f.Cut.Rises() && f.State == mvm.StateSleeping && f.Consumed:
+		if o.a.liveOf(o.inst.ID) == nil {
+			if _, _, err := o.a.readopt(ctx, o.inst); err != nil {
+				return false, err
+			}
+		}
+		f.Alive, f.Paused, err = o.vCPUs(ctx)
+	}
+	return adopted, err
 }
 
 // giveUpVMM ends what an operation that was cut off has of a VMM, and then forgets the
@@ -97,17 +111,6 @@ func (o *operation) giveUpVMM(ctx context.Context) error {
 		return err
 	}
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
-}
-
-// runsUngated reports that the vCPUs run from the instance's snapshot, and only its
-// gate was not opened yet.
-func (o *operation) runsUngated(ctx context.Context) bool {
-	l := o.a.liveOf(o.inst.ID)
-	if l == nil || o.inst.State != mvm.StateSleeping || o.inst.Snapshot == nil || !o.inst.Snapshot.Consumed {
-		return false
-	}
-	paused, err := l.vmm.Paused(ctx)
-	return err == nil && !paused
 }
 
 // finishWake opens the gate of a guest that runs from its snapshot. Where the guest does
@@ -132,34 +135,24 @@ func (o *operation) stopFirst(ctx context.Context) error {
 	return err
 }
 
-// settleCreated makes the disks of an instance whose creation was cut off.
-func (o *operation) settleCreated(ctx context.Context) error {
+// repairCreated makes the disks of an instance whose creation was cut off.
+func (o *operation) repairCreated(ctx context.Context) error {
 	if o.inst.Op != nil && o.inst.Op.Kind == mvm.OpCreate {
 		return o.makeReady(ctx)
 	}
 	return nil
 }
 
-// takeUp takes up the instance's VMM that could not be taken up when the agent
-// started, if it runs as the record says. An error says that the host could not do it.
-func (o *operation) takeUp(ctx context.Context) (bool, error) {
+// takeUp takes up the instance's VMM that could not be taken up when the agent started.
+func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) {
 	if o.a.liveOf(o.inst.ID) != nil {
-		return false, nil // it was, and has ended
+		return false, false, nil // it was, and has ended
 	}
-	alive, paused, err := o.a.readopt(ctx, o.inst)
-	if !alive {
-		return false, err
-	}
-	if o.inst.State == mvm.StateRunning {
+	alive, paused, err = o.a.readopt(ctx, o.inst)
+	if alive && o.inst.State == mvm.StateRunning {
 		o.a.pending.set(o.inst.ID, true) // a change may have been stored and not delivered
 	}
-	if paused == (o.inst.State == mvm.StateWarm) {
-		return true, nil
-	}
-	if err = o.goOn(ctx); err == nil || !guestFault(err) {
-		return true, err
-	}
-	return false, nil
+	return alive, paused, err
 }
 
 // keepSettled finishes what failing operations left half done, for as long as the
@@ -171,7 +164,7 @@ func (a *Agent) keepSettled() {
 				continue
 			}
 			a.unsettled.set(id, false) // it comes back when that fails, too
-			if _, err := a.enqueue(id, request{op: opSettle, by: byAgent(), why: "an operation was left half done"}); err != nil {
+			if _, err := a.enqueue(id, request{op: opRepair, by: byAgent(), why: "an operation was left half done"}); err != nil {
 				return
 			}
 		}

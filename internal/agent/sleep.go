@@ -27,7 +27,7 @@ func (o *operation) sleep(ctx context.Context) error {
 	}
 	snap := &mvm.SnapshotRef{ID: id}
 	err = o.run(ctx, mvm.OpSleep, []step{
-		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, o.stillIdle) }, undo: o.goOn},
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpSleep, o.stillIdle) }, undo: o.conform},
 		{name: "resume", do: o.resumeForDrain},
 		{name: "fence", do: o.fence},
 		{name: "checkpoint", do: o.checkpoint},
@@ -66,10 +66,10 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	})
 }
 
-// goOn undoes a sleep or a pause: the instance is again as its record says. It runs,
-// configured and with the right clock, or is warm. Where that can't be had the intent
+// conform makes an instance that has a VMM as its record says: it runs, configured and with
+// the right clock, or is warm. It undoes a sleep or a pause. Where that can't be had the intent
 // stays in the record, with the reason: see settle.go.
-func (o *operation) goOn(ctx context.Context) error {
+func (o *operation) conform(ctx context.Context) error {
 	if o.a.liveOf(o.inst.ID) == nil {
 		return o.forget(ctx)
 	}
@@ -91,7 +91,7 @@ func (o *operation) goOn(ctx context.Context) error {
 	gen := o.inst.SecretsGeneration // as the gate gave it
 	return o.save(func(i *mvm.Instance) {
 		if i.State != mvm.StateWarm {
-			o.goesOn(i)
+			o.noteSettled(i)
 			i.SecretsGeneration = gen
 		}
 		i.Op, i.Problem = nil, ""
@@ -308,7 +308,7 @@ func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {
 func (o *operation) warm(ctx context.Context) error {
 	o.a.liveOf(o.inst.ID).followLogs(0)
 	err := o.run(ctx, mvm.OpWarm, []step{
-		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, o.admitWarm) }, undo: o.goOn},
+		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, o.admitWarm) }, undo: o.conform},
 		{name: "fence", do: o.fence},
 		{name: "suspend", do: o.suspend},
 		{name: "prepare", do: o.sleepPrep},

@@ -111,7 +111,7 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	gen, suspends := o.inst.SecretsGeneration, o.inst.Suspends
 	err := o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
 		i.SecretsGeneration, i.Suspends = gen, suspends
-		o.goesOn(i)
+		o.noteSettled(i)
 		if o.bootWay == "cold" {
 			i.Ready = false
 		}

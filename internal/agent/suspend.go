@@ -126,8 +126,8 @@ func (a *Agent) askSettle(ctx context.Context, id string, wait time.Duration) (u
 	return detail(resp.SettleAck.Detail), nil
 }
 
-// goesOn puts in the record what settleGuest found.
-func (o *operation) goesOn(i *mvm.Instance) {
+// noteSettled puts in the record what settleGuest found.
+func (o *operation) noteSettled(i *mvm.Instance) {
 	if o.settled {
 		i.Held, i.Untold = false, o.untold
 	}

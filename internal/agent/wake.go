@@ -136,15 +136,22 @@ func (o *operation) unconsume(ctx context.Context) error {
 // neverRan reports that the instance has a VMM whose vCPUs have not run since it was
 // restored. An error says that the host could not find out.
 func (o *operation) neverRan(ctx context.Context) (bool, error) {
+	alive, paused, err := o.vCPUs(ctx)
+	return alive && paused, err
+}
+
+// vCPUs reports whether the instance has a VMM that answers, and whether its vCPUs stand
+// still. An error says that the host could not find out.
+func (o *operation) vCPUs(ctx context.Context) (alive, paused bool, err error) {
 	v, err := o.vmm()
 	if err != nil || o.lost() {
-		return false, nil //nolint:nilerr // there is no VMM to ask
+		return false, false, nil //nolint:nilerr // there is no VMM to ask
 	}
-	paused, err := v.Paused(ctx)
+	paused, err = v.Paused(ctx)
 	if _, lacks := sys.Fault(err); lacks {
-		return false, err
+		return false, false, err
 	}
-	return err == nil && paused, nil
+	return err == nil, paused, nil
 }
 
 // resumeRestored lets the vCPUs run. An answer that was lost is no failure.

@@ -40,7 +40,7 @@ func variants() []variant {
 		{"a failed restore leaves its VMM behind", "internal/agent/wake.go",
 			`{name: "restore", do: o.restoreVMM, undo: o.releaseVMM},`, `{name: "restore", do: o.restoreVMM},`, 0},
 		{"recovery forgets stops and destructions", "internal/agent/recover.go",
-			"case op == mvm.OpDestroy, op == mvm.OpStop, op == mvm.OpRestart:\n		return a.redo(i, op)", "case op == mvm.OpDestroy, op == mvm.OpStop, op == mvm.OpRestart:\n		return nil", 0},
+			"case repair.Finish:\n		return a.redo(i, f.Cut)", "case repair.Finish:\n		if repair.OnlyForward(f.Cut) {\n			return nil\n		}\n		return a.redo(i, f.Cut)", 0},
 		{"what nobody owns is not swept", "internal/agent/recover.go",
 			"if err := a.sweep(ctx, instances); err != nil {", "if err := error(nil); err != nil {", 0},
 		{"a wake lets traffic in before the guest is right", "internal/agent/wake.go",
