@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/audit internal/delta internal/desired internal/driver internal/guestlog internal/guestproto internal/image internal/network internal/plan internal/policy" +
-		" internal/publish internal/repair internal/secrets internal/store internal/sys internal/undo",
+		" internal/publish internal/repair internal/secrets internal/store internal/sys internal/undo internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
 	"internal/guestlog": {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
@@ -92,6 +92,7 @@ var rules = map[string]rule{
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
 	"internal/undo":            {"", "a data structure", ""},
+	"internal/wait":            {"", "ways to wait, for whatever the caller waits for", ""},
 	"internal/testenv":         {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 	"internal/testenv/durable": {"internal/testenv", "what a process has written, seen in its system calls", ""},
 	"internal/testenv/inject":  {"", "system calls in processes that a test has started", ""},

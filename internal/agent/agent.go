@@ -33,6 +33,7 @@ import (
 	"mvm/internal/policy"
 	"mvm/internal/store"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 // Sealer keeps secrets at rest; see package secrets.
@@ -141,9 +142,9 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin       keyLocks    // one change of a tenant and its pools at a time
-	applying    keyLocks    // one Apply of a tenant at a time
-	publishing  keyLocks    // one applyPublish at a time
+	admin       wait.Locks  // one change of a tenant and its pools at a time
+	applying    wait.Locks  // one Apply of a tenant at a time
+	publishing  wait.Locks  // one applyPublish at a time
 	unpublished atomic.Bool // the last one failed
 	net         netState
 	activity    activityTable
@@ -157,17 +158,17 @@ type Agent struct {
 
 	eventLimits eventLimits
 	followers   followers
-	pushing     keyLocks // one pushConfig to an instance at a time
-	pending     pending  // configurations to be delivered
+	pushing     wait.Locks   // one pushConfig to an instance at a time
+	pending     wait.Pending // configurations to be delivered
 	dns         resolvers
 	recovered   chan struct{} // closed once all instances are taken up
-	unsettled   pending       // instances that an operation left half done
+	unsettled   wait.Pending  // instances that an operation left half done
 	wakeFaults  wakeFaults
 	silent      silentVMMs
 	// unreconciled are gateways that may have missed that an instance is gone.
-	unreconciled pending
+	unreconciled wait.Pending
 	reconciler   *reconciler
-	states       keyLocks // one desired state at a time
+	states       wait.Locks // one desired state at a time
 }
 
 var _ api.Service = (*Agent)(nil)

@@ -93,7 +93,7 @@ const maxApplyDetail = 2000
 
 // applySpecs puts on record what the deployment says of tenant, secrets and pools.
 func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	defer a.applying.lock(d.Tenant.ID)()
+	defer a.applying.Lock(d.Tenant.ID)()
 	p, err := a.planFor(d, how.plan, how.check)
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, p
 // updatePoolLater changes a pool, and has its guests told when nobody waits for it: one
 // that is mute holds up no other tenant's change.
 func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec, was mvm.PoolSpec) error {
-	defer a.admin.lock(at.Tenant)()
+	defer a.admin.Lock(at.Tenant)()
 	if _, err := a.updatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec, If: &was}); err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Pr
 	case plan.UpdateTenant:
 		_, err = a.UpdateTenant(ctx, s.Target.Tenant, *s.Update)
 	case plan.SetSecrets:
-		defer a.admin.lock(s.Target.Tenant)()
+		defer a.admin.Lock(s.Target.Tenant)()
 		_, err = a.changeSecrets(ctx, s.Target.Tenant, func(map[string][]byte) (map[string][]byte, error) { return s.Secrets, nil })
 	case plan.CreatePool:
 		_, err = a.createPool(ctx, s.Target.Tenant, *s.Pool)

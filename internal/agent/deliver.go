@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,50 +10,20 @@ import (
 	"mvm"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // deliverEvery is how often guests that did not take a change are tried again.
 const deliverEvery = 5 * time.Second
 
-// pending are the instances whose guests do not have their present configuration.
-type pending struct {
-	mu sync.Mutex
-	by map[string]bool
-}
-
-func (p *pending) set(id string, on bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.by == nil {
-		p.by = map[string]bool{}
-	}
-	if on {
-		p.by[id] = true
-	} else {
-		delete(p.by, id)
-	}
-}
-
-func (p *pending) has(id string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.by[id]
-}
-
-func (p *pending) all() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Sorted(maps.Keys(p.by))
-}
-
 // pushConfig gives a running guest its configuration anew, without clock and entropy.
 // One that does not take it gets it later: see keepDelivered.
 func (a *Agent) pushConfig(ctx context.Context, i mvm.Instance) error {
-	defer a.pushing.lock(i.ID)() // so that what arrives last is the newest
-	a.pending.set(i.ID, false)   // before the configuration is read: a change after that sets it again
+	defer a.pushing.Lock(i.ID)() // so that what arrives last is the newest
+	a.pending.Set(i.ID, false)   // before the configuration is read: a change after that sets it again
 	err := a.tryPush(ctx, i)
 	if err != nil {
-		a.pending.set(i.ID, true) // it is told again
+		a.pending.Set(i.ID, true) // it is told again
 	}
 	return err
 }
@@ -106,7 +75,7 @@ func (a *Agent) deliver(ctx context.Context, tenant string) error {
 	}
 	var mu sync.Mutex
 	var errs []error
-	each(instances, deliverers, func(i mvm.Instance) {
+	wait.Each(instances, deliverers, func(i mvm.Instance) {
 		if err := a.pushConfig(ctx, i); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
@@ -124,7 +93,7 @@ func (a *Agent) deliver(ctx context.Context, tenant string) error {
 func (a *Agent) deliverLater(ctx context.Context, tenant string) error {
 	instances, err := a.receivers(ctx, tenant)
 	for _, i := range instances {
-		a.pending.set(i.ID, true)
+		a.pending.Set(i.ID, true)
 	}
 	return err
 }
@@ -132,8 +101,8 @@ func (a *Agent) deliverLater(ctx context.Context, tenant string) error {
 // deliverOwed gives the tenants' guests now what was left for later. What they do not
 // take stays so.
 func (a *Agent) deliverOwed(ctx context.Context, tenants []string) {
-	owed := a.pending.all()
-	each(tenants, settlers, func(tenant string) {
+	owed := a.pending.All()
+	wait.Each(tenants, settlers, func(tenant string) {
 		instances, err := a.receivers(ctx, tenant)
 		instances = slices.DeleteFunc(instances, func(i mvm.Instance) bool { return !slices.Contains(owed, i.ID) })
 		if len(instances) > 0 {
@@ -150,18 +119,18 @@ func (a *Agent) deliverOwed(ctx context.Context, tenants []string) {
 func (a *Agent) keepDelivered() {
 	a.doubtPeers()
 	redeliver := func() {
-		each(a.unreconciled.all(), deliverers, a.checkPeers)
-		each(a.pending.all(), deliverers, a.redeliver)
+		wait.Each(a.unreconciled.All(), deliverers, a.checkPeers)
+		wait.Each(a.pending.All(), deliverers, a.redeliver)
 	}
 	redeliver()
-	a.every(deliverEvery, redeliver)
+	wait.Every(a.ctx, deliverEvery, redeliver)
 }
 
 // redeliver tries one guest. One that does not run gets its configuration by the gate.
 func (a *Agent) redeliver(id string) {
 	i, err := a.Instance(a.ctx, mvm.Address{Instance: id})
 	if err != nil || i.State != mvm.StateRunning || a.liveOf(id) == nil {
-		a.pending.set(id, false)
+		a.pending.Set(id, false)
 		return
 	}
 	if i.Op != nil { // its operation may have paused it, and ends with a gate

@@ -15,6 +15,7 @@ import (
 	"mvm/internal/desired"
 	"mvm/internal/plan"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // metaKept is where the state is kept that the host is held to.
@@ -65,7 +66,7 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 
 // applyState puts the state on record, or says what that would do.
 func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept acceptance, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
-	defer a.states.lock("state")()
+	defer a.states.Lock("state")()
 	h, err := a.planHost(ctx, doc, req.Force)
 	if err == nil {
 		err = h.refused()
@@ -285,7 +286,7 @@ func (a *Agent) settleAll(ctx context.Context, tenants []string, progress func(m
 	for n := range order {
 		order[n] = n
 	}
-	each(order, settlers, func(n int) { steps[n], errs[n] = a.reconciler.settle(ctx, tenants[n], progress) })
+	wait.Each(order, settlers, func(n int) { steps[n], errs[n] = a.reconciler.settle(ctx, tenants[n], progress) })
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 1 {
 		return slices.Concat(steps...), errs[0]

@@ -36,7 +36,7 @@ func (r *reconciler) hold(told map[string]string) {
 // it would undo what the newer made. What keeps one tenant from what the state says
 // keeps no other: faults are returned by tenant.
 func (a *Agent) holdKept(ctx context.Context) (map[string]error, error) {
-	defer a.states.lock("state")()
+	defer a.states.Lock("state")()
 	k, err := a.keptState()
 	if err != nil || k == nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (a *Agent) noteFaults(faults map[string]error) error {
 // forget ends that the host is held to a state. Once it returns nothing more is done
 // for that state.
 func (a *Agent) forget(ctx context.Context) error {
-	defer a.states.lock("state")()
+	defer a.states.Lock("state")()
 	k, err := a.heldState()
 	if err != nil {
 		k = &mvm.HeldState{} // what can't be read can be forgotten

@@ -10,6 +10,7 @@ import (
 	"mvm/internal/desired"
 	"mvm/internal/plan"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // hostPlan is what there is to do for a desired state.
@@ -326,7 +327,7 @@ func (a *Agent) stopAll(ctx context.Context, below mvm.Address, progress func(mv
 	}
 	last := max(mvm.RoleGateway.Priority(), mvm.RoleBuilder.Priority(), mvm.RoleWorker.Priority(), mvm.RoleIMessage.Priority())
 	for prio := 0; prio <= last && ctx.Err() == nil; prio++ {
-		each(all, cap(a.reconciler.slots), func(i mvm.Instance) {
+		wait.Each(all, cap(a.reconciler.slots), func(i mvm.Instance) {
 			if i.Role.Priority() != prio || !i.State.HoldsMemory() && i.State != mvm.StateSleeping {
 				return
 			}

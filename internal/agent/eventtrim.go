@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // The audit log is looked at this often, and never has more entries than this.
@@ -26,7 +27,7 @@ func (a *Agent) trimEvents() {
 		a.log.Info("audit log", "head", a.store.LastMark().String())
 	}
 	trim()
-	a.every(trimEvery, trim)
+	wait.Every(a.ctx, trimEvery, trim)
 }
 
 // trimNow trims the audit log to its bounds, in several transactions where it is far

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"mvm/internal/wait"
+
 	"mvm"
 )
 
@@ -40,7 +42,7 @@ func (a *Agent) tellStalls(ctx context.Context, id string, cio mvm.ExecIO) (_ mv
 	ctx, cancel := context.WithCancel(ctx)
 	var looking sync.WaitGroup
 	looking.Go(func() {
-		for last := ""; pause(ctx, nil, stallLook) == pauseOver; {
+		for last := ""; wait.For(ctx, nil, stallLook) == wait.Over; {
 			why := a.stalled(id)
 			switch {
 			case why == last:

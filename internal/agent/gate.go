@@ -18,7 +18,7 @@ import (
 // gate gives the guest all that it is and has (clock, entropy, network, secrets)
 // and returns when the guest says that it is in force. reason is "boot" or "wake".
 func (o *operation) gate(ctx context.Context, reason string) error {
-	defer o.a.pushing.lock(o.inst.ID)() // so that no older configuration arrives after this one
+	defer o.a.pushing.Lock(o.inst.ID)() // so that no older configuration arrives after this one
 	cfg, err := o.a.guestConfig(o.inst, reason)
 	if err != nil {
 		return err

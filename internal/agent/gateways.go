@@ -95,7 +95,7 @@ func (a *Agent) tellGone(ctx context.Context, gateway string, f guestproto.Fence
 	resp, err := a.ask(ctx, gateway, guestproto.Request{Fence: &f})
 	if err != nil && resp.Error == nil {
 		a.log.Warn("tell gateway that an instance is gone", "gateway", gateway, "instance", f.InstanceID, "error", err)
-		a.unreconciled.set(gateway, true)
+		a.unreconciled.Set(gateway, true)
 	}
 }
 
@@ -104,7 +104,7 @@ func (a *Agent) tellGone(ctx context.Context, gateway string, f guestproto.Fence
 // answer, or the agent was away.
 func (a *Agent) checkPeers(id string) {
 	g, err := a.Instance(a.ctx, mvm.Address{Instance: id})
-	a.unreconciled.set(id, false) // before it is asked: what it misses after that sets it again
+	a.unreconciled.Set(id, false) // before it is asked: what it misses after that sets it again
 	if err != nil || g.Role != mvm.RoleGateway || g.State != mvm.StateRunning || a.liveOf(id) == nil {
 		return // when it wakes it is asked
 	}
@@ -114,7 +114,7 @@ func (a *Agent) checkPeers(id string) {
 	if err != nil {
 		if resp.Error == nil && a.ctx.Err() == nil { // and not a guest of an earlier version
 			a.log.Warn("ask gateway for its connections", "gateway", id, "error", err)
-			a.unreconciled.set(id, true)
+			a.unreconciled.Set(id, true)
 		}
 		return
 	}
@@ -140,7 +140,7 @@ func (a *Agent) peerGone(tenant string, p guestproto.Peer) bool {
 	switch {
 	case mvm.IsKind(err, mvm.KindNotFound), err == nil && i.Tenant != tenant:
 		return true
-	case err != nil, p.Boot == 0, a.unsettled.has(i.ID):
+	case err != nil, p.Boot == 0, a.unsettled.Has(i.ID):
 		return false // not known
 	case p.Boot < i.DiskGeneration:
 		return true
@@ -168,7 +168,7 @@ func (a *Agent) doubtPeers() {
 	}
 	for _, g := range all {
 		if g.Role == mvm.RoleGateway {
-			a.unreconciled.set(g.ID, true)
+			a.unreconciled.Set(g.ID, true)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"mvm"
 	"mvm/internal/policy"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // Times and bounds of the loop that puts idle instances to rest.
@@ -105,11 +106,11 @@ func (t *track) awake(i mvm.Instance) string {
 // keepIdle puts idle instances to rest for as long as the agent runs.
 func (a *Agent) keepIdle() {
 	for {
-		end := pause(a.ctx, a.idle.poked, a.idleOnce())
-		if end == pauseGone {
-			end = pause(a.ctx, nil, idleGap)
+		end := wait.For(a.ctx, a.idle.poked, a.idleOnce())
+		if end == wait.Gone {
+			end = wait.For(a.ctx, nil, idleGap)
 		}
-		if end == pauseCanceled {
+		if end == wait.Canceled {
 			return
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/policy"
+	"mvm/internal/wait"
 )
 
 // decide notes what was decided on an instance and does it.
@@ -65,7 +66,7 @@ func (a *Agent) rest(t *track, s policy.Subject, req request) {
 		return
 	}
 	waits := a.goTracked(func() {
-		if err := waitDone(a.ctx, j.done); err != nil {
+		if err := wait.Done(a.ctx, j.done); err != nil {
 			a.rested(t, s, req, errClosing)
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"mvm/internal/guestproto"
 	"mvm/internal/policy"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // measureDue has what is due measured, and returns how long nothing will be.
@@ -106,7 +107,7 @@ func (a *Agent) sample(t *track, s policy.Subject) (policy.Sample, int64, error)
 
 // askIdle asks the guest how busy it is; before is what it said last.
 func (a *Agent) askIdle(id string, before policy.Guest) policy.Guest {
-	release, err := acquireSlot(a.ctx, a.idle.slots)
+	release, err := wait.Slot(a.ctx, a.idle.slots)
 	if err != nil {
 		return before
 	}

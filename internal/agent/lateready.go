@@ -5,6 +5,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/wait"
 )
 
 // lateReady looks whether the services of an instance are ready after all for which nobody
@@ -20,7 +21,7 @@ func (a *Agent) lateReady(i mvm.Instance) {
 
 // statusWhileIdle is status within the bounds of the idle loop's questions.
 func (a *Agent) statusWhileIdle(i mvm.Instance) (guestproto.Status, error) {
-	release, err := acquireSlot(a.ctx, a.idle.slots)
+	release, err := wait.Slot(a.ctx, a.idle.slots)
 	if err != nil {
 		return guestproto.Status{}, err
 	}

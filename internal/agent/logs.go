@@ -12,6 +12,7 @@ import (
 	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 const (
@@ -104,7 +105,7 @@ func (a *Agent) memoryEnded(ctx context.Context, id string, l *live) bool {
 	if l == nil || a.liveOf(id) != l {
 		return true
 	}
-	return pause(ctx, l.vmm.Done(), a.opt.Timeouts.Call) == pauseGone || a.liveOf(id) != l
+	return wait.For(ctx, l.vmm.Done(), a.opt.Timeouts.Call) == wait.Gone || a.liveOf(id) != l
 }
 
 // logsRefused is why the guest gives no logs. Only what it says of its services tells

@@ -8,11 +8,12 @@ import (
 	"mvm"
 	"mvm/internal/network"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // netState says whether the kernel's networks may differ from the store's.
 type netState struct {
-	applying keyLocks // held while applying
+	applying wait.Locks // held while applying
 	stateMu  sync.Mutex
 	version  uint64 // counts changes of tenants and instances
 	applied  uint64
@@ -49,7 +50,7 @@ func (a *Agent) applyNetwork(ctx context.Context) error {
 	if _, stale := a.net.stale(); !stale {
 		return nil
 	}
-	defer a.net.applying.lock("networks")()
+	defer a.net.applying.Lock("networks")()
 	version, stale := a.net.stale()
 	if !stale {
 		return nil
@@ -87,7 +88,7 @@ const (
 // host's resolvers, for as long as the agent runs. Operations go on beside it, by what was applied last.
 func (a *Agent) keepNetworks() {
 	looks := 0
-	a.every(keepEvery, func() {
+	wait.Every(a.ctx, keepEvery, func() {
 		looks++
 		if err := a.lookAtNetworks(looks%keepReads == 0); err != nil && a.ctx.Err() == nil {
 			a.log.Error("keep networks", "error", err)
@@ -98,7 +99,7 @@ func (a *Agent) keepNetworks() {
 }
 
 func (a *Agent) lookAtNetworks(read bool) error {
-	defer a.net.applying.lock("networks")()
+	defer a.net.applying.Lock("networks")()
 	if read {
 		a.net.known = false
 	}

@@ -33,7 +33,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 	if err := spec.CheckExposed(nil); err != nil {
 		return p, err
 	}
-	defer a.admin.lock(tenant)()
+	defer a.admin.Lock(tenant)()
 	p = mvm.Pool{Tenant: tenant, Spec: spec, Created: time.Now()}
 	err = a.store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
@@ -77,7 +77,7 @@ func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) 
 
 // UpdatePool implements api.Service.
 func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
-	defer a.admin.lock(tenant)()
+	defer a.admin.Lock(tenant)()
 	was, err := a.Pool(ctx, tenant, pool)
 	if err != nil {
 		return was, err
@@ -366,7 +366,7 @@ func buildIDs(builds []mvm.Build) string {
 
 // DestroyPool implements api.Service.
 func (a *Agent) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
-	defer a.admin.lock(tenant)()
+	defer a.admin.Lock(tenant)()
 	return a.destroyPool(ctx, tenant, pool, progress)
 }
 

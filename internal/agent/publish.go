@@ -27,7 +27,7 @@ type Publisher interface {
 // record which addresses it got and what could not be published. That is tried again
 // while the agent runs.
 func (a *Agent) applyPublish() error {
-	defer a.publishing.lock("ports")()
+	defer a.publishing.Lock("ports")()
 	all, err := a.publishAll()
 	a.unpublished.Store(!all || err != nil)
 	if err != nil {

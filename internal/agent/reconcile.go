@@ -7,6 +7,7 @@ import (
 
 	"mvm"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // The defaults of the reconcile loop.
@@ -83,7 +84,7 @@ func (r *reconciler) resync() {
 		r.hold(told)
 		r.pokeAll()
 		for next := time.Now().Add(r.every); time.Now().Before(next); {
-			if pause(r.a.ctx, nil, min(fileEvery, time.Until(next))) == pauseCanceled {
+			if wait.For(r.a.ctx, nil, min(fileEvery, time.Until(next))) == wait.Canceled {
 				return
 			}
 			r.follow(file)
@@ -95,7 +96,7 @@ func (r *reconciler) resync() {
 func (r *reconciler) work() {
 	passes := make(chan struct{}, passWorkers)
 	for {
-		release, err := acquireSlot(r.a.ctx, passes)
+		release, err := wait.Slot(r.a.ctx, passes)
 		if err != nil {
 			return
 		}

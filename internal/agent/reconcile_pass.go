@@ -13,7 +13,7 @@ import (
 // pass looks at the tenant and begins what there is to do, until there is nothing that
 // can be begun now.
 func (r *reconciler) pass(ctx context.Context, tenant string) error {
-	defer r.a.applying.lock(tenant)()
+	defer r.a.applying.Lock(tenant)()
 	for ctx.Err() == nil {
 		if err := r.a.opt.Seam("reconcile.pass:before", tenant); err != nil {
 			return err

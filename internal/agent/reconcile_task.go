@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"mvm"
 	"mvm/internal/plan"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // task is what reconcile does with one object: the steps of a plan that are about it.
@@ -168,14 +168,14 @@ func (r *reconciler) run(t *task) {
 	}
 	if err != nil && t.kind == plan.CreateInstance {
 		// The intent is on record: it is finished also where nobody needs the instance now.
-		r.a.unsettled.set(t.at.Instance, true)
+		r.a.unsettled.Set(t.at.Instance, true)
 	}
 	ended = true
 	r.end(t, err)
 }
 
 func (r *reconciler) build(ctx context.Context, t *task) error {
-	release, err := acquireSlot(ctx, r.builds)
+	release, err := wait.Slot(ctx, r.builds)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (r *reconciler) operate(ctx context.Context, t *task) error {
 		if n > 0 && r.changedByHand(t.at.Instance) {
 			return mvm.Errorf(mvm.KindState, "%s: a person has changed it meanwhile: %w", t.at, errGivenUp)
 		}
-		release, err := acquireSlot(ctx, r.slots)
+		release, err := wait.Slot(ctx, r.slots)
 		if err != nil {
 			return err
 		}
@@ -213,20 +213,6 @@ func (r *reconciler) operate(ctx context.Context, t *task) error {
 		}
 	}
 	return nil
-}
-
-// acquireSlot waits for one of the slots; release may be called twice.
-func acquireSlot(ctx context.Context, slots chan struct{}) (release func(), err error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	select {
-	case slots <- struct{}{}:
-		var once sync.Once
-		return func() { once.Do(func() { <-slots }) }, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 }
 
 // end notes how a task ended, and has the tenant looked at again. The object is the

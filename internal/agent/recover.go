@@ -110,7 +110,7 @@ func (a *Agent) takeBackOthers(instances []mvm.Instance) {
 // keeps no other from being served. The next operation on it begins with a stop.
 func (a *Agent) notRecovered(i mvm.Instance, err error) {
 	a.log.Error("instance is not taken up", "instance", i.ID, "error", err)
-	a.unsettled.set(i.ID, true)
+	a.unsettled.Set(i.ID, true)
 	problem := mvm.Errorf(mvm.KindOf(err), "take up after a restart of the agent: %w", err).Error()
 	err = a.store.Update(func(tx *store.Tx) error {
 		now, err := tx.Instance(i.ID)
@@ -182,7 +182,7 @@ func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) e
 		return err
 	}
 	if i.State == mvm.StateRunning {
-		a.pending.set(i.ID, true) // a change may have been stored and not delivered
+		a.pending.Set(i.ID, true) // a change may have been stored and not delivered
 		if !i.Ready && i.Problem == "" {
 			return a.redo(i, mvm.OpStart) // which waits until its services are ready
 		}
@@ -192,7 +192,7 @@ func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) e
 
 // conform queues what makes an instance that has a VMM as its record says.
 func (a *Agent) conform(i mvm.Instance) error {
-	a.pending.set(i.ID, true) // a change may have been stored and not delivered
+	a.pending.Set(i.ID, true) // a change may have been stored and not delivered
 	if i.Op == nil {
 		i.Op = &mvm.Op{Kind: mvm.OpResume, By: byAgent(), Why: "its VMM was not as its record says", Started: time.Now()}
 		if err := a.store.Update(func(tx *store.Tx) error { return tx.PutInstance(i) }); err != nil {

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"mvm/internal/wait"
+
 	"mvm"
 	"mvm/internal/store"
 )
@@ -124,7 +126,7 @@ func (a *Agent) submit(ctx context.Context, id string, req request, progress fun
 		return mvm.Instance{}, err
 	}
 	defer j.prog.add(progress)()
-	if err := waitDone(ctx, j.done); err != nil {
+	if err := wait.Done(ctx, j.done); err != nil {
 		return mvm.Instance{}, mvm.Errorf(mvm.KindCanceled, "wait for %s of %s: %w", req.op, id, err).
 			WithFix("the operation goes on in the agent")
 	}
@@ -222,7 +224,7 @@ func (a *Agent) drainQueue(r *runner) {
 
 		j.inst, j.err = a.perform(j, r.id)
 		if j.err != nil && unsettles(j) {
-			a.unsettled.set(r.id, true)
+			a.unsettled.Set(r.id, true)
 		}
 		j.cancel(nil)
 

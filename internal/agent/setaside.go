@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/plan"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // SetAsideLimits bound the snapshots that are kept though they could not be used.
@@ -39,7 +40,7 @@ const boundEvery = time.Hour
 // keepAside bounds what was set aside for as long as the agent runs.
 func (a *Agent) keepAside() {
 	a.boundAside()
-	a.every(boundEvery, func() { a.boundAside() })
+	wait.Every(a.ctx, boundEvery, func() { a.boundAside() })
 }
 
 // leaveAside moves the instance's snapshot out of the way. leave changes the record, with

@@ -8,6 +8,7 @@ import (
 	"mvm"
 	"mvm/internal/repair"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // opRepair finishes or takes back what an operation before it left half done, and
@@ -150,7 +151,7 @@ func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) 
 	}
 	alive, paused, err = o.a.readopt(ctx, o.inst)
 	if alive && o.inst.State == mvm.StateRunning {
-		o.a.pending.set(o.inst.ID, true) // a change may have been stored and not delivered
+		o.a.pending.Set(o.inst.ID, true) // a change may have been stored and not delivered
 	}
 	return alive, paused, err
 }
@@ -158,12 +159,12 @@ func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) 
 // keepSettled finishes what failing operations left half done, for as long as the
 // agent runs.
 func (a *Agent) keepSettled() {
-	a.every(settleEvery, func() {
-		for _, id := range a.unsettled.all() {
+	wait.Every(a.ctx, settleEvery, func() {
+		for _, id := range a.unsettled.All() {
 			if n, _ := a.Queued(id); n > 0 {
 				continue
 			}
-			a.unsettled.set(id, false) // it comes back when that fails, too
+			a.unsettled.Set(id, false) // it comes back when that fails, too
 			if _, err := a.enqueue(id, request{op: opRepair, by: byAgent(), why: "an operation was left half done"}); err != nil {
 				return
 			}
@@ -180,23 +181,7 @@ func (a *Agent) keepDestroying() {
 		}
 	}
 	finish()
-	a.every(destroyEvery, finish)
-}
-
-// every calls fn at the interval until the agent closes.
-func (a *Agent) every(d time.Duration, fn func()) {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-a.ctx.Done():
-		}
-		if a.ctx.Err() != nil {
-			return
-		}
-		fn()
-	}
+	wait.Every(a.ctx, destroyEvery, finish)
 }
 
 // doomed are the tenants and pools whose destruction has begun.
@@ -246,7 +231,7 @@ func (a *Agent) finishDestroy(what mvm.Address) {
 
 // finishTenant goes on with a tenant. A new one of that name is let be.
 func (a *Agent) finishTenant(ctx context.Context, id string) error {
-	defer a.admin.lock(id)()
+	defer a.admin.Lock(id)()
 	t, _, err := a.Tenant(ctx, id)
 	if err != nil || !t.Destroying {
 		return err
@@ -256,7 +241,7 @@ func (a *Agent) finishTenant(ctx context.Context, id string) error {
 
 // finishPool goes on with a pool. A new one of that name is let be.
 func (a *Agent) finishPool(ctx context.Context, what mvm.Address) error {
-	defer a.admin.lock(what.Tenant)()
+	defer a.admin.Lock(what.Tenant)()
 	p, err := a.Pool(ctx, what.Tenant, what.Pool)
 	if err != nil || !p.Destroying {
 		return err

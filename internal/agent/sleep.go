@@ -11,6 +11,7 @@ import (
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 // drainPoll is the pause between looks at the requests that are under way.
@@ -126,7 +127,7 @@ func (o *operation) fence(ctx context.Context) error {
 			o.a.record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
 			return nil
 		}
-		if pause(ctx, nil, drainPoll) == pauseCanceled {
+		if wait.For(ctx, nil, drainPoll) == wait.Canceled {
 			return context.Cause(ctx)
 		}
 	}

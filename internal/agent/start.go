@@ -14,6 +14,7 @@ import (
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 // The pauses between tries to reach a guest that boots, and between looks at its
@@ -123,7 +124,7 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	o.followLogs()
 	if o.inst.Role == mvm.RoleGateway && o.bootWay == "warm" {
 		id := o.inst.ID
-		o.a.unreconciled.set(id, true)
+		o.a.unreconciled.Set(id, true)
 		o.a.goTracked(func() { o.a.checkPeers(id) })
 	}
 	cfg, err := o.a.guestConfig(o.inst, "update")
@@ -201,11 +202,11 @@ func (o *operation) bootGate(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		switch pause(ctx, l.vmm.Done(), bootPoll) {
-		case pauseGone:
+		switch wait.For(ctx, l.vmm.Done(), bootPoll) {
+		case wait.Gone:
 			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.vmm.Exit()), quoteLog(o.a.lastConsole(o.inst.ID))).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
-		case pauseCanceled:
+		case wait.Canceled:
 			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
 		}
@@ -246,10 +247,10 @@ func (o *operation) waitReady(ctx context.Context) error {
 			last = d
 			o.progress("waiting for services: " + d)
 		}
-		switch pause(ctx, o.vmmGone(), readyPoll) {
-		case pauseGone:
+		switch wait.For(ctx, o.vmmGone(), readyPoll) {
+		case wait.Gone:
 			return o.endedError()
-		case pauseCanceled:
+		case wait.Canceled:
 			return o.notReadyError(ctx, last)
 		}
 	}

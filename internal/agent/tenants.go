@@ -21,7 +21,7 @@ func (a *Agent) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tena
 	if err := spec.Validate(); err != nil {
 		return mvm.Tenant{}, err
 	}
-	defer a.admin.lock(spec.ID)()
+	defer a.admin.Lock(spec.ID)()
 	return a.createTenant(ctx, spec)
 }
 
@@ -129,7 +129,7 @@ func checkOverlap(tx *store.Tx, t mvm.Tenant, going ...string) error {
 
 // UpdateTenant implements api.Service.
 func (a *Agent) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
-	defer a.admin.lock(id)()
+	defer a.admin.Lock(id)()
 	return a.updateTenant(ctx, id, up)
 }
 
@@ -192,7 +192,7 @@ func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage,
 
 // DestroyTenant implements api.Service.
 func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
-	defer a.admin.lock(id)()
+	defer a.admin.Lock(id)()
 	return a.destroyTenant(ctx, id, progress)
 }
 
@@ -243,13 +243,13 @@ func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.
 
 // SetSecrets implements api.Service.
 func (a *Agent) SetSecrets(ctx context.Context, tenant string, changes map[string][]byte) (int, error) {
-	defer a.admin.lock(tenant)()
+	defer a.admin.Lock(tenant)()
 	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return secrets.Merge(now, changes) })
 }
 
 // RotateSecrets implements api.Service.
 func (a *Agent) RotateSecrets(ctx context.Context, tenant string) (int, error) {
-	defer a.admin.lock(tenant)()
+	defer a.admin.Lock(tenant)()
 	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return now, nil })
 }
 

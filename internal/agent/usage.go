@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"mvm/internal/wait"
+
 	"mvm"
 )
 
@@ -25,7 +27,7 @@ func (a *Agent) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUs
 	for n := range places {
 		places[n] = n
 	}
-	each(places, usageAtOnce, func(n int) { out[n] = a.usage(ctx, all[n]) })
+	wait.Each(places, usageAtOnce, func(n int) { out[n] = a.usage(ctx, all[n]) })
 	return out, ctx.Err()
 }
 

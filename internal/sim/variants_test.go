@@ -46,7 +46,7 @@ func variants() []variant {
 		{"a wake lets traffic in before the guest is right", "internal/agent/wake.go",
 			`{name: "gate", do: o.wakeGate, forward: true},`, `{name: "gate", do: func(context.Context) error { return nil }, forward: true},`, 0},
 		{"a guest that missed new secrets is not told again", "internal/agent/deliver.go",
-			"a.pending.set(i.ID, true) // it is told again", "a.pending.set(i.ID, false)", 0},
+			"a.pending.Set(i.ID, true) // it is told again", "a.pending.Set(i.ID, false)", 0},
 		{"the policy does not mind open connections", "internal/policy/meter.go",
 			"if s.Connections == 0 {", "if true {", 0},
 		{"the policy does not mind the minimum time", "internal/policy/policy.go",

@@ -1,12 +1,12 @@
-package agent
+package wait
 
 import "sync"
 
-// keyLocks are locks by name, so that one tenant's slow work does not hold up
+// Locks are locks by name, so that one tenant's slow work does not hold up
 // another's. The zero value is ready. They may be held for long, across calls of
 // guests and drivers: who waits for one waits on a channel, which a simulated clock
 // can tell from work.
-type keyLocks struct {
+type Locks struct {
 	mu sync.Mutex
 	by map[string]*keyLock
 }
@@ -16,8 +16,8 @@ type keyLock struct {
 	users int           // who hold it or wait for it
 }
 
-// lock takes the lock of the name and returns what lets go of it.
-func (k *keyLocks) lock(name string) (unlock func()) {
+// Lock takes the lock of the name and returns what lets go of it.
+func (k *Locks) Lock(name string) (unlock func()) {
 	k.mu.Lock()
 	if k.by == nil {
 		k.by = map[string]*keyLock{}
