@@ -213,7 +213,7 @@ func (a *Agent) claim(ctx context.Context, tenant, pool, key string, unproven bo
 		return err
 	})
 	if mvm.IsKind(err, mvm.KindQuota) {
-		a.record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error(), Request: mvm.RequestFrom(ctx)})
+		a.journal.Record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error(), Request: mvm.RequestFrom(ctx)})
 	}
 	if err == nil && made {
 		a.net.changed()

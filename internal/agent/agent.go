@@ -29,6 +29,7 @@ import (
 	"mvm/internal/api"
 	"mvm/internal/driver"
 	"mvm/internal/image"
+	"mvm/internal/journal"
 	"mvm/internal/network"
 	"mvm/internal/policy"
 	"mvm/internal/store"
@@ -131,6 +132,7 @@ type Agent struct {
 	opt     Options
 	log     *slog.Logger
 	store   *store.Store
+	journal *journal.Journal
 	started time.Time
 
 	ctx    context.Context // ends with Close; operations run under it
@@ -156,15 +158,13 @@ type Agent struct {
 	idle        idler
 	health      healthTable
 
-	eventLimits eventLimits
-	followers   followers
-	pushing     wait.Locks   // one pushConfig to an instance at a time
-	pending     wait.Pending // configurations to be delivered
-	dns         resolvers
-	recovered   chan struct{} // closed once all instances are taken up
-	unsettled   wait.Pending  // instances that an operation left half done
-	wakeFaults  wakeFaults
-	silent      silentVMMs
+	pushing    wait.Locks   // one pushConfig to an instance at a time
+	pending    wait.Pending // configurations to be delivered
+	dns        resolvers
+	recovered  chan struct{} // closed once all instances are taken up
+	unsettled  wait.Pending  // instances that an operation left half done
+	wakeFaults wakeFaults
+	silent     silentVMMs
 	// unreconciled are gateways that may have missed that an instance is gone.
 	unreconciled wait.Pending
 	reconciler   *reconciler
@@ -178,9 +178,6 @@ func New(opt Options) *Agent {
 	opt.Timeouts = opt.Timeouts.withDefaults()
 	if opt.MakeDisk == nil {
 		opt.MakeDisk = makeExt4
-	}
-	if opt.AuditRetention == 0 {
-		opt.AuditRetention = defaultAuditRetention
 	}
 	opt.SetAside = opt.SetAside.withDefaults()
 	if opt.Metrics == nil {
@@ -204,6 +201,7 @@ func New(opt Options) *Agent {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
 		runners: map[string]*runner{}, live: map[string]*live{}, idle: newIdler(), recovered: make(chan struct{})}
+	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.reconciler = newReconciler(a)
 	return a
 }
@@ -230,7 +228,7 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.logWarnings()
-	a.goTracked(a.trimEvents)
+	a.journal.Open()
 	a.goTracked(a.keepAside)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
@@ -248,6 +246,7 @@ func (a *Agent) Close() error {
 	a.closed = true
 	a.mu.Unlock()
 	a.cancel(errClosing)
+	a.journal.Close()
 	errs := []error{a.opt.Publisher.Close()}
 	a.wg.Wait()
 	a.mu.Lock()

@@ -84,7 +84,7 @@ func (a *Agent) recordApply(ctx context.Context, tenant, from string, p plan.Pla
 		return nil
 	}
 	return a.store.Update(func(tx *store.Tx) error {
-		return a.append(tx, ctx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: clipTo(maxApplyDetail, strings.Join(parts, "; "))})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: clipTo(maxApplyDetail, strings.Join(parts, "; "))})
 	})
 }
 

@@ -61,7 +61,7 @@ func (a *Agent) endOverrides(tx *store.Tx, ctx context.Context, below mvm.Addres
 		until := i.ManualOverrideUntil.UTC().Format(time.RFC3339)
 		taken, i.ManualOverrideUntil = true, time.Time{}
 		if err = tx.PutInstance(i); err == nil {
-			err = a.append(tx, ctx, mvm.Event{Action: mvm.OverrideEnded, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, Detail: "it held until " + until})
+			err = a.journal.Append(ctx, tx, mvm.Event{Action: mvm.OverrideEnded, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, Detail: "it held until " + until})
 		}
 	}
 	return taken, err

@@ -171,7 +171,7 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 		if err := tx.PutMeta(metaKept, string(raw)); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.StateKept, Detail: stateDigest(doc)})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.StateKept, Detail: stateDigest(doc)})
 	})
 }
 

@@ -95,7 +95,7 @@ func (a *Agent) forget(ctx context.Context) error {
 		if err := tx.PutMeta(metaKept, ""); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.StateForgotten, Detail: k.Digest})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.StateForgotten, Detail: k.Digest})
 	})
 	if err != nil {
 		return err

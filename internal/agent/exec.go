@@ -119,7 +119,7 @@ func whole(s string) string {
 // recordUse records that somebody looks into an instance, before they do. On a full disk
 // that is only logged: they may be there to mend it.
 func (a *Agent) recordUse(ctx context.Context, act mvm.Action, i mvm.Instance, detail string) {
-	a.record(mvm.Event{Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.AskerFrom(ctx), Request: mvm.RequestFrom(ctx), Detail: detail})
+	a.journal.Record(mvm.Event{Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.AskerFrom(ctx), Request: mvm.RequestFrom(ctx), Detail: detail})
 }
 
 // runningInstance finds an instance that can be talked to.

@@ -283,7 +283,7 @@ func named(r guestproto.HostRequest) (tenant, what string) {
 // refused audits a refusal, bounded, and answers it.
 func (h *hostListener) refused(ctx context.Context, what, format string, args ...any) guestproto.HostResponse {
 	why := fmt.Sprintf(format, args...)
-	h.a.record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why,
+	h.a.journal.Record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why,
 		Request: mvm.RequestFrom(ctx)})
 	return refuse("%s refused: %s", what, why)
 }

@@ -37,7 +37,7 @@ func (a *Agent) decide(s policy.Subject, d policy.Decision, now time.Time) {
 	switch {
 	case put:
 		a.opt.Metrics.Deferred(mvm.OpKind(d.Want), strings.TrimSuffix(d.Guard, "_seconds"))
-		a.record(idleEvent(i, d.Reason, d.Guard))
+		a.journal.Record(idleEvent(i, d.Reason, d.Guard))
 	case act:
 		a.rest(t, s, request{op: mvm.OpKind(d.Do), by: mvm.Asker{Kind: mvm.AskerPolicy}, why: d.Reason, idle: grounds})
 	}
@@ -103,7 +103,7 @@ func (a *Agent) rested(t *track, s policy.Subject, req request, err error) {
 	a.log.Log(a.ctx, level, "idle instance stays awake", "instance", s.Instance.ID, "op", req.op, "error", err)
 	a.opt.Metrics.Deferred(req.op, reason)
 	if off || first {
-		a.record(idleEvent(s.Instance, req.why, err.Error()))
+		a.journal.Record(idleEvent(s.Instance, req.why, err.Error()))
 	}
 }
 

@@ -76,7 +76,7 @@ func (o *operation) fenceIdle(ctx context.Context) error {
 // is called off, since it must not cut off work, unless the guest is mute for so long
 // that nothing is to be expected of it; any other goes on.
 func (o *operation) notDrained(why string) error {
-	o.a.record(o.event(mvm.DrainTimedOut, why))
+	o.a.journal.Record(o.event(mvm.DrainTimedOut, why))
 	if !o.byPolicy() || o.silent && o.job.req.idle.mute {
 		return nil
 	}

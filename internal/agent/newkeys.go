@@ -65,7 +65,7 @@ func (a *Agent) allowNewKey(ctx context.Context, tenant string, r *question, by 
 	err := a.newKeys.allow(tenant, r.Acquire, time.Now())
 	r.counted = err == nil
 	if err != nil {
-		a.record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: tenant, Pool: r.PoolID, By: by, Why: "Acquire",
+		a.journal.Record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: tenant, Pool: r.PoolID, By: by, Why: "Acquire",
 			Detail: "source " + r.Source.String() + ": " + err.Error(), Request: mvm.RequestFrom(ctx)})
 	}
 	return err

@@ -56,7 +56,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID})
 	})
 	if err != nil {
 		a.quotaEvent(ctx, tenant, spec.ID, err)
@@ -71,7 +71,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 
 func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) {
 	if mvm.IsKind(err, mvm.KindQuota) {
-		a.record(mvm.Event{Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: mvm.AskerFrom(ctx), Detail: err.Error()})
+		a.journal.Record(mvm.Event{Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: mvm.AskerFrom(ctx), Detail: err.Error()})
 	}
 }
 
@@ -131,7 +131,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if err := tx.PutPool(p); err != nil || changed == "" {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed})
 	})
 	if err != nil {
 		return p, err
@@ -256,7 +256,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
 	})
 	a.reconciler.changed(tenant, pool)
 	return b, err
@@ -304,7 +304,7 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
 	})
 	a.reconciler.changed(tenant, pool)
 	return b, err
@@ -351,7 +351,7 @@ func (a *Agent) GCPool(ctx context.Context, tenant, pool string) (gone []mvm.Bui
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.BuildsRemoved, Tenant: tenant, Pool: pool, Detail: buildIDs(gone)})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.BuildsRemoved, Tenant: tenant, Pool: pool, Detail: buildIDs(gone)})
 	})
 	return gone, err
 }
@@ -399,7 +399,7 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 			if err := tx.DeletePool(tenant, pool); err != nil {
 				return err
 			}
-			return a.append(tx, ctx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
+			return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
 		})
 		if err != nil {
 			return err

@@ -275,6 +275,6 @@ func (r *reconciler) deferred(t *task) {
 	}
 	op := t.ops[0]
 	r.a.opt.Metrics.Deferred(op, t.limit[:len(t.limit)-len("_seconds")])
-	r.a.record(mvm.Event{Action: mvm.TransitionDeferred, Tenant: t.at.Tenant, Pool: t.at.Pool, Instance: t.at.Instance,
+	r.a.journal.Record(mvm.Event{Action: mvm.TransitionDeferred, Tenant: t.at.Tenant, Pool: t.at.Pool, Instance: t.at.Instance,
 		By: byReconcile(), Why: t.shown[0].Reason, Detail: string(op) + " until " + t.after.Format(time.RFC3339) + ": " + t.limit})
 }

@@ -12,6 +12,9 @@ import (
 	"mvm/internal/store"
 )
 
+// byAgent is who asks when the agent itself does.
+func byAgent() mvm.Asker { return mvm.Asker{Kind: mvm.AskerAgent} }
+
 // maxQueued bounds the operations that wait at one instance.
 const maxQueued = 32
 

@@ -124,7 +124,7 @@ func (o *operation) fence(ctx context.Context) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			o.a.record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
+			o.a.journal.Record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
 			return nil
 		}
 		if wait.For(ctx, nil, drainPoll) == wait.Canceled {
@@ -318,7 +318,7 @@ func (o *operation) warm(ctx context.Context) error {
 	})
 	if err != nil {
 		if mvm.IsKind(err, mvm.KindQuota) {
-			o.a.record(o.event(mvm.QuotaExceeded, err.Error()))
+			o.a.journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
 		}
 		return err
 	}

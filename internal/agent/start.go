@@ -141,7 +141,7 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 func (o *operation) admit(context.Context) error {
 	err := o.intend(o.kind, func(tx *store.Tx, i mvm.Instance) error { return admitRunning(tx, i) })
 	if mvm.IsKind(err, mvm.KindQuota) {
-		o.a.record(o.event(mvm.QuotaExceeded, err.Error()))
+		o.a.journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
 	}
 	return err
 }

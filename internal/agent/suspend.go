@@ -74,7 +74,7 @@ func (o *operation) askSuspend(ctx context.Context) error {
 // what it asked for, and once however often it tries.
 func (o *operation) deferred(why string) {
 	if !o.byPolicy() {
-		o.a.record(o.event(mvm.TransitionDeferred, why))
+		o.a.journal.Record(o.event(mvm.TransitionDeferred, why))
 	}
 }
 

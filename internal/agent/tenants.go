@@ -42,7 +42,7 @@ func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 		if err := tx.PutTenant(t); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
 	})
 	if err != nil {
 		return t, err
@@ -159,7 +159,7 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		if err := tx.PutTenant(t); err != nil || changed == "" {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.TenantUpdated, Tenant: id, Detail: changed})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantUpdated, Tenant: id, Detail: changed})
 	})
 	if err != nil {
 		return t, err
@@ -228,7 +228,7 @@ func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.
 		if err := tx.DeleteTenant(id); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.TenantDestroyed, Tenant: id})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantDestroyed, Tenant: id})
 	})
 	if err != nil {
 		return err
@@ -283,7 +283,7 @@ func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(ma
 		if err := errors.Join(tx.PutSecrets(tenant, sealed), tx.PutTenant(t)); err != nil {
 			return err
 		}
-		return a.append(tx, ctx, mvm.Event{Action: mvm.SecretsRotated, Tenant: tenant})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.SecretsRotated, Tenant: tenant})
 	})
 	if err != nil {
 		return 0, err

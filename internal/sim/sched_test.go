@@ -175,6 +175,16 @@ func parent() uint64 {
 
 const maxFrames = 24
 
+// agentParts are the packages that make an agent.
+var agentParts = []string{"agent", "journal"}
+
+// ofAgent returns the name of a function of the agent's parts.
+func ofAgent(function string) (string, bool) {
+	rest, ok := strings.CutPrefix(function, "mvm/internal/")
+	pkg, name, _ := strings.Cut(rest, ".")
+	return name, ok && slices.Contains(agentParts, pkg)
+}
+
 // chain names the functions of the agent that led here, innermost first.
 func (s *sched) chain() string {
 	var pcs [maxFrames]uintptr
@@ -189,7 +199,7 @@ func (s *sched) chain() string {
 	for more := true; more; {
 		var f runtime.Frame
 		f, more = frames.Next()
-		if name, ok := strings.CutPrefix(f.Function, "mvm/internal/agent."); ok {
+		if name, ok := ofAgent(f.Function); ok {
 			name = strings.NewReplacer("(*Agent).", "", "(*operation).", "", "(*hostListener).", "host:").Replace(name)
 			names = append(names, name)
 		}

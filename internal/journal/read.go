@@ -1,4 +1,4 @@
-package agent
+package journal
 
 import (
 	"context"
@@ -12,10 +12,11 @@ import (
 // eventsPage bounds how many events are read at once.
 const eventsPage = 500
 
-// Events implements api.Service.
-func (a *Agent) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
+// Events calls each for the events that the filter chooses, in their order. It ends at
+// the last of them, or, for one who follows, when ctx ends or the journal is closed.
+func (j *Journal) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Event) error) error {
 	if f.Follow {
-		leave, err := a.followers.enter(f.Tenant)
+		leave, err := j.followers.enter(f.Tenant)
 		if err != nil {
 			return err
 		}
@@ -24,15 +25,15 @@ func (a *Agent) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Eve
 	after := f.After
 	if f.Tail > 0 && after == 0 {
 		var err error
-		if after, err = a.beforeTail(ctx, f); err != nil {
+		if after, err = j.beforeTail(ctx, f); err != nil {
 			return err
 		}
 	}
 	for {
-		more := a.store.NewEvents()
+		more := j.opt.Store.NewEvents()
 		var page []mvm.Event
 		looked := after
-		err := a.store.View(func(tx *store.Tx) (err error) {
+		err := j.opt.Store.View(func(tx *store.Tx) (err error) {
 			page, looked, err = tx.Events(after, f, eventsPage)
 			return err
 		})
@@ -48,19 +49,19 @@ func (a *Agent) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Eve
 			after = looked
 			continue
 		}
-		if !f.Follow || !a.waitEvents(ctx, more) {
+		if !f.Follow || !j.waitEvents(ctx, more) {
 			return nil
 		}
 	}
 }
 
 // waitEvents waits for an event that is not read yet; false when nobody waits any more.
-func (a *Agent) waitEvents(ctx context.Context, more <-chan struct{}) bool {
+func (j *Journal) waitEvents(ctx context.Context, more <-chan struct{}) bool {
 	select {
 	case <-more:
 		return true
 	case <-ctx.Done():
-	case <-a.ctx.Done():
+	case <-j.ctx.Done():
 	}
 	return false
 }
@@ -68,11 +69,11 @@ func (a *Agent) waitEvents(ctx context.Context, more <-chan struct{}) bool {
 // beforeTail returns the number of the event before the last f.Tail ones that the
 // filter chooses. It reads the log backwards in pages and keeps none of it, whatever
 // the number asked for.
-func (a *Agent) beforeTail(ctx context.Context, f mvm.EventFilter) (after uint64, err error) {
+func (j *Journal) beforeTail(ctx context.Context, f mvm.EventFilter) (after uint64, err error) {
 	after = math.MaxUint64
 	for left := f.Tail; left > 0 && after > 0 && err == nil; {
 		found := 0
-		err = a.store.View(func(tx *store.Tx) (err error) {
+		err = j.opt.Store.View(func(tx *store.Tx) (err error) {
 			after, found, err = tx.Back(after, f, left)
 			return err
 		})
@@ -83,15 +84,16 @@ func (a *Agent) beforeTail(ctx context.Context, f mvm.EventFilter) (after uint64
 	return after, err
 }
 
-// VerifyEvents implements api.Service.
-func (a *Agent) VerifyEvents(ctx context.Context, expect string) (r mvm.AuditReport, err error) {
+// Verify checks the hashes of the log, and where expect is given (a mark that somebody has
+// noted) that the log has that entry.
+func (j *Journal) Verify(ctx context.Context, expect string) (r mvm.AuditReport, err error) {
 	var mark audit.Mark
 	if expect != "" {
 		if mark, err = audit.ParseMark(expect); err != nil {
 			return r, err
 		}
 	}
-	err = a.store.View(func(tx *store.Tx) error {
+	err = j.opt.Store.View(func(tx *store.Tx) error {
 		r, err = tx.VerifyEvents(mark, ctx.Err)
 		return err
 	})

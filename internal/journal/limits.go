@@ -1,4 +1,4 @@
-package agent
+package journal
 
 import (
 	"maps"
@@ -31,17 +31,17 @@ func limit(act mvm.Action) (perSec rate.Limit, burst int, limited bool) {
 	return 0, 0, false
 }
 
-// maxEventLimits bounds what is remembered: beyond it, who has been quiet is forgotten.
-const maxEventLimits = 4096
+// maxLimits bounds what is remembered: beyond it, who has been quiet is forgotten.
+const maxLimits = 4096
 
-// eventLimits bound how often a limited action is recorded for each tenant, and where
+// limits bound how often a limited action is recorded for each tenant, and where
 // the tenant's own instances take turns at it, for each of them.
-type eventLimits struct {
+type limits struct {
 	mu sync.Mutex
-	by map[eventKind]*eventLimit
+	by map[kind]*eventLimit
 }
 
-type eventKind struct {
+type kind struct {
 	tenant, instance string
 	by               mvm.Asker
 	act              mvm.Action
@@ -54,7 +54,7 @@ type eventLimit struct {
 
 // allow reports whether the event is to be recorded, and how many like it were not
 // since the last one that was.
-func (l *eventLimits) allow(e mvm.Event) (skipped int, ok bool) {
+func (l *limits) allow(e mvm.Event) (skipped int, ok bool) {
 	perSec, burst, limited := limit(e.Action)
 	if !limited {
 		return 0, true
@@ -62,17 +62,17 @@ func (l *eventLimits) allow(e mvm.Event) (skipped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.by == nil {
-		l.by = map[eventKind]*eventLimit{}
+		l.by = map[kind]*eventLimit{}
 	}
-	k := eventKind{tenant: e.Tenant, act: e.Action}
+	k := kind{tenant: e.Tenant, act: e.Action}
 	if e.Action == mvm.TransitionDeferred || e.Action == mvm.DrainTimedOut {
 		k.instance = e.Instance
 	}
 	if e.Action == mvm.ExecStarted || e.Action == mvm.LogsRead {
 		k.by = e.By // nobody hides what another does
 	}
-	if len(l.by) >= maxEventLimits {
-		maps.DeleteFunc(l.by, func(_ eventKind, of *eventLimit) bool { return of.rate.Tokens() >= float64(of.rate.Burst()) })
+	if len(l.by) >= maxLimits {
+		maps.DeleteFunc(l.by, func(_ kind, of *eventLimit) bool { return of.rate.Tokens() >= float64(of.rate.Burst()) })
 	}
 	of := l.by[k]
 	if of == nil {
