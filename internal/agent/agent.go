@@ -28,6 +28,7 @@ import (
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/driver"
+	"mvm/internal/idle"
 	"mvm/internal/image"
 	"mvm/internal/journal"
 	"mvm/internal/network"
@@ -155,7 +156,7 @@ type Agent struct {
 	acquiring   useCounts // gateways' questions that wait for them
 	newKeys     newKeys
 	forwards    forwards // the same connections
-	idle        idler
+	idle        *idle.Loop
 	health      healthTable
 
 	pushing    wait.Locks   // one pushConfig to an instance at a time
@@ -200,8 +201,10 @@ func New(opt Options) *Agent {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
-		runners: map[string]*runner{}, live: map[string]*live{}, idle: newIdler(), recovered: make(chan struct{})}
+		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
+	a.idle = idle.New(idle.Options{Instances: resting{a}, Queue: resting{a}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
+		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = newReconciler(a)
 	return a
 }
@@ -235,7 +238,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.goTracked(a.keepSettled)
 	a.goTracked(a.keepDestroying)
 	a.reconciler.start()
-	a.goTracked(a.keepIdle)
+	a.goTracked(func() { a.idle.Run(a.ctx) })
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/plan"
 	"mvm/internal/store"
 )
@@ -84,7 +85,7 @@ func (a *Agent) recordApply(ctx context.Context, tenant, from string, p plan.Pla
 		return nil
 	}
 	return a.store.Update(func(tx *store.Tx) error {
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: clipTo(maxApplyDetail, strings.Join(parts, "; "))})
+		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: display.ClipTo(maxApplyDetail, strings.Join(parts, "; "))})
 	})
 }
 

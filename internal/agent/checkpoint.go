@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
 )
@@ -51,7 +52,7 @@ func (o *operation) askCheckpoint(ctx context.Context, names []string) (failed [
 	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
 	switch r := resp.CheckpointResult; {
 	case err != nil:
-		return names, clip(err.Error())
+		return names, display.Clip(err.Error())
 	case r == nil:
 		return names, "the guest gave another answer"
 	case r.Success:
@@ -180,5 +181,5 @@ func parseStatus(raw json.RawMessage) (status, why string) {
 	if json.Unmarshal(raw, &failed) != nil || failed.Error == "" {
 		failed.Error = "the guest gave another status"
 	}
-	return mvm.IntegrationError, strings.ToValidUTF8(clip(failed.Error), "?")
+	return mvm.IntegrationError, strings.ToValidUTF8(display.Clip(failed.Error), "?")
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/sys"
 )
 
@@ -124,7 +125,7 @@ func (a *Agent) lastConsole(id string) (lines []string) {
 	})
 	lines = tellingLines(lines)
 	for n, l := range lines {
-		lines[n] = clip(strings.TrimRight(l, "\r\n"))
+		lines[n] = display.Clip(strings.TrimRight(l, "\r\n"))
 	}
 	return lines
 }

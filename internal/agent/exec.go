@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/guestproto"
 )
 
@@ -35,7 +36,7 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	var refused *guestproto.RemoteError
 	switch {
 	case errors.As(err, &refused) && io.Stderr != nil:
-		_, err := fmt.Fprintf(io.Stderr, "mvm: %s\n", clip(refused.Message))
+		_, err := fmt.Fprintf(io.Stderr, "mvm: %s\n", display.Clip(refused.Message))
 		return notExecuted, err
 	case err != nil && mvm.KindOf(err) == mvm.KindUnavailable:
 		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: %w", i.ID, err)
@@ -70,7 +71,7 @@ func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, i
 		return 0, mvm.Errorf(mvm.KindState, "copy with %s: its guest agent is of an older mvm, which can't copy", i.ID).
 			WithFix("run `mvm pool build %s/%s` and `mvm instance restart %s`, or use tar with `mvm exec`", i.Tenant, i.Pool, i.ID)
 	case errors.As(err, &refused):
-		return 0, mvm.Errorf(mvm.KindInvalid, "copy with %s: %s", i.ID, clip(refused.Message))
+		return 0, mvm.Errorf(mvm.KindInvalid, "copy with %s: %s", i.ID, display.Clip(refused.Message))
 	case err != nil && mvm.KindOf(err) == mvm.KindUnavailable:
 		return 0, mvm.Errorf(mvm.KindUnavailable, "copy with %s: %w", i.ID, err)
 	}
@@ -113,7 +114,7 @@ func whole(s string) string {
 		return s
 	}
 	end := strings.ToValidUTF8(s[len(s)-maxArgvDetail/4:], "")
-	return fmt.Sprintf("%s%s (%d bytes, sha256:%x)", clipTo(maxArgvDetail/2, s), end, len(s), sha256.Sum256([]byte(s)))
+	return fmt.Sprintf("%s%s (%d bytes, sha256:%x)", display.ClipTo(maxArgvDetail/2, s), end, len(s), sha256.Sum256([]byte(s)))
 }
 
 // recordUse records that somebody looks into an instance, before they do. On a full disk

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 	"mvm/internal/secrets"
@@ -202,5 +203,5 @@ func detail(s *string) string {
 	if s == nil || *s == "" {
 		return "it gave no reason"
 	}
-	return clip(*s)
+	return display.Clip(*s)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
@@ -90,8 +91,8 @@ func healthOf(st guestproto.Status) mvm.Health {
 		h.Status = mvm.HealthReady
 	}
 	for _, s := range st.Services[:min(len(st.Services), maxHealthServices)] {
-		is := mvm.ServiceHealth{Name: clipTo(maxServiceName, s.Name), State: clipTo(maxServiceName, s.State),
-			Restarts: max(s.Restarts, 0), Fails: max(s.Fails, 0), Detail: clip(s.Detail), ExitCode: s.ExitCode}
+		is := mvm.ServiceHealth{Name: display.ClipTo(maxServiceName, s.Name), State: display.ClipTo(maxServiceName, s.State),
+			Restarts: max(s.Restarts, 0), Fails: max(s.Fails, 0), Detail: display.Clip(s.Detail), ExitCode: s.ExitCode}
 		if st.Version == 0 && s.State == "backoff" { // it does not count them
 			is.Fails = is.Restarts + 1
 		}
@@ -117,7 +118,7 @@ func (a *Agent) stalled(id string) string {
 
 // observed adds to a record what is known of the instance beside it.
 func (a *Agent) observed(i *mvm.Instance) {
-	i.Idle = a.idle.status(*i)
+	i.Idle = a.idle.Status(*i)
 	i.Health = a.health.of(*i)
 	if i.State == mvm.StateRunning {
 		i.Stalled = a.stalled(i.ID)
@@ -177,7 +178,7 @@ func (a *Agent) lastLines(ctx context.Context, id, service string) (lines []stri
 	}
 	read := 0
 	_, _ = receiveLogs(c, func(l mvm.LogLine) error { // what came is shown
-		if lines = append(lines, clip(l.Text)); len(lines) > lastLinesKept {
+		if lines = append(lines, display.Clip(l.Text)); len(lines) > lastLinesKept {
 			lines = lines[1:]
 		}
 		if read++; read == lastLinesRead {
@@ -219,16 +220,16 @@ func withoutLog(text string) string {
 }
 
 // recordable is what is kept of an error on a record.
-func recordable(err error) string { return clip(withoutLog(err.Error())) }
+func recordable(err error) string { return display.Clip(withoutLog(err.Error())) }
 
 // askHealth asks a guest of which nothing is known how its services are: after a restart
 // of the agent.
-func (a *Agent) askHealth(i mvm.Instance) {
+func (a *Agent) askHealth(ctx context.Context, i mvm.Instance) {
 	if i.State != mvm.StateRunning || !i.Ready || !a.health.unknown(i) {
 		return
 	}
-	_, err := a.statusWhileIdle(i)
-	if a.ctx.Err() == nil {
+	_, err := a.statusWhileIdle(ctx, i)
+	if ctx.Err() == nil {
 		a.health.asked(i, err == nil)
 	}
 }

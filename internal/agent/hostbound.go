@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -185,7 +186,7 @@ func (h *hostListener) reply(c net.Conn, resp guestproto.HostResponse) bool {
 }
 
 func refuse(format string, args ...any) guestproto.HostResponse {
-	return guestproto.HostResponse{Error: &guestproto.Error{Message: clip(fmt.Sprintf(format, args...))}}
+	return guestproto.HostResponse{Error: &guestproto.Error{Message: display.Clip(fmt.Sprintf(format, args...))}}
 }
 
 // answer does one request in the name of the instance whose socket it is.
@@ -199,7 +200,7 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	}
 	tenant, what := named(req)
 	if tenant != "" && tenant != h.tenant {
-		return h.refused(ctx, what, "it named tenant %q", clip(tenant))
+		return h.refused(ctx, what, "it named tenant %q", display.Clip(tenant))
 	}
 	if role != mvm.RoleGateway && (req.WakeInstance != nil || req.Acquire != nil || req.ReportActivity != nil) {
 		return h.refused(ctx, what, "its role is %s, not gateway", role)
@@ -253,14 +254,14 @@ func beyondRoutes(routes mvm.RoutingTable, r guestproto.HostRequest, self string
 	switch {
 	case r.Acquire != nil && r.Acquire.InstanceID != "": // as WakeInstance
 		if !routes.Name(r.Acquire.PoolID) {
-			return fmt.Sprintf("no route of it leads to pool %q", clip(r.Acquire.PoolID))
+			return fmt.Sprintf("no route of it leads to pool %q", display.Clip(r.Acquire.PoolID))
 		}
 	case r.Acquire != nil && !routes.LeadTo(r.Acquire.PoolID, r.Acquire.Key, r.Acquire.IP):
-		return fmt.Sprintf("no route of it leads to pool %q in this way", clip(r.Acquire.PoolID))
+		return fmt.Sprintf("no route of it leads to pool %q in this way", display.Clip(r.Acquire.PoolID))
 	case r.WakeInstance != nil && !routes.Name(r.WakeInstance.PoolID):
-		return fmt.Sprintf("no route of it leads to pool %q", clip(r.WakeInstance.PoolID))
+		return fmt.Sprintf("no route of it leads to pool %q", display.Clip(r.WakeInstance.PoolID))
 	case r.QueryInstanceStatus != nil && r.QueryInstanceStatus.InstanceID != self && !routes.Name(r.QueryInstanceStatus.PoolID):
-		return fmt.Sprintf("no route of it leads to pool %q", clip(r.QueryInstanceStatus.PoolID))
+		return fmt.Sprintf("no route of it leads to pool %q", display.Clip(r.QueryInstanceStatus.PoolID))
 	}
 	return ""
 }
@@ -307,7 +308,7 @@ func (h *hostListener) find(n guestproto.InstanceName) (i mvm.Instance, err erro
 
 // absent is what a guest is told of whatever is not its tenant's, there or not.
 func absent(id string) error {
-	return mvm.Errorf(mvm.KindNotFound, "instance %q is not there", clip(id))
+	return mvm.Errorf(mvm.KindNotFound, "instance %q is not there", display.Clip(id))
 }
 
 // counts reports whether the activity is of an instance that the routes lead to, and of

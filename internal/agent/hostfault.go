@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/sys"
 )
 
@@ -117,7 +118,7 @@ func (o *operation) sleepsOn(why error) error {
 		err = err.WithFix("see the agent's log; `mvm instance wake %s` tries again, `mvm instance stop %s` gives its memory up", o.inst.ID, o.inst.ID)
 	}
 	o.a.wakeFaults.failed(o.inst.ID, err)
-	if e := o.save(func(i *mvm.Instance) { i.Problem = clip(err.Error()) }); e != nil {
+	if e := o.save(func(i *mvm.Instance) { i.Problem = display.Clip(err.Error()) }); e != nil {
 		o.log.Warn("record problem", "error", e) // such as a full disk, which this is about
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/store"
 )
 
@@ -181,7 +182,7 @@ func makeExt4(ctx context.Context, f *os.File, mib int) error {
 		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", "/proc/self/fd/3", strconv.Itoa(mib)+"M")
 	cmd.ExtraFiles = []*os.File{f} // number 3
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "mkfs.ext4 on data disk: %w: %s", err, clip(string(out))).
+		return mvm.Errorf(mvm.KindInternal, "mkfs.ext4 on data disk: %w: %s", err, display.Clip(string(out))).
 			WithFix("install e2fsprogs; check the space left with `mvm node disk`")
 	}
 	return nil

@@ -5,30 +5,26 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
-	"mvm/internal/wait"
 )
 
 // lateReady looks whether the services of an instance are ready after all for which nobody
 // waits any more. A guest tells of it too, unless it is of an older mvm.
-func (a *Agent) lateReady(i mvm.Instance) {
+func (a *Agent) lateReady(ctx context.Context, i mvm.Instance) {
 	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
 		return
 	}
-	if st, err := a.statusWhileIdle(i); err == nil && st.Ready {
+	if st, err := a.statusWhileIdle(ctx, i); err == nil && st.Ready {
 		a.readyAfterAll(i)
 	}
 }
 
 // statusWhileIdle is status within the bounds of the idle loop's questions.
-func (a *Agent) statusWhileIdle(i mvm.Instance) (guestproto.Status, error) {
-	release, err := wait.Slot(a.ctx, a.idle.slots)
-	if err != nil {
-		return guestproto.Status{}, err
-	}
-	defer release()
-	ctx, cancel := context.WithTimeout(a.ctx, min(idleAnswer, a.opt.Timeouts.Call))
-	defer cancel()
-	return a.status(ctx, i)
+func (a *Agent) statusWhileIdle(ctx context.Context, i mvm.Instance) (st guestproto.Status, err error) {
+	err = a.idle.Question(ctx, func(ctx context.Context) error {
+		st, err = a.status(ctx, i)
+		return err
+	})
+	return st, err
 }
 
 // status asks the instance's guest how its services are.

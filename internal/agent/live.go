@@ -5,10 +5,10 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
@@ -44,7 +44,7 @@ func (a *Agent) adopt(i mvm.Instance, vmm driver.VMM, host *hostListener) {
 	a.mu.Lock()
 	a.live[i.ID] = l
 	a.mu.Unlock()
-	a.idle.poke()
+	a.idle.Poke()
 	if !a.goTracked(func() { a.watch(i.ID, l) }) {
 		close(l.watched)
 	}
@@ -83,7 +83,7 @@ func (a *Agent) watch(id string, l *live) {
 func howEnded(e driver.Exit) string {
 	switch {
 	case e.Panic != "":
-		return "its guest's kernel panicked: " + clip(e.Panic)
+		return "its guest's kernel panicked: " + display.Clip(e.Panic)
 	case e.Guest && e.Detail == "guest-reset":
 		return "its guest reset itself"
 	case e.Guest:
@@ -196,18 +196,7 @@ func (a *Agent) ask(ctx context.Context, id string, req guestproto.Request) (gue
 		return resp, mvm.Errorf(mvm.KindUnavailable, "ask guest of %s: %w", id, err)
 	}
 	if resp.Error != nil {
-		return resp, mvm.Errorf(mvm.KindUnavailable, "guest of %s refused: %s", id, clip(resp.Error.Message))
+		return resp, mvm.Errorf(mvm.KindUnavailable, "guest of %s refused: %s", id, display.Clip(resp.Error.Message))
 	}
 	return resp, nil
-}
-
-// clip bounds text from a guest before it goes into a record or a log.
-func clip(s string) string { return clipTo(300, s) }
-
-// clipTo bounds text to some bytes, and keeps whole characters of it.
-func clipTo(n int, s string) string {
-	if len(s) > n {
-		s = strings.ToValidUTF8(s[:n], "") + "…"
-	}
-	return s
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
@@ -113,17 +114,17 @@ func (a *Agent) memoryEnded(ctx context.Context, id string, l *live) bool {
 func (a *Agent) logsRefused(ctx context.Context, i mvm.Instance, service, why string) error {
 	st, err := a.status(ctx, i)
 	if err != nil || service == "" {
-		return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, clip(why))
+		return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, display.Clip(why))
 	}
 	var names []string
 	for _, s := range st.Services {
 		if s.Name == service {
-			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, clip(why))
+			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, display.Clip(why))
 		}
 		names = append(names, s.Name)
 	}
 	return mvm.Errorf(mvm.KindNotFound, "instance %s has no service %.80q", i.Address(), service).
-		WithFix("it has %s, and mvm, which is the guest agent", clip(strings.Join(names, ", ")))
+		WithFix("it has %s, and mvm, which is the guest agent", display.Clip(strings.Join(names, ", ")))
 }
 
 // receiveLogs gives the lines that the guest sends. end is the last message, nil where

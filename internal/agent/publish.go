@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/guestproto"
 	"mvm/internal/publish"
 	"mvm/internal/store"
@@ -92,7 +93,7 @@ func (a *Agent) setPublished(p mvm.Pool, got []publish.Outcome) (all bool, err e
 	}
 	problem := ""
 	if err := errors.Join(errs...); err != nil {
-		problem = clip(err.Error())
+		problem = display.Clip(err.Error())
 	}
 	all = problem == ""
 	if slices.Equal(p.Bound, bound) && p.Unpublished == problem {

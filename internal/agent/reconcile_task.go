@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/wait"
@@ -272,7 +273,7 @@ func (r *reconciler) report(t *task, err error, fails int, wait time.Duration) {
 	}
 	r.a.log.Log(r.a.ctx, level, "reconcile failed", "target", t.at.String(), "action", t.shown[0].Action,
 		"failures", fails, "again_in", wait.Round(time.Second).String(), "error", withoutLog(err.Error()))
-	problem := clip(t.shown[0].Action + ": " + withoutLog(err.Error()))
+	problem := display.Clip(t.shown[0].Action + ": " + withoutLog(err.Error()))
 	e := r.a.store.Update(func(tx *store.Tx) error {
 		if t.at.Instance == "" {
 			return setPoolProblem(tx, t.at, problem)

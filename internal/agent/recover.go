@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/repair"
 	"mvm/internal/store"
@@ -117,7 +118,7 @@ func (a *Agent) notRecovered(i mvm.Instance, err error) {
 		if err != nil {
 			return err
 		}
-		now.Problem = clip(problem)
+		now.Problem = display.Clip(problem)
 		return tx.PutInstance(now)
 	})
 	if err != nil {

@@ -243,7 +243,7 @@ func (a *Agent) drainQueue(r *runner) {
 		if t := j.inst.Tenant; !more && t != "" {
 			a.reconciler.operated(t)
 		}
-		a.idle.poke()
+		a.idle.Poke()
 	}
 }
 

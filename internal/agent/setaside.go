@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/wait"
@@ -46,7 +47,7 @@ func (a *Agent) keepAside() {
 // leaveAside moves the instance's snapshot out of the way. leave changes the record, with
 // the event, once why is known to it. It can run twice.
 func (o *operation) leaveAside(why error) (leave func(*mvm.Instance), ev mvm.Event, err error) {
-	aside := mvm.SetAside{Snapshot: *o.inst.Snapshot, Why: clip(why.Error()), At: time.Now(), DataDiskMiB: o.inst.Res.DataDiskMiB}
+	aside := mvm.SetAside{Snapshot: *o.inst.Snapshot, Why: display.Clip(why.Error()), At: time.Now(), DataDiskMiB: o.inst.Res.DataDiskMiB}
 	if err := o.a.moveAside(o.inst, aside.Snapshot.ID); err != nil {
 		return nil, ev, err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
@@ -87,7 +88,7 @@ func (o *operation) conform(ctx context.Context) error {
 		o.restoreIntegrations()
 	}
 	if err != nil {
-		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = clip(err.Error()) }))
+		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = display.Clip(err.Error()) }))
 	}
 	gen := o.inst.SecretsGeneration // as the gate gave it
 	return o.save(func(i *mvm.Instance) {
@@ -152,7 +153,7 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 		return context.Cause(ctx)
 	case err != nil:
 		o.silent = true
-		return o.notDrained(clip(err.Error()))
+		return o.notDrained(display.Clip(err.Error()))
 	case resp.SleepPrepAck == nil:
 		return o.notDrained("the guest gave another answer")
 	case !resp.SleepPrepAck.Success:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
@@ -269,7 +270,7 @@ func (o *operation) endedError() error {
 // crashLoopError ends the wait for a service that does not come up.
 func (o *operation) crashLoopError(ctx context.Context, s mvm.ServiceHealth) error {
 	err := o.a.serviceError(ctx, "wait for services of "+o.inst.ID, o.inst, s)
-	return &serviceFails{errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = clip(withoutLog(err.Text)) }))}
+	return &serviceFails{errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = display.Clip(withoutLog(err.Text)) }))}
 }
 
 func (o *operation) notReadyError(ctx context.Context, last string) error {
@@ -283,7 +284,7 @@ func (o *operation) notReadyError(ctx context.Context, last string) error {
 	err := mvm.Errorf(mvm.KindOf(context.Cause(ctx)), "wait for services of %s: %w: %s", o.inst.ID, context.Cause(ctx), text).
 		WithFix("see `mvm logs %s`", o.inst.ID)
 	if mvm.IsKind(err, mvm.KindTimeout) {
-		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = clip(withoutLog(err.Text)) }))
+		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = display.Clip(withoutLog(err.Text)) }))
 	}
 	return err
 }
@@ -307,7 +308,7 @@ func (o *operation) status(ctx context.Context) (guestproto.Status, error) {
 // notReady says which services are not ready, for people.
 func notReady(st guestproto.Status, err error) string {
 	if err != nil {
-		return clip(err.Error())
+		return display.Clip(err.Error())
 	}
 	var parts []string
 	for _, s := range st.Services {
@@ -323,5 +324,5 @@ func notReady(st guestproto.Status, err error) string {
 	if len(parts) == 0 {
 		parts = append(parts, st.Detail)
 	}
-	return clip(strings.Join(parts, ", "))
+	return display.Clip(strings.Join(parts, ", "))
 }

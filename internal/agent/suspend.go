@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
 )
@@ -50,7 +51,7 @@ func (o *operation) askSuspend(ctx context.Context) error {
 		return context.Cause(ctx)
 	case err != nil:
 		o.silent = true
-		return o.notDrained(clip(err.Error()))
+		return o.notDrained(display.Clip(err.Error()))
 	case resp.SuspendAck == nil:
 		return o.notDrained("the guest gave another answer")
 	case resp.SuspendAck.Success:
@@ -103,7 +104,7 @@ func (o *operation) settleGuest(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		untold = clip(err.Error())
+		untold = display.Clip(err.Error())
 		o.log.Warn("services were not seen to go on", "error", err)
 	}
 	o.settled, o.untold = true, untold

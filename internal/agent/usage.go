@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"mvm/internal/display"
 	"mvm/internal/wait"
 
 	"mvm"
@@ -45,7 +46,7 @@ func (a *Agent) usage(ctx context.Context, i mvm.Instance) mvm.InstanceUsage {
 	v, err := l.vmm.Stats(ctx)
 	u.Measured = time.Now()
 	if err != nil {
-		u.Error = clip(err.Error())
+		u.Error = display.Clip(err.Error())
 	}
 	u.CPU, u.RSSBytes, u.RxBytes, u.TxBytes, u.DiskRead, u.DiskWritten = v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes, v.DiskRead, v.DiskWrit
 	return u

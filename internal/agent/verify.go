@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/network"
 )
@@ -206,7 +207,7 @@ func (a *Agent) probeGuest(ctx context.Context, id string, probes []network.Prob
 // probe prepares, tries and restores.
 func (a *Agent) probe(ctx context.Context, id string, p network.Probe) (network.Finding, bool) {
 	failed := func(err error) (network.Finding, bool) {
-		return network.Finding{Severity: "warning", Where: id, What: "a probe could not be made: " + clip(err.Error())}, true
+		return network.Finding{Severity: "warning", Where: id, What: "a probe could not be made: " + display.Clip(err.Error())}, true
 	}
 	defer func() {
 		for _, argv := range p.Restore {

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/sys"
 )
@@ -54,7 +55,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	if err := o.a.bootable(ctx, o.inst); err != nil {
 		return errors.Join(err, why)
 	}
-	o.reason = "snapshot not used: " + clip(why.Error())
+	o.reason = "snapshot not used: " + display.Clip(why.Error())
 	o.log.Warn("cold boot instead of restore", "why", why)
 	leave := func(i *mvm.Instance) {}
 	var ev mvm.Event
@@ -70,7 +71,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	if err != nil { // what was moved so far is moved again
 		return o.sleepsOn(err)
 	}
-	ev.By, ev.Why = byAgent(), "it can't be used: "+clip(why.Error())
+	ev.By, ev.Why = byAgent(), "it can't be used: "+display.Clip(why.Error())
 	stop := func(i *mvm.Instance) {
 		leave(i)
 		i.State, i.Snapshot = mvm.StateStopped, nil

@@ -72,3 +72,18 @@ func appendRune(b *strings.Builder, r rune, raw, keep string) {
 		fmt.Fprintf(b, `\U%08x`, r)
 	}
 }
+
+// clipped is how much of a text Clip keeps, in bytes.
+const clipped = 300
+
+// Clip bounds text of a guest, or an error that may have some, before it goes into a
+// record or a log.
+func Clip(s string) string { return ClipTo(clipped, s) }
+
+// ClipTo bounds text to n bytes, and keeps whole characters of it.
+func ClipTo(n int, s string) string {
+	if len(s) > n {
+		s = strings.ToValidUTF8(s[:n], "") + "…"
+	}
+	return s
+}
