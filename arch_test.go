@@ -42,11 +42,12 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
-	"internal/agent": {"internal/api internal/delta internal/desired internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/journal internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/deliver internal/delta internal/desired internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/journal internal/network internal/plan internal/policy" +
 		" internal/publish internal/repair internal/secrets internal/store internal/sys internal/undo internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
 	"internal/journal":  {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
+	"internal/deliver":  {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
 	"internal/idle":     {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
 	"internal/guestlog": {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":  {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},

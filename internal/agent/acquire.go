@@ -97,7 +97,7 @@ func (a *Agent) tryAwaken(ctx context.Context, tenant string, r *question, by mv
 	defer a.acquiring.add(first.ID)()
 	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)
 	if err == nil && claimed { // a wake under way may have configured it before
-		err = a.pushConfig(ctx, i)
+		err = a.deliver.Push(ctx, i)
 	}
 	return i, err
 }

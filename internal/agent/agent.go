@@ -27,6 +27,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/deliver"
 	"mvm/internal/driver"
 	"mvm/internal/idle"
 	"mvm/internal/image"
@@ -159,9 +160,7 @@ type Agent struct {
 	idle        *idle.Loop
 	health      healthTable
 
-	pushing    wait.Locks   // one pushConfig to an instance at a time
-	pending    wait.Pending // configurations to be delivered
-	dns        resolvers
+	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
 	unsettled  wait.Pending  // instances that an operation left half done
 	wakeFaults wakeFaults
@@ -203,7 +202,8 @@ func New(opt Options) *Agent {
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
 		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
-	a.idle = idle.New(idle.Options{Instances: resting{a}, Queue: resting{a}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
+	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
+	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = newReconciler(a)
 	return a
@@ -226,7 +226,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	if _, err := a.driverInfo(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
-	a.readResolvers()
+	a.deliver.ReadResolvers()
 	if err := a.recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}

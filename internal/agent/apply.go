@@ -39,7 +39,7 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 	if err != nil {
 		return done, err
 	}
-	a.deliverOwed(ctx, []string{d.Tenant.ID})
+	a.deliver.Owed(ctx, []string{d.Tenant.ID})
 	if opts.NoWait {
 		return done, nil
 	}
@@ -136,7 +136,7 @@ func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec, was m
 	if _, err := a.updatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec, If: &was}); err != nil {
 		return err
 	}
-	return a.deliverLater(ctx, at.Tenant)
+	return a.deliver.Later(at.Tenant)
 }
 
 // applyCheck is mvm.ApplyOptions.Check; nil allows everything.

@@ -56,7 +56,7 @@ func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progres
 	if req.NoWait {
 		return done, aloneError(h.unpruned())
 	}
-	a.deliverOwed(ctx, h.names())
+	a.deliver.Owed(ctx, h.names())
 	more, err := a.settleAll(ctx, h.names(), progress)
 	if alone := aloneError(h.unpruned()); alone != nil {
 		err = errors.Join(err, alone)

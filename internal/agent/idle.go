@@ -5,13 +5,12 @@ import (
 	"errors"
 
 	"mvm"
-	"mvm/internal/guestproto"
 	"mvm/internal/idle"
 	"mvm/internal/policy"
 )
 
 // resting is what the idle loop asks of the agent.
-type resting struct{ a *Agent }
+type resting struct{ guests }
 
 var (
 	_ idle.Instances = resting{}
@@ -35,11 +34,6 @@ func (r resting) Use(id string, s *policy.Sample) {
 	use, gateway := r.a.activity.of(id)
 	s.Connections, s.Active, s.Gateway, s.LastActive = use.open, use.active, gateway, use.last
 	s.Execs, s.Published = r.a.execs.of(id), r.a.published.of(id)
-}
-
-// Ask implements idle.Instances.
-func (r resting) Ask(ctx context.Context, id string, req guestproto.Request) (guestproto.Response, error) {
-	return r.a.ask(ctx, id, req)
 }
 
 // Look implements idle.Instances: services may be ready that nobody waits for any more.

@@ -94,7 +94,7 @@ func (a *Agent) keepNetworks() {
 			a.log.Error("keep networks", "error", err)
 		}
 		a.keepPublished()
-		a.followResolvers()
+		a.deliver.FollowResolvers(a.ctx)
 	})
 }
 

@@ -86,7 +86,7 @@ func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	if err != nil {
 		return p, err
 	}
-	if err := a.deliver(ctx, tenant); err != nil {
+	if err := a.deliver.Tenant(ctx, tenant); err != nil {
 		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
 	}
 	if p, err = a.Pool(ctx, tenant, pool); err != nil || slices.Equal(was.Spec.Publish, p.Spec.Publish) {

@@ -183,7 +183,7 @@ func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) e
 		return err
 	}
 	if i.State == mvm.StateRunning {
-		a.pending.Set(i.ID, true) // a change may have been stored and not delivered
+		a.deliver.Owe(i.ID) // a change may have been stored and not delivered
 		if !i.Ready && i.Problem == "" {
 			return a.redo(i, mvm.OpStart) // which waits until its services are ready
 		}
@@ -193,7 +193,7 @@ func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) e
 
 // conform queues what makes an instance that has a VMM as its record says.
 func (a *Agent) conform(i mvm.Instance) error {
-	a.pending.Set(i.ID, true) // a change may have been stored and not delivered
+	a.deliver.Owe(i.ID) // a change may have been stored and not delivered
 	if i.Op == nil {
 		i.Op = &mvm.Op{Kind: mvm.OpResume, By: byAgent(), Why: "its VMM was not as its record says", Started: time.Now()}
 		if err := a.store.Update(func(tx *store.Tx) error { return tx.PutInstance(i) }); err != nil {

@@ -151,7 +151,7 @@ func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) 
 	}
 	alive, paused, err = o.a.readopt(ctx, o.inst)
 	if alive && o.inst.State == mvm.StateRunning {
-		o.a.pending.Set(o.inst.ID, true) // a change may have been stored and not delivered
+		o.a.deliver.Owe(o.inst.ID) // a change may have been stored and not delivered
 	}
 	return alive, paused, err
 }

@@ -128,9 +128,9 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 		o.a.unreconciled.Set(id, true)
 		o.a.goTracked(func() { o.a.checkPeers(id) })
 	}
-	cfg, err := o.a.guestConfig(o.inst, "update")
+	cfg, err := o.a.deliver.Config(o.inst, "update")
 	if err == nil && !bytes.Equal(cfg.Digest, o.digest) {
-		err = o.a.pushConfig(ctx, o.inst)
+		err = o.a.deliver.Push(ctx, o.inst)
 	}
 	if err != nil {
 		o.log.Warn("deliver what changed during the gate", "error", err)

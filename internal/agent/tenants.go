@@ -288,7 +288,7 @@ func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(ma
 	if err != nil {
 		return 0, err
 	}
-	return gen, a.deliver(ctx, tenant)
+	return gen, a.deliver.Tenant(ctx, tenant)
 }
 
 // secretsOf opens a tenant's secrets.
@@ -304,8 +304,15 @@ func (a *Agent) secretsOf(tenant string) (vals map[string][]byte, err error) {
 	return vals, err
 }
 
-// hostAddr is the tenant's gateway address on the host.
-func hostAddr(t mvm.Tenant) netip.Addr {
-	gw, _ := mvm.SubnetAddr(t.Subnet, mvm.GatewayOffset)
-	return gw
+// openSecrets opens the sealed secrets of a tenant.
+func (a *Agent) openSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {
+	if len(sealed) == 0 {
+		return nil, nil
+	}
+	vals, err := a.opt.Sealer.Open(t.ID, t.SecretsGeneration, sealed)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s: %w", t.ID, err).
+			WithFix("check that the key file is the one that this data dir was made with")
+	}
+	return vals, nil
 }

@@ -1,6 +1,7 @@
-package agent
+package deliver
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"sync"
@@ -30,19 +31,19 @@ func (r *resolvers) replace(next []netip.Addr) bool {
 	return true
 }
 
-// readResolvers takes what the host has now. changed: guests that run have others.
-func (a *Agent) readResolvers() (changed bool) {
-	return a.opt.Resolvers != nil && a.dns.replace(a.opt.Resolvers())
+// ReadResolvers takes what the host has now. changed: guests that run have others.
+func (d *Deliverer) ReadResolvers() (changed bool) {
+	return d.opt.Resolvers != nil && d.dns.replace(d.opt.Resolvers())
 }
 
-// followResolvers has the running guests told when the host's resolvers have changed.
+// FollowResolvers has the running guests told when the host's resolvers have changed.
 // Sleepers learn it when they wake.
-func (a *Agent) followResolvers() {
-	if !a.readResolvers() {
+func (d *Deliverer) FollowResolvers(ctx context.Context) {
+	if !d.ReadResolvers() {
 		return
 	}
-	a.log.Info("guests get other resolvers", "resolvers", a.dns.now())
-	if err := a.deliverLater(a.ctx, ""); err != nil && a.ctx.Err() == nil {
-		a.log.Error("tell guests of other resolvers", "error", err)
+	d.opt.Log.Info("guests get other resolvers", "resolvers", d.dns.now())
+	if err := d.Later(""); err != nil && ctx.Err() == nil {
+		d.opt.Log.Error("tell guests of other resolvers", "error", err)
 	}
 }
