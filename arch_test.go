@@ -42,11 +42,12 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
-	"internal/agent": {"internal/api internal/deliver internal/delta internal/desired internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/journal internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/journal internal/network internal/plan internal/policy" +
 		" internal/publish internal/repair internal/secrets internal/store internal/sys internal/undo internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
-		"internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
+		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
 	"internal/journal":  {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
+	"internal/declare":  {"internal/desired internal/display internal/plan internal/store internal/wait", "what people declare goes on record, planned; tenants, pools and reconcile are behind interfaces", ""},
 	"internal/deliver":  {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
 	"internal/idle":     {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
 	"internal/guestlog": {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
@@ -286,8 +287,6 @@ var byPath = map[string]string{
 // mayByPath are the exceptions, by file and function, each with its reason.
 var mayByPath = map[string]string{
 	"internal/agent/folders.go sys.MkdirAll":      "makes the parents of the folders, in folders of the agent",
-	"internal/agent/desired_file.go os.Stat":      "the operator's file, of which the path is in the config",
-	"internal/agent/desired_file.go os.OpenFile":  "the operator's file, of which the path is in the config",
 	"internal/agent/hostmemory.go os.ReadFile":    "/proc",
 	"internal/agent/node.go os.ReadDir":           "/proc",
 	"internal/agent/node.go os.Open":              "/proc",

@@ -27,6 +27,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/declare"
 	"mvm/internal/deliver"
 	"mvm/internal/driver"
 	"mvm/internal/idle"
@@ -96,7 +97,7 @@ type Options struct {
 	// taken up when it changes.
 	DesiredFile string
 	// Trust says which desired states the host believes.
-	Trust StateTrust
+	Trust declare.Trust
 	// Parallel bounds how many instances reconcile operates on at once, half of them
 	// of one tenant; default 8.
 	Parallel int
@@ -146,8 +147,9 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin       wait.Locks  // one change of a tenant and its pools at a time
-	applying    wait.Locks  // one Apply of a tenant at a time
+	admin       wait.Locks // one change of a tenant and its pools at a time
+	applying    wait.Locks // one Apply of a tenant at a time
+	declare     *declare.Declarer
 	publishing  wait.Locks  // one applyPublish at a time
 	unpublished atomic.Bool // the last one failed
 	net         netState
@@ -168,7 +170,6 @@ type Agent struct {
 	// unreconciled are gateways that may have missed that an instance is gone.
 	unreconciled wait.Pending
 	reconciler   *reconciler
-	states       wait.Locks // one desired state at a time
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -206,6 +207,8 @@ func New(opt Options) *Agent {
 	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = newReconciler(a)
+	a.declare = declare.New(declare.Options{Records: records{a}, Reconcile: passes{a.reconciler}, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
+		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
 	return a
 }
 
@@ -220,7 +223,7 @@ var errClosing = mvm.Away("the agent is shutting down")
 // that were cut off, leftovers that nobody owns. When it returns the agent serves.
 func (a *Agent) Open(ctx context.Context) error {
 	a.started = time.Now()
-	if err := a.checkKept(); err != nil {
+	if err := a.declare.CheckKept(); err != nil {
 		return err
 	}
 	if _, err := a.driverInfo(ctx); err != nil {

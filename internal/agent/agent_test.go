@@ -18,6 +18,7 @@ import (
 
 	"mvm"
 	"mvm/internal/agent"
+	"mvm/internal/declare"
 	"mvm/internal/driver"
 	"mvm/internal/driver/fake"
 	"mvm/internal/image"
@@ -48,7 +49,7 @@ type host struct {
 	listen func(*sys.Folder, string) (net.Listener, error)
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	trust  agent.StateTrust
+	trust  declare.Trust
 	nodeID string
 	dns    func() []netip.Addr
 	file   string // the desired state that the host follows

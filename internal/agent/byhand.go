@@ -2,11 +2,9 @@ package agent
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"mvm"
-	"mvm/internal/plan"
 	"mvm/internal/store"
 )
 
@@ -39,16 +37,7 @@ func (a *Agent) takeOver(ctx context.Context, below mvm.Address) error {
 	return err
 }
 
-// takeOverAll is takeOver for tenants.
-func (a *Agent) takeOverAll(ctx context.Context, tenants []string) error {
-	for _, t := range tenants {
-		if err := a.takeOver(ctx, mvm.Address{Tenant: t}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// endOverrides ends those of all instances below the address, and records that.
 func (a *Agent) endOverrides(tx *store.Tx, ctx context.Context, below mvm.Address) (taken bool, err error) {
 	all, err := tx.Instances(below.Tenant, below.Pool)
 	for _, i := range all {
@@ -65,29 +54,4 @@ func (a *Agent) endOverrides(tx *store.Tx, ctx context.Context, below mvm.Addres
 		}
 	}
 	return taken, err
-}
-
-// aloneError says which instances are left alone, and what that keeps back; nil where
-// there are none.
-func aloneError(alone []plan.Alone) error {
-	if len(alone) == 0 {
-		return nil
-	}
-	texts := make([]string, len(alone))
-	for n, i := range alone {
-		texts[n] = i.String()
-	}
-	return mvm.Errorf(mvm.KindLeftAlone, "not all that is asked for is done: %s", strings.Join(texts, "; ")).
-		WithFix("wait until then, or take over with --force")
-}
-
-// tellAlone ends a dry run: where it has no steps, what is left alone is its error.
-func tellAlone(steps []plan.Step, alone []plan.Alone, progress func(mvm.Progress)) error {
-	if len(steps) == 0 {
-		return aloneError(alone)
-	}
-	for _, i := range alone {
-		progress(mvm.Progress{Target: i.Target.Tenant, Text: i.String()})
-	}
-	return nil
 }

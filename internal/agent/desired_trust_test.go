@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/agent"
 	"mvm/internal/api"
+	"mvm/internal/declare"
 	states "mvm/internal/desired"
 )
 
@@ -47,7 +47,7 @@ func stateKey(seed byte) ed25519.PrivateKey {
 func trusting(t *testing.T) *host {
 	h := newHost(t)
 	h.nodeID = "node-1"
-	h.trust = agent.StateTrust{Keys: func() (states.Verifier, error) {
+	h.trust = declare.Trust{Keys: func() (states.Verifier, error) {
 		return states.Verifier{Keys: []ed25519.PublicKey{stateKey(1).Public().(ed25519.PublicKey)}}, nil
 	}}
 	return h

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -157,7 +156,7 @@ func serviceError(what string, i mvm.Instance, s mvm.ServiceHealth, lines []stri
 	if s.State == "failed" {
 		fix = "see `mvm logs %s --service %s`, and mend the image or the pool's environment; its guest does not start it again"
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "%s: service %s is %s%s", what, s.Name, s.Text(), quoteLog(lines)).WithFix(fix, i.ID, s.Name)
+	return mvm.Errorf(mvm.KindUnavailable, "%s: service %s is %s%s", what, s.Name, s.Text(), display.QuoteLog(lines)).WithFix(fix, i.ID, s.Name)
 }
 
 var errEnough = errors.New("enough lines were read")
@@ -188,39 +187,6 @@ func (a *Agent) lastLines(ctx context.Context, id, service string) (lines []stri
 	})
 	return lines
 }
-
-// logMark begins the lines of a log within an error.
-const logMark = "\n| "
-
-// quoteLog adds lines of a log to an error's text.
-func quoteLog(lines []string) string {
-	if len(lines) == 0 {
-		return ""
-	}
-	clean := make([]string, len(lines))
-	for n, l := range lines {
-		clean[n] = strings.ReplaceAll(l, "\n", " ")
-	}
-	return "; its last lines:" + logMark + strings.Join(clean, logMark)
-}
-
-// withoutLog is an error's text without the lines of a log: for records and other logs.
-func withoutLog(text string) string {
-	var kept []string
-	for _, l := range strings.Split(text, "\n") {
-		if !strings.HasPrefix(l, logMark[1:]) {
-			kept = append(kept, strings.TrimSuffix(l, "; its last lines:"))
-			continue
-		}
-		if at := strings.LastIndex(l, " (see `mvm logs "); at >= 0 { // the fix is behind the last
-			kept[len(kept)-1] += l[at:]
-		}
-	}
-	return strings.Join(kept, "\n")
-}
-
-// recordable is what is kept of an error on a record.
-func recordable(err error) string { return display.Clip(withoutLog(err.Error())) }
 
 // askHealth asks a guest of which nothing is known how its services are: after a restart
 // of the agent.

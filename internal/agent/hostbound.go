@@ -362,5 +362,5 @@ func forGuest(err error) string {
 	if errors.As(err, &hostError{}) {
 		return "the host can't wake it now; its log says why"
 	}
-	return recordable(err)
+	return display.Recordable(err)
 }

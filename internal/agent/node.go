@@ -75,7 +75,7 @@ func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
 	if err != nil {
 		return mvm.NodeInfo{}, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
-	held, err := a.heldState()
+	held, err := a.declare.Held()
 	if err != nil {
 		return mvm.NodeInfo{}, err
 	}

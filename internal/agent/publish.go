@@ -136,7 +136,7 @@ func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 		}
 		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
 		if err != nil { // it is logged, and lines of a guest's log are not
-			return nil, mvm.Errorf(mvm.KindOf(err), "%s", withoutLog(err.Error()))
+			return nil, mvm.Errorf(mvm.KindOf(err), "%s", display.WithoutLog(err.Error()))
 		}
 		done := a.inUse(&a.published, got[0].InstanceID)
 		c, err := a.dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))

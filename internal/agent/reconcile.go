@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/declare"
 	"mvm/internal/store"
 	"mvm/internal/wait"
 )
@@ -78,16 +79,15 @@ func (r *reconciler) pokeAt(tenant string, at time.Time) {
 // resync puts every tenant into the queue, now and at the interval: a pass then finds
 // what nobody told of.
 func (r *reconciler) resync() {
-	file, told := &desiredFile{path: r.a.opt.DesiredFile}, map[string]string{}
-	r.follow(file)
+	r.a.declare.Follow(r.a.ctx)
 	for {
-		r.hold(told)
+		r.a.declare.Hold(r.a.ctx)
 		r.pokeAll()
 		for next := time.Now().Add(r.every); time.Now().Before(next); {
-			if wait.For(r.a.ctx, nil, min(fileEvery, time.Until(next))) == wait.Canceled {
+			if wait.For(r.a.ctx, nil, min(declare.FileEvery, time.Until(next))) == wait.Canceled {
 				return
 			}
-			r.follow(file)
+			r.a.declare.Follow(r.a.ctx)
 		}
 	}
 }

@@ -272,8 +272,8 @@ func (r *reconciler) report(t *task, err error, fails int, wait time.Duration) {
 		level = slog.LevelInfo
 	}
 	r.a.log.Log(r.a.ctx, level, "reconcile failed", "target", t.at.String(), "action", t.shown[0].Action,
-		"failures", fails, "again_in", wait.Round(time.Second).String(), "error", withoutLog(err.Error()))
-	problem := display.Clip(t.shown[0].Action + ": " + withoutLog(err.Error()))
+		"failures", fails, "again_in", wait.Round(time.Second).String(), "error", display.WithoutLog(err.Error()))
+	problem := display.Clip(t.shown[0].Action + ": " + display.WithoutLog(err.Error()))
 	e := r.a.store.Update(func(tx *store.Tx) error {
 		if t.at.Instance == "" {
 			return setPoolProblem(tx, t.at, problem)

@@ -246,7 +246,7 @@ func (r *reconciler) unfinished(ctx context.Context, w *waiter) error {
 func (w *waiter) leftAlone() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return aloneError(w.alone)
+	return plan.LeftAlone(w.alone)
 }
 
 // maxQuoted is of how many instances an error has lines of the log: each costs a question.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/store"
 )
 
@@ -47,8 +48,8 @@ func (o *operation) report(err error) {
 	if mvm.IsKind(err, mvm.KindQuota) || o.byPolicy() { // the audit log has it, and guests can cause many
 		level = slog.LevelDebug
 	}
-	o.log.Log(o.job.ctx, level, "operation failed", "op", t.Op, "by", t.By, "error", withoutLog(err.Error()))
-	t.Error = recordable(err)
+	o.log.Log(o.job.ctx, level, "operation failed", "op", t.Op, "by", t.By, "error", display.WithoutLog(err.Error()))
+	t.Error = display.Recordable(err)
 	if e := o.a.keepFailure(o.inst.ID, *t); e != nil && !mvm.IsKind(e, mvm.KindNotFound) && !errors.Is(e, errClosing) {
 		o.log.Warn("record a failed operation", "op", t.Op, "error", e)
 	}

@@ -55,10 +55,10 @@ func variants() []variant {
 			"i.ManualOverrideUntil.After(o.Now) ||", "", 0},
 		{"a user's instance that crashed stays down", "internal/plan/fill.go",
 			"if i.pool != spec.ID || !i.crashed {", "if true {", 0},
-		{"a state that is to be kept is not", "internal/agent/desired.go",
+		{"a state that is to be kept is not", "internal/declare/state.go",
 			"if err := tx.PutMeta(metaKept, string(raw)); err != nil {", "if _ = raw; false {", 0},
 		{"a host is held to its state once only", "internal/agent/reconcile.go",
-			"r.hold(told)", "_ = told", 0},
+			"r.a.declare.Hold(r.a.ctx)", "", 0},
 		{"pruning does not mind what is protected", "internal/plan/prune.go",
 			"if p.Spec.Pinned || p.Spec.Critical {", "if false {", 0},
 	}

@@ -1,6 +1,7 @@
-package agent
+package declare
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -13,8 +14,8 @@ import (
 	"mvm/internal/store"
 )
 
-// fileEvery is how often the file with the desired state is looked at.
-const fileEvery = 2 * time.Second
+// FileEvery is how often the file with the desired state is looked at.
+const FileEvery = 2 * time.Second
 
 // metaFile is where the digest of the file that was accepted last is kept, so that after
 // a restart the same file is not put over a state that was pushed since.
@@ -30,11 +31,12 @@ type desiredFile struct {
 	retry time.Time
 }
 
-// follow holds the host to the file's state once it has changed. A file that can't be
+// Follow holds the host to the file's state once it has changed. A file that can't be
 // read, or is refused, changes nothing: the state before it stays in force. What is
 // wrong with the file itself stays wrong until it changes; for all else it is tried
-// again.
-func (r *reconciler) follow(f *desiredFile) {
+// again. One goroutine at a time calls it.
+func (c *Declarer) Follow(ctx context.Context) {
+	f := &c.file
 	if f.path == "" {
 		return
 	}
@@ -45,46 +47,46 @@ func (r *reconciler) follow(f *desiredFile) {
 	if mark == f.seen || f.retry.After(time.Now()) {
 		return
 	}
-	err := r.takeUp(f)
+	err := c.takeUp(ctx, f)
 	if err == nil || mvm.IsKind(err, mvm.KindInvalid) {
 		f.seen = mark
 	} else {
 		f.fails++
-		f.retry = time.Now().Add(r.backoff(f.fails))
+		f.retry = time.Now().Add(c.opt.Reconcile.Backoff(f.fails))
 	}
 	if err == nil {
 		f.told = ""
 		return
 	}
-	if text := err.Error(); text != f.told && r.a.ctx.Err() == nil {
+	if text := err.Error(); text != f.told && ctx.Err() == nil {
 		f.told = text
-		r.a.log.Error("desired state of the file is not in force", "file", f.path, "error", err)
+		c.opt.Log.Error("desired state of the file is not in force", "file", f.path, "error", err)
 	}
 }
 
-func (r *reconciler) takeUp(f *desiredFile) error {
+func (c *Declarer) takeUp(ctx context.Context, f *desiredFile) error {
 	state, err := readDesired(f.path)
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(state)
 	digest, last := hex.EncodeToString(sum[:]), ""
-	err = r.a.store.View(func(tx *store.Tx) (err error) {
+	err = c.opt.Store.View(func(tx *store.Tx) (err error) {
 		last, _, err = tx.Meta(metaFile)
 		return err
 	})
 	if err != nil || last == digest {
 		return err
 	}
-	doc, accept, err := r.a.readState(state)
+	doc, accept, err := c.readState(state)
 	if err != nil {
 		return err
 	}
 	acc := acceptance{signed: accept, also: func(tx *store.Tx) error { return tx.PutMeta(metaFile, digest) }}
-	if _, _, err := r.a.applyState(asReconcile(r.a.ctx), doc, mvm.ReconcileRequest{Keep: true}, acc, oneAtATime(nil)); err != nil {
+	if _, _, err := c.applyState(mvm.WithAsker(ctx, mvm.Asker{Kind: mvm.AskerReconcile}), doc, mvm.ReconcileRequest{Keep: true}, acc, oneAtATime(nil)); err != nil {
 		return err
 	}
-	r.a.log.Info("desired state of the file is in force", "file", f.path)
+	c.opt.Log.Info("desired state of the file is in force", "file", f.path)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package agent
+package declare
 
 import (
 	"encoding/json"
@@ -9,9 +9,9 @@ import (
 	"mvm/internal/store"
 )
 
-// StateTrust says which desired states the host believes. The zero value knows no key
+// Trust says which desired states the host believes. The zero value knows no key
 // and takes what is not signed.
-type StateTrust struct {
+type Trust struct {
 	// Keys returns the keys that are trusted now; nil: none. It is asked for each signed
 	// state, so that a key is withdrawn at once.
 	Keys func() (desired.Verifier, error)
@@ -25,9 +25,9 @@ func metaAccepted(node string) string { return "desired_accepted/" + node }
 
 // signedState checks a signed state in full. accept checks it once more where another
 // was accepted meanwhile, and remembers it.
-func (a *Agent) signedState(node string, state []byte) (desired.Document, func(*store.Tx) error, error) {
+func (c *Declarer) signedState(node string, state []byte) (desired.Document, func(*store.Tx) error, error) {
 	var last string
-	err := a.store.View(func(tx *store.Tx) (err error) {
+	err := c.opt.Store.View(func(tx *store.Tx) (err error) {
 		last, _, err = tx.Meta(metaAccepted(node))
 		return err
 	})
@@ -35,8 +35,8 @@ func (a *Agent) signedState(node string, state []byte) (desired.Document, func(*
 		return desired.Document{}, nil, err
 	}
 	var keys desired.Verifier
-	if a.opt.Trust.Keys != nil {
-		if keys, err = a.opt.Trust.Keys(); err != nil {
+	if c.opt.Trust.Keys != nil {
+		if keys, err = c.opt.Trust.Keys(); err != nil {
 			return desired.Document{}, nil, err
 		}
 	}
@@ -71,13 +71,13 @@ func verifyAfter(keys desired.Verifier, state []byte, node, last string) (desire
 	return keys.Verify(state, node, before, time.Now())
 }
 
-// checkKept refuses to go on holding the host to a state that is not signed, where
+// CheckKept refuses to go on holding the host to a state that is not signed, where
 // only signed ones are taken.
-func (a *Agent) checkKept() error {
-	if !a.opt.Trust.SignedOnly {
+func (c *Declarer) CheckKept() error {
+	if !c.opt.Trust.SignedOnly {
 		return nil
 	}
-	k, err := a.keptState()
+	k, err := c.keptState()
 	if err != nil || k == nil || k.Signed {
 		return err
 	}

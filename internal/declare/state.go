@@ -1,4 +1,4 @@
-package agent
+package declare
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/desired"
+	"mvm/internal/display"
 	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/wait"
@@ -33,46 +34,47 @@ type kept struct {
 	At     time.Time `json:"at"`
 }
 
-// Reconcile implements api.Service.
-func (a *Agent) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+// Reconcile makes the host what a desired state says, or what is on record already, or ends
+// that it is held to a state.
+func (c *Declarer) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	if err := req.Validate(); err != nil {
 		return nil, err
 	}
 	progress = oneAtATime(progress)
 	switch {
 	case req.Forget:
-		return nil, a.forget(ctx)
+		return nil, c.forget(ctx)
 	case len(req.State) == 0:
-		return a.reconcileRecord(ctx, req, progress)
+		return c.reconcileRecord(ctx, req, progress)
 	}
-	doc, accept, err := a.readState(req.State)
+	doc, accept, err := c.readState(req.State)
 	if err != nil {
 		return nil, err
 	}
-	h, done, err := a.applyState(ctx, doc, req, acceptance{signed: accept}, progress)
+	h, done, err := c.applyState(ctx, doc, req, acceptance{signed: accept}, progress)
 	if err != nil || req.Dry {
 		return done, err
 	}
 	if req.NoWait {
-		return done, aloneError(h.unpruned())
+		return done, plan.LeftAlone(h.unpruned())
 	}
-	a.deliver.Owed(ctx, h.names())
-	more, err := a.settleAll(ctx, h.names(), progress)
-	if alone := aloneError(h.unpruned()); alone != nil {
+	c.opt.Deliver.Owed(ctx, h.names())
+	more, err := c.settleAll(ctx, h.names(), progress)
+	if alone := plan.LeftAlone(h.unpruned()); alone != nil {
 		err = errors.Join(err, alone)
 	}
 	return append(done, more...), err
 }
 
 // applyState puts the state on record, or says what that would do.
-func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept acceptance, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
-	defer a.states.Lock("state")()
-	h, err := a.planHost(ctx, doc, req.Force)
+func (c *Declarer) applyState(ctx context.Context, doc desired.Document, req mvm.ReconcileRequest, accept acceptance, progress func(mvm.Progress)) (hostPlan, []mvm.PlanStep, error) {
+	defer c.states.Lock("state")()
+	h, err := c.planHost(ctx, doc, req.Force)
 	if err == nil {
 		err = h.refused()
 	}
 	if err == nil && !req.Keep {
-		err = a.checkHeld(doc, req.Dry, &h)
+		err = c.checkHeld(doc, req.Dry, &h)
 	}
 	if err != nil {
 		return h, nil, err
@@ -81,17 +83,17 @@ func (a *Agent) applyState(ctx context.Context, doc desired.Document, req mvm.Re
 	if req.Dry {
 		return h, h.display(), h.tellAlone(progress)
 	}
-	if err := a.keepState(ctx, doc, req.Keep, accept); err != nil {
+	if err := c.keepState(ctx, doc, req.Keep, accept); err != nil {
 		return h, nil, err
 	}
-	done, faults := a.applyHost(ctx, h, progress)
+	done, faults := c.applyHost(ctx, h, progress)
 	return h, done, joined(faults)
 }
 
 // checkHeld refuses to apply a state once to a host that is held to another, which
 // would undo it. A dry run tells of that only.
-func (a *Agent) checkHeld(doc desired.Document, dry bool, h *hostPlan) error {
-	k, err := a.keptState()
+func (c *Declarer) checkHeld(doc desired.Document, dry bool, h *hostPlan) error {
+	k, err := c.keptState()
 	if err != nil || k == nil {
 		return err
 	}
@@ -126,13 +128,13 @@ func oneAtATime(progress func(mvm.Progress)) func(mvm.Progress) {
 
 // readState reads a desired state, signed or not. accept, where not nil, has it
 // remembered that the state was accepted, within the transaction that it gets.
-func (a *Agent) readState(state []byte) (doc desired.Document, accept func(*store.Tx) error, err error) {
-	node, err := a.nodeID()
+func (c *Declarer) readState(state []byte) (doc desired.Document, accept func(*store.Tx) error, err error) {
+	node, err := c.opt.NodeID()
 	if err != nil {
 		return doc, nil, err
 	}
-	if a.opt.Trust.SignedOnly || desired.IsSigned(state) {
-		return a.signedState(node, state)
+	if c.opt.Trust.SignedOnly || desired.IsSigned(state) {
+		return c.signedState(node, state)
 	}
 	if doc, err = desired.Decode(state); err == nil && doc.NodeID != node {
 		err = mvm.Errorf(mvm.KindPolicy, "desired state is for node %q, and this is %q", doc.NodeID, node).
@@ -148,7 +150,7 @@ type acceptance struct {
 }
 
 // keepState remembers what was accepted, before anything is changed.
-func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, accept acceptance) error {
+func (c *Declarer) keepState(ctx context.Context, doc desired.Document, keep bool, accept acceptance) error {
 	if !keep && accept.signed == nil {
 		return nil
 	}
@@ -156,7 +158,7 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "keep desired state: %w", err)
 	}
-	return a.store.Update(func(tx *store.Tx) error {
+	return c.opt.Store.Update(func(tx *store.Tx) error {
 		for _, remember := range []func(*store.Tx) error{accept.signed, accept.also} {
 			if remember == nil {
 				continue
@@ -171,14 +173,14 @@ func (a *Agent) keepState(ctx context.Context, doc desired.Document, keep bool, 
 		if err := tx.PutMeta(metaKept, string(raw)); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.StateKept, Detail: stateDigest(doc)})
+		return c.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.StateKept, Detail: stateDigest(doc)})
 	})
 }
 
 // keptState is the state that the host is held to, nil when there is none.
-func (a *Agent) keptState() (*kept, error) {
+func (c *Declarer) keptState() (*kept, error) {
 	var raw string
-	err := a.store.View(func(tx *store.Tx) (err error) {
+	err := c.opt.Store.View(func(tx *store.Tx) (err error) {
 		raw, _, err = tx.Meta(metaKept)
 		return err
 	})
@@ -193,9 +195,9 @@ func (a *Agent) keptState() (*kept, error) {
 	return &k, nil
 }
 
-// heldState tells of the state that is kept, nil when there is none.
-func (a *Agent) heldState() (*mvm.HeldState, error) {
-	k, err := a.keptState()
+// Held tells of the state that is kept, nil when there is none.
+func (c *Declarer) Held() (*mvm.HeldState, error) {
+	k, err := c.keptState()
 	if err != nil || k == nil {
 		return nil, err
 	}
@@ -214,10 +216,10 @@ func stateDigest(doc desired.Document) string {
 }
 
 // reconcileRecord makes the host, or one tenant, what is on record.
-func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (c *Declarer) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	names := []string{req.Tenant}
 	if req.Tenant == "" {
-		tenants, err := a.Tenants(ctx)
+		tenants, err := c.opt.Records.Tenants(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -225,28 +227,28 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 		for _, t := range tenants {
 			names = append(names, t.ID)
 		}
-	} else if _, _, err := a.Tenant(ctx, req.Tenant); err != nil {
+	} else if _, _, err := c.opt.Records.Tenant(ctx, req.Tenant); err != nil {
 		return nil, err
 	}
 	if !req.Dry {
 		if req.Force {
-			if err := a.takeOverAll(ctx, names); err != nil {
+			if err := c.takeOver(ctx, names); err != nil {
 				return nil, err
 			}
 		}
 		if req.NoWait {
 			for _, n := range names {
-				a.reconciler.changed(n, "")
+				c.opt.Reconcile.Changed(n, "")
 			}
 			return nil, nil
 		}
-		return a.settleAll(ctx, names, progress)
+		return c.settleAll(ctx, names, progress)
 	}
 	var out []mvm.PlanStep
 	var steps []plan.Step
 	var alone []plan.Alone
 	for _, n := range names {
-		o, _, err := a.reconciler.observe(n)
+		o, err := c.opt.Reconcile.Observe(n)
 		if err != nil {
 			return nil, err
 		}
@@ -257,18 +259,39 @@ func (a *Agent) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest, p
 		steps, alone = append(steps, p.Steps...), append(alone, p.Alone...)
 		out = append(out, p.Display()...)
 		tellNotes(p, n, progress)
-		if err := a.tellProblems(ctx, n, progress); err != nil {
+		if err := c.tellProblems(ctx, n, progress); err != nil {
 			return nil, err
 		}
 	}
 	return out, tellAlone(steps, alone, progress)
 }
 
+// takeOver ends the overrides of all instances of the tenants.
+func (c *Declarer) takeOver(ctx context.Context, tenants []string) error {
+	for _, t := range tenants {
+		if err := c.opt.Records.TakeOver(ctx, mvm.Address{Tenant: t}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tellAlone ends a dry run: where it has no steps, what is left alone is its error.
+func tellAlone(steps []plan.Step, alone []plan.Alone, progress func(mvm.Progress)) error {
+	if len(steps) == 0 {
+		return plan.LeftAlone(alone)
+	}
+	for _, i := range alone {
+		progress(mvm.Progress{Target: i.Target.Tenant, Text: i.String()})
+	}
+	return nil
+}
+
 // tellProblems tells what is wrong with the tenant now, which no step of a plan mends.
-func (a *Agent) tellProblems(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
-	problems, err := a.problems(ctx, tenant, false)
+func (c *Declarer) tellProblems(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
+	problems, err := c.opt.Reconcile.Problems(ctx, tenant)
 	for _, p := range problems {
-		progress(mvm.Progress{Target: tenant, Text: withoutLog(p.Error())})
+		progress(mvm.Progress{Target: tenant, Text: display.WithoutLog(p.Error())})
 	}
 	return err
 }
@@ -280,13 +303,13 @@ func tellNotes(p plan.Plan, tenant string, progress func(mvm.Progress)) {
 }
 
 // settleAll waits until every one of the tenants is as its records say.
-func (a *Agent) settleAll(ctx context.Context, tenants []string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (c *Declarer) settleAll(ctx context.Context, tenants []string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	steps, errs := make([][]mvm.PlanStep, len(tenants)), make([]error, len(tenants))
 	order := make([]int, len(tenants))
 	for n := range order {
 		order[n] = n
 	}
-	wait.Each(order, settlers, func(n int) { steps[n], errs[n] = a.reconciler.settle(ctx, tenants[n], progress) })
+	wait.Each(order, settlers, func(n int) { steps[n], errs[n] = c.opt.Reconcile.Settle(ctx, tenants[n], progress) })
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 1 {
 		return slices.Concat(steps...), errs[0]
@@ -294,16 +317,16 @@ func (a *Agent) settleAll(ctx context.Context, tenants []string, progress func(m
 	return slices.Concat(steps...), errors.Join(errs...)
 }
 
-// Desired implements api.Service.
-func (a *Agent) Desired(context.Context) (json.RawMessage, error) {
-	node, err := a.nodeID()
+// Desired returns the desired state that would recreate this host.
+func (c *Declarer) Desired() (json.RawMessage, error) {
+	node, err := c.opt.NodeID()
 	if err != nil {
 		return nil, err
 	}
 	var tenants []mvm.Tenant
 	var pools []mvm.Pool
 	sealed := map[string][]byte{}
-	err = a.store.View(func(tx *store.Tx) (err error) {
+	err = c.opt.Store.View(func(tx *store.Tx) (err error) {
 		if tenants, err = tx.Tenants(); err != nil {
 			return err
 		}
@@ -318,18 +341,9 @@ func (a *Agent) Desired(context.Context) (json.RawMessage, error) {
 	}
 	hashes := map[string]string{}
 	for _, t := range tenants {
-		if hashes[t.ID], err = a.secretsHash(t, sealed[t.ID]); err != nil {
+		if hashes[t.ID], err = c.opt.Records.SecretsHash(t, sealed[t.ID]); err != nil {
 			return nil, err
 		}
 	}
 	return desired.FromState(node, tenants, pools, func(id string) string { return hashes[id] }).Encode()
-}
-
-// secretsHash names the tenant's secrets by a keyed hash; empty: it has none.
-func (a *Agent) secretsHash(t mvm.Tenant, sealed []byte) (string, error) {
-	vals, err := a.openSecrets(t, sealed)
-	if err != nil || len(vals) == 0 {
-		return "", err
-	}
-	return a.opt.Sealer.Hash(t.ID, vals)
 }

@@ -1,4 +1,4 @@
-package agent
+package declare
 
 import (
 	"context"
@@ -13,11 +13,11 @@ import (
 	"mvm/internal/store"
 )
 
-// Apply implements api.Service. It makes the tenant's record and its pools say what
+// Apply makes the tenant's record and its pools say what
 // the deployment says, and then, but for NoWait, waits while reconcile makes it so. When ctx ends
 // between two changes the next run takes up what is left; once all is on record the
 // agent goes on by itself.
-func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (c *Declarer) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	if err := errors.Join(d.Validate(), checkManifest(opts.Manifest)); err != nil {
 		return nil, err
 	}
@@ -25,25 +25,25 @@ func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 		progress = func(mvm.Progress) {}
 	}
 	if opts.Dry {
-		p, err := a.planFor(d, plan.Options{Force: opts.Force}, opts.Check)
+		p, err := c.planFor(d, plan.Options{Force: opts.Force}, opts.Check)
 		if err != nil {
 			return nil, err
 		}
 		tellNotes(p, d.Tenant.ID, progress)
-		if err := a.tellProblems(ctx, d.Tenant.ID, progress); err != nil {
+		if err := c.tellProblems(ctx, d.Tenant.ID, progress); err != nil {
 			return nil, err
 		}
 		return p.Display(), tellAlone(p.Steps, p.Alone, progress)
 	}
-	done, err := a.applySpecs(ctx, d, applied{plan: plan.Options{Force: opts.Force}, check: opts.Check, from: from("manifest", opts.Manifest)}, progress)
+	done, err := c.applySpecs(ctx, d, applied{plan: plan.Options{Force: opts.Force}, check: opts.Check, from: from("manifest", opts.Manifest)}, progress)
 	if err != nil {
 		return done, err
 	}
-	a.deliver.Owed(ctx, []string{d.Tenant.ID})
+	c.opt.Deliver.Owed(ctx, []string{d.Tenant.ID})
 	if opts.NoWait {
 		return done, nil
 	}
-	more, err := a.reconciler.settle(ctx, d.Tenant.ID, progress)
+	more, err := c.opt.Reconcile.Settle(ctx, d.Tenant.ID, progress)
 	return append(done, more...), err
 }
 
@@ -73,7 +73,7 @@ func from(what, digest string) string {
 }
 
 // recordApply records what a deployment is about to change, in names alone.
-func (a *Agent) recordApply(ctx context.Context, tenant, from string, p plan.Plan) error {
+func (c *Declarer) recordApply(ctx context.Context, tenant, from string, p plan.Plan) error {
 	var parts []string
 	for _, s := range p.Steps {
 		if s.OfRecord() {
@@ -84,8 +84,8 @@ func (a *Agent) recordApply(ctx context.Context, tenant, from string, p plan.Pla
 	if len(parts) == 0 {
 		return nil
 	}
-	return a.store.Update(func(tx *store.Tx) error {
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: display.ClipTo(maxApplyDetail, strings.Join(parts, "; "))})
+	return c.opt.Store.Update(func(tx *store.Tx) error {
+		return c.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.DeploymentApplied, Tenant: tenant, Why: from, Detail: display.ClipTo(maxApplyDetail, strings.Join(parts, "; "))})
 	})
 }
 
@@ -93,17 +93,17 @@ func (a *Agent) recordApply(ctx context.Context, tenant, from string, p plan.Pla
 const maxApplyDetail = 2000
 
 // applySpecs puts on record what the deployment says of tenant, secrets and pools.
-func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	defer a.applying.Lock(d.Tenant.ID)()
-	p, err := a.planFor(d, how.plan, how.check)
+func (c *Declarer) applySpecs(ctx context.Context, d mvm.Deployment, how applied, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+	defer c.opt.Reconcile.Pause(d.Tenant.ID)()
+	p, err := c.planFor(d, how.plan, how.check)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.recordApply(ctx, d.Tenant.ID, how.from, p); err != nil {
+	if err := c.recordApply(ctx, d.Tenant.ID, how.from, p); err != nil {
 		return nil, err
 	}
 	if how.plan.Force {
-		if err := a.takeOver(ctx, mvm.Address{Tenant: d.Tenant.ID}); err != nil {
+		if err := c.opt.Records.TakeOver(ctx, mvm.Address{Tenant: d.Tenant.ID}); err != nil {
 			return nil, err
 		}
 	}
@@ -117,11 +117,11 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, p
 			return done, mvm.Errorf(mvm.KindCanceled, "apply %s: %w", d.Tenant.ID, context.Cause(ctx)).
 				WithFix("run it again: it takes up what is left")
 		}
-		if err := a.opt.Seam("apply."+string(s.Kind)+":before", d.Tenant.ID); err != nil {
+		if err := c.opt.Seam("apply."+string(s.Kind)+":before", d.Tenant.ID); err != nil {
 			return done, err
 		}
 		progress(mvm.Progress{Target: shown.Target, Text: shown.Action + ": " + shown.Reason})
-		if err := a.applyStep(ctx, s, progress); err != nil {
+		if err := c.applyStep(ctx, s, progress); err != nil {
 			return done, mvm.Errorf(mvm.KindOf(err), "apply %s: %s %s: %w", d.Tenant.ID, shown.Action, shown.Target, err)
 		}
 		done = append(done, shown)
@@ -129,22 +129,12 @@ func (a *Agent) applySpecs(ctx context.Context, d mvm.Deployment, how applied, p
 	return done, nil
 }
 
-// updatePoolLater changes a pool, and has its guests told when nobody waits for it: one
-// that is mute holds up no other tenant's change.
-func (a *Agent) updatePoolLater(ctx context.Context, at mvm.Address, spec, was mvm.PoolSpec) error {
-	defer a.admin.Lock(at.Tenant)()
-	if _, err := a.updatePool(ctx, at.Tenant, at.Pool, mvm.PoolUpdate{Spec: &spec, If: &was}); err != nil {
-		return err
-	}
-	return a.deliver.Later(at.Tenant)
-}
-
 // applyCheck is mvm.ApplyOptions.Check; nil allows everything.
 type applyCheck = func(have *mvm.Tenant, pools []mvm.Pool) error
 
 // planFor looks at the tenant as it is and plans from there, if check allows that.
-func (a *Agent) planFor(d mvm.Deployment, opts plan.Options, check applyCheck) (plan.Plan, error) {
-	o, _, err := a.reconciler.observe(d.Tenant.ID)
+func (c *Declarer) planFor(d mvm.Deployment, opts plan.Options, check applyCheck) (plan.Plan, error) {
+	o, err := c.opt.Reconcile.Observe(d.Tenant.ID)
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -157,7 +147,7 @@ func (a *Agent) planFor(d mvm.Deployment, opts plan.Options, check applyCheck) (
 		return plan.Plan{}, err
 	}
 	if o.Tenant != nil {
-		if o.Secrets, err = a.secretsOf(o.Tenant.ID); err != nil {
+		if o.Secrets, err = c.opt.Records.Secrets(o.Tenant.ID); err != nil {
 			return plan.Plan{}, err
 		}
 	}
@@ -165,24 +155,24 @@ func (a *Agent) planFor(d mvm.Deployment, opts plan.Options, check applyCheck) (
 }
 
 // applyStep does one step of a plan that is of a record.
-func (a *Agent) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Progress)) (err error) {
+func (c *Declarer) applyStep(ctx context.Context, s plan.Step, progress func(mvm.Progress)) (err error) {
+	r := c.opt.Records
 	switch s.Kind {
 	case plan.CreateTenant:
-		_, err = a.CreateTenant(ctx, *s.Tenant)
+		_, err = r.CreateTenant(ctx, *s.Tenant)
 	case plan.UpdateTenant:
-		_, err = a.UpdateTenant(ctx, s.Target.Tenant, *s.Update)
+		_, err = r.UpdateTenant(ctx, s.Target.Tenant, *s.Update)
 	case plan.SetSecrets:
-		defer a.admin.Lock(s.Target.Tenant)()
-		_, err = a.changeSecrets(ctx, s.Target.Tenant, func(map[string][]byte) (map[string][]byte, error) { return s.Secrets, nil })
+		err = r.ReplaceSecrets(ctx, s.Target.Tenant, s.Secrets)
 	case plan.CreatePool:
-		_, err = a.createPool(ctx, s.Target.Tenant, *s.Pool)
+		err = r.CreatePool(ctx, s.Target.Tenant, *s.Pool)
 	case plan.UpdatePool:
-		err = a.updatePoolLater(ctx, s.Target, *s.Pool, *s.Was)
+		err = r.UpdatePoolLater(ctx, s.Target, *s.Pool, *s.Was)
 	case plan.DestroyPool:
-		if err := a.stopAll(ctx, s.Target, progress); err != nil {
+		if err := r.StopAll(ctx, s.Target, progress); err != nil {
 			return err
 		}
-		err = a.DestroyPool(ctx, s.Target.Tenant, s.Target.Pool, progress)
+		err = r.DestroyPool(ctx, s.Target.Tenant, s.Target.Pool, progress)
 	default:
 		err = mvm.Errorf(mvm.KindInternal, "plan step %q is not of a record", s.Kind)
 	}

@@ -1,4 +1,4 @@
-package agent
+package declare
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"mvm/internal/desired"
 	"mvm/internal/plan"
 	"mvm/internal/store"
-	"mvm/internal/wait"
 )
 
 // hostPlan is what there is to do for a desired state.
@@ -32,19 +31,19 @@ type tenantPlan struct {
 
 // planHost checks the whole state against the host and says what there is to do, for
 // each tenant that it can be done for. Nothing is changed.
-func (a *Agent) planHost(ctx context.Context, doc desired.Document, force bool) (hostPlan, error) {
+func (c *Declarer) planHost(ctx context.Context, doc desired.Document, force bool) (hostPlan, error) {
 	h := hostPlan{doc: doc, force: force, trouble: map[string]error{}}
-	if err := a.planGone(&h); err != nil {
+	if err := c.planGone(ctx, &h); err != nil {
 		return h, err
 	}
-	if err := errors.Join(a.checkSecrets(&h), a.checkNew(ctx, &h)); err != nil {
+	if err := errors.Join(c.checkSecrets(&h), c.checkNew(ctx, &h)); err != nil {
 		return h, err
 	}
 	for _, d := range doc.Deployments() {
 		if h.trouble[d.Tenant.ID] != nil {
 			continue
 		}
-		o, _, err := a.reconciler.observe(d.Tenant.ID)
+		o, err := c.opt.Reconcile.Observe(d.Tenant.ID)
 		if err != nil {
 			return h, err
 		}
@@ -62,8 +61,8 @@ func (a *Agent) planHost(ctx context.Context, doc desired.Document, force bool) 
 }
 
 // planGone finds the tenants that are destroyed.
-func (a *Agent) planGone(h *hostPlan) error {
-	have, err := a.Tenants(a.ctx)
+func (c *Declarer) planGone(ctx context.Context, h *hostPlan) error {
+	have, err := c.opt.Records.Tenants(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,7 +77,7 @@ func (a *Agent) planGone(h *hostPlan) error {
 		if named[t.ID] || t.Destroying || !h.doc.PruneUnknownTenants {
 			continue
 		}
-		why, alone, err := a.spared(t, h.force)
+		why, alone, err := c.spared(t, h.force)
 		if err != nil {
 			return err
 		}
@@ -97,11 +96,11 @@ func (h *hostPlan) refused() error { return joined(h.trouble) }
 
 // spared is why the tenant is not destroyed though it is not named; empty: it is. alone
 // are its instances that a person changed, where they are why.
-func (a *Agent) spared(t mvm.Tenant, force bool) (why string, alone []plan.Alone, err error) {
+func (c *Declarer) spared(t mvm.Tenant, force bool) (why string, alone []plan.Alone, err error) {
 	if t.Pinned {
 		return "it is pinned", nil, nil
 	}
-	o, _, err := a.reconciler.observe(t.ID)
+	o, err := c.opt.Reconcile.Observe(t.ID)
 	if err != nil {
 		return "", nil, err
 	}
@@ -160,14 +159,14 @@ func (h *hostPlan) note(tenant, text string) {
 
 // checkSecrets finds the tenants that have other secrets than those of the state. One
 // that has none yet is told of: they come by another way than the state.
-func (a *Agent) checkSecrets(h *hostPlan) error {
+func (c *Declarer) checkSecrets(h *hostPlan) error {
 	for _, t := range h.doc.Tenants {
 		if t.SecretsHash == "" || h.trouble[t.TenantID] != nil {
 			continue
 		}
 		var have mvm.Tenant
 		var sealed []byte
-		err := a.store.View(func(tx *store.Tx) (err error) {
+		err := c.opt.Store.View(func(tx *store.Tx) (err error) {
 			have, err = tx.Tenant(t.TenantID)
 			sealed = tx.Secrets(t.TenantID)
 			return err
@@ -179,7 +178,7 @@ func (a *Agent) checkSecrets(h *hostPlan) error {
 		if err != nil {
 			return err
 		}
-		switch hash, err := a.secretsHash(have, sealed); {
+		switch hash, err := c.opt.Records.SecretsHash(have, sealed); {
 		case err != nil:
 			h.trouble[t.TenantID] = err
 		case hash != t.SecretsHash:
@@ -190,40 +189,16 @@ func (a *Agent) checkSecrets(h *hostPlan) error {
 	return nil
 }
 
-// errRollback ends a transaction that only tries something.
-var errRollback = errors.New("it was only tried")
-
 // checkNew tries whether the new tenants can have the networks that they ask for, once
 // those to be destroyed are gone.
-func (a *Agent) checkNew(ctx context.Context, h *hostPlan) error {
-	host, err := a.occupied(ctx)
-	if err != nil {
-		return err
+func (c *Declarer) checkNew(ctx context.Context, h *hostPlan) error {
+	var specs []mvm.TenantSpec
+	for _, d := range h.doc.Deployments() {
+		specs = append(specs, d.Tenant)
 	}
-	err = a.store.Update(func(tx *store.Tx) error {
-		all, err := tx.Tenants()
-		if err != nil {
-			return err
-		}
-		for _, d := range h.doc.Deployments() {
-			if slices.ContainsFunc(all, func(t mvm.Tenant) bool { return t.ID == d.Tenant.ID }) {
-				continue
-			}
-			t, err := tenantRecord(tx, d.Tenant, host, h.gone...)
-			if err == nil {
-				err = checkOverlap(tx, t, h.gone...)
-			}
-			if err == nil {
-				err = tx.PutTenant(t)
-			}
-			if err != nil {
-				h.trouble[d.Tenant.ID] = mvm.Errorf(mvm.KindOf(err), "desired state: tenant %s: %w", d.Tenant.ID, err)
-			}
-		}
-		return errRollback
-	})
-	if errors.Is(err, errRollback) {
-		return nil
+	faults, err := c.opt.Records.TryTenants(ctx, specs, h.gone)
+	for t, err := range faults {
+		h.trouble[t] = mvm.Errorf(mvm.KindOf(err), "desired state: tenant %s: %w", t, err)
 	}
 	return err
 }
@@ -262,11 +237,11 @@ func (h hostPlan) names() (out []string) {
 
 // applyHost puts the state on record: what goes first, then each tenant. A fault of
 // one tenant keeps no other from its own: they are returned by tenant.
-func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Progress)) (done []mvm.PlanStep, faults map[string]error) {
+func (c *Declarer) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Progress)) (done []mvm.PlanStep, faults map[string]error) {
 	faults = map[string]error{}
 	if h.force {
 		for _, t := range h.names() {
-			if err := a.takeOver(ctx, mvm.Address{Tenant: t}); err != nil {
+			if err := c.opt.Records.TakeOver(ctx, mvm.Address{Tenant: t}); err != nil {
 				faults[t] = err
 			}
 		}
@@ -274,7 +249,7 @@ func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Pro
 	for _, t := range h.gone {
 		s := destroyStep(t)
 		progress(mvm.Progress{Target: s.Target, Text: s.Action + ": " + s.Reason})
-		if err := a.pruneTenant(ctx, t, progress); err != nil {
+		if err := c.pruneTenant(ctx, t, progress); err != nil {
 			faults[t] = mvm.Errorf(mvm.KindOf(err), "prune tenant %s: %w", t, err)
 			continue
 		}
@@ -288,7 +263,7 @@ func (a *Agent) applyHost(ctx context.Context, h hostPlan, progress func(mvm.Pro
 		if !slices.ContainsFunc(t.p.Steps, plan.Step.OfRecord) {
 			continue
 		}
-		steps, err := a.applySpecs(ctx, t.d, applied{plan: h.options(), from: from("desired state", stateDigest(h.doc))}, progress)
+		steps, err := c.applySpecs(ctx, t.d, applied{plan: h.options(), from: from("desired state", stateDigest(h.doc))}, progress)
 		done = append(done, steps...)
 		if err != nil {
 			faults[t.d.Tenant.ID] = err
@@ -311,31 +286,9 @@ func joined(faults map[string]error) error {
 
 // pruneTenant destroys a tenant whose VMs are stopped before: first what lets others
 // in, then the rest.
-func (a *Agent) pruneTenant(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
-	if err := a.stopAll(ctx, mvm.Address{Tenant: tenant}, progress); err != nil {
+func (c *Declarer) pruneTenant(ctx context.Context, tenant string, progress func(mvm.Progress)) error {
+	if err := c.opt.Records.StopAll(ctx, mvm.Address{Tenant: tenant}, progress); err != nil {
 		return err
 	}
-	return a.DestroyTenant(ctx, tenant, progress)
-}
-
-// stopAll has every instance below the address shut down, gateways before the others.
-// One that can't be is left to its destruction.
-func (a *Agent) stopAll(ctx context.Context, below mvm.Address, progress func(mvm.Progress)) error {
-	all, err := a.Instances(ctx, below)
-	if err != nil {
-		return err
-	}
-	last := max(mvm.RoleGateway.Priority(), mvm.RoleBuilder.Priority(), mvm.RoleWorker.Priority(), mvm.RoleIMessage.Priority())
-	for prio := 0; prio <= last && ctx.Err() == nil; prio++ {
-		wait.Each(all, cap(a.reconciler.slots), func(i mvm.Instance) {
-			if i.Role.Priority() != prio || !i.State.HoldsMemory() && i.State != mvm.StateSleeping {
-				return
-			}
-			req := request{op: mvm.OpStop, by: mvm.AskerFrom(ctx), why: "it is pruned"}
-			if _, err := a.submit(ctx, i.ID, req, progress); err != nil && !mvm.IsKind(err, mvm.KindNotFound) && ctx.Err() == nil {
-				a.log.Warn("stop before its destruction", "instance", i.ID, "error", err)
-			}
-		})
-	}
-	return context.Cause(ctx)
+	return c.opt.Records.DestroyTenant(ctx, tenant, progress)
 }
