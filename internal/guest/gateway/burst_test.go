@@ -1,11 +1,14 @@
 package gateway_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,5 +240,146 @@ func TestBurstBeginsInTurn(t *testing.T) {
 	wg.Wait()
 	if n := most.Load(); n > 32 {
 		t.Errorf("%d requests were under way at once, want 32", n)
+	}
+}
+
+// TestBurstKeepsItsTurns: where each answer takes long because there are many, no more begin
+// than otherwise, and they are answered in the order of their coming.
+func TestBurstKeepsItsTurns(t *testing.T) {
+	l := newLab(t, gateway.Limits{Late: 500 * time.Millisecond, Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+	var now, most atomic.Int32
+	var worker sync.Mutex
+	l.instance(ip3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		most.Store(max(most.Load(), now.Add(1)))
+		worker.Lock()
+		time.Sleep(25 * time.Millisecond) // each, so that 32 take longer than Late
+		now.Add(-1)
+		worker.Unlock()
+	}))
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() { l.want(80, "/", 200, "") })
+	}
+	wg.Wait()
+	if n := most.Load(); n > 32 {
+		t.Errorf("%d requests were under way at once, want 32", n)
+	}
+}
+
+// TestSlowRequestsLoseTheirTurn: requests that take long keep no others from beginning,
+// though others have their answers all the time.
+func TestSlowRequestsLoseTheirTurn(t *testing.T) {
+	l := newLab(t, gateway.Limits{Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+	var slow atomic.Int32
+	let := make(chan struct{})
+	l.instance(ip3, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			slow.Add(1)
+			<-let
+		}
+	}))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(let)
+	begun := make(chan struct{})
+	wg.Go(func() {
+		for {
+			select {
+			case <-let:
+				return
+			default:
+				l.want(80, "/", 200, "")
+			}
+		}
+	})
+	wg.Go(func() {
+		close(begun)
+		for range 100 {
+			wg.Go(func() { l.want(80, "/slow", 200, "") })
+		}
+	})
+	<-begun
+	eventually(t, "all slow requests are under way", func() bool { return slow.Load() == 100 })
+}
+
+// TestFewGoroutinesStay: after a burst.
+func TestFewGoroutinesStay(t *testing.T) {
+	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l.counted()
+	l.want(80, "/close", 200, "hello")
+	before := runtime.NumGoroutine()
+	conns := make([]net.Conn, 100)
+	for n := range conns {
+		conns[n] = l.raw(80, netip.Addr{})
+		fmt.Fprint(conns[n], "GET /close HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	for _, c := range conns {
+		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 200 {
+			t.Fatal(res, err)
+		}
+	}
+	if n := runtime.NumGoroutine(); n < before+50 {
+		t.Fatalf("%d goroutines for 100 connections, %d without", n, before)
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	eventually(t, "no more goroutines than wait for the next connections", func() bool { return runtime.NumGoroutine() <= before+32 })
+}
+
+// TestStreamsKeepNoTurns: connections that were upgraded, however fast, and stay open.
+func TestStreamsKeepNoTurns(t *testing.T) {
+	l := newLab(t, gateway.Limits{Late: time.Hour}, webRoute("web", 80, "/", anyOne))
+	l.spoken(func(c net.Conn, _ *bufio.Reader, head string) {
+		if strings.Contains(head, "Upgrade") {
+			_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		} else {
+			_, _ = io.WriteString(c, length("hello"))
+		}
+	})
+	for n := range 40 {
+		c := l.raw(80, netip.Addr{})
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		if res, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || res.StatusCode != 101 {
+			t.Fatalf("upgrade %d: %v, %v", n, res, err)
+		}
+	}
+	l.want(80, "/", 200, "hello")
+}
+
+// TestTimeOutWhileOthersAreAnswered: a connection that does not come about is made again also
+// where the others' requests need no new ones, and the host is not asked.
+func TestTimeOutWhileOthersAreAnswered(t *testing.T) {
+	l := newLab(t, gateway.Limits{Reconnect: 300 * time.Millisecond}, webRoute("web", 80, "/", anyOne))
+	came, let := make(chan struct{}), make(chan struct{})
+	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(came)
+			<-let
+		}
+		fmt.Fprint(w, "hello")
+	}))
+	var wg sync.WaitGroup
+	wg.Go(func() { l.want(80, "/slow", 200, "hello") })
+	<-came
+	l.lose(at3, 1)
+	unlucky := make(chan struct{})
+	go func() {
+		defer close(unlucky)
+		l.want(80, "/", 200, "hello")
+	}()
+	eventually(t, "it is connecting", func() bool { return l.dials(at3) == 2 })
+	close(let)
+	wg.Wait()
+	for done := false; !done; {
+		l.want(80, "/", 200, "hello")
+		select {
+		case <-unlucky:
+			done = true
+		default:
+		}
+	}
+	if n := len(l.host.asked()); n != 1 {
+		t.Errorf("the host was asked %d times, want once", n)
 	}
 }

@@ -41,7 +41,10 @@ type proof struct {
 // machine may just be coming up; all others to that port wait for it. After that each is
 // one try, a bounded number of them at a time to that port, the others queue in the order
 // of their coming.
-func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <-chan *link) (*gatedConn, *link, error) {
+func (ro *roster) connect(ctx context.Context, b *backend, addr string, q queued) (*gatedConn, *link, error) {
+	if q.turn != nil {
+		defer func() { <-q.turn }()
+	}
 	if !ro.group.enter() {
 		return nil, nil, &dialError{net.ErrClosed}
 	}
@@ -49,12 +52,9 @@ func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <
 	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
-	conn, err := ro.prove(ctx, b, addr)
-	if conn == nil && err == nil {
-		var k *link
-		if conn, k, err = ro.queue(ctx, b, addr, offers); k != nil {
-			return nil, k, nil
-		}
+	conn, k, err := ro.connection(ctx, b, addr, q)
+	if k != nil {
+		return nil, k, nil
 	}
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errCrowded) {
@@ -62,9 +62,21 @@ func (ro *roster) connect(ctx context.Context, b *backend, addr string, offers <
 		}
 		return nil, nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
 	}
-	b.connected.Store(int64(ro.mono()))
+	b.heard.Store(int64(ro.mono()))
 	c, err := ro.gate(b.w, conn)
 	return c, nil, err
+}
+
+// connection makes the first connection, or one in its turn.
+func (ro *roster) connection(ctx context.Context, b *backend, addr string, q queued) (net.Conn, *link, error) {
+	if q.turn == nil {
+		if conn, err := ro.prove(ctx, b, addr); conn != nil || err != nil {
+			return conn, nil, err
+		}
+		return ro.queue(ctx, b, addr, q.offers)
+	}
+	conn, err := ro.reconnect(ctx, b, addr)
+	return conn, nil, err
 }
 
 // errCrowded ends a wait in the queue for a connection to an instance.
@@ -138,7 +150,7 @@ func (ro *roster) queue(ctx context.Context, b *backend, addr string, offers <-c
 }
 
 // reconnect connects to a backend that took connections before. A failure while others
-// succeed is one of that try only: it is made again.
+// connect or are answered is one of that try only: it is made again.
 func (ro *roster) reconnect(ctx context.Context, b *backend, addr string) (net.Conn, error) {
 	for {
 		began := ro.mono()
@@ -146,7 +158,7 @@ func (ro *roster) reconnect(ctx context.Context, b *backend, addr string) (net.C
 		conn, err := ro.dial(limited, "tcp", addr)
 		timedOut := limited.Err() != nil
 		cancel()
-		if err == nil || ctx.Err() != nil || time.Duration(b.connected.Load()) < began {
+		if err == nil || ctx.Err() != nil || time.Duration(b.heard.Load()) < began {
 			return conn, err
 		}
 		if !timedOut { // one of its ports may be closed while another serves

@@ -51,6 +51,7 @@ type Options struct {
 	Listen func(ctx context.Context, network, addr string) (net.Listener, error)
 	Now    func() time.Time
 	Limits Limits
+	Begin  func() error // called once, before the first connection is taken
 }
 
 // Router routes. Its methods may be called concurrently.
@@ -69,7 +70,10 @@ type Router struct {
 	roster  *roster
 	buffers copyBuffers
 	late    late
-	fresh   chan struct{} // one per connection that is to have its first answer
+	fresh   chan struct{}    // one per connection that is to have its first answer
+	firsts  atomic.Int64     // connections that have had it while they counted
+	crew    chan *clientConn // to goroutines that have nothing to serve
+	idle    atomic.Int32     // such goroutines
 	date    atomic.Pointer[dated]
 
 	table atomic.Pointer[table]
@@ -107,6 +111,7 @@ func New(opt Options) *Router {
 	r.bodies.free.Store(int64(r.lim.KeyBodies))
 	r.roster = newRoster(r.ctx, &r.group, opt, r.lim)
 	r.late.any = make(chan struct{}, 1)
+	r.crew = make(chan *clientConn)
 	r.fresh = make(chan struct{}, maxFresh)
 	r.table.Store(&table{})
 	return r
@@ -118,6 +123,11 @@ func (r *Router) start() {
 		return
 	}
 	r.opened = true
+	if r.opt.Begin != nil {
+		if err := r.opt.Begin(); err != nil {
+			r.log.Warn("gateway works with what it has", "error", err)
+		}
+	}
 	r.group.goDo(r.watchLate)
 	r.group.goDo(r.roster.report)
 	r.group.goDo(r.roster.watchSilence)

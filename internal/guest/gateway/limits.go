@@ -18,7 +18,8 @@ type Limits struct {
 
 	Silent time.Duration // for which an instance that is awake may acknowledge nothing [15 s]
 
-	Late time.Duration // after which a request is looked after, and does not keep others from beginning [20 ms]
+	Late  time.Duration // without an answer on any new connection, after which others begin [20 ms]
+	Watch time.Duration // after which the end of a request's client is looked for [250 ms]
 
 	Linger      time.Duration // to drop what a client sends that was refused [10 s]
 	LingerBytes int           // of that [16 MiB]
@@ -40,6 +41,9 @@ type Limits struct {
 // many as there are pooled connections to pass their requests on.
 const maxFresh = idlePerInstance
 
+// maxIdle bounds the goroutines that wait for a connection to serve.
+const maxIdle = maxFresh
+
 // maxCalls bounds the questions to the host that are under way at once.
 const maxCalls = 64
 
@@ -54,6 +58,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.ClientIdle, 2*time.Minute)
 	or(&l.Silent, 15*time.Second)
 	or(&l.Late, 20*time.Millisecond)
+	or(&l.Watch, 250*time.Millisecond)
 	or(&l.Linger, 10*time.Second)
 	or(&l.LingerBytes, 16<<20)
 	or(&l.KeyBody, 1<<20)

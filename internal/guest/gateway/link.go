@@ -150,6 +150,7 @@ func (k *link) begin() {
 // put gives a link back that has nothing under way: to who waits for one, or to the pool.
 func (ro *roster) put(k *link) {
 	b := k.b
+	b.heard.Store(int64(ro.mono()))
 	b.lanes.mu.Lock()
 	p := b.lane(k.addr)
 	if b.ctx.Err() != nil || k.in.Buffered() > 0 {
@@ -235,18 +236,48 @@ func (b *backend) closeIdle() {
 // link returns a connection to the backend for a request: a pooled one, unless fresh is
 // asked for, or a new one.
 func (ro *roster) link(ctx context.Context, b *backend, addr string, fresh bool) (*link, error) {
-	var offers chan *link
+	var q queued
 	if !fresh {
 		if k := b.idleLink(addr); k != nil {
 			return k, nil
 		}
-		b.lanes.mu.Lock()
-		offers = b.lane(addr).offers
-		b.lanes.mu.Unlock()
+		var k *link
+		if q, k = ro.soon(b, addr); k != nil {
+			return k, nil
+		}
 	}
-	c, k, err := ro.connect(ctx, b, addr, offers)
+	c, k, err := ro.connect(ctx, b, addr, q)
 	if k != nil || err != nil {
 		return k, err
 	}
 	return newLink(b, c, addr), nil
+}
+
+// queued is a place in the queue for a connection.
+type queued struct {
+	offers <-chan *link  // nil: none is taken
+	turn   chan struct{} // a place in it is taken; nil: its turn to connect has not come
+}
+
+// soon waits for a link that is offered, or for the turn to connect, as long as nobody looks
+// for the client's end. That spares most requests of a burst all that a longer wait takes.
+func (ro *roster) soon(b *backend, addr string) (queued, *link) {
+	b.lanes.mu.Lock()
+	p := b.lane(addr)
+	proven, offers, dials := p.proven, p.offers, p.dials
+	b.lanes.mu.Unlock()
+	if !proven {
+		return queued{offers: offers}, nil
+	}
+	timer := time.NewTimer(ro.lim.Watch)
+	defer timer.Stop()
+	select {
+	case k := <-offers:
+		return queued{}, k
+	case dials <- struct{}{}:
+		return queued{offers, dials}, nil
+	case <-timer.C:
+	case <-b.ctx.Done():
+	}
+	return queued{offers: offers}, nil
 }

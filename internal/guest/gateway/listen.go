@@ -38,6 +38,7 @@ type clientConn struct {
 
 	mu       sync.Mutex
 	word     sync.Mutex    // held while what comes before an answer is sent
+	read     bool          // reading has begun
 	serving  bool          // a request is under way
 	watching chan struct{} // closed when nobody watches for the client's going away; nil: nobody does
 	gone     bool          // it has gone away
@@ -144,9 +145,36 @@ func (r *Router) accept(l net.Listener, port int) {
 		r.connsMu.Lock()
 		r.conns[c] = struct{}{}
 		r.connsMu.Unlock()
-		if !r.group.goDo(func() { r.admit(c) }) {
+		select {
+		case r.crew <- c:
+		default:
+			if !r.group.goDo(func() { r.serve(c) }) {
+				_ = c.Close()
+				c.settle()
+			}
+		}
+	}
+}
+
+// serve serves the connection, and then others for which there is no goroutine yet: one
+// that has served already has a stack as large as that takes.
+func (r *Router) serve(c *clientConn) {
+	for {
+		r.admit(c)
+		if r.idle.Add(1) > maxIdle {
+			r.idle.Add(-1)
+			return
+		}
+		select {
+		case c = <-r.crew:
+			r.idle.Add(-1)
+		case <-r.ctx.Done():
+			return
+		}
+		if r.ctx.Err() != nil { // Close may not have seen it
 			_ = c.Close()
 			c.settle()
+			return
 		}
 	}
 }
@@ -163,11 +191,14 @@ func (c *clientConn) await() {
 	}
 }
 
-// settle makes room for the next connection that is to have its first answer.
-func (c *clientConn) settle() {
-	if c.fresh.Swap(false) {
+// settle makes room for the next connection that is to have its first answer, and reports
+// whether it was for this one that there was none.
+func (c *clientConn) settle() bool {
+	counted := c.fresh.Swap(false)
+	if counted {
 		<-c.r.fresh
 	}
+	return counted
 }
 
 // wait waits for d, and reports false when ctx ended first.
@@ -192,6 +223,9 @@ func (r *Router) admit(c *clientConn) {
 		defer spaces.Put(space)
 		c.in, c.out = inbox{from: c, buf: space[:inboxSize:inboxSize]}, space[inboxSize:inboxSize]
 		c.ctx.c = c
+		c.mu.Lock()
+		c.read = true
+		c.mu.Unlock()
 		if sc, ok := c.Conn.(syscall.Conn); ok {
 			c.raw, _ = sc.SyscallConn()
 		}

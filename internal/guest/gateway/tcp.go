@@ -71,7 +71,7 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		conn, _, err := r.roster.connect(r.ctx, l.b, l.addr(port), nil)
+		conn, _, err := r.roster.connect(r.ctx, l.b, l.addr(port), queued{})
 		if err == nil {
 			return l, conn, nil
 		}

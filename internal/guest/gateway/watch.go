@@ -11,21 +11,17 @@ import (
 )
 
 // A client that goes away ends what is under way for it. Most requests are answered
-// before it could matter, so that is looked for only where somebody waits for longer:
-// for the host, for a connection to the instance, or for Limits.Late and more.
+// before it could matter, so that is looked for only where one takes longer: for
+// Limits.Watch and more.
 
-// clientCtx is a context that ends when the client goes away. Whoever waits for its end
-// has that looked for.
+// clientCtx is a context that ends when the client goes away.
 type clientCtx struct{ c *clientConn }
 
 // Deadline says that there is none.
 func (x *clientCtx) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // Done is closed when the client goes away.
-func (x *clientCtx) Done() <-chan struct{} {
-	x.c.watch()
-	return x.c.inner().Done()
-}
+func (x *clientCtx) Done() <-chan struct{} { return x.c.inner().Done() }
 
 // Err says whether the client has gone away.
 func (x *clientCtx) Err() error {
@@ -194,29 +190,31 @@ func (l *late) drop(c *clientConn) {
 	l.list = l.list[:last]
 }
 
-// turn takes those off the list that were on it during a whole round, and says whether
-// there are others.
-func (l *late) turn() (over []*clientConn, more bool) {
+// next begins a round. It takes those off the list that have been on it for the rounds
+// after which they are to be watched, and returns them, those that were on it for a whole
+// round and keep others from beginning, and whether there are more.
+func (l *late) next(watched int) (over, slow []*clientConn, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.list {
-		if c.lateSince < l.round {
+		switch age := l.round - c.lateSince; {
+		case age >= watched:
 			over = append(over, c)
+		case age > 0 && c.fresh.Load():
+			slow = append(slow, c)
 		}
 	}
 	for _, c := range over {
 		l.drop(c)
 	}
 	l.round++
-	return over, len(l.list) > 0
+	return over, slow, len(l.list) > 0
 }
 
 // watchLate looks after connections that are late. It runs while there are connections
 // that may become so.
-//
-// One that is late waits for something else than the gateway, and keeps no others from
-// beginning.
 func (r *Router) watchLate() {
+	watched := max(1, int(r.lim.Watch/r.lim.Late))
 	for {
 		select {
 		case <-r.late.any:
@@ -224,17 +222,31 @@ func (r *Router) watchLate() {
 			return
 		}
 		for more := true; more; {
+			before := r.firsts.Load()
 			if !wait(r.ctx, r.lim.Late) {
 				return
 			}
-			var over []*clientConn
-			over, more = r.late.turn()
+			var over, slow []*clientConn
+			over, slow, more = r.late.next(watched)
+			now := r.firsts.Load() // where others have had theirs, more would only delay who has begun
+			for _, c := range slow {
+				if now == before || c.silent() {
+					c.settle()
+				}
+			}
 			for _, c := range over {
-				c.watch()
 				c.settle()
+				c.watch()
 			}
 		}
 	}
+}
+
+// silent reports whether the connection waits for its client.
+func (c *clientConn) silent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.read && !c.serving
 }
 
 var _ context.Context = (*clientCtx)(nil)

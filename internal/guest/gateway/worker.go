@@ -30,12 +30,12 @@ type worker struct {
 // backend is a worker from the answer that says it is awake to the next fence. Its
 // pooled connections end with it.
 type backend struct {
-	w         *worker
-	lanes     lanes
-	ctx       context.Context // ends with it, and with it attempts to connect
-	cancel    context.CancelFunc
-	connected atomic.Int64 // roster.mono of the last connection made
-	gone      bool         // fenced; roster.mu
+	w      *worker
+	lanes  lanes
+	ctx    context.Context // ends with it, and with it attempts to connect
+	cancel context.CancelFunc
+	heard  atomic.Int64 // roster.mono of the last connection made, or request answered
+	gone   bool         // fenced; roster.mu
 }
 
 // stream is a connection that carries bytes both ways: TCP or after an Upgrade.
