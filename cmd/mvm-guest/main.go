@@ -118,7 +118,7 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 			m.log.Warn("close channel", "error", err)
 		}
 	}()
-	router := gateway.New(gateway.Options{Log: m.log.Logger, Host: gateway.HostOver(channel.host)})
+	router := gateway.New(gateway.Options{Log: m.log.Logger, Host: gateway.HostOver(channel.host), Begin: linux.CoarseTimers})
 	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
 		Paths: m.cfg.paths, Console: m.console, Router: router, Host: channel.host})
 	if err != nil {
