@@ -69,7 +69,9 @@ func rush(size int, connect func() (net.Conn, error)) burst {
 			mu.Lock()
 			defer mu.Unlock()
 			r.answers[answer]++
-			r.took = append(r.took, time.Since(began))
+			if err == nil {
+				r.took = append(r.took, time.Since(began))
+			}
 		})
 	}
 	close(start)
