@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"mvm/internal/guest/linux"
-	"mvm/internal/testenv"
 )
 
 // TestCoarseTimers: all threads have them, those of the runtime too.
 func TestCoarseTimers(t *testing.T) {
-	testenv.NeedRoot(t)
+	if os.Getuid() != 0 {
+		t.Skip("letting other threads' timers be late needs root")
+	}
 	if err := linux.CoarseTimers(); err != nil {
 		t.Fatal(err)
 	}
