@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/journal internal/network internal/plan internal/policy" +
-		" internal/publish internal/repair internal/secrets internal/store internal/sys internal/undo internal/wait",
+		" internal/publish internal/quota internal/repair internal/secrets internal/store internal/sys internal/undo internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
 	"internal/journal":  {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
@@ -52,10 +52,11 @@ var rules = map[string]rule{
 	"internal/idle":     {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
 	"internal/guestlog": {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":  {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
-	"internal/plan":     {"internal/delta", "pure: desired and observed in, steps out", ""},
+	"internal/plan":     {"internal/delta internal/quota", "pure: desired and observed in, steps out", ""},
+	"internal/quota":    {"", "pure: instances and limits in, what counts and what is refused out", ""},
 	"internal/repair":   {"", "pure: what a crash left of an instance in, what to do about it out", ""},
 	"internal/delta":    {"", "pure: two values in, what differs out", ""},
-	"internal/policy":   {"", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
+	"internal/policy":   {"internal/quota", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets":  {"internal/sys", "bytes at rest", ""},
 	"internal/store":    {"internal/audit internal/sys", "durable state speaks in nouns", "internal/testenv/durable"},
 	"internal/audit":    {"", "pure: entries in, hashes and a verdict out", ""},

@@ -10,6 +10,7 @@ import (
 	"mvm"
 	"mvm/internal/delta"
 	"mvm/internal/plan"
+	"mvm/internal/quota"
 	"mvm/internal/store"
 )
 
@@ -50,8 +51,8 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		if slices.ContainsFunc(pools, func(o mvm.Pool) bool { return o.Spec.ID == spec.ID }) {
 			return mvm.Errorf(mvm.KindExists, "pool %s is there already", p.Address())
 		}
-		if len(pools)+1 > t.Quota.MaxPools {
-			return over(t.ID, "max_pools", t.Quota.MaxPools, len(pools)+1)
+		if err := over(t.ID, quota.Pool(t.Quota, len(pools))); err != nil {
+			return err
 		}
 		if err := tx.PutPool(p); err != nil {
 			return err

@@ -2,12 +2,12 @@ package agent
 
 import (
 	"mvm"
+	"mvm/internal/quota"
 	"mvm/internal/store"
 )
 
-// usageOf adds up what counts against a tenant's quota, without the instance skip.
-// An instance that is on its way up counts as running already, and one between running
-// and warm as both, since it can be called off.
+// usageOf adds up what counts against a tenant's quota, without the instance skip, of which
+// only the disk counts.
 func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 	var u mvm.Usage
 	pools, err := tx.Pools(tenant)
@@ -20,67 +20,50 @@ func usageOf(tx *store.Tx, tenant, skip string) (mvm.Usage, error) {
 		return u, err
 	}
 	for _, i := range instances {
-		u.DiskMiB += i.Res.DataDiskMiB
+		c := quota.Of(i)
 		if i.ID == skip {
-			continue
+			c = quota.Claim{}
 		}
-		rising := i.Op != nil && (up(i.Op.Kind) || i.Op.Kind == mvm.OpRestart)
-		falling := i.Op != nil && i.Op.Kind == mvm.OpSleep // asleep, and its VMM may be there yet
-		if i.State.HoldsMemory() || rising || falling {
-			u.VCPUs += i.Res.VCPUs
-			u.MemMiB += i.Res.MemMiB
-		}
-		if i.State == mvm.StateRunning || rising {
-			u.Running++
-		}
-		if i.State == mvm.StateWarm || i.State == mvm.StateRunning && i.Op != nil && i.Op.Kind == mvm.OpWarm {
-			u.Warm++
-		}
+		quota.Add(&u, i.Res, c)
 	}
 	return u, nil
 }
 
-func over(tenant, what string, limit, would int) error {
-	return mvm.Errorf(mvm.KindQuota, "tenant %s: %s is %d and this would make it %d", tenant, what, limit, would).
+// over is the error of a change that would pass the limit; nil where there is none.
+func over(tenant string, l *quota.Limit) error {
+	if l == nil {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindQuota, "tenant %s: %s is %d and this would make it %d", tenant, l.Name, l.Max, l.Would).
 		WithFix("raise it with `mvm tenant update`, or stop or destroy something")
+}
+
+// beside returns the tenant and what it uses without the instance skip.
+func beside(tx *store.Tx, tenant, skip string) (mvm.Tenant, mvm.Usage, error) {
+	t, err := tx.Tenant(tenant)
+	if err != nil {
+		return t, mvm.Usage{}, err
+	}
+	u, err := usageOf(tx, tenant, skip)
+	return t, u, err
 }
 
 // admitRunning refuses when the instance's running would pass the quota.
 func admitRunning(tx *store.Tx, i mvm.Instance) error {
-	t, err := tx.Tenant(i.Tenant)
+	t, u, err := beside(tx, i.Tenant, i.ID)
 	if err != nil {
 		return err
 	}
-	u, err := usageOf(tx, i.Tenant, i.ID)
-	if err != nil {
-		return err
-	}
-	q := t.Quota
-	switch {
-	case u.Running+1 > q.MaxRunning:
-		return over(t.ID, "max_running", q.MaxRunning, u.Running+1)
-	case u.VCPUs+i.Res.VCPUs > q.MaxVCPUs:
-		return over(t.ID, "max_vcpus", q.MaxVCPUs, u.VCPUs+i.Res.VCPUs)
-	case u.MemMiB+i.Res.MemMiB > q.MaxMemMiB:
-		return over(t.ID, "max_mem_mib", q.MaxMemMiB, u.MemMiB+i.Res.MemMiB)
-	}
-	return nil
+	return over(t.ID, quota.Run(t.Quota, u, i.Res))
 }
 
 // admitWarm refuses when the instance's pausing would pass the quota.
 func admitWarm(tx *store.Tx, i mvm.Instance) error {
-	t, err := tx.Tenant(i.Tenant)
+	t, u, err := beside(tx, i.Tenant, i.ID)
 	if err != nil {
 		return err
 	}
-	u, err := usageOf(tx, i.Tenant, i.ID)
-	if err != nil {
-		return err
-	}
-	if u.Warm+1 > t.Quota.MaxWarm {
-		return over(t.ID, "max_warm", t.Quota.MaxWarm, u.Warm+1)
-	}
-	return nil
+	return over(t.ID, quota.Warm(t.Quota, u))
 }
 
 // admitInstance refuses when one more instance of the pool would pass the quota.
@@ -89,15 +72,23 @@ func admitInstance(tx *store.Tx, t mvm.Tenant, p mvm.Pool) error {
 	if err != nil {
 		return err
 	}
-	if len(have)+1 > t.Quota.MaxInstancesPerPool {
-		return over(t.ID, "max_instances_per_pool", t.Quota.MaxInstancesPerPool, len(have)+1)
-	}
 	u, err := usageOf(tx, t.ID, "")
 	if err != nil {
 		return err
 	}
-	if gib := (u.DiskMiB + p.Spec.Resources.DataDiskMiB + 1023) / 1024; gib > t.Quota.MaxDiskGiB {
-		return over(t.ID, "max_disk_gib", t.Quota.MaxDiskGiB, gib)
+	return over(t.ID, quota.New(t.Quota, u, len(have), p.Spec.Resources))
+}
+
+// admitDisk refuses a data disk that grows beyond the quota.
+func admitDisk(tx *store.Tx, was, now mvm.Instance) error {
+	if now.Res.DataDiskMiB <= was.Res.DataDiskMiB {
+		return nil
 	}
-	return nil
+	t, u, err := beside(tx, was.Tenant, "")
+	if err != nil {
+		return err
+	}
+	is := u
+	is.DiskMiB += now.Res.DataDiskMiB - was.Res.DataDiskMiB
+	return over(t.ID, quota.Change(t.Quota, u, is))
 }

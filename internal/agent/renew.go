@@ -45,25 +45,6 @@ func renewed(i mvm.Instance, p mvm.Pool) mvm.Instance {
 	return i
 }
 
-// admitDisk refuses a data disk that grows beyond the quota.
-func admitDisk(tx *store.Tx, was, now mvm.Instance) error {
-	if now.Res.DataDiskMiB <= was.Res.DataDiskMiB {
-		return nil
-	}
-	t, err := tx.Tenant(was.Tenant)
-	if err != nil {
-		return err
-	}
-	u, err := usageOf(tx, t.ID, "")
-	if err != nil {
-		return err
-	}
-	if gib := (u.DiskMiB - was.Res.DataDiskMiB + now.Res.DataDiskMiB + 1023) / 1024; gib > t.Quota.MaxDiskGiB {
-		return over(t.ID, "max_disk_gib", t.Quota.MaxDiskGiB, gib)
-	}
-	return nil
-}
-
 // admitRenewed refuses an instance that could not run with what its pool says now.
 func admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error {
 	now := renewed(i, p)

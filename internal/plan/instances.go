@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/quota"
 )
 
 // filler plans the instances of all pools on a model.
@@ -102,7 +103,7 @@ func (f *filler) operate(spec mvm.PoolSpec, i *instance, op mvm.OpKind, to mvm.S
 		s.After, s.Limit = f.earliest(spec, i)
 	}
 	if !s.After.IsZero() { // it holds what it has until then
-		i.holds, i.spare, i.held = i.state, false, true
+		i.holds, i.spare, i.held = quota.In(i.state), false, true
 	}
 	if op == mvm.OpStart || op == mvm.OpWake {
 		i.res = spec.Resources

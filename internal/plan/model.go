@@ -2,11 +2,11 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
 	"mvm"
+	"mvm/internal/quota"
 )
 
 // model is the tenant's instances as they are after the steps planned so far.
@@ -31,8 +31,9 @@ type instance struct {
 	// it to rest; or it is on its way by an operation, or was changed by hand, and may be
 	// changed later: nothing is made in its place meanwhile.
 	stands bool
-	// holds is what it holds of the quota while that is more than what state does.
-	holds mvm.State
+	// holds is what it holds of the quota beside what state does, for as long as it is on
+	// its way.
+	holds quota.Claim
 	since time.Time // it is in state; zero once a step has changed it
 }
 
@@ -61,11 +62,11 @@ func newInstance(i mvm.Instance, o Observed) *instance {
 	m.held = i.Key != "" || m.stands
 	m.spare = !m.held
 	m.crashed = !busy && crashed(i)
-	switch {
-	case way.Runs:
-		m.holds = mvm.StateRunning
-	case i.State.HoldsMemory() && m.state != i.State:
-		m.holds = i.State
+	if i.Op != nil || underWay {
+		m.holds = quota.Of(i)
+	}
+	if way.Runs {
+		m.holds = m.holds.With(quota.In(mvm.StateRunning))
 	}
 	return m
 }
@@ -130,17 +131,7 @@ func field(c *mvm.Counts, s mvm.State) *int {
 
 func (m *model) usage() (u mvm.Usage) {
 	for _, i := range m.instances {
-		u.DiskMiB += i.res.DataDiskMiB
-		if i.state.HoldsMemory() || i.holds.HoldsMemory() {
-			u.VCPUs += i.res.VCPUs
-			u.MemMiB += i.res.MemMiB
-		}
-		if i.state == mvm.StateRunning || i.holds == mvm.StateRunning {
-			u.Running++
-		}
-		if i.state == mvm.StateWarm || i.holds == mvm.StateWarm {
-			u.Warm++
-		}
+		quota.Add(&u, i.res, quota.In(i.state).With(i.holds))
 	}
 	return u
 }
@@ -148,27 +139,15 @@ func (m *model) usage() (u mvm.Usage) {
 // denied says which limit keeps one more instance from running, "" when none does.
 // holds: the instance holds its memory already.
 func (m *model) denied(res mvm.Resources, holds bool) string {
-	u, q := m.usage(), m.quota
-	switch {
-	case u.Running+1 > q.MaxRunning:
-		return limit("max_running", q.MaxRunning)
-	case holds:
-	case u.VCPUs+res.VCPUs > q.MaxVCPUs:
-		return limit("max_vcpus", q.MaxVCPUs)
-	case u.MemMiB+res.MemMiB > q.MaxMemMiB:
-		return limit("max_mem_mib", q.MaxMemMiB)
+	if holds {
+		return limit(quota.Resume(m.quota, m.usage()))
 	}
-	return ""
+	return limit(quota.Run(m.quota, m.usage(), res))
 }
 
-func (m *model) deniedWarm() string {
-	if m.usage().Warm+1 > m.quota.MaxWarm {
-		return limit("max_warm", m.quota.MaxWarm)
-	}
-	return ""
-}
+func (m *model) deniedWarm() string { return limit(quota.Warm(m.quota, m.usage())) }
 
-// deniedNew says which limit keeps one more instance of the pool from being made.
+// deniedNew says which limit keeps one more instance of the pool from being made and run.
 func (m *model) deniedNew(pool string, res mvm.Resources) string {
 	n := 0
 	for _, i := range m.instances {
@@ -176,13 +155,16 @@ func (m *model) deniedNew(pool string, res mvm.Resources) string {
 			n++
 		}
 	}
-	switch {
-	case n+1 > m.quota.MaxInstancesPerPool:
-		return limit("max_instances_per_pool", m.quota.MaxInstancesPerPool)
-	case m.usage().DiskMiB+res.DataDiskMiB > m.quota.MaxDiskGiB*1024:
-		return limit("max_disk_gib", m.quota.MaxDiskGiB)
+	if l := quota.New(m.quota, m.usage(), n, res); l != nil {
+		return limit(l)
 	}
 	return m.denied(res, false)
 }
 
-func limit(name string, n int) string { return fmt.Sprintf("quota %s is %d", name, n) }
+// limit names the limit, "" where there is none.
+func limit(l *quota.Limit) string {
+	if l == nil {
+		return ""
+	}
+	return l.String()
+}

@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/delta"
+	"mvm/internal/quota"
 )
 
 // Make returns the steps that lead from what is there to what is desired, none when
@@ -110,8 +111,8 @@ func (m *maker) check(opts Options) error {
 			count++
 		}
 	}
-	if q := m.quota(); count > q.MaxPools {
-		return mvm.Errorf(mvm.KindQuota, "tenant %s would have %d pools, and its quota max_pools is %d", want.ID, count, q.MaxPools)
+	if l := quota.Pool(m.quota(), count-1); l != nil {
+		return mvm.Errorf(mvm.KindQuota, "tenant %s would have %d pools, and its quota %s is %d", want.ID, l.Would, l.Name, l.Max)
 	}
 	for _, spec := range m.desired.Pools {
 		p, ok := m.pools[spec.ID]

@@ -163,6 +163,10 @@ func TestInstances(t *testing.T) {
 			w.tenant.Quota.MaxRunning = 2
 			w.underWay = map[string]plan.Way{"i-00000002": {To: sleeping}}
 		}, nil},
+		{"on its way down: a committed sleep holds memory until its VMM is gone", spec(2, 0, 0), []mvm.State{sleeping, stopped}, func(w *world) {
+			w.tenant.Quota.MaxVCPUs = 2
+			w.instances["i-00000001"].Op = &mvm.Op{Kind: mvm.OpSleep}
+		}, nil},
 		{"on its way up: becomes the warm one later", spec(1, 1, 0), []mvm.State{running, ready}, busy("i-00000002", mvm.OpStart), nil},
 		{"on its way down: comes up again later", spec(2, 0, 0), []mvm.State{running, running}, busy("i-00000002", mvm.OpStop), nil},
 		{"on its way up by a request: is the sleeper later", spec(1, 0, 1), []mvm.State{running, sleeping}, func(w *world) {

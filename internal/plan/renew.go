@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/quota"
 )
 
 // Behind names what the instance has of old, and gets from its pool when it boots
@@ -106,15 +107,7 @@ func (m *model) deniedSize(i *instance, res mvm.Resources) string {
 	i.res = res
 	is := m.usage()
 	i.res = old
-	switch {
-	case is.VCPUs > m.quota.MaxVCPUs && is.VCPUs > was.VCPUs:
-		return limit("max_vcpus", m.quota.MaxVCPUs)
-	case is.MemMiB > m.quota.MaxMemMiB && is.MemMiB > was.MemMiB:
-		return limit("max_mem_mib", m.quota.MaxMemMiB)
-	case is.DiskMiB > m.quota.MaxDiskGiB*1024 && is.DiskMiB > was.DiskMiB:
-		return limit("max_disk_gib", m.quota.MaxDiskGiB)
-	}
-	return ""
+	return limit(quota.Change(m.quota, was, is))
 }
 
 // deniedRise says which limit keeps the instance from being booted or woken with the

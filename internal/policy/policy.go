@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/quota"
 )
 
 // Verdict is what is to become of an instance.
@@ -129,7 +130,7 @@ func resting(i mvm.Instance) bool {
 
 func (e *evaluation) count(c *candidate) {
 	i := c.Instance
-	if i.State == mvm.StateWarm || i.Op != nil && i.Op.Kind == mvm.OpWarm {
+	if quota.Of(i).Warm {
 		e.warm[i.Tenant]++
 	}
 	if c.Spec.Role != mvm.RoleGateway {
@@ -232,7 +233,7 @@ func (e *evaluation) limit(c *candidate) {
 	if !c.acts() {
 		return
 	}
-	if c.Do == Warm && e.warm[c.Instance.Tenant] >= c.MaxWarm {
+	if c.Do == Warm && e.full(c) {
 		c.stay("max_warm", fmt.Sprintf("%s, but the tenant's quota max_warm is %d", c.Reason, c.MaxWarm))
 		c.Next = time.Time{}
 		if sleep := c.Spec.Policy.SleepAfterSeconds; sleep > 0 {
@@ -246,6 +247,11 @@ func (e *evaluation) limit(c *candidate) {
 	if c.Do == Warm {
 		e.warm[c.Instance.Tenant]++
 	}
+}
+
+// full reports that the tenant may not have one more warm instance.
+func (e *evaluation) full(c *candidate) bool {
+	return quota.Warm(mvm.Quota{MaxWarm: c.MaxWarm}, mvm.Usage{Warm: e.warm[c.Instance.Tenant]}) != nil
 }
 
 // takeSpare has a gateway leave the running ones of its pool, where one may; else it

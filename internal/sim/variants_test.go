@@ -34,7 +34,7 @@ func variants() []variant {
 		{"a fault of the host counts as a bad snapshot", "internal/agent/wake.go",
 			"if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed {", "if true {", 126},
 		{"the quota of running instances is not looked at", "internal/agent/quota.go",
-			"case u.Running+1 > q.MaxRunning:", "case false:", 0},
+			"quota.Run(t.Quota, u, i.Res)", "quota.Run(func(q mvm.Quota) mvm.Quota { q.MaxRunning = 1 << 30; return q }(t.Quota), u, i.Res)", 0},
 		{"the last of the operations that wait is lost", "internal/agent/runner.go",
 			"if more = len(r.jobs) > 0; !more {", "if more = len(r.jobs) > 1; !more {", 0},
 		{"a failed restore leaves its VMM behind", "internal/agent/wake.go",
