@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -101,6 +102,50 @@ func TestOpenRefusesWhatIsNoFile(t *testing.T) {
 				t.Errorf("got %v, want a damaged image", err)
 			}
 		})
+	}
+}
+
+// whileRead is a context that calls do each time a part of a file is about to be read.
+type whileRead struct {
+	context.Context
+	do func()
+}
+
+func (c whileRead) Err() error {
+	c.do()
+	return c.Context.Err()
+}
+
+// TestLinkedWhileRead: a build of another image that shares the file links it, which
+// changes the inode's ctime. An instance that starts meanwhile starts all the same. A file
+// that never stands still is refused.
+func TestLinkedWhileRead(t *testing.T) {
+	s := open(t, t.TempDir(), &toy{key: "1"})
+	img := build(t, s, "toy:a")
+	links := t.TempDir()
+	for _, c := range []struct {
+		name  string
+		links int
+		ok    bool
+	}{{"once", 1, true}, {"always", 1000, false}} {
+		made := 0
+		ctx := whileRead{context.Background(), func() {
+			if made == c.links {
+				return
+			}
+			made++
+			time.Sleep(20 * time.Millisecond) // file systems count time in ticks
+			if err := os.Link(img.Path(img.Initrd), filepath.Join(links, c.name+strconv.Itoa(made))); err != nil {
+				t.Fatal(err)
+			}
+		}}
+		f, err := s.Open(ctx, img, img.Initrd)
+		if c.ok && err != nil || !c.ok && (err == nil || !strings.Contains(err.Error(), img.Path(img.Initrd))) || made == 0 {
+			t.Errorf("linked %s while it is read: %v after %d links", c.name, err, made)
+		}
+		if err == nil {
+			f.Close()
+		}
 	}
 }
 

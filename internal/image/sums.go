@@ -100,9 +100,14 @@ func (s *sums) of(ctx context.Context, f *os.File) (File, error) {
 	}
 }
 
-// read finds out the digest of a file that had the stamp before.
+// maxReads is how often a file is read that changes while it is read.
+const maxReads = 5
+
+// read returns the digest of a file that had the stamp before. If the stamp changes
+// meanwhile it reads the file again: a build that shares the file with another image
+// links it, which changes the inode's ctime and nothing else.
 func (s *sums) read(ctx context.Context, f *os.File, before stamp, done chan struct{}) (got File, err error) {
-	id, keep := inode{before.Dev, before.Ino}, settled(before, time.Now())
+	id, keep := inode{before.Dev, before.Ino}, false
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -113,14 +118,18 @@ func (s *sums) read(ctx context.Context, f *os.File, before stamp, done chan str
 			s.save()
 		}
 	}()
-	if got, err = measureOpen(ctx, f, before.Size); err != nil {
-		return File{}, err
+	for range maxReads {
+		keep = settled(before, time.Now())
+		if got, err = measureOpen(ctx, f, before.Size); err != nil {
+			return File{}, err
+		}
+		after, err := stampOf(f)
+		if err != nil || after == before {
+			return got, err
+		}
+		before = after
 	}
-	after, err := stampOf(f)
-	if err == nil && after != before {
-		err = fmt.Errorf("read image file %s: it was changed meanwhile", f.Name())
-	}
-	return got, err
+	return File{}, fmt.Errorf("read image file %s: it changed during each of %d reads", f.Name(), maxReads)
 }
 
 // settled reports whether any change from now on gives the file another stamp. File
