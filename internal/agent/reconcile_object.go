@@ -102,7 +102,7 @@ func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now 
 		switch {
 		case o.busy():
 			if ok {
-				ways[o.at.Instance] = plan.Way{To: o.to, Runs: o.task.rises()}
+				ways[o.at.Instance] = plan.Way{To: o.to, Runs: o.task.Rises()}
 			}
 			continue
 		case o.at.Instance != "" && !ok, !o.waits(now) && now.Sub(o.settled) > stableAfter && r.well(o, i):

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"mvm"
@@ -23,10 +22,7 @@ func (r *reconciler) pass(ctx context.Context, tenant string) error {
 			return err
 		}
 		p := plan.Keep(o)
-		b := r.newBatch(o, p)
-		b.launch(r.a.tasksOf(p, b.roles))
-		b.awaitServices()
-		if b.begun == 0 {
+		if r.launch(o, p) == 0 {
 			r.pokeAtNext(o, p, next)
 			r.tell(tenant, func(w *waiter) { w.passed(p) })
 			return nil
@@ -90,191 +86,65 @@ func (r *reconciler) pokeAtNext(o plan.Observed, p plan.Plan, next time.Time) {
 	}
 }
 
-// batch is what one look at a tenant has begun.
-type batch struct {
-	r     *reconciler
-	o     plan.Observed
-	roles map[string]mvm.Role
-	begun int
-	free  int // tasks that the tenant may have beside those under way
-
-	// Of what is under way, or begun here: pools whose image is built, gateways that
-	// come up, others that go down, pools in which an instance is restarted or fails.
-	building  map[string]bool
-	gateways  int
-	lowering  int
-	restarted map[string]bool
+// launch begins what may begin now, as plan.Pace says, and returns how much that is.
+func (r *reconciler) launch(o plan.Observed, p plan.Plan) (begun int) {
+	pace := plan.NewPace(o, p, r.known(o), r.perTenant, func(i mvm.Instance) bool { return r.a.gaveUp(i) != nil })
+	begin := func(t plan.Task) {
+		if r.begin(&task{Task: t}) != nil {
+			pace.Failed(t)
+			return
+		}
+		pace.Began(t)
+		begun++
+	}
+	for _, t := range p.Tasks(o) {
+		turn := pace.Turn(t)
+		if turn == plan.Stop {
+			break
+		}
+		switch turn {
+		case plan.Begin:
+			begin(t)
+		case plan.Later:
+			r.deferred(t)
+		}
+	}
+	for _, t := range o.Unready() {
+		if !pace.Waits(t.Key) {
+			begin(t)
+		}
+	}
+	return begun
 }
 
-func (r *reconciler) newBatch(o plan.Observed, p plan.Plan) *batch {
-	b := &batch{r: r, o: o, roles: map[string]mvm.Role{}, free: r.perTenant, building: map[string]bool{}, restarted: map[string]bool{}}
-	for _, pool := range o.Pools {
-		b.roles[pool.Spec.ID] = pool.Spec.Role
-	}
-	for _, i := range o.Instances {
-		b.noteInstance(i)
-	}
+// known is what is under way for the tenant, and what failed lately.
+func (r *reconciler) known(o plan.Observed) (out []plan.Object) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, obj := range r.objects {
+	for key, obj := range r.objects {
 		if obj.at.Tenant != o.Tenant.ID {
 			continue
 		}
+		known := plan.Object{Key: key, At: obj.at, Waits: obj.waits(o.Now), Troubled: obj.troubled(o.Now)}
 		if obj.busy() {
-			b.note(obj.task)
+			known.Task, known.Open = &obj.task.Task, obj.task.opened.Load()
 		}
-		if obj.troubled(o.Now) && obj.at.Instance != "" {
-			b.restarted[obj.at.Pool] = true // no more of what may be to blame
-		}
+		out = append(out, known)
 	}
-	for _, s := range p.Steps { // the image first, unless it fails and there is another
-		if s.Kind == plan.BuildPool && !b.failsToBuild(s.Target) {
-			b.building[s.Target.Pool] = true
-		}
-	}
-	return b
-}
-
-// failsToBuild reports that the pool's image failed lately. r.mu is held.
-func (b *batch) failsToBuild(pool mvm.Address) bool {
-	obj := b.r.objects[pool.String()]
-	return obj != nil && obj.waits(b.o.Now)
-}
-
-// noteInstance takes account of operations that others have under way.
-func (b *batch) noteInstance(i mvm.Instance) {
-	way, on := b.o.UnderWay[i.ID]
-	if !on || !way.Runs {
-		return
-	}
-	if i.Role == mvm.RoleGateway && i.Key == "" {
-		b.gateways++
-	}
-}
-
-// note takes account of a task that is under way.
-func (b *batch) note(t *task) {
-	switch {
-	case t.kind == plan.BuildPool:
-		b.building[t.at.Pool] = true
-		if t.role == mvm.RoleGateway {
-			b.gateways++
-		}
-		return
-	case !t.rises() && t.role != mvm.RoleGateway:
-		b.lowering++
-	}
-	if !t.opened.Load() {
-		b.free--
-	}
-	if t.kind == plan.Restart {
-		b.restarted[t.at.Pool] = true
-	}
-}
-
-// launch begins the tasks that may be begun now. One that comes after a task that
-// gives something up waits for its end: the next look sees what is free then.
-func (b *batch) launch(tasks []*task) {
-	lowered := false
-	for _, t := range tasks {
-		switch {
-		case t.awaitsBuild, t.afterOp: // the look after that sees whether it has to be
-			continue
-		case b.o.Now.Before(t.after):
-			b.r.deferred(t)
-			continue
-		case b.held(t):
-			continue
-		case t.rises() && lowered:
-			return
-		}
-		if b.r.begin(t) != nil {
-			continue
-		}
-		b.begun++
-		b.note(t)
-		if t.rises() && t.role == mvm.RoleGateway {
-			b.gateways++
-		}
-		lowered = lowered || !t.rises() && t.kind != plan.BuildPool
-	}
-}
-
-// held says whether the task has to wait for others.
-func (b *batch) held(t *task) bool {
-	if b.r.waiting(t.key, b.o.Now) {
-		return true
-	}
-	if t.kind == plan.BuildPool {
-		return false
-	}
-	gateway := t.role == mvm.RoleGateway
-	switch {
-	case b.free <= 0:
-		return true
-	case t.rises() && b.building[t.at.Pool]:
-		return true
-	case t.rises() && !gateway && b.gateways > 0: // they answer before anything is behind them
-		return true
-	case !t.rises() && gateway && b.lowering > 0:
-		return true
-	case t.kind == plan.Restart:
-		return b.restarted[t.at.Pool] || b.serves(t.at) && b.unready(t.at)
-	}
-	return false
-}
-
-// serves reports that the instance runs and its services are ready: what does not serve
-// may be mended at once.
-func (b *batch) serves(at mvm.Address) bool {
-	return slices.ContainsFunc(b.o.Instances, func(i mvm.Instance) bool {
-		return i.ID == at.Instance && i.State == mvm.StateRunning && i.Ready && b.r.a.gaveUp(i) == nil
-	})
-}
-
-// unready reports that another instance of the pool runs and is not ready: a restart
-// of one more would leave fewer that answer.
-func (b *batch) unready(at mvm.Address) bool {
-	return slices.ContainsFunc(b.o.Instances, func(i mvm.Instance) bool {
-		return i.Pool == at.Pool && i.ID != at.Instance && i.State == mvm.StateRunning && !i.Ready
-	})
-}
-
-// waiting reports that the object has a task, or failed and has to wait.
-func (r *reconciler) waiting(key string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	o := r.objects[key]
-	return o != nil && (o.busy() || o.waits(now))
-}
-
-// awaitServices waits for the services of instances that run and were not seen ready,
-// where nobody else does: an agent that was ended may have done so.
-func (b *batch) awaitServices() {
-	for _, i := range b.o.Instances {
-		_, underWay := b.o.UnderWay[i.ID]
-		if i.State != mvm.StateRunning || i.Ready || i.Problem != "" || i.Op != nil || underWay || i.ManualOverrideUntil.After(b.o.Now) {
-			continue
-		}
-		t := &task{key: i.ID, at: i.Address(), role: i.Role, kind: plan.Operate, ops: []mvm.OpKind{mvm.OpStart}, to: mvm.StateRunning,
-			shown: []mvm.PlanStep{{Action: "start", Target: i.Address().String(), Reason: "its services are not ready yet"}}}
-		if !b.r.waiting(t.key, b.o.Now) && b.r.begin(t) == nil {
-			b.begun++
-		}
-	}
+	return out
 }
 
 // deferred records, once, that a task has to wait for a minimum time.
-func (r *reconciler) deferred(t *task) {
+func (r *reconciler) deferred(t plan.Task) {
 	r.mu.Lock()
-	known := r.deferrals[t.key].Equal(t.after)
-	r.deferrals[t.key] = t.after
+	known := r.deferrals[t.Key].Equal(t.After)
+	r.deferrals[t.Key] = t.After
 	r.mu.Unlock()
 	if known {
 		return
 	}
-	op := t.ops[0]
-	r.a.opt.Metrics.Deferred(op, t.limit[:len(t.limit)-len("_seconds")])
-	r.a.journal.Record(mvm.Event{Action: mvm.TransitionDeferred, Tenant: t.at.Tenant, Pool: t.at.Pool, Instance: t.at.Instance,
-		By: byReconcile(), Why: t.shown[0].Reason, Detail: string(op) + " until " + t.after.Format(time.RFC3339) + ": " + t.limit})
+	op := t.Ops[0]
+	r.a.opt.Metrics.Deferred(op, t.Limit[:len(t.Limit)-len("_seconds")])
+	r.a.journal.Record(mvm.Event{Action: mvm.TransitionDeferred, Tenant: t.At.Tenant, Pool: t.At.Pool, Instance: t.At.Instance,
+		By: byReconcile(), Why: t.Shown[0].Reason, Detail: string(op) + " until " + t.After.Format(time.RFC3339) + ": " + t.Limit})
 }

@@ -14,108 +14,34 @@ import (
 	"mvm/internal/wait"
 )
 
-// task is what reconcile does with one object: the steps of a plan that are about it.
+// task is what reconcile does with one object.
 type task struct {
-	key   string // of its object
-	at    mvm.Address
-	role  mvm.Role
-	kind  plan.Kind
-	ops   []mvm.OpKind // on the instance, in order
-	to    mvm.State
-	shown []mvm.PlanStep
-	after time.Time // not before
-	limit string
-	// awaitsBuild: it is for nothing before the pool's image is built.
-	awaitsBuild bool
-	// afterOp: an operation that is under way comes first.
-	afterOp bool
-	// parked: when it is warm again, it rests as before.
-	parked bool
+	plan.Task
 	// opened: the instance runs, and only its services are waited for.
 	opened atomic.Bool
-}
-
-// rises reports that the instance runs at some time of the task.
-func (t *task) rises() bool {
-	for _, op := range t.ops {
-		if up(op) {
-			return true
-		}
-	}
-	return t.kind == plan.CreateInstance
-}
-
-// tasksOf groups a plan's steps by the object that they are about, in the plan's order.
-func (a *Agent) tasksOf(p plan.Plan, roles map[string]mvm.Role) []*task {
-	var out []*task
-	by := map[string]*task{}
-	for _, s := range p.Steps {
-		t := &task{at: s.Target, role: roles[s.Target.Pool], kind: s.Kind, after: s.After, limit: s.Limit, awaitsBuild: s.AwaitsBuild, afterOp: s.AfterOp, parked: s.Parked,
-			shown: []mvm.PlanStep{s.Display()}}
-		switch s.Kind {
-		case plan.Operate:
-			t.key, t.ops, t.to = s.Target.Instance, []mvm.OpKind{s.Op}, s.Op.Leads("")
-		case plan.Restart:
-			t.key, t.ops, t.to = s.Target.Instance, restartOps(s.To), s.To
-		case plan.CreateInstance:
-			t.key, t.ops, t.to = s.Target.String()+"#new", createOps(s.To), s.To
-			out = append(out, t)
-			continue
-		case plan.BuildPool:
-			t.key = s.Target.String()
-		default:
-			continue
-		}
-		if have := by[t.key]; have == nil {
-			by[t.key] = t
-			out = append(out, t)
-		} else if have.kind == plan.Operate && t.kind == plan.Operate && t.after.IsZero() {
-			have.ops, have.to, have.shown = append(have.ops, t.ops...), t.to, append(have.shown, t.shown...)
-		}
-	}
-	return out
-}
-
-func restartOps(to mvm.State) []mvm.OpKind {
-	ops := []mvm.OpKind{mvm.OpStop, mvm.OpStart}
-	if to == mvm.StateWarm {
-		ops = append(ops, mvm.OpWarm)
-	}
-	return ops
-}
-
-func createOps(to mvm.State) []mvm.OpKind {
-	ops := []mvm.OpKind{mvm.OpCreate, mvm.OpStart}
-	switch to {
-	case mvm.StateWarm:
-		ops = append(ops, mvm.OpWarm)
-	case mvm.StateSleeping:
-		ops = append(ops, mvm.OpSleep)
-	}
-	return ops
 }
 
 // begin makes the task its object's and runs it. The making of an instance is on
 // record before it returns, so that the next pass counts it.
 func (r *reconciler) begin(t *task) error {
-	if t.kind == plan.CreateInstance {
+	if t.Kind == plan.CreateInstance {
 		i, err := r.newInstance(t)
 		if err != nil {
 			r.end(t, err)
 			return err
 		}
 		r.made(t)
-		t.at, t.key = i.Address(), i.ID
+		t.At, t.Key = i.Address(), i.ID
 	}
 	r.mu.Lock()
-	o := r.objects[t.key]
+	o := r.objects[t.Key]
 	if o == nil {
-		o = &object{at: t.at, role: t.role}
-		r.objects[t.key] = o
+		o = &object{at: t.At, role: t.Role}
+		r.objects[t.Key] = o
 	}
-	o.task, o.to = t, t.to
+	o.task, o.to = t, t.To
 	r.mu.Unlock()
-	r.tell(t.at.Tenant, func(w *waiter) { w.begun(t) })
+	r.tell(t.At.Tenant, func(w *waiter) { w.begun(t) })
 	if !r.a.goTracked(func() { r.run(t) }) {
 		r.end(t, errClosing)
 	}
@@ -124,12 +50,12 @@ func (r *reconciler) begin(t *task) error {
 
 func (r *reconciler) newInstance(t *task) (i mvm.Instance, err error) {
 	err = r.a.store.Update(func(tx *store.Tx) error {
-		op := mvm.Op{Kind: mvm.OpCreate, By: byReconcile(), Why: t.shown[0].Reason, Started: time.Now()}
-		i, err = r.a.newInstance(tx, t.at.Tenant, t.at.Pool, "", op)
+		op := mvm.Op{Kind: mvm.OpCreate, By: byReconcile(), Why: t.Shown[0].Reason, Started: time.Now()}
+		i, err = r.a.newInstance(tx, t.At.Tenant, t.At.Pool, "", op)
 		return err
 	})
 	if err != nil {
-		r.a.quotaEvent(asReconcile(r.a.ctx), t.at.Tenant, t.at.Pool, err)
+		r.a.quotaEvent(asReconcile(r.a.ctx), t.At.Tenant, t.At.Pool, err)
 		return i, err
 	}
 	r.a.net.changed()
@@ -139,14 +65,14 @@ func (r *reconciler) newInstance(t *task) (i mvm.Instance, err error) {
 // made forgets that no instance could be made in the pool.
 func (r *reconciler) made(t *task) {
 	r.mu.Lock()
-	o := r.objects[t.key]
-	delete(r.objects, t.key)
+	o := r.objects[t.Key]
+	delete(r.objects, t.Key)
 	r.mu.Unlock()
 	if o == nil {
 		return
 	}
-	if err := r.a.store.Update(func(tx *store.Tx) error { return setPoolProblem(tx, t.at, "") }); err != nil {
-		r.a.log.Error("clear problem", "pool", t.at.String(), "error", err)
+	if err := r.a.store.Update(func(tx *store.Tx) error { return setPoolProblem(tx, t.At, "") }); err != nil {
+		r.a.log.Error("clear problem", "pool", t.At.String(), "error", err)
 	}
 }
 
@@ -159,17 +85,17 @@ func (r *reconciler) run(t *task) {
 		}
 	}()
 	ctx := asReconcile(r.a.ctx)
-	err := r.a.opt.Seam("reconcile.task:before", t.key)
+	err := r.a.opt.Seam("reconcile.task:before", t.Key)
 	switch {
 	case err != nil:
-	case t.kind == plan.BuildPool:
+	case t.Kind == plan.BuildPool:
 		err = r.build(ctx, t)
 	default:
 		err = r.operate(ctx, t)
 	}
-	if err != nil && t.kind == plan.CreateInstance {
+	if err != nil && t.Kind == plan.CreateInstance {
 		// The intent is on record: it is finished also where nobody needs the instance now.
-		r.a.unsettled.Set(t.at.Instance, true)
+		r.a.unsettled.Set(t.At.Instance, true)
 	}
 	ended = true
 	r.end(t, err)
@@ -181,7 +107,7 @@ func (r *reconciler) build(ctx context.Context, t *task) error {
 		return err
 	}
 	defer release()
-	_, err = r.a.BuildPool(ctx, t.at.Tenant, t.at.Pool, r.progress(t.at.Tenant))
+	_, err = r.a.BuildPool(ctx, t.At.Tenant, t.At.Pool, r.progress(t.At.Tenant))
 	return err
 }
 
@@ -194,20 +120,20 @@ func (r *reconciler) changedByHand(id string) bool {
 // operate walks the instance through the task's operations. A slot is held until it
 // runs: to wait for its services takes nothing.
 func (r *reconciler) operate(ctx context.Context, t *task) error {
-	for n, op := range t.ops {
-		if n > 0 && r.changedByHand(t.at.Instance) {
-			return mvm.Errorf(mvm.KindState, "%s: a person has changed it meanwhile: %w", t.at, errGivenUp)
+	for n, op := range t.Ops {
+		if n > 0 && r.changedByHand(t.At.Instance) {
+			return mvm.Errorf(mvm.KindState, "%s: a person has changed it meanwhile: %w", t.At, errGivenUp)
 		}
 		release, err := wait.Slot(ctx, r.slots)
 		if err != nil {
 			return err
 		}
-		req := request{op: op, by: byReconcile(), why: t.shown[0].Reason, parks: t.parked, opened: func() {
+		req := request{op: op, by: byReconcile(), why: t.Shown[0].Reason, parks: t.Parked, opened: func() {
 			t.opened.Store(true)
 			release()
-			r.poke(t.at.Tenant)
+			r.poke(t.At.Tenant)
 		}}
-		_, err = r.a.submit(ctx, t.at.Instance, req, r.progress(t.at.Tenant))
+		_, err = r.a.submit(ctx, t.At.Instance, req, r.progress(t.At.Tenant))
 		release()
 		if err != nil {
 			return err
@@ -225,10 +151,10 @@ func (r *reconciler) end(t *task, err error) {
 	forget := gaveWay || gone
 	now := time.Now()
 	r.mu.Lock()
-	o := r.objects[t.key]
+	o := r.objects[t.Key]
 	if o == nil {
-		o = &object{at: t.at, role: t.role, to: t.to}
-		r.objects[t.key] = o
+		o = &object{at: t.At, role: t.Role, to: t.To}
+		r.objects[t.Key] = o
 	}
 	o.settled, o.retry = now, time.Time{}
 	switch {
@@ -245,23 +171,23 @@ func (r *reconciler) end(t *task, err error) {
 	r.mu.Lock()
 	o.task = nil
 	if forget {
-		delete(r.objects, t.key)
+		delete(r.objects, t.Key)
 	}
 	r.told(t, err)
 	r.mu.Unlock()
 	if !retry.IsZero() {
-		r.pokeAt(t.at.Tenant, retry)
+		r.pokeAt(t.At.Tenant, retry)
 	}
-	r.poke(t.at.Tenant)
+	r.poke(t.At.Tenant)
 }
 
 // isGone reports that the task failed because its instance is not there any more, and
 // not because something else is missing, such as its image.
 func (r *reconciler) isGone(t *task, err error) bool {
-	if t.at.Instance == "" || !mvm.IsKind(err, mvm.KindNotFound) {
+	if t.At.Instance == "" || !mvm.IsKind(err, mvm.KindNotFound) {
 		return false
 	}
-	_, err = r.a.Instance(r.a.ctx, mvm.Address{Instance: t.at.Instance})
+	_, err = r.a.Instance(r.a.ctx, mvm.Address{Instance: t.At.Instance})
 	return mvm.IsKind(err, mvm.KindNotFound)
 }
 
@@ -271,22 +197,22 @@ func (r *reconciler) report(t *task, err error, fails int, wait time.Duration) {
 	if mvm.IsKind(err, mvm.KindQuota) {
 		level = slog.LevelInfo
 	}
-	r.a.log.Log(r.a.ctx, level, "reconcile failed", "target", t.at.String(), "action", t.shown[0].Action,
+	r.a.log.Log(r.a.ctx, level, "reconcile failed", "target", t.At.String(), "action", t.Shown[0].Action,
 		"failures", fails, "again_in", wait.Round(time.Second).String(), "error", display.WithoutLog(err.Error()))
-	problem := display.Clip(t.shown[0].Action + ": " + display.WithoutLog(err.Error()))
+	problem := display.Clip(t.Shown[0].Action + ": " + display.WithoutLog(err.Error()))
 	e := r.a.store.Update(func(tx *store.Tx) error {
-		if t.at.Instance == "" {
-			return setPoolProblem(tx, t.at, problem)
+		if t.At.Instance == "" {
+			return setPoolProblem(tx, t.At, problem)
 		}
-		i, err := tx.Instance(t.at.Instance)
-		if err != nil || i.State == t.to && i.Problem != "" {
+		i, err := tx.Instance(t.At.Instance)
+		if err != nil || i.State == t.To && i.Problem != "" {
 			return err
 		}
 		i.Problem = problem
 		return tx.PutInstance(i)
 	})
 	if e != nil && !mvm.IsKind(e, mvm.KindNotFound) {
-		r.a.log.Error("record problem", "target", t.at.String(), "error", e)
+		r.a.log.Error("record problem", "target", t.At.String(), "error", e)
 	}
 }
 

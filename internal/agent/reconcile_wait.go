@@ -33,7 +33,7 @@ type waiter struct {
 
 // begun is told of a task at its begin.
 func (w *waiter) begun(t *task) {
-	for _, s := range t.shown {
+	for _, s := range t.Shown {
 		w.say(mvm.Progress{Target: s.Target, Text: s.Action + ": " + s.Reason})
 	}
 }
@@ -42,9 +42,9 @@ func (w *waiter) begun(t *task) {
 func (w *waiter) ended(t *task, err error) {
 	w.mu.Lock()
 	if err == nil {
-		w.done = append(w.done, t.shown...)
+		w.done = append(w.done, t.Shown...)
 	} else {
-		s := t.shown[0]
+		s := t.Shown[0]
 		w.errs = append(w.errs, mvm.Errorf(mvm.KindOf(err), "apply %s: %s %s: %w", w.tenant, s.Action, s.Target, err))
 	}
 	w.mu.Unlock()
@@ -99,7 +99,7 @@ func (w *waiter) say(p mvm.Progress) {
 // that a task is no longer there knows how it ended too.
 func (r *reconciler) told(t *task, err error) {
 	for w := range r.waiters {
-		if w.tenant == t.at.Tenant {
+		if w.tenant == t.At.Tenant {
 			w.ended(t, err)
 		}
 	}
