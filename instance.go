@@ -20,29 +20,23 @@ const (
 	StateDestroyed State = "destroyed"
 )
 
+// transitions are the changes of state that one change of a record makes.
 var transitions = map[State][]State{
 	StateCreated:  {StateReady},
 	StateReady:    {StateRunning},
-	StateRunning:  {StateWarm, StateStopped},
+	StateRunning:  {StateWarm, StateSleeping, StateStopped},
 	StateWarm:     {StateRunning, StateSleeping, StateStopped},
-	StateSleeping: {StateRunning, StateStopped},
-	StateStopped:  {StateRunning, StateSleeping}, // asleep by a snapshot that is brought back
+	StateSleeping: {StateRunning, StateWarm, StateStopped}, // warm: by a sleep of a warm one that is taken back
+	StateStopped:  {StateRunning, StateSleeping},           // asleep by a snapshot that is brought back
 }
 
-// CanBecome reports whether one step leads from s to the other state.
+// CanBecome reports whether one change of a record leads from s to the other state. The
+// simulation checks that every change is one of these.
 func (s State) CanBecome(to State) bool {
 	if to == StateDestroyed {
 		return s != StateDestroyed
 	}
 	return slices.Contains(transitions[s], to)
-}
-
-// CheckTransition returns a clear error where one step does not lead from s to to.
-func CheckTransition(what string, s, to State) error {
-	if s.CanBecome(to) {
-		return nil
-	}
-	return Errorf(KindState, "%s is %s and cannot become %s", what, s, to)
 }
 
 // HoldsMemory reports whether an instance in the state has a VMM process.

@@ -193,13 +193,6 @@ func (w *world) checkNew(i mvm.Instance) {
 	}
 }
 
-// leads lists the changes of state that one transaction may make, beside those of one
-// step of an instance's life: a sleep goes through warm, and is called off.
-var leads = map[[2]mvm.State]bool{
-	{mvm.StateRunning, mvm.StateSleeping}: true,
-	{mvm.StateSleeping, mvm.StateWarm}:    true, // its vCPUs run already when the agent comes back
-}
-
 // tells says which actions of the audit log account for a change of state.
 var tells = map[[2]mvm.State][]mvm.Action{
 	{mvm.StateReady, mvm.StateRunning}:    {mvm.InstanceStarted},
@@ -221,7 +214,7 @@ func (w *world) checkStep(was *seen, i mvm.Instance) {
 	from, to := was.now.State, i.State
 	if from != to {
 		w.note("%s: %s -> %s", i.ID, from, to)
-		if !from.CanBecome(to) && !leads[[2]mvm.State{from, to}] {
+		if !from.CanBecome(to) {
 			w.fail("instance %s went from %s to %s", i.ID, from, to)
 		}
 	}
