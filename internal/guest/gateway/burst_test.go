@@ -243,16 +243,17 @@ func TestBurstBeginsInTurn(t *testing.T) {
 	}
 }
 
-// TestBurstKeepsItsTurns: where each answer takes long because there are many, no more begin
-// than otherwise, and they are answered in the order of their coming.
+// TestBurstKeepsItsTurns: while the gateway has as much to do as it can, no more begin, and
+// they are answered in the order of their coming.
 func TestBurstKeepsItsTurns(t *testing.T) {
-	l := newLab(t, gateway.Limits{Late: 500 * time.Millisecond, Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+	l.busy.Store(true)
 	var now, most atomic.Int32
 	var worker sync.Mutex
 	l.instance(ip3, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		most.Store(max(most.Load(), now.Add(1)))
 		worker.Lock()
-		time.Sleep(25 * time.Millisecond) // each, so that 32 take longer than Late
+		time.Sleep(10 * time.Millisecond) // each, so that 32 take longer than Late
 		now.Add(-1)
 		worker.Unlock()
 	}))
@@ -266,40 +267,44 @@ func TestBurstKeepsItsTurns(t *testing.T) {
 	}
 }
 
-// TestSlowRequestsLoseTheirTurn: requests that take long keep no others from beginning,
-// though others have their answers all the time.
+// TestSlowRequestsLoseTheirTurn: requests that take long, while the gateway has little to do
+// or for too long, keep no others from beginning, though others are answered all the time.
 func TestSlowRequestsLoseTheirTurn(t *testing.T) {
-	l := newLab(t, gateway.Limits{Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
-	var slow atomic.Int32
-	let := make(chan struct{})
-	l.instance(ip3, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			slow.Add(1)
-			<-let
-		}
-	}))
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer close(let)
-	begun := make(chan struct{})
-	wg.Go(func() {
-		for {
-			select {
-			case <-let:
-				return
-			default:
-				l.want(80, "/", 200, "")
+	for name, c := range map[string]struct {
+		lim  gateway.Limits
+		busy bool
+	}{"little to do": {gateway.Limits{Watch: time.Hour}, false}, "too long": {gateway.Limits{}, true}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, c.lim, webRoute("web", 80, "/", anyOne))
+			l.busy.Store(c.busy)
+			var slow atomic.Int32
+			let := make(chan struct{})
+			l.instance(ip3, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/slow" {
+					slow.Add(1)
+					<-let
+				}
+			}))
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer close(let)
+			for range 100 {
+				wg.Go(func() { l.want(80, "/slow", 200, "") })
+				wg.Go(func() { l.want(80, "/", 200, "") })
 			}
-		}
-	})
-	wg.Go(func() {
-		close(begun)
-		for range 100 {
-			wg.Go(func() { l.want(80, "/slow", 200, "") })
-		}
-	})
-	<-begun
-	eventually(t, "all slow requests are under way", func() bool { return slow.Load() == 100 })
+			eventually(t, "all slow requests are under way", func() bool { return slow.Load() == 100 })
+		})
+	}
+}
+
+// TestBusy: it is the process that is, not what it waits for.
+func TestBusy(t *testing.T) {
+	busy := gateway.Busy()
+	busy()
+	time.Sleep(100 * time.Millisecond)
+	if busy() {
+		t.Error("a process that sleeps is busy")
+	}
 }
 
 // TestFewGoroutinesStay: after a burst.

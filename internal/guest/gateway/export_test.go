@@ -14,6 +14,7 @@ import (
 var (
 	KeyOf   = keyOf
 	JSONKey = jsonKey
+	Busy    = busy
 )
 
 // Known counts targets and instances on the roster.

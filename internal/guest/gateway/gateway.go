@@ -52,6 +52,7 @@ type Options struct {
 	Now    func() time.Time
 	Limits Limits
 	Begin  func() error // called once, before the first connection is taken
+	Busy   func() bool  // whether there was more to do than to wait since its last call; nil: by the CPU time used
 }
 
 // Router routes. Its methods may be called concurrently.
@@ -71,7 +72,6 @@ type Router struct {
 	buffers copyBuffers
 	late    late
 	fresh   chan struct{}    // one per connection that is to have its first answer
-	firsts  atomic.Int64     // connections that have had it while they counted
 	crew    chan *clientConn // to goroutines that have nothing to serve
 	idle    atomic.Int32     // such goroutines
 	date    atomic.Pointer[dated]
@@ -100,6 +100,9 @@ func New(opt Options) *Router {
 		// No keep-alive probes either: a request has a deadline, and a stream has them
 		// from its beginning.
 		opt.Listen = (&net.ListenConfig{KeepAlive: -1}).Listen
+	}
+	if opt.Busy == nil {
+		opt.Busy = busy()
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now

@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -122,6 +123,7 @@ var (
 
 // lab is a router on loopback with pretended instances.
 type lab struct {
+	busy   atomic.Bool // the gateway has as much to do as it can
 	t      testing.TB
 	router *gateway.Router
 	host   *host
@@ -142,7 +144,9 @@ type lab struct {
 func newLab(t testing.TB, lim gateway.Limits, routes ...mvm.Route) *lab {
 	l := &lab{t: t, host: &host{answer: says(awake3)},
 		listens: map[string]string{}, network: map[string]string{}, dialed: map[string]int{}, lost: map[string]int{}, stalled: map[string]chan struct{}{}}
-	l.router = gateway.New(gateway.Options{Host: l.host, Limits: lim, Dial: l.dial, Listen: l.listen})
+	busy := gateway.Busy()
+	l.router = gateway.New(gateway.Options{Host: l.host, Limits: lim, Dial: l.dial, Listen: l.listen,
+		Busy: func() bool { return busy() || l.busy.Load() }})
 	t.Cleanup(func() {
 		if err := l.router.Close(); err != nil {
 			t.Errorf("close: %v", err)

@@ -18,7 +18,7 @@ type Limits struct {
 
 	Silent time.Duration // for which an instance that is awake may acknowledge nothing [15 s]
 
-	Late  time.Duration // without an answer on any new connection, after which others begin [20 ms]
+	Late  time.Duration // without an answer, after which a new connection keeps others from beginning only while the gateway is busy [20 ms]
 	Watch time.Duration // after which the end of a request's client is looked for [250 ms]
 
 	Linger      time.Duration // to drop what a client sends that was refused [10 s]

@@ -191,14 +191,11 @@ func (c *clientConn) await() {
 	}
 }
 
-// settle makes room for the next connection that is to have its first answer, and reports
-// whether it was for this one that there was none.
-func (c *clientConn) settle() bool {
-	counted := c.fresh.Swap(false)
-	if counted {
+// settle makes room for the next connection that is to have its first answer.
+func (c *clientConn) settle() {
+	if c.fresh.Swap(false) {
 		<-c.r.fresh
 	}
-	return counted
 }
 
 // wait waits for d, and reports false when ctx ended first.

@@ -50,12 +50,8 @@ func (c *clientConn) nextRequest() bool {
 // answerRequest answers the request that was read.
 func (c *clientConn) answerRequest() {
 	c.beginRequest()
-	defer func() {
-		c.endRequest()
-		if c.settle() {
-			c.r.firsts.Add(1)
-		}
-	}()
+	defer c.settle()
+	defer c.endRequest()
 	defer c.x.end()
 	c.x.serve(&c.head.req)
 }

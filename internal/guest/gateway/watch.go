@@ -213,6 +213,10 @@ func (l *late) next(watched int) (over, slow []*clientConn, more bool) {
 
 // watchLate looks after connections that are late. It runs while there are connections
 // that may become so.
+//
+// One that has no answer yet keeps others from beginning while the gateway has as much to do
+// as it can: more would only delay those that have begun. Where the gateway waits, it is for
+// something else.
 func (r *Router) watchLate() {
 	watched := max(1, int(r.lim.Watch/r.lim.Late))
 	for {
@@ -221,16 +225,16 @@ func (r *Router) watchLate() {
 		case <-r.ctx.Done():
 			return
 		}
+		r.opt.Busy()
 		for more := true; more; {
-			before := r.firsts.Load()
 			if !wait(r.ctx, r.lim.Late) {
 				return
 			}
 			var over, slow []*clientConn
 			over, slow, more = r.late.next(watched)
-			now := r.firsts.Load() // where others have had theirs, more would only delay who has begun
+			busy := r.opt.Busy()
 			for _, c := range slow {
-				if now == before || c.silent() {
+				if !busy || c.silent() {
 					c.settle()
 				}
 			}
