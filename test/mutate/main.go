@@ -5,10 +5,13 @@
 //	go run ./test/mutate -seed 1 -n 160
 //	go run ./test/mutate -n 12 internal/policy
 //
-// Nothing in the tree changes: each bug is compiled with `go test -overlay`. As root, the
-// tests run with a PID namespace and a /tmp of their own, and can write nowhere else but to
-// the user's caches, so that a bug does no harm to the host. Bugs that do not compile do not count. Those
-// that change nothing that anybody could notice are in equivalent.txt with the reason.
+// Nothing in the tree changes: all bugs of a package are compiled into one program with
+// `go test -overlay`, where a variable of the environment chooses one. Each test runs once
+// without a bug and writes down which bugs it comes upon; a bug has only those tests run, the
+// quick ones first, until one fails and fails again. As root, the tests run with a PID
+// namespace and a /tmp of their own, and can write nowhere else but to the user's caches, so
+// that a bug does no harm to the host. Bugs that do not compile do not count. Those that
+// change nothing that anybody could notice are in equivalent.txt with the reason.
 package main
 
 import (
@@ -19,6 +22,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +39,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r := &runner{log: os.Stderr, slack: time.Minute}
+	r := &runner{log: os.Stderr, slack: 20 * time.Second}
 	seed := flag.Uint64("seed", 1, "which bugs")
 	n := flag.Int("n", 160, "how many bugs that compile")
 	most := flag.Float64("most", 15, "exit with 1 where more than this percentage survives")
@@ -54,35 +58,46 @@ func main() {
 	}
 }
 
-// target is a package to plant bugs in, and what tests it: its own tests, and those of
-// packages that use it, which run on bugs that its own did not notice.
+// target is packages to plant bugs in, and what tests them: their own tests, and those of
+// packages that use them, which run on bugs that their own did not notice.
 type target struct {
-	pkg   string
+	pkgs  []string
 	share int // its part of the bugs
 	tests []tests
 }
 
-// tests is a package with tests and what to run of them.
+func (g target) name() string { return g.pkgs[0] }
+
+// tests is a package with tests and what to run of them; all where nothing is said.
 type tests struct {
 	pkg  string
 	args []string
 }
 
 func own(pkg string, share int, more ...tests) target {
-	return target{pkg, share, append([]tests{{pkg: pkg}}, more...)}
+	return target{[]string{pkg}, share, append([]tests{{pkg: pkg}}, more...)}
+}
+
+// agent is the agent and its parts.
+func agent(share int) target {
+	g := target{pkgs: []string{"internal/agent"}, share: share}
+	for _, pkg := range g.pkgs {
+		g.tests = append(g.tests, tests{pkg: pkg})
+	}
+	g.tests = append(g.tests, tests{pkg: "internal/sim", args: []string{"-test.run=^TestSimulation$", "-seeds=12"}})
+	return g
 }
 
 // targets are the packages that have the most to lose.
 func targets() []target {
-	sim := tests{pkg: "internal/sim", args: []string{"-test.run=^TestSimulation$", "-seeds=12"}}
 	return []target{
-		own("internal/agent", 60, sim),
+		own("internal/driver/qemu/spawn", 10, tests{pkg: "internal/hostd"}),
+		own("internal/driver/qemu/qmp", 6),
+		own("internal/driver/fake", 6),
+		own("internal/hostd", 20),
 		own("internal/guest", 30),
 		own("internal/guest/gateway", 30),
-		own("internal/hostd", 20),
-		own("internal/driver/fake", 6),
-		own("internal/driver/qemu/qmp", 6),
-		own("internal/driver/qemu/spawn", 10, tests{pkg: "internal/hostd"}),
+		agent(60),
 	}
 }
 
@@ -97,7 +112,7 @@ func choose(names []string) []target {
 		name = strings.TrimPrefix(filepath.ToSlash(filepath.Clean(name)), "mvm/")
 		t := own(name, 1)
 		for _, known := range targets() {
-			if known.pkg == name {
+			if slices.Contains(known.pkgs, name) {
 				t = known
 			}
 		}
@@ -125,9 +140,13 @@ func (r *runner) run(ctx context.Context, seed uint64, n int, only string, list 
 	defer func() { _ = os.RemoveAll(r.tmp) }()
 	chosen := choose(names)
 	for _, g := range chosen {
-		sites, err := find(root, g.pkg)
+		sources, err := load(root, g.pkgs)
 		if err != nil {
 			return t, err
+		}
+		var sites []site
+		for _, p := range sources {
+			sites = append(sites, p.find()...)
 		}
 		sites = order(sites, seed, only)
 		if list {
@@ -136,8 +155,8 @@ func (r *runner) run(ctx context.Context, seed uint64, n int, only string, list 
 			}
 			continue
 		}
-		if err := r.target(ctx, &t, g, sites, share(n, g, chosen), same); err != nil {
-			return t, fmt.Errorf("plant bugs in %s: %w", g.pkg, err)
+		if err := r.target(ctx, &t, g, sources, sites, share(n, g, chosen), same); err != nil {
+			return t, fmt.Errorf("plant bugs in %s: %w", g.name(), err)
 		}
 	}
 	t.took = time.Since(began)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +25,7 @@ func TestMain(m *testing.M) {
 func plant(t *testing.T, seed uint64, n int, only, pkg string) table {
 	t.Helper()
 	var log bytes.Buffer
-	r := &runner{log: &log, jobs: 2, slack: 15 * time.Second}
+	r := &runner{log: &log, jobs: 2, slack: 8 * time.Second}
 	got, err := r.run(t.Context(), seed, n, only, false, []string{pkg})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())
@@ -68,13 +67,13 @@ func TestOrderIsTheSeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := func(seed uint64) string {
-		sites, err := find(root, filepath.Join("internal", "policy"))
+		sources, err := load(root, []string{"internal/policy"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var out []string
 		kinds := map[string]bool{}
-		for _, s := range order(sites, seed, "")[:12] {
+		for _, s := range order(sources[0].find(), seed, "")[:12] {
 			out = append(out, s.name())
 			kinds[s.kind] = true
 		}

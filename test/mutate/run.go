@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -22,189 +21,300 @@ import (
 type runner struct {
 	log       io.Writer
 	root, tmp string
-	jobs      int           // bugs at a time
+	jobs      int           // programs of tests at a time
 	slack     time.Duration // that tests may take beside five times what they take without a bug
 }
 
-// slow is how long a test takes that is run after the others: most bugs are noticed
-// by a quick one.
-const slow = time.Second
+// program is the compiled tests of a package that has the bugs, or uses it.
+type program struct {
+	pkg, bin string
+	args     []string
+	tests    []*test
+}
 
-// target plants n bugs in one package, in the order given.
-func (r *runner) target(ctx context.Context, t *table, g target, sites []site, n int, same map[string]string) error {
-	runs, err := r.baseline(ctx, g)
+// test is one test, how long it takes without a bug, and the bugs that it comes upon.
+type test struct {
+	name    string
+	took    time.Duration
+	reaches map[int]bool
+	fails   bool // without a bug, when it runs alone
+}
+
+// target plants n bugs in the packages of one target, in the order given.
+func (r *runner) target(ctx context.Context, t *table, g target, sources []*source, sites []site, n int, same map[string]string) error {
+	planted, err := r.schema(t, g, sources, sites, n, same)
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var mu sync.Mutex
-	var workers sync.WaitGroup
-	next := func() (site, bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		for len(sites) > 0 && n > 0 && ctx.Err() == nil {
-			s := sites[0]
-			sites = sites[1:]
-			if why := same[s.name()]; why != "" {
-				t.rows = append(t.rows, row{site: s, verdict: equivalent, by: why})
-				continue
-			}
-			n--
-			return s, true
+	var programs []*program
+	for i, s := range g.tests {
+		p, err := r.compile(ctx, g, s, i)
+		if err != nil {
+			return err
 		}
-		return site{}, false
+		if err := r.baseline(ctx, p); err != nil {
+			return err
+		}
+		programs = append(programs, p)
 	}
-	done := func(v row) {
+	var mu sync.Mutex
+	return r.each(ctx, len(planted), func(ctx context.Context, i int) error {
+		began := time.Now()
+		v, err := r.try(ctx, planted[i], programs)
+		if err != nil {
+			return err
+		}
+		v.took = time.Since(began)
 		mu.Lock()
 		defer mu.Unlock()
 		t.rows = append(t.rows, v)
 		fmt.Fprintf(r.log, "%s\n", v)
-		if v.verdict == unbuildable {
-			n++
-		}
-	}
-	for i := range r.jobs {
+		return nil
+	})
+}
+
+// each calls do with 0 to n-1, as many at a time as jobs are allowed.
+func (r *runner) each(ctx context.Context, n int, do func(context.Context, int) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var workers sync.WaitGroup
+	next := make(chan int)
+	for range r.jobs {
 		workers.Go(func() {
-			for s, ok := next(); ok; s, ok = next() {
-				began := time.Now()
-				v, err := r.plant(ctx, filepath.Join(r.tmp, strconv.Itoa(i)), s, runs)
-				if err != nil {
+			for i := range next {
+				if err := do(ctx, i); err != nil {
 					stop(err)
-					return
 				}
-				v.took = time.Since(began)
-				done(v)
 			}
 		})
 	}
+	for i := 0; i < n && ctx.Err() == nil; i++ {
+		next <- i
+	}
+	close(next)
 	workers.Wait()
 	return context.Cause(ctx)
 }
 
-// run is one run of tests on a bug.
-type run struct {
-	tests
-	limit time.Duration
-}
-
-// baseline runs the tests without a bug, and says how to run them with one.
-func (r *runner) baseline(ctx context.Context, g target) ([]run, error) {
-	var runs []run
-	for _, s := range g.tests {
-		bin, err := r.compile(ctx, r.tmp, s, nil)
+// schema writes the packages with the first n bugs that compile and count, and returns
+// these. Some more are tried at once, for those that don't compile.
+func (r *runner) schema(t *table, g target, sources []*source, sites []site, n int, same map[string]string) ([]numbered, error) {
+	var few []numbered
+	for _, s := range sites {
+		if why := same[s.name()]; why != "" {
+			t.rows = append(t.rows, row{site: s, verdict: equivalent, by: why})
+		} else if few = append(few, numbered{s, len(few) + 1}); len(few) == n+n/2+5 {
+			break
+		}
+	}
+	broken := map[int]bool{}
+	texts := map[string]string{}
+	for _, p := range sources {
+		var own []numbered
+		for _, s := range few {
+			if s.pkg == p {
+				own = append(own, s)
+			}
+		}
+		with, bad, err := p.schema(own)
 		if err != nil {
 			return nil, err
 		}
-		began := time.Now()
-		v, out := r.test(ctx, r.tmp, bin, run{tests{s.pkg, append([]string{"-test.v"}, s.args...)}, 20 * time.Minute})
-		if v != survived {
-			return nil, fmt.Errorf("the tests of %s fail without a bug: %s\n%s", s.pkg, firstFailure(out, s.pkg), out)
+		for path, text := range with {
+			texts[path] = text
 		}
-		took := time.Since(began)
-		fmt.Fprintf(r.log, "%s: tests of %s take %.0f s\n", g.pkg, s.pkg, took.Seconds())
-		late, limit := slowTests(out), 5*took+r.slack
-		if late == "" || len(s.args) > 0 {
-			runs = append(runs, run{s, limit})
-			continue
-		}
-		runs = append(runs, run{tests{s.pkg, []string{"-test.skip=" + late}}, limit}, run{tests{s.pkg, []string{"-test.run=" + late}}, limit})
-	}
-	return runs, nil
-}
-
-var passed = regexp.MustCompile(`(?m)^--- PASS: (\S+) \(([0-9.]+)s\)`)
-
-// slowTests is a pattern of the tests that are slow.
-func slowTests(out string) string {
-	var names []string
-	for _, m := range passed.FindAllStringSubmatch(out, -1) {
-		if took, err := time.ParseDuration(m[2] + "s"); err == nil && took >= slow {
-			names = append(names, m[1])
+		for _, s := range bad {
+			broken[s.n] = true
 		}
 	}
-	if names == nil {
-		return ""
-	}
-	return "^(" + strings.Join(names, "|") + ")$"
-}
-
-// plant says what becomes of one bug. The folder is this worker's.
-func (r *runner) plant(ctx context.Context, dir string, s site, runs []run) (row, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return row{}, err
-	}
-	overlay, err := r.overlay(dir, s)
-	if err != nil {
-		return row{}, err
-	}
-	bin, of := "", ""
-	for _, u := range runs {
-		if of != u.pkg {
-			bin, err = r.compile(ctx, dir, u.tests, overlay)
-			of = u.pkg
-		}
-		if ctx.Err() != nil {
-			return row{}, ctx.Err()
-		}
-		if err != nil {
-			return row{site: s, verdict: unbuildable}, nil
-		}
-		v, out := r.test(ctx, dir, bin, u)
+	var planted []numbered
+	for _, s := range few {
 		switch {
-		case ctx.Err() != nil:
-			return row{}, ctx.Err()
-		case v == hung:
-			return row{site: s, verdict: hung, by: u.pkg}, nil
-		case v == caught:
-			return row{site: s, verdict: caught, by: firstFailure(out, u.pkg)}, nil
+		case len(planted) == n:
+		case broken[s.n]:
+			t.rows = append(t.rows, row{site: s.site, verdict: unbuildable})
+		default:
+			planted = append(planted, s)
 		}
 	}
-	return row{site: s, verdict: survived}, nil
-}
-
-// overlay has the compiler see the file with the bug.
-func (r *runner) overlay(dir string, s site) ([]string, error) {
-	path := filepath.Join(r.root, s.file)
-	src, err := os.ReadFile(path)
-	if err != nil {
+	dir := r.dir(g)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	with := filepath.Join(dir, "mutant.go")
-	text := string(src[:s.from]) + s.with + string(src[s.to:])
-	list, err := json.Marshal(map[string]map[string]string{"Replace": {path: with}})
-	if err != nil {
-		return nil, err
-	}
-	file := filepath.Join(dir, "overlay.json")
-	return []string{"-overlay", file}, errors.Join(os.WriteFile(with, []byte(text), 0o600), os.WriteFile(file, list, 0o600))
+	return planted, overlay(dir, texts)
 }
 
-// compile makes the program of the package's tests.
-func (r *runner) compile(ctx context.Context, dir string, s tests, overlay []string) (string, error) {
-	bin := filepath.Join(dir, "test.bin")
-	args := append([]string{"test", "-c", "-vet=off", "-ldflags=-s -w", "-o", bin}, overlay...)
-	cmd := exec.CommandContext(ctx, "go", append(args, "./"+s.pkg)...)
+func (r *runner) dir(g target) string {
+	return filepath.Join(r.tmp, strings.ReplaceAll(g.name(), "/", "-"))
+}
+
+// compile makes the program of the tests.
+func (r *runner) compile(ctx context.Context, g target, s tests, i int) (*program, error) {
+	p := &program{pkg: s.pkg, args: s.args, bin: filepath.Join(r.dir(g), fmt.Sprintf("test%d.bin", i))}
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", p.bin,
+		"-overlay", filepath.Join(r.dir(g), overlayName), "./"+s.pkg)
 	cmd.Dir = r.root
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("compile the tests of %s: %w\n%s", s.pkg, err, out)
+		return nil, fmt.Errorf("compile the tests of %s: %w\n%s", s.pkg, err, out)
 	}
-	return bin, nil
+	if len(s.args) > 0 {
+		p.tests = []*test{{name: s.pkg}}
+		return p, nil
+	}
+	cmd = exec.CommandContext(ctx, p.bin, "-test.list=^(Test|Fuzz|Example)")
+	cmd.Dir = filepath.Join(r.root, s.pkg)
+	if out, err = cmd.Output(); err != nil {
+		return nil, fmt.Errorf("list the tests of %s: %w", s.pkg, err)
+	}
+	for _, name := range strings.Fields(string(out)) {
+		p.tests = append(p.tests, &test{name: name})
+	}
+	return p, nil
 }
 
-// test runs the program of the tests, and returns what it printed last.
-func (r *runner) test(ctx context.Context, dir, bin string, u run) (verdict, string) {
-	tmp, err := os.MkdirTemp(dir, "run")
+// baseline runs each test alone without a bug.
+func (r *runner) baseline(ctx context.Context, p *program) error {
+	began := time.Now()
+	err := r.each(ctx, len(p.tests), func(ctx context.Context, i int) error {
+		t := p.tests[i]
+		reached, err := os.CreateTemp(r.tmp, "reached")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = os.Remove(reached.Name()) }()
+		defer reached.Close()
+		if err := reached.Chmod(0o666); err != nil {
+			return err
+		}
+		out := ""
+		for range 2 { // a test that waits for a busy machine may fail once
+			began := time.Now()
+			var v verdict
+			v, out = r.exec(ctx, p, []*test{t}, 10*time.Minute, reachedVar+"="+reached.Name())
+			t.took, t.fails = time.Since(began), v != survived
+			if !t.fails || ctx.Err() != nil {
+				break
+			}
+		}
+		if t.fails {
+			fmt.Fprintf(r.log, "%s of %s fails without a bug and is left out:\n%s\n", t.name, p.pkg, out)
+		}
+		text, err := io.ReadAll(reached)
+		t.reaches = map[int]bool{}
+		for _, line := range strings.Fields(string(text)) {
+			n, _ := strconv.Atoi(line)
+			t.reaches[n] = true
+		}
+		return errors.Join(err, ctx.Err())
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(p.tests, func(a, b *test) int { return int(a.took - b.took) })
+	fails := 0
+	for _, t := range p.tests {
+		if t.fails {
+			fails++
+		}
+	}
+	fmt.Fprintf(r.log, "%d tests of %s take %.0f s\n", len(p.tests), p.pkg, time.Since(began).Seconds())
+	if 10*fails > len(p.tests) {
+		return fmt.Errorf("%d of %d tests of %s fail without a bug", fails, len(p.tests), p.pkg)
+	}
+	return nil
+}
+
+// batches are the tests that come upon the bug, the quick ones first.
+func (p *program) batches(n int) (all [][]*test) {
+	var batch []*test
+	var sum, most time.Duration = 0, time.Second
+	for _, t := range p.tests {
+		if t.fails || !t.reaches[n] {
+			continue
+		}
+		if len(batch) > 0 && sum+t.took > most {
+			all, batch, sum, most = append(all, batch), nil, 0, 4*most
+		}
+		batch, sum = append(batch, t), sum+t.took
+	}
+	if len(batch) > 0 {
+		all = append(all, batch)
+	}
+	return all
+}
+
+// try says what becomes of one bug.
+func (r *runner) try(ctx context.Context, s numbered, programs []*program) (row, error) {
+	bug := chosenVar + "=" + strconv.Itoa(s.n)
+	reached := false
+	for _, p := range programs {
+		for _, batch := range p.batches(s.n) {
+			reached = true
+			var sum time.Duration
+			for _, t := range batch {
+				sum += t.took
+			}
+			v, out := r.exec(ctx, p, batch, 5*sum+r.slack, bug)
+			if v == caught {
+				v, out = r.again(ctx, p, batch, out, bug)
+			}
+			if ctx.Err() != nil {
+				return row{}, ctx.Err()
+			}
+			if v == caught {
+				return row{site: s.site, verdict: caught, by: firstFailure(out, p.pkg)}, nil
+			}
+			if v == hung {
+				return row{site: s.site, verdict: hung, by: p.pkg}, nil
+			}
+		}
+	}
+	if !reached {
+		return row{site: s.site, verdict: survived, by: "no test comes upon it"}, nil
+	}
+	return row{site: s.site, verdict: survived}, nil
+}
+
+// again runs the test that failed once more: a bug that a test notices now and then is not
+// told from a test that fails now and then.
+func (r *runner) again(ctx context.Context, p *program, batch []*test, out, bug string) (verdict, string) {
+	name, _, _ := strings.Cut(firstFailure(out, p.pkg), "/")
+	for _, t := range batch {
+		if t.name == name {
+			batch = []*test{t}
+			break
+		}
+	}
+	for range 2 {
+		if v, more := r.exec(ctx, p, batch, 10*time.Minute, bug); v != survived {
+			return v, more
+		}
+	}
+	fmt.Fprintf(r.log, "%s failed once in three runs: not counted\n", name)
+	return survived, ""
+}
+
+// exec runs tests with a variable set, and returns what they printed last.
+func (r *runner) exec(ctx context.Context, p *program, which []*test, limit time.Duration, with string) (verdict, string) {
+	tmp, err := os.MkdirTemp(r.tmp, "run")
 	if err != nil {
 		return survived, err.Error()
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	ctx, cancel := context.WithTimeout(ctx, u.limit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	args := append([]string{bin, "-test.short", "-test.failfast", "-test.timeout=" + u.limit.String()}, u.args...)
+	args := append([]string{p.bin, "-test.short", "-test.failfast", "-test.timeout=" + limit.String()}, p.args...)
+	if len(p.args) == 0 {
+		var names []string
+		for _, t := range which {
+			names = append(names, t.name)
+		}
+		args = append(args, "-test.run=^("+strings.Join(names, "|")+")$")
+	}
 	cmd := confine(ctx, tmp, args)
-	cmd.Dir = filepath.Join(r.root, u.pkg)
+	cmd.Dir = filepath.Join(r.root, p.pkg)
+	cmd.Env = append(os.Environ(), with)
 	cmd.WaitDelay = 10 * time.Second
 	out := &tail{}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -240,80 +350,3 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 func (t *tail) String() string { return string(t.b) }
-
-// The words by which this program, started again, confines what it runs, and its exit
-// code where it can't.
-const (
-	confineArg    = "confined"
-	confineFailed = 97
-)
-
-// confine runs the program in namespaces of its own, and with it end all that it started.
-// Without root it runs as it is: then it has no rights to do harm with.
-func confine(ctx context.Context, dir string, args []string) *exec.Cmd {
-	self, err := os.Executable()
-	if err != nil || os.Geteuid() != 0 {
-		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		return cmd
-	}
-	cmd := exec.CommandContext(ctx, self, append([]string{confineArg, dir}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	return cmd
-}
-
-// confined is the first process of the namespaces. The folder becomes /tmp, and nothing can
-// be written to beside it and the caches. It runs the program, waits for all that nobody
-// else waits for, and returns the program's exit code.
-func confined(args []string) (code int, err error) {
-	dir, program := args[0], args[1:]
-	if err := isolate(dir); err != nil {
-		return 0, err
-	}
-	p, err := os.StartProcess(program[0], program, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
-	if err != nil {
-		return 0, err
-	}
-	for {
-		var st syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &st, 0, nil)
-		switch {
-		case errors.Is(err, syscall.EINTR):
-		case err != nil:
-			return 0, fmt.Errorf("wait for the tests: %w", err)
-		case pid == p.Pid && st.Signaled():
-			return 128 + int(st.Signal()), nil
-		case pid == p.Pid:
-			return st.ExitStatus(), nil
-		}
-	}
-}
-
-// isolate gives this process mounts of its own.
-func isolate(dir string) error {
-	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
-		return err
-	}
-	mount := func(what, from, at, kind string, flags uintptr) error {
-		if err := syscall.Mount(from, at, kind, flags, ""); err != nil {
-			return fmt.Errorf("%s %s: %w", what, at, err)
-		}
-		return nil
-	}
-	if err := mount("keep mounts to this process below", "", "/", "", syscall.MS_REC|syscall.MS_PRIVATE); err != nil {
-		return err
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return err
-	}
-	err = errors.Join(mount("keep", cache, cache, "", syscall.MS_BIND), mount("put a folder at", dir, "/tmp", "", syscall.MS_BIND))
-	if err != nil {
-		return err
-	}
-	err = mount("protect", "", "/", "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY)
-	if err == nil {
-		err = mount("show the processes of this namespace at", "proc", "/proc", "proc", 0)
-	}
-	return err
-}

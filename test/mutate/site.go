@@ -6,18 +6,29 @@ import (
 	"encoding/binary"
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
-	"os"
-	"path/filepath"
+	"go/types"
 	"slices"
 	"strconv"
 	"strings"
 )
 
+// form is how a bug is written beside what it replaces.
+type form int
+
+const (
+	value     form = iota // a value of a type
+	statement             // a statement in a block
+	simple                // a statement where only a simple one can be
+)
+
 // site is a bug that can be planted: what is between two offsets of a file becomes
 // something else.
 type site struct {
+	pkg  *source
+	form form
+	typ  types.Type // of a value
+
 	file     string // slash-separated, relative to the module
 	function string
 	kind     string
@@ -38,34 +49,15 @@ func (s site) name() string {
 }
 
 // find lists the bugs that can be planted in a package.
-func find(root, pkg string) ([]site, error) {
-	files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))
-	if err == nil && len(files) == 0 {
-		err = fmt.Errorf("there is no Go file in %s", pkg)
-	}
-	if err != nil {
-		return nil, err
-	}
+func (p *source) find() []site {
 	var all []site
 	seen := map[string]int{}
-	for _, path := range files {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
-		src, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		fset := token.NewFileSet()
-		f, err := parser.ParseFile(fset, path, src, parser.SkipObjectResolution)
-		if err != nil {
-			return nil, err
-		}
-		w := &walker{file: pkg + "/" + filepath.Base(path), src: string(src), fset: fset}
-		for _, d := range f.Decls {
+	for _, f := range p.files {
+		w := &walker{file: f, pkg: p}
+		for _, d := range f.syntax.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
-				w.fn = fn
-				ast.Inspect(fn.Body, w.visit)
+				w.fn, w.inner = fn, nil
+				ast.Inspect(fn.Body, w.enter)
 			}
 		}
 		for _, s := range w.sites {
@@ -74,7 +66,7 @@ func find(root, pkg string) ([]site, error) {
 			all = append(all, s)
 		}
 	}
-	return all, nil
+	return all
 }
 
 // order puts the bugs in the seed's order: each kind in turn, so that the most frequent
@@ -113,11 +105,12 @@ func order(all []site, seed uint64, only string) []site {
 
 // walker finds the bugs in a file.
 type walker struct {
-	file, src string
-	fset      *token.FileSet
-	fn        *ast.FuncDecl
-	inner     []*ast.FuncLit
-	sites     []site
+	pkg   *source
+	file  *file
+	fn    *ast.FuncDecl
+	inner []*ast.FuncLit
+	above []ast.Node // from the function's body down to the node
+	sites []site
 }
 
 // swaps are operators that are easily mistaken for each other.
@@ -126,14 +119,27 @@ var swaps = map[token.Token]token.Token{
 	token.LAND: token.LOR, token.LOR: token.LAND, token.ADD: token.SUB, token.SUB: token.ADD,
 }
 
+// enter visits the node and keeps what is above it.
+func (w *walker) enter(n ast.Node) bool {
+	if n == nil {
+		w.above = w.above[:len(w.above)-1]
+		return true
+	}
+	if !w.visit(n) {
+		return false
+	}
+	w.above = append(w.above, n)
+	return true
+}
+
 func (w *walker) visit(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.FuncLit:
 		w.inner = append(w.inner, n)
 	case *ast.IfStmt:
-		w.add("negate", n.Cond.Pos(), n.Cond.End(), "!("+w.text(n.Cond)+")")
+		w.value("negate", n.Cond, types.Typ[types.Bool], "!("+w.text(n.Cond)+")")
 		if n.Else == nil {
-			w.add("never", n.Cond.Pos(), n.Cond.End(), "("+w.text(n.Cond)+") && false")
+			w.value("never", n.Cond, types.Typ[types.Bool], "("+w.text(n.Cond)+") && false")
 		}
 	case *ast.BinaryExpr:
 		if to, ok := swaps[n.Op]; ok && !w.concatenates(n) {
@@ -141,19 +147,19 @@ func (w *walker) visit(n ast.Node) bool {
 		}
 	case *ast.ExprStmt:
 		if _, ok := n.X.(*ast.CallExpr); ok && !w.says(n.X) {
-			w.add("leave out", n.Pos(), n.End(), "")
+			w.statement("leave out", n, "")
 		}
 	case *ast.DeferStmt:
-		w.add("leave out", n.Pos(), n.End(), "")
+		w.statement("leave out", n, "")
 	case *ast.IncDecStmt:
-		w.add("leave out", n.Pos(), n.End(), "")
+		w.statement("leave out", n, "")
 	case *ast.AssignStmt:
 		if n.Tok != token.DEFINE {
 			w.assign(n)
 		}
 	case *ast.BranchStmt:
 		if n.Tok == token.CONTINUE && n.Label == nil {
-			w.add("loop", n.Pos(), n.End(), "break")
+			w.statement("loop", n, "break")
 		}
 	case *ast.ReturnStmt:
 		w.returns(n)
@@ -167,13 +173,38 @@ func (w *walker) visit(n ast.Node) bool {
 
 // text is the source of the node.
 func (w *walker) text(n ast.Node) string {
-	return w.src[w.fset.Position(n.Pos()).Offset:w.fset.Position(n.End()).Offset]
+	return w.file.text[w.offset(n.Pos()):w.offset(n.End())]
 }
 
-func (w *walker) add(kind string, from, to token.Pos, with string) {
-	p := w.fset.Position(from)
-	s := site{file: w.file, function: w.name(), kind: kind, line: p.Line, from: p.Offset, to: w.fset.Position(to).Offset, with: with}
-	s.was = strings.Join(strings.Fields(w.src[s.from:s.to]), " ")
+func (w *walker) offset(p token.Pos) int { return w.pkg.fset.Position(p).Offset }
+
+// value plants another value of the type.
+func (w *walker) value(kind string, n ast.Node, typ types.Type, with string) {
+	if typ == nil {
+		return
+	}
+	w.add(site{kind: kind, form: value, typ: typ, with: with}, n)
+}
+
+// statement plants another statement, or none.
+func (w *walker) statement(kind string, n ast.Node, with string) {
+	s := site{kind: kind, form: simple, with: with}
+	switch up := w.above[len(w.above)-1].(type) {
+	case *ast.BlockStmt, *ast.LabeledStmt, *ast.CaseClause:
+		s.form = statement
+	case *ast.CommClause:
+		if up.Comm == n {
+			return // what a select waits for
+		}
+		s.form = statement
+	}
+	w.add(s, n)
+}
+
+func (w *walker) add(s site, n ast.Node) {
+	s.pkg, s.file, s.function = w.pkg, w.file.name, w.name()
+	s.line, s.from, s.to = w.pkg.fset.Position(n.Pos()).Line, w.offset(n.Pos()), w.offset(n.End())
+	s.was = strings.Join(strings.Fields(w.file.text[s.from:s.to]), " ")
 	if len(s.was) > 70 {
 		s.was = s.was[:70] + "…"
 	}
@@ -190,13 +221,17 @@ func (w *walker) name() string {
 
 // operator swaps one.
 func (w *walker) operator(n *ast.BinaryExpr, to token.Token) {
-	w.add("operator", n.Pos(), n.End(), w.text(n.X)+" "+to.String()+" "+w.text(n.Y))
+	typ := w.pkg.info.TypeOf(n)
+	if typ == types.Typ[types.UntypedBool] {
+		typ = types.Typ[types.Bool]
+	}
+	w.value("operator", n, typ, w.text(n.X)+" "+to.String()+" "+w.text(n.Y))
 }
 
-// concatenates reports whether + may join strings: there is no other way to tell without
-// types, and a bug that does not compile costs time.
+// concatenates reports whether + joins strings.
 func (w *walker) concatenates(n *ast.BinaryExpr) bool {
-	return n.Op == token.ADD && strings.ContainsAny(w.text(n), "\"`")
+	b, ok := w.pkg.info.TypeOf(n).Underlying().(*types.Basic)
+	return n.Op == token.ADD && ok && b.Info()&types.IsString != 0
 }
 
 // says reports whether the call only tells people something.
@@ -225,7 +260,7 @@ func (w *walker) assign(n *ast.AssignStmt) {
 			return
 		}
 	}
-	w.add("leave out", n.Pos(), n.End(), "")
+	w.statement("leave out", n, "")
 }
 
 // returns drops an error.
@@ -244,7 +279,7 @@ func (w *walker) returns(n *ast.ReturnStmt) {
 	if _, ok := last.(*ast.CallExpr); ok && !w.says(last) && !makesError(w.text(last)) {
 		with = "func() error { _ = " + w.text(last) + "; return nil }()" // what it does is done
 	}
-	w.add("drop error", last.Pos(), last.End(), with)
+	w.value("drop error", last, types.Universe.Lookup("error").Type(), with)
 }
 
 // makesError reports whether the call only makes an error.
@@ -294,5 +329,5 @@ func (w *walker) constant(n *ast.BasicLit) {
 	if err != nil {
 		return // a mask, or a mode
 	}
-	w.add("constant", n.Pos(), n.End(), strconv.FormatInt(v+1, 10))
+	w.value("constant", n, w.pkg.info.TypeOf(n), strconv.FormatInt(v+1, 10))
 }
