@@ -69,7 +69,7 @@ var rules = map[string]rule{
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/guestproto/mux internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
-	"internal/driver/qemu/spawn": {"internal/sys", "what needs root to run a VMM, with nothing that a guest or a folder of others can reach", ""},
+	"internal/driver/qemu/spawn": {"internal/sys", "what needs root to run a VMM, with nothing that a guest or a folder of others can reach", "internal/sys internal/testenv"},
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", "internal/testenv"},
 
 	"internal/network":             {"", "the contract", "internal/network/networktest"},

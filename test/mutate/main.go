@@ -39,7 +39,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r := &runner{log: os.Stderr, slack: 20 * time.Second}
+	r := &runner{log: os.Stderr, slack: 15 * time.Second}
 	seed := flag.Uint64("seed", 1, "which bugs")
 	n := flag.Int("n", 160, "how many bugs that compile")
 	most := flag.Float64("most", 15, "exit with 1 where more than this percentage survives")

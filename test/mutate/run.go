@@ -291,7 +291,7 @@ func (r *runner) again(ctx context.Context, p *program, batch []*test, out, bug 
 			return v, more
 		}
 	}
-	fmt.Fprintf(r.log, "%s failed once in three runs: not counted\n", name)
+	fmt.Fprintf(r.log, "%s failed once in three runs, which is not counted:\n%s\n", name, out)
 	return survived, ""
 }
 

@@ -183,7 +183,7 @@ func (w *walker) value(kind string, n ast.Node, typ types.Type, with string) {
 	if typ == nil {
 		return
 	}
-	w.add(site{kind: kind, form: value, typ: typ, with: with}, n)
+	w.add(site{kind: kind, form: value, typ: types.Default(typ), with: with}, n)
 }
 
 // statement plants another statement, or none.
@@ -221,11 +221,7 @@ func (w *walker) name() string {
 
 // operator swaps one.
 func (w *walker) operator(n *ast.BinaryExpr, to token.Token) {
-	typ := w.pkg.info.TypeOf(n)
-	if typ == types.Typ[types.UntypedBool] {
-		typ = types.Typ[types.Bool]
-	}
-	w.value("operator", n, typ, w.text(n.X)+" "+to.String()+" "+w.text(n.Y))
+	w.value("operator", n, w.pkg.info.TypeOf(n), w.text(n.X)+" "+to.String()+" "+w.text(n.Y))
 }
 
 // concatenates reports whether + joins strings.
@@ -322,7 +318,7 @@ func (w *walker) endsInError(n ast.Node) bool {
 
 // constant changes a number by one.
 func (w *walker) constant(n *ast.BasicLit) {
-	if n.Kind != token.INT {
+	if n.Kind != token.INT || w.meansNothing(n) {
 		return
 	}
 	v, err := strconv.ParseInt(n.Value, 10, 64)
@@ -330,4 +326,20 @@ func (w *walker) constant(n *ast.BasicLit) {
 		return // a mask, or a mode
 	}
 	w.value("constant", n, w.pkg.info.TypeOf(n), strconv.FormatInt(v+1, 10))
+}
+
+// meansNothing reports whether nobody can see the number: it comes with an error, which is
+// all that counts then, or it is the room in a channel that has room anyway.
+func (w *walker) meansNothing(n *ast.BasicLit) bool {
+	switch up := w.above[len(w.above)-1].(type) {
+	case *ast.ReturnStmt:
+		last, isName := up.Results[len(up.Results)-1].(*ast.Ident)
+		return w.endsInError(up) && up.Results[len(up.Results)-1] != ast.Expr(n) && !(isName && last.Name == "nil")
+	case *ast.CallExpr:
+		if len(up.Args) == 2 && up.Args[1] == ast.Expr(n) && n.Value != "0" {
+			_, channel := w.pkg.info.TypeOf(up.Args[0]).Underlying().(*types.Chan)
+			return channel
+		}
+	}
+	return false
 }
