@@ -42,3 +42,11 @@ func Put(l spawn.Launch) any {
 	r, _ := put(l)
 	return r
 }
+
+// Taken are the files of a Launch as the server takes them from what a client puts.
+func Taken(l spawn.Launch) (spawn.Files, error) {
+	r, files := put(l)
+	r.Files = spawn.Files{}
+	err := r.take(files)
+	return r.Files, err
+}

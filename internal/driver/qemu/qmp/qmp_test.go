@@ -129,6 +129,36 @@ func TestHostileVMM(t *testing.T) {
 	}
 }
 
+// A VMM that takes no more commands holds nobody beyond the call's own time.
+func TestVMMThatTakesNothing(t *testing.T) {
+	asked, end := make(chan struct{}, 10), make(chan struct{})
+	conn := vmm(t, hello, func(*net.UnixConn, string, string) { asked <- struct{}{}; <-end })
+	defer close(end)
+	c, err := qmp.New(ctx(t, time.Minute), conn, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Do(ctx(t, 200*time.Millisecond), "stop", nil, nil); !mvm.IsKind(err, mvm.KindUnavailable) {
+		t.Errorf("the first: %v", err)
+	}
+	<-asked
+	done := make(chan error, 1)
+	go func() {
+		done <- c.Do(ctx(t, 200*time.Millisecond), "x", strings.Repeat("x", 8<<20), nil)
+	}()
+	select {
+	case err := <-done:
+		if !mvm.IsKind(err, mvm.KindUnavailable) {
+			t.Errorf("the second: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		c.Close()
+		t.Error("a command that the VMM does not take is written for ever")
+		<-done
+	}
+}
+
 func TestSendFile(t *testing.T) {
 	got := make(chan string, 1)
 	conn := vmm(t, hello, func(c *net.UnixConn, cmd, id string) {
