@@ -45,6 +45,7 @@ func main() {
 	most := flag.Float64("most", 15, "exit with 1 where more than this percentage survives")
 	only := flag.String("only", "", "plant only bugs whose name contains this")
 	flag.IntVar(&r.jobs, "jobs", 2, "how many at a time")
+	flag.DurationVar(&r.longest, "longest", 10*time.Minute, "leave out tests that take longer without a bug")
 	list := flag.Bool("list", false, "print the names of all bugs that there are, and plant none")
 	flag.Parse()
 	t, err := r.run(ctx, *seed, *n, *only, *list, flag.Args())
@@ -84,7 +85,7 @@ func agent(share int) target {
 	for _, pkg := range g.pkgs {
 		g.tests = append(g.tests, tests{pkg: pkg})
 	}
-	g.tests = append(g.tests, tests{pkg: "internal/sim", args: []string{"-test.run=^TestSimulation$", "-seeds=12"}})
+	g.tests = append(g.tests, tests{pkg: "internal/sim", args: []string{"-test.run=^TestSimulation$", "-seeds=3"}})
 	return g
 }
 

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 func plant(t *testing.T, seed uint64, n int, only, pkg string) table {
 	t.Helper()
 	var log bytes.Buffer
-	r := &runner{log: &log, jobs: 2, slack: 8 * time.Second}
+	r := &runner{log: &log, jobs: 2, slack: 8 * time.Second, longest: time.Minute}
 	got, err := r.run(t.Context(), seed, n, only, false, []string{pkg})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log.String())

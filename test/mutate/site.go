@@ -329,13 +329,17 @@ func (w *walker) constant(n *ast.BasicLit) {
 }
 
 // meansNothing reports whether nobody can see the number: it comes with an error, which is
-// all that counts then, or it is the room in a channel that has room anyway.
+// all that counts then, it is the room in a channel that has room anyway, or it is of a
+// deadline long ago.
 func (w *walker) meansNothing(n *ast.BasicLit) bool {
 	switch up := w.above[len(w.above)-1].(type) {
 	case *ast.ReturnStmt:
 		last, isName := up.Results[len(up.Results)-1].(*ast.Ident)
 		return w.endsInError(up) && up.Results[len(up.Results)-1] != ast.Expr(n) && !(isName && last.Name == "nil")
 	case *ast.CallExpr:
+		if w.text(up.Fun) == "time.Unix" {
+			return true
+		}
 		if len(up.Args) == 2 && up.Args[1] == ast.Expr(n) && n.Value != "0" {
 			_, channel := w.pkg.info.TypeOf(up.Args[0]).Underlying().(*types.Chan)
 			return channel
