@@ -61,8 +61,9 @@ func (p *source) find() []site {
 			}
 		}
 		for _, s := range w.sites {
-			s.again = seen[s.name()]
-			seen[s.name()]++
+			name := s.name()
+			s.again = seen[name]
+			seen[name]++
 			all = append(all, s)
 		}
 	}
