@@ -79,18 +79,27 @@ func own(pkg string, share int, more ...tests) target {
 	return target{[]string{pkg}, share, append([]tests{{pkg: pkg}}, more...)}
 }
 
-// agent is the agent and its parts.
-func agent(share int) target {
-	g := target{pkgs: []string{"internal/agent"}, share: share}
-	for _, pkg := range g.pkgs {
-		g.tests = append(g.tests, tests{pkg: pkg})
+// agentParts are packages that only the agent is made of, and its tests test.
+var agentParts = []string{"agent", "declare", "deliver", "fleet", "idle", "ingress", "journal", "lifecycle", "quota", "reconcile", "repair", "schedule", "session", "wait"}
+
+// agent is the agent and those of its parts that are there.
+func agent(root string, share int) target {
+	g := target{share: share}
+	for _, part := range agentParts {
+		pkg := "internal/" + part
+		if files, _ := filepath.Glob(filepath.Join(root, pkg, "*.go")); len(files) > 0 {
+			g.pkgs = append(g.pkgs, pkg)
+		}
+		if files, _ := filepath.Glob(filepath.Join(root, pkg, "*_test.go")); len(files) > 0 {
+			g.tests = append(g.tests, tests{pkg: pkg})
+		}
 	}
 	g.tests = append(g.tests, tests{pkg: "internal/sim", args: []string{"-test.run=^TestSimulation$", "-seeds=3"}})
 	return g
 }
 
 // targets are the packages that have the most to lose.
-func targets() []target {
+func targets(root string) []target {
 	return []target{
 		own("internal/driver/qemu/spawn", 10, tests{pkg: "internal/hostd"}),
 		own("internal/driver/qemu/qmp", 6),
@@ -98,21 +107,21 @@ func targets() []target {
 		own("internal/hostd", 20),
 		own("internal/guest", 30),
 		own("internal/guest/gateway", 30),
-		agent(60),
+		agent(root, 60),
 	}
 }
 
 // choose returns the targets that the arguments name, all where there are none. A package
 // that is no target has its own tests.
-func choose(names []string) []target {
+func choose(root string, names []string) []target {
 	if len(names) == 0 {
-		return targets()
+		return targets(root)
 	}
 	var chosen []target
 	for _, name := range names {
 		name = strings.TrimPrefix(filepath.ToSlash(filepath.Clean(name)), "mvm/")
 		t := own(name, 1)
-		for _, known := range targets() {
+		for _, known := range targets(root) {
 			if slices.Contains(known.pkgs, name) {
 				t = known
 			}
@@ -139,7 +148,7 @@ func (r *runner) run(ctx context.Context, seed uint64, n int, only string, list 
 		return t, err
 	}
 	defer func() { _ = os.RemoveAll(r.tmp) }()
-	chosen := choose(names)
+	chosen := choose(root, names)
 	for _, g := range chosen {
 		sources, err := load(root, g.pkgs)
 		if err != nil {
