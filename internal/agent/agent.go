@@ -35,6 +35,7 @@ import (
 	"mvm/internal/journal"
 	"mvm/internal/network"
 	"mvm/internal/policy"
+	"mvm/internal/reconcile"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 	"mvm/internal/wait"
@@ -148,7 +149,6 @@ type Agent struct {
 	closed  bool
 
 	admin       wait.Locks // one change of a tenant and its pools at a time
-	applying    wait.Locks // one Apply of a tenant at a time
 	declare     *declare.Declarer
 	publishing  wait.Locks  // one applyPublish at a time
 	unpublished atomic.Bool // the last one failed
@@ -169,7 +169,7 @@ type Agent struct {
 	silent     silentVMMs
 	// unreconciled are gateways that may have missed that an instance is gone.
 	unreconciled wait.Pending
-	reconciler   *reconciler
+	reconciler   *reconcile.Reconciler
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -206,8 +206,9 @@ func New(opt Options) *Agent {
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
 	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
-	a.reconciler = newReconciler(a)
-	a.declare = declare.New(declare.Options{Records: records{a}, Reconcile: passes{a.reconciler}, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
+	a.reconciler = reconcile.New(ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
+		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
+	a.declare = declare.New(declare.Options{Records: records{a}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
 		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
 	return a
 }
@@ -240,7 +241,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.goTracked(a.keepDelivered)
 	a.goTracked(a.keepSettled)
 	a.goTracked(a.keepDestroying)
-	a.reconciler.start()
+	a.reconciler.Start(a.declare)
 	a.goTracked(func() { a.idle.Run(a.ctx) })
 	return nil
 }
@@ -254,6 +255,7 @@ func (a *Agent) Close() error {
 	a.cancel(errClosing)
 	a.journal.Close()
 	errs := []error{a.opt.Publisher.Close()}
+	a.reconciler.Close()
 	a.wg.Wait()
 	a.mu.Lock()
 	lives := a.live

@@ -32,7 +32,7 @@ func (a *Agent) takeOver(ctx context.Context, below mvm.Address) error {
 		return err
 	})
 	if taken {
-		a.reconciler.changed(below.Tenant, below.Pool)
+		a.reconciler.Changed(below.Tenant, below.Pool)
 	}
 	return err
 }

@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
-	"time"
 
 	"mvm"
 	"mvm/internal/declare"
-	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/wait"
 )
@@ -106,7 +104,7 @@ func (r records) StopAll(ctx context.Context, below mvm.Address, progress func(m
 	}
 	last := max(mvm.RoleGateway.Priority(), mvm.RoleBuilder.Priority(), mvm.RoleWorker.Priority(), mvm.RoleIMessage.Priority())
 	for prio := 0; prio <= last && ctx.Err() == nil; prio++ {
-		wait.Each(all, cap(r.reconciler.slots), func(i mvm.Instance) {
+		wait.Each(all, r.reconciler.Parallel(), func(i mvm.Instance) {
 			if i.Role.Priority() != prio || !i.State.HoldsMemory() && i.State != mvm.StateSleeping {
 				return
 			}
@@ -118,36 +116,6 @@ func (r records) StopAll(ctx context.Context, below mvm.Address, progress func(m
 	}
 	return context.Cause(ctx)
 }
-
-// passes is what declare asks of reconcile.
-type passes struct{ *reconciler }
-
-var _ declare.Reconcile = passes{}
-
-// Observe implements declare.Reconcile.
-func (p passes) Observe(tenant string) (plan.Observed, error) {
-	o, _, err := p.observe(tenant)
-	return o, err
-}
-
-// Pause implements declare.Reconcile.
-func (p passes) Pause(tenant string) (resume func()) { return p.a.applying.Lock(tenant) }
-
-// Changed implements declare.Reconcile.
-func (p passes) Changed(tenant, pool string) { p.changed(tenant, pool) }
-
-// Settle implements declare.Reconcile.
-func (p passes) Settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	return p.settle(ctx, tenant, progress)
-}
-
-// Problems implements declare.Reconcile.
-func (p passes) Problems(ctx context.Context, tenant string) ([]error, error) {
-	return p.a.problems(ctx, tenant, false)
-}
-
-// Backoff implements declare.Reconcile.
-func (p passes) Backoff(fails int) time.Duration { return p.backoff(fails) }
 
 // Apply implements api.Service.
 func (a *Agent) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {

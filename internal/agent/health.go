@@ -223,7 +223,7 @@ func (a *Agent) readyAfterAll(i mvm.Instance) {
 		return
 	}
 	a.log.Info("services are ready after all", "instance", i.ID)
-	a.reconciler.poke(i.Tenant) // others of its pool waited for it
+	a.reconciler.Poke(i.Tenant) // others of its pool waited for it
 }
 
 // unknown reports that nothing is known of a running instance's services, and its guest

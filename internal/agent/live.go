@@ -71,7 +71,7 @@ func (a *Agent) watch(id string, l *live) {
 	why := howEnded(l.vmm.Exit())
 	a.log.Warn("vmm ended by itself", "instance", id, "why", why)
 	if i, err := a.Instance(a.ctx, mvm.Address{Instance: id}); err == nil {
-		a.reconciler.lost(i)
+		a.reconciler.Lost(i)
 		a.memoryGoneSoon(i)
 	}
 	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: byAgent(), why: why, ended: l}); err != nil {

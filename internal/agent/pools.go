@@ -63,7 +63,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		a.quotaEvent(ctx, tenant, spec.ID, err)
 		return p, err
 	}
-	a.reconciler.changed(tenant, spec.ID)
+	a.reconciler.Changed(tenant, spec.ID)
 	if err := a.applyPublish(); err != nil {
 		return p, err
 	}
@@ -137,7 +137,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	if err != nil {
 		return p, err
 	}
-	a.reconciler.changed(tenant, pool)
+	a.reconciler.Changed(tenant, pool)
 	return p, a.applyPublish()
 }
 
@@ -246,7 +246,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		}
 		if len(p.Builds) > 0 && p.Builds[0].Digest == b.Digest && p.Builds[0].Flake == b.Flake {
 			b = p.Builds[0]
-			return setPoolProblem(tx, p.Address(), "")
+			return tx.SetPoolProblem(p.Address(), "")
 		}
 		if b.ID, err = a.newBuildID(tx, p); err != nil {
 			return err
@@ -259,7 +259,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		}
 		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
 	})
-	a.reconciler.changed(tenant, pool)
+	a.reconciler.Changed(tenant, pool)
 	return b, err
 }
 
@@ -307,7 +307,7 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 		}
 		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
 	})
-	a.reconciler.changed(tenant, pool)
+	a.reconciler.Changed(tenant, pool)
 	return b, err
 }
 

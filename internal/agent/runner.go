@@ -241,7 +241,7 @@ func (a *Agent) drainQueue(r *runner) {
 		a.mu.Unlock()
 		close(j.done)
 		if t := j.inst.Tenant; !more && t != "" {
-			a.reconciler.operated(t)
+			a.reconciler.Operated(t)
 		}
 		a.idle.Poke()
 	}
@@ -280,19 +280,6 @@ func (p *progressFan) send(v mvm.Progress) {
 	for _, fn := range p.subs {
 		fn(v)
 	}
-}
-
-// queued returns the last request of each instance with a queue.
-func (a *Agent) queued() map[string]request {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	out := make(map[string]request, len(a.runners))
-	for id, r := range a.runners {
-		if n := len(r.jobs); n > 0 {
-			out[id] = r.jobs[n-1].req
-		}
-	}
-	return out
 }
 
 // Queued counts the operations of an instance that wait or are under way, and says

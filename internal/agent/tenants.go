@@ -164,7 +164,7 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 	if err != nil {
 		return t, err
 	}
-	a.reconciler.changed(id, "")
+	a.reconciler.Changed(id, "")
 	a.net.changed()
 	return t, a.applyNetwork(ctx)
 }

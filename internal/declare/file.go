@@ -14,9 +14,6 @@ import (
 	"mvm/internal/store"
 )
 
-// FileEvery is how often the file with the desired state is looked at.
-const FileEvery = 2 * time.Second
-
 // metaFile is where the digest of the file that was accepted last is kept, so that after
 // a restart the same file is not put over a state that was pushed since.
 const metaFile = "desired_file"

@@ -57,8 +57,8 @@ func variants() []variant {
 			"if i.pool != spec.ID || !i.crashed {", "if true {", 0},
 		{"a state that is to be kept is not", "internal/declare/state.go",
 			"if err := tx.PutMeta(metaKept, string(raw)); err != nil {", "if _ = raw; false {", 0},
-		{"a host is held to its state once only", "internal/agent/reconcile.go",
-			"r.a.declare.Hold(r.a.ctx)", "", 0},
+		{"a host is held to its state once only", "internal/reconcile/reconcile.go",
+			"d.Hold(r.life)", "", 0},
 		{"pruning does not mind what is protected", "internal/plan/prune.go",
 			"if p.Spec.Pinned || p.Spec.Critical {", "if false {", 0},
 	}

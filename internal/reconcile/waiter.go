@@ -1,4 +1,4 @@
-package agent
+package reconcile
 
 import (
 	"context"
@@ -97,7 +97,7 @@ func (w *waiter) say(p mvm.Progress) {
 
 // told tells everyone who waits for the task's tenant of its end. r.mu is held: who sees
 // that a task is no longer there knows how it ended too.
-func (r *reconciler) told(t *task, err error) {
+func (r *Reconciler) told(t *task, err error) {
 	for w := range r.waiters {
 		if w.tenant == t.At.Tenant {
 			w.ended(t, err)
@@ -106,7 +106,7 @@ func (r *reconciler) told(t *task, err error) {
 }
 
 // tell calls fn for everyone who waits for the tenant.
-func (r *reconciler) tell(tenant string, fn func(*waiter)) {
+func (r *Reconciler) tell(tenant string, fn func(*waiter)) {
 	r.mu.Lock()
 	var all []*waiter
 	for w := range r.waiters {
@@ -121,21 +121,21 @@ func (r *reconciler) tell(tenant string, fn func(*waiter)) {
 }
 
 // progress passes on what operations of the tenant's instances say.
-func (r *reconciler) progress(tenant string) func(mvm.Progress) {
+func (r *Reconciler) progress(tenant string) func(mvm.Progress) {
 	return func(p mvm.Progress) { r.tell(tenant, func(w *waiter) { w.say(p) }) }
 }
 
-// operated is told of the end of the last operation in an instance's queue.
-func (r *reconciler) operated(tenant string) {
-	r.poke(tenant)
+// Operated is told of the end of the last operation in an instance's queue.
+func (r *Reconciler) Operated(tenant string) {
+	r.Poke(tenant)
 	r.tell(tenant, (*waiter).wake)
 }
 
-// settle makes passes over the tenant until it is as it should be, and returns the steps
+// Settle makes passes over the tenant until it is as it should be, and returns the steps
 // that were taken meanwhile. It waits for what is under way that reconcile began, or
 // recovery, or that it has to come after, and for minimum times to pass. What failed, or can't be begun, is an error;
 // the loop tries it again.
-func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (r *Reconciler) Settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	w := &waiter{tenant: tenant, progress: progress, notes: map[string]bool{}, news: make(chan struct{}, 1)}
 	r.mu.Lock()
 	r.waiters[w] = true
@@ -145,7 +145,7 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		delete(r.waiters, w)
 		r.mu.Unlock()
 	}()
-	r.changed(tenant, "") // what failed before is tried now
+	r.Changed(tenant, "") // what failed before is tried now
 	for {
 		busy, err := r.look(ctx, w)
 		if err != nil {
@@ -160,7 +160,7 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 		if err := r.await(ctx, w, until); err != nil {
 			return w.result(err)
 		}
-		if err := r.a.opt.Seam("reconcile.news:before", tenant); err != nil {
+		if err := r.opt.Seam("reconcile.news:before", tenant); err != nil {
 			return w.result(err)
 		}
 	}
@@ -168,7 +168,7 @@ func (r *reconciler) settle(ctx context.Context, tenant string, progress func(mv
 
 // look makes passes over the tenant until there is nothing to begin now. busy: something
 // is under way, of whose end the waiter has news.
-func (r *reconciler) look(ctx context.Context, w *waiter) (busy bool, err error) {
+func (r *Reconciler) look(ctx context.Context, w *waiter) (busy bool, err error) {
 	for {
 		w.seen()
 		w.looks(plan.Plan{}) // a tenant that is gone has nothing left
@@ -192,8 +192,8 @@ func (r *reconciler) look(ctx context.Context, w *waiter) (busy bool, err error)
 
 // awaitsOthers reports that a step can't be begun before an operation ends that somebody
 // else has under way.
-func (r *reconciler) awaitsOthers(w *waiter) bool {
-	queued := r.a.queued()
+func (r *Reconciler) awaitsOthers(w *waiter) bool {
+	queued := r.opt.Queue.Queued()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.left, func(s plan.Step) bool {
@@ -220,11 +220,11 @@ func (w *waiter) deferredUntil() (first time.Time) {
 
 // unfinished is what keeps the tenant from being as it should be, beside the failures
 // that the waiter saw itself; nil where nothing does.
-func (r *reconciler) unfinished(ctx context.Context, w *waiter) error {
+func (r *Reconciler) unfinished(ctx context.Context, w *waiter) error {
 	w.mu.Lock()
 	left, short, failed := w.left, w.short, len(w.errs) > 0
 	w.mu.Unlock()
-	problems, err := r.a.problems(ctx, w.tenant, failed)
+	problems, err := r.problems(ctx, w.tenant, failed)
 	if err != nil || len(problems) > 0 {
 		return errors.Join(append(problems, err)...)
 	}
@@ -255,8 +255,8 @@ const maxQuoted = 3
 // problems are what is wrong with the tenant's pools by their records, and with those of
 // its instances that run and do not serve. known: failures were told of already, and only
 // what nothing failed with is looked for.
-func (a *Agent) problems(ctx context.Context, tenant string, known bool) (out []error, err error) {
-	o, err := a.observe(tenant)
+func (r *Reconciler) problems(ctx context.Context, tenant string, known bool) (out []error, err error) {
+	o, err := r.read(tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -277,15 +277,9 @@ func (a *Agent) problems(ctx context.Context, tenant string, known bool) (out []
 		if known || i.State != mvm.StateRunning || i.Key != "" && i.Ready { // what its user did is not the deployment's
 			continue
 		}
-		if s := a.gaveUp(i); s != nil {
-			var lines []string
-			if quoted++; quoted <= maxQuoted {
-				lines = a.lastLines(ctx, i.ID, s.Name)
-				if len(lines) > 0 && mvm.Recorded(ctx) {
-					a.recordUse(ctx, mvm.LogsRead, i, s.Name)
-				}
-			}
-			out = append(out, serviceError(fmt.Sprintf("apply %s: %s is not as it should be", tenant, i.Address()), i, *s, lines))
+		if s := r.opt.Instances.GaveUp(i); s != nil {
+			quoted++
+			out = append(out, r.opt.Instances.ServiceError(ctx, fmt.Sprintf("apply %s: %s is not as it should be", tenant, i.Address()), i, *s, quoted <= maxQuoted))
 		} else if !i.Ready {
 			add(i.Address(), i.Problem)
 		}
@@ -293,26 +287,31 @@ func (a *Agent) problems(ctx context.Context, tenant string, known bool) (out []
 	return out, nil
 }
 
+// Problems are what is wrong with the tenant now, which no step of a plan mends.
+func (r *Reconciler) Problems(ctx context.Context, tenant string) ([]error, error) {
+	return r.problems(ctx, tenant, false)
+}
+
 // await waits for news, or until the time where it is not zero. An end that is there
 // already comes before them, so that who gave up is not kept for as long as there are any.
-func (r *reconciler) await(ctx context.Context, w *waiter, until time.Time) error {
+func (r *Reconciler) await(ctx context.Context, w *waiter, until time.Time) error {
 	var due <-chan time.Time
 	if !until.IsZero() {
 		t := time.NewTimer(time.Until(until))
 		defer t.Stop()
 		due = t.C
 	}
-	if ctx.Err() == nil && r.a.ctx.Err() == nil {
+	if ctx.Err() == nil && r.life.Err() == nil {
 		select {
 		case <-w.news:
 			return nil
 		case <-due:
 			return nil
-		case <-r.a.ctx.Done():
+		case <-r.life.Done():
 		case <-ctx.Done():
 		}
 	}
-	if r.a.ctx.Err() != nil {
+	if r.life.Err() != nil {
 		return errClosing
 	}
 	return mvm.Errorf(mvm.KindCanceled, "apply %s: %w", w.tenant, context.Cause(ctx)).
@@ -329,7 +328,7 @@ func (w *waiter) seen() bool {
 	}
 }
 
-// result is what settle returns. What is told from then on goes nowhere.
+// result is what Settle returns. What is told from then on goes nowhere.
 func (w *waiter) result(err error) ([]mvm.PlanStep, error) {
 	w.telling.Lock()
 	w.progress = func(mvm.Progress) {}
@@ -344,11 +343,11 @@ func (w *waiter) result(err error) ([]mvm.PlanStep, error) {
 
 // recovering reports that an operation is under way that the agent took up after a
 // restart.
-func (r *reconciler) recovering(tenant string) (on bool, err error) {
-	queued := r.a.queued()
-	err = r.a.store.View(func(tx *store.Tx) error {
+func (r *Reconciler) recovering(tenant string) (on bool, err error) {
+	queued := r.opt.Queue.Queued()
+	err = r.opt.Store.View(func(tx *store.Tx) error {
 		for id, req := range queued {
-			if req.by.Kind != mvm.AskerAgent {
+			if !req.Recovery {
 				continue
 			}
 			i, err := tx.Instance(id)
@@ -363,7 +362,7 @@ func (r *reconciler) recovering(tenant string) (on bool, err error) {
 }
 
 // busy reports that a task of the tenant is under way.
-func (r *reconciler) busy(tenant string) bool {
+func (r *Reconciler) busy(tenant string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range r.objects {

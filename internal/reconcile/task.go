@@ -1,4 +1,4 @@
-package agent
+package reconcile
 
 import (
 	"context"
@@ -23,9 +23,9 @@ type task struct {
 
 // begin makes the task its object's and runs it. The making of an instance is on
 // record before it returns, so that the next pass counts it.
-func (r *reconciler) begin(t *task) error {
+func (r *Reconciler) begin(t *task) error {
 	if t.Kind == plan.CreateInstance {
-		i, err := r.newInstance(t)
+		i, err := r.opt.Instances.New(t.At, t.Shown[0].Reason)
 		if err != nil {
 			r.end(t, err)
 			return err
@@ -42,28 +42,14 @@ func (r *reconciler) begin(t *task) error {
 	o.task, o.to = t, t.To
 	r.mu.Unlock()
 	r.tell(t.At.Tenant, func(w *waiter) { w.begun(t) })
-	if !r.a.goTracked(func() { r.run(t) }) {
+	if !r.start(func() { r.run(t) }) {
 		r.end(t, errClosing)
 	}
 	return nil
 }
 
-func (r *reconciler) newInstance(t *task) (i mvm.Instance, err error) {
-	err = r.a.store.Update(func(tx *store.Tx) error {
-		op := mvm.Op{Kind: mvm.OpCreate, By: byReconcile(), Why: t.Shown[0].Reason, Started: time.Now()}
-		i, err = r.a.newInstance(tx, t.At.Tenant, t.At.Pool, "", op)
-		return err
-	})
-	if err != nil {
-		r.a.quotaEvent(asReconcile(r.a.ctx), t.At.Tenant, t.At.Pool, err)
-		return i, err
-	}
-	r.a.net.changed()
-	return i, nil
-}
-
 // made forgets that no instance could be made in the pool.
-func (r *reconciler) made(t *task) {
+func (r *Reconciler) made(t *task) {
 	r.mu.Lock()
 	o := r.objects[t.Key]
 	delete(r.objects, t.Key)
@@ -71,21 +57,21 @@ func (r *reconciler) made(t *task) {
 	if o == nil {
 		return
 	}
-	if err := r.a.store.Update(func(tx *store.Tx) error { return setPoolProblem(tx, t.At, "") }); err != nil {
-		r.a.log.Error("clear problem", "pool", t.At.String(), "error", err)
+	if err := r.opt.Store.Update(func(tx *store.Tx) error { return tx.SetPoolProblem(t.At, "") }); err != nil {
+		r.opt.Log.Error("clear problem", "pool", t.At.String(), "error", err)
 	}
 }
 
 // run does the task and notes its end.
-func (r *reconciler) run(t *task) {
+func (r *Reconciler) run(t *task) {
 	ended := false
 	defer func() {
 		if !ended { // the goroutine was ended from within, as a test's crash does
 			r.end(t, errClosing)
 		}
 	}()
-	ctx := asReconcile(r.a.ctx)
-	err := r.a.opt.Seam("reconcile.task:before", t.Key)
+	ctx := asReconcile(r.life)
+	err := r.opt.Seam("reconcile.task:before", t.Key)
 	switch {
 	case err != nil:
 	case t.Kind == plan.BuildPool:
@@ -95,45 +81,52 @@ func (r *reconciler) run(t *task) {
 	}
 	if err != nil && t.Kind == plan.CreateInstance {
 		// The intent is on record: it is finished also where nobody needs the instance now.
-		r.a.unsettled.Set(t.At.Instance, true)
+		r.opt.Instances.Unsettled(t.At.Instance)
 	}
 	ended = true
 	r.end(t, err)
 }
 
-func (r *reconciler) build(ctx context.Context, t *task) error {
+func (r *Reconciler) build(ctx context.Context, t *task) error {
 	release, err := wait.Slot(ctx, r.builds)
 	if err != nil {
 		return err
 	}
 	defer release()
-	_, err = r.a.BuildPool(ctx, t.At.Tenant, t.At.Pool, r.progress(t.At.Tenant))
-	return err
+	return r.opt.Images.Build(ctx, t.At, r.progress(t.At.Tenant))
+}
+
+func (r *Reconciler) instance(id string) (i mvm.Instance, err error) {
+	err = r.opt.Store.View(func(tx *store.Tx) error {
+		i, err = tx.Instance(id)
+		return err
+	})
+	return i, err
 }
 
 // changedByHand reports that a person has changed the instance lately.
-func (r *reconciler) changedByHand(id string) bool {
-	i, err := r.a.Instance(r.a.ctx, mvm.Address{Instance: id})
+func (r *Reconciler) changedByHand(id string) bool {
+	i, err := r.instance(id)
 	return err == nil && i.ManualOverrideUntil.After(time.Now())
 }
 
 // operate walks the instance through the task's operations. A slot is held until it
 // runs: to wait for its services takes nothing.
-func (r *reconciler) operate(ctx context.Context, t *task) error {
+func (r *Reconciler) operate(ctx context.Context, t *task) error {
 	for n, op := range t.Ops {
 		if n > 0 && r.changedByHand(t.At.Instance) {
-			return mvm.Errorf(mvm.KindState, "%s: a person has changed it meanwhile: %w", t.At, errGivenUp)
+			return mvm.Errorf(mvm.KindState, "%s: a person has changed it meanwhile: %w", t.At, errByHand)
 		}
 		release, err := wait.Slot(ctx, r.slots)
 		if err != nil {
 			return err
 		}
-		req := request{op: op, by: byReconcile(), why: t.Shown[0].Reason, parks: t.Parked, opened: func() {
+		o := Order{Op: op, Why: t.Shown[0].Reason, Parks: t.Parked, Opened: func() {
 			t.opened.Store(true)
 			release()
-			r.poke(t.At.Tenant)
+			r.Poke(t.At.Tenant)
 		}}
-		_, err = r.a.submit(ctx, t.At.Instance, req, r.progress(t.At.Tenant))
+		err = r.opt.Queue.Submit(ctx, t.At.Instance, o, r.progress(t.At.Tenant))
 		release()
 		if err != nil {
 			return err
@@ -145,9 +138,9 @@ func (r *reconciler) operate(ctx context.Context, t *task) error {
 // end notes how a task ended, and has the tenant looked at again. The object is the
 // task's until what failed is on record and told: who then sees nothing under way knows
 // of it.
-func (r *reconciler) end(t *task, err error) {
+func (r *Reconciler) end(t *task, err error) {
 	gone := r.isGone(t, err)
-	gaveWay := errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) || r.a.ctx.Err() != nil
+	gaveWay := errors.Is(err, errByHand) || r.opt.Queue.GaveWay(err) || r.life.Err() != nil
 	forget := gaveWay || gone
 	now := time.Now()
 	r.mu.Lock()
@@ -178,31 +171,31 @@ func (r *reconciler) end(t *task, err error) {
 	if !retry.IsZero() {
 		r.pokeAt(t.At.Tenant, retry)
 	}
-	r.poke(t.At.Tenant)
+	r.Poke(t.At.Tenant)
 }
 
 // isGone reports that the task failed because its instance is not there any more, and
 // not because something else is missing, such as its image.
-func (r *reconciler) isGone(t *task, err error) bool {
+func (r *Reconciler) isGone(t *task, err error) bool {
 	if t.At.Instance == "" || !mvm.IsKind(err, mvm.KindNotFound) {
 		return false
 	}
-	_, err = r.a.Instance(r.a.ctx, mvm.Address{Instance: t.At.Instance})
+	_, err = r.instance(t.At.Instance)
 	return mvm.IsKind(err, mvm.KindNotFound)
 }
 
 // report makes a failure visible: in the log, and on the record of what failed.
-func (r *reconciler) report(t *task, err error, fails int, wait time.Duration) {
+func (r *Reconciler) report(t *task, err error, fails int, wait time.Duration) {
 	level := slog.LevelWarn
 	if mvm.IsKind(err, mvm.KindQuota) {
 		level = slog.LevelInfo
 	}
-	r.a.log.Log(r.a.ctx, level, "reconcile failed", "target", t.At.String(), "action", t.Shown[0].Action,
+	r.opt.Log.Log(r.life, level, "reconcile failed", "target", t.At.String(), "action", t.Shown[0].Action,
 		"failures", fails, "again_in", wait.Round(time.Second).String(), "error", display.WithoutLog(err.Error()))
 	problem := display.Clip(t.Shown[0].Action + ": " + display.WithoutLog(err.Error()))
-	e := r.a.store.Update(func(tx *store.Tx) error {
+	e := r.opt.Store.Update(func(tx *store.Tx) error {
 		if t.At.Instance == "" {
-			return setPoolProblem(tx, t.At, problem)
+			return tx.SetPoolProblem(t.At, problem)
 		}
 		i, err := tx.Instance(t.At.Instance)
 		if err != nil || i.State == t.To && i.Problem != "" {
@@ -212,16 +205,6 @@ func (r *reconciler) report(t *task, err error, fails int, wait time.Duration) {
 		return tx.PutInstance(i)
 	})
 	if e != nil && !mvm.IsKind(e, mvm.KindNotFound) {
-		r.a.log.Error("record problem", "target", t.At.String(), "error", e)
+		r.opt.Log.Error("record problem", "target", t.At.String(), "error", e)
 	}
-}
-
-// setPoolProblem says on the pool's record what is wrong; empty: nothing is.
-func setPoolProblem(tx *store.Tx, at mvm.Address, problem string) error {
-	p, err := tx.Pool(at.Tenant, at.Pool)
-	if err != nil || p.Problem == problem {
-		return err
-	}
-	p.Problem = problem
-	return tx.PutPool(p)
 }

@@ -1,4 +1,4 @@
-package agent
+package reconcile
 
 import (
 	"context"
@@ -11,10 +11,10 @@ import (
 
 // pass looks at the tenant and begins what there is to do, until there is nothing that
 // can be begun now.
-func (r *reconciler) pass(ctx context.Context, tenant string) error {
-	defer r.a.applying.Lock(tenant)()
+func (r *Reconciler) pass(ctx context.Context, tenant string) error {
+	defer r.passing.Lock(tenant)()
 	for ctx.Err() == nil {
-		if err := r.a.opt.Seam("reconcile.pass:before", tenant); err != nil {
+		if err := r.opt.Seam("reconcile.pass:before", tenant); err != nil {
 			return err
 		}
 		o, next, err := r.observe(tenant)
@@ -32,8 +32,8 @@ func (r *reconciler) pass(ctx context.Context, tenant string) error {
 }
 
 // observe reads all of the tenant, and when the next try of what failed is due.
-func (r *reconciler) observe(tenant string) (plan.Observed, time.Time, error) {
-	o, err := r.a.observe(tenant)
+func (r *Reconciler) observe(tenant string) (plan.Observed, time.Time, error) {
+	o, err := r.read(tenant)
 	if err != nil {
 		return o, time.Time{}, err
 	}
@@ -46,10 +46,10 @@ func (r *reconciler) observe(tenant string) (plan.Observed, time.Time, error) {
 	return o, next, nil
 }
 
-// observe reads a tenant's records.
-func (a *Agent) observe(tenant string) (plan.Observed, error) {
-	o := plan.Observed{Now: time.Now(), Takes: a.opt.Images.Check}
-	err := a.store.View(func(tx *store.Tx) error {
+// read reads a tenant's records.
+func (r *Reconciler) read(tenant string) (plan.Observed, error) {
+	o := plan.Observed{Now: time.Now(), Takes: r.opt.Images.Check}
+	err := r.opt.Store.View(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if mvm.IsKind(err, mvm.KindNotFound) {
 			return nil
@@ -67,9 +67,15 @@ func (a *Agent) observe(tenant string) (plan.Observed, error) {
 	return o, err
 }
 
+// Observe reads all of the tenant, and what is under way.
+func (r *Reconciler) Observe(tenant string) (plan.Observed, error) {
+	o, _, err := r.observe(tenant)
+	return o, err
+}
+
 // pokeAtNext has the next pass made when an override, a minimum time or a wait after
 // a failure ends.
-func (r *reconciler) pokeAtNext(o plan.Observed, p plan.Plan, next time.Time) {
+func (r *Reconciler) pokeAtNext(o plan.Observed, p plan.Plan, next time.Time) {
 	sooner := func(at time.Time) {
 		if at.After(o.Now) && (next.IsZero() || at.Before(next)) {
 			next = at
@@ -87,8 +93,8 @@ func (r *reconciler) pokeAtNext(o plan.Observed, p plan.Plan, next time.Time) {
 }
 
 // launch begins what may begin now, as plan.Pace says, and returns how much that is.
-func (r *reconciler) launch(o plan.Observed, p plan.Plan) (begun int) {
-	pace := plan.NewPace(o, p, r.known(o), r.perTenant, func(i mvm.Instance) bool { return r.a.gaveUp(i) != nil })
+func (r *Reconciler) launch(o plan.Observed, p plan.Plan) (begun int) {
+	pace := plan.NewPace(o, p, r.known(o), r.perTenant, func(i mvm.Instance) bool { return r.opt.Instances.GaveUp(i) != nil })
 	begin := func(t plan.Task) {
 		if r.begin(&task{Task: t}) != nil {
 			pace.Failed(t)
@@ -118,7 +124,7 @@ func (r *reconciler) launch(o plan.Observed, p plan.Plan) (begun int) {
 }
 
 // known is what is under way for the tenant, and what failed lately.
-func (r *reconciler) known(o plan.Observed) (out []plan.Object) {
+func (r *Reconciler) known(o plan.Observed) (out []plan.Object) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key, obj := range r.objects {
@@ -135,7 +141,7 @@ func (r *reconciler) known(o plan.Observed) (out []plan.Object) {
 }
 
 // deferred records, once, that a task has to wait for a minimum time.
-func (r *reconciler) deferred(t plan.Task) {
+func (r *Reconciler) deferred(t plan.Task) {
 	r.mu.Lock()
 	known := r.deferrals[t.Key].Equal(t.After)
 	r.deferrals[t.Key] = t.After
@@ -144,7 +150,7 @@ func (r *reconciler) deferred(t plan.Task) {
 		return
 	}
 	op := t.Ops[0]
-	r.a.opt.Metrics.Deferred(op, t.Limit[:len(t.Limit)-len("_seconds")])
-	r.a.journal.Record(mvm.Event{Action: mvm.TransitionDeferred, Tenant: t.At.Tenant, Pool: t.At.Pool, Instance: t.At.Instance,
+	r.opt.Metrics.Deferred(op, t.Limit[:len(t.Limit)-len("_seconds")])
+	r.opt.Journal.Record(mvm.Event{Action: mvm.TransitionDeferred, Tenant: t.At.Tenant, Pool: t.At.Pool, Instance: t.At.Instance,
 		By: byReconcile(), Why: t.Shown[0].Reason, Detail: string(op) + " until " + t.After.Format(time.RFC3339) + ": " + t.Limit})
 }

@@ -1,4 +1,4 @@
-package agent
+package reconcile
 
 import (
 	"io"
@@ -42,26 +42,27 @@ func (o *object) troubled(now time.Time) bool {
 }
 
 // failed counts a failure and says when the next try is.
-func (r *reconciler) failed(o *object, now time.Time) {
+func (r *Reconciler) failed(o *object, now time.Time) {
 	o.fails++
-	o.retry, o.settled = now.Add(r.backoff(o.fails)), now
+	o.retry, o.settled = now.Add(r.Backoff(o.fails)), now
 }
 
-func (r *reconciler) backoff(fails int) time.Duration {
+// Backoff is how long to leave alone what failed so often in a row.
+func (r *Reconciler) Backoff(fails int) time.Duration {
 	d := backoffCap
 	if n := fails - 1; n < 9 {
 		d = min(backoffCap, backoffBase<<n)
 	}
 	var b [1]byte
-	if _, err := io.ReadFull(r.a.opt.Rand, b[:]); err != nil {
+	if _, err := io.ReadFull(r.opt.Rand, b[:]); err != nil {
 		return d
 	}
 	return d + d/4*time.Duration(int(b[0])-128)/128
 }
 
-// lost counts the end of a VMM that nobody asked for as a failure of its instance, so
+// Lost counts the end of a VMM that nobody asked for as a failure of its instance, so
 // that one that dies as soon as it runs is not started without a pause.
-func (r *reconciler) lost(i mvm.Instance) {
+func (r *Reconciler) Lost(i mvm.Instance) {
 	if r.every < 0 {
 		return
 	}
@@ -84,11 +85,11 @@ func (r *reconciler) lost(i mvm.Instance) {
 // underWay returns where the tenant's instances are going: by tasks, by tries that
 // wait for their time, and by the queues of others. It also says when the next try is
 // due, and forgets objects that are well again, or gone.
-func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now time.Time) (ways map[string]plan.Way, next time.Time) {
+func (r *Reconciler) underWay(tenant string, there map[string]mvm.Instance, now time.Time) (ways map[string]plan.Way, next time.Time) {
 	ways = map[string]plan.Way{}
-	for id, req := range r.a.queued() {
+	for id, req := range r.opt.Queue.Queued() {
 		if i, ok := there[id]; ok {
-			ways[id] = plan.Way{To: req.op.Leads(i.State), Runs: up(req.op) || req.op == mvm.OpRestart}
+			ways[id] = plan.Way{To: req.Op.Leads(i.State), Runs: req.Op.Leads("") == mvm.StateRunning}
 		}
 	}
 	r.mu.Lock()
@@ -123,6 +124,6 @@ func (r *reconciler) underWay(tenant string, there map[string]mvm.Instance, now 
 }
 
 // well reports that the object is where its last task was to bring it.
-func (r *reconciler) well(o *object, i mvm.Instance) bool {
+func (r *Reconciler) well(o *object, i mvm.Instance) bool {
 	return o.at.Instance == "" || i.State == o.to || o.fails == 0
 }
