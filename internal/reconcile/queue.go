@@ -2,8 +2,8 @@ package reconcile
 
 import (
 	"cmp"
+	"container/heap"
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
@@ -12,42 +12,90 @@ import (
 // it once, at its earliest time, and is given to one at a time. The zero value is ready.
 type dueQueue struct {
 	mu      sync.Mutex
-	due     []dueKey             // sorted by time, then by key
-	active  map[string]bool      // given out and not done
+	due     dueHeap
+	active  map[string]*dueKey   // given out and not done, each with when it is due again
 	rests   map[string]time.Time // until when a key is not given out again
-	changed chan struct{}        // closed at the next change
+	changed chan struct{}        // closed when there may be something to give out
 }
 
+// dueKey is a key and its time. One that is given out has no place in the heap.
 type dueKey struct {
-	key string
-	at  time.Time
+	key   string
+	at    time.Time
+	place int  // in the heap
+	again bool // of one that is given out: it is due again, at its time
 }
 
-func (d dueKey) compare(o dueKey) int { return cmp.Or(d.at.Compare(o.at), cmp.Compare(d.key, o.key)) }
+// dueHeap is a heap.Interface: the key that is due first is its first.
+type dueHeap struct {
+	keys []*dueKey
+	by   map[string]*dueKey
+}
+
+// Len implements heap.Interface.
+func (h *dueHeap) Len() int { return len(h.keys) }
+
+// Less implements heap.Interface.
+func (h *dueHeap) Less(i, j int) bool {
+	a, b := h.keys[i], h.keys[j]
+	return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.key, b.key)) < 0
+}
+
+// Swap implements heap.Interface.
+func (h *dueHeap) Swap(i, j int) {
+	h.keys[i], h.keys[j] = h.keys[j], h.keys[i]
+	h.keys[i].place, h.keys[j].place = i, j
+}
+
+// Push implements heap.Interface.
+func (h *dueHeap) Push(x any) {
+	d := x.(*dueKey)
+	d.place = len(h.keys)
+	h.keys = append(h.keys, d)
+	h.by[d.key] = d
+}
+
+// Pop implements heap.Interface.
+func (h *dueHeap) Pop() any {
+	last := len(h.keys) - 1
+	d := h.keys[last]
+	h.keys[last] = nil
+	h.keys = h.keys[:last]
+	delete(h.by, d.key)
+	return d
+}
 
 // add puts the key in, or forward when it is there for later.
 func (q *dueQueue) add(key string, at time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.addLocked(key, at)
-}
-
-func (q *dueQueue) addLocked(key string, at time.Time) {
 	if rest := q.rests[key]; at.Before(rest) {
 		at = rest
 	}
-	if n := slices.IndexFunc(q.due, func(d dueKey) bool { return d.key == key }); n >= 0 {
-		if !at.Before(q.due[n].at) {
-			return
+	if d := q.active[key]; d != nil {
+		if !d.again || at.Before(d.at) {
+			d.again, d.at = true, at
 		}
-		q.due = slices.Delete(q.due, n, n+1)
+		return
 	}
-	q.insert(dueKey{key, at})
+	q.put(key, at)
 }
 
-func (q *dueQueue) insert(d dueKey) {
-	n, _ := slices.BinarySearchFunc(q.due, d, dueKey.compare)
-	q.due = slices.Insert(q.due, n, d)
+// put has the key in the heap at the time, or before. q.mu is held.
+func (q *dueQueue) put(key string, at time.Time) {
+	d := q.due.by[key]
+	switch {
+	case d == nil:
+		if q.due.by == nil {
+			q.due.by = map[string]*dueKey{}
+		}
+		heap.Push(&q.due, &dueKey{key: key, at: at})
+	case at.Before(d.at):
+		d.at = at
+		heap.Fix(&q.due, d.place)
+	default:
+		return
+	}
 	q.tell()
 }
 
@@ -89,21 +137,18 @@ func (q *dueQueue) next(ctx context.Context, woken func()) (string, bool) {
 func (q *dueQueue) take(now time.Time) (key string, wait time.Duration, changed <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for n, d := range q.due {
-		if q.active[d.key] {
-			continue
+	if len(q.due.keys) > 0 {
+		first := q.due.keys[0]
+		if !first.at.After(now) {
+			heap.Pop(&q.due)
+			if q.active == nil {
+				q.active, q.rests = map[string]*dueKey{}, map[string]time.Time{}
+			}
+			delete(q.rests, first.key)
+			q.active[first.key] = first
+			return first.key, 0, nil
 		}
-		if d.at.After(now) {
-			wait = d.at.Sub(now)
-			break
-		}
-		q.due = slices.Delete(q.due, n, n+1)
-		if q.active == nil {
-			q.active, q.rests = map[string]bool{}, map[string]time.Time{}
-		}
-		delete(q.rests, d.key)
-		q.active[d.key] = true
-		return d.key, 0, nil
+		wait = first.at.Sub(now)
 	}
 	if q.changed == nil {
 		q.changed = make(chan struct{})
@@ -115,11 +160,14 @@ func (q *dueQueue) take(now time.Time) (key string, wait time.Duration, changed 
 func (q *dueQueue) done(key string, notBefore time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	d := q.active[key]
 	delete(q.active, key)
 	q.rests[key] = notBefore
-	if n := slices.IndexFunc(q.due, func(d dueKey) bool { return d.key == key }); n >= 0 && q.due[n].at.Before(notBefore) {
-		q.due = slices.Delete(q.due, n, n+1)
-		q.addLocked(key, notBefore)
+	if d.again {
+		at := d.at
+		if at.Before(notBefore) {
+			at = notBefore
+		}
+		q.put(key, at)
 	}
-	q.tell()
 }
