@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers proof-docs mutate check bench fuzz clean
+.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers proof-docs mutate check figures bench fuzz clean
 
 all: build
 
@@ -79,6 +79,11 @@ check:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
 	golangci-lint run ./...
+
+# figures prints how the program is built (packages, lines, imports, functions), and keeps
+# that in docs/ARCHITECTURE.md.
+figures:
+	$(GO) run ./test/figures -write docs/ARCHITECTURE.md
 
 # bench prints each figure with its ratio to a named reference of the same run.
 bench: setup-test build

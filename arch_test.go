@@ -108,6 +108,7 @@ var rules = map[string]rule{
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"internal/owner test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
 	"test/durable":     {"", "commands, and what of them outlives a crash of the host", "*"},
+	"test/figures":     {"", "it reads the source of all packages and imports none", ""},
 	"test/mutate":      {"", "small bugs in packages, and whether tests notice", ""},
 	"test/peers":       {"", "agent, gateways and publisher over a network that swallows the dead", "*"},
 	"test/script":      {"", "the command line's manual, executed", "*"},

@@ -251,7 +251,7 @@ var raw = map[string]string{
 // TestOutputIsSafe: only the mains name the streams of the process, and only files with
 // a reason write past display.Writer. See internal/display.
 func TestOutputIsSafe(t *testing.T) {
-	mains := []string{"cmd/mvm", "cmd/mvm-guest", "internal/host", "test/stubmodel", "test/demo", "test/mutate", "test/vm/workload"}
+	mains := []string{"cmd/mvm", "cmd/mvm-guest", "internal/host", "test/stubmodel", "test/demo", "test/figures", "test/mutate", "test/vm/workload"}
 	for _, s := range sources(t) {
 		if s.test {
 			continue
