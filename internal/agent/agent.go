@@ -22,7 +22,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"mvm"
@@ -32,6 +31,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/idle"
 	"mvm/internal/image"
+	"mvm/internal/ingress"
 	"mvm/internal/journal"
 	"mvm/internal/network"
 	"mvm/internal/policy"
@@ -63,7 +63,7 @@ type Options struct {
 	Network   network.Network
 	Images    image.Store
 	Sealer    Sealer
-	Publisher Publisher
+	Publisher ingress.Publisher
 	// MakeDisk makes the empty file an ext4 disk of the size; default runs mkfs.ext4.
 	MakeDisk func(ctx context.Context, f *os.File, mib int) error
 	// Resolvers returns the resolvers that guests get, as they are now; nil: none. It is
@@ -148,28 +148,19 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin       wait.Locks // one change of a tenant and its pools at a time
-	declare     *declare.Declarer
-	publishing  wait.Locks  // one applyPublish at a time
-	unpublished atomic.Bool // the last one failed
-	net         netState
-	activity    activityTable
-	execs       useCounts // commands that run in guests
-	published   useCounts // connections from published ports
-	acquiring   useCounts // gateways' questions that wait for them
-	newKeys     newKeys
-	forwards    forwards // the same connections
-	idle        *idle.Loop
-	health      healthTable
+	admin   wait.Locks // one change of a tenant and its pools at a time
+	declare *declare.Declarer
+	net     netState
+	idle    *idle.Loop
+	ingress *ingress.Ingress
+	health  healthTable
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
 	unsettled  wait.Pending  // instances that an operation left half done
 	wakeFaults wakeFaults
 	silent     silentVMMs
-	// unreconciled are gateways that may have missed that an instance is gone.
-	unreconciled wait.Pending
-	reconciler   *reconcile.Reconciler
+	reconciler *reconcile.Reconciler
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -204,6 +195,9 @@ func New(opt Options) *Agent {
 		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
+	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
+		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,
+		DialGuest: opt.DialGuest, Recovered: a.recovered})
 	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = reconcile.New(ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
@@ -256,6 +250,7 @@ func (a *Agent) Close() error {
 	a.journal.Close()
 	errs := []error{a.opt.Publisher.Close()}
 	a.reconciler.Close()
+	a.ingress.Close()
 	a.wg.Wait()
 	a.mu.Lock()
 	lives := a.live

@@ -23,6 +23,7 @@ import (
 	"mvm/internal/driver/fake"
 	"mvm/internal/image"
 	"mvm/internal/image/fakeimage"
+	"mvm/internal/ingress"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/policy"
 	"mvm/internal/publish"
@@ -43,7 +44,7 @@ type host struct {
 	net  *fakenet.Network
 	key  *secrets.Key
 	img  *fakeimage.Builder
-	pub  agent.Publisher
+	pub  ingress.Publisher
 	// every is how often the agent reconciles; by itself it does nothing in most tests.
 	every  time.Duration
 	listen func(*sys.Folder, string) (net.Listener, error)

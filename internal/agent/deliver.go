@@ -14,15 +14,12 @@ import (
 // deliverEvery is how often guests that did not take a change are tried again.
 const deliverEvery = 5 * time.Second
 
-// maxPeerChecks bounds the gateways that are asked at once.
-const maxPeerChecks = 16
-
 // keepDelivered tries the guests again that did not take a change, and asks gateways that
 // may have missed the end of an instance, for as long as the agent runs.
 func (a *Agent) keepDelivered() {
-	a.doubtPeers()
+	a.ingress.DoubtPeers()
 	retry := func() {
-		wait.Each(a.unreconciled.All(), maxPeerChecks, a.checkPeers)
+		a.ingress.RetryPeers()
 		a.deliver.Retry(a.ctx)
 	}
 	retry()

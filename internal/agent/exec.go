@@ -28,7 +28,7 @@ func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, i
 	if err != nil {
 		return 0, orWake(err, i)
 	}
-	defer a.inUse(&a.execs, i.ID)()
+	defer a.ingress.Exec(i.ID)()
 	a.recordUse(ctx, mvm.ExecStarted, i, argvDetail(spec.Argv))
 	req := guestproto.Request{Exec: &guestproto.Exec{Argv: spec.Argv, Env: spec.Env, Dir: spec.Dir, User: spec.User,
 		TTY: spec.TTY, Rows: spec.Rows, Cols: spec.Cols}}
@@ -53,7 +53,7 @@ func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, i
 	if err != nil {
 		return 0, orWake(err, i)
 	}
-	defer a.inUse(&a.execs, i.ID)()
+	defer a.ingress.Exec(i.ID)()
 	detail := fmt.Sprintf("out of %q", spec.Path)
 	switch {
 	case spec.In && spec.Name != "":

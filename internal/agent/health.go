@@ -124,19 +124,6 @@ func (a *Agent) observed(i *mvm.Instance) {
 	}
 }
 
-// reported takes in what the guest of an instance tells by itself.
-func (h *hostListener) reported(st guestproto.Status) guestproto.HostResponse {
-	i, err := h.findID(h.id)
-	if err != nil {
-		return refuse("%s", forGuest(err))
-	}
-	h.a.health.saw(i, st)
-	if st.Ready {
-		h.a.readyAfterAll(i)
-	}
-	return guestproto.HostResponse{HealthAck: true}
-}
-
 // gaveUp is the service for which it is no use to wait; nil where there is none.
 func (a *Agent) gaveUp(i mvm.Instance) *mvm.ServiceHealth {
 	if s := a.health.of(i).Worst(); s != nil && s.GivesUp() {

@@ -31,9 +31,9 @@ func (r resting) VMMs() map[string]idle.VMM {
 
 // Use implements idle.Instances.
 func (r resting) Use(id string, s *policy.Sample) {
-	use, gateway := r.a.activity.of(id)
-	s.Connections, s.Active, s.Gateway, s.LastActive = use.open, use.active, gateway, use.last
-	s.Execs, s.Published = r.a.execs.of(id), r.a.published.of(id)
+	use := r.a.ingress.Use(id)
+	s.Connections, s.Active, s.Gateway, s.LastActive = use.Open, use.Active, use.Gateway, use.Last
+	s.Execs, s.Published = use.Execs, use.Published
 }
 
 // Look implements idle.Instances: services may be ready that nobody waits for any more.

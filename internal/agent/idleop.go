@@ -51,22 +51,22 @@ func (o *operation) stillIdle(tx *store.Tx, i mvm.Instance) error {
 // it any more without asking, what the gateways say now is the last word: a request
 // that came after the decision wins.
 func (o *operation) fenceIdle(ctx context.Context) error {
-	use := o.a.fenceGateways(ctx, o.inst)
+	use := o.a.ingress.Fence(ctx, o.inst)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	g, now := o.job.req.idle, time.Now()
+	g, now, here := o.job.req.idle, time.Now(), o.a.ingress.Use(o.inst.ID)
 	quiet := time.Duration(o.pool.Spec.Policy.QuietConnectionSeconds) * time.Second
 	switch {
-	case use.active > 0:
-		return mvm.Errorf(mvm.KindState, "%d requests are under way at the gateway: %w", use.active, errInUse)
-	case use.open > 0 && (quiet == 0 || now.Sub(use.last) < quiet):
-		return mvm.Errorf(mvm.KindState, "%d connections are open at the gateway: %w", use.open, errInUse)
-	case use.last.After(g.since.Add(activitySlack)):
+	case use.Active > 0:
+		return mvm.Errorf(mvm.KindState, "%d requests are under way at the gateway: %w", use.Active, errInUse)
+	case use.Open > 0 && (quiet == 0 || now.Sub(use.Last) < quiet):
+		return mvm.Errorf(mvm.KindState, "%d connections are open at the gateway: %w", use.Open, errInUse)
+	case use.Last.After(g.since.Add(activitySlack)):
 		return mvm.Errorf(mvm.KindState, "a request came after it was decided: %w", errInUse)
-	case o.a.execs.of(o.inst.ID) > 0:
+	case here.Execs > 0:
 		return mvm.Errorf(mvm.KindState, "a command runs in it: %w", errInUse)
-	case o.a.published.of(o.inst.ID) > 0:
+	case here.Published > 0:
 		return mvm.Errorf(mvm.KindState, "a connection to its published ports is open: %w", errInUse)
 	}
 	return nil
@@ -81,4 +81,26 @@ func (o *operation) notDrained(why string) error {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindState, "the guest did not get ready, and the policy forces nothing: %s", why)
+}
+
+// stillUnproven refuses, within the intent's transaction, to reclaim an instance that
+// has served its key meanwhile.
+func (o *operation) stillUnproven(_ *store.Tx, i mvm.Instance) error {
+	if o.job.req.unproven && !i.Unproven {
+		return mvm.Errorf(mvm.KindState, "it served its key meanwhile: %w", errInUse)
+	}
+	return nil
+}
+
+// errInUse calls off what the policy wants: somebody uses the instance.
+var errInUse = mvm.Errorf(mvm.KindState, "the instance is in use")
+
+// callOff ends an operation that the policy wanted of the instance, where one is under
+// way and not committed yet.
+func (a *Agent) callOff(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.runners[id]; r != nil && len(r.jobs) > 0 && r.jobs[0].req.idle != nil {
+		r.jobs[0].cancel(errInUse)
+	}
 }

@@ -12,12 +12,13 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
+	"mvm/internal/ingress"
 )
 
 // live is a VMM that runs, with what the agent holds for it.
 type live struct {
 	vmm  driver.VMM
-	host *hostListener
+	host *ingress.Listener
 	logs *guestlog.Collector // nil: the guest's log is not kept
 
 	// expected is closed when the agent itself ends the VMM or lets go of it, so that
@@ -39,7 +40,7 @@ func (l *live) detach() error {
 }
 
 // adopt takes a VMM under watch.
-func (a *Agent) adopt(i mvm.Instance, vmm driver.VMM, host *hostListener) {
+func (a *Agent) adopt(i mvm.Instance, vmm driver.VMM, host *ingress.Listener) {
 	l := &live{vmm: vmm, host: host, logs: a.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{})}
 	a.mu.Lock()
 	a.live[i.ID] = l
@@ -72,7 +73,7 @@ func (a *Agent) watch(id string, l *live) {
 	a.log.Warn("vmm ended by itself", "instance", id, "why", why)
 	if i, err := a.Instance(a.ctx, mvm.Address{Instance: id}); err == nil {
 		a.reconciler.Lost(i)
-		a.memoryGoneSoon(i)
+		a.ingress.GoneSoon(i)
 	}
 	if _, err := a.enqueue(id, request{op: mvm.OpStop, by: byAgent(), why: why, ended: l}); err != nil {
 		a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)
@@ -118,7 +119,7 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 	if l != nil {
 		errs = append(errs, l.host.Close())
 	}
-	a.activity.gone(i.ID)
+	a.ingress.VMMEnded(i.ID)
 	if err := errors.Join(errs...); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "end VMM of %s: %w", i.ID, err)
 	}
@@ -144,7 +145,7 @@ func (a *Agent) launch(ctx context.Context, i mvm.Instance, boots bool, start fu
 	if err := a.makeRunDir(i); err != nil {
 		return err
 	}
-	host, err := a.listenHost(i)
+	host, err := a.ingress.Listen(i)
 	if err != nil {
 		return err
 	}

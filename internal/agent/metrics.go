@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/guestproto"
 )
 
 // Metrics is told what the agent does, to count it. Its methods may be called from
@@ -32,14 +31,3 @@ func (noMetrics) Operation(mvm.Transition, error) {}
 func (noMetrics) Deferred(mvm.OpKind, string)     {}
 func (noMetrics) HostBound(string, string)        {}
 func (noMetrics) Reconciled(time.Duration, error) {}
-
-// resultOf says in a word how a guest's request was answered.
-func resultOf(r guestproto.HostResponse) string {
-	switch {
-	case r.Error != nil:
-		return "refused"
-	case r.WakeResult != nil && !r.WakeResult.Success, r.AcquireResult != nil && !r.AcquireResult.Success:
-		return "failed"
-	}
-	return "ok"
-}

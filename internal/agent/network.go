@@ -93,7 +93,7 @@ func (a *Agent) keepNetworks() {
 		if err := a.lookAtNetworks(looks%keepReads == 0); err != nil && a.ctx.Err() == nil {
 			a.log.Error("keep networks", "error", err)
 		}
-		a.keepPublished()
+		a.ingress.RetryPublish()
 		a.deliver.FollowResolvers(a.ctx)
 	})
 }

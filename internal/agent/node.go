@@ -24,8 +24,8 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return mvm.InstanceStats{}, err
 	}
 	s := mvm.InstanceStats{ID: i.ID, State: i.State}
-	use, _ := a.activity.of(i.ID)
-	s.Connections, s.LastActive = use.open, use.last
+	use := a.ingress.Use(i.ID)
+	s.Connections, s.LastActive = use.Open, use.Last
 	s.Idle = i.Idle
 	s.Integrations = i.Integrations
 	if i.State == mvm.StateRunning {

@@ -64,7 +64,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		return p, err
 	}
 	a.reconciler.Changed(tenant, spec.ID)
-	if err := a.applyPublish(); err != nil {
+	if err := a.ingress.Publish(); err != nil {
 		return p, err
 	}
 	return a.Pool(ctx, tenant, spec.ID)
@@ -138,7 +138,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		return p, err
 	}
 	a.reconciler.Changed(tenant, pool)
-	return p, a.applyPublish()
+	return p, a.ingress.Publish()
 }
 
 // checkDisks refuses a spec for which a data disk would have to shrink.
@@ -406,7 +406,7 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 			return err
 		}
 	}
-	return a.applyPublish()
+	return a.ingress.Publish()
 }
 
 // destroyInstances destroys the instances that the pool has now.
@@ -422,4 +422,13 @@ func (a *Agent) destroyInstances(ctx context.Context, pool mvm.Address, progress
 		}
 	}
 	return nil
+}
+
+// unpublishedError is what a change of a pool ends with whose ports are not served.
+func unpublishedError(p mvm.Pool) error {
+	if p.Unpublished == "" {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "pool %s is as it was asked for, but not all of its ports are published: %s", p.Address(), p.Unpublished).
+		WithFix("free the address, which the agent tries every few seconds, or publish another")
 }

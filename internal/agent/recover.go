@@ -31,7 +31,7 @@ func (a *Agent) recover(ctx context.Context) error {
 		return err
 	}
 	// Clients that connect from here on wait until all is taken up.
-	if err := a.applyPublish(); err != nil {
+	if err := a.ingress.Publish(); err != nil {
 		a.log.Error("ports are not published", "error", err)
 	}
 	defer close(a.recovered)
@@ -234,7 +234,7 @@ func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool
 		a.log.Error("vmm can't be taken up and is ended", "instance", i.ID, "error", err)
 		return false, false, a.opt.Driver.Destroy(ctx, a.baseSpec(i))
 	}
-	host, err := a.listenHost(i)
+	host, err := a.ingress.Listen(i)
 	if err != nil {
 		return false, false, errors.Join(err, vmm.Close())
 	}

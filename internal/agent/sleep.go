@@ -120,7 +120,7 @@ func (o *operation) fence(ctx context.Context) error {
 	}
 	deadline := time.Now().Add(o.drainTimeout())
 	for {
-		active := o.a.fenceGateways(ctx, o.inst).active
+		active := o.a.ingress.Fence(ctx, o.inst).Active
 		if active == 0 || o.job.req.force {
 			return nil
 		}

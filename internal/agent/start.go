@@ -125,8 +125,7 @@ func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
 	o.followLogs()
 	if o.inst.Role == mvm.RoleGateway && o.bootWay == "warm" {
 		id := o.inst.ID
-		o.a.unreconciled.Set(id, true)
-		o.a.goTracked(func() { o.a.checkPeers(id) })
+		o.a.ingress.Doubt(id)
 	}
 	cfg, err := o.a.deliver.Config(o.inst, "update")
 	if err == nil && !bytes.Equal(cfg.Digest, o.digest) {
@@ -157,7 +156,7 @@ func (o *operation) nextDiskGeneration(context.Context) error {
 	if err := o.save(func(i *mvm.Instance) { i.DiskGeneration++ }); err != nil || former.DiskGeneration == 0 {
 		return err
 	}
-	o.a.memoryGoneSoon(former)
+	o.a.ingress.GoneSoon(former)
 	return nil
 }
 

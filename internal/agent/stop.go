@@ -131,7 +131,7 @@ func (o *operation) fenceForStop(ctx context.Context) error {
 }
 
 func (o *operation) fenceOnce(ctx context.Context) error {
-	o.a.fenceGateways(ctx, o.inst)
+	o.a.ingress.Fence(ctx, o.inst)
 	return nil
 }
 
@@ -178,7 +178,7 @@ func (o *operation) endMemory(ctx context.Context) error {
 	if err := o.releaseVMM(ctx); err != nil {
 		return err
 	}
-	o.a.memoryGone(ctx, o.inst)
+	o.a.ingress.Gone(ctx, o.inst)
 	return nil
 }
 
@@ -216,7 +216,7 @@ func (o *operation) removeRecord(context.Context) error {
 		return err
 	})
 	o.a.net.changed()
-	o.a.activity.forget(o.inst.ID)
+	o.a.ingress.Forget(o.inst.ID)
 	o.a.health.forget(o.inst.ID)
 	return err
 }

@@ -34,8 +34,8 @@ func (a *Agent) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUs
 
 func (a *Agent) usage(ctx context.Context, i mvm.Instance) mvm.InstanceUsage {
 	u := mvm.InstanceUsage{ID: i.ID, Tenant: i.Tenant, Pool: i.Pool, Key: i.Key, State: i.State, VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB}
-	use, _ := a.activity.of(i.ID)
-	u.Connections = use.open
+	use := a.ingress.Use(i.ID)
+	u.Connections = use.Open
 	l := a.liveOf(i.ID)
 	if l == nil {
 		u.Measured, u.Error = time.Now(), "it has no VMM at the moment"

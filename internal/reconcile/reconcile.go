@@ -141,10 +141,8 @@ type Reconciler struct {
 	perTenant int
 	passing   wait.Locks // one pass over a tenant, or change of its records, at a time
 
-	life   context.Context // of tasks
-	wg     sync.WaitGroup
-	ending sync.Mutex
-	ended  bool
+	life  context.Context // of tasks
+	group wait.Group
 
 	mu      sync.Mutex
 	objects map[string]*object
@@ -174,28 +172,12 @@ func (r *Reconciler) Start(d Declared) {
 	if r.every < 0 {
 		return
 	}
-	r.start(r.work)
-	r.start(func() { r.resync(d) })
+	r.group.Go(r.work)
+	r.group.Go(func() { r.resync(d) })
 }
 
 // Close begins nothing any more, and waits for what was begun. Its life has to be over.
-func (r *Reconciler) Close() {
-	r.ending.Lock()
-	r.ended = true
-	r.ending.Unlock()
-	r.wg.Wait()
-}
-
-// start runs fn in a goroutine that Close waits for; false when closing.
-func (r *Reconciler) start(fn func()) bool {
-	r.ending.Lock()
-	defer r.ending.Unlock()
-	if r.ended {
-		return false
-	}
-	r.wg.Go(fn)
-	return true
-}
+func (r *Reconciler) Close() { r.group.Close() }
 
 // Pause keeps passes over the tenant from beginning, and others who pause it waiting, until
 // resume.
@@ -242,7 +224,7 @@ func (r *Reconciler) work() {
 		if !ok {
 			return
 		}
-		r.start(func() {
+		r.group.Go(func() {
 			defer release()
 			r.workOn(tenant)
 		})

@@ -42,7 +42,7 @@ func (r *Reconciler) begin(t *task) error {
 	o.task, o.to = t, t.To
 	r.mu.Unlock()
 	r.tell(t.At.Tenant, func(w *waiter) { w.begun(t) })
-	if !r.start(func() { r.run(t) }) {
+	if !r.group.Go(func() { r.run(t) }) {
 		r.end(t, errClosing)
 	}
 	return nil

@@ -176,7 +176,7 @@ func parent() uint64 {
 const maxFrames = 24
 
 // agentParts are the packages that make an agent.
-var agentParts = []string{"agent", "declare", "deliver", "idle", "journal", "reconcile"}
+var agentParts = []string{"agent", "declare", "deliver", "idle", "ingress", "journal", "reconcile"}
 
 // ofAgent returns the name of a function of the agent's parts.
 func ofAgent(function string) (string, bool) {
@@ -200,7 +200,7 @@ func (s *sched) chain() string {
 		var f runtime.Frame
 		f, more = frames.Next()
 		if name, ok := ofAgent(f.Function); ok {
-			name = strings.NewReplacer("(*Agent).", "", "(*operation).", "", "(*hostListener).", "host:").Replace(name)
+			name = strings.NewReplacer("(*Agent).", "", "(*operation).", "", "(*Listener).", "host:").Replace(name)
 			names = append(names, name)
 		}
 	}

@@ -114,3 +114,21 @@ func TestPending(t *testing.T) {
 		t.Errorf("pending: %v", got)
 	}
 }
+
+// A group's owner waits for what it began, and begins nothing after that.
+func TestGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g wait.Group
+		var ended atomic.Bool
+		if !g.Go(func() { time.Sleep(time.Second); ended.Store(true) }) {
+			t.Fatal("an open group begins nothing")
+		}
+		g.Close()
+		if !ended.Load() {
+			t.Error("Close did not wait")
+		}
+		if g.Go(func() { t.Error("it runs") }) {
+			t.Error("a closed group begins something")
+		}
+	})
+}

@@ -1,4 +1,4 @@
-package agent
+package ingress
 
 import (
 	"cmp"
@@ -58,14 +58,14 @@ func (n *newKeys) allow(tenant string, r guestproto.Acquire, now time.Time) erro
 }
 
 // allowNewKey refuses a key that is new where its source named too many of them.
-func (a *Agent) allowNewKey(ctx context.Context, tenant string, r *question, by mvm.Asker) error {
+func (in *Ingress) allowNewKey(ctx context.Context, tenant string, r *question, by mvm.Asker) error {
 	if !r.Source.IsValid() || r.counted {
 		return nil // its user is authenticated, or it is tried again
 	}
-	err := a.newKeys.allow(tenant, r.Acquire, time.Now())
+	err := in.newKeys.allow(tenant, r.Acquire, time.Now())
 	r.counted = err == nil
 	if err != nil {
-		a.journal.Record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: tenant, Pool: r.PoolID, By: by, Why: "Acquire",
+		in.opt.Journal.Record(mvm.Event{Time: time.Now(), Action: mvm.WakeRefused, Tenant: tenant, Pool: r.PoolID, By: by, Why: "Acquire",
 			Detail: "source " + r.Source.String() + ": " + err.Error(), Request: mvm.RequestFrom(ctx)})
 	}
 	return err
@@ -76,20 +76,20 @@ func (a *Agent) allowNewKey(ctx context.Context, tenant string, r *question, by 
 // pool and in memory before others, and the longest unused first. The one that is asked
 // for is none of them, and where that is there already it lacks memory, which only those
 // that hold some can give. false: there is none.
-func (a *Agent) reclaim(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) bool {
+func (in *Ingress) reclaim(ctx context.Context, tenant string, r guestproto.Acquire, by mvm.Asker) bool {
 	var all []mvm.Instance
-	err := a.store.View(func(tx *store.Tx) (err error) {
+	err := in.opt.Store.View(func(tx *store.Tx) (err error) {
 		all, err = tx.Instances(tenant, "")
 		return err
 	})
 	if err != nil {
-		a.log.Error("look for an instance to reclaim", "tenant", tenant, "error", err)
+		in.opt.Log.Error("look for an instance to reclaim", "tenant", tenant, "error", err)
 		return false
 	}
 	own := func(i mvm.Instance) bool { return i.Pool == r.PoolID && i.Key == r.Key }
 	there := r.Key == "" || slices.ContainsFunc(all, own)
 	all = slices.DeleteFunc(all, func(i mvm.Instance) bool {
-		return !a.reclaimable(i) || own(i) || there && !i.State.HoldsMemory()
+		return !in.reclaimable(i) || own(i) || there && !i.State.HoldsMemory()
 	})
 	if len(all) == 0 {
 		return false
@@ -104,46 +104,36 @@ func (a *Agent) reclaim(ctx context.Context, tenant string, r guestproto.Acquire
 		return n
 	}
 	victim := slices.MinFunc(all, func(x, y mvm.Instance) int {
-		return cmp.Or(cmp.Compare(rank(x), rank(y)), a.lastUse(x).Compare(a.lastUse(y)))
+		return cmp.Or(cmp.Compare(rank(x), rank(y)), in.lastUse(x).Compare(in.lastUse(y)))
 	})
-	req := request{op: mvm.OpDestroy, by: by, why: "it never served its key, and another needs the room", unproven: true}
-	if _, err := a.submit(ctx, victim.ID, req, nil); err != nil {
-		a.log.Warn("reclaim an instance", "instance", victim.ID, "error", err)
+	if err := in.opt.Queue.Reclaim(ctx, victim.ID, by, "it never served its key, and another needs the room"); err != nil {
+		in.opt.Log.Warn("reclaim an instance", "instance", victim.ID, "error", err)
 		return false
 	}
 	return true
 }
 
-func (a *Agent) reclaimable(i mvm.Instance) bool {
-	use, _ := a.activity.of(i.ID)
-	return i.Unproven && i.Key != "" && i.Op == nil && use.open == 0 && a.acquiring.of(i.ID) == 0 && a.execs.of(i.ID) == 0 &&
-		time.Since(a.lastUse(i)) > unprovenGrace && !i.ManualOverrideUntil.After(time.Now())
+func (in *Ingress) reclaimable(i mvm.Instance) bool {
+	use, _ := in.activity.of(i.ID)
+	return i.Unproven && i.Key != "" && i.Op == nil && use.Open == 0 && in.acquiring.of(i.ID) == 0 && in.execs.of(i.ID) == 0 &&
+		time.Since(in.lastUse(i)) > unprovenGrace && !i.ManualOverrideUntil.After(time.Now())
 }
 
 // lastUse is when the instance was used last, or came up. One that rests was idle before.
-func (a *Agent) lastUse(i mvm.Instance) time.Time {
-	use, _ := a.activity.of(i.ID)
+func (in *Ingress) lastUse(i mvm.Instance) time.Time {
+	use, _ := in.activity.of(i.ID)
 	since := i.Changed
 	if i.State == mvm.StateWarm || i.State == mvm.StateSleeping {
 		since = i.Created
 	}
-	if use.last.After(since) {
-		return use.last
+	if use.Last.After(since) {
+		return use.Last
 	}
 	return since
 }
 
-// stillUnproven refuses, within the intent's transaction, to reclaim an instance that
-// has served its key meanwhile.
-func (o *operation) stillUnproven(_ *store.Tx, i mvm.Instance) error {
-	if o.job.req.unproven && !i.Unproven {
-		return mvm.Errorf(mvm.KindState, "it served its key meanwhile: %w", errInUse)
-	}
-	return nil
-}
-
 // prove notes which instances answered a request of their key, by a gateway's report.
-func (h *hostListener) prove(routes mvm.RoutingTable, acts []guestproto.Activity) {
+func (h *Listener) prove(routes mvm.RoutingTable, acts []guestproto.Activity) {
 	for _, act := range acts[:min(len(acts), maxActivity)] {
 		if !act.Answered || mvm.ValidateInstanceID(act.InstanceID) != nil || !h.counts(routes, act) {
 			continue
@@ -151,7 +141,7 @@ func (h *hostListener) prove(routes mvm.RoutingTable, acts []guestproto.Activity
 		if i, err := h.findID(act.InstanceID); err != nil || !i.Unproven {
 			continue
 		}
-		err := h.a.store.Update(func(tx *store.Tx) error {
+		err := h.in.opt.Store.Update(func(tx *store.Tx) error {
 			i, err := tx.Instance(act.InstanceID)
 			if err != nil || !i.Unproven {
 				return err
@@ -160,7 +150,7 @@ func (h *hostListener) prove(routes mvm.RoutingTable, acts []guestproto.Activity
 			return tx.PutInstance(i)
 		})
 		if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
-			h.a.log.Error("note that an instance served its key", "instance", act.InstanceID, "error", err)
+			h.in.opt.Log.Error("note that an instance served its key", "instance", act.InstanceID, "error", err)
 		}
 	}
 }

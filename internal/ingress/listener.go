@@ -1,4 +1,4 @@
-package agent
+package ingress
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"mvm/internal/display"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
-	"mvm/internal/sys"
 )
 
 // Bounds of what one guest may ask of its host.
@@ -27,10 +26,10 @@ const (
 	frameReadTimeout = 5 * time.Second  // for the rest of a frame that has begun
 )
 
-// hostListener takes an instance's host-bound connections. Who asks is known by the
+// Listener takes an instance's host-bound connections. Who asks is known by the
 // socket, never by the message.
-type hostListener struct {
-	a      *Agent
+type Listener struct {
+	in     *Ingress
 	tenant string
 	pool   string
 	id     string
@@ -45,36 +44,22 @@ type hostListener struct {
 	conns map[net.Conn]struct{}
 }
 
-// listenHost listens on <run dir>/v.sock_53 for the instance.
-func (a *Agent) listenHost(i mvm.Instance) (*hostListener, error) {
-	var ln net.Listener
-	err := sys.InFolder(a.runDir(i.ID), func(d *sys.Folder) (err error) {
-		ln, err = a.opt.ListenHost(d, hostSocket)
-		return err
-	})
+// Listen takes the host-bound connections of the instance.
+func (in *Ingress) Listen(i mvm.Instance) (*Listener, error) {
+	ln, err := in.opt.Instances.ListenHost(i.ID)
 	if err != nil {
 		return nil, mvm.Explain("listen for host-bound requests of "+i.ID, err)
 	}
-	h := &hostListener{a: a, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
+	h := &Listener{in: in, tenant: i.Tenant, pool: i.Pool, id: i.ID, ln: ln,
 		limit: rate.NewLimiter(hostRate, hostBurst),
 		slots: make(chan struct{}, hostConns), conns: map[net.Conn]struct{}{}}
-	h.ctx, h.cancel = context.WithCancel(a.ctx)
+	h.ctx, h.cancel = context.WithCancel(in.life)
 	h.wg.Go(h.serve)
 	return h, nil
 }
 
-// listenUnix listens on a unix socket that the agent's user alone may connect to: the
-// driver does, for the guest.
-func listenUnix(runDir *sys.Folder, name string) (net.Listener, error) {
-	ln, err := runDir.Listen(name)
-	if err != nil {
-		return nil, err // not a nil listener in the interface
-	}
-	return ln, nil
-}
-
 // Close stops listening, ends the connections and waits for their goroutines.
-func (h *hostListener) Close() error {
+func (h *Listener) Close() error {
 	h.cancel()
 	err := h.ln.Close()
 	h.mu.Lock()
@@ -86,18 +71,17 @@ func (h *hostListener) Close() error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	gone := sys.IfThere(sys.InFolder(h.a.runDir(h.id), func(d *sys.Folder) error { return d.Remove(hostSocket) }))
-	return errors.Join(err, gone)
+	return errors.Join(err, h.in.opt.Instances.RemoveHostSocket(h.id))
 }
 
-func (h *hostListener) serve() {
+func (h *Listener) serve() {
 	for {
 		c, err := h.ln.Accept()
 		if err != nil {
 			if h.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			h.a.log.Warn("accept host-bound connection", "instance", h.id, "error", err)
+			h.in.opt.Log.Warn("accept host-bound connection", "instance", h.id, "error", err)
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
@@ -114,7 +98,7 @@ func (h *hostListener) serve() {
 	}
 }
 
-func (h *hostListener) track(c net.Conn, on bool) {
+func (h *Listener) track(c net.Conn, on bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !on {
@@ -129,7 +113,7 @@ func (h *hostListener) track(c net.Conn, on bool) {
 
 // handle answers the requests of one connection until it ends, breaks the protocol
 // or is idle too long.
-func (h *hostListener) handle(c net.Conn) {
+func (h *Listener) handle(c net.Conn) {
 	for {
 		if err := c.SetReadDeadline(time.Now().Add(hostIdle)); err != nil {
 			return
@@ -139,7 +123,7 @@ func (h *hostListener) handle(c net.Conn) {
 		var bad *guestproto.VariantError
 		switch {
 		case errors.As(err, &bad):
-			h.a.opt.Metrics.HostBound("", "invalid")
+			h.in.opt.Metrics.HostBound("", "invalid")
 			if !h.reply(c, refuse("%s", bad.Error())) {
 				return
 			}
@@ -153,7 +137,7 @@ func (h *hostListener) handle(c net.Conn) {
 			result = resultOf(resp)
 		}
 		_, what := named(req)
-		h.a.opt.Metrics.HostBound(what, result)
+		h.in.opt.Metrics.HostBound(what, result)
 		if !h.reply(c, resp) {
 			return
 		}
@@ -178,8 +162,8 @@ func (f *frameDeadline) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (h *hostListener) reply(c net.Conn, resp guestproto.HostResponse) bool {
-	if err := c.SetWriteDeadline(time.Now().Add(h.a.opt.Timeouts.Call)); err != nil {
+func (h *Listener) reply(c net.Conn, resp guestproto.HostResponse) bool {
+	if err := c.SetWriteDeadline(time.Now().Add(h.in.opt.Call)); err != nil {
 		return false
 	}
 	return guestproto.Send(c, resp) == nil
@@ -190,13 +174,13 @@ func refuse(format string, args ...any) guestproto.HostResponse {
 }
 
 // answer does one request in the name of the instance whose socket it is.
-func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostResponse {
+func (h *Listener) answer(req guestproto.HostRequest) guestproto.HostResponse {
 	ctx, cancel := context.WithTimeout(h.ctx, hostAnswerWait)
 	defer cancel()
 	ctx = mvm.WithRequest(ctx, req.ID())
 	routes, role, err := h.routes()
 	if err != nil {
-		return refuse("%s", forGuest(err))
+		return refuse("%s", h.in.forGuest(err))
 	}
 	tenant, what := named(req)
 	if tenant != "" && tenant != h.tenant {
@@ -220,7 +204,7 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 	case req.Acquire != nil:
 		return h.acquire(ctx, *req.Acquire)
 	case req.ReportActivity != nil:
-		h.a.activity.report(h.id, req.ReportActivity.Instances, func(act guestproto.Activity) bool { return h.counts(routes, act) })
+		h.in.activity.report(h.id, req.ReportActivity.Instances, func(act guestproto.Activity) bool { return h.counts(routes, act) })
 		h.prove(routes, req.ReportActivity.Instances)
 		return guestproto.HostResponse{ActivityAck: true}
 	case req.ReportHealth != nil:
@@ -231,8 +215,8 @@ func (h *hostListener) answer(req guestproto.HostRequest) guestproto.HostRespons
 
 // routes is the routing table of the instance's pool, and the instance's role, as the
 // store has them now. A gateway whose pool has no table has an empty one.
-func (h *hostListener) routes() (routes mvm.RoutingTable, role mvm.Role, err error) {
-	err = h.a.store.View(func(tx *store.Tx) error {
+func (h *Listener) routes() (routes mvm.RoutingTable, role mvm.Role, err error) {
+	err = h.in.opt.Store.View(func(tx *store.Tx) error {
 		i, err := tx.Instance(h.id)
 		if err != nil || i.Role != mvm.RoleGateway {
 			role = i.Role
@@ -282,23 +266,23 @@ func named(r guestproto.HostRequest) (tenant, what string) {
 }
 
 // refused audits a refusal, bounded, and answers it.
-func (h *hostListener) refused(ctx context.Context, what, format string, args ...any) guestproto.HostResponse {
+func (h *Listener) refused(ctx context.Context, what, format string, args ...any) guestproto.HostResponse {
 	why := fmt.Sprintf(format, args...)
-	h.a.journal.Record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why,
+	h.in.opt.Journal.Record(mvm.Event{Action: mvm.WakeRefused, Tenant: h.tenant, Pool: h.pool, Instance: h.id, By: h.asker(), Why: what, Detail: why,
 		Request: mvm.RequestFrom(ctx)})
 	return refuse("%s refused: %s", what, why)
 }
 
 // asker names the guest itself; gatewayAsker the requests that arrived at it.
-func (h *hostListener) asker() mvm.Asker { return mvm.Asker{Kind: mvm.AskerGuest, ID: h.id} }
+func (h *Listener) asker() mvm.Asker { return mvm.Asker{Kind: mvm.AskerGuest, ID: h.id} }
 
-func (h *hostListener) gatewayAsker() mvm.Asker {
+func (h *Listener) gatewayAsker() mvm.Asker {
 	return mvm.Asker{Kind: mvm.AskerGateway, ID: h.id}
 }
 
 // find looks up an instance that must be the tenant's own. Another tenant's is as
 // if it was not there.
-func (h *hostListener) find(n guestproto.InstanceName) (i mvm.Instance, err error) {
+func (h *Listener) find(n guestproto.InstanceName) (i mvm.Instance, err error) {
 	i, err = h.findID(n.InstanceID)
 	if err == nil && n.PoolID != i.Pool {
 		err = absent(n.InstanceID)
@@ -313,13 +297,13 @@ func absent(id string) error {
 
 // counts reports whether the activity is of an instance that the routes lead to, and of
 // its present boot.
-func (h *hostListener) counts(routes mvm.RoutingTable, act guestproto.Activity) bool {
+func (h *Listener) counts(routes mvm.RoutingTable, act guestproto.Activity) bool {
 	i, err := h.findID(act.InstanceID)
 	return err == nil && routes.Name(i.Pool) && (act.Boot == 0 || act.Boot >= i.DiskGeneration)
 }
 
-func (h *hostListener) findID(id string) (i mvm.Instance, err error) {
-	err = h.a.store.View(func(tx *store.Tx) error {
+func (h *Listener) findID(id string) (i mvm.Instance, err error) {
+	err = h.in.opt.Store.View(func(tx *store.Tx) error {
 		i, err = tx.Instance(id)
 		return err
 	})
@@ -329,38 +313,59 @@ func (h *hostListener) findID(id string) (i mvm.Instance, err error) {
 	return i, err
 }
 
-func (h *hostListener) wakeInstance(ctx context.Context, n guestproto.InstanceName) guestproto.HostResponse {
+func (h *Listener) wakeInstance(ctx context.Context, n guestproto.InstanceName) guestproto.HostResponse {
 	i, err := h.find(n)
 	if err == nil {
-		_, err = h.a.submit(ctx, i.ID, request{op: mvm.OpWake, by: h.gatewayAsker(), why: "WakeInstance"}, nil)
+		_, err = h.in.opt.Queue.Wake(ctx, i.ID, h.gatewayAsker(), "WakeInstance")
 	}
-	return guestproto.HostResponse{WakeResult: ack(err)}
+	return guestproto.HostResponse{WakeResult: h.in.ack(err)}
 }
 
-func (h *hostListener) queryStatus(n guestproto.InstanceName) guestproto.HostResponse {
+func (h *Listener) queryStatus(n guestproto.InstanceName) guestproto.HostResponse {
 	i, err := h.find(n)
 	if err != nil {
-		return refuse("%s", forGuest(err))
+		return refuse("%s", h.in.forGuest(err))
 	}
 	return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: i.State, GuestIP: i.IP}}
 }
 
-func ack(err error) *guestproto.Ack {
+func (in *Ingress) ack(err error) *guestproto.Ack {
 	if err == nil {
 		return &guestproto.Ack{Success: true}
 	}
-	why := forGuest(err)
+	why := in.forGuest(err)
 	return &guestproto.Ack{Detail: &why}
 }
 
 // forGuest is what a guest, and maybe a client of it, is told of an error: nothing of
 // the host itself, whose log has it.
-func forGuest(err error) string {
+func (in *Ingress) forGuest(err error) string {
 	if mvm.IsKind(err, mvm.KindInternal) {
 		return "the host failed to do it; its log says why"
 	}
-	if errors.As(err, &hostError{}) {
+	if in.opt.Queue.HostFault(err) {
 		return "the host can't wake it now; its log says why"
 	}
 	return display.Recordable(err)
+}
+
+// reported takes in what the guest of an instance tells by itself.
+func (h *Listener) reported(st guestproto.Status) guestproto.HostResponse {
+	i, err := h.findID(h.id)
+	if err != nil {
+		return refuse("%s", h.in.forGuest(err))
+	}
+	h.in.opt.Instances.Reported(i, st)
+	return guestproto.HostResponse{HealthAck: true}
+}
+
+// resultOf says in a word how a guest's request was answered.
+func resultOf(r guestproto.HostResponse) string {
+	switch {
+	case r.Error != nil:
+		return "refused"
+	case r.WakeResult != nil && !r.WakeResult.Success, r.AcquireResult != nil && !r.AcquireResult.Success:
+		return "failed"
+	}
+	return "ok"
 }

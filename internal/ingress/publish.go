@@ -1,4 +1,4 @@
-package agent
+package ingress
 
 import (
 	"context"
@@ -24,36 +24,36 @@ type Publisher interface {
 	Close() error
 }
 
-// applyPublish makes the host's listeners agree with the pools, and has on each pool's
+// Publish makes the host's listeners agree with the pools, and has on each pool's
 // record which addresses it got and what could not be published. That is tried again
 // while the agent runs.
-func (a *Agent) applyPublish() error {
-	defer a.publishing.Lock("ports")()
-	all, err := a.publishAll()
-	a.unpublished.Store(!all || err != nil)
+func (in *Ingress) Publish() error {
+	defer in.publishing.Lock("ports")()
+	all, err := in.publishAll()
+	in.unpublished.Store(!all || err != nil)
 	if err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err).WithFix("the agent tries again by itself; see `mvm doctor` for what is missing")
 	}
 	return nil
 }
 
-// keepPublished tries once more what could not be published: its address or port may
+// RetryPublish tries once more what could not be published: its address or port may
 // have become free.
-func (a *Agent) keepPublished() {
-	if !a.unpublished.Load() {
+func (in *Ingress) RetryPublish() {
+	if !in.unpublished.Load() {
 		return
 	}
-	if err := a.applyPublish(); err != nil {
-		a.log.Error("publish ports again", "error", err)
-	} else if !a.unpublished.Load() {
-		a.log.Info("all ports are published again")
+	if err := in.Publish(); err != nil {
+		in.opt.Log.Error("publish ports again", "error", err)
+	} else if !in.unpublished.Load() {
+		in.opt.Log.Info("all ports are published again")
 	}
 }
 
-// publishAll is applyPublish, with a.publishing held. all: every port is published.
-func (a *Agent) publishAll() (all bool, err error) {
+// publishAll is Publish, with in.publishing held. all: every port is published.
+func (in *Ingress) publishAll() (all bool, err error) {
 	var pools []mvm.Pool
-	err = a.store.View(func(tx *store.Tx) (err error) {
+	err = in.opt.Store.View(func(tx *store.Tx) (err error) {
 		pools, err = tx.Pools("")
 		return err
 	})
@@ -63,28 +63,28 @@ func (a *Agent) publishAll() (all bool, err error) {
 	var bindings []publish.Binding
 	for _, p := range pools {
 		for n, pub := range p.Spec.Publish {
-			b := a.binding(p, pub)
+			b := in.binding(p, pub)
 			if n < len(p.Bound) {
 				b.Bound = p.Bound[n]
 			}
 			bindings = append(bindings, b)
 		}
 	}
-	got, err := a.opt.Publisher.Apply(bindings)
+	got, err := in.opt.Publisher.Apply(bindings)
 	if err != nil {
 		return false, err
 	}
 	all = true
 	for _, p := range pools {
 		n := len(p.Spec.Publish)
-		whole, e := a.setPublished(p, got[:n])
+		whole, e := in.setPublished(p, got[:n])
 		all, err, got = all && whole, errors.Join(err, e), got[n:]
 	}
 	return all, err
 }
 
 // setPublished keeps what became of a pool's ports. all: every one is published.
-func (a *Agent) setPublished(p mvm.Pool, got []publish.Outcome) (all bool, err error) {
+func (in *Ingress) setPublished(p mvm.Pool, got []publish.Outcome) (all bool, err error) {
 	bound := make([]netip.AddrPort, len(got))
 	var errs []error
 	for n, o := range got {
@@ -100,9 +100,9 @@ func (a *Agent) setPublished(p mvm.Pool, got []publish.Outcome) (all bool, err e
 		return all, nil
 	}
 	if !all {
-		a.log.Error("ports are not published", "pool", p.Address().String(), "error", problem)
+		in.opt.Log.Error("ports are not published", "pool", p.Address().String(), "error", problem)
 	}
-	return all, a.store.Update(func(tx *store.Tx) error {
+	return all, in.opt.Store.Update(func(tx *store.Tx) error {
 		now, err := tx.Pool(p.Tenant, p.Spec.ID)
 		switch {
 		case mvm.IsKind(err, mvm.KindNotFound):
@@ -115,44 +115,35 @@ func (a *Agent) setPublished(p mvm.Pool, got []publish.Outcome) (all bool, err e
 	})
 }
 
-// unpublishedError is what a change of a pool ends with whose ports are not served.
-func unpublishedError(p mvm.Pool) error {
-	if p.Unpublished == "" {
-		return nil
-	}
-	return mvm.Errorf(mvm.KindUnavailable, "pool %s is as it was asked for, but not all of its ports are published: %s", p.Address(), p.Unpublished).
-		WithFix("free the address, which the agent tries every few seconds, or publish another")
-}
-
-func (a *Agent) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
+func (in *Ingress) binding(p mvm.Pool, pub mvm.Publish) publish.Binding {
 	port := strconv.Itoa(pub.Guest)
 	by := mvm.Asker{Kind: mvm.AskerPublish, ID: pub.Place()}
 	var open sync.Map // net.Conn -> func() that ends its use of the gateway
 	dial := func(ctx context.Context) (net.Conn, error) {
 		select {
-		case <-a.recovered:
+		case <-in.opt.Recovered:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		got, err := a.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
+		got, err := in.acquire(ctx, p.Tenant, guestproto.Acquire{PoolID: p.Spec.ID}, by)
 		if err != nil { // it is logged, and lines of a guest's log are not
 			return nil, mvm.Errorf(mvm.KindOf(err), "%s", display.WithoutLog(err.Error()))
 		}
-		done := a.inUse(&a.published, got[0].InstanceID)
-		c, err := a.dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
+		done := in.inUse(&in.published, got[0].InstanceID)
+		c, err := in.dialShort(ctx, net.JoinHostPort(got[0].IP.String(), port))
 		if err != nil {
 			done()
 			return nil, err
 		}
 		open.Store(c, done)
-		a.forwards.add(got[0].InstanceID, c)
-		if a.liveOf(got[0].InstanceID) == nil { // it has ended meanwhile
-			a.forwards.cut(got[0].InstanceID)
+		in.forwards.add(got[0].InstanceID, c)
+		if !in.opt.Instances.HasVMM(got[0].InstanceID) { // it has ended meanwhile
+			in.forwards.cut(got[0].InstanceID)
 		}
 		return c, nil
 	}
 	closed := func(c net.Conn) {
-		a.forwards.remove(c)
+		in.forwards.remove(c)
 		if done, ok := open.LoadAndDelete(c); ok {
 			done.(func())()
 		}
@@ -205,10 +196,10 @@ const (
 )
 
 // dialShort connects, with tries that grow longer, until ctx ends.
-func (a *Agent) dialShort(ctx context.Context, addr string) (net.Conn, error) {
+func (in *Ingress) dialShort(ctx context.Context, addr string) (net.Conn, error) {
 	for wait := firstDial; ; wait = min(2*wait, lastDial) {
 		short, cancel := context.WithTimeout(ctx, wait)
-		c, err := a.opt.DialGuest(short, "tcp4", addr)
+		c, err := in.opt.DialGuest(short, "tcp4", addr)
 		cancel()
 		var slow net.Error
 		if err == nil || ctx.Err() != nil || !(errors.As(err, &slow) && slow.Timeout()) {

@@ -1,4 +1,4 @@
-package agent
+package ingress
 
 import (
 	"context"
@@ -24,17 +24,16 @@ const maxAcquired = 64
 var stateOrder = []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped, mvm.StateReady, mvm.StateCreated}
 
 // acquire has an instance of the pool awake and says which.
-func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestproto.HostResponse {
+func (h *Listener) acquire(ctx context.Context, r guestproto.Acquire) guestproto.HostResponse {
 	by := h.gatewayAsker()
-	got, err := h.a.acquire(ctx, h.tenant, r, by)
+	got, err := h.in.acquire(ctx, h.tenant, r, by)
 	if err == nil {
 		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: got}}
 	}
-	why := forGuest(err)
+	why := h.in.forGuest(err)
 	res := &guestproto.AcquireResult{Detail: &why}
 	var limited *newKeysLimited
-	var failing *serviceFails
-	res.Failing = errors.As(err, &failing)
+	res.Failing = errors.As(err, new(*serviceFails)) || h.in.opt.Queue.ServesNobody(err)
 	switch mvm.KindOf(err) {
 	case mvm.KindQuota: // a gateway of an older version tells its clients: no figures
 		why, res.RetrySecs = "the tenant's quota has no room for it; see `mvm events`", retryQuota
@@ -48,17 +47,23 @@ func (h *hostListener) acquire(ctx context.Context, r guestproto.Acquire) guestp
 	return guestproto.HostResponse{AcquireResult: res}
 }
 
+// serviceFails is an error of an instance that runs and serves nobody: a service of it does
+// not come up.
+type serviceFails struct{ error }
+
+func (e *serviceFails) Unwrap() error { return e.error }
+
 // question is an Acquire that is being answered.
 type question struct {
 	guestproto.Acquire
 	counted bool // its key, as a new one of its source: once, however often it is tried
 }
 
-func (a *Agent) acquire(ctx context.Context, tenant string, asked guestproto.Acquire, by mvm.Asker) ([]guestproto.Awake, error) {
+func (in *Ingress) acquire(ctx context.Context, tenant string, asked guestproto.Acquire, by mvm.Asker) ([]guestproto.Awake, error) {
 	r := &question{Acquire: asked}
-	i, err := a.awaken(ctx, tenant, r, by)
+	i, err := in.awaken(ctx, tenant, r, by)
 	if mvm.IsKind(err, mvm.KindNotFound) { // it was destroyed meanwhile: there may be another
-		i, err = a.awaken(ctx, tenant, r, by)
+		i, err = in.awaken(ctx, tenant, r, by)
 	}
 	if err != nil {
 		return nil, err
@@ -67,44 +72,44 @@ func (a *Agent) acquire(ctx context.Context, tenant string, asked guestproto.Acq
 	if !r.Spread {
 		return awake, nil
 	}
-	return a.othersAwake(tenant, r.PoolID, awake)
+	return in.othersAwake(tenant, r.PoolID, awake)
 }
 
 // awaken chooses an instance and has it awake. Where the quota has no room for it,
 // instances that were made for keys that nobody vouches for, and served none, give way.
-func (a *Agent) awaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
-	i, err := a.tryAwaken(ctx, tenant, r, by)
+func (in *Ingress) awaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
+	i, err := in.tryAwaken(ctx, tenant, r, by)
 	for range maxReclaims {
-		if !mvm.IsKind(err, mvm.KindQuota) || !a.reclaim(ctx, tenant, r.Acquire, by) {
+		if !mvm.IsKind(err, mvm.KindQuota) || !in.reclaim(ctx, tenant, r.Acquire, by) {
 			break
 		}
-		i, err = a.tryAwaken(ctx, tenant, r, by)
+		i, err = in.tryAwaken(ctx, tenant, r, by)
 	}
 	return i, err
 }
 
-func (a *Agent) tryAwaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
-	first, claimed, err := a.choose(ctx, tenant, r, by)
+func (in *Ingress) tryAwaken(ctx context.Context, tenant string, r *question, by mvm.Asker) (mvm.Instance, error) {
+	first, claimed, err := in.choose(ctx, tenant, r, by)
 	if err != nil {
 		return first, err
 	}
-	if s := a.gaveUp(first); s != nil && !first.Ready {
+	if s := in.opt.Instances.GaveUp(first); s != nil && !first.Ready {
 		return first, &serviceFails{mvm.Errorf(mvm.KindUnavailable, "instance %s: service %s is %s", first.ID, s.Name, s.Text())}
 	}
-	if why := a.stalled(first.ID); why != "" {
-		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %w", first.ID, hostError{errors.New(why)})
+	if why := in.opt.Instances.Stalled(first.ID); why != "" {
+		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %w", first.ID, in.opt.Queue.AsHostFault(errors.New(why)))
 	}
-	defer a.acquiring.add(first.ID)()
-	i, err := a.submit(ctx, first.ID, request{op: mvm.OpWake, by: by, why: "a request for " + r.PoolID}, nil)
+	defer in.acquiring.add(first.ID)()
+	i, err := in.opt.Queue.Wake(ctx, first.ID, by, "a request for "+r.PoolID)
 	if err == nil && claimed { // a wake under way may have configured it before
-		err = a.deliver.Push(ctx, i)
+		err = in.opt.Deliver.Push(ctx, i)
 	}
 	return i, err
 }
 
 // othersAwake adds the instances of the pool that take traffic as well.
-func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]guestproto.Awake, error) {
-	return awake, a.store.View(func(tx *store.Tx) error {
+func (in *Ingress) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]guestproto.Awake, error) {
+	return awake, in.opt.Store.View(func(tx *store.Tx) error {
 		all, err := tx.Instances(tenant, pool)
 		for _, i := range all {
 			if i.ID != awake[0].InstanceID && i.Key == "" && i.State == mvm.StateRunning && i.Ready && i.Op == nil && len(awake) < maxAcquired {
@@ -118,7 +123,7 @@ func (a *Agent) othersAwake(tenant, pool string, awake []guestproto.Awake) ([]gu
 // choose picks the instance that a request means; for a key without one it gives
 // the key a spare of the pool, or makes one, within the quota. claimed says that
 // a spare has become the key's just now.
-func (a *Agent) choose(ctx context.Context, tenant string, r *question, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+func (in *Ingress) choose(ctx context.Context, tenant string, r *question, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	if err := mvm.ValidateName("pool", r.PoolID); err != nil {
 		return i, false, err
 	}
@@ -126,7 +131,7 @@ func (a *Agent) choose(ctx context.Context, tenant string, r *question, by mvm.A
 		return i, false, mvm.Errorf(mvm.KindInvalid, "acquire an instance of pool %s: it is named by its id and in another way", r.PoolID)
 	}
 	if r.Key == "" {
-		err = a.store.View(func(tx *store.Tx) error {
+		err = in.opt.Store.View(func(tx *store.Tx) error {
 			i, err = pick(tx, tenant, r.Acquire)
 			return err
 		})
@@ -135,17 +140,17 @@ func (a *Agent) choose(ctx context.Context, tenant string, r *question, by mvm.A
 	if err := mvm.ValidateKey(r.Key); err != nil {
 		return i, false, err
 	}
-	err = a.store.View(func(tx *store.Tx) (err error) {
+	err = in.opt.Store.View(func(tx *store.Tx) (err error) {
 		i, err = tx.InstanceByKey(tenant, r.PoolID, r.Key)
 		return err
 	})
 	if !mvm.IsKind(err, mvm.KindNotFound) {
 		return i, false, err
 	}
-	if err := a.allowNewKey(ctx, tenant, r, by); err != nil {
+	if err := in.allowNewKey(ctx, tenant, r, by); err != nil {
 		return i, false, err
 	}
-	return a.claim(ctx, tenant, r.PoolID, r.Key, r.Source.IsValid(), by)
+	return in.claim(ctx, tenant, r.PoolID, r.Key, r.Source.IsValid(), by)
 }
 
 // pick chooses among instances that belong to no key, or the one that is named.
@@ -188,9 +193,9 @@ func preferred(i, than mvm.Instance) bool {
 
 // claim gives the key an instance of the pool, in one transaction, so that two
 // requests at once get the same. unproven: nobody vouches for the key.
-func (a *Agent) claim(ctx context.Context, tenant, pool, key string, unproven bool, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
+func (in *Ingress) claim(ctx context.Context, tenant, pool, key string, unproven bool, by mvm.Asker) (i mvm.Instance, claimed bool, err error) {
 	made := false
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = in.opt.Store.Update(func(tx *store.Tx) error {
 		claimed, made = false, false
 		if i, err = tx.InstanceByKey(tenant, pool, key); !mvm.IsKind(err, mvm.KindNotFound) {
 			return err
@@ -204,7 +209,7 @@ func (a *Agent) claim(ctx context.Context, tenant, pool, key string, unproven bo
 			return err
 		}
 		made = true
-		i, err = a.newInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now(),
+		i, err = in.opt.Fleet.NewInstance(tx, tenant, pool, key, mvm.Op{Kind: mvm.OpCreate, By: by, Why: "first request of its key", Started: time.Now(),
 			Request: mvm.RequestFrom(ctx)})
 		if err == nil && unproven {
 			i.Unproven = true
@@ -213,10 +218,10 @@ func (a *Agent) claim(ctx context.Context, tenant, pool, key string, unproven bo
 		return err
 	})
 	if mvm.IsKind(err, mvm.KindQuota) {
-		a.journal.Record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error(), Request: mvm.RequestFrom(ctx)})
+		in.opt.Journal.Record(mvm.Event{Time: time.Now(), Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error(), Request: mvm.RequestFrom(ctx)})
 	}
 	if err == nil && made {
-		a.net.changed()
+		in.opt.Fleet.Changed()
 	}
 	return i, claimed && !made, err
 }

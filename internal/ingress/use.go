@@ -1,9 +1,7 @@
-package agent
+package ingress
 
 import (
 	"sync"
-
-	"mvm"
 )
 
 // useCounts count who uses an instance right now, such as commands that run in it.
@@ -35,23 +33,13 @@ func (u *useCounts) of(id string) int {
 	return u.by[id]
 }
 
-// errInUse calls off what the policy wants: somebody uses the instance.
-var errInUse = mvm.Errorf(mvm.KindState, "the instance is in use")
-
-// callOff ends an operation that the policy wanted of the instance, where one is under
-// way and not committed yet.
-func (a *Agent) callOff(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r := a.runners[id]; r != nil && len(r.jobs) > 0 && r.jobs[0].req.idle != nil {
-		r.jobs[0].cancel(errInUse)
-	}
-}
-
 // inUse notes that somebody begins to use the instance, which calls off what the
 // policy wants of it, until done is called.
-func (a *Agent) inUse(u *useCounts, id string) (done func()) {
+func (in *Ingress) inUse(u *useCounts, id string) (done func()) {
 	done = u.add(id)
-	a.callOff(id)
+	in.opt.Queue.CallOff(id)
 	return done
 }
+
+// Exec notes that a command begins in the instance, until done is called.
+func (in *Ingress) Exec(id string) (done func()) { return in.inUse(&in.execs, id) }

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"mvm"
+	"mvm/internal/guestproto"
+	"mvm/internal/ingress"
+	"mvm/internal/store"
+	"mvm/internal/sys"
+)
+
+// reached is what ingress asks of the agent.
+type reached struct{ guests }
+
+var (
+	_ ingress.Instances = reached{}
+	_ ingress.Queue     = reached{}
+	_ ingress.Fleet     = reached{}
+)
+
+// Lives implements ingress.Instances.
+func (r reached) Lives(id string) bool {
+	l := r.a.liveOf(id)
+	if l == nil {
+		return false
+	}
+	select {
+	case <-l.vmm.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Unsettled implements ingress.Instances.
+func (r reached) Unsettled(id string) bool { return r.a.unsettled.Has(id) }
+
+// GaveUp implements ingress.Instances.
+func (r reached) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.gaveUp(i) }
+
+// Stalled implements ingress.Instances.
+func (r reached) Stalled(id string) string { return r.a.stalled(id) }
+
+// Reported implements ingress.Instances.
+func (r reached) Reported(i mvm.Instance, st guestproto.Status) {
+	r.a.health.saw(i, st)
+	if st.Ready {
+		r.a.readyAfterAll(i)
+	}
+}
+
+// ListenHost implements ingress.Instances.
+func (r reached) ListenHost(id string) (ln net.Listener, err error) {
+	err = sys.InFolder(r.a.runDir(id), func(d *sys.Folder) (err error) {
+		ln, err = r.a.opt.ListenHost(d, hostSocket)
+		return err
+	})
+	return ln, err
+}
+
+// RemoveHostSocket implements ingress.Instances.
+func (r reached) RemoveHostSocket(id string) error {
+	return sys.IfThere(sys.InFolder(r.a.runDir(id), func(d *sys.Folder) error { return d.Remove(hostSocket) }))
+}
+
+// listenUnix listens on a unix socket that the agent's user alone may connect to: the
+// driver does, for the guest.
+func listenUnix(runDir *sys.Folder, name string) (net.Listener, error) {
+	ln, err := runDir.Listen(name)
+	if err != nil {
+		return nil, err // not a nil listener in the interface
+	}
+	return ln, nil
+}
+
+// Wake implements ingress.Queue.
+func (r reached) Wake(ctx context.Context, id string, by mvm.Asker, why string) (mvm.Instance, error) {
+	return r.a.submit(ctx, id, request{op: mvm.OpWake, by: by, why: why}, nil)
+}
+
+// Reclaim implements ingress.Queue.
+func (r reached) Reclaim(ctx context.Context, id string, by mvm.Asker, why string) error {
+	_, err := r.a.submit(ctx, id, request{op: mvm.OpDestroy, by: by, why: why, unproven: true}, nil)
+	return err
+}
+
+// CallOff implements ingress.Queue.
+func (r reached) CallOff(id string) { r.a.callOff(id) }
+
+// ServesNobody implements ingress.Queue.
+func (r reached) ServesNobody(err error) bool { return errors.As(err, new(*serviceFails)) }
+
+// HostFault implements ingress.Queue.
+func (r reached) HostFault(err error) bool { return errors.As(err, &hostError{}) }
+
+// AsHostFault implements ingress.Queue.
+func (r reached) AsHostFault(err error) error { return hostError{err} }
+
+// NewInstance implements ingress.Fleet.
+func (r reached) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
+	return r.a.newInstance(tx, tenant, pool, key, op)
+}
+
+// Changed implements ingress.Fleet.
+func (r reached) Changed() { r.a.net.changed() }
