@@ -43,10 +43,11 @@ var rules = map[string]rule{
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", "internal/testenv"},
 
 	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/network internal/plan internal/policy" +
-		" internal/publish internal/quota internal/reconcile internal/repair internal/secrets internal/store internal/sys internal/undo internal/wait",
+		" internal/publish internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/store internal/sys internal/undo internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
+	"internal/session":   {"internal/display internal/guestlog internal/guestproto internal/sys internal/wait", "streams between people and guests; guests and folders of instances are behind an interface", ""},
 	"internal/journal":   {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
 	"internal/declare":   {"internal/desired internal/display internal/plan internal/store internal/wait", "what people declare goes on record, planned; tenants, pools and reconcile are behind interfaces", ""},
 	"internal/deliver":   {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
@@ -275,7 +276,7 @@ func TestGuestIsSmall(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/session", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{

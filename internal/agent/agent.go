@@ -36,6 +36,7 @@ import (
 	"mvm/internal/network"
 	"mvm/internal/policy"
 	"mvm/internal/reconcile"
+	"mvm/internal/session"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 	"mvm/internal/wait"
@@ -153,6 +154,7 @@ type Agent struct {
 	net     netState
 	idle    *idle.Loop
 	ingress *ingress.Ingress
+	session *session.Sessions
 	health  healthTable
 
 	deliver    *deliver.Deliverer
@@ -198,6 +200,7 @@ func New(opt Options) *Agent {
 	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
 		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,
 		DialGuest: opt.DialGuest, Recovered: a.recovered})
+	a.session = session.New(ctx, session.Options{Guests: looked{guests{a}}, Journal: a.journal, Console: consoleFile, Call: opt.Timeouts.Call})
 	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = reconcile.New(ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,

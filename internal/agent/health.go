@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -13,13 +12,10 @@ import (
 	"mvm/internal/store"
 )
 
-// Bounds of what is kept of a guest's services and shown of their logs.
+// Bounds of what is kept of a guest's services.
 const (
 	maxHealthServices = 64
 	maxServiceName    = 63
-	lastLinesKept     = 10
-	lastLinesRead     = 100 // of a guest that sends more than it was asked for
-	lastLinesTimeout  = 3 * time.Second
 )
 
 // healthTable has how the services of instances are, as their guests said last. It is in
@@ -135,7 +131,7 @@ func (a *Agent) gaveUp(i mvm.Instance) *mvm.ServiceHealth {
 // serviceError says of a service of the instance that it does not come up, with the last
 // lines of its log.
 func (a *Agent) serviceError(ctx context.Context, what string, i mvm.Instance, s mvm.ServiceHealth) *mvm.Error {
-	return serviceError(what, i, s, a.lastLines(ctx, i.ID, s.Name))
+	return serviceError(what, i, s, a.session.LastLines(ctx, i.ID, s.Name))
 }
 
 func serviceError(what string, i mvm.Instance, s mvm.ServiceHealth, lines []string) *mvm.Error {
@@ -144,35 +140,6 @@ func serviceError(what string, i mvm.Instance, s mvm.ServiceHealth, lines []stri
 		fix = "see `mvm logs %s --service %s`, and mend the image or the pool's environment; its guest does not start it again"
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "%s: service %s is %s%s", what, s.Name, s.Text(), display.QuoteLog(lines)).WithFix(fix, i.ID, s.Name)
-}
-
-var errEnough = errors.New("enough lines were read")
-
-// lastLines are the last lines of a service's log, none where the guest gives none.
-func (a *Agent) lastLines(ctx context.Context, id, service string) (lines []string) {
-	ctx, cancel := context.WithTimeout(ctx, lastLinesTimeout)
-	defer cancel()
-	c, err := a.dialGuest(ctx, id, guestproto.GuestPort)
-	if err != nil {
-		return nil
-	}
-	defer c.Close()
-	release := guestproto.Bind(ctx, c)
-	defer release()
-	if err := guestproto.Send(c, guestproto.Request{Logs: &guestproto.Logs{Service: service, Tail: lastLinesKept}}); err != nil {
-		return nil
-	}
-	read := 0
-	_, _ = receiveLogs(c, func(l mvm.LogLine) error { // what came is shown
-		if lines = append(lines, display.Clip(l.Text)); len(lines) > lastLinesKept {
-			lines = lines[1:]
-		}
-		if read++; read == lastLinesRead {
-			return errEnough
-		}
-		return nil
-	})
-	return lines
 }
 
 // askHealth asks a guest of which nothing is known how its services are: after a restart
@@ -263,12 +230,12 @@ func (o *operation) servesNobody(ctx context.Context) error {
 func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {
 	i := s.Instance
 	if w := i.Health.Worst(); w != nil && w.Failing {
-		s.LastOf, s.LastLines = w.Name, a.lastLines(ctx, i.ID, w.Name)
+		s.LastOf, s.LastLines = w.Name, a.session.LastLines(ctx, i.ID, w.Name)
 	} else if l := i.Last; i.State == mvm.StateStopped && l != nil && l.Op == mvm.OpStop && l.By.Kind == mvm.AskerAgent {
-		s.LastOf, s.LastLines = "console", a.lastConsole(i.ID)
+		s.LastOf, s.LastLines = "console", a.session.LastConsole(i.ID)
 	}
 	if len(s.LastLines) > 0 && mvm.Recorded(ctx) {
-		a.recordUse(ctx, mvm.LogsRead, i, s.LastOf)
+		a.session.RecordUse(ctx, mvm.LogsRead, i, s.LastOf)
 	}
 }
 

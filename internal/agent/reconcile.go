@@ -46,9 +46,9 @@ func (r reconciled) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.gaveU
 func (r reconciled) ServiceError(ctx context.Context, what string, i mvm.Instance, s mvm.ServiceHealth, lines bool) error {
 	var last []string
 	if lines {
-		last = r.a.lastLines(ctx, i.ID, s.Name)
+		last = r.a.session.LastLines(ctx, i.ID, s.Name)
 		if len(last) > 0 && mvm.Recorded(ctx) {
-			r.a.recordUse(ctx, mvm.LogsRead, i, s.Name)
+			r.a.session.RecordUse(ctx, mvm.LogsRead, i, s.Name)
 		}
 	}
 	return serviceError(what, i, s, last)

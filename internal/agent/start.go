@@ -204,7 +204,7 @@ func (o *operation) bootGate(ctx context.Context) error {
 		}
 		switch wait.For(ctx, l.vmm.Done(), bootPoll) {
 		case wait.Gone:
-			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.vmm.Exit()), display.QuoteLog(o.a.lastConsole(o.inst.ID))).
+			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.vmm.Exit()), display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
 		case wait.Canceled:
 			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
@@ -262,7 +262,7 @@ func (o *operation) endedError() error {
 	if l := o.a.liveOf(o.inst.ID); l != nil {
 		how = howEnded(l.vmm.Exit())
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: %s%s", o.inst.ID, how, display.QuoteLog(o.a.lastConsole(o.inst.ID))).
+	return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: %s%s", o.inst.ID, how, display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
 		WithFix("see `mvm logs --console %s`", o.inst.ID)
 }
 
@@ -278,7 +278,7 @@ func (o *operation) notReadyError(ctx context.Context, last string) error {
 		service = s.Name
 	}
 	if mvm.IsKind(context.Cause(ctx), mvm.KindTimeout) && service != "" {
-		text += display.QuoteLog(o.a.lastLines(o.job.ctx, o.inst.ID, service))
+		text += display.QuoteLog(o.a.session.LastLines(o.job.ctx, o.inst.ID, service))
 	}
 	err := mvm.Errorf(mvm.KindOf(context.Cause(ctx)), "wait for services of %s: %w: %s", o.inst.ID, context.Cause(ctx), text).
 		WithFix("see `mvm logs %s`", o.inst.ID)

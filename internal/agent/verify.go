@@ -15,6 +15,7 @@ import (
 	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/network"
+	"mvm/internal/session"
 )
 
 // Bounds of live probes.
@@ -89,7 +90,7 @@ func (a *Agent) probeAble(ctx context.Context, cfg network.Config) (map[string]b
 	var out []network.Finding
 	for _, t := range cfg.Tenants {
 		for _, i := range t.Instances {
-			if code, err := a.runProbe(ctx, i.ID, []string{"ip", "link"}); err == nil && code != notExecuted {
+			if code, err := a.runProbe(ctx, i.ID, []string{"ip", "link"}); err == nil && code != session.NotExecuted {
 				able[i.ID] = true
 				continue
 			}

@@ -176,7 +176,7 @@ func parent() uint64 {
 const maxFrames = 24
 
 // agentParts are the packages that make an agent.
-var agentParts = []string{"agent", "declare", "deliver", "idle", "ingress", "journal", "reconcile"}
+var agentParts = []string{"agent", "declare", "deliver", "idle", "ingress", "journal", "reconcile", "session"}
 
 // ofAgent returns the name of a function of the agent's parts.
 func ofAgent(function string) (string, bool) {

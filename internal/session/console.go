@@ -1,4 +1,4 @@
-package agent
+package session
 
 import (
 	"bufio"
@@ -23,14 +23,14 @@ const (
 )
 
 // consoleLog shows what the guest wrote to its console, running or not.
-func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
-	i, err := a.Instance(ctx, addr)
+func (s *Sessions) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	i, err := s.opt.Guests.Instance(ctx, addr)
 	if err != nil {
 		return err
 	}
 	var f *os.File
-	err = a.inInstance(i.ID, "open console log", func(d *sys.Folder) (err error) {
-		f, err = d.Open(consoleFile, os.O_RDONLY)
+	err = s.opt.Guests.InFolder(i.ID, "open console log", func(d *sys.Folder) (err error) {
+		f, err = d.Open(s.opt.Console, os.O_RDONLY)
 		return err
 	})
 	if err != nil {
@@ -38,9 +38,11 @@ func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsS
 	}
 	defer f.Close()
 	if spec.Record {
-		a.recordUse(ctx, mvm.LogsRead, i, "console")
+		s.RecordUse(ctx, mvm.LogsRead, i, "console")
 	}
-	send := func(s string) error { return line(mvm.LogLine{Stream: "console", Text: strings.TrimRight(s, "\r\n")}) }
+	send := func(text string) error {
+		return line(mvm.LogLine{Stream: "console", Text: strings.TrimRight(text, "\r\n")})
+	}
 	r := bufio.NewReaderSize(f, maxConsoleLine)
 	lines, err := readLines(r, spec.Tail)
 	if err != nil {
@@ -62,8 +64,8 @@ func (a *Agent) consoleLog(ctx context.Context, addr mvm.Address, spec mvm.LogsS
 			select {
 			case <-ctx.Done():
 				return mvm.Errorf(mvm.KindCanceled, "read console log of %s: %w", i.ID, context.Cause(ctx))
-			case <-a.ctx.Done():
-				return errClosing
+			case <-s.life.Done():
+				return context.Cause(s.life)
 			case <-time.After(consolePoll):
 			}
 		case err != nil:
@@ -105,10 +107,10 @@ func tellingLines(lines []string) []string {
 	return lines[max(0, end-lastLinesKept):end]
 }
 
-// lastConsole are the last lines of an instance's console, none where they can't be read.
-func (a *Agent) lastConsole(id string) (lines []string) {
-	_ = a.inInstance(id, "open console log", func(d *sys.Folder) error {
-		f, err := d.Open(consoleFile, os.O_RDONLY)
+// LastConsole are the last lines of an instance's console, none where they can't be read.
+func (s *Sessions) LastConsole(id string) (lines []string) {
+	_ = s.opt.Guests.InFolder(id, "open console log", func(d *sys.Folder) error {
+		f, err := d.Open(s.opt.Console, os.O_RDONLY)
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package agent
+package session
 
 import (
 	"context"
@@ -15,45 +15,45 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// notExecuted is the exit code of a command that the guest could not start, as
+// NotExecuted is the exit code of a command that the guest could not start, as
 // shells have it.
-const notExecuted = 127
+const NotExecuted = 127
 
-// Exec implements api.Service.
-func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
+// Exec runs a command in a running instance, and returns its exit code.
+func (s *Sessions) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
 	if len(spec.Argv) == 0 {
 		return 0, mvm.Errorf(mvm.KindInvalid, "exec in %s: no command", addr)
 	}
-	i, err := a.runningInstance(ctx, addr)
+	i, err := s.runningInstance(ctx, addr)
 	if err != nil {
 		return 0, orWake(err, i)
 	}
-	defer a.ingress.Exec(i.ID)()
-	a.recordUse(ctx, mvm.ExecStarted, i, argvDetail(spec.Argv))
+	defer s.opt.Guests.Use(i.ID)()
+	s.RecordUse(ctx, mvm.ExecStarted, i, argvDetail(spec.Argv))
 	req := guestproto.Request{Exec: &guestproto.Exec{Argv: spec.Argv, Env: spec.Env, Dir: spec.Dir, User: spec.User,
 		TTY: spec.TTY, Rows: spec.Rows, Cols: spec.Cols}}
-	code, err := a.session(ctx, i.ID, req, io)
+	code, err := s.stream(ctx, i.ID, req, io)
 	var refused *guestproto.RemoteError
 	switch {
 	case errors.As(err, &refused) && io.Stderr != nil:
 		_, err := fmt.Fprintf(io.Stderr, "mvm: %s\n", display.Clip(refused.Message))
-		return notExecuted, err
+		return NotExecuted, err
 	case err != nil && mvm.KindOf(err) == mvm.KindUnavailable:
 		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: %w", i.ID, err)
 	}
 	return code, err
 }
 
-// Copy implements api.Service.
-func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
+// Copy carries files into or out of a running instance, and returns an exit code.
+func (s *Sessions) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
 	if err := spec.Validate(); err != nil {
 		return 0, err
 	}
-	i, err := a.runningInstance(ctx, addr)
+	i, err := s.runningInstance(ctx, addr)
 	if err != nil {
 		return 0, orWake(err, i)
 	}
-	defer a.ingress.Exec(i.ID)()
+	defer s.opt.Guests.Use(i.ID)()
 	detail := fmt.Sprintf("out of %q", spec.Path)
 	switch {
 	case spec.In && spec.Name != "":
@@ -61,10 +61,10 @@ func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, i
 	case spec.In:
 		detail = fmt.Sprintf("into %q", spec.Path)
 	}
-	a.recordUse(ctx, mvm.FilesCopied, i, whole(detail))
+	s.RecordUse(ctx, mvm.FilesCopied, i, whole(detail))
 	req := guestproto.Request{Copy: &guestproto.Copy{Path: spec.Path, In: spec.In, Name: spec.Name, Follow: spec.Follow,
 		Owners: spec.Owners, User: spec.User, RequestID: mvm.RequestFrom(ctx)}}
-	code, err := a.session(ctx, i.ID, req, io)
+	code, err := s.stream(ctx, i.ID, req, io)
 	var refused *guestproto.RemoteError
 	switch {
 	case errors.As(err, &refused) && strings.Contains(refused.Message, "no such variant"):
@@ -78,17 +78,17 @@ func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, i
 	return code, err
 }
 
-// session asks the guest for what takes streams, and carries them.
-func (a *Agent) session(ctx context.Context, id string, req guestproto.Request, io mvm.ExecIO) (int, error) {
-	c, err := a.dialGuest(ctx, id, guestproto.GuestPort)
+// stream asks the guest for what takes streams, and carries them.
+func (s *Sessions) stream(ctx context.Context, id string, req guestproto.Request, io mvm.ExecIO) (int, error) {
+	c, err := s.opt.Guests.Dial(ctx, id)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
-	callCtx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
+	callCtx, cancel := context.WithTimeout(ctx, s.opt.Call)
 	defer cancel()
 	resp, err := guestproto.Call(callCtx, c, req)
-	if why := a.stalled(id); err != nil && why != "" {
+	if why := s.opt.Guests.Stalled(id); err != nil && why != "" {
 		return 0, mvm.Errorf(mvm.KindUnavailable, "%s", why)
 	}
 	if err != nil {
@@ -97,7 +97,7 @@ func (a *Agent) session(ctx context.Context, id string, req guestproto.Request, 
 	if resp.ExecStarted == nil {
 		return 0, mvm.Errorf(mvm.KindUnavailable, "the guest gave another answer")
 	}
-	io, end := a.tellStalls(ctx, id, io)
+	io, end := s.tellStalls(ctx, id, io)
 	defer end()
 	return pumpExec(ctx, c, io)
 }
@@ -117,15 +117,15 @@ func whole(s string) string {
 	return fmt.Sprintf("%s%s (%d bytes, sha256:%x)", display.ClipTo(maxArgvDetail/2, s), end, len(s), sha256.Sum256([]byte(s)))
 }
 
-// recordUse records that somebody looks into an instance, before they do. On a full disk
+// RecordUse records that somebody looks into an instance, before they do. On a full disk
 // that is only logged: they may be there to mend it.
-func (a *Agent) recordUse(ctx context.Context, act mvm.Action, i mvm.Instance, detail string) {
-	a.journal.Record(mvm.Event{Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.AskerFrom(ctx), Request: mvm.RequestFrom(ctx), Detail: detail})
+func (s *Sessions) RecordUse(ctx context.Context, act mvm.Action, i mvm.Instance, detail string) {
+	s.opt.Journal.Record(mvm.Event{Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.AskerFrom(ctx), Request: mvm.RequestFrom(ctx), Detail: detail})
 }
 
 // runningInstance finds an instance that can be talked to.
-func (a *Agent) runningInstance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
-	i, err := a.Instance(ctx, addr)
+func (s *Sessions) runningInstance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
+	i, err := s.opt.Guests.Instance(ctx, addr)
 	if err == nil && i.State != mvm.StateRunning {
 		err = mvm.Errorf(mvm.KindState, "instance %s is %s, not running", i.Address(), i.State).
 			WithFix("run `mvm %s %s` first", startVerb(i.State), i.ID)

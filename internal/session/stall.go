@@ -1,4 +1,4 @@
-package agent
+package session
 
 import (
 	"context"
@@ -29,7 +29,7 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 
 // tellStalls has it said on the command's stderr when its VM stands still, and when it goes
 // on. end waits until nothing more is said.
-func (a *Agent) tellStalls(ctx context.Context, id string, cio mvm.ExecIO) (_ mvm.ExecIO, end func()) {
+func (s *Sessions) tellStalls(ctx context.Context, id string, cio mvm.ExecIO) (_ mvm.ExecIO, end func()) {
 	if cio.Stderr == nil {
 		return cio, func() {}
 	}
@@ -43,7 +43,7 @@ func (a *Agent) tellStalls(ctx context.Context, id string, cio mvm.ExecIO) (_ mv
 	var looking sync.WaitGroup
 	looking.Go(func() {
 		for last := ""; wait.For(ctx, nil, stallLook) == wait.Over; {
-			why := a.stalled(id)
+			why := s.opt.Guests.Stalled(id)
 			switch {
 			case why == last:
 				continue

@@ -1,4 +1,4 @@
-package agent
+package session
 
 import (
 	"context"
@@ -9,57 +9,47 @@ import (
 
 	"mvm"
 	"mvm/internal/display"
-	"mvm/internal/driver"
 	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
 	"mvm/internal/sys"
 	"mvm/internal/wait"
 )
 
-const (
-	// logsDelay is how long a guest that wakes is left to its own work before its log is
-	// followed.
-	logsDelay = time.Second
-	// lastWords bounds how long what a guest said before its VMM ended is waited for. It is
-	// on the host by then.
-	lastWords = time.Second
-)
-
 var errSilentGuest = mvm.Errorf(mvm.KindUnavailable, "its guest does not answer")
 
-// Logs implements api.Service.
-func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+// Logs gives the lines of a log of the instance.
+func (s *Sessions) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
 	if err := checkLogs(spec); err != nil {
 		return err
 	}
 	if spec.Console {
-		return a.consoleLog(ctx, addr, spec, line)
+		return s.consoleLog(ctx, addr, spec, line)
 	}
-	i, err := a.Instance(ctx, addr)
+	i, err := s.opt.Guests.Instance(ctx, addr)
 	if err != nil {
 		return err
 	}
 	if spec.Record {
-		a.recordUse(ctx, mvm.LogsRead, i, logsDetail(spec))
+		s.RecordUse(ctx, mvm.LogsRead, i, logsDetail(spec))
 	}
 	if spec.Previous || i.State != mvm.StateRunning {
-		return a.keptLogs(i, spec, line) // no more lines come
+		return s.keptLogs(i, spec, line) // no more lines come
 	}
-	said, err := a.guestLogs(ctx, i, spec, line)
+	said, err := s.guestLogs(ctx, i, spec, line)
 	if err != nil && !said && mvm.IsKind(err, mvm.KindUnavailable) {
 		// The guest can't be asked: what the host has of it is better than nothing.
-		return errors.Join(err, a.keptLogs(i, spec, line))
+		return errors.Join(err, s.keptLogs(i, spec, line))
 	}
 	return err
 }
 
 // guestLogs shows what the guest has of its log, and reports whether the guest answered.
-func (a *Agent) guestLogs(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, line func(mvm.LogLine) error) (said bool, err error) {
+func (s *Sessions) guestLogs(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, line func(mvm.LogLine) error) (said bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silent := time.AfterFunc(a.opt.Timeouts.Call, func() { cancel(errSilentGuest) })
+	silent := time.AfterFunc(s.opt.Call, func() { cancel(errSilentGuest) })
 	defer silent.Stop()
-	c, err := a.dialGuest(ctx, i.ID, guestproto.GuestPort)
+	c, err := s.opt.Guests.Dial(ctx, i.ID)
 	if err != nil {
 		return false, err
 	}
@@ -70,7 +60,7 @@ func (a *Agent) guestLogs(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec
 	if err := guestproto.Send(c, req); err != nil {
 		return false, mvm.Errorf(mvm.KindUnavailable, "ask %s for logs: %w", i.ID, err)
 	}
-	l := a.liveOf(i.ID)
+	v := s.opt.Guests.VMM(i.ID)
 	if spec.Follow { // which may have nothing to say for any time
 		silent.Stop()
 	}
@@ -80,21 +70,21 @@ func (a *Agent) guestLogs(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec
 		}
 		return line(l)
 	})
-	return said, a.logsEnded(ctx, i, spec, l, end, err)
+	return said, s.logsEnded(ctx, i, spec, v, end, err)
 }
 
 // logsEnded is what the end of a guest's stream of lines means.
-func (a *Agent) logsEnded(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, l *live, end *guestproto.Response, err error) error {
+func (s *Sessions) logsEnded(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec, v VMM, end *guestproto.Response, err error) error {
 	switch {
 	case end != nil && end.Error != nil:
-		return a.logsRefused(ctx, i, spec.Service, end.Error.Message)
+		return s.logsRefused(ctx, i, spec.Service, end.Error.Message)
 	case end != nil || err == nil:
 		return err
 	case errors.Is(context.Cause(ctx), errSilentGuest):
 		return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: %w", i.ID, errSilentGuest)
 	case ctx.Err() != nil:
 		return mvm.Errorf(mvm.KindCanceled, "read logs of %s: %w", i.ID, context.Cause(ctx))
-	case spec.Follow && a.memoryEnded(ctx, i.ID, l):
+	case spec.Follow && s.memoryEnded(ctx, i.ID, v):
 		return nil
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "read logs of %s: the stream from the guest ended: %w", i.ID, err)
@@ -102,26 +92,26 @@ func (a *Agent) logsEnded(ctx context.Context, i mvm.Instance, spec mvm.LogsSpec
 
 // memoryEnded reports whether the guest that was talked to is no more, because it was put
 // to sleep, stopped or destroyed, or its VMM ended.
-func (a *Agent) memoryEnded(ctx context.Context, id string, l *live) bool {
-	if l == nil || a.liveOf(id) != l {
+func (s *Sessions) memoryEnded(ctx context.Context, id string, v VMM) bool {
+	if v == nil || s.opt.Guests.VMM(id) != v {
 		return true
 	}
-	return wait.For(ctx, l.vmm.Done(), a.opt.Timeouts.Call) == wait.Gone || a.liveOf(id) != l
+	return wait.For(ctx, v.Done(), s.opt.Call) == wait.Gone || s.opt.Guests.VMM(id) != v
 }
 
 // logsRefused is why the guest gives no logs. Only what it says of its services tells
 // whether the one that was asked for is missing.
-func (a *Agent) logsRefused(ctx context.Context, i mvm.Instance, service, why string) error {
-	st, err := a.status(ctx, i)
+func (s *Sessions) logsRefused(ctx context.Context, i mvm.Instance, service, why string) error {
+	st, err := s.opt.Guests.Status(ctx, i)
 	if err != nil || service == "" {
 		return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, display.Clip(why))
 	}
 	var names []string
-	for _, s := range st.Services {
-		if s.Name == service {
+	for _, has := range st.Services {
+		if has.Name == service {
 			return mvm.Errorf(mvm.KindUnavailable, "logs of %s: %s", i.ID, display.Clip(why))
 		}
-		names = append(names, s.Name)
+		names = append(names, has.Name)
 	}
 	return mvm.Errorf(mvm.KindNotFound, "instance %s has no service %.80q", i.Address(), service).
 		WithFix("it has %s, and mvm, which is the guest agent", display.Clip(strings.Join(names, ", ")))
@@ -162,44 +152,14 @@ func (h *heard) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// collectLogs makes what keeps the log of the guest.
-func (a *Agent) collectLogs(i mvm.Instance, vmm driver.VMM) *guestlog.Collector {
-	if !a.opt.KeepLogs {
-		return nil
-	}
-	return guestlog.Start(guestlog.Options{Boot: i.DiskGeneration,
-		Dial: func(ctx context.Context) (net.Conn, error) { return vmm.Dial(ctx, guestproto.GuestPort) },
-		In:   func(fn func(*sys.Folder) error) error { return a.inInstance(i.ID, "keep log", fn) },
-		Log:  a.log.With("tenant", i.Tenant, "pool", i.Pool, "instance", i.ID)})
-}
-
-// followLogs has the log of a guest that answers followed after the delay.
-func (l *live) followLogs(delay time.Duration) {
-	if l != nil {
-		l.logs.Follow(delay)
-	}
-}
-
-// followLogs has the log of a guest that was let in followed: at once where it has booted,
-// and later where it woke, for then there are requests to be answered first.
-func (o *operation) followLogs() {
-	delay := logsDelay
-	if o.bootWay == "cold" {
-		delay = 0
-	}
-	o.a.liveOf(o.inst.ID).followLogs(delay)
-}
-
 // keptLogs shows what the host keeps of the guest's log.
-func (a *Agent) keptLogs(i mvm.Instance, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
-	if l := a.liveOf(i.ID); l != nil {
-		l.logs.Flush()
-	}
+func (s *Sessions) keptLogs(i mvm.Instance, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	s.opt.Guests.FlushLog(i.ID)
 	q := guestlog.Query{Previous: spec.Previous, Service: spec.Service, Since: spec.Since, Tail: spec.Tail}
 	if i.State.HoldsMemory() || i.State == mvm.StateSleeping {
 		q.Boot = i.DiskGeneration // else a boot that came to nothing may have been after the last lines
 	}
-	err := a.inInstance(i.ID, "read logs", func(d *sys.Folder) error {
+	err := s.opt.Guests.InFolder(i.ID, "read logs", func(d *sys.Folder) error {
 		return guestlog.Read(d, q, func(l guestlog.Line) error {
 			return line(mvm.LogLine{Time: l.Time, Service: l.Service, Stream: l.Stream, Text: l.Text})
 		})

@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/guestlog"
+	"mvm/internal/guestproto"
+	"mvm/internal/session"
+	"mvm/internal/sys"
+)
+
+const (
+	// logsDelay is how long a guest that wakes is left to its own work before its log is
+	// followed.
+	logsDelay = time.Second
+	// lastWords bounds how long what a guest said before its VMM ended is waited for. It is
+	// on the host by then.
+	lastWords = time.Second
+)
+
+// looked is what sessions ask of the agent.
+type looked struct{ guests }
+
+var _ session.Guests = looked{}
+
+// Instance implements session.Guests.
+func (l looked) Instance(ctx context.Context, at mvm.Address) (mvm.Instance, error) {
+	return l.a.Instance(ctx, at)
+}
+
+// VMM implements session.Guests.
+func (l looked) VMM(id string) session.VMM {
+	if v := l.a.liveOf(id); v != nil {
+		return v.vmm
+	}
+	return nil
+}
+
+// Dial implements session.Guests.
+func (l looked) Dial(ctx context.Context, id string) (net.Conn, error) {
+	return l.a.dialGuest(ctx, id, guestproto.GuestPort)
+}
+
+// Stalled implements session.Guests.
+func (l looked) Stalled(id string) string { return l.a.stalled(id) }
+
+// Status implements session.Guests.
+func (l looked) Status(ctx context.Context, i mvm.Instance) (guestproto.Status, error) {
+	return l.a.status(ctx, i)
+}
+
+// Use implements session.Guests.
+func (l looked) Use(id string) (done func()) { return l.a.ingress.Exec(id) }
+
+// InFolder implements session.Guests.
+func (l looked) InFolder(id, what string, fn func(*sys.Folder) error) error {
+	return l.a.inInstance(id, what, fn)
+}
+
+// FlushLog implements session.Guests.
+func (l looked) FlushLog(id string) {
+	if v := l.a.liveOf(id); v != nil {
+		v.logs.Flush()
+	}
+}
+
+// collectLogs makes what keeps the log of the guest.
+func (a *Agent) collectLogs(i mvm.Instance, vmm driver.VMM) *guestlog.Collector {
+	if !a.opt.KeepLogs {
+		return nil
+	}
+	return guestlog.Start(guestlog.Options{Boot: i.DiskGeneration,
+		Dial: func(ctx context.Context) (net.Conn, error) { return vmm.Dial(ctx, guestproto.GuestPort) },
+		In:   func(fn func(*sys.Folder) error) error { return a.inInstance(i.ID, "keep log", fn) },
+		Log:  a.log.With("tenant", i.Tenant, "pool", i.Pool, "instance", i.ID)})
+}
+
+// followLogs has the log of a guest that answers followed after the delay.
+func (l *live) followLogs(delay time.Duration) {
+	if l != nil {
+		l.logs.Follow(delay)
+	}
+}
+
+// followLogs has the log of a guest that was let in followed: at once where it has booted,
+// and later where it woke, for then there are requests to be answered first.
+func (o *operation) followLogs() {
+	delay := logsDelay
+	if o.bootWay == "cold" {
+		delay = 0
+	}
+	o.a.liveOf(o.inst.ID).followLogs(delay)
+}
+
+// Exec implements api.Service.
+func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
+	return a.session.Exec(ctx, addr, spec, io)
+}
+
+// Copy implements api.Service.
+func (a *Agent) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
+	return a.session.Copy(ctx, addr, spec, io)
+}
+
+// Logs implements api.Service.
+func (a *Agent) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	return a.session.Logs(ctx, addr, spec, line)
+}
