@@ -297,6 +297,21 @@ func TestSlowRequestsLoseTheirTurn(t *testing.T) {
 	}
 }
 
+// TestBurstSharesFewConnections: those that come free within a moment are used again.
+func TestBurstSharesFewConnections(t *testing.T) {
+	l := newLab(t, gateway.Limits{Moment: time.Second}, webRoute("web", 80, "/", anyOne))
+	a := l.counted()
+	l.want(80, "/close", 200, "hello")
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() { l.want(80, "/", 200, "hello") })
+	}
+	wg.Wait()
+	if n := a.conns.Load(); n > 1+8+4 { // as many as are being made at once are not counted yet
+		t.Errorf("%d connections arrived, want 13 at most", n)
+	}
+}
+
 // TestBusy: it is the process that is, not what it waits for.
 func TestBusy(t *testing.T) {
 	busy := gateway.Busy()

@@ -261,6 +261,10 @@ type queued struct {
 
 // soon waits for a link that is offered, or for the turn to connect, as long as nobody looks
 // for the client's end. That spares most requests of a burst all that a longer wait takes.
+//
+// To connect costs more than a request. So where there are some links already, one that
+// comes free within a moment is waited for, and while the gateway is busy for longer: with
+// more links it would do no more.
 func (ro *roster) soon(b *backend, addr string) (queued, *link) {
 	b.lanes.mu.Lock()
 	p := b.lane(addr)
@@ -269,15 +273,37 @@ func (ro *roster) soon(b *backend, addr string) (queued, *link) {
 	if !proven {
 		return queued{offers: offers}, nil
 	}
-	timer := time.NewTimer(ro.lim.Watch)
+	timer := time.NewTimer(ro.lim.Moment)
 	defer timer.Stop()
-	select {
-	case k := <-offers:
-		return queued{}, k
-	case dials <- struct{}{}:
-		return queued{offers, dials}, nil
-	case <-timer.C:
-	case <-b.ctx.Done():
+	turn, few := dials, true
+	for waited := ro.lim.Moment; ; {
+		select {
+		case k := <-offers:
+			return queued{}, k
+		case turn <- struct{}{}:
+			if !few || ro.connsTo(b.w) < fewLinks {
+				return queued{offers, dials}, nil
+			}
+			<-dials
+			turn = nil
+		case <-b.ctx.Done():
+			return queued{offers: offers}, nil
+		case <-timer.C:
+			if waited >= ro.lim.Watch {
+				return queued{offers: offers}, nil
+			}
+			if !ro.busy.Load() {
+				turn, few = dials, false
+			}
+			waited += ro.lim.Moment
+			timer.Reset(ro.lim.Moment)
+		}
 	}
-	return queued{offers: offers}, nil
+}
+
+// connsTo counts the connections to the worker.
+func (ro *roster) connsTo(w *worker) int {
+	ro.mu.Lock()
+	defer ro.mu.Unlock()
+	return len(w.conns)
 }

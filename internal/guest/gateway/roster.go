@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mvm"
@@ -27,6 +28,7 @@ type roster struct {
 	dirty chan struct{} // there is activity to report
 	// sending: something is sent to an instance.
 	sending chan struct{}
+	busy    atomic.Bool // the gateway had as much to do as it can, lately
 
 	mu       sync.Mutex
 	tenant   string

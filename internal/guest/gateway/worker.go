@@ -48,6 +48,10 @@ type stream struct {
 // idlePerInstance bounds the pooled connections to one instance.
 const idlePerInstance = 32
 
+// fewLinks is up to how many connections to one instance are made without waiting for one
+// that comes free.
+const fewLinks = 8
+
 // idleTime is how long a pooled connection is kept: less than the 5 s after which
 // common servers close theirs, or a request could meet the close.
 const idleTime = 4 * time.Second
