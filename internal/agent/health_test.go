@@ -346,3 +346,19 @@ func (l *logBuffer) text() string {
 	defer l.mu.Unlock()
 	return l.b.String()
 }
+
+// TestServiceThatIsNeverReady: the wait for a service that does not come up ends with what
+// the service said last, and the instance goes on saying that it is not ready, without that.
+func TestServiceThatIsNeverReady(t *testing.T) {
+	idling(t, func(h *idleHost, i mvm.Instance) {
+		h.do(i.ID, mvm.OpStop)
+		h.host.host.Behave(i.ID, fake.Behavior{Log: []string{"connecting to the database"}, Services: []guestproto.ServiceStatus{{Name: "app", State: "starting"}}})
+		err := h.try(i.ID, mvm.OpStart)
+		if !mvm.IsKind(err, mvm.KindTimeout) || !strings.Contains(err.Error(), "\n| connecting to the database") || !strings.Contains(err.Error(), "mvm logs "+i.ID) {
+			h.t.Errorf("start = %v, want a timeout with the service's last lines", err)
+		}
+		if got := h.get(i.ID); got.Ready || !strings.Contains(got.Problem, "not ready within") || strings.Contains(got.Problem, "database") {
+			h.t.Errorf("ready %v, problem %q", got.Ready, got.Problem)
+		}
+	})
+}

@@ -133,9 +133,9 @@ func (h *idleHost) eventsOf(id string, action mvm.Action) (out []mvm.Event) {
 }
 
 // report is a gateway's report of what it has open to an instance.
-func (h *idleHost) report(gateway string, act guestproto.Activity) {
+func (h *idleHost) report(gateway string, acts ...guestproto.Activity) {
 	h.t.Helper()
-	h.call(gateway, guestproto.HostRequest{ReportActivity: &guestproto.ReportActivity{Instances: []guestproto.Activity{act}}})
+	h.call(gateway, guestproto.HostRequest{ReportActivity: &guestproto.ReportActivity{Instances: acts}})
 }
 
 // call is a gateway's request on port 53.

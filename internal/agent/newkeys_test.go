@@ -193,3 +193,51 @@ func TestSleepersDoNotGiveWayForMemory(t *testing.T) {
 
 // unprovenFor is after how long an instance that served nothing may give way.
 const unprovenFor = 31 * time.Second
+
+// Of one report every instance counts that answered, whatever else is in it.
+func TestEachInstanceOfAReportCounts(t *testing.T) {
+	strangers(t, func(h *idleHost, acquire func(string, string) guestproto.AcquireResult, served func(string)) {
+		ids := map[string]string{}
+		for _, key := range []string{"ann", "bob", "cid"} {
+			if r := acquire(key, "192.0.2.1"); !r.Success {
+				h.t.Fatalf("acquire %s: %+v", key, r)
+			}
+			ids[key] = h.byKey(key).ID
+		}
+		served("ann")
+		now := time.Now()
+		h.report(h.gateway(), guestproto.Activity{InstanceID: "no id", Answered: true, LastActive: now}, guestproto.Activity{InstanceID: "i-00000bad", Answered: true, LastActive: now},
+			guestproto.Activity{InstanceID: ids["cid"], LastActive: now}, guestproto.Activity{InstanceID: ids["ann"], Answered: true, LastActive: now},
+			guestproto.Activity{InstanceID: ids["bob"], Answered: true, LastActive: now})
+		for key, want := range map[string]bool{"ann": false, "bob": false, "cid": true} {
+			if got := h.byKey(key).Unproven; got != want {
+				h.t.Errorf("%s is unproven: %v, want %v", key, got, want)
+			}
+		}
+	})
+}
+
+func (h *idleHost) byKey(key string) mvm.Instance {
+	h.t.Helper()
+	i, err := h.a.Instance(ctx(h.t), mvm.Address{Tenant: "acme", Pool: "workers", Key: key})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return i
+}
+
+// gateway is the id of the only gateway.
+func (h *idleHost) gateway() string {
+	h.t.Helper()
+	all, err := h.a.Instances(ctx(h.t), mvm.Address{Tenant: "acme"})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, i := range all {
+		if i.Address().Pool != "workers" {
+			return i.ID
+		}
+	}
+	h.t.Fatal("there is no gateway")
+	return ""
+}
