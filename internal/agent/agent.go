@@ -159,7 +159,7 @@ type Agent struct {
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
-	unsettled  wait.Pending  // instances that an operation left half done
+	halfDone   wait.Pending  // instances that an operation left half done
 	wakeFaults wakeFaults
 	silent     silentVMMs
 	reconciler *reconcile.Reconciler
@@ -236,7 +236,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.goTracked(a.keepAside)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
-	a.goTracked(a.keepSettled)
+	a.goTracked(a.keepRepairing)
 	a.goTracked(a.keepDestroying)
 	a.reconciler.Start(a.declare)
 	a.goTracked(func() { a.idle.Run(a.ctx) })

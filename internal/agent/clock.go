@@ -50,10 +50,10 @@ func (c *clockBounds) middle() time.Duration { return (c.lo + c.hi) / 2 }
 // sure reports that the error is within maxClockError, whatever it is.
 func (c *clockBounds) sure() bool { return c.known && c.lo >= -maxClockError && c.hi <= maxClockError }
 
-// settleClock corrects the guest's clock until it is surely right. An answer that
+// correctClock corrects the guest's clock until it is surely right. An answer that
 // took long says little: then it looks again, rather than correct by a guess. A
 // clock that can't be shown to be wrong is let be in the end.
-func (o *operation) settleClock(ctx context.Context, guest int64, sent, got time.Time) error {
+func (o *operation) correctClock(ctx context.Context, guest int64, sent, got time.Time) error {
 	var c clockBounds
 	c.saw(time.Unix(0, guest), sent, got)
 	for n := 0; !c.sure() && n < maxClockLooks; n++ {
@@ -94,7 +94,7 @@ func (o *operation) rightClock(ctx context.Context) error {
 	sent := time.Now()
 	resp, err := o.a.ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
 	if err == nil && resp.ClockAck != nil {
-		err = o.settleClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
+		err = o.correctClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
 	}
 	if err != nil && ctx.Err() == nil {
 		o.log.Warn("clock before the sleep", "error", err)

@@ -36,7 +36,7 @@ func (o *operation) gate(ctx context.Context, reason string) error {
 	}
 	o.inst.SecretsGeneration, o.digest = ack.Generation, cfg.Digest
 	o.inst.Suspends, o.settling = ack.Suspends, ack.Settling
-	return o.settleClock(ctx, ack.UnixNanos, sent, got)
+	return o.correctClock(ctx, ack.UnixNanos, sent, got)
 }
 
 // greet is the gate of a restored guest in one exchange: clock and entropy, and that
@@ -74,7 +74,7 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 	var c clockBounds
 	c.saw(time.Unix(0, ans.UnixNanos), sent, got)
 	if c.least().Abs() > maxClockError {
-		return true, o.settleClock(ctx, ans.UnixNanos, sent, got)
+		return true, o.correctClock(ctx, ans.UnixNanos, sent, got)
 	}
 	o.clock = c.least()
 	return true, nil

@@ -35,8 +35,8 @@ func (r reached) Lives(id string) bool {
 	}
 }
 
-// Unsettled implements ingress.Instances.
-func (r reached) Unsettled(id string) bool { return r.a.unsettled.Has(id) }
+// HalfDone implements ingress.Instances.
+func (r reached) HalfDone(id string) bool { return r.a.halfDone.Has(id) }
 
 // GaveUp implements ingress.Instances.
 func (r reached) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.gaveUp(i) }

@@ -22,7 +22,7 @@ type step struct {
 	// forward: once the step before it is done the operation is no longer called off.
 	forward bool
 	// holds: where its undo fails, the steps before it stay as they are, and what is
-	// left half done is finished later: see settle.go.
+	// left half done is finished later: see repair.go.
 	holds bool
 }
 
@@ -326,7 +326,7 @@ func firstAsker(was *mvm.Op, op mvm.OpKind, by mvm.Asker) mvm.Asker {
 }
 
 // forget clears the intent of an operation that was taken back. It stays when that
-// failed half-way: something is left to be done, see settle.go.
+// failed half-way: something is left to be done, see repair.go.
 func (o *operation) forget(context.Context) error {
 	if o.torn || o.again && errors.Is(context.Cause(o.job.ctx), errClosing) { // the next agent starts it
 		return nil
@@ -334,9 +334,9 @@ func (o *operation) forget(context.Context) error {
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
 }
 
-// settle makes the end of the operation durable: the state, no intent, the record
+// complete makes the end of the operation durable: the state, no intent, the record
 // of how it went, and its event.
-func (o *operation) settle(to mvm.State, act mvm.Action, change func(i *mvm.Instance)) error {
+func (o *operation) complete(to mvm.State, act mvm.Action, change func(i *mvm.Instance)) error {
 	tr := o.transition(to)
 	ev := o.event(act, o.reason)
 	return o.update(func(tx *store.Tx, i *mvm.Instance) error {

@@ -36,8 +36,8 @@ func (r reconciled) New(pool mvm.Address, why string) (i mvm.Instance, err error
 	return i, nil
 }
 
-// Unsettled implements reconcile.Instances.
-func (r reconciled) Unsettled(id string) { r.a.unsettled.Set(id, true) }
+// HalfDone implements reconcile.Instances.
+func (r reconciled) HalfDone(id string) { r.a.halfDone.Set(id, true) }
 
 // GaveUp implements reconcile.Instances.
 func (r reconciled) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.gaveUp(i) }

@@ -111,7 +111,7 @@ func (a *Agent) takeBackOthers(instances []mvm.Instance) {
 // keeps no other from being served. The next operation on it begins with a stop.
 func (a *Agent) notRecovered(i mvm.Instance, err error) {
 	a.log.Error("instance is not taken up", "instance", i.ID, "error", err)
-	a.unsettled.Set(i.ID, true)
+	a.halfDone.Set(i.ID, true)
 	problem := mvm.Errorf(mvm.KindOf(err), "take up after a restart of the agent: %w", err).Error()
 	err = a.store.Update(func(tx *store.Tx) error {
 		now, err := tx.Instance(i.ID)

@@ -211,9 +211,9 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 	return j, nil
 }
 
-// unsettles reports that the job, which failed, may have left something half done: also
+// leavesHalfDone reports that the job, which failed, may have left something half done: also
 // where the instance could not be looked at.
-func unsettles(j *job) bool {
+func leavesHalfDone(j *job) bool {
 	unknown := j.inst.ID == "" && !mvm.IsKind(j.err, mvm.KindNotFound)
 	return unknown || j.inst.Op != nil || j.inst.State.HoldsMemory()
 }
@@ -226,8 +226,8 @@ func (a *Agent) drainQueue(r *runner) {
 		a.mu.Unlock()
 
 		j.inst, j.err = a.perform(j, r.id)
-		if j.err != nil && unsettles(j) {
-			a.unsettled.Set(r.id, true)
+		if j.err != nil && leavesHalfDone(j) {
+			a.halfDone.Set(r.id, true)
 		}
 		j.cancel(nil)
 

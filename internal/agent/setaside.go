@@ -143,7 +143,7 @@ func (o *operation) bringBack(ctx context.Context) error {
 	}
 	o.reason = id
 	ref := o.a.asideRef(o.inst, aside)
-	return o.settle(mvm.StateSleeping, mvm.SnapshotBroughtBack, func(i *mvm.Instance) {
+	return o.complete(mvm.StateSleeping, mvm.SnapshotBroughtBack, func(i *mvm.Instance) {
 		dropAside(i, id)
 		i.Snapshot, i.Ready, i.Problem = &ref, true, ""
 	})

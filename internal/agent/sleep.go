@@ -61,7 +61,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	}
 	o.reason = o.job.req.why
 	o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, n
-	return o.settle(mvm.StateSleeping, mvm.InstanceSlept, func(i *mvm.Instance) {
+	return o.complete(mvm.StateSleeping, mvm.InstanceSlept, func(i *mvm.Instance) {
 		s := *i.Snapshot
 		s.Bytes = n
 		i.Snapshot = &s
@@ -70,7 +70,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 
 // conform makes an instance that has a VMM as its record says: it runs, configured and with
 // the right clock, or is warm. It undoes a sleep or a pause. Where that can't be had the intent
-// stays in the record, with the reason: see settle.go.
+// stays in the record, with the reason: see repair.go.
 func (o *operation) conform(ctx context.Context) error {
 	if o.a.liveOf(o.inst.ID) == nil {
 		return o.forget(ctx)
@@ -324,7 +324,7 @@ func (o *operation) warm(ctx context.Context) error {
 		return err
 	}
 	o.reason = o.job.req.why
-	return o.settle(mvm.StateWarm, mvm.InstanceWarmed, nil)
+	return o.complete(mvm.StateWarm, mvm.InstanceWarmed, nil)
 }
 
 // resume lets a warm instance run: warm -> running.
@@ -335,7 +335,7 @@ func (o *operation) resume(ctx context.Context) error {
 		{name: "resume", do: o.resumeVMM, undo: o.pauseVMM},
 		{name: "gate", do: o.wakeGate},
 		{name: "settle", do: o.settleGuest},
-		{name: "open", do: func(ctx context.Context) error { return o.settleRunning(ctx, mvm.InstanceResumed) }},
+		{name: "open", do: func(ctx context.Context) error { return o.completeRunning(ctx, mvm.InstanceResumed) }},
 	})
 	if err != nil {
 		return err

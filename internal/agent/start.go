@@ -94,7 +94,7 @@ func (o *operation) start(ctx context.Context, why string) error {
 		{name: "generation", do: o.nextDiskGeneration, undo: o.sameDiskGeneration},
 		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},
 		{name: "gate", do: o.bootGate},
-		{name: "open", do: func(ctx context.Context) error { return o.settleRunning(ctx, mvm.InstanceStarted) }},
+		{name: "open", do: func(ctx context.Context) error { return o.completeRunning(ctx, mvm.InstanceStarted) }},
 	})
 	if err != nil {
 		return err
@@ -106,12 +106,12 @@ func (o *operation) start(ctx context.Context, why string) error {
 	return nil
 }
 
-// settleRunning records that the instance runs and lets traffic in. Configuration and
+// completeRunning records that the instance runs and lets traffic in. Configuration and
 // secrets that changed since the gate read them are given to it now: whoever changed
 // them saw an instance that did not run yet.
-func (o *operation) settleRunning(ctx context.Context, act mvm.Action) error {
+func (o *operation) completeRunning(ctx context.Context, act mvm.Action) error {
 	gen, suspends := o.inst.SecretsGeneration, o.inst.Suspends
-	err := o.settle(mvm.StateRunning, act, func(i *mvm.Instance) {
+	err := o.complete(mvm.StateRunning, act, func(i *mvm.Instance) {
 		i.SecretsGeneration, i.Suspends = gen, suspends
 		o.noteSettled(i)
 		if o.bootWay == "cold" {
@@ -238,7 +238,7 @@ func (o *operation) waitReady(ctx context.Context) error {
 		st, err := o.status(ctx)
 		if err == nil && st.Ready {
 			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
-			return o.settleReady()
+			return o.recordReady()
 		}
 		if s := o.a.gaveUp(o.inst); err == nil && s != nil {
 			return o.crashLoopError(ctx, *s)

@@ -28,7 +28,7 @@ func (o *operation) stop(ctx context.Context) error {
 		return err
 	}
 	o.reason, o.unwanted = o.job.req.why, o.again || !asker.Kind.Person() && (died || asker.Kind == mvm.AskerReconcile)
-	return o.settle(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
+	return o.complete(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
 		i.Snapshot, i.Ready, i.Problem = nil, false, problem
 		if o.again {
 			i.Op = &mvm.Op{Kind: mvm.OpStart, By: o.job.req.by, Why: o.job.req.why, Started: time.Now(), Request: o.job.req.id}

@@ -88,9 +88,9 @@ func latest(t mvm.Transition) time.Time {
 	return t.Until
 }
 
-// settleReady records that every service of the instance is ready, and how long that
+// recordReady records that every service of the instance is ready, and how long that
 // took with the rest of the operation.
-func (o *operation) settleReady() error {
+func (o *operation) recordReady() error {
 	return o.update(func(tx *store.Tx, i *mvm.Instance) error {
 		i.Ready, i.Problem = true, ""
 		if i.Last == nil || !i.Last.Started.Equal(o.began) {

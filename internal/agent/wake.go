@@ -32,7 +32,7 @@ func (o *operation) wake(ctx context.Context) error {
 		if why = o.restore(ctx); why == nil {
 			return o.afterWake(ctx)
 		}
-		// Where taking it back failed the VMM may be there still: that is settled first.
+		// Where taking it back failed the VMM may be there still: that is repaired first.
 		if ctx.Err() != nil || mvm.IsKind(why, mvm.KindQuota) || o.torn {
 			return why
 		}
@@ -193,7 +193,7 @@ func guestFault(err error) bool {
 
 func (o *operation) openAfterRestore(ctx context.Context) error {
 	snap := o.inst.Snapshot
-	if err := o.settleRunning(ctx, mvm.InstanceWoken); err != nil {
+	if err := o.completeRunning(ctx, mvm.InstanceWoken); err != nil {
 		return err
 	}
 	if snap == nil {

@@ -43,7 +43,7 @@ func (c *Declarer) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOp
 	if opts.NoWait {
 		return done, nil
 	}
-	more, err := c.opt.Reconcile.Settle(ctx, d.Tenant.ID, progress)
+	more, err := c.opt.Reconcile.Converge(ctx, d.Tenant.ID, progress)
 	return append(done, more...), err
 }
 

@@ -53,8 +53,8 @@ type Reconcile interface {
 	Pause(tenant string) (resume func())
 	// Changed says that something about the tenant or its pool changed.
 	Changed(tenant, pool string)
-	// Settle waits until the tenant is as it should be.
-	Settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
+	// Converge waits until the tenant is as it should be.
+	Converge(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error)
 	// Problems are what is wrong with the tenant now, which no step of a plan mends.
 	Problems(ctx context.Context, tenant string) ([]error, error)
 	// Backoff is how long to wait after so many failures in a row.

@@ -22,8 +22,8 @@ import (
 // metaKept is where the state is kept that the host is held to.
 const metaKept = "desired_kept"
 
-// settlers bounds the tenants that one request has made so at the same time.
-const settlers = 8
+// converging bounds the tenants that one request has made so at the same time.
+const converging = 8
 
 // kept is a desired state that the agent holds its host to.
 type kept struct {
@@ -59,7 +59,7 @@ func (c *Declarer) Reconcile(ctx context.Context, req mvm.ReconcileRequest, prog
 		return done, plan.LeftAlone(h.unpruned())
 	}
 	c.opt.Deliver.Owed(ctx, h.names())
-	more, err := c.settleAll(ctx, h.names(), progress)
+	more, err := c.convergeAll(ctx, h.names(), progress)
 	if alone := plan.LeftAlone(h.unpruned()); alone != nil {
 		err = errors.Join(err, alone)
 	}
@@ -242,7 +242,7 @@ func (c *Declarer) reconcileRecord(ctx context.Context, req mvm.ReconcileRequest
 			}
 			return nil, nil
 		}
-		return c.settleAll(ctx, names, progress)
+		return c.convergeAll(ctx, names, progress)
 	}
 	var out []mvm.PlanStep
 	var steps []plan.Step
@@ -302,14 +302,14 @@ func tellNotes(p plan.Plan, tenant string, progress func(mvm.Progress)) {
 	}
 }
 
-// settleAll waits until every one of the tenants is as its records say.
-func (c *Declarer) settleAll(ctx context.Context, tenants []string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+// convergeAll waits until every one of the tenants is as its records say.
+func (c *Declarer) convergeAll(ctx context.Context, tenants []string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	steps, errs := make([][]mvm.PlanStep, len(tenants)), make([]error, len(tenants))
 	order := make([]int, len(tenants))
 	for n := range order {
 		order[n] = n
 	}
-	wait.Each(order, settlers, func(n int) { steps[n], errs[n] = c.opt.Reconcile.Settle(ctx, tenants[n], progress) })
+	wait.Each(order, converging, func(n int) { steps[n], errs[n] = c.opt.Reconcile.Converge(ctx, tenants[n], progress) })
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 1 {
 		return slices.Concat(steps...), errs[0]

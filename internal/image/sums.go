@@ -119,7 +119,7 @@ func (s *sums) read(ctx context.Context, f *os.File, before stamp, done chan str
 		}
 	}()
 	for range maxReads {
-		keep = settled(before, time.Now())
+		keep = tellsChanges(before, time.Now())
 		if got, err = measureOpen(ctx, f, before.Size); err != nil {
 			return File{}, err
 		}
@@ -132,9 +132,9 @@ func (s *sums) read(ctx context.Context, f *os.File, before stamp, done chan str
 	return File{}, fmt.Errorf("read image file %s: it changed during each of %d reads", f.Name(), maxReads)
 }
 
-// settled reports whether any change from now on gives the file another stamp. File
+// tellsChanges reports whether any change from now on gives the file another stamp. File
 // systems count time in ticks of the kernel, and some in seconds.
-func settled(s stamp, now time.Time) bool {
+func tellsChanges(s stamp, now time.Time) bool {
 	tick := 100 * time.Millisecond
 	if s.Ctime%int64(time.Second) == 0 {
 		tick = 2 * time.Second

@@ -151,7 +151,7 @@ func (in *Ingress) peerGone(tenant string, p guestproto.Peer) bool {
 	switch {
 	case mvm.IsKind(err, mvm.KindNotFound), err == nil && i.Tenant != tenant:
 		return true
-	case err != nil, p.Boot == 0, in.opt.Instances.Unsettled(i.ID):
+	case err != nil, p.Boot == 0, in.opt.Instances.HalfDone(i.ID):
 		return false // not known
 	case p.Boot < i.DiskGeneration:
 		return true

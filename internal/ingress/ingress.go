@@ -22,8 +22,8 @@ type Instances interface {
 	// ended.
 	HasVMM(id string) bool
 	Lives(id string) bool
-	// Unsettled reports that an operation left the instance half done.
-	Unsettled(id string) bool
+	// HalfDone reports that an operation left the instance half done.
+	HalfDone(id string) bool
 	// Ask asks the instance's guest.
 	Ask(ctx context.Context, id string, req guestproto.Request) (guestproto.Response, error)
 	// GaveUp is the service of a running instance for which it is no use to wait; nil:

@@ -78,7 +78,7 @@ func (h *house) note(fn func()) {
 
 func (h *house) HasVMM(string) bool                                       { return true }
 func (h *house) Lives(string) bool                                        { return true }
-func (h *house) Unsettled(string) bool                                    { return false }
+func (h *house) HalfDone(string) bool                                     { return false }
 func (h *house) GaveUp(mvm.Instance) *mvm.ServiceHealth                   { return nil }
 func (h *house) Stalled(string) string                                    { return "" }
 func (h *house) Reported(mvm.Instance, guestproto.Status)                 {}

@@ -21,13 +21,13 @@ const (
 // object is an instance, or a pool's image or making of instances, that reconcile
 // works on or has failed with.
 type object struct {
-	at      mvm.Address
-	role    mvm.Role
-	task    *task // under way; nil: none
-	to      mvm.State
-	fails   int
-	retry   time.Time // not before, after a failure
-	settled time.Time // the last task's end
+	at    mvm.Address
+	role  mvm.Role
+	task  *task // under way; nil: none
+	to    mvm.State
+	fails int
+	retry time.Time // not before, after a failure
+	ended time.Time // the last task's end
 }
 
 func (o *object) busy() bool { return o.task != nil }
@@ -38,13 +38,13 @@ func (o *object) waits(now time.Time) bool { return o.task == nil && o.retry.Aft
 // troubled reports that the object failed lately. One that nobody had reason to try
 // again since, because it is not needed where it was to go, is not.
 func (o *object) troubled(now time.Time) bool {
-	return o.fails > 0 && (o.busy() || o.waits(now) || now.Sub(o.settled) <= stableAfter)
+	return o.fails > 0 && (o.busy() || o.waits(now) || now.Sub(o.ended) <= stableAfter)
 }
 
 // failed counts a failure and says when the next try is.
 func (r *Reconciler) failed(o *object, now time.Time) {
 	o.fails++
-	o.retry, o.settled = now.Add(r.Backoff(o.fails)), now
+	o.retry, o.ended = now.Add(r.Backoff(o.fails)), now
 }
 
 // Backoff is how long to leave alone what failed so often in a row.
@@ -106,7 +106,7 @@ func (r *Reconciler) underWay(tenant string, there map[string]mvm.Instance, now 
 				ways[o.at.Instance] = plan.Way{To: o.to, Runs: o.task.Rises()}
 			}
 			continue
-		case o.at.Instance != "" && !ok, !o.waits(now) && now.Sub(o.settled) > stableAfter && r.well(o, i):
+		case o.at.Instance != "" && !ok, !o.waits(now) && now.Sub(o.ended) > stableAfter && r.well(o, i):
 			delete(r.objects, key)
 			continue
 		}

@@ -32,8 +32,8 @@ const (
 type Instances interface {
 	// New records a new instance of the pool, whose making is then under way.
 	New(pool mvm.Address, why string) (mvm.Instance, error)
-	// Unsettled says that the instance may be left half made: the agent finishes it.
-	Unsettled(id string)
+	// HalfDone says that the instance may be left half made: the agent finishes it.
+	HalfDone(id string)
 	// GaveUp is the service of a running instance for which it is no use to wait; nil:
 	// none.
 	GaveUp(i mvm.Instance) *mvm.ServiceHealth
@@ -113,7 +113,7 @@ type Options struct {
 	Metrics   Metrics
 	Log       *slog.Logger
 	// Every is how often every tenant is looked at, default 30 s. Negative: passes are made
-	// for those who wait (Settle), and never by themselves.
+	// for those who wait (Converge), and never by themselves.
 	Every time.Duration
 	// Parallel bounds how many instances are operated on at once, half of them of one
 	// tenant; default 8.
@@ -134,7 +134,7 @@ type Options struct {
 // Pause. All methods may be called concurrently.
 type Reconciler struct {
 	opt       Options
-	every     time.Duration // negative: only who waits (Settle) has passes made
+	every     time.Duration // negative: only who waits (Converge) has passes made
 	queue     dueQueue
 	slots     chan struct{} // instances that are operated on
 	builds    chan struct{}

@@ -81,7 +81,7 @@ func (r *Reconciler) run(t *task) {
 	}
 	if err != nil && t.Kind == plan.CreateInstance {
 		// The intent is on record: it is finished also where nobody needs the instance now.
-		r.opt.Instances.Unsettled(t.At.Instance)
+		r.opt.Instances.HalfDone(t.At.Instance)
 	}
 	ended = true
 	r.end(t, err)
@@ -149,7 +149,7 @@ func (r *Reconciler) end(t *task, err error) {
 		o = &object{at: t.At, role: t.Role, to: t.To}
 		r.objects[t.Key] = o
 	}
-	o.settled, o.retry = now, time.Time{}
+	o.ended, o.retry = now, time.Time{}
 	switch {
 	case err == nil:
 		forget = forget || o.fails == 0

@@ -131,11 +131,11 @@ func (r *Reconciler) Operated(tenant string) {
 	r.tell(tenant, (*waiter).wake)
 }
 
-// Settle makes passes over the tenant until it is as it should be, and returns the steps
+// Converge makes passes over the tenant until it is as it should be, and returns the steps
 // that were taken meanwhile. It waits for what is under way that reconcile began, or
 // recovery, or that it has to come after, and for minimum times to pass. What failed, or can't be begun, is an error;
 // the loop tries it again.
-func (r *Reconciler) Settle(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
+func (r *Reconciler) Converge(ctx context.Context, tenant string, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
 	w := &waiter{tenant: tenant, progress: progress, notes: map[string]bool{}, news: make(chan struct{}, 1)}
 	r.mu.Lock()
 	r.waiters[w] = true
@@ -328,7 +328,7 @@ func (w *waiter) seen() bool {
 	}
 }
 
-// result is what Settle returns. What is told from then on goes nowhere.
+// result is what Converge returns. What is told from then on goes nowhere.
 func (w *waiter) result(err error) ([]mvm.PlanStep, error) {
 	w.telling.Lock()
 	w.progress = func(mvm.Progress) {}

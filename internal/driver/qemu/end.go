@@ -91,7 +91,7 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	errs = append(errs, v.settleMemory())
+	errs = append(errs, v.reclaimMemory())
 	f, err := lock(v.spec.RunDir)
 	if !mvm.IsKind(err, mvm.KindState) { // else somebody starts the next one, in the same cgroup
 		errs = append(errs, v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
@@ -132,9 +132,9 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 	return e
 }
 
-// settleMemory removes a memory file that is worth nothing any more, and gives
+// reclaimMemory removes a memory file that is worth nothing any more, and gives
 // back the unused part of one that belongs to a snapshot.
-func (v *vmm) settleMemory() error {
+func (v *vmm) reclaimMemory() error {
 	v.mu.Lock()
 	state := v.memory
 	v.mu.Unlock()

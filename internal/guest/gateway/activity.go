@@ -59,7 +59,7 @@ func (ro *roster) reportOnce() bool {
 			ro.log.Warn("activity not reported", "instances", len(part), "err", err)
 			return true
 		}
-		ro.settle(part, told)
+		ro.confirm(part, told)
 	}
 	return more
 }
@@ -102,8 +102,8 @@ func (ro *roster) use(instance string) (open int, last time.Time) {
 	return w.load(), now.Add(time.Duration(w.last.Load()) - ro.mono())
 }
 
-// settle notes that the host knows the part, and forgets workers that are history.
-func (ro *roster) settle(part []guestproto.Activity, told map[string]report) {
+// confirm notes that the host knows the part, and forgets workers that are history.
+func (ro *roster) confirm(part []guestproto.Activity, told map[string]report) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	for _, a := range part {

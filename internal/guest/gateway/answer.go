@@ -275,7 +275,7 @@ func (x *exchange) upgrade(req *http.Request, a *answer) {
 		return
 	}
 	c.endRequest() // from here on the stream looks for the client's end
-	c.settle()
+	c.makeRoom()
 	c.unlimited()
 	c.probe()
 	s := x.lease.asStream()

@@ -150,7 +150,7 @@ func (r *Router) accept(l net.Listener, port int) {
 		default:
 			if !r.group.goDo(func() { r.serve(c) }) {
 				_ = c.Close()
-				c.settle()
+				c.makeRoom()
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func (r *Router) serve(c *clientConn) {
 		}
 		if r.ctx.Err() != nil { // Close may not have seen it
 			_ = c.Close()
-			c.settle()
+			c.makeRoom()
 			return
 		}
 	}
@@ -191,8 +191,8 @@ func (c *clientConn) await() {
 	}
 }
 
-// settle makes room for the next connection that is to have its first answer.
-func (c *clientConn) settle() {
+// makeRoom makes room for the next connection that is to have its first answer.
+func (c *clientConn) makeRoom() {
 	if c.fresh.Swap(false) {
 		<-c.r.fresh
 	}
@@ -247,7 +247,7 @@ func (r *Router) admit(c *clientConn) {
 		c.probe()
 		r.tunnel(t, c)
 	}
-	c.settle()
+	c.makeRoom()
 }
 
 // identify sets the source: the peer, or what the host's PROXY header names.

@@ -19,7 +19,7 @@ func (c *clientConn) serveHTTP() {
 			c.cutOnClose()
 		}
 		c.r.late.remove(c)
-		c.settle()
+		c.makeRoom()
 		_ = c.Close()
 	}()
 	for c.nextRequest() {
@@ -50,7 +50,7 @@ func (c *clientConn) nextRequest() bool {
 // answerRequest answers the request that was read.
 func (c *clientConn) answerRequest() {
 	c.beginRequest()
-	defer c.settle()
+	defer c.makeRoom()
 	defer c.endRequest()
 	defer c.x.end()
 	c.x.serve(&c.head.req)

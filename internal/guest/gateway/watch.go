@@ -236,11 +236,11 @@ func (r *Router) watchLate() {
 			r.roster.busy.Store(busy && more)
 			for _, c := range slow {
 				if !busy || c.silent() {
-					c.settle()
+					c.makeRoom()
 				}
 			}
 			for _, c := range over {
-				c.settle()
+				c.makeRoom()
 				c.watch()
 			}
 		}

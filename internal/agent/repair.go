@@ -18,7 +18,7 @@ const opRepair mvm.OpKind = "repair"
 // Pauses between looks at what was left half done: by operations, and by destructions
 // of tenants and pools.
 const (
-	settleEvery  = 5 * time.Second
+	repairEvery  = 5 * time.Second
 	destroyEvery = 30 * time.Second
 )
 
@@ -156,15 +156,15 @@ func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) 
 	return alive, paused, err
 }
 
-// keepSettled finishes what failing operations left half done, for as long as the
+// keepRepairing finishes what failing operations left half done, for as long as the
 // agent runs.
-func (a *Agent) keepSettled() {
-	wait.Every(a.ctx, settleEvery, func() {
-		for _, id := range a.unsettled.All() {
+func (a *Agent) keepRepairing() {
+	wait.Every(a.ctx, repairEvery, func() {
+		for _, id := range a.halfDone.All() {
 			if n, _ := a.Queued(id); n > 0 {
 				continue
 			}
-			a.unsettled.Set(id, false) // it comes back when that fails, too
+			a.halfDone.Set(id, false) // it comes back when that fails, too
 			if _, err := a.enqueue(id, request{op: opRepair, by: byAgent(), why: "an operation was left half done"}); err != nil {
 				return
 			}
