@@ -90,6 +90,7 @@ bench: setup-test build
 	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/vm/...
 	$(GO) test -run '^$$' -bench . ./internal/guest/gateway/... ./internal/store/...
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./internal/reconcile
+	$(GO) test -run '^$$' -bench . -benchtime 3x ./internal/host
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/sim
 
 # fuzz runs every fuzz target for FUZZTIME.

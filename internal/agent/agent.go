@@ -160,6 +160,7 @@ type Agent struct {
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
 	halfDone   wait.Pending  // instances that an operation left half done
+	absent     sync.Map      // id -> true, while the agent starts: instances of which the driver has nothing
 	wakeFaults wakeFaults
 	silent     silentVMMs
 	reconciler *reconcile.Reconciler

@@ -115,7 +115,9 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 		l.logs.End(lastWords)
 		errs = append(errs, l.vmm.Close())
 	}
-	errs = append(errs, a.opt.Driver.Destroy(ctx, a.baseSpec(i)))
+	if _, ok := a.absent.Load(i.ID); !ok {
+		errs = append(errs, a.opt.Driver.Destroy(ctx, a.baseSpec(i)))
+	}
 	if l != nil {
 		errs = append(errs, l.host.Close())
 	}
@@ -142,6 +144,7 @@ func (a *Agent) launch(ctx context.Context, i mvm.Instance, boots bool, start fu
 		return err
 	}
 	defer closeOpened(spec)
+	a.absent.Delete(i.ID)
 	if err := a.makeRunDir(i); err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
@@ -38,19 +40,46 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.sweep(ctx, instances); err != nil {
 		return err
 	}
+	a.survey(ctx, instances)
+	var takers errgroup.Group
+	takers.SetLimit(recoverers)
 	for _, i := range instances {
-		err := foreign[i.ID]
-		if err == nil {
-			err = a.recoverInstance(ctx, i)
-		}
-		if err != nil {
-			a.notRecovered(i, err)
-		}
+		takers.Go(func() error {
+			err := foreign[i.ID]
+			if err == nil {
+				err = a.recoverInstance(ctx, i)
+			}
+			if err != nil {
+				a.notRecovered(i, err)
+			}
+			return nil
+		})
 	}
+	_ = takers.Wait() // each has its own error
+	a.absent.Clear()
 	if ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindCanceled, "take up instances: %w", context.Cause(ctx))
 	}
 	return nil
+}
+
+// recoverers bounds the instances that are taken up at the same time: a VMM that does not
+// answer holds one of them up for seconds.
+const recoverers = 16
+
+// survey notes for which instances the driver has nothing on the host: most of those that
+// sleep. One look at the host spares each of them several.
+func (a *Agent) survey(ctx context.Context, instances []mvm.Instance) {
+	nothing, err := a.opt.Driver.Survey(ctx)
+	if err != nil { // then each is looked for by itself
+		a.log.Warn("survey VMMs", "error", err)
+		return
+	}
+	for _, i := range instances {
+		if nothing(a.baseSpec(i)) {
+			a.absent.Store(i.ID, true)
+		}
+	}
 }
 
 // sweep removes what carries our names and belongs to no instance: VMMs, network
@@ -217,6 +246,9 @@ func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 // later; one that does not answer however often it is asked is ended, for its guest
 // serves nobody.
 func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
+	if _, ok := a.absent.Load(i.ID); ok {
+		return false, false, nil
+	}
 	spec, err := a.spec(i)
 	if err != nil {
 		a.log.Warn("image of an instance is missing", "instance", i.ID, "error", err)

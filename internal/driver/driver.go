@@ -57,6 +57,13 @@ type Driver interface {
 	// KindNotFound when there is none.
 	Recover(ctx context.Context, spec Spec) (VMM, error)
 
+	// Survey looks at the host once for many instances. The function that it returns
+	// reports that nothing of the driver's is there for a Spec: Recover would find no VMM,
+	// and Destroy would have nothing to end or remove. It is true of the moment of the
+	// Survey, and false in doubt. It needs ID, Dir, RunDir, UID and Memory of the Spec,
+	// and may be called from many goroutines.
+	Survey(ctx context.Context) (nothing func(Spec) bool, err error)
+
 	// Destroy kills whatever VMM runs for the Spec, waits until it is gone, and
 	// removes the driver's files in RunDir. It needs only ID, Dir, RunDir and Cgroup
 	// of the Spec. It is idempotent and works after a Start that was cut off anywhere.

@@ -92,6 +92,12 @@ func (h *VMMs) List(ctx context.Context, root string) ([]spawn.Name, error) {
 	return a.Names, err
 }
 
+// Survey is described at spawn.Host.
+func (h *VMMs) Survey(ctx context.Context) (spawn.Survey, error) {
+	s, _, err := call[spawn.Survey](ctx, h.c, opSurvey, none{}, nil)
+	return s, err
+}
+
 // Leave is described at spawn.Host. The server knows the cgroups itself.
 func (h *VMMs) Leave(ctx context.Context, n spawn.Name, cgroup string, _ []string) error {
 	_, _, err := call[none](ctx, h.c, opLeave, leaveRequest{n, cgroup}, nil)

@@ -30,6 +30,7 @@ func (s strict) Launch(context.Context, spawn.Launch) (spawn.Process, []string, 
 func (s strict) Find(context.Context, spawn.Name, spawn.Hint) (spawn.Process, error) {
 	return nil, sys.ErrNoProcess
 }
+func (s strict) Survey(context.Context) (spawn.Survey, error)       { return spawn.Survey{}, nil }
 func (s strict) List(context.Context, string) ([]spawn.Name, error) { return nil, nil }
 func (s strict) Leave(_ context.Context, _ spawn.Name, _ string, dirs []string) error {
 	if len(dirs) > 0 {

@@ -56,8 +56,9 @@ const (
 	opLeave
 	opScope
 	opOccupied
+	opSurvey
 
-	opLast = opOccupied
+	opLast = opSurvey
 )
 
 // Bounds of the protocol.

@@ -74,12 +74,19 @@ func TestServerIsRestarted(t *testing.T) {
 	if err != nil || len(names) != 1 || names[0] != l.Name {
 		t.Errorf("list: %v, %v", names, err)
 	}
+	found, err := w.client.VMMs().Survey(t.Context())
+	if err != nil || found.Nothing(l.ID, l.UID) || !found.Nothing("i-ffffffff", l.UID+1) {
+		t.Errorf("survey while it runs: %+v, %v", found, err)
+	}
 	must(t, again.Kill(t.Context()))
 	if _, _, _, err := p.Wait(); err != nil {
 		t.Errorf("the first holder's wait: %v", err)
 	}
 	w.gone(l.Name)
 	must(t, w.client.VMMs().Leave(t.Context(), l.Name, l.Cgroup, nil))
+	if found, err = w.client.VMMs().Survey(t.Context()); err != nil || !found.Nothing(l.ID, l.UID) {
+		t.Errorf("survey after its end: %+v, %v", found, err)
+	}
 	if err := again.Kill(t.Context()); mvm.KindOf(err) == "" {
 		t.Error("a VMM that is gone was killed")
 	}

@@ -34,6 +34,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.tap)
 	case opSweep:
 		return handle(ctx, r, s.sweep)
+	case opSurvey:
+		return handle(ctx, r, s.survey)
 	case opOccupied:
 		return handle(ctx, r, s.occupied)
 	case opVerify:

@@ -131,6 +131,11 @@ func (s *Server) list(ctx context.Context, l listRequest) (reply, error) {
 	return reply{body: listAnswer{names}}, err
 }
 
+func (s *Server) survey(ctx context.Context, _ none) (reply, error) {
+	found, err := s.opt.VMMs.Survey(ctx)
+	return reply{body: found}, err
+}
+
 // leave removes cgroups by the VMM's name alone: no folder is taken from a caller.
 func (s *Server) leave(ctx context.Context, l leaveRequest) (reply, error) {
 	return reply{body: none{}}, s.opt.VMMs.Leave(ctx, l.Name, l.Cgroup, nil)

@@ -52,6 +52,28 @@ func CgroupDirs(name string) ([]string, error) {
 	return dirs, err
 }
 
+// CgroupsHere returns the names of the cgroups that are where EnterCgroup makes its own,
+// each once.
+func CgroupsHere() ([]string, error) {
+	hs, err := cgroupHierarchies("")
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, h := range hs {
+		entries, err := os.ReadDir(h.dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() && !slices.Contains(names, e.Name()) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	return names, nil
+}
+
 func hierarchiesFor(name string) ([]hierarchy, error) {
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("enter cgroup %q: not a single name", name)

@@ -125,6 +125,17 @@ func IfThere(err error) error {
 	return err
 }
 
+// NothingIn reports that nothing in the folder has a name that begins so, or that the
+// folder is not there. It is false where it could not find out.
+func NothingIn(path, prefix string) bool {
+	var names []string
+	err := IfThere(InFolder(path, func(d *Folder) (err error) {
+		names, err = d.Names()
+		return err
+	}))
+	return err == nil && !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, prefix) })
+}
+
 // Close lets go of the folder.
 func (d *Folder) Close() error { return d.f.Close() }
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -231,22 +233,42 @@ func UserOf(pid int) (uid int, err error) {
 	return int(st.Uid), nil
 }
 
-// FindProcesses returns the numbers of the processes of users that match and that run
-// the program (the path that /proc/PID/exe shows).
-func FindProcesses(exe string, user func(uid int) bool) ([]int, error) {
+// UsersOfProcesses returns the users that match and have a process, each once.
+func UsersOfProcesses(match func(uid int) bool) ([]int, error) {
+	seen := map[int]bool{}
+	err := eachProcess(func(_, uid int) {
+		if match(uid) {
+			seen[uid] = true
+		}
+	})
+	return slices.Sorted(maps.Keys(seen)), err
+}
+
+// eachProcess calls fn with the number and user of each process.
+func eachProcess(fn func(pid, uid int)) error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var pids []int
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if uid, err := UserOf(pid); err == nil && user(uid) && Runs(pid, exe) {
-			pids = append(pids, pid)
+		if uid, err := UserOf(pid); err == nil {
+			fn(pid, uid)
 		}
 	}
-	return pids, nil
+	return nil
+}
+
+// FindProcesses returns the numbers of the processes of users that match and that run
+// the program (the path that /proc/PID/exe shows).
+func FindProcesses(exe string, user func(uid int) bool) (pids []int, err error) {
+	err = eachProcess(func(pid, uid int) {
+		if user(uid) && Runs(pid, exe) {
+			pids = append(pids, pid)
+		}
+	})
+	return pids, err
 }

@@ -277,3 +277,38 @@ func (s *suite) faultsOfRestore(t *testing.T, spec driver.Spec) {
 	}
 	s.nothing(t, spec, before)
 }
+
+// testSurvey: a look at the host tells of instances that have nothing on it, and of no
+// other that they have nothing.
+func testSurvey(t *testing.T, s *suite) {
+	one := s.spec(t)
+	d := s.Driver
+	want := func(when string, spec driver.Spec, want bool) {
+		t.Helper()
+		nothing, err := d.Survey(t.Context())
+		if err != nil {
+			t.Fatalf("survey %s: %v", when, err)
+		}
+		if got := nothing(spec); got != want {
+			t.Errorf("%s: nothing of the instance is there: %v, want %v", when, got, want)
+		}
+	}
+	want("before any start", one, true)
+	v := s.start(t, one)
+	want("while its VMM runs", one, false)
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = s.Again()
+	want("while its VMM runs and nobody holds it", one, false)
+	if err := d.Destroy(t.Context(), one); err != nil {
+		t.Fatal(err)
+	}
+	want("after its VMM was ended", one, true)
+	if err := os.RemoveAll(one.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	want("without a run dir", one, true)
+	_, err := d.Recover(t.Context(), one)
+	wantKind(t, "recover after a survey found nothing", err, mvm.KindNotFound)
+}

@@ -69,6 +69,7 @@ func Run(t *testing.T, make func(t *testing.T) Harness) {
 		{"KilledOutside", testKilledOutside},
 		{"KillWhileDialing", testKillWhileDialing},
 		{"Sweep", testSweep},
+		{"Survey", testSurvey},
 		{"Faults", testFaults},
 	} {
 		t.Run(g.name, func(t *testing.T) { g.run(t, &suite{Harness: make(t)}) })

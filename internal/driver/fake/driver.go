@@ -170,6 +170,17 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	return d.hold(m), nil
 }
 
+// Survey is described at driver.Driver.
+func (d *Driver) Survey(context.Context) (nothing func(driver.Spec) bool, err error) {
+	found := map[string]bool{}
+	for _, m := range d.host.all() {
+		found[m.spec.ID] = true
+	}
+	return func(spec driver.Spec) bool {
+		return !found[spec.ID] && sys.NothingIn(spec.RunDir, "") && sys.NothingIn(spec.Dir, halfPrefix) && sys.NothingIn(filepath.Dir(spec.Memory), halfPrefix)
+	}, nil
+}
+
 // revive makes the machine of a record: its process was this host's before it was
 // killed.
 func (d *Driver) revive(id, runDir string) (*machine, error) {

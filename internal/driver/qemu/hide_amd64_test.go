@@ -73,6 +73,11 @@ func testHiding(t *testing.T, hostd bool) {
 			}
 		}},
 		{"both, and no record", hides(rename, unmain), true, func(t *testing.T, v driver.VMM, spec driver.Spec) {
+			nothing, err := h.driver(t).Survey(t.Context())
+			must(t, err)
+			if nothing(spec) {
+				t.Error("a survey says that there is nothing")
+			}
 			must(t, v.Close())
 			must(t, h.driver(t).Destroy(t.Context(), spec))
 		}},

@@ -94,6 +94,17 @@ func (v *vmm) take(ctx context.Context) (string, error) {
 	return state, err
 }
 
+// Survey is described at driver.Driver.
+func (d *Driver) Survey(ctx context.Context) (nothing func(driver.Spec) bool, err error) {
+	found, err := d.host.Survey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func(spec driver.Spec) bool {
+		return found.Nothing(spec.ID, spec.UID) && sys.NothingIn(spec.RunDir, "")
+	}, nil
+}
+
 // notThere clears up and says that no VMM runs.
 func (d *Driver) notThere(ctx context.Context, spec driver.Spec, why error) error {
 	if err := d.Destroy(ctx, spec); err != nil {

@@ -92,6 +92,15 @@ func isCgroupName(name string) bool {
 	return ok && (rest == ProbeID || strings.HasPrefix(rest, ProbeID+"-") || len(rest) >= idLen && instanceRE.MatchString(rest[:idLen]))
 }
 
+// idOfCgroup is whose the cgroup is that isCgroupName knows.
+func idOfCgroup(name string) string {
+	rest := strings.TrimPrefix(name, cgroupPrefix)
+	if len(rest) >= idLen && instanceRE.MatchString(rest[:idLen]) {
+		return rest[:idLen]
+	}
+	return ProbeID
+}
+
 // idLen is the length of an instance's id.
 const idLen = len("i-00000000")
 
@@ -167,6 +176,11 @@ func (b Bounds) user(uid int, n Name, want int) bool {
 		return uid == ProbeUID
 	}
 	return uid >= b.FirstUID && uid <= b.LastUID
+}
+
+// anyUser reports whether the user can be that of any VMM.
+func (b Bounds) anyUser(uid int) bool {
+	return uid != 0 && (b == (Bounds{}) || uid == ProbeUID || uid >= b.FirstUID && uid <= b.LastUID)
 }
 
 // holds reports whether the folder is a parent of RunDirs.

@@ -338,6 +338,25 @@ func (h *Local) List(_ context.Context, root string) ([]Name, error) {
 	return names, err
 }
 
+// Survey is described at Host.
+func (h *Local) Survey(context.Context) (s Survey, err error) {
+	if s.Users, err = sys.UsersOfProcesses(h.bounds.anyUser); err != nil {
+		return Survey{}, mvm.Errorf(mvm.KindInternal, "list the processes of instances: %w", err)
+	}
+	names, err := sys.CgroupsHere()
+	if err != nil {
+		return Survey{}, mvm.Errorf(mvm.KindInternal, "list the cgroups of instances: %w", err)
+	}
+	for _, name := range names {
+		if isCgroupName(name) {
+			s.Cgroups = append(s.Cgroups, idOfCgroup(name))
+		}
+	}
+	slices.Sort(s.Cgroups)
+	s.Cgroups = slices.Compact(s.Cgroups)
+	return s, nil
+}
+
 // Leave is described at Host. Only a folder of the name's goes.
 func (h *Local) Leave(_ context.Context, n Name, _ string, cgroups []string) error {
 	if err := h.bounds.name(n); err != nil {

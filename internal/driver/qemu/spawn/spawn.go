@@ -17,6 +17,7 @@ package spawn
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,8 @@ type Host interface {
 	// List returns the names of all VMMs that carry the Host's mark, with a RunDir right
 	// below root.
 	List(ctx context.Context, root string) ([]Name, error)
+	// Survey looks at the host once for the VMMs of all instances.
+	Survey(ctx context.Context) (Survey, error)
 	// Leave removes the cgroups of a VMM that is gone: those of the name, and further
 	// ones that it is known to have had. What is still in them is ended. What is not
 	// there is no error.
@@ -59,6 +62,21 @@ type Process interface {
 	File() (*os.File, error)
 	// Close lets go of the process.
 	Close() error
+}
+
+// Survey is what a look at the host found. No VMM is anywhere else: each is a process of
+// its instance's user, and keeps the cgroup of its instance from going.
+type Survey struct {
+	Users   []int    `json:"users"`   // of instances, that have a process, whatever it runs; sorted
+	Cgroups []string `json:"cgroups"` // ids of instances and probes that have a cgroup, of any mark; sorted
+}
+
+// Nothing reports that there is neither a process nor a cgroup of the instance with the
+// user.
+func (s Survey) Nothing(id string, uid int) bool {
+	_, process := slices.BinarySearch(s.Users, uid)
+	_, cgroup := slices.BinarySearch(s.Cgroups, id)
+	return uid > 0 && !process && !cgroup
 }
 
 // Hint says which process a VMM was.
