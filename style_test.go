@@ -273,3 +273,36 @@ func TestOutputIsSafe(t *testing.T) {
 		})
 	}
 }
+
+// loggers are the functions whose arguments are keys and values of a log line.
+var loggers = []string{"Debug", "Info", "Warn", "Error", "Log", "With", "warn", "complain"}
+
+// TestErrorsHaveOneLogKey: in a log line an error is found under "error", whoever wrote it.
+func TestErrorsHaveOneLogKey(t *testing.T) {
+	isError := regexp.MustCompile(`(?:^|\.)(?:e|err|[a-z]+Err)(?:\.Error\(\))?$|^(?:withoutLog|clip|recordable)\((?:e|err)\.Error\(\)\)$`)
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			f, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !slices.Contains(loggers, f.Sel.Name) {
+				return true
+			}
+			for i := 0; i+1 < len(call.Args); i++ {
+				key, ok := call.Args[i].(*ast.BasicLit)
+				if !ok || key.Kind != token.STRING || !isError.MatchString(text(s, call.Args[i+1])) {
+					continue
+				}
+				if key.Value != `"error"` {
+					t.Errorf("%s: the key of an error in a log line is \"error\", not %s", s.line(key.Pos()), key.Value)
+				}
+			}
+			return true
+		})
+	}
+}

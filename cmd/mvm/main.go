@@ -14,7 +14,9 @@ import (
 
 func main() { os.Exit(run()) }
 
-func serve(ctx context.Context, o cli.ServeOptions) error { return host.Serve(ctx, o, nil) }
+func serve(ctx context.Context, o cli.ServeOptions) error {
+	return host.Serve(ctx, host.Options(o), nil)
+}
 
 // run wires the process to the command line. The first SIGINT or SIGTERM cancels
 // what is under way; the second ends the process.

@@ -46,7 +46,7 @@ func session[Spec any](s *Server, check func(p params, spec Spec) error, run fun
 		}
 		defer func() { _ = conn.Close() }()
 		if err := switchProtocol(conn, mvm.RequestFrom(r.Context())); err != nil {
-			s.log.Debug("client left before exec began", "err", err)
+			s.log.Debug("client left before exec began", "error", err)
 			return
 		}
 		ctx, cancel := s.context(r, ofStream)

@@ -155,13 +155,13 @@ func (s *Server) note(r *http.Request, err error) {
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		s.log.Error("encode answer", "path", r.URL.Path, "err", err)
+		s.log.Error("encode answer", "path", r.URL.Path, "error", err)
 		status, b = http.StatusInternalServerError, []byte(`{"kind":"internal","message":"answer can't be encoded"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.writeTimeout))
 	w.WriteHeader(status)
 	if _, err := w.Write(append(b, '\n')); err != nil {
-		s.log.Debug("client left before its answer", "path", r.URL.Path, "err", err)
+		s.log.Debug("client left before its answer", "path", r.URL.Path, "error", err)
 	}
 }

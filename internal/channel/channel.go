@@ -213,7 +213,7 @@ func (c *Channel) keep() {
 		if c.ctx.Err() != nil {
 			return
 		}
-		c.opts.Log.Debug("guest channel session ended", "after", time.Since(start), "err", err)
+		c.opts.Log.Debug("guest channel session ended", "after", time.Since(start), "error", err)
 		if time.Since(start) > 5*lastBackoff {
 			backoff = firstBackoff
 		}

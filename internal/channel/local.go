@@ -109,7 +109,7 @@ func (c *Channel) serveLocal() {
 			defer c.local.remove(conn)
 			defer conn.Close()
 			if err := c.connect(conn, n); err != nil {
-				c.opts.Log.Debug("guest channel connect", "err", err)
+				c.opts.Log.Debug("guest channel connect", "error", err)
 			}
 		})
 	}
@@ -168,7 +168,7 @@ func (c *Channel) toHost(stream net.Conn, port uint32) {
 		cancel()
 	}
 	if err != nil {
-		c.opts.Log.Debug("guest opened a port that nobody serves", "port", port, "err", err)
+		c.opts.Log.Debug("guest opened a port that nobody serves", "port", port, "error", err)
 		abort(stream)
 		return
 	}

@@ -7,13 +7,12 @@ import (
 
 	"mvm"
 	"mvm/internal/audit"
-	"mvm/internal/cli"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 )
 
 // openStore opens the host's state, whose audit log is sealed with the host's key.
-func openStore(o cli.ServeOptions, key *secrets.Key) (*store.Store, error) {
+func openStore(o Options, key *secrets.Key) (*store.Store, error) {
 	seal, err := key.AuditKey()
 	if err != nil {
 		return nil, err

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"mvm"
-	"mvm/internal/cli"
 	"mvm/internal/driver/fake"
 	"mvm/internal/image"
 	"mvm/internal/image/builtin"
@@ -21,7 +20,7 @@ import (
 
 // fakeParts are a host in memory: nothing of it outlives the agent but its state. Its
 // guests behave as the file fake-knobs.json in the data folder says (fake.Knobs).
-func fakeParts(o cli.ServeOptions) parts {
+func fakeParts(o Options) parts {
 	host, net := fake.NewHost(), fakenet.New()
 	return parts{
 		driver: fake.New(host, fake.Follow(host, filepath.Join(o.DataDir, "fake-knobs.json"))), network: net,
@@ -43,7 +42,7 @@ func emptyDisk(_ context.Context, f *os.File, mib int) error {
 }
 
 // qemuParts are a real host.
-func qemuParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
+func qemuParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	if o.Hostd.Socket != "" {
 		return splitParts(o, own, st, log)
 	}
@@ -68,7 +67,7 @@ func qemuParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.L
 	return p, nil
 }
 
-func lockedParts(o cli.ServeOptions, own owner.Owner, log *slog.Logger) (parts, error) {
+func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
 	b, err := builtinBuilder(o, log)
 	if err != nil {
 		return parts{}, err
@@ -90,13 +89,13 @@ func lockedParts(o cli.ServeOptions, own owner.Owner, log *slog.Logger) (parts, 
 
 // builtinBuilder builds the images that come with mvm. Without mvm-guest the agent
 // works all the same, and says so at the first build.
-func builtinBuilder(o cli.ServeOptions, log *slog.Logger) (image.Builder, error) {
+func builtinBuilder(o Options, log *slog.Logger) (image.Builder, error) {
 	guest, err := builtin.FindGuestBinary(o.GuestBinary)
 	if err != nil && o.GuestBinary != "" {
 		return nil, err
 	}
 	if err != nil {
-		log.Warn("built-in images can't be built", "err", err)
+		log.Warn("built-in images can't be built", "error", err)
 	}
 	return builtin.New(builtin.Options{Dir: filepath.Join(o.DataDir, "images", "parts"), GuestBinary: guest, Log: log})
 }

@@ -15,7 +15,6 @@ import (
 	"mvm"
 	"mvm/internal/agent"
 	"mvm/internal/api"
-	"mvm/internal/cli"
 	"mvm/internal/driver"
 	"mvm/internal/image"
 	"mvm/internal/manifest"
@@ -32,6 +31,15 @@ import (
 // off then is finished or undone by the next agent.
 const closeGrace = 10 * time.Second
 
+// Options say how an agent works.
+type Options struct {
+	manifest.AgentConfig
+	// GuestBinary is the static mvm-guest for built-in images; empty: looked for.
+	GuestBinary string
+	// Version is that of this binary.
+	Version api.Version
+}
+
 // Seam is called at every named point of every operation of the agent; see
 // agent.Options. Tests use it to stop an agent at one point.
 type Seam func(point string) error
@@ -46,7 +54,7 @@ func (s Seam) agents() func(point, instance string) error {
 
 // Serve makes an agent of its parts and serves it until the context ends. VMMs
 // outlive it. seam may be nil.
-func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
+func Serve(ctx context.Context, o Options, seam Seam) (err error) {
 	source := keySource(o.AgentConfig, secrets.TakeEnv())
 	log := newLogger(os.Stderr, o.LogLevel, o.LogFormat)
 	if err := sys.Undumpable(); err != nil {
@@ -74,7 +82,7 @@ func Serve(ctx context.Context, o cli.ServeOptions, seam Seam) (err error) {
 		return err
 	}
 	if err := key.Lock(); err != nil {
-		log.Warn("the master key may get into swap", "err", err, "fix", "raise the agent's limit of locked memory (LimitMEMLOCK=64K in its unit), or turn swap off")
+		log.Warn("the master key may get into swap", "error", err, "fix", "raise the agent's limit of locked memory (LimitMEMLOCK=64K in its unit), or turn swap off")
 	}
 	st, err := openStore(o, key)
 	if err != nil {
@@ -118,14 +126,14 @@ type parts struct {
 	close    func() error
 }
 
-func newParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
+func newParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	if o.Driver == "fake" {
 		return fakeParts(o), nil
 	}
 	return qemuParts(o, own, st, log)
 }
 
-func newAgent(o cli.ServeOptions, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, apiAddr string, log *slog.Logger) (*agent.Agent, error) {
+func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, apiAddr string, log *slog.Logger) (*agent.Agent, error) {
 	images, err := image.Open(filepath.Join(o.DataDir, "images"), p.builders, log)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,6 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
-	"mvm/internal/cli"
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/hostd"
 	"mvm/internal/image"
@@ -132,7 +131,7 @@ func lookupUser(name string) (uid, gid int, err error) {
 }
 
 // splitParts are a real host whose rights mvm hostd has.
-func splitParts(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
+func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	b, err := builtinBuilder(o, log)
 	if err != nil {
 		return parts{}, err

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mvm/internal/cli"
+	"mvm/internal/host"
 	"mvm/internal/hostd"
 	"mvm/internal/owner"
 	"mvm/internal/testenv"
@@ -27,7 +27,7 @@ import (
 func TestBesideHostd(t *testing.T) {
 	testenv.NeedRoot(t)
 	dir := testenv.Dir(t)
-	at := func(name string) cli.ServeOptions {
+	at := func(name string) host.Options {
 		o := options(filepath.Join(dir, name))
 		o.Driver, o.UIDBase = "qemu", owner.AnyUsers()
 		o.Hostd.Socket, o.Hostd.User = filepath.Join(dir, name, "h"), "64502"
@@ -50,15 +50,15 @@ func TestBesideHostd(t *testing.T) {
 	for name, c := range map[string]struct {
 		as     string
 		inside bool // in its network namespace
-		change func(*cli.ServeOptions)
+		change func(*host.Options)
 		want   string
 	}{
-		"hostd with its networks":   {envHostd, true, func(*cli.ServeOptions) {}, "tenant networks"},
-		"hostd with its users":      {envHostd, false, func(x *cli.ServeOptions) { x.UIDBase = o.UIDBase }, "uid_base"},
-		"hostd at its socket":       {envHostd, false, func(x *cli.ServeOptions) { x.Hostd.Socket = o.Hostd.Socket }, "socket"},
-		"a root agent with both":    {envAgent, true, func(x *cli.ServeOptions) { x.Hostd.Socket = "" }, "tenant networks"},
-		"another data dir's agent":  {envAgent, false, func(x *cli.ServeOptions) { x.Hostd.Socket, x.UIDBase = o.Hostd.Socket, o.UIDBase }, "another data dir"},
-		"the agent by another path": {envAgent, false, func(x *cli.ServeOptions) { u := x.RunDir; *x = o; x.Socket, x.RunDir = u+"s", u }, "another run dir"},
+		"hostd with its networks":   {envHostd, true, func(*host.Options) {}, "tenant networks"},
+		"hostd with its users":      {envHostd, false, func(x *host.Options) { x.UIDBase = o.UIDBase }, "uid_base"},
+		"hostd at its socket":       {envHostd, false, func(x *host.Options) { x.Hostd.Socket = o.Hostd.Socket }, "socket"},
+		"a root agent with both":    {envAgent, true, func(x *host.Options) { x.Hostd.Socket = "" }, "tenant networks"},
+		"another data dir's agent":  {envAgent, false, func(x *host.Options) { x.Hostd.Socket, x.UIDBase = o.Hostd.Socket, o.UIDBase }, "another data dir"},
+		"the agent by another path": {envAgent, false, func(x *host.Options) { u := x.RunDir; *x = o; x.Socket, x.RunDir = u+"s", u }, "another run dir"},
 	} {
 		x := at(strings.ReplaceAll(name, " ", "-"))
 		c.change(&x)

@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 }
 
 func beAgent() int {
-	var o cli.ServeOptions
+	var o host.Options
 	hostd := os.Getenv(envHostd)
 	err := json.Unmarshal([]byte(os.Getenv(envAgent)+hostd), &o)
 	if text := os.Getenv(envLocked); err == nil && text != "" {

@@ -3,14 +3,13 @@ package host
 import (
 	"log/slog"
 
-	"mvm/internal/cli"
 	"mvm/internal/metrics"
 	"mvm/internal/store"
 )
 
 // serveMetrics makes the host's figures, and serves them where the config says so. stop
 // ends the serving.
-func serveMetrics(o cli.ServeOptions, st *store.Store, log *slog.Logger) (_ *metrics.Metrics, stop func() error, err error) {
+func serveMetrics(o Options, st *store.Store, log *slog.Logger) (_ *metrics.Metrics, stop func() error, err error) {
 	m := metrics.New(metrics.Sources{Fleet: st.Fleet, Audited: func() uint64 { return st.LastMark().Seq }})
 	if o.Observe.MetricsListen == "" {
 		return m, func() error { return nil }, nil

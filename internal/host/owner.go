@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"mvm"
-	"mvm/internal/cli"
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/owner"
 	"mvm/internal/store"
@@ -22,7 +21,7 @@ type folders struct {
 
 // takeFolders makes the agent's folders and holds them. When they are another's it
 // changes nothing.
-func takeFolders(o cli.ServeOptions) (f *folders, err error) {
+func takeFolders(o Options) (f *folders, err error) {
 	if err := makeFolder(o.DataDir); err != nil {
 		return nil, err
 	}
@@ -68,7 +67,7 @@ func takeNetworks(o owner.Owner) (*owner.Hold, error) {
 // takeUsers holds a range of users for the VMMs of an agent with root's rights, and has
 // the store give of it. It is the one that the store has had, or that the config says; a
 // new data dir gets one by chance, the default one the first.
-func takeUsers(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.Logger) (*owner.Hold, error) {
+func takeUsers(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (*owner.Hold, error) {
 	first, used, err := st.UIDBase()
 	if err != nil {
 		return nil, err
@@ -91,7 +90,7 @@ func takeUsers(o cli.ServeOptions, own owner.Owner, st *store.Store, log *slog.L
 			return nil, err
 		}
 		if used {
-			log.Warn("another agent's VMMs may run as users of this one's older instances; its new ones get others", "err", err,
+			log.Warn("another agent's VMMs may run as users of this one's older instances; its new ones get others", "error", err,
 				"fix", "recreate those instances when the other agent is to stay")
 		}
 		first, used = owner.AnyUsers(), false

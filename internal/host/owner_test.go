@@ -26,14 +26,14 @@ func must(t testing.TB, err error) {
 }
 
 // options are an agent's whose things are all in the folder.
-func options(dir string) cli.ServeOptions {
-	return cli.ServeOptions{Version: api.Version{Version: "test"}, AgentConfig: manifest.AgentConfig{
+func options(dir string) host.Options {
+	return host.Options{Version: api.Version{Version: "test"}, AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(dir, "s"), DataDir: filepath.Join(dir, "d"), RunDir: filepath.Join(dir, "r"), KeyFile: filepath.Join(dir, "k"),
 		Driver: "fake", NodeID: "test", LogLevel: "error", LogFormat: "text"}}
 }
 
 // serve runs an agent until the function that it returns is called.
-func serve(t *testing.T, o cli.ServeOptions) (*api.Client, func()) {
+func serve(t *testing.T, o host.Options) (*api.Client, func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -90,13 +90,13 @@ func TestAnAgentThatOwnsNothing(t *testing.T) {
 	must(t, err)
 	must(t, os.Symlink(first, filepath.Join(dir, "link")))
 
-	others := map[string]func(*cli.ServeOptions){
-		"the same run dir":            func(x *cli.ServeOptions) { x.RunDir = o.RunDir },
-		"the same run dir by a link":  func(x *cli.ServeOptions) { x.RunDir = filepath.Join(dir, "link", "r") },
-		"the same data dir":           func(x *cli.ServeOptions) { x.DataDir = o.DataDir },
-		"the same data dir by a link": func(x *cli.ServeOptions) { x.DataDir = filepath.Join(dir, "link", "d") },
-		"both":                        func(x *cli.ServeOptions) { x.DataDir, x.RunDir = o.DataDir, o.RunDir },
-		"all":                         func(x *cli.ServeOptions) { *x = o },
+	others := map[string]func(*host.Options){
+		"the same run dir":            func(x *host.Options) { x.RunDir = o.RunDir },
+		"the same run dir by a link":  func(x *host.Options) { x.RunDir = filepath.Join(dir, "link", "r") },
+		"the same data dir":           func(x *host.Options) { x.DataDir = o.DataDir },
+		"the same data dir by a link": func(x *host.Options) { x.DataDir = filepath.Join(dir, "link", "d") },
+		"both":                        func(x *host.Options) { x.DataDir, x.RunDir = o.DataDir, o.RunDir },
+		"all":                         func(x *host.Options) { *x = o },
 	}
 	try := func(while string) {
 		var wg sync.WaitGroup

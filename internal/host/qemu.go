@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"mvm/internal/cli"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu"
 	"mvm/internal/driver/qemu/spawn"
@@ -15,7 +14,7 @@ import (
 
 // newQEMU opens the QEMU driver. Its probe of hardware virtualisation boots the
 // kernel of any image that is there.
-func newQEMU(o cli.ServeOptions, vmms spawn.Host, log *slog.Logger) (driver.Driver, error) {
+func newQEMU(o Options, vmms spawn.Host, log *slog.Logger) (driver.Driver, error) {
 	images, err := image.Open(filepath.Join(o.DataDir, "images"), nil, log)
 	if err != nil {
 		return nil, err

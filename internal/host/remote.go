@@ -9,7 +9,6 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
-	"mvm/internal/cli"
 	"mvm/internal/metrics"
 	"mvm/internal/pki"
 	"mvm/internal/remote"
@@ -24,7 +23,7 @@ type remoteAPI struct {
 
 // listenRemote takes up the node's certificates and binds the address for remote
 // clients, when one is configured. Nobody is answered yet.
-func listenRemote(o cli.ServeOptions, st *store.Store, log *slog.Logger) (*remoteAPI, error) {
+func listenRemote(o Options, st *store.Store, log *slog.Logger) (*remoteAPI, error) {
 	c := o.Remote
 	if c.Listen == "" {
 		return &remoteAPI{}, nil

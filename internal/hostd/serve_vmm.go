@@ -30,7 +30,7 @@ func (s *Server) launch(ctx context.Context, l launchRequest, r request) (reply,
 		_ = p.Kill(ctx)
 		s.exits.wait(ctx, hint)
 		if err := s.opt.VMMs.Leave(ctx, l.Name, l.Cgroup, cgroups); err != nil {
-			s.opt.Log.Warn("clean up after a VMM whose caller has gone", "instance", l.ID, "err", err)
+			s.opt.Log.Warn("clean up after a VMM whose caller has gone", "instance", l.ID, "error", err)
 		}
 	}
 	if err != nil {

@@ -76,7 +76,7 @@ func (s *Server) Serve(ln Listener) error {
 			return nil
 		}
 		if err != nil { // such as no file left for it
-			s.opt.Log.Warn("accept", "err", err)
+			s.opt.Log.Warn("accept", "error", err)
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-s.ctx.Done():
@@ -85,7 +85,7 @@ func (s *Server) Serve(ln Listener) error {
 		}
 		peer, err := s.admit(conn)
 		if err != nil {
-			s.opt.Log.Warn("refused a caller", "err", err)
+			s.opt.Log.Warn("refused a caller", "error", err)
 			_ = conn.Close()
 			continue
 		}
@@ -210,7 +210,7 @@ func (s *Server) answer(conn *net.UnixConn, r reply, err error) bool {
 	if errors.As(err, &e) && e.Fix != "" && e == err { //nolint:errorlint // its own text has the fix at the end
 		f.Text, f.Fix = clip(e.Text), clip(e.Fix)
 	}
-	s.opt.Log.Debug("request failed", "err", err)
+	s.opt.Log.Debug("request failed", "error", err)
 	return send(conn, failed, f, nil) == nil
 }
 

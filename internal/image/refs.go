@@ -42,7 +42,7 @@ func (s *DirStore) lookup(ctx context.Context, ref, key string) (Image, bool) {
 		err = s.check(ctx, img)
 	}
 	if err != nil {
-		s.log.Warn("image is built again", "ref", ref, "err", err)
+		s.log.Warn("image is built again", "ref", ref, "error", err)
 		return Image{}, false
 	}
 	return img, true

@@ -130,7 +130,7 @@ func (s *DirStore) buildLocked(ctx context.Context, b Builder, ref string, progr
 	if mvm.IsKind(err, mvm.KindUnavailable) {
 		if img, ok := s.newest(ctx, ref); ok {
 			progress(mvm.Progress{Target: ref, Text: fmt.Sprintf("using the image built before: %v", err)})
-			s.log.Warn("image may be outdated", "ref", ref, "digest", img.Digest, "err", err)
+			s.log.Warn("image may be outdated", "ref", ref, "digest", img.Digest, "error", err)
 			return img, nil
 		}
 	}
@@ -275,7 +275,7 @@ func (s *DirStore) List() ([]Image, error) {
 	for _, d := range digests {
 		img, err := s.Get(d)
 		if err != nil {
-			s.log.Warn("image left out", "digest", d, "err", err)
+			s.log.Warn("image left out", "digest", d, "error", err)
 			continue
 		}
 		images = append(images, img)

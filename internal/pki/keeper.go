@@ -127,7 +127,7 @@ func (k *Keeper) renew() {
 	}
 	info, err := k.dir.RotateNode("", nil, k.life, now)
 	if err != nil {
-		k.warn("renew node's certificate", "expires", s.node.cert.NotAfter, "err", err)
+		k.warn("renew node's certificate", "expires", s.node.cert.NotAfter, "error", err)
 		return
 	}
 	k.log.Info("node's certificate renewed", "serial", info.Serial, "expires", info.NotAfter)
@@ -170,7 +170,7 @@ func (k *Keeper) refresh() error {
 	k.seen, k.problem = now, err
 	if err != nil {
 		if k.state != nil {
-			k.log.Error("certificates changed and can't be used; the earlier ones stay in force", "err", err)
+			k.log.Error("certificates changed and can't be used; the earlier ones stay in force", "error", err)
 		}
 		return err
 	}
@@ -207,7 +207,7 @@ func (k *Keeper) keepLatest(s *state) error {
 		return nil
 	}
 	if err := k.latest.Keep(ca, s.crl.number); err != nil { // it is in force all the same
-		k.log.Error("keep which revocation list is in force; after a restart an older one would be taken", "number", s.crl.number.String(), "err", err)
+		k.log.Error("keep which revocation list is in force; after a restart an older one would be taken", "number", s.crl.number.String(), "error", err)
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func (pt *port) accept() {
 			if pt.ctx.Err() != nil {
 				return
 			}
-			pt.log.Warn("connection not accepted", "host", pt.addr, "err", err)
+			pt.log.Warn("connection not accepted", "host", pt.addr, "error", err)
 			select {
 			case <-time.After(acceptPause):
 				continue
@@ -111,7 +111,7 @@ func (pt *port) serve(client *net.TCPConn) {
 	if err != nil {
 		_ = client.SetLinger(0) // the client sees a reset, not an empty answer
 		if pt.ctx.Err() == nil {
-			pt.log.Warn("connection not forwarded", "host", pt.addr, "err", err)
+			pt.log.Warn("connection not forwarded", "host", pt.addr, "error", err)
 		}
 		return
 	}

@@ -96,7 +96,7 @@ func (l *listener) run() {
 			return
 		}
 		if err != nil {
-			l.opt.Log.Error("accept remote client", "err", err)
+			l.opt.Log.Error("accept remote client", "error", err)
 			select { // out of files, most likely
 			case <-time.After(100 * time.Millisecond):
 			case <-l.ctx.Done():
@@ -124,7 +124,7 @@ func (l *listener) shake(h *shake) {
 	t := tls.Server(raw, l.opt.Keeper.ServerTLS("h2", "http/1.1"))
 	if err := t.HandshakeContext(ctx); err != nil {
 		l.counts.handshake.Add(1)
-		l.warn("remote client refused", "from", c.RemoteAddr().String(), "err", err)
+		l.warn("remote client refused", "from", c.RemoteAddr().String(), "error", err)
 		linger(c)
 		return
 	}

@@ -87,7 +87,7 @@ func (s *Server) Open(svc api.Service, cfg api.ServerConfig) {
 	s.wg.Go(func() { s.watch(ctx) })
 	s.wg.Go(func() {
 		if err := s.api.ServeAccepted(s.ln); err != nil {
-			s.opt.Log.Error("serve remote clients", "err", err)
+			s.opt.Log.Error("serve remote clients", "error", err)
 		}
 	})
 }
@@ -145,7 +145,7 @@ func (s *Server) watch(ctx context.Context) {
 				continue
 			}
 			if _, err := s.opt.Keeper.CheckClient(c.leaf); err != nil {
-				s.opt.Log.Warn("remote client cut off", "client", c.id.Short(), "from", c.from, "err", err)
+				s.opt.Log.Warn("remote client cut off", "client", c.id.Short(), "from", c.from, "error", err)
 				s.ln.counts.certificate.Add(1)
 				c.raw.cut()
 			}

@@ -20,7 +20,7 @@ const (
 
 // beAgent is an agent with a seam.
 func beAgent() int {
-	o, err := part[cli.ServeOptions](envOptions)
+	o, err := part[serve.Options](envOptions)
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -34,7 +34,7 @@ func beAgent() int {
 
 // beHostd is what has the rights of an agent that has none.
 func beHostd() int {
-	o, err := part[cli.ServeOptions](envOptions)
+	o, err := part[serve.Options](envOptions)
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()

@@ -19,7 +19,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
-	"mvm/internal/cli"
+	serve "mvm/internal/host"
 	"mvm/internal/manifest"
 	"mvm/internal/testenv"
 )
@@ -90,8 +90,8 @@ func newHostOf(t testing.TB, driver string, diskMiB int) *host {
 	return h
 }
 
-func (h *host) options() cli.ServeOptions {
-	o := cli.ServeOptions{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
+func (h *host) options() serve.Options {
+	o := serve.Options{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(h.dir, "s"), DataDir: h.data, RunDir: filepath.Join(h.dir, "r"), KeyFile: filepath.Join(h.dir, "k"),
 		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text"}}
 	if h.split != nil {

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/api"
-	"mvm/internal/cli"
+	serve "mvm/internal/host"
 	"mvm/internal/store"
 	"mvm/internal/testenv"
 )
 
 // second is another agent of the machine.
 type second struct {
-	cli.ServeOptions
+	serve.Options
 	netns bool // in a network namespace of its own
 }
 
@@ -30,7 +30,7 @@ func (s second) run(t *testing.T) (code int, log string) {
 	t.Helper()
 	dir := filepath.Dir(s.KeyFile)
 	must(t, os.MkdirAll(dir, 0o711))
-	o, err := json.Marshal(s.ServeOptions)
+	o, err := json.Marshal(s.Options)
 	must(t, err)
 	out, err := os.Create(filepath.Join(dir, "log"))
 	must(t, err)
@@ -84,7 +84,7 @@ func TestTwoAgents(t *testing.T) {
 	must(t, err)
 	all := filepath.Join(testenv.Dir(t), "second")
 	n := 0
-	try := func(name string, netns bool, driver string, serves bool, change func(*cli.ServeOptions)) {
+	try := func(name string, netns bool, driver string, serves bool, change func(*serve.Options)) {
 		t.Helper()
 		n++
 		dir := filepath.Join(all, string(rune('a'+n)))
@@ -108,9 +108,9 @@ func TestTwoAgents(t *testing.T) {
 	round := func(runs bool) {
 		for _, driver := range []string{"qemu", "fake"} {
 			for _, netns := range []bool{true, false} {
-				try("the same run dir", netns, driver, false, func(o *cli.ServeOptions) { o.RunDir = h.options().RunDir })
+				try("the same run dir", netns, driver, false, func(o *serve.Options) { o.RunDir = h.options().RunDir })
 				if runs {
-					try("the same data dir", netns, driver, false, func(o *cli.ServeOptions) { o.DataDir = h.data })
+					try("the same data dir", netns, driver, false, func(o *serve.Options) { o.DataDir = h.data })
 				}
 				try("nothing the same", netns, driver, netns || driver == "fake", nil)
 			}

@@ -47,7 +47,7 @@ func startConsole(conn net.Conn, spec driver.Spec, log *slog.Logger) *console {
 	go func() {
 		defer close(c.done)
 		if err := c.run(ctx); err != nil {
-			c.log.Warn("console log ended", "err", err)
+			c.log.Warn("console log ended", "error", err)
 		}
 	}()
 	return c
@@ -73,7 +73,7 @@ func (c *console) run(ctx context.Context) (err error) {
 				}
 			}
 			if _, err := f.Write(buf[:n]); err != nil { // a full disk: go on without
-				c.log.Warn("write the console log", "err", err)
+				c.log.Warn("write the console log", "error", err)
 			}
 			size += int64(n)
 		}

@@ -100,7 +100,7 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 		errs = append(errs, removeFiles(v.spec.RunDir), unlock(v.spec.RunDir, f))
 	}
 	if err := errors.Join(errs...); err != nil {
-		v.d.log.Warn("clean up after the VMM", "instance", v.spec.ID, "err", err)
+		v.d.log.Warn("clean up after the VMM", "instance", v.spec.ID, "error", err)
 	}
 }
 

@@ -56,7 +56,7 @@ func (ro *roster) reportOnce() bool {
 	defer cancel()
 	for part := range slices.Chunk(changed, maxReported) {
 		if err := ro.host.ReportActivity(ctx, guestproto.ReportActivity{Instances: part}); err != nil {
-			ro.log.Warn("activity not reported", "instances", len(part), "err", err)
+			ro.log.Warn("activity not reported", "instances", len(part), "error", err)
 			return true
 		}
 		ro.confirm(part, told)

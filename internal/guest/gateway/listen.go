@@ -124,7 +124,7 @@ func (r *Router) accept(l net.Listener, port int) {
 			}
 			return
 		case err != nil:
-			r.log.Warn("connection not accepted", "port", port, "err", err)
+			r.log.Warn("connection not accepted", "port", port, "error", err)
 			if !wait(r.ctx, pause) {
 				return
 			}
@@ -238,7 +238,7 @@ func (r *Router) admit(c *clientConn) {
 	}
 	switch {
 	case err != nil:
-		r.log.Debug("connection refused", "port", c.port, "peer", c.source, "err", err)
+		r.log.Debug("connection refused", "port", c.port, "peer", c.source, "error", err)
 		c.reset()
 	case http:
 		c.serveHTTP()

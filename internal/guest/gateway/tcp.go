@@ -41,7 +41,7 @@ func (r *Router) tunnel(t *table, c *clientConn) {
 	}
 	l, back, err := r.reach(targetOf(route.To, ""), route.To.TargetPort)
 	if err != nil {
-		r.complain("connection not passed on", "route", route.Name, "err", err)
+		r.complain("connection not passed on", "route", route.Name, "error", err)
 		c.reset()
 		return
 	}

@@ -51,7 +51,7 @@ func bake(ctx context.Context, tree string, log *slog.Logger) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		log.Warn("image is built without a compile cache, it starts slower", "err", err)
+		log.Warn("image is built without a compile cache, it starts slower", "error", err)
 		if err := os.RemoveAll(cache); err != nil {
 			return err
 		}

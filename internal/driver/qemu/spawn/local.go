@@ -200,7 +200,7 @@ func (h *Local) confine(l Launch, pid int) error {
 			WithFix("see \"Bounds of VMMs\" in docs/production.md, or set weak_isolation")
 	}
 	if err != nil {
-		h.log.Warn("the VMM runs without some of its limits", "instance", l.ID, "err", err)
+		h.log.Warn("the VMM runs without some of its limits", "instance", l.ID, "error", err)
 	}
 	return nil
 }
