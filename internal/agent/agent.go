@@ -7,8 +7,8 @@
 // per operation); its intent is durable before the first step acts, and after a
 // crash Open reads the intents and finishes or undoes what was cut off.
 //
-// The agent asks for contracts only (driver, network, image store); cmd/mvm wires
-// the real ones.
+// The agent asks for contracts only (driver, network, image store); internal/host
+// wires the real ones.
 package agent
 
 import (

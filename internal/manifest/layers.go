@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"mvm"
 )
 
 // layers collects the values of the sources, the strongest last.
@@ -153,13 +151,4 @@ func (l *layers) relations(c AgentConfig) {
 		l.problems = append(l.problems, &Problem{File: c.Origin("key_file"), Key: "key_file",
 			Text: fmt.Sprintf("%s is in the data directory %s, so that a copy of that would give the secrets away", c.KeyFile, c.DataDir)})
 	}
-}
-
-// ParseAgentConfig checks the content of a config file by itself.
-func ParseAgentConfig(file string, data []byte) error {
-	if len(data) > MaxFileBytes {
-		return mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", file, MaxFileBytes)
-	}
-	_, _, problems := parseAgentFile(file, data)
-	return problems.err()
 }

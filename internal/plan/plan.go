@@ -213,8 +213,6 @@ func (m *maker) build(spec mvm.PoolSpec) {
 		reason = "it has no image yet: " + spec.Flake
 	case have.Builds[0].Flake != spec.Flake:
 		reason = "its image is " + have.Builds[0].Flake + ", not " + spec.Flake
-	case m.observed.Stale != nil && m.observed.Stale(have):
-		reason = "what " + spec.Flake + " is made of has changed"
 	default:
 		return
 	}

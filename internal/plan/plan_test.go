@@ -336,16 +336,6 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-func TestStaleImageIsBuilt(t *testing.T) {
-	d := deployment(poolSpec("p", mvm.RoleWorker, 0, 0, 0))
-	o := setUp(t, d).observed()
-	o.Stale = func(mvm.Pool) bool { return true }
-	p, err := plan.Make(d, o, plan.Options{})
-	if err != nil || !cmp.Equal(lines(p), []string{"build acme/p"}) {
-		t.Errorf("got %v %v, want a build", lines(p), err)
-	}
-}
-
 func TestPrune(t *testing.T) {
 	all := deployment(poolSpec("g", mvm.RoleGateway, 1, 0, 0), poolSpec("old", mvm.RoleWorker, 1, 0, 0), poolSpec("keep", mvm.RoleWorker, 1, 0, 0))
 	w := newWorld()

@@ -113,9 +113,6 @@ type Observed struct {
 	// Takes returns why an image reference can never be built on this host; nil means that
 	// all can.
 	Takes func(flake string) error
-	// Stale reports whether a build of the pool's present reference would give
-	// another image than its newest build; nil means no.
-	Stale func(mvm.Pool) bool
 	// UnderWay has the instances that somebody is about to bring to another state: they
 	// count as if they had it, and are not to be changed.
 	UnderWay map[string]Way

@@ -25,7 +25,6 @@ type port struct {
 	listener     *net.TCPListener
 	binding      atomic.Pointer[Binding] // the newest
 	slots        chan struct{}
-	active       atomic.Int32
 	ctx          context.Context
 	cancel       context.CancelFunc
 	wg           sync.WaitGroup
@@ -68,8 +67,6 @@ func (pt *port) accept() {
 		}
 		pt.wg.Go(func() {
 			defer pt.leave()
-			pt.active.Add(1)
-			defer pt.active.Add(-1)
 			pt.serve(conn)
 		})
 	}

@@ -191,19 +191,6 @@ func (p *Publisher) drop(gone func(name) bool) (ended []*port) {
 	return ended
 }
 
-// Active counts the connections of the pool's bindings.
-func (p *Publisher) Active(tenant, pool string) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := 0
-	for at, pt := range p.ports {
-		if at.tenant == tenant && at.pool == pool {
-			n += int(pt.active.Load())
-		}
-	}
-	return n
-}
-
 // Close ends every port and connection and waits for all that was started. What a Keeper
 // holds stays open, for the process that comes next.
 func (p *Publisher) Close() error {

