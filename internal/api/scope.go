@@ -13,8 +13,9 @@ import (
 // It does not embed the Service, so that a new method does not compile until
 // somebody has decided here what it means for a tenant.
 type scope struct {
-	svc    Service
-	caller Caller
+	svc       Service
+	caller    Caller
+	readsHost func(ref string) bool // of an image
 }
 
 var _ Service = (*scope)(nil)

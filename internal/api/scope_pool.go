@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"mvm"
 )
@@ -159,14 +158,8 @@ func (s *scope) offHost(want, have mvm.PoolSpec) error {
 	if want.Critical != have.Critical {
 		return s.operatorsOnly("change whether pool " + want.ID + " is critical")
 	}
-	if want.Flake != have.Flake && !fromElsewhere(want.Flake) {
-		return s.operatorsOnly("use an image of the host's files in pool " + want.ID)
+	if want.Flake != have.Flake && s.readsHost(want.Flake) {
+		return s.operatorsOnly("use an image that may be made of the host's files in pool " + want.ID)
 	}
 	return nil
-}
-
-// fromElsewhere reports whether building the reference reads no file of the host.
-func fromElsewhere(ref string) bool {
-	return slices.ContainsFunc([]string{"builtin:", "github:", "gitlab:", "git+https:", "oci:"},
-		func(prefix string) bool { return strings.HasPrefix(ref, prefix) })
 }

@@ -54,8 +54,46 @@ func asTenant(tenant string) func(*http.Request) (api.Caller, error) {
 
 func dialAs(t *testing.T, svc api.Service, tenant string) *api.Client {
 	t.Helper()
-	socket, _ := serve(t, svc, api.ServerConfig{Admit: asTenant(tenant)})
+	return dialReading(t, svc, tenant, func(ref string) bool { return ref == "." || strings.HasPrefix(ref, "dir:") })
+}
+
+// dialReading is dialAs of a host where building the references of which readsHost says so
+// reads files of the host.
+func dialReading(t *testing.T, svc api.Service, tenant string, readsHost func(ref string) bool) *api.Client {
+	t.Helper()
+	socket, _ := serve(t, svc, api.ServerConfig{Admit: asTenant(tenant), ReadsHost: readsHost})
 	return dial(t, socket)
+}
+
+// TestImagesOfTenantsAreTheBuildersWord: whether a tenant's client may name an image is
+// what the host's builders say of it, whatever the reference looks like. Where they say
+// nothing, it may name none but the one that is there.
+func TestImagesOfTenantsAreTheBuildersWord(t *testing.T) {
+	apply := func(readsHost func(string) bool, flake string) error {
+		spec := pool().Spec
+		if flake != "" {
+			spec.Flake = flake
+		}
+		c := dialReading(t, &twoTenants{}, "acme", readsHost)
+		_, err := c.Apply(ctxOf(t), mvm.Deployment{Tenant: mvm.TenantSpec{ID: "acme", HostServices: []int{11434}}, Pools: []mvm.PoolSpec{spec}}, mvm.ApplyOptions{}, nil)
+		return err
+	}
+	var asked []string
+	all := func(ref string) bool { asked = append(asked, ref); return ref == "oci:of/files" }
+	for flake, want := range map[string]mvm.Kind{"oci:of/files": mvm.KindPolicy, "oci:other": "", "dir:/srv/not-of-this-host": ""} {
+		if err := apply(all, flake); mvm.KindOf(err) != want {
+			t.Errorf("%s: %v, want kind %q", flake, err, want)
+		}
+	}
+	if len(asked) != 3 {
+		t.Errorf("the builders were asked of %q", asked)
+	}
+	if err := apply(nil, "builtin:minimal"); !mvm.IsKind(err, mvm.KindPolicy) {
+		t.Errorf("where nobody knows: %v, want it refused", err)
+	}
+	if err := apply(nil, ""); err != nil {
+		t.Errorf("the image that is there: %v", err)
+	}
 }
 
 // decisions says of every method what a client of tenant acme gets: what is its own,

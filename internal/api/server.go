@@ -27,6 +27,8 @@ type Server struct {
 	http    *http.Server
 	slots   chan struct{}
 	count   func(route, result string, took time.Duration)
+	// readsHost is ServerConfig.ReadsHost.
+	readsHost func(ref string) bool
 
 	bodyTimeout, writeTimeout time.Duration
 
@@ -48,6 +50,9 @@ type ServerConfig struct {
 	Group   int
 	Version Version
 	Log     *slog.Logger
+	// ReadsHost reports whether building an image reference may read files of the host, so
+	// that no tenant's client may name it. nil: any reference may.
+	ReadsHost func(ref string) bool
 	// MaxInFlight bounds requests at once; 0 means MaxInFlight.
 	MaxInFlight int
 	// HeaderTimeout bounds the reading of a request's header, BodyTimeout that of its
@@ -70,11 +75,14 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	if cfg.Count == nil {
 		cfg.Count = func(string, string, time.Duration) {}
 	}
+	if cfg.ReadsHost == nil {
+		cfg.ReadsHost = func(string) bool { return true }
+	}
 	cfg.Version.API = APIVersion
 	if cfg.Admit == nil {
 		cfg.Admit = admitPeer(cfg.Group)
 	}
-	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, writeTimeout: cfg.WriteTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count,
+	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, writeTimeout: cfg.WriteTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count, readsHost: cfg.ReadsHost,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
 	s.base, s.abort = context.WithCancelCause(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)
@@ -198,7 +206,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 // svc is the Service as the caller may use it.
 func (s *Server) svc(ctx context.Context) Service {
 	if c := CallerFrom(ctx); c.Tenant != "" {
-		return &scope{svc: s.service, caller: c}
+		return &scope{svc: s.service, caller: c, readsHost: s.readsHost}
 	}
 	return s.service
 }

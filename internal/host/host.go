@@ -113,8 +113,10 @@ func Serve(ctx context.Context, o Options, seam Seam) (err error) {
 		return err
 	}
 	rem.figures(m)
-	rem.open(a, api.ServerConfig{Version: o.Version, Log: log, Count: m.Request})
-	return serveAPI(ctx, a, ln, api.ServerConfig{Group: group, Version: o.Version, Log: log, Count: m.Request})
+	c := api.ServerConfig{Version: o.Version, Log: log, Count: m.Request, ReadsHost: func(ref string) bool { return image.ReadsHost(p.builders, ref) }}
+	rem.open(a, c)
+	c.Group = group
+	return serveAPI(ctx, a, ln, c)
 }
 
 // parts are what differs between drivers.

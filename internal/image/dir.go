@@ -54,6 +54,9 @@ func (DirBuilder) Check(ref string) error {
 	return nil
 }
 
+// ReadsHost implements Builder: the reference is a folder of the host.
+func (DirBuilder) ReadsHost(string) bool { return true }
+
 // Key covers image.json, inode, size and times of each of its files, and the key of the
 // image that they are added to.
 func (d DirBuilder) Key(ctx context.Context, ref string) (string, error) {

@@ -21,6 +21,8 @@ type base struct{ version string }
 
 func (*base) Scheme() string { return "base:" }
 
+func (*base) ReadsHost(string) bool { return false }
+
 func (*base) Check(ref string) error {
 	if ref == "base:none" {
 		return mvm.Errorf(mvm.KindInvalid, "there is no %s", ref)

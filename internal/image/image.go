@@ -50,6 +50,9 @@ type Builder interface {
 	// Check returns KindInvalid for a reference that it can never take, and why. It reads
 	// nothing: one that passes may still not be there.
 	Check(ref string) error
+	// ReadsHost reports whether building the reference may read files of this host that the
+	// reference names: an operator alone may ask for that.
+	ReadsHost(ref string) bool
 	// Key returns a string that changes exactly when a build of ref would give
 	// another image (versions of packages, digests of inputs). Cheap.
 	Key(ctx context.Context, ref string) (string, error)
@@ -93,6 +96,13 @@ func Resolve(builders []Builder, ref string) (Builder, error) {
 	}
 	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host takes it", ref).
 		WithFix("use one that begins with %s", strings.Join(names, " or "))
+}
+
+// ReadsHost reports whether building the reference may read files of the host: its builder
+// says so, or there is none that could say.
+func ReadsHost(builders []Builder, ref string) bool {
+	b, err := Resolve(builders, ref)
+	return err != nil || b.ReadsHost(ref)
 }
 
 // Path returns the absolute path of one of the image's files, "" for the zero File.

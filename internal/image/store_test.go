@@ -31,6 +31,19 @@ type toy struct {
 
 func (*toy) Scheme() string { return "toy:" }
 
+func (*toy) ReadsHost(string) bool { return false }
+
+// TestReadsHost: who builds a reference says whether that reads what it names on the host;
+// one that nobody builds might.
+func TestReadsHost(t *testing.T) {
+	builders := []image.Builder{&toy{}, image.DirBuilder{}}
+	for ref, want := range map[string]bool{"toy:a": false, "dir:/srv/a": true, "dir:": true, "none:a": true, "": true, "/srv/a": true} {
+		if got := image.ReadsHost(builders, ref); got != want {
+			t.Errorf("%q reads the host: %v, want %v", ref, got, want)
+		}
+	}
+}
+
 func (*toy) Check(string) error { return nil }
 
 func (b *toy) Key(_ context.Context, ref string) (string, error) { return b.key + ref, b.keyErr }

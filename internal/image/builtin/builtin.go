@@ -84,6 +84,10 @@ func (b *Builder) Scheme() string { return scheme }
 // Check implements image.Builder.
 func (b *Builder) Check(ref string) error { return checkName(strings.TrimPrefix(ref, scheme)) }
 
+// ReadsHost implements image.Builder: a reference names no file. What a build uses of the
+// host, such as a kernel package, no tenant chooses.
+func (b *Builder) ReadsHost(string) bool { return false }
+
 func checkName(name string) error {
 	switch name {
 	case "gateway", "minimal", "openclaw":

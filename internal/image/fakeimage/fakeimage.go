@@ -52,6 +52,9 @@ func (b *Builder) Check(ref string) error {
 	return nil
 }
 
+// ReadsHost implements image.Builder: there is nothing to read.
+func (b *Builder) ReadsHost(string) bool { return false }
+
 // Key implements image.Builder: the reference itself.
 func (b *Builder) Key(_ context.Context, ref string) (string, error) { return "fake 1 " + ref, nil }
 
