@@ -47,6 +47,9 @@ func (a *Agent) recover(ctx context.Context) error {
 		takers.Go(func() error {
 			err := foreign[i.ID]
 			if err == nil {
+				err = a.opt.Seam("recover.take:before", i.ID)
+			}
+			if err == nil {
 				err = a.recoverInstance(ctx, i)
 			}
 			if err != nil {
