@@ -44,9 +44,9 @@ var rules = map[string]rule{
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
 	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/network internal/plan internal/policy" +
-		" internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/store internal/sys internal/wait",
+		" internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
-		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/testenv"},
+		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/testenv"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
 	"internal/session":   {"internal/display internal/guestlog internal/guestproto internal/sys internal/wait", "streams between people and guests; guests and folders of instances are behind an interface", ""},
 	"internal/journal":   {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
@@ -67,6 +67,7 @@ var rules = map[string]rule{
 	"internal/sim":       {"", "a simulation of a host is only tests", "*"},
 	"internal/metrics":   {"", "it counts what it is told of, and knows nobody", ""},
 
+	"internal/snapshot":          {"internal/driver internal/sys", "what a snapshot is: it knows files and records, and no operation on them", ""},
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/filecopy internal/guestproto internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
@@ -327,7 +328,7 @@ func TestGuestIsSmall(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/session", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{

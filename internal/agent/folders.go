@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/snapshot"
 	"mvm/internal/sys"
 )
 
@@ -27,37 +28,25 @@ func (a *Agent) runRoot() string { return filepath.Join(a.opt.RunDir, "i") }
 
 func (a *Agent) runDir(id string) string { return filepath.Join(a.runRoot(), id) }
 
-// The names in an instance's durable folder. The driver may have more.
+// The names in an instance's durable folder. Package snapshot and the driver have more.
 const (
-	dataDisk     = "data.img"
-	newDisk      = "data.img.new"
-	memoryFile   = "memory"
-	consoleFile  = "console.log"
-	snapshotsDir = "snapshots" // a folder for each snapshot
-	setAsideDir  = "set-aside" // likewise, of those that can't be used
-	stateFile    = "state"     // of a snapshot: the device state
-	trashPrefix  = ".trash-"   // of what is being removed
+	dataDisk    = "data.img"
+	newDisk     = "data.img.new"
+	consoleFile = "console.log"
+	trashPrefix = ".trash-" // of what is being removed
 )
 
 // hostSocket is the name in the run dir on which guests' requests come in.
 var hostSocket = fmt.Sprintf("v.sock_%d", guestproto.HostPort)
 
+// snapshots are those of the instance.
+func (a *Agent) snapshots(i mvm.Instance) snapshot.Files {
+	return snapshot.Files{Instance: i.ID, Dir: a.instanceDir(i.ID), UID: i.UID}
+}
+
 // inInstance calls fn with the instance's durable folder. verb begins the error.
 func (a *Agent) inInstance(id, verb string, fn func(*sys.Folder) error) error {
 	return mvm.Explain(verb+" of "+id, sys.InFolder(a.instanceDir(id), fn))
-}
-
-// keepOnly removes everything in the folder of the name, if it is there, but one entry.
-func keepOnly(d *sys.Folder, folder, entry string) error {
-	return sys.IfThere(d.InSub(folder, func(sub *sys.Folder) error {
-		names, err := sub.Names()
-		for _, name := range names {
-			if name != entry {
-				err = errors.Join(err, sub.RemoveAll(name))
-			}
-		}
-		return err
-	}))
 }
 
 // allocated is what a file takes on the disk, 0 when it is not there.
@@ -115,7 +104,7 @@ func sweepDir(path string, owned map[string]bool) error {
 }
 
 // given are the names that older versions gave to the VMM's user, with the folder.
-var given = []string{dataDisk, newDisk, memoryFile}
+var given = []string{dataDisk, newDisk, snapshot.MemoryFile}
 
 // takeBack makes the folders of an instance the agent's: older versions gave them to
 // the VMM's user, which may have changed anything in them. Whatever mvm has not made
@@ -149,7 +138,7 @@ func takeFile(d *sys.Folder, name string, uid int) error {
 		return d.Take(name, uid)
 	case name == hostSocket:
 		return d.Remove(name)
-	case name == snapshotsDir, name == setAsideDir:
+	case snapshot.IsFolder(name):
 		return d.CheckSub(name)
 	case strings.HasSuffix(name, ".sock"), strings.HasSuffix(name, ".sock.new"):
 		return d.CheckSocket(name)

@@ -133,7 +133,7 @@ func (a *Agent) baseSpec(i mvm.Instance) driver.Spec {
 	dir := a.instanceDir(i.ID)
 	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.runDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm-" + i.ID,
 		VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB, MAC: i.MAC,
-		Memory: filepath.Join(dir, memoryFile), Console: filepath.Join(dir, consoleFile)}
+		Memory: a.snapshots(i).Memory(), Console: filepath.Join(dir, consoleFile)}
 }
 
 // launch makes the VMM by start (a Start of the driver, when it boots, or a Restore) with

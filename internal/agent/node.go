@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"mvm"
+	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -37,7 +38,7 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return s, err
 	}
 	if i.Snapshot != nil {
-		if s.SleeperBytes, err = a.snapshotBytes(i, i.Snapshot.ID); err != nil {
+		if s.SleeperBytes, err = a.snapshots(i).Bytes(i.Snapshot.ID); err != nil {
 			return s, err
 		}
 	}
@@ -158,7 +159,7 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 	}
 	for _, i := range instances {
 		if i.Snapshot != nil {
-			n, err := a.snapshotBytes(i, i.Snapshot.ID)
+			n, err := a.snapshots(i).Bytes(i.Snapshot.ID)
 			if errors.Is(err, sys.ErrForeign) {
 				a.log.Warn("not measured", "instance", i.ID, "error", err)
 			} else if err != nil {
@@ -182,20 +183,11 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 // diskBytes is what the instance's data disk, and snapshots that were set aside, take.
 func (a *Agent) diskBytes(id string) (data, aside int64, err error) {
 	err = a.inInstance(id, "measure data disk", func(d *sys.Folder) error {
-		aside = setAsideBytes(d)
+		aside = snapshot.AsideBytes(d)
 		data, err = allocated(d, dataDisk)
 		return err
 	})
 	return data, aside, sys.IfThere(err)
-}
-
-// setAsideBytes is what snapshots that were set aside take in the instance's folder.
-func setAsideBytes(d *sys.Folder) (sum int64) {
-	_ = d.InSub(setAsideDir, func(aside *sys.Folder) error { // none, or none of mvm's, takes nothing
-		sum = aside.Bytes()
-		return nil
-	})
-	return sum
 }
 
 // treeBytes adds up what a folder holds on disk, a file of several names once; what

@@ -235,13 +235,23 @@ func (a *Agent) conform(i mvm.Instance) error {
 	return a.redo(i, opRepair)
 }
 
-// sweepSnapshots removes what sleeps that were cut off before their commit have written.
+// sweepAside removes what lies among the snapshots that were set aside and is none that
+// the instance knows of.
+func (a *Agent) sweepAside(i mvm.Instance) error {
+	removed, err := a.snapshots(i).KeepAside(i)
+	if len(removed) > 0 {
+		a.log.Warn("remove what was set aside and is not on record", "instance", i.ID, "snapshots", removed)
+	}
+	return err
+}
+
+// sweepSnapshots removes what is among the instance's snapshots and not on its record.
 func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 	own := ""
 	if i.Snapshot != nil {
 		own = i.Snapshot.ID
 	}
-	return sys.IfThere(a.inInstance(i.ID, "sweep snapshots", func(d *sys.Folder) error { return keepOnly(d, snapshotsDir, own) }))
+	return a.snapshots(i).KeepOnly(own)
 }
 
 // readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs

@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/plan"
+	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/wait"
 )
@@ -48,7 +49,7 @@ func (a *Agent) keepAside() {
 // the event, once why is known to it. It can run twice.
 func (o *operation) leaveAside(why error) (leave func(*mvm.Instance), ev mvm.Event, err error) {
 	aside := mvm.SetAside{Snapshot: *o.inst.Snapshot, Why: display.Clip(why.Error()), At: time.Now(), DataDiskMiB: o.inst.Res.DataDiskMiB}
-	if err := o.a.moveAside(o.inst, aside.Snapshot.ID); err != nil {
+	if err := o.a.snapshots(o.inst).SetAside(aside.Snapshot.ID); err != nil {
 		return nil, ev, err
 	}
 	leave = func(i *mvm.Instance) { i.SetAside = append(slices.Clone(i.SetAside), aside) }
@@ -64,38 +65,15 @@ func (a *Agent) Snapshots(ctx context.Context, filter mvm.Address) (out []mvm.As
 	}
 	for _, i := range all {
 		for _, s := range i.SetAside {
-			misfit, err := a.asideMisfit(ctx, i, s)
+			host, err := a.snapshotHost(ctx)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, mvm.AsideSnapshot{SetAside: s, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID,
-				Until: s.At.Add(a.opt.SetAside.Keep), Misfit: misfit})
+				Until: s.At.Add(a.opt.SetAside.Keep), Misfit: host.AsideMisfit(s, i)})
 		}
 	}
 	return out, nil
-}
-
-// asideMisfit says why a snapshot that was set aside does not fit its instance any more,
-// "" when it does.
-func (a *Agent) asideMisfit(ctx context.Context, i mvm.Instance, s mvm.SetAside) (string, error) {
-	if s.DataDiskMiB != i.Res.DataDiskMiB {
-		return fmt.Sprintf("its data disk was of %d MiB, now it is of %d", s.DataDiskMiB, i.Res.DataDiskMiB), nil
-	}
-	misfit, err := a.refFits(ctx, i, a.asideRef(i, s))
-	if misfit == nil || err != nil {
-		return "", err
-	}
-	return misfit.Error(), nil
-}
-
-// asideRef is the snapshot as the instance would have it again. Without a data disk there
-// is none that could have moved on since.
-func (a *Agent) asideRef(i mvm.Instance, s mvm.SetAside) mvm.SnapshotRef {
-	ref := s.Snapshot
-	if s.DataDiskMiB == 0 && i.Res.DataDiskMiB == 0 {
-		ref.DiskGeneration = i.DiskGeneration
-	}
-	return ref
 }
 
 func findAside(i mvm.Instance, id string) (mvm.SetAside, error) {
@@ -135,14 +113,14 @@ func (o *operation) bringBack(ctx context.Context) error {
 			aside, err = o.intendBringBack(ctx, id)
 			return err
 		}, undo: o.forget},
-		{name: "files", do: func(context.Context) error { return o.a.moveBack(o.inst, id) },
-			undo: func(context.Context) error { return o.a.moveAside(o.inst, id) }, holds: true},
+		{name: "files", do: func(context.Context) error { return o.a.snapshots(o.inst).BringBack(id) },
+			undo: func(context.Context) error { return o.a.snapshots(o.inst).SetAside(id) }, holds: true},
 	})
 	if err != nil {
 		return err
 	}
 	o.reason = id
-	ref := o.a.asideRef(o.inst, aside)
+	ref := snapshot.Again(aside, o.inst)
 	return o.complete(mvm.StateSleeping, mvm.SnapshotBroughtBack, func(i *mvm.Instance) {
 		dropAside(i, id)
 		i.Snapshot, i.Ready, i.Problem = &ref, true, ""
@@ -161,11 +139,11 @@ func (o *operation) intendBringBack(ctx context.Context, id string) (mvm.SetAsid
 	if st := o.inst.State; st != mvm.StateStopped {
 		return aside, refuse("the instance is "+string(st), fmt.Sprintf("stop it first with `mvm instance stop %s`, which gives up what its memory holds now", o.inst.ID))
 	}
-	misfit, err := o.a.asideMisfit(ctx, o.inst, aside)
+	host, err := o.a.snapshotHost(ctx)
 	if err != nil {
 		return aside, err
 	}
-	if misfit != "" {
+	if misfit := host.AsideMisfit(aside, o.inst); misfit != "" {
 		return aside, refuse(misfit, fmt.Sprintf("remove it with `mvm instance snapshots rm %s %s`", o.inst.ID, id))
 	}
 	if what := plan.Behind(o.inst, o.pool); len(what) > 0 && !o.pool.Spec.Critical {
@@ -194,7 +172,7 @@ func (a *Agent) unbring(i mvm.Instance) error {
 	if i.Op == nil || i.Op.Kind != mvm.OpRestore || i.Op.Snapshot == "" || i.Snapshot != nil {
 		return nil
 	}
-	return a.moveAside(i, i.Op.Snapshot)
+	return a.snapshots(i).SetAside(i.Op.Snapshot)
 }
 
 // RemoveSnapshot implements api.Service.
@@ -232,7 +210,7 @@ func (a *Agent) removeAside(instance, id string, ev mvm.Event) error {
 	if err != nil {
 		return err
 	}
-	return a.removeAsideFiles(i, id)
+	return a.snapshots(i).RemoveAside(id)
 }
 
 // excess is a snapshot that is set aside no longer.

@@ -3,13 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"time"
 
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
+	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 	"mvm/internal/wait"
@@ -39,7 +39,7 @@ func (o *operation) sleep(ctx context.Context) error {
 		{name: "renew", do: o.renewLease},
 		{name: "pause", do: o.pauseVMM},
 		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
-			undo: func(context.Context) error { return o.a.removeSnapshot(o.inst.ID, snap.ID) }},
+			undo: func(context.Context) error { return o.a.snapshots(o.inst).Remove(snap.ID) }},
 		{name: "commit", do: func(context.Context) error { return o.commitSleep(snap) }, undo: o.uncommitSleep, holds: true},
 	})
 	if err != nil {
@@ -55,7 +55,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	if err := o.run(ctx, mvm.OpSleep, []step{{name: "release", do: o.releaseVMM}}); err != nil {
 		return err
 	}
-	n, err := o.a.snapshotBytes(o.inst, o.inst.Snapshot.ID)
+	n, err := o.a.snapshots(o.inst).Bytes(o.inst.Snapshot.ID)
 	if err != nil {
 		return err
 	}
@@ -201,23 +201,7 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 	if err != nil {
 		return err
 	}
-	files := o.a.snapshotFiles(o.inst.ID, ref.ID)
-	err = o.a.inInstance(o.inst.ID, "make snapshot folder", func(d *sys.Folder) error {
-		all, err := d.MakeSub(snapshotsDir)
-		if err != nil {
-			return err
-		}
-		defer all.Close()
-		own, err := all.MakeSub(ref.ID)
-		if err != nil {
-			return err
-		}
-		defer own.Close()
-		if err := v.Snapshot(ctx, files); err != nil {
-			return err
-		}
-		return errors.Join(own.Sync(), all.Sync(), d.Sync())
-	})
+	err = o.a.snapshots(o.inst).Write(ref.ID, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
 	if err != nil {
 		return err
 	}
@@ -233,50 +217,22 @@ func (a *Agent) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.S
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "read boot id: %w", err)
 	}
-	info, err := a.driverInfo(ctx)
+	host, err := a.snapshotHost(ctx)
 	if err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+		return err
 	}
-	ref.Image, ref.VMM, ref.Machine = i.Image, vmmID(info), info.Machine
-	ref.DiskGeneration, ref.MemMiB, ref.Taken, ref.BootID = i.DiskGeneration, i.Res.MemMiB, time.Now(), boot
-	ref.Bytes, err = a.snapshotBytes(i, ref.ID)
+	host.Describe(ref, i, time.Now(), boot)
+	ref.Bytes, err = a.snapshots(i).Bytes(ref.ID)
 	return err
 }
 
-// snapshotBytes is what the snapshot holds on disk: as long as its VMM lives, all of
-// the guest's memory, and then what the guest has used of it.
-func (a *Agent) snapshotBytes(i mvm.Instance, snap string) (sum int64, err error) {
-	err = a.inInstance(i.ID, "measure snapshot", func(d *sys.Folder) error {
-		memory, err := allocated(d, memoryFile, i.UID)
-		if err != nil {
-			return err
-		}
-		sum = memory
-		return a.inSnapshot(d, snap, func(s *sys.Folder) error {
-			state, err := allocated(s, stateFile)
-			sum += state
-			return err
-		})
-	})
-	return sum, sys.IfThere(err)
-}
-
-// inSnapshot calls fn with the folder of a snapshot of the instance whose folder it is.
-func (a *Agent) inSnapshot(d *sys.Folder, snap string, fn func(*sys.Folder) error) error {
-	return d.InSub(snapshotsDir, func(all *sys.Folder) error { return all.InSub(snap, fn) })
-}
-
-// vmmID names the VMM exactly: a snapshot fits no other.
-func vmmID(info driver.Info) string { return info.Name + " " + info.Version + " " + info.Digest }
-
-func (a *Agent) snapshotFiles(id, snap string) driver.Snapshot {
-	return driver.Snapshot{State: filepath.Join(a.instanceDir(id), snapshotsDir, snap, stateFile)}
-}
-
-func (a *Agent) removeSnapshot(id, snap string) error {
-	return sys.IfThere(a.inInstance(id, "remove snapshot", func(d *sys.Folder) error {
-		return d.InSub(snapshotsDir, func(all *sys.Folder) error { return all.RemoveAll(snap) })
-	}))
+// snapshotHost is what of this host snapshots belong to.
+func (a *Agent) snapshotHost(ctx context.Context) (snapshot.Host, error) {
+	info, err := a.driverInfo(ctx)
+	if err != nil {
+		return snapshot.Host{}, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
+	return snapshot.HostOf(info), nil
 }
 
 // commitSleep is the point of no return: from here on the instance sleeps.

@@ -13,6 +13,7 @@ import (
 	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
+	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 	"mvm/internal/wait"
@@ -49,11 +50,7 @@ func (o *operation) makeDisks(ctx context.Context) error {
 			return err
 		}
 		defer d.Close()
-		snapshots, err := d.MakeSub(snapshotsDir)
-		if err != nil {
-			return err
-		}
-		return errors.Join(snapshots.Close(), o.makeDataDisk(ctx, d), d.Sync(), root.Sync())
+		return errors.Join(snapshot.Room(d), o.makeDataDisk(ctx, d), d.Sync(), root.Sync())
 	}))
 }
 
@@ -178,7 +175,7 @@ func (o *operation) sameDiskGeneration(context.Context) error {
 
 func (o *operation) startVMM(ctx context.Context) error {
 	o.progress("starting")
-	err := o.a.inInstance(o.inst.ID, "remove old memory", func(d *sys.Folder) error { return d.RemoveAll(memoryFile) })
+	err := o.a.snapshots(o.inst).DropMemory()
 	if err != nil {
 		return err
 	}

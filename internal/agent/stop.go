@@ -8,7 +8,6 @@ import (
 	"mvm"
 	"mvm/internal/guestproto"
 	"mvm/internal/store"
-	"mvm/internal/sys"
 )
 
 // stop ends a running, warm or sleeping instance. It only goes forward: when it is
@@ -183,11 +182,7 @@ func (o *operation) endMemory(ctx context.Context) error {
 }
 
 // discardMemory removes the memory file and every snapshot.
-func (o *operation) discardMemory(context.Context) error {
-	return sys.IfThere(o.a.inInstance(o.inst.ID, "discard memory", func(d *sys.Folder) error {
-		return errors.Join(d.RemoveAll(memoryFile), d.RemoveAll(snapshotsDir))
-	}))
-}
+func (o *operation) discardMemory(context.Context) error { return o.a.snapshots(o.inst).Discard() }
 
 // destroy removes the instance with everything it has. It only goes forward.
 func (o *operation) destroy(ctx context.Context) error {

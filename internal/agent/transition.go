@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/display"
+	"mvm/internal/snapshot"
 	"mvm/internal/store"
 )
 
@@ -28,7 +29,7 @@ func (o *operation) transition(to mvm.State) *mvm.Transition {
 // knows; where it does not say, the record does without.
 func (o *operation) startedVMM(ctx context.Context) {
 	if info, err := o.a.driverInfo(ctx); err == nil {
-		o.vmmName = vmmID(info)
+		o.vmmName = snapshot.HostOf(info).VMM
 	}
 }
 

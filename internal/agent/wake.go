@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"os"
 
 	"mvm"
 	"mvm/internal/display"
@@ -64,7 +63,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	case snap == nil:
 		ev = o.event(mvm.SnapshotDeleted, "")
 	case snap.Consumed:
-		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.a.removeSnapshot(o.inst.ID, snap.ID)
+		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.a.snapshots(o.inst).Remove(snap.ID)
 	default:
 		leave, ev, err = o.leaveAside(why)
 	}
@@ -102,7 +101,7 @@ func (o *operation) restore(ctx context.Context) error {
 }
 
 func (o *operation) restoreVMM(ctx context.Context) error {
-	files := o.a.snapshotFiles(o.inst.ID, o.inst.Snapshot.ID)
+	files := o.a.snapshots(o.inst).Of(o.inst.Snapshot.ID)
 	return o.a.launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.a.opt.Driver.Restore(ctx, s, files)
@@ -199,7 +198,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 	if snap == nil {
 		return nil
 	}
-	if err := o.a.removeSnapshot(o.inst.ID, snap.ID); err != nil { // the next start of the agent sweeps it
+	if err := o.a.snapshots(o.inst).Remove(snap.ID); err != nil { // the next start of the agent sweeps it
 		o.log.Warn("remove used snapshot", "error", err)
 	}
 	return nil
@@ -254,45 +253,12 @@ func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err e
 	if i.Snapshot == nil {
 		return mvm.Errorf(mvm.KindState, "there is no snapshot"), nil
 	}
-	if misfit, err := a.refFits(ctx, i, *i.Snapshot); misfit != nil || err != nil {
-		return misfit, err
-	}
-	err = a.inInstance(i.ID, "look at the device state", func(d *sys.Folder) error {
-		return a.inSnapshot(d, i.Snapshot.ID, func(own *sys.Folder) error {
-			_, _, err := own.Size(stateFile)
-			return err
-		})
-	})
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return mvm.Errorf(mvm.KindState, "its device state is missing: %w", err), nil
-	case err != nil && !errors.Is(err, sys.ErrForeign):
-		return nil, mvm.Errorf(mvm.KindUnavailable, "%w", err)
-	}
-	return nil, err
-}
-
-// refFits says in misfit why a snapshot of the instance, as it is described, can't be
-// restored here and now.
-func (a *Agent) refFits(ctx context.Context, i mvm.Instance, s mvm.SnapshotRef) (misfit, err error) {
-	info, err := a.driverInfo(ctx)
+	host, err := a.snapshotHost(ctx)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+		return nil, err
 	}
-	for _, c := range []struct {
-		what, got, want string
-	}{{"image", s.Image, i.Image}, {"VMM", s.VMM, vmmID(info)}, {"machine", s.Machine, info.Machine}} {
-		if c.got != c.want {
-			return mvm.Errorf(mvm.KindState, "its %s is %q, here it is %q", c.what, c.got, c.want), nil
-		}
+	if misfit := host.Misfit(*i.Snapshot, i); misfit != nil {
+		return misfit, nil
 	}
-	switch {
-	case s.Consumed:
-		return mvm.Errorf(mvm.KindState, "it was used already by a wake that was cut off"), nil
-	case s.DiskGeneration != i.DiskGeneration:
-		return mvm.Errorf(mvm.KindState, "the disks have changed since (generation %d, now %d)", s.DiskGeneration, i.DiskGeneration), nil
-	case s.MemMiB != i.Res.MemMiB:
-		return mvm.Errorf(mvm.KindState, "its memory is %d MiB, now it is %d", s.MemMiB, i.Res.MemMiB), nil
-	}
-	return nil, nil
+	return a.snapshots(i).Missing(i.Snapshot.ID)
 }
