@@ -116,9 +116,10 @@ func TestBrokenInstanceKeepsNobodyFromService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.do(broken.ID, mvm.OpStart) // of one that has nothing on the host, nothing is asked
 	h.stop()
 	h.opt.Fail = func(op fake.Op, id string) error {
-		if op == fake.OpDestroy && id == broken.ID {
+		if (op == fake.OpRecover || op == fake.OpDestroy) && id == broken.ID {
 			return errOnPurpose
 		}
 		return nil
