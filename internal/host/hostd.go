@@ -13,6 +13,7 @@ import (
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/image"
 	"mvm/internal/manifest"
@@ -86,24 +87,24 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 }
 
 // vmmBounds are what VMMs of this host may be, whoever starts them.
-func vmmBounds(cfg manifest.AgentConfig) spawn.Bounds {
+func vmmBounds(cfg manifest.AgentConfig) vmproc.Bounds {
 	first := cfg.UIDBase
 	if first == 0 {
 		first = owner.FirstUser
 	}
-	return spawn.Bounds{RunRoot: filepath.Join(cfg.RunDir, "i"), ProbeRoot: filepath.Join(cfg.DataDir, "qemu"),
+	return vmproc.Bounds{RunRoot: filepath.Join(cfg.RunDir, "i"), ProbeRoot: filepath.Join(cfg.DataDir, "qemu"),
 		FirstUID: first, LastUID: first + owner.RangeUsers - 1}
 }
 
 // allUsers widens the bounds to the users of all ranges, for an agent with root's rights:
 // its older instances may have users of another range than its new ones.
-func allUsers(b spawn.Bounds) spawn.Bounds {
+func allUsers(b vmproc.Bounds) vmproc.Bounds {
 	b.FirstUID, b.LastUID = owner.FirstUser, owner.FirstUser+owner.Ranges*owner.RangeUsers-1
 	return b
 }
 
 // newSpawn has VMMs bounded where the config says that the host is in production.
-func newSpawn(cfg manifest.AgentConfig, bounds spawn.Bounds, mark func() (string, error), log *slog.Logger) (*spawn.Local, error) {
+func newSpawn(cfg manifest.AgentConfig, bounds vmproc.Bounds, mark func() (string, error), log *slog.Logger) (*spawn.Local, error) {
 	return spawn.New(spawn.Options{Bounds: bounds, Bounded: cfg.Trust.Production && !cfg.Trust.WeakIsolation, Mark: mark, Log: log})
 }
 

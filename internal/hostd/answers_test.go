@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/network"
 	"mvm/internal/network/networktest"
@@ -65,7 +65,7 @@ func TestOlderServer(t *testing.T) {
 func TestAnswersThatLackSomething(t *testing.T) {
 	var body atomic.Pointer[[]byte]
 	c := answering(t, func(byte) []byte { return *body.Load() })
-	n := spawn.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}
+	n := vmproc.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}
 	for what, answer := range map[string][]byte{
 		"nothing":                {},
 		"half a head":            frame(answered, []byte("{}"))[:4],
@@ -80,7 +80,7 @@ func TestAnswersThatLackSomething(t *testing.T) {
 		body.Store(&answer)
 		for name, err := range map[string]error{
 			"tap":  second(c.Network().OpenTAP(t.Context(), "acme", n.ID, uid)),
-			"find": second(c.VMMs().Find(t.Context(), n, spawn.Hint{})),
+			"find": second(c.VMMs().Find(t.Context(), n, vmproc.Hint{})),
 		} {
 			if err == nil || !mvm.IsKind(err, mvm.KindUnavailable) && !mvm.IsKind(err, mvm.KindInvalid) {
 				t.Errorf("%s, answered with %s: %v", name, what, err)

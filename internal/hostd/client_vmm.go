@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -24,7 +25,7 @@ const launchTimeout = 20 * time.Second
 
 // Launch is described at spawn.Host. It is not given up half-way: then nobody would
 // know whether there is a VMM.
-func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (spawn.Process, []string, error) {
+func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (vmproc.Process, []string, error) {
 	r, files := put(l)
 	for _, f := range files {
 		if f == nil {
@@ -38,7 +39,7 @@ func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (spawn.Process, []str
 	defer cancel()
 	a, got, err := call[processAnswer](lctx, h.c, opLaunch, r, files)
 	if err == nil {
-		var p spawn.Process
+		var p vmproc.Process
 		if p, err = h.hold(l.Name, l.UID, a, got); err == nil {
 			return p, a.Cgroups, nil
 		}
@@ -53,7 +54,7 @@ func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (spawn.Process, []str
 func (h *VMMs) giveUp(ctx context.Context, l spawn.Launch) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	p, err := h.Find(ctx, l.Name, spawn.Hint{})
+	p, err := h.Find(ctx, l.Name, vmproc.Hint{})
 	if err != nil {
 		return // none, or the next Recover or Destroy finds it
 	}
@@ -66,7 +67,7 @@ func (h *VMMs) giveUp(ctx context.Context, l spawn.Launch) {
 }
 
 // hold makes a Process of an answer.
-func (h *VMMs) hold(n spawn.Name, uid int, a processAnswer, files []*os.File) (spawn.Process, error) {
+func (h *VMMs) hold(n vmproc.Name, uid int, a processAnswer, files []*os.File) (vmproc.Process, error) {
 	if len(files) != 1 {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "read the answer of mvm hostd: it has no process")
 	}
@@ -78,7 +79,7 @@ func (h *VMMs) hold(n spawn.Name, uid int, a processAnswer, files []*os.File) (s
 }
 
 // Find is described at spawn.Host.
-func (h *VMMs) Find(ctx context.Context, n spawn.Name, hint spawn.Hint) (spawn.Process, error) {
+func (h *VMMs) Find(ctx context.Context, n vmproc.Name, hint vmproc.Hint) (vmproc.Process, error) {
 	a, got, err := call[processAnswer](ctx, h.c, opFind, vmmRequest{n, hint}, nil)
 	if err != nil {
 		return nil, err
@@ -87,19 +88,19 @@ func (h *VMMs) Find(ctx context.Context, n spawn.Name, hint spawn.Hint) (spawn.P
 }
 
 // List is described at spawn.Host.
-func (h *VMMs) List(ctx context.Context, root string) ([]spawn.Name, error) {
+func (h *VMMs) List(ctx context.Context, root string) ([]vmproc.Name, error) {
 	a, _, err := call[listAnswer](ctx, h.c, opList, listRequest{root}, nil)
 	return a.Names, err
 }
 
 // Survey is described at spawn.Host.
-func (h *VMMs) Survey(ctx context.Context) (spawn.Survey, error) {
-	s, _, err := call[spawn.Survey](ctx, h.c, opSurvey, none{}, nil)
+func (h *VMMs) Survey(ctx context.Context) (vmproc.Survey, error) {
+	s, _, err := call[vmproc.Survey](ctx, h.c, opSurvey, none{}, nil)
 	return s, err
 }
 
 // Leave is described at spawn.Host. The server knows the cgroups itself.
-func (h *VMMs) Leave(ctx context.Context, n spawn.Name, cgroup string, _ []string) error {
+func (h *VMMs) Leave(ctx context.Context, n vmproc.Name, cgroup string, _ []string) error {
 	_, _, err := call[none](ctx, h.c, opLeave, leaveRequest{n, cgroup}, nil)
 	return err
 }
@@ -109,14 +110,14 @@ func (h *VMMs) Leave(ctx context.Context, n spawn.Name, cgroup string, _ []strin
 type process struct {
 	*sys.Process
 	h    *VMMs
-	name spawn.Name
+	name vmproc.Name
 	uid  int // 0: not known
 }
 
 func (p *process) ID() (int, uint64) { return p.PID, p.Start }
 
 func (p *process) request() vmmRequest {
-	return vmmRequest{p.name, spawn.Hint{PID: p.PID, Start: p.Start, UID: p.uid}}
+	return vmmRequest{p.name, vmproc.Hint{PID: p.PID, Start: p.Start, UID: p.uid}}
 }
 
 func (p *process) Kill(ctx context.Context) error {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"sync"
 
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -22,23 +22,23 @@ type exits struct {
 
 	mu     sync.Mutex
 	closed bool
-	byHint map[spawn.Hint]*ending
-	ended  []spawn.Hint // oldest first
+	byHint map[vmproc.Hint]*ending
+	ended  []vmproc.Hint // oldest first
 }
 
 // ending is a VMM that ends some time.
 type ending struct {
-	p    spawn.Process
+	p    vmproc.Process
 	done chan struct{} // closed when exit is set
 	exit exitAnswer
 }
 
-func newExits() *exits { return &exits{byHint: map[spawn.Hint]*ending{}} }
+func newExits() *exits { return &exits{byHint: map[vmproc.Hint]*ending{}} }
 
 // watch takes the process over.
-func (e *exits) watch(p spawn.Process) spawn.Hint {
+func (e *exits) watch(p vmproc.Process) vmproc.Hint {
 	pid, start := p.ID()
-	hint, w := spawn.Hint{PID: pid, Start: start}, &ending{p: p, done: make(chan struct{})}
+	hint, w := vmproc.Hint{PID: pid, Start: start}, &ending{p: p, done: make(chan struct{})}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.byHint[hint] = w
@@ -56,7 +56,7 @@ func (e *exits) watch(p spawn.Process) spawn.Hint {
 }
 
 // remember forgets the oldest where there are too many.
-func (e *exits) remember(hint spawn.Hint) {
+func (e *exits) remember(hint vmproc.Hint) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ended = append(e.ended, hint)
@@ -68,7 +68,7 @@ func (e *exits) remember(hint spawn.Hint) {
 
 // wait waits for the end of the VMM and says how it was; not known for one that was
 // not started here, or within ctx does not end.
-func (e *exits) wait(ctx context.Context, hint spawn.Hint) exitAnswer {
+func (e *exits) wait(ctx context.Context, hint vmproc.Hint) exitAnswer {
 	e.mu.Lock()
 	w := e.byHint[hint]
 	e.mu.Unlock()

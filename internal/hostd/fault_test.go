@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/sys"
@@ -22,15 +23,15 @@ type faulty struct {
 	err atomic.Value // error
 }
 
-func (h *faulty) Launch(context.Context, spawn.Launch) (spawn.Process, []string, error) {
+func (h *faulty) Launch(context.Context, spawn.Launch) (vmproc.Process, []string, error) {
 	return nil, nil, h.err.Load().(error)
 }
 
-func (h *faulty) Find(context.Context, spawn.Name, spawn.Hint) (spawn.Process, error) {
+func (h *faulty) Find(context.Context, vmproc.Name, vmproc.Hint) (vmproc.Process, error) {
 	return nil, sys.ErrNoProcess
 }
 
-func (h *faulty) Leave(context.Context, spawn.Name, string, []string) error { return nil }
+func (h *faulty) Leave(context.Context, vmproc.Name, string, []string) error { return nil }
 
 // What the host lacks is known on the agent's side as on the server's: the agent keeps a
 // guest's memory by it.

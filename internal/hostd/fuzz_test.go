@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/network/fakenet"
@@ -22,17 +23,17 @@ import (
 // server should have refused.
 type strict struct{ t *testing.T }
 
-func (s strict) Launch(context.Context, spawn.Launch) (spawn.Process, []string, error) {
+func (s strict) Launch(context.Context, spawn.Launch) (vmproc.Process, []string, error) {
 	s.t.Error("a VMM without files got through")
 	return nil, nil, errors.New("no files")
 }
 
-func (s strict) Find(context.Context, spawn.Name, spawn.Hint) (spawn.Process, error) {
+func (s strict) Find(context.Context, vmproc.Name, vmproc.Hint) (vmproc.Process, error) {
 	return nil, sys.ErrNoProcess
 }
-func (s strict) Survey(context.Context) (spawn.Survey, error)       { return spawn.Survey{}, nil }
-func (s strict) List(context.Context, string) ([]spawn.Name, error) { return nil, nil }
-func (s strict) Leave(_ context.Context, _ spawn.Name, _ string, dirs []string) error {
+func (s strict) Survey(context.Context) (vmproc.Survey, error)       { return vmproc.Survey{}, nil }
+func (s strict) List(context.Context, string) ([]vmproc.Name, error) { return nil, nil }
+func (s strict) Leave(_ context.Context, _ vmproc.Name, _ string, dirs []string) error {
 	if len(dirs) > 0 {
 		s.t.Errorf("folders %v got through", dirs)
 	}

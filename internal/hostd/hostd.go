@@ -31,6 +31,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/network"
 )
 
@@ -116,8 +117,8 @@ type (
 		TAP    bool `json:"tap"`
 	}
 	vmmRequest struct {
-		Name spawn.Name `json:"name"`
-		Hint spawn.Hint `json:"hint"`
+		Name vmproc.Name `json:"name"`
+		Hint vmproc.Hint `json:"hint"`
 	}
 	processAnswer struct {
 		PID     int      `json:"pid"`
@@ -137,11 +138,11 @@ type (
 		Root string `json:"root"`
 	}
 	listAnswer struct {
-		Names []spawn.Name `json:"names"`
+		Names []vmproc.Name `json:"names"`
 	}
 	leaveRequest struct {
-		Name   spawn.Name `json:"name"`
-		Cgroup string     `json:"cgroup"`
+		Name   vmproc.Name `json:"name"`
+		Cgroup string      `json:"cgroup"`
 	}
 	failure struct {
 		Kind mvm.Kind `json:"kind"`

@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/sys"
@@ -132,7 +133,7 @@ func TestLaunchRefused(t *testing.T) {
 		"a foreign path":       func(l *spawn.Launch) { l.RunDir = "/etc/" + id },
 		"a path below":         func(l *spawn.Launch) { l.RunDir = filepath.Join(w.dir, "i", "x", id) },
 		"no path":              func(l *spawn.Launch) { l.RunDir = "" },
-		"probe as an instance": func(l *spawn.Launch) { l.ID = spawn.ProbeID },
+		"probe as an instance": func(l *spawn.Launch) { l.ID = vmproc.ProbeID },
 		"another cgroup":       func(l *spawn.Launch) { l.Cgroup = "../system.slice" },
 		"an accelerator":       func(l *spawn.Launch) { l.Accel = "tcg,x=y" },
 		"no memory":            func(l *spawn.Launch) { l.MemMiB = 0 },
@@ -221,7 +222,7 @@ func TestNamesAreNotFollowed(t *testing.T) {
 // Only a VMM of this host is ever found, measured or ended, whatever number is told.
 func TestForeignProcesses(t *testing.T) {
 	w := newWorld(t)
-	name := spawn.Name{ID: "i-00000004", RunDir: filepath.Join(w.dir, "i", "i-00000004")}
+	name := vmproc.Name{ID: "i-00000004", RunDir: filepath.Join(w.dir, "i", "i-00000004")}
 	decoy := exec.CommandContext(t.Context(), "sleep", "600")
 	decoy.Args = []string{"qemu-system-x86_64", "600"}
 	must(t, decoy.Start())
@@ -232,7 +233,7 @@ func TestForeignProcesses(t *testing.T) {
 	must(t, named.Start())
 	defer func() { _ = in.Close(); _ = named.Wait() }()
 	for _, pid := range []int{1, os.Getpid(), decoy.Process.Pid, named.Process.Pid, -1, 0, 1 << 30} {
-		hint := spawn.Hint{PID: pid}
+		hint := vmproc.Hint{PID: pid}
 		if p, err := sys.OpenProcess(pid); err == nil {
 			hint.Start = p.Start
 			must(t, p.Close())
@@ -250,8 +251,8 @@ func TestForeignProcesses(t *testing.T) {
 			t.Errorf("process %d: %v", p.Process.Pid, err)
 		}
 	}
-	for _, n := range []spawn.Name{{ID: name.ID, RunDir: "/run/other/" + name.ID}, {ID: "other", RunDir: name.RunDir}, {}} {
-		if _, err := w.client.VMMs().Find(t.Context(), n, spawn.Hint{}); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {
+	for _, n := range []vmproc.Name{{ID: name.ID, RunDir: "/run/other/" + name.ID}, {ID: "other", RunDir: name.RunDir}, {}} {
+		if _, err := w.client.VMMs().Find(t.Context(), n, vmproc.Hint{}); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {
 			t.Errorf("find %v: %v, want it refused", n, err)
 		}
 		if err := w.client.VMMs().Leave(t.Context(), n, "mvm-"+n.ID, nil); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {

@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/network/fakenet"
@@ -64,7 +65,7 @@ func TestServerIsRestarted(t *testing.T) {
 		t.Errorf("sweep: %v, %v", removed, err)
 	}
 	pid, start := p.ID()
-	again, err := w.client.VMMs().Find(t.Context(), l.Name, spawn.Hint{PID: pid, Start: start})
+	again, err := w.client.VMMs().Find(t.Context(), l.Name, vmproc.Hint{PID: pid, Start: start})
 	must(t, err)
 	defer again.Close()
 	if st, err := again.Stats(); err != nil || st.RSS == 0 {

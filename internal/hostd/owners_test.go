@@ -9,6 +9,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/network/fakenet"
@@ -36,7 +37,7 @@ func TestTwoOwnersOfOneName(t *testing.T) {
 		must(t, err)
 		t.Cleanup(func() { _ = p.Kill(context.Background()) })
 		pid, start := p.ID()
-		hint := spawn.Hint{PID: pid, Start: start}
+		hint := vmproc.Hint{PID: pid, Start: start}
 		for _, dir := range cgroups {
 			if mark != "" && !strings.HasSuffix(dir, "mvm-"+l.ID+"-"+mark) {
 				t.Errorf("its cgroup is %s, which may be another's", dir)
@@ -58,7 +59,7 @@ func TestTwoOwnersOfOneName(t *testing.T) {
 		if mark != "" {
 			must(t, other.Leave(t.Context(), l.Name, "", cgroups))
 		}
-		again, err := mine.Find(t.Context(), l.Name, spawn.Hint{})
+		again, err := mine.Find(t.Context(), l.Name, vmproc.Hint{})
 		must(t, err)
 		must(t, again.Kill(t.Context()))
 		_, _, _, err = p.Wait()

@@ -7,6 +7,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 )
 
 // undoTimeout bounds the end of a VMM whose caller has gone.
@@ -79,7 +80,7 @@ func put(l spawn.Launch) (launchRequest, []*os.File) {
 }
 
 // answerProcess hands on a hold on the process.
-func answerProcess(p spawn.Process, cgroups []string) (reply, error) {
+func answerProcess(p vmproc.Process, cgroups []string) (reply, error) {
 	f, err := p.File()
 	if err != nil {
 		return reply{}, err
@@ -98,7 +99,7 @@ func (s *Server) find(ctx context.Context, v vmmRequest) (reply, error) {
 }
 
 // held calls fn with the very process of the request.
-func (s *Server) held(ctx context.Context, v vmmRequest, fn func(spawn.Process) (reply, error)) (reply, error) {
+func (s *Server) held(ctx context.Context, v vmmRequest, fn func(vmproc.Process) (reply, error)) (reply, error) {
 	p, err := s.opt.VMMs.Find(ctx, v.Name, v.Hint)
 	if err != nil {
 		return reply{}, err
@@ -111,11 +112,11 @@ func (s *Server) held(ctx context.Context, v vmmRequest, fn func(spawn.Process) 
 }
 
 func (s *Server) kill(ctx context.Context, v vmmRequest) (reply, error) {
-	return s.held(ctx, v, func(p spawn.Process) (reply, error) { return reply{body: none{}}, p.Kill(ctx) })
+	return s.held(ctx, v, func(p vmproc.Process) (reply, error) { return reply{body: none{}}, p.Kill(ctx) })
 }
 
 func (s *Server) stats(ctx context.Context, v vmmRequest) (reply, error) {
-	return s.held(ctx, v, func(p spawn.Process) (reply, error) {
+	return s.held(ctx, v, func(p vmproc.Process) (reply, error) {
 		st, err := p.Stats()
 		return reply{body: statsAnswer{CPU: st.CPU, RSS: st.RSS}}, err
 	})
@@ -123,7 +124,7 @@ func (s *Server) stats(ctx context.Context, v vmmRequest) (reply, error) {
 
 // exit says how a VMM ended that this process has started.
 func (s *Server) exit(ctx context.Context, v vmmRequest) (reply, error) {
-	return reply{body: s.exits.wait(ctx, spawn.Hint{PID: v.Hint.PID, Start: v.Hint.Start})}, nil
+	return reply{body: s.exits.wait(ctx, vmproc.Hint{PID: v.Hint.PID, Start: v.Hint.Start})}, nil
 }
 
 func (s *Server) list(ctx context.Context, l listRequest) (reply, error) {

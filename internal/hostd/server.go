@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/network"
 	"mvm/internal/sys"
 )
@@ -25,7 +26,7 @@ type Options struct {
 	UID int
 	// Bounds are those of VMMs, which has them in force. The users in them are those
 	// that a TAP may be for.
-	Bounds spawn.Bounds
+	Bounds vmproc.Bounds
 	// Mark returns the mark of the agent's data dir; nil: any agent is answered.
 	Mark    func() (string, error)
 	VMMs    spawn.Host

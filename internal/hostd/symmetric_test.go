@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/network"
 	"mvm/internal/network/fakenet"
@@ -80,11 +80,11 @@ func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 	must(t, err)
 	defer p.Close()
 	pid, start := p.ID()
-	ask := func(op byte, h spawn.Hint) string {
+	ask := func(op byte, h vmproc.Hint) string {
 		got, _ := w.raw(frame(op, fmt.Appendf(nil, `{"name":%s,"hint":%s}`, encoded(t, l.Name), encoded(t, h))))
 		return string(got)
 	}
-	for what, h := range map[string]spawn.Hint{
+	for what, h := range map[string]vmproc.Hint{
 		"another number":         {PID: pid + 1, Start: start},
 		"another start":          {PID: pid, Start: start + 1},
 		"an earlier start":       {PID: pid, Start: start - 1},
@@ -103,7 +103,7 @@ func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 	if n := w.vmms(l.Name); n != 1 {
 		t.Fatalf("%d VMMs run after that, want the one", n)
 	}
-	very := spawn.Hint{PID: pid, Start: start}
+	very := vmproc.Hint{PID: pid, Start: start}
 	if got := ask(hostd.OpStats, very); !strings.Contains(got, "rss") && !strings.Contains(got, "RSS") {
 		t.Errorf("stats of the very VMM: answered %q", got)
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/testenv"
@@ -57,8 +58,8 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func (w *world) bounds() spawn.Bounds {
-	return spawn.Bounds{RunRoot: filepath.Join(w.dir, "i"), ProbeRoot: filepath.Join(w.dir, "q"), FirstUID: uid, LastUID: uid + 10}
+func (w *world) bounds() vmproc.Bounds {
+	return vmproc.Bounds{RunRoot: filepath.Join(w.dir, "i"), ProbeRoot: filepath.Join(w.dir, "q"), FirstUID: uid, LastUID: uid + 10}
 }
 
 // launch is a VMM that takes a device state, with all that it needs; it runs no guest.
@@ -66,7 +67,7 @@ func (w *world) launch(id string) spawn.Launch {
 	w.t.Helper()
 	run := filepath.Join(w.dir, "i", id)
 	must(w.t, os.MkdirAll(run, 0o700))
-	l := spawn.Launch{Name: spawn.Name{ID: id, RunDir: run}, UID: uid, GID: uid, Cgroup: "mvm-" + id, Accel: spawn.AccelTCG,
+	l := spawn.Launch{Name: vmproc.Name{ID: id, RunDir: run}, UID: uid, GID: uid, Cgroup: "mvm-" + id, Accel: spawn.AccelTCG,
 		VCPUs: 1, MemMiB: 16, Restore: true, Disks: []spawn.Disk{{Serial: "data"}}}
 	l.Files = spawn.Files{Lock: w.file(id, "lock", os.O_RDWR), Log: w.file(id, "log", os.O_WRONLY), Memory: w.file(id, "memory", os.O_RDWR),
 		QMP: w.socketFile(id, "qmp"), Console: w.socketFile(id, "con"), Channel: w.socketFile(id, "chan"),
@@ -100,7 +101,7 @@ func (w *world) socketFile(id, name string) *os.File {
 }
 
 // vmms counts the processes of the name.
-func (w *world) vmms(n spawn.Name) int {
+func (w *world) vmms(n vmproc.Name) int {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	count := 0
 	for _, p := range lines {
@@ -115,7 +116,7 @@ func (w *world) vmms(n spawn.Name) int {
 }
 
 // gone waits until no VMM of the name runs.
-func (w *world) gone(n spawn.Name) {
+func (w *world) gone(n vmproc.Name) {
 	w.t.Helper()
 	testenv.Eventually(w.t, time.Minute, func() error {
 		if k := w.vmms(n); k > 0 {

@@ -12,6 +12,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -44,7 +45,7 @@ func (l *launcher) exec(ctx context.Context, what spawn.Launch) error {
 }
 
 // nameOf is how the VMM of the Spec is found.
-func nameOf(s driver.Spec) spawn.Name { return spawn.Name{ID: s.ID, RunDir: s.RunDir} }
+func nameOf(s driver.Spec) vmproc.Name { return vmproc.Name{ID: s.ID, RunDir: s.RunDir} }
 
 // record writes vmm.json.
 func (l *launcher) record() error {

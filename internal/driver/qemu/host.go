@@ -16,6 +16,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -26,7 +27,7 @@ const (
 	verdictFile   = "qemu-host.json"
 	probeDeadline = 15 * time.Second // for one boot of a guest that does nothing
 	probeBoots    = 2
-	probePrefix   = spawn.ProbeID
+	probePrefix   = vmproc.ProbeID
 )
 
 // verdict is what was found out about this host, kept for this boot of it and this
@@ -164,7 +165,7 @@ func (d *Driver) probe(ctx context.Context, kernel string) (why string, err erro
 }
 
 func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) error {
-	spec := driver.Spec{ID: spawn.ProbeID, Dir: dir, RunDir: dir, UID: spawn.ProbeUID, GID: spawn.ProbeUID, VCPUs: 2, MemMiB: 192,
+	spec := driver.Spec{ID: vmproc.ProbeID, Dir: dir, RunDir: dir, UID: vmproc.ProbeUID, GID: vmproc.ProbeUID, VCPUs: 2, MemMiB: 192,
 		Kernel: kernel, Initrd: initrd, Cmdline: "panic=-1", Memory: filepath.Join(dir, "memory"),
 		Console: filepath.Join(dir, "console")}
 	ctx, cancel := context.WithTimeout(ctx, probeDeadline)

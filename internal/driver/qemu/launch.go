@@ -14,6 +14,7 @@ import (
 	"mvm/internal/channel"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 	"mvm/internal/undo"
 )
@@ -105,7 +106,7 @@ type launcher struct {
 	qmp   *net.UnixConn
 	con   net.Conn
 	ch    net.Conn
-	proc  spawn.Process
+	proc  vmproc.Process
 	rec   record
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -126,8 +126,8 @@ func unlock(runDir string, f *os.File) error {
 
 // find takes hold of the VMM process of the instance. ErrNoProcess when there is
 // none. The record is empty when it was not there; it may be wrong.
-func (d *Driver) find(ctx context.Context, spec driver.Spec) (spawn.Process, record, error) {
-	hint := spawn.Hint{UID: spec.UID}
+func (d *Driver) find(ctx context.Context, spec driver.Spec) (vmproc.Process, record, error) {
+	hint := vmproc.Hint{UID: spec.UID}
 	rec, err := readRecord(spec.RunDir)
 	if err == nil {
 		if boot, berr := sys.HostBootID(); berr == nil && rec.BootID == boot {

@@ -11,7 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -131,7 +131,7 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 }
 
 // kill ends the process, waits for it and lets go of it.
-func kill(ctx context.Context, p spawn.Process) error {
+func kill(ctx context.Context, p vmproc.Process) error {
 	defer p.Close()
 	stop := context.AfterFunc(ctx, p.Interrupt)
 	defer stop()

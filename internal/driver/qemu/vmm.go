@@ -13,7 +13,7 @@ import (
 	"mvm/internal/channel"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/qmp"
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -30,7 +30,7 @@ const (
 type vmm struct {
 	d    *Driver
 	spec driver.Spec
-	proc spawn.Process
+	proc vmproc.Process
 	rec  record
 	ch   *channel.Channel
 	con  *console
@@ -71,7 +71,7 @@ var (
 
 var errGone = errors.New("the VMM is gone")
 
-func newVMM(d *Driver, spec driver.Spec, p spawn.Process, rec record) *vmm {
+func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec record) *vmm {
 	return &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{}),
 		letGo: make(chan struct{}), stalled: make(chan struct{}, 1)}
 }

@@ -8,21 +8,22 @@ import (
 	"testing"
 
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/testenv"
 )
 
 // Bounds are such that tests may use any user but root's.
-func Bounds(runRoot, probeRoot string) spawn.Bounds {
-	return spawn.Bounds{RunRoot: runRoot, ProbeRoot: probeRoot, FirstUID: 1000, LastUID: 1<<31 - 1}
+func Bounds(runRoot, probeRoot string) vmproc.Bounds {
+	return vmproc.Bounds{RunRoot: runRoot, ProbeRoot: probeRoot, FirstUID: 1000, LastUID: 1<<31 - 1}
 }
 
 // Serve serves until the test's end, and returns a client and the socket. What the
 // options lack is bounded by /run/mvm-test, works on this host, or is a fake.
 func Serve(t testing.TB, opt hostd.Options) (*hostd.Client, string) {
 	t.Helper()
-	if opt.Bounds == (spawn.Bounds{}) {
+	if opt.Bounds == (vmproc.Bounds{}) {
 		opt.Bounds = Bounds("/run/mvm-test/i", "/run/mvm-test/qemu")
 	}
 	if opt.Log == nil {

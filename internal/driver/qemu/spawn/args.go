@@ -51,7 +51,7 @@ func cpuModel(accel string) string {
 // Args returns QEMU's arguments. The vCPUs are never started by them.
 func (l Launch) Args(n Numbers) []string {
 	args := []string{
-		"-name", l.Name.marked(l.Mark), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
+		"-name", l.Name.Marked(l.Mark), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-sandbox", sandbox, "-msg", "timestamp=on",
 		"-machine", machineType + ",hpet=off,usb=off,vmport=off,smbus=off,sata=off,i8042=off,graphics=off," +
 			"dump-guest-core=off,mem-merge=off,memory-backend=mem",

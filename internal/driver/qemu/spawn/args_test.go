@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 )
 
 // TestArgs has all of QEMU's arguments by their whole values: a flag that lost a part, such
 // as one of the sandbox's, breaks no guest.
 func TestArgs(t *testing.T) {
-	boot := spawn.Launch{Name: spawn.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}, Mark: "00000000000000aa", Accel: spawn.AccelTCG,
+	boot := spawn.Launch{Name: vmproc.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}, Mark: "00000000000000aa", Accel: spawn.AccelTCG,
 		VCPUs: 2, MemMiB: 512, TSCkHz: 2000000, Cmdline: "quiet", MAC: "02:fc:00:00:00:01",
 		Disks: []spawn.Disk{{Serial: "root", ReadOnly: true}, {Serial: "data"}}}
 	wake := spawn.Launch{Name: boot.Name, Accel: spawn.AccelKVM, VCPUs: 1, MemMiB: 256, Restore: true}

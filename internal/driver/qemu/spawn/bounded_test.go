@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -24,7 +25,7 @@ func TestAVMMWithoutBounds(t *testing.T) {
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 	no := errors.New("memory.max: no such file")
-	l := spawn.Launch{Name: spawn.Name{ID: "i-00000001"}, Cgroup: "mvm-i-00000001", MemMiB: 128}
+	l := spawn.Launch{Name: vmproc.Name{ID: "i-00000001"}, Cgroup: "mvm-i-00000001", MemMiB: 128}
 	var said bytes.Buffer
 	confine := func(bounded bool, cgroups error, l spawn.Launch) error {
 		said.Reset()
@@ -55,7 +56,7 @@ func TestLimitsOfAVMM(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-		l := spawn.Launch{Name: spawn.Name{ID: "i-00000001"}, Cgroup: "mvm-i-00000001", MemMiB: 128, VCPUs: 3}
+		l := spawn.Launch{Name: vmproc.Name{ID: "i-00000001"}, Cgroup: "mvm-i-00000001", MemMiB: 128, VCPUs: 3}
 		want := int64(128 << 20)
 		if disk > 0 {
 			f, err := os.Create(filepath.Join(t.TempDir(), "disk"))

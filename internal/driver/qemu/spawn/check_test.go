@@ -6,10 +6,11 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 )
 
 func bootable() spawn.Launch {
-	return spawn.Launch{Name: spawn.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}, UID: 70000, GID: 70000, Cgroup: "mvm-i-00000001",
+	return spawn.Launch{Name: vmproc.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}, UID: 70000, GID: 70000, Cgroup: "mvm-i-00000001",
 		Accel: spawn.AccelTCG, TSCkHz: 2000000, VCPUs: 2, MemMiB: 512, Cmdline: "quiet", MAC: "02:fc:00:00:00:01", Disks: []spawn.Disk{{Serial: "root"}}}
 }
 
@@ -48,8 +49,8 @@ func TestLimitsOfALaunch(t *testing.T) {
 		"cgroup":      {[]change{func(l *spawn.Launch) { l.Cgroup = "" }}, []change{func(l *spawn.Launch) { l.Cgroup = "mvm-i-00000002" }}},
 		"id": {[]change{func(l *spawn.Launch) { l.ID, l.Cgroup = strings.Repeat("a", 32), "" }},
 			[]change{func(l *spawn.Launch) { l.ID, l.Cgroup = strings.Repeat("a", 33), "" }, func(l *spawn.Launch) { l.ID, l.Cgroup = "", "" }, func(l *spawn.Launch) { l.ID, l.Cgroup = "a:b", "" }}},
-		"run dir": {[]change{func(l *spawn.Launch) { l.RunDir = path(spawn.MaxRunDir) }},
-			[]change{func(l *spawn.Launch) { l.RunDir = path(spawn.MaxRunDir + 1) }, func(l *spawn.Launch) { l.RunDir = "run/x" }, func(l *spawn.Launch) { l.RunDir = "/run/../x" },
+		"run dir": {[]change{func(l *spawn.Launch) { l.RunDir = path(vmproc.MaxRunDir) }},
+			[]change{func(l *spawn.Launch) { l.RunDir = path(vmproc.MaxRunDir + 1) }, func(l *spawn.Launch) { l.RunDir = "run/x" }, func(l *spawn.Launch) { l.RunDir = "/run/../x" },
 				func(l *spawn.Launch) { l.RunDir = "/run/x/" }, func(l *spawn.Launch) { l.RunDir = "/run/a,b" }, func(l *spawn.Launch) { l.RunDir = "/run/a\nb" }}},
 	} {
 		for i, good := range c.good {
@@ -71,13 +72,13 @@ func TestLimitsOfALaunch(t *testing.T) {
 
 // Bounds that leave something open are not complete.
 func TestCompleteBounds(t *testing.T) {
-	whole := spawn.Bounds{RunRoot: "/run/mvm/i", ProbeRoot: "/run/mvm/q", FirstUID: 1, LastUID: 1}
+	whole := vmproc.Bounds{RunRoot: "/run/mvm/i", ProbeRoot: "/run/mvm/q", FirstUID: 1, LastUID: 1}
 	if !whole.Complete() {
 		t.Error("bounds of one user are not complete")
 	}
-	for name, spoil := range map[string]func(b *spawn.Bounds){
-		"no folder of instances": func(b *spawn.Bounds) { b.RunRoot = "" }, "no folder of probes": func(b *spawn.Bounds) { b.ProbeRoot = "" },
-		"root": func(b *spawn.Bounds) { b.FirstUID = 0 }, "no user": func(b *spawn.Bounds) { b.FirstUID = 2 },
+	for name, spoil := range map[string]func(b *vmproc.Bounds){
+		"no folder of instances": func(b *vmproc.Bounds) { b.RunRoot = "" }, "no folder of probes": func(b *vmproc.Bounds) { b.ProbeRoot = "" },
+		"root": func(b *vmproc.Bounds) { b.FirstUID = 0 }, "no user": func(b *vmproc.Bounds) { b.FirstUID = 2 },
 	} {
 		b := whole
 		if spoil(&b); b.Complete() {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"syscall"
 
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -13,10 +14,10 @@ func (l Launch) Credential(device string) (*syscall.Credential, error) { return 
 // Confine bounds the process on a host whose cgroups answer with the error, and returns the
 // limits that its cgroup was to have.
 func Confine(bounded bool, cgroups error, l Launch, pid int, log *slog.Logger) (limits sys.CgroupLimits, err error) {
-	h := &Local{bounded: bounded, log: log, enter: func(_ string, _ int, lim sys.CgroupLimits) ([]string, error) {
+	h := vmproc.New(vmproc.Options{Bounded: bounded, Log: log, Enter: func(_ string, _ int, lim sys.CgroupLimits) ([]string, error) {
 		limits = lim
 		return nil, cgroups
-	}}
-	err = h.confine(l, pid)
+	}})
+	err = h.Confine(pid, l.Name, "", l.limits())
 	return limits, err
 }

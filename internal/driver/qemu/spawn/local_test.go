@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 	"mvm/internal/testenv"
 )
@@ -32,10 +33,10 @@ func must(t testing.TB, err error) {
 }
 
 // host is a Local whose QEMU is another program, so that anything can stand for a VMM.
-func host(t *testing.T, program string) (*spawn.Local, spawn.Bounds) {
+func host(t *testing.T, program string) (*spawn.Local, vmproc.Bounds) {
 	t.Helper()
 	testenv.NeedRoot(t)
-	b := spawn.Bounds{RunRoot: "/run/mvm-spawn-test/i", ProbeRoot: "/run/mvm-spawn-test/q", FirstUID: user, LastUID: user + 9}
+	b := vmproc.Bounds{RunRoot: "/run/mvm-spawn-test/i", ProbeRoot: "/run/mvm-spawn-test/q", FirstUID: user, LastUID: user + 9}
 	h, err := spawn.New(spawn.Options{Binary: program, Bounds: b, Mark: func() (string, error) { return mark, nil }})
 	must(t, err)
 	return h, b
@@ -43,7 +44,7 @@ func host(t *testing.T, program string) (*spawn.Local, spawn.Bounds) {
 
 // shell starts a shell that waits, with arguments behind its name, as the user, and in the
 // cgroup where there is one.
-func shell(t *testing.T, uid int, cgroup string, args ...string) spawn.Hint {
+func shell(t *testing.T, uid int, cgroup string, args ...string) vmproc.Hint {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "/bin/sh")
 	cmd.Args = append([]string{"qemu"}, args...)
@@ -66,40 +67,40 @@ func shell(t *testing.T, uid int, cgroup string, args ...string) spawn.Hint {
 			t.Fatal(err)
 		}
 	}
-	return spawn.Hint{PID: p.PID, Start: p.Start}
+	return vmproc.Hint{PID: p.PID, Start: p.Start}
 }
 
 // A VMM is found by what was noted of it, by its cgroup and by its name; a process of
 // another user, another mark or with the name elsewhere is none.
 func TestFindVMM(t *testing.T) {
 	h, b := host(t, "/bin/sh")
-	name := func(id string) spawn.Name { return spawn.Name{ID: id, RunDir: filepath.Join(b.RunRoot, id)} }
+	name := func(id string) vmproc.Name { return vmproc.Name{ID: id, RunDir: filepath.Join(b.RunRoot, id)} }
 	for _, c := range []struct {
 		what   string
 		id     string
 		uid    int
 		cgroup string // suffix of its cgroup's name
-		args   func(n spawn.Name) []string
-		hint   spawn.Hint
+		args   func(n vmproc.Name) []string
+		hint   vmproc.Hint
 		found  bool
 		listed bool
 	}{
 		{what: "its name", id: "i-00000011", uid: user, args: marked(mark), found: true, listed: true},
 		{what: "its name, with the last user", id: "i-00000012", uid: user + 9, args: marked(mark), found: true, listed: true},
-		{what: "its name, with its user known", id: "i-00000013", uid: user, args: marked(mark), hint: spawn.Hint{UID: user}, found: true, listed: true},
+		{what: "its name, with its user known", id: "i-00000013", uid: user, args: marked(mark), hint: vmproc.Hint{UID: user}, found: true, listed: true},
 		{what: "its name, of an older mvm", id: "i-00000014", uid: user, args: marked(""), found: true},
 		{what: "another owner's", id: "i-00000015", uid: user, args: marked("00000000000000bb")},
 		{what: "a user below", id: "i-00000016", uid: user - 1, args: marked(mark), listed: true},
 		{what: "a user above", id: "i-00000017", uid: user + 10, args: marked(mark), listed: true},
-		{what: "another instance's user", id: "i-00000018", uid: user + 1, args: marked(mark), hint: spawn.Hint{UID: user}, listed: true},
-		{what: "a name that is no argument of QEMU's", id: "i-00000019", uid: user, args: func(n spawn.Name) []string {
+		{what: "another instance's user", id: "i-00000018", uid: user + 1, args: marked(mark), hint: vmproc.Hint{UID: user}, listed: true},
+		{what: "a name that is no argument of QEMU's", id: "i-00000019", uid: user, args: func(n vmproc.Name) []string {
 			return []string{"-s", "--", "-name", n.String()}
 		}},
-		{what: "a name without the flag", id: "i-0000001a", uid: user, args: func(n spawn.Name) []string { return []string{"-s", n.String()} }},
-		{what: "hidden, with its user", id: "i-0000001b", uid: user + 2, args: func(spawn.Name) []string { return []string{"-s"} }, hint: spawn.Hint{UID: user + 2}, found: true},
-		{what: "hidden, with no user known", id: "i-0000001c", uid: user + 3, args: func(spawn.Name) []string { return []string{"-s"} }},
-		{what: "hidden, in its cgroup", id: "i-0000001d", uid: user + 4, cgroup: "-" + mark, args: func(spawn.Name) []string { return []string{"-s"} }, found: true},
-		{what: "hidden, in the cgroup of an older mvm", id: "i-0000001e", uid: user + 5, cgroup: "old", args: func(spawn.Name) []string { return []string{"-s"} }, found: true},
+		{what: "a name without the flag", id: "i-0000001a", uid: user, args: func(n vmproc.Name) []string { return []string{"-s", n.String()} }},
+		{what: "hidden, with its user", id: "i-0000001b", uid: user + 2, args: func(vmproc.Name) []string { return []string{"-s"} }, hint: vmproc.Hint{UID: user + 2}, found: true},
+		{what: "hidden, with no user known", id: "i-0000001c", uid: user + 3, args: func(vmproc.Name) []string { return []string{"-s"} }},
+		{what: "hidden, in its cgroup", id: "i-0000001d", uid: user + 4, cgroup: "-" + mark, args: func(vmproc.Name) []string { return []string{"-s"} }, found: true},
+		{what: "hidden, in the cgroup of an older mvm", id: "i-0000001e", uid: user + 5, cgroup: "old", args: func(vmproc.Name) []string { return []string{"-s"} }, found: true},
 		{what: "its name, in another's cgroup", id: "i-0000001f", uid: user + 6, cgroup: "-00000000000000bb", args: marked(mark), listed: true},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -127,8 +128,8 @@ func TestFindVMM(t *testing.T) {
 	}
 }
 
-func marked(mark string) func(n spawn.Name) []string {
-	return func(n spawn.Name) []string {
+func marked(mark string) func(n vmproc.Name) []string {
+	return func(n vmproc.Name) []string {
 		if mark == "" {
 			return []string{"-s", "-name", n.String()}
 		}
@@ -139,9 +140,9 @@ func marked(mark string) func(n spawn.Name) []string {
 // What was noted of a VMM counts where both its number and its start are right.
 func TestFindVMMByWhatWasNoted(t *testing.T) {
 	h, b := host(t, "/bin/sh")
-	n := spawn.Name{ID: "i-00000021", RunDir: filepath.Join(b.RunRoot, "i-00000021")}
+	n := vmproc.Name{ID: "i-00000021", RunDir: filepath.Join(b.RunRoot, "i-00000021")}
 	runs := shell(t, user, "", marked(mark)(n)...)
-	for what, hint := range map[string]spawn.Hint{"right": runs, "another start": {PID: runs.PID, Start: runs.Start + 1},
+	for what, hint := range map[string]vmproc.Hint{"right": runs, "another start": {PID: runs.PID, Start: runs.Start + 1},
 		"another number": {PID: os.Getpid(), Start: runs.Start}, "none": {}, "a number that is gone": {PID: 1 << 30, Start: 1}} {
 		p, err := h.Find(t.Context(), n, hint)
 		if err != nil {
@@ -155,7 +156,7 @@ func TestFindVMMByWhatWasNoted(t *testing.T) {
 	}
 	// Two processes of one name: the one that was noted.
 	second := shell(t, user, "", marked(mark)(n)...)
-	for _, hint := range []spawn.Hint{runs, second} {
+	for _, hint := range []vmproc.Hint{runs, second} {
 		p, err := h.Find(t.Context(), n, hint)
 		must(t, err)
 		if pid, _ := p.ID(); pid != hint.PID {
@@ -177,9 +178,9 @@ func TestFindVMMByWhatWasNoted(t *testing.T) {
 // neither touches another's.
 func TestEndOfAVMMsCgroup(t *testing.T) {
 	h, b := host(t, "/bin/sh")
-	n := spawn.Name{ID: "i-00000031", RunDir: filepath.Join(b.RunRoot, "i-00000031")}
+	n := vmproc.Name{ID: "i-00000031", RunDir: filepath.Join(b.RunRoot, "i-00000031")}
 	cgroup := "mvm-" + n.ID + "-" + mark
-	alive := func(p spawn.Hint) bool {
+	alive := func(p vmproc.Hint) bool {
 		held, err := sys.OpenProcess(p.PID)
 		if err != nil {
 			return false
@@ -188,7 +189,7 @@ func TestEndOfAVMMsCgroup(t *testing.T) {
 		st, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/stat")
 		return err == nil && !strings.Contains(string(st), ") Z ")
 	}
-	gone := func(p spawn.Hint) {
+	gone := func(p vmproc.Hint) {
 		t.Helper()
 		testenv.Eventually(t, 20e9, func() error {
 			if alive(p) {
@@ -283,7 +284,7 @@ type files struct {
 func newFiles(t *testing.T) *files {
 	t.Helper()
 	w := &files{t: t, dir: testenv.Dir(t)}
-	w.Launch = spawn.Launch{Name: spawn.Name{ID: "i-00000041", RunDir: w.dir}, UID: user, GID: user, Accel: spawn.AccelTCG, VCPUs: 1, MemMiB: 16,
+	w.Launch = spawn.Launch{Name: vmproc.Name{ID: "i-00000041", RunDir: w.dir}, UID: user, GID: user, Accel: spawn.AccelTCG, VCPUs: 1, MemMiB: 16,
 		Restore: true, Disks: []spawn.Disk{{Serial: "root", ReadOnly: true}, {Serial: "data"}}}
 	w.Files = spawn.Files{Lock: w.file("lock", os.O_RDWR), Log: w.file("log", os.O_WRONLY), Memory: w.file("memory", os.O_RDWR),
 		QMP: w.socket("qmp"), Console: w.socket("con"), Channel: w.socket("chan"), Disks: []*os.File{w.file("root", os.O_RDONLY), w.file("data", os.O_RDWR)}}
