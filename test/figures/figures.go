@@ -166,7 +166,7 @@ func (f *figures) text() string {
 	row("---", "---")
 	row("packages", len(f.lines))
 	row("lines, without tests", total)
-	row("longest import chain", fmt.Sprintf("%d: %s", len(chain), strings.Join(names, " → ")))
+	row("longest import chain", fmt.Sprintf("%d imports: %s", len(chain)-1, strings.Join(names, " → ")))
 	row("largest packages, in lines", strings.Join(sizes, ", "))
 	if n := len(f.functions); n > 0 {
 		last := f.functions[n-1]
