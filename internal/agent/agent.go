@@ -7,6 +7,9 @@
 // per operation); its intent is durable before the first step acts, and after a
 // crash Open reads the intents and finishes or undoes what was cut off.
 //
+// Its parts are packages: declare, deliver, idle, ingress, journal, reconcile and session.
+// Each declares what it asks for, which a file here implements.
+//
 // The agent asks for contracts only (driver, network, image store); internal/host
 // wires the real ones.
 package agent
