@@ -62,7 +62,7 @@ var rules = map[string]rule{
 	"internal/delta":     {"", "pure: two values in, what differs out", ""},
 	"internal/policy":    {"internal/quota", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets":   {"internal/sys", "bytes at rest", ""},
-	"internal/store":     {"internal/audit internal/sys", "durable state speaks in nouns", "internal/testenv/durable"},
+	"internal/store":     {"internal/audit internal/sys", "durable state: it takes and returns nouns, and keeps records of its own", "internal/testenv/durable"},
 	"internal/audit":     {"", "pure: entries in, hashes and a verdict out", ""},
 	"internal/sim":       {"", "a simulation of a host is only tests", "*"},
 	"internal/metrics":   {"", "it counts what it is told of, and knows nobody", ""},

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -25,8 +24,7 @@ func (t *Tx) ends() (e audit.Ends, last audit.Mark, err error) {
 		return e, last, err
 	}
 	if k, v := t.bucket(bucketEvents).Cursor().Last(); k != nil {
-		var ev mvm.Event
-		_ = json.Unmarshal(v, &ev) // one that can't be read has no hash, and shows
+		ev, _ := decodeAs[eventRecord](bucketEvents, k, v) // one that can't be read has no hash, and shows
 		return e, audit.Mark{Seq: binary.BigEndian.Uint64(k), Hash: ev.Hash}, nil
 	}
 	return e, e.Anchor, nil
@@ -79,7 +77,7 @@ func (t *Tx) AppendEvent(e mvm.Event) (mvm.Event, error) {
 	e.Hash = audit.Hash(ends.Head.Hash, e)
 	ends.Head = audit.Mark{Seq: e.Seq, Hash: e.Hash}
 	t.appended = true
-	return e, t.put(bucketEvents, seqKey(e.Seq), e)
+	return e, t.put(bucketEvents, seqKey(e.Seq), recordOfEvent(e))
 }
 
 // maxEventText bounds each text of an event; some come from guests.
@@ -145,8 +143,8 @@ func (t *Tx) VerifyEvents(expect audit.Mark, each func() error) (mvm.AuditReport
 	}
 	v := audit.NewVerifier(ends, t.s.opts.AuditKey, expect)
 	err = t.each(bucketEvents, "", func(key, raw []byte) error {
-		var e mvm.Event
-		if err := decode(bucketEvents, key, raw, &e); err != nil {
+		e, err := decodeAs[eventRecord](bucketEvents, key, raw)
+		if err != nil {
 			v.Unreadable(binary.BigEndian.Uint64(key))
 			return nil
 		}
@@ -200,13 +198,13 @@ func (t *Tx) hashEvents() (ends audit.Ends, err error) {
 	}
 	ends.Anchor.Seq, ends.Head.Seq = seq, seq
 	for k, raw := c.First(); k != nil; k, raw = c.Next() {
-		var e mvm.Event
-		if err := decode(bucketEvents, k, raw, &e); err != nil {
+		e, err := decodeAs[eventRecord](bucketEvents, k, raw)
+		if err != nil {
 			return ends, err
 		}
 		e.Hash = audit.Hash(ends.Head.Hash, e)
 		ends.Head = audit.Mark{Seq: binary.BigEndian.Uint64(k), Hash: e.Hash}
-		if err := t.put(bucketEvents, k, e); err != nil {
+		if err := t.put(bucketEvents, k, recordOfEvent(e)); err != nil {
 			return ends, err
 		}
 		c.Seek(k) // a write ends what the cursor knows

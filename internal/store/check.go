@@ -12,7 +12,7 @@ import (
 // its entry or the other way round, something whose owner is not there. It is for
 // tests and for looking into a host's trouble; its cost grows with the state.
 func (t *Tx) Check() error {
-	instances, err := list[mvm.Instance](t, bucketInstances, "")
+	instances, err := list[instanceRecord](t, bucketInstances, "")
 	if err != nil {
 		return err
 	}

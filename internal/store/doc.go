@@ -3,22 +3,27 @@
 //
 //	state.db (schema version 4)
 //	├ meta               <name>                   -> string: schema_version, next_uid, uid_base, node_id, …
-//	├ tenants            <tenant>                 -> mvm.Tenant
+//	├ tenants            <tenant>                 -> tenantRecord
 //	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
 //	├ net_ids            net_id, 2 bytes          -> netIDUse: the tenant that has it or had it last; kept for good
-//	├ pools              <tenant>/<pool>          -> mvm.Pool
-//	├ instances          <id>                     -> mvm.Instance
+//	├ pools              <tenant>/<pool>          -> poolRecord
+//	├ instances          <id>                     -> instanceRecord
 //	├ instances_by_pool  <tenant>/<pool>/<id>     -> (empty)
 //	├ instances_by_key   <tenant>/<pool>@<key>    -> <id>
 //	├ uids               uid, 4 bytes             -> <id>: users that instances have
-//	├ events             seq, 8 bytes             -> mvm.Event: the audit log, each with the hash of all before it
-//	├ transitions        <id>                     -> []mvm.Transition: the last 16, oldest first
+//	├ events             seq, 8 bytes             -> eventRecord: the audit log, each with the hash of all before it
+//	├ transitions        <id>                     -> []transitionRecord: the last 16, oldest first
 //	└ audit              ends                     -> audit.Ends: where the log begins and ends, sealed
 //
 // Numbers in keys are big-endian, so that a cursor sees them in order. Values are
 // JSON, but for sealed secrets and the two indexes. No name has a '/' or '@', and no key a '/', so
 // no key is a prefix of one that it should not be. The indexes are written by the
 // methods that write what they index, and by nothing else; Tx.Check proves it.
+//
+// # Records
+//
+// What is on disk are records, types of the store's own (record*.go). Methods take and return
+// nouns, and convert. So a noun may change for the API without a change of the file.
 //
 // # Schema versions
 //

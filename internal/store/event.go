@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"math"
 	"slices"
 	"time"
@@ -23,8 +22,8 @@ func (t *Tx) Events(after uint64, f mvm.EventFilter, limit int) (out []mvm.Event
 	c := t.bucket(bucketEvents).Cursor()
 	n := 0
 	for k, v := c.Seek(seqKey(after + 1)); k != nil && n < maxScan && (limit == 0 || len(out) < limit); k, v = c.Next() {
-		var e mvm.Event
-		if err := decode(bucketEvents, k, v, &e); err != nil {
+		e, err := decodeAs[eventRecord](bucketEvents, k, v)
+		if err != nil {
 			return nil, looked, err
 		}
 		if matches(f, e) {
@@ -51,8 +50,8 @@ func (t *Tx) Back(after uint64, f mvm.EventFilter, n int) (before uint64, found 
 		if looked++; looked > maxScan {
 			return binary.BigEndian.Uint64(k), found, nil
 		}
-		var e mvm.Event
-		if err := decode(bucketEvents, k, v, &e); err != nil {
+		e, err := decodeAs[eventRecord](bucketEvents, k, v)
+		if err != nil {
 			return 0, found, err
 		}
 		if matches(f, e) {
@@ -74,8 +73,8 @@ func (t *Tx) TailEvents(f mvm.EventFilter, n, look int) ([]mvm.Event, error) {
 	c := t.bucket(bucketEvents).Cursor()
 	for k, v := c.Last(); k != nil && len(out) < n && (look == 0 || looked < look); k, v = c.Prev() {
 		looked++
-		var e mvm.Event
-		if err := decode(bucketEvents, k, v, &e); err != nil {
+		e, err := decodeAs[eventRecord](bucketEvents, k, v)
+		if err != nil {
 			return nil, err
 		}
 		if matches(f, e) {
@@ -107,8 +106,7 @@ func (t *Tx) TrimEvents(before time.Time, keep uint64) (gone, early int, err err
 	anchor := ends.Anchor
 	c := t.bucket(bucketEvents).Cursor()
 	for k, v := c.First(); k != nil && len(old) < atOnce; k, v = c.Next() {
-		var e mvm.Event
-		_ = json.Unmarshal(v, &e) // one that can't be read is as old as can be
+		e, _ := decodeAs[eventRecord](bucketEvents, k, v) // one that can't be read is as old as can be
 		seq := binary.BigEndian.Uint64(k)
 		if !e.Time.Before(before) {
 			if last.Seq-seq < keep {

@@ -74,8 +74,8 @@ func (s *Store) countFleet() error {
 	s.fleet = fleet{}
 	return s.View(func(tx *Tx) error {
 		return tx.each(bucketInstances, "", func(key, raw []byte) error {
-			var i mvm.Instance
-			if err := decode(bucketInstances, key, raw, &i); err != nil {
+			i, err := decodeAs[instanceRecord](bucketInstances, key, raw)
+			if err != nil {
 				return err
 			}
 			s.fleet.add(i, 1)

@@ -36,8 +36,7 @@ func byKeyKey(tenant, pool, key string) []byte { return []byte(poolKey(tenant, p
 
 // Instance returns an instance, KindNotFound when it is not there.
 func (t *Tx) Instance(id string) (mvm.Instance, error) {
-	var v mvm.Instance
-	ok, err := t.get(bucketInstances, []byte(id), &v)
+	v, ok, err := read[instanceRecord](t, bucketInstances, []byte(id))
 	if err == nil && !ok {
 		err = notFound("instance %q", id)
 	}
@@ -58,12 +57,10 @@ func (t *Tx) InstanceByKey(tenant, pool, key string) (mvm.Instance, error) {
 // pool never change, and what is measured of it is not kept. KindExists when another
 // instance has its key, or its UID.
 func (t *Tx) PutInstance(v mvm.Instance) error {
-	v.Idle = nil
 	if err := mvm.ValidateInstanceID(v.ID); err != nil {
 		return err
 	}
-	var old mvm.Instance
-	known, err := t.get(bucketInstances, []byte(v.ID), &old)
+	old, known, err := read[instanceRecord](t, bucketInstances, []byte(v.ID))
 	if err != nil {
 		return err
 	}
@@ -82,7 +79,7 @@ func (t *Tx) PutInstance(v mvm.Instance) error {
 		return err
 	}
 	t.count(old, v)
-	return t.put(bucketInstances, []byte(v.ID), v)
+	return t.put(bucketInstances, []byte(v.ID), recordOfInstance(v))
 }
 
 func (t *Tx) addInstance(v mvm.Instance) error {
@@ -136,8 +133,7 @@ func (t *Tx) indexUID(old, v mvm.Instance) error {
 
 // DeleteInstance forgets an instance. One that is not there is no error.
 func (t *Tx) DeleteInstance(id string) error {
-	var v mvm.Instance
-	known, err := t.get(bucketInstances, []byte(id), &v)
+	v, known, err := read[instanceRecord](t, bucketInstances, []byte(id))
 	if err != nil || !known {
 		return err
 	}

@@ -6,15 +6,14 @@ import "mvm"
 // every tenant, ordered by tenant.
 func (t *Tx) Pools(tenant string) ([]mvm.Pool, error) {
 	if tenant == "" {
-		return list[mvm.Pool](t, bucketPools, "")
+		return list[poolRecord](t, bucketPools, "")
 	}
-	return list[mvm.Pool](t, bucketPools, tenant+"/")
+	return list[poolRecord](t, bucketPools, tenant+"/")
 }
 
 // Pool returns a pool, KindNotFound when it is not there.
 func (t *Tx) Pool(tenant, pool string) (mvm.Pool, error) {
-	var v mvm.Pool
-	ok, err := t.get(bucketPools, []byte(poolKey(tenant, pool)), &v)
+	v, ok, err := read[poolRecord](t, bucketPools, []byte(poolKey(tenant, pool)))
 	if err == nil && !ok {
 		err = notFound("pool %q", poolKey(tenant, pool))
 	}
@@ -29,7 +28,7 @@ func (t *Tx) PutPool(v mvm.Pool) error {
 	if _, err := t.Tenant(v.Tenant); err != nil {
 		return err
 	}
-	return t.put(bucketPools, []byte(poolKey(v.Tenant, v.Spec.ID)), v)
+	return t.put(bucketPools, []byte(poolKey(v.Tenant, v.Spec.ID)), recordOfPool(v))
 }
 
 // DeletePool forgets a pool. KindState while it has instances. A pool that is not

@@ -68,7 +68,7 @@ func keepTransitions(s *Store, tx *bbolt.Tx) error {
 		return fmt.Errorf("make bucket %s: %w", bucketTransitions, err)
 	}
 	t := &Tx{b: tx, s: s}
-	all, err := list[mvm.Instance](t, bucketInstances, "")
+	all, err := list[instanceRecord](t, bucketInstances, "")
 	if err != nil {
 		return err
 	}

@@ -8,12 +8,11 @@ import (
 )
 
 // Tenants returns every tenant, ordered by id.
-func (t *Tx) Tenants() ([]mvm.Tenant, error) { return list[mvm.Tenant](t, bucketTenants, "") }
+func (t *Tx) Tenants() ([]mvm.Tenant, error) { return list[tenantRecord](t, bucketTenants, "") }
 
 // Tenant returns a tenant, KindNotFound when it is not there.
 func (t *Tx) Tenant(id string) (mvm.Tenant, error) {
-	var v mvm.Tenant
-	ok, err := t.get(bucketTenants, []byte(id), &v)
+	v, ok, err := read[tenantRecord](t, bucketTenants, []byte(id))
 	if err == nil && !ok {
 		err = notFound("tenant %q", id)
 	}
@@ -35,7 +34,7 @@ func (t *Tx) PutTenant(v mvm.Tenant) error {
 	case use.Tenant != v.ID:
 		return mvm.Errorf(mvm.KindExists, "put tenant %s: tenant %s has net_id %d", v.ID, use.Tenant, v.NetID)
 	}
-	return t.put(bucketTenants, []byte(v.ID), v)
+	return t.put(bucketTenants, []byte(v.ID), recordOfTenant(v))
 }
 
 // DeleteTenant forgets a tenant and its sealed secrets; its events stay, and its net_id

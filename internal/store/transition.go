@@ -9,9 +9,9 @@ const keptTransitions = 16
 
 // Transitions returns the last transitions of an instance, oldest first.
 func (t *Tx) Transitions(id string) ([]mvm.Transition, error) {
-	var out []mvm.Transition
+	var out []transitionRecord
 	_, err := t.get(bucketTransitions, []byte(id), &out)
-	return out, err
+	return each(out, transitionRecord.noun), err
 }
 
 // PutTransition adds a transition of an instance that is there, or replaces the last
@@ -28,5 +28,5 @@ func (t *Tx) PutTransition(id string, tr mvm.Transition) error {
 		all = all[:n-1]
 	}
 	all = append(all, tr)
-	return t.put(bucketTransitions, []byte(id), all[max(0, len(all)-keptTransitions):])
+	return t.put(bucketTransitions, []byte(id), each(all[max(0, len(all)-keptTransitions):], recordOfTransition))
 }

@@ -63,20 +63,6 @@ func decode(bucket string, key, raw []byte, v any) error {
 	return nil
 }
 
-// list decodes every value whose key has the prefix, in the order of the keys.
-func list[T any](t *Tx, bucket, prefix string) ([]T, error) {
-	var out []T
-	err := t.each(bucket, prefix, func(key, raw []byte) error {
-		var v T
-		if err := decode(bucket, key, raw, &v); err != nil {
-			return err
-		}
-		out = append(out, v)
-		return nil
-	})
-	return out, err
-}
-
 func (t *Tx) each(bucket, prefix string, fn func(key, raw []byte) error) error {
 	c := t.bucket(bucket).Cursor()
 	for k, v := c.Seek([]byte(prefix)); k != nil && len(k) >= len(prefix) && string(k[:len(prefix)]) == prefix; k, v = c.Next() {
