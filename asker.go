@@ -39,8 +39,9 @@ const (
 func (k AskerKind) Person() bool { return k == AskerCLI || k == AskerAPI }
 
 // OnDemand reports whether the kind asks because someone uses the instance now: a request, a
-// connection, and every kind that is neither a person nor the host itself. What such an
-// asker woke, only the idle policy puts to rest. A new kind of waker needs no line here.
+// connection, and every kind that is neither a person, nor the host itself, nor unknown.
+// Only the idle policy puts to rest what such an asker woke. A new kind of waker needs no
+// line here.
 func (k AskerKind) OnDemand() bool {
 	switch k {
 	case AskerPolicy, AskerReconcile, AskerAgent, AskerUnknown, "":

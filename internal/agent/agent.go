@@ -236,7 +236,7 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.logWarnings()
-	a.journal.Open()
+	a.goTracked(a.journal.Run)
 	a.goTracked(a.keepAside)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"mvm"
 	"mvm/internal/driver/fake"
@@ -158,6 +159,43 @@ func TestCrashWhileDestroying(t *testing.T) {
 				return mvm.IsKind(err, mvm.KindNotFound) || what == "pool" && err == nil && len(pools) == 0
 			})
 			h.wantNothing()
+		})
+	}
+}
+
+// TestCutOffWakeIsItsAskers: a wake that a crash or a fault cut off is finished for who
+// asked. Reconcile, whose pool wants the instance asleep, leaves it to who uses it.
+func TestCutOffWakeIsItsAskers(t *testing.T) {
+	gateway := mvm.ParseAsker("gateway:i-0a0b0c0d")
+	for _, point := range []string{"wake.restore:before", "wake.gate:before"} {
+		t.Run(point, func(t *testing.T) {
+			h := newHost(t)
+			h.every = 24 * time.Hour
+			h.start()
+			h.makePool(desired(worker("workers"), 0, 0, 1))
+			waitUntil(t, func() bool {
+				all := h.all("workers")
+				return len(all) == 1 && all[0].State == mvm.StateSleeping && all[0].Op == nil
+			})
+			id := h.all("workers")[0].ID
+			crashed := h.crashAt(point)
+			c, cancel := context.WithCancel(mvm.WithAsker(ctx(t), gateway))
+			var wg sync.WaitGroup
+			wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: id}, mvm.OpRequest{Op: mvm.OpWake, Why: "POST /x"}, nil) })
+			<-crashed
+			cancel()
+			wg.Wait()
+			h.onSeam(nil)
+			h.stop()
+			h.start()
+			waitUntil(t, func() bool { n, _ := h.a.Queued(id); return n == 0 })
+			if _, err := h.a.Reconcile(ctx(t), mvm.ReconcileRequest{Tenant: "acme"}, nil); err != nil {
+				t.Fatal(err)
+			}
+			got := h.get(id)
+			if got.State != mvm.StateRunning || got.Last == nil || got.Last.Op != mvm.OpWake || got.Last.By != gateway || got.Last.Why != "POST /x" {
+				t.Errorf("it is %s, last %+v; want it running, woken by %s", got.State, got.Last, gateway)
+			}
 		})
 	}
 }

@@ -168,6 +168,7 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 		if err := a.override(i.ID); err != nil {
 			return i, err
 		}
+		a.reconciler.Operated(i.Tenant) // who waits for the pool is told now, not at the next pass
 	}
 	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force, awake: req.Awake}, progress)
 }

@@ -36,6 +36,8 @@ type operation struct {
 	ten  mvm.Tenant
 	log  *slog.Logger
 
+	finishes *mvm.Op // the intent of a rise that was cut off and is finished; nil for none
+
 	from    mvm.State
 	began   time.Time
 	stages  []mvm.Stage
@@ -100,7 +102,10 @@ func (a *Agent) newOperation(j *job, id string) (*operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.from = o.inst.State
+	o.from, o.finishes = o.inst.State, j.req.finishes
+	if cut := o.inst.Op; o.kind == opRepair && cut != nil && cut.Kind.Rises() {
+		o.finishes = cut
+	}
 	if o.inst.Last != nil {
 		o.vmmName = o.inst.Last.VMM
 	}
@@ -311,9 +316,19 @@ func (o *operation) intend(op mvm.OpKind, check func(tx *store.Tx, i mvm.Instanc
 				return err
 			}
 		}
-		i.Op = &mvm.Op{Kind: op, By: firstAsker(i.Op, op, o.job.req.by), Why: o.job.req.why, Started: o.began, Request: o.job.req.id}
+		by, why := o.asker()
+		i.Op = &mvm.Op{Kind: op, By: firstAsker(i.Op, op, by), Why: why, Started: o.began, Request: o.job.req.id}
 		return nil
 	})
+}
+
+// asker is who wants the instance where the operation leads, and why: of a rise that was
+// cut off and is finished, who asked first. Reconcile leaves what someone uses.
+func (o *operation) asker() (mvm.Asker, string) {
+	if f := o.finishes; f != nil {
+		return f.By, f.Why
+	}
+	return o.job.req.by, o.job.req.why
 }
 
 // firstAsker is who a stop is by: of one that was cut off, who asked first.

@@ -207,7 +207,9 @@ func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) e
 			err = a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false })
 		}
 		return errors.Join(err, a.redo(i, v.Then))
-	case repair.Release, repair.TakeBack: // the files were moved back before the VMM was looked for
+	case repair.TakeBack: // the files were moved back before the VMM was looked for
+		return a.clearOp(i.ID, nil)
+	case repair.Release:
 		err := a.giveUp(ctx, i)
 		if v.Then != "" {
 			err = errors.Join(err, a.redo(i, v.Then))
@@ -367,8 +369,13 @@ func (a *Agent) clearOp(id string, change func(*mvm.Instance), events ...mvm.Eve
 	})
 }
 
-// redo queues an operation in the agent's own name; it goes on after Open.
+// redo queues an operation in the agent's own name; it goes on after Open. One that rises
+// finishes the rise that i's intent was, if any.
 func (a *Agent) redo(i mvm.Instance, op mvm.OpKind) error {
-	_, err := a.enqueue(i.ID, request{op: op, by: byAgent(), why: "taken up after a restart of the agent"})
+	req := request{op: op, by: byAgent(), why: "taken up after a restart of the agent"}
+	if i.Op != nil && i.Op.Kind.Rises() && op.Rises() {
+		req.finishes = i.Op
+	}
+	_, err := a.enqueue(i.ID, req)
 	return err
 }

@@ -50,11 +50,11 @@ func (o *operation) repair(ctx context.Context) error {
 	case repair.Stop:
 		return o.stopFirst(ctx)
 	case repair.Conform:
-		err := errors.Join(o.a.sweepSnapshots(o.inst), o.conform(ctx))
+		swept, err := o.a.sweepSnapshots(o.inst), o.conform(ctx)
 		if adopted && f.Paused != (f.State == mvm.StateWarm) && guestFault(err) {
-			return o.stopFirst(ctx)
+			return errors.Join(swept, o.stopFirst(ctx))
 		}
-		return err
+		return errors.Join(swept, err)
 	case repair.OpenGate:
 		return o.finishWake(ctx)
 	case repair.Release, repair.ReleaseWhole:

@@ -65,6 +65,9 @@ type request struct {
 	awake bool
 	// unproven, for a destroy: only while the instance is.
 	unproven bool
+	// finishes, where given, is the intent that was cut off and that this request finishes:
+	// the instance's record names who asked then.
+	finishes *mvm.Op
 	// parks: an instance that it makes warm is parked, as it was before.
 	parks bool
 }
@@ -137,7 +140,7 @@ func (a *Agent) submit(ctx context.Context, id string, req request, progress fun
 }
 
 // runs reports whether the request asks for a running instance and the instance runs, is
-// ready, and is about to be nothing else: then there is nothing to do. It takes no place
+// ready (or its services are waited for no more), and is about to be nothing else: then there is nothing to do. It takes no place
 // in the queue. The record is read twice: if it is the same before and after the look at
 // the queue, no operation ran in between.
 func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
@@ -149,13 +152,13 @@ func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
 			i, err = tx.Instance(id)
 			return err
 		})
-		return i, err == nil && i.State == mvm.StateRunning && i.Ready && i.Op == nil && !i.Parked
+		return i, err == nil && i.State == mvm.StateRunning && (i.Ready || i.Problem != "") && i.Op == nil && !i.Parked
 	}
 	was, ok := serves()
 	if !ok || !a.undisturbed(id) || a.stalled(id) != "" {
 		return mvm.Instance{}, false
 	}
-	if a.gaveUp(was) != nil && !req.by.Kind.OnDemand() { // a person is told which service failed
+	if a.gaveUp(was) != nil && !(was.Ready && req.by.Kind.OnDemand()) { // who asks is told which service failed
 		return mvm.Instance{}, false
 	}
 	now, ok := serves()

@@ -18,10 +18,14 @@ const repeatWithin = 10 * time.Second
 
 // transition is how the operation went so far.
 func (o *operation) transition(to mvm.State) *mvm.Transition {
-	req := o.job.req
-	return &mvm.Transition{Op: o.kind, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: req.by, Why: req.why,
+	op := o.kind
+	if op == opRepair && o.finishes != nil {
+		op = o.finishes.Kind
+	}
+	by, why := o.asker()
+	return &mvm.Transition{Op: op, From: o.from, To: to, Kind: o.bootWay, Reason: o.reason, By: by, Why: why,
 		Started: o.began, Took: time.Since(o.began), Stages: o.stages, ClockError: o.clock, SnapshotBytes: o.snapBytes,
-		SecretsGeneration: o.inst.SecretsGeneration, Image: o.inst.Image, VMM: o.vmmName, Request: req.id,
+		SecretsGeneration: o.inst.SecretsGeneration, Image: o.inst.Image, VMM: o.vmmName, Request: o.job.req.id,
 		Unwanted: o.unwanted && to == mvm.StateStopped}
 }
 

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"mvm"
@@ -41,7 +40,6 @@ type Journal struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
 }
 
 // New makes a journal, which records and is read already, but is not trimmed.
@@ -54,15 +52,8 @@ func New(opt Options) *Journal {
 	return j
 }
 
-// Open keeps the log within its bounds until Close.
-func (j *Journal) Open() { j.wg.Go(j.keepTrimmed) }
-
-// Close ends who follows the events, and waits for what Open started. What is recorded
-// later is still kept.
-func (j *Journal) Close() {
-	j.cancel()
-	j.wg.Wait()
-}
+// Close ends Run and who follows the events. What is recorded later is still kept.
+func (j *Journal) Close() { j.cancel() }
 
 // Append adds an event of the context's asker, within the transaction of the change that
 // it is about.

@@ -16,10 +16,10 @@ const (
 // defaultRetention is how long an entry is kept.
 const defaultRetention = 90 * 24 * time.Hour
 
-// keepTrimmed bounds the audit log until the journal is closed, and says in the log of
+// Run bounds the audit log until the journal is closed, and says in the log of
 // the agent where it ends: who wants to know whether an older copy was put in its place
 // finds that out with this line.
-func (j *Journal) keepTrimmed() {
+func (j *Journal) Run() {
 	trim := func() {
 		if err := j.Trim(); err != nil {
 			j.opt.Log.Error("trim audit log", "error", err)
