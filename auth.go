@@ -78,17 +78,17 @@ func (a Auth) Validate() error {
 	switch a.Mode {
 	case AuthNone:
 		if jwt || len(a.Trusted) > 0 {
-			return Errorf(KindInvalid, "auth mode none has no other field")
+			return Errorf(KindInvalid, "auth mode none takes no other field")
 		}
 		return nil
 	case AuthProxy:
 		if jwt {
-			return Errorf(KindInvalid, "auth mode proxy has the field trusted and no other")
+			return Errorf(KindInvalid, "auth mode proxy takes only the field trusted")
 		}
 		return a.validateTrusted()
 	case AuthJWT:
 		if len(a.Trusted) > 0 {
-			return Errorf(KindInvalid, "auth trusted is for mode proxy")
+			return Errorf(KindInvalid, "auth trusted needs mode proxy")
 		}
 		return a.validateJWT()
 	}
@@ -112,8 +112,8 @@ func validateRanges(what string, ranges []netip.Prefix) error {
 	}
 	for _, p := range ranges {
 		if !p.IsValid() || p.Bits() == 0 {
-			return Errorf(KindInvalid, "%s %s does not say which addresses the proxy has", what, p).
-				WithFix("name its range: everybody's word is nobody's")
+			return Errorf(KindInvalid, "%s %s allows every address, so anyone could pose as the proxy", what, p).
+				WithFix("give the proxy's own address range, such as 192.0.2.0/24")
 		}
 	}
 	return nil
@@ -212,8 +212,8 @@ func (s PoolSpec) CheckExposed(was *PoolSpec) error {
 	for _, r := range routesOf(s) {
 		p, is := exposed[r.Name]
 		if _, had := before[r.Name]; is && !had {
-			return Errorf(KindInvalid, "pool %s: route %s believes whoever reaches %s which user a request is of", s.ID, r.Name, p.Host).
-				WithFix(`give the route auth with mode "jwt" or "proxy", publish on 127.0.0.1, or write auth with mode "none" if that is meant`)
+			return Errorf(KindInvalid, "pool %s: route %s lets anyone who reaches %s name any user", s.ID, r.Name, p.Host).
+				WithFix(`give the route auth with mode "jwt" or "proxy", publish on 127.0.0.1, or set auth mode "none" to allow it`)
 		}
 	}
 	return nil

@@ -48,7 +48,7 @@ func (d Deployment) Validate() error {
 			return err
 		}
 		if pools[p.ID] {
-			return Errorf(KindInvalid, "pool %q is there twice", p.ID)
+			return Errorf(KindInvalid, "pool %q is given twice", p.ID)
 		}
 		pools[p.ID] = true
 	}

@@ -214,8 +214,8 @@ func (p Publish) ProxySources() ([]netip.Prefix, error) {
 	for n, text := range list {
 		cidr, err := netip.ParsePrefix(text)
 		if err != nil || cidr != cidr.Masked() || cidr.Addr().Is4In6() {
-			return nil, Errorf(KindInvalid, "publish %s: source %q of PROXY headers is no CIDR", p.Place(), clip(text)).
-				WithFix("name the load balancer's network or address, such as 192.0.2.0/24 or 192.0.2.7/32")
+			return nil, Errorf(KindInvalid, "publish %s: source %q of PROXY headers is not a CIDR", p.Place(), clip(text)).
+				WithFix("give the load balancer's network or address, such as 192.0.2.0/24 or 192.0.2.7/32")
 		}
 		out[n] = cidr
 	}
@@ -268,7 +268,7 @@ func parsePlace(s string) (Publish, error) {
 	}
 	ip, err := netip.ParseAddr(bare)
 	if err != nil || ip.Is6() != inBrackets {
-		return Publish{}, Errorf(KindInvalid, "publish %q: %q is no IP address of this host", clip(s), clip(host)).
+		return Publish{}, Errorf(KindInvalid, "publish %q: %q is not an IP address", clip(s), clip(host)).
 			WithFix("use an address such as 127.0.0.1, 0.0.0.0 or, in brackets, [::1]")
 	}
 	return Publish{Host: netip.AddrPortFrom(ip, uint16(n)), Guest: int(g)}, nil
@@ -408,7 +408,7 @@ func (s PoolSpec) validateEnv() error {
 		total += len(k) + len(v)
 	}
 	if len(s.Env) > MaxEnv || total > MaxEnvBytes {
-		return Errorf(KindInvalid, "env is larger than %d entries or %d bytes", MaxEnv, MaxEnvBytes)
+		return Errorf(KindInvalid, "env has more than %d entries or %d bytes", MaxEnv, MaxEnvBytes)
 	}
 	return nil
 }
@@ -423,7 +423,7 @@ func (s PoolSpec) validateIntegrations() error {
 			return err
 		}
 		if seen[i.Name] {
-			return Errorf(KindInvalid, "integration %q is there twice", i.Name)
+			return Errorf(KindInvalid, "integration %q is given twice", i.Name)
 		}
 		seen[i.Name] = true
 	}

@@ -48,11 +48,11 @@ func (r ReconcileRequest) Validate() error {
 	case len(r.State) > MaxStateBytes:
 		return Errorf(KindInvalid, "desired state has %d bytes, more than %d", len(r.State), MaxStateBytes)
 	case r.Forget && (r.Keep || r.Dry || r.Force || len(r.State) > 0 || r.Tenant != ""):
-		return Errorf(KindInvalid, "forget goes with nothing else")
+		return Errorf(KindInvalid, "forget does not go with other options")
 	case r.Keep && (len(r.State) == 0 || r.Dry):
-		return Errorf(KindInvalid, "keep needs a state, and is no dry run")
+		return Errorf(KindInvalid, "keep needs a state, and does not go with a dry run")
 	case r.Tenant != "" && len(r.State) > 0:
-		return Errorf(KindInvalid, "a state is of the whole host, not of tenant %s", clip(r.Tenant))
+		return Errorf(KindInvalid, "a state is for the whole host, not for tenant %s", clip(r.Tenant))
 	case r.Tenant != "":
 		return ValidateName("tenant", r.Tenant)
 	}

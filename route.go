@@ -165,7 +165,7 @@ func (t RoutingTable) Validate() error {
 			return err
 		}
 		if names[r.Name] {
-			return Errorf(KindInvalid, "route %q is there twice", r.Name)
+			return Errorf(KindInvalid, "route %q is given twice", r.Name)
 		}
 		names[r.Name] = true
 		rule := r.Match.normal()
@@ -209,7 +209,7 @@ func (r Route) Validate() error {
 			return Errorf(KindInvalid, "route %s: %w", r.Name, err)
 		}
 		if r.Auth.Mode == AuthProxy && r.To.Selector.Kind != SelectByKey {
-			return Errorf(KindInvalid, "route %s: auth mode proxy is for routes by key", r.Name).WithFix("limit others with source_cidr")
+			return Errorf(KindInvalid, "route %s: auth mode proxy needs a route by key", r.Name).WithFix("to restrict other routes use source_cidr")
 		}
 	}
 	return r.To.Selector.Validate()

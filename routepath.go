@@ -41,14 +41,14 @@ func Readings(escaped string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, Errorf(KindInvalid, "the path is not encoded as it should be")
+		return nil, Errorf(KindInvalid, "the path has an invalid percent-encoding")
 	}
 	return out, nil
 }
 
 // Ambiguous says what makes a path one that servers read in different ways.
 func Ambiguous(escaped string) error {
-	return Errorf(KindInvalid, "servers differ in what they take this path for: it has %s", oddities(escaped))
+	return Errorf(KindInvalid, "the path is ambiguous: servers interpret %s in different ways", oddities(escaped))
 }
 
 // plainPath reports whether the path has one reading, which is the path itself, and

@@ -23,7 +23,7 @@ func (u PoolUpdate) Check(have Pool) error {
 	if u.If == nil || u.If.Same(have.Spec) {
 		return nil
 	}
-	return Errorf(KindState, "update pool %s: somebody else has changed it meanwhile", have.Address()).WithFix("look at it, and do it again")
+	return Errorf(KindState, "update pool %s: somebody else has changed it in the meantime", have.Address()).WithFix("read it again, and repeat your change")
 }
 
 // TenantUpdate changes a tenant; nil fields stay.
@@ -68,7 +68,7 @@ func (u TenantUpdate) Check(have Tenant) error {
 		(c.HostServices == nil || slices.Equal(*c.HostServices, have.HostServices)) {
 		return nil
 	}
-	return Errorf(KindState, "update tenant %s: somebody else has changed it meanwhile", have.ID).WithFix("look at it, and do it again")
+	return Errorf(KindState, "update tenant %s: somebody else has changed it in the meantime", have.ID).WithFix("read it again, and repeat your change")
 }
 
 // OpRequest asks for an operation on an instance. Force skips what only protects
@@ -111,15 +111,15 @@ type CopySpec struct {
 func (s CopySpec) Validate() error {
 	switch {
 	case !strings.HasPrefix(s.Path, "/") || strings.ContainsRune(s.Path, 0) || len(s.Path) > 4096:
-		return Errorf(KindInvalid, "%q is no absolute path", clip(s.Path))
+		return Errorf(KindInvalid, "%q is not an absolute path", clip(s.Path))
 	case s.Name == "." || s.Name == ".." || strings.ContainsAny(s.Name, "/\x00") || len(s.Name) > 255:
-		return Errorf(KindInvalid, "%q is no name of a file", clip(s.Name))
+		return Errorf(KindInvalid, "%q is not a file name", clip(s.Name))
 	case s.User != "" && s.Owners:
-		return Errorf(KindInvalid, "owners stay, or user %q owns all: not both", clip(s.User))
+		return Errorf(KindInvalid, "keeping owners does not go with user %q", clip(s.User))
 	case !s.In && (s.Name != "" || s.Owners || s.User != ""):
-		return Errorf(KindInvalid, "name and owners are of what is copied in")
+		return Errorf(KindInvalid, "name and owners apply only to a copy into the instance")
 	case s.In && s.Follow:
-		return Errorf(KindInvalid, "follow is of what is copied out")
+		return Errorf(KindInvalid, "follow applies only to a copy out of the instance")
 	}
 	return nil
 }

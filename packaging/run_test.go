@@ -182,7 +182,7 @@ func TestBothHalves(t *testing.T) {
 	if out := h.mvm("net", "verify"); !strings.Contains(out, "nothing is wrong") {
 		t.Errorf("net verify: %s", out)
 	}
-	if out := h.mvm("doctor"); !strings.Contains(out, "mvm hostd has the rights") {
+	if out := h.mvm("doctor"); !strings.Contains(out, "mvm hostd does what needs root") {
 		t.Errorf("doctor: %s", out)
 	}
 	h.mvm("tenant", "destroy", "acme", "--yes")

@@ -36,7 +36,7 @@ func (o *operation) checkpoint(ctx context.Context) error {
 		if i.Critical && slices.Contains(failed, i.Name) && !o.job.req.force {
 			o.deferred("critical integration " + i.Name + " could not be checkpointed: " + why)
 			return mvm.Errorf(mvm.KindPolicy, "checkpoint integration %q failed and it is critical: the instance stays awake: %s", i.Name, why).
-				WithFix("see `mvm logs %s`; --force puts it to sleep all the same", o.inst.ID)
+				WithFix("see `mvm logs %s`; --force puts it to sleep anyway", o.inst.ID)
 		}
 	}
 	if len(failed) > 0 {
@@ -54,7 +54,7 @@ func (o *operation) askCheckpoint(ctx context.Context, names []string) (failed [
 	case err != nil:
 		return names, display.Clip(err.Error())
 	case r == nil:
-		return names, "the guest gave another answer"
+		return names, "unexpected answer from the guest"
 	case r.Success:
 		return nil, ""
 	default:
@@ -129,7 +129,7 @@ func (a *Agent) integrationStates(ctx context.Context, i mvm.Instance) ([]mvm.In
 		return nil, err
 	}
 	if resp.IntegrationStatusReport == nil {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "ask for integrations of %s: the guest gave another answer", i.ID)
+		return nil, mvm.Errorf(mvm.KindUnavailable, "ask for integrations of %s: unexpected answer from the guest", i.ID)
 	}
 	return statesOf(p.Spec.Integrations, resp.IntegrationStatusReport.Integrations), nil
 }

@@ -85,7 +85,7 @@ func TestARefusedFileIsTriedAgain(t *testing.T) {
 			return err == nil && got.Pinned
 		}
 		settled(10 * time.Minute)
-		if n := strings.Count(h.logged(), "has other secrets"); is() || n != 1 {
+		if n := strings.Count(h.logged(), "do not match secrets_hash"); is() || n != 1 {
 			t.Errorf("with other secrets: in force %t, logged %d times, want once", is(), n)
 		}
 		secret("one")

@@ -179,7 +179,7 @@ func TestOneTenantsTroubleHoldsUpNoOther(t *testing.T) {
 		if got, _, err := h.a.Tenant(ctx(t), "beta"); err != nil || got.Pinned || got.Problem != "" {
 			t.Errorf("got %+v %v, want beta held to the state", got, err)
 		}
-		if got := problem("acme"); !strings.Contains(got, "other secrets") {
+		if got := problem("acme"); !strings.Contains(got, "do not match secrets_hash") {
 			t.Errorf("acme's problem is %q", got)
 		}
 		if n := strings.Count(h.logged(), "is not held to the desired state"); n != 1 {

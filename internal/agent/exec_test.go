@@ -36,7 +36,7 @@ func TestCopyWithAnOlderGuest(t *testing.T) {
 	i := h.instance()
 	h.host.Behave(i.ID, fake.Behavior{Refuse: `Request "Copy": no such variant`, Only: []string{"Copy"}})
 	_, err := h.a.Copy(ctx(t), i.Address(), mvm.CopySpec{Path: "/data/x"}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
-	if !mvm.IsKind(err, mvm.KindState) || !strings.Contains(err.Error(), "of an older mvm") || !strings.Contains(err.Error(), "mvm instance restart "+i.ID) {
+	if !mvm.IsKind(err, mvm.KindState) || !strings.Contains(err.Error(), "from an older mvm version") || !strings.Contains(err.Error(), "mvm instance restart "+i.ID) {
 		t.Errorf("got %v, want what to do about an older guest", err)
 	}
 }

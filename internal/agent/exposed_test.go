@@ -118,7 +118,7 @@ func TestExposedBeforeIsTold(t *testing.T) {
 			}
 			return fmt.Sprint(one.Warnings)
 		}
-		if !strings.Contains(told(), "route all believes whoever reaches 0.0.0.0:9000") || !strings.Contains(h.logged(), "believes whoever") {
+		if !strings.Contains(told(), "route all lets anyone who reaches 0.0.0.0:9000") || !strings.Contains(h.logged(), "lets anyone who reaches") {
 			t.Errorf("warnings %s", told())
 		}
 		open.Pools[0].Env = map[string]string{"A": "b"}

@@ -107,7 +107,7 @@ func (o *operation) sleepsOn(why error) error {
 	if kind == mvm.KindInternal || kind == mvm.KindInvalid {
 		kind = mvm.KindUnavailable
 	}
-	err := mvm.Errorf(kind, "%w; the instance sleeps on with its memory", hostError{why})
+	err := mvm.Errorf(kind, "%w; the instance stays asleep with its memory", hostError{why})
 	switch {
 	case hasFix(why):
 	case sys.FaultFix(why) != "":
@@ -115,7 +115,7 @@ func (o *operation) sleepsOn(why error) error {
 	case sys.NoProgram(why):
 		err = err.WithFix("install the VMM; see `mvm doctor`")
 	default:
-		err = err.WithFix("see the agent's log; `mvm instance wake %s` tries again, `mvm instance stop %s` gives its memory up", o.inst.ID, o.inst.ID)
+		err = err.WithFix("see the agent's log; `mvm instance wake %s` tries again, `mvm instance stop %s` discards its memory", o.inst.ID, o.inst.ID)
 	}
 	o.a.wakeFaults.failed(o.inst.ID, err)
 	if e := o.save(func(i *mvm.Instance) { i.Problem = display.Clip(err.Error()) }); e != nil {

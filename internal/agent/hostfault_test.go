@@ -108,7 +108,7 @@ func (f *faulty) wakeFails(id, boot, point string, fault error) {
 		}
 	case kept.State != mvm.StateSleeping || kept.Snapshot == nil || kept.Snapshot.Consumed:
 		f.t.Errorf("%s: it is %s with snapshot %+v, want asleep as before", point, kept.State, kept.Snapshot)
-	case !strings.Contains(err.Error(), "(") || !strings.Contains(kept.Problem, "sleeps on"):
+	case !strings.Contains(err.Error(), "(") || !strings.Contains(kept.Problem, "stays asleep"):
 		f.t.Errorf("%s: error %q and problem %q, want what to do", point, err, kept.Problem)
 	}
 	f.mend()

@@ -80,7 +80,7 @@ func (o *operation) notDrained(why string) error {
 	if !o.byPolicy() || o.silent && o.job.req.idle.mute {
 		return nil
 	}
-	return mvm.Errorf(mvm.KindState, "the guest did not get ready, and the policy forces nothing: %s", why)
+	return mvm.Errorf(mvm.KindState, "the guest was not ready to sleep, so the sleep policy stops here: %s", why)
 }
 
 // stillUnproven refuses, within the intent's transaction, to reclaim an instance that

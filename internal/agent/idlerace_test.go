@@ -163,7 +163,7 @@ func TestPolicyForcesNothing(t *testing.T) {
 		says string
 	}{
 		"it says no":         {fake.Behavior{NackSleepPrep: "not drained within 1s: a turn"}, "not drained within 1s: a turn"},
-		"it does not answer": {fake.Behavior{Silent: true, Only: []string{"SleepPrep"}}, "did not get ready"},
+		"it does not answer": {fake.Behavior{Silent: true, Only: []string{"SleepPrep"}}, "was not ready to sleep"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			idling(t, func(h *idleHost, i mvm.Instance) {

@@ -132,7 +132,7 @@ func resolve(tx *store.Tx, addr mvm.Address) (mvm.Instance, error) {
 	case addr.Instance != "":
 		i, err := tx.Instance(addr.Instance)
 		if err == nil && (addr.Tenant != "" && addr.Tenant != i.Tenant || addr.Pool != "" && addr.Pool != i.Pool) {
-			err = mvm.Errorf(mvm.KindNotFound, "instance %s is not there", addr)
+			err = mvm.Errorf(mvm.KindNotFound, "instance %s does not exist", addr)
 		}
 		return i, err
 	}
@@ -158,7 +158,7 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 		return i, err
 	}
 	if req.Op == mvm.OpRestore {
-		return i, mvm.Errorf(mvm.KindInvalid, "restore %s: it is not said which snapshot", i.Address()).WithFix("see `mvm instance snapshots restore --help`")
+		return i, mvm.Errorf(mvm.KindInvalid, "restore %s: no snapshot id was given", i.Address()).WithFix("see `mvm instance snapshots restore --help`")
 	}
 	if req.Awake && !i.State.HoldsMemory() && i.Op == nil {
 		return i, nil

@@ -34,7 +34,7 @@ func (a *Agent) status(ctx context.Context, i mvm.Instance) (guestproto.Status, 
 		return guestproto.Status{}, err
 	}
 	if resp.Status == nil {
-		return guestproto.Status{}, mvm.Errorf(mvm.KindUnavailable, "ask for status: the guest gave another answer")
+		return guestproto.Status{}, mvm.Errorf(mvm.KindUnavailable, "ask for status: unexpected answer from the guest")
 	}
 	a.health.saw(i, *resp.Status)
 	return *resp.Status, nil

@@ -49,7 +49,7 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 			return err
 		}
 		if slices.ContainsFunc(pools, func(o mvm.Pool) bool { return o.Spec.ID == spec.ID }) {
-			return mvm.Errorf(mvm.KindExists, "pool %s is there already", p.Address())
+			return mvm.Errorf(mvm.KindExists, "pool %s already exists", p.Address())
 		}
 		if err := over(t.ID, quota.Pool(t.Quota, len(pools))); err != nil {
 			return err
@@ -429,6 +429,6 @@ func unpublishedError(p mvm.Pool) error {
 	if p.Unpublished == "" {
 		return nil
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "pool %s is as it was asked for, but not all of its ports are published: %s", p.Address(), p.Unpublished).
-		WithFix("free the address, which the agent tries every few seconds, or publish another")
+	return mvm.Errorf(mvm.KindUnavailable, "pool %s is updated, but not all of its ports are published: %s", p.Address(), p.Unpublished).
+		WithFix("free the address (the agent retries every few seconds), or publish another one")
 }

@@ -35,7 +35,7 @@ func over(tenant string, l *quota.Limit) error {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindQuota, "tenant %s: %s is %d and this would make it %d", tenant, l.Name, l.Max, l.Would).
-		WithFix("raise it with `mvm tenant update`, or stop or destroy something")
+		WithFix("raise the quota with `mvm tenant update`, or stop or destroy instances")
 }
 
 // beside returns the tenant and what it uses without the instance skip.

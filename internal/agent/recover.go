@@ -61,7 +61,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	_ = takers.Wait() // each has its own error
 	a.absent.Clear()
 	if ctx.Err() != nil {
-		return mvm.Errorf(mvm.KindCanceled, "take up instances: %w", context.Cause(ctx))
+		return mvm.Errorf(mvm.KindCanceled, "recover instances: %w", context.Cause(ctx))
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func (a *Agent) takeBackOthers(instances []mvm.Instance) {
 func (a *Agent) notRecovered(i mvm.Instance, err error) {
 	a.log.Error("instance is not taken up", "instance", i.ID, "error", err)
 	a.halfDone.Set(i.ID, true)
-	problem := mvm.Errorf(mvm.KindOf(err), "take up after a restart of the agent: %w", err).Error()
+	problem := mvm.Errorf(mvm.KindOf(err), "recover after a restart of the agent: %w", err).Error()
 	err = a.store.Update(func(tx *store.Tx) error {
 		now, err := tx.Instance(i.ID)
 		if err != nil {
@@ -274,7 +274,7 @@ func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool
 		return false, false, nil
 	}
 	if err != nil && a.silent.keeps(i.ID, err) {
-		return false, false, mvm.Errorf(mvm.KindUnavailable, "take up VMM: %w", err).WithFix("%s", sys.FaultFix(err))
+		return false, false, mvm.Errorf(mvm.KindUnavailable, "recover VMM: %w", err).WithFix("%s", sys.FaultFix(err))
 	}
 	a.silent.ended(i.ID)
 	if err != nil {

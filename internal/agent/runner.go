@@ -134,7 +134,7 @@ func (a *Agent) submit(ctx context.Context, id string, req request, progress fun
 	defer j.prog.add(progress)()
 	if err := wait.Done(ctx, j.done); err != nil {
 		return mvm.Instance{}, mvm.Errorf(mvm.KindCanceled, "wait for %s of %s: %w", req.op, id, err).
-			WithFix("the operation goes on in the agent")
+			WithFix("the agent continues the operation")
 	}
 	return j.inst, j.err
 }
@@ -201,7 +201,7 @@ func (a *Agent) enqueue(id string, req request) (*job, error) {
 			return last, nil
 		}
 		if n >= maxQueued {
-			return nil, mvm.Errorf(mvm.KindUnavailable, "%s %s: %d operations wait already", req.op, id, n)
+			return nil, mvm.Errorf(mvm.KindUnavailable, "%s %s: already %d operations wait", req.op, id, n)
 		}
 		r.giveWay(req)
 	}

@@ -79,7 +79,7 @@ func (a *Agent) Snapshots(ctx context.Context, filter mvm.Address) (out []mvm.As
 func findAside(i mvm.Instance, id string) (mvm.SetAside, error) {
 	n := slices.IndexFunc(i.SetAside, func(s mvm.SetAside) bool { return s.Snapshot.ID == id })
 	if n < 0 {
-		return mvm.SetAside{}, mvm.Errorf(mvm.KindNotFound, "snapshot %s of %s is not there", id, i.Address()).
+		return mvm.SetAside{}, mvm.Errorf(mvm.KindNotFound, "snapshot %s of %s does not exist", id, i.Address()).
 			WithFix("see `mvm instance snapshots list %s`", i.ID)
 	}
 	return i.SetAside[n], nil

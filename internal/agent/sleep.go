@@ -155,7 +155,7 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 		o.silent = true
 		return o.notDrained(display.Clip(err.Error()))
 	case resp.SleepPrepAck == nil:
-		return o.notDrained("the guest gave another answer")
+		return o.notDrained("unexpected answer from the guest")
 	case !resp.SleepPrepAck.Success:
 		return o.notDrained(detail(resp.SleepPrepAck.Detail))
 	}

@@ -61,7 +61,7 @@ func (o *operation) restart(ctx context.Context) error {
 	if o.inst.State.HoldsMemory() || o.inst.State == mvm.StateSleeping {
 		if o.inst.Op == nil || o.inst.Op.Kind != mvm.OpRestart {
 			if err := o.a.bootable(ctx, renewed(o.inst, o.pool)); err != nil {
-				return mvm.Errorf(mvm.KindOf(err), "restart %s: it would not start again: %w", o.inst.ID, err)
+				return mvm.Errorf(mvm.KindOf(err), "restart %s: it did not start again: %w", o.inst.ID, err)
 			}
 		}
 		o.kind, o.again = mvm.OpStop, true

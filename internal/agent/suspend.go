@@ -53,7 +53,7 @@ func (o *operation) askSuspend(ctx context.Context) error {
 		o.silent = true
 		return o.notDrained(display.Clip(err.Error()))
 	case resp.SuspendAck == nil:
-		return o.notDrained("the guest gave another answer")
+		return o.notDrained("unexpected answer from the guest")
 	case resp.SuspendAck.Success:
 		o.leaseEnd = time.Time{}
 		if ms := resp.SuspendAck.LeaseMS; ms > 0 {
@@ -67,8 +67,8 @@ func (o *operation) askSuspend(ctx context.Context) error {
 		return nil
 	}
 	o.deferred(why)
-	return mvm.Errorf(mvm.KindPolicy, "the workload goes on, so the instance stays awake: %s", why).
-		WithFix("try again when it is idle; --force does not wait for it")
+	return mvm.Errorf(mvm.KindPolicy, "the workload is busy, so the instance stays awake: %s", why).
+		WithFix("try again when it is idle, or use --force")
 }
 
 // deferred records that the guest keeps the instance awake. The policy does so itself, of
@@ -88,7 +88,7 @@ func (o *operation) renewLease(ctx context.Context) error {
 		return err
 	}
 	if !o.leaseEnd.IsZero() && time.Until(o.leaseEnd) < leaseMargin && !o.job.req.force {
-		return mvm.Errorf(mvm.KindState, "services hold still for %s only, which is too short to stop the machine in", time.Until(o.leaseEnd).Round(time.Second))
+		return mvm.Errorf(mvm.KindState, "the services pause for only %s, too short to pause the microVM", time.Until(o.leaseEnd).Round(time.Second))
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (a *Agent) askSettle(ctx context.Context, id string, wait time.Duration) (u
 	case err != nil:
 		return "", err
 	case resp.SettleAck == nil:
-		return "", mvm.Errorf(mvm.KindUnavailable, "settle services of %s: the guest gave another answer", id)
+		return "", mvm.Errorf(mvm.KindUnavailable, "settle services of %s: unexpected answer from the guest", id)
 	case resp.SettleAck.Success:
 		return "", nil
 	}

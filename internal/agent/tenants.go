@@ -32,7 +32,7 @@ func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 	}
 	err = a.store.Update(func(tx *store.Tx) error {
 		if _, err := tx.Tenant(spec.ID); err == nil {
-			return mvm.Errorf(mvm.KindExists, "tenant %s is there already", spec.ID)
+			return mvm.Errorf(mvm.KindExists, "tenant %s already exists", spec.ID)
 		} else if !mvm.IsKind(err, mvm.KindNotFound) {
 			return err
 		}
@@ -312,7 +312,7 @@ func (a *Agent) openSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, err
 	vals, err := a.opt.Sealer.Open(t.ID, t.SecretsGeneration, sealed)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s: %w", t.ID, err).
-			WithFix("check that the key file is the one that this data dir was made with")
+			WithFix("check that this is the key file that the data directory was created with")
 	}
 	return vals, nil
 }

@@ -179,7 +179,7 @@ func (o *operation) keepGuest(ctx context.Context) error {
 	if whole, err := o.neverRan(ctx); err != nil || whole {
 		return err
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "its guest runs, and takes no traffic before the next try")
+	return mvm.Errorf(mvm.KindUnavailable, "the guest runs, but takes no traffic until the next attempt")
 }
 
 // guestFault reports that a guest whose vCPUs run did not answer, or not as it should.

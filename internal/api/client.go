@@ -132,8 +132,8 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return mvm.Errorf(mvm.KindUnavailable, "agent not reachable at %s", c.where).WithFix("start it with `mvm agent serve`")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return mvm.Errorf(mvm.KindUnavailable, "agent at %s went away before it answered", c.where).
-			WithFix("see its log; what was asked for may have happened")
+		return mvm.Errorf(mvm.KindUnavailable, "agent at %s ended the connection before it answered", c.where).
+			WithFix("see the agent's log; the request may have taken effect")
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "talk to agent at %s: %w", c.where, err)
 }

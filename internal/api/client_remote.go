@@ -51,19 +51,19 @@ func (c *Client) explainRemote(ctx context.Context, err error) error {
 		return mvm.Errorf(ours.Kind, "talk to agent at %s: %w", c.where, err)
 	case errors.As(err, &name):
 		return mvm.Errorf(mvm.KindPolicy, "certificate of the agent at %s is not for that name: %w", c.where, err).
-			WithFix("use a name that it has, or add this one on the node with `mvm agent certs rotate --host NAME`")
+			WithFix("use a name from the certificate, or add this name on the node with `mvm agent certs rotate --host NAME`")
 	case errors.As(err, &cert):
-		return mvm.Errorf(mvm.KindPolicy, "the server at %s is no agent that this client trusts: %w", c.where, err).
-			WithFix("compare ca.pem with the node's; if the certificate has expired see `mvm agent certs status` there, and the clocks")
+		return mvm.Errorf(mvm.KindPolicy, "the server at %s is not an agent that this client trusts: %w", c.where, err).
+			WithFix("compare ca.pem with the node's. If the certificate has expired, run `mvm agent certs status` there, and compare the clocks")
 	case strings.Contains(err.Error(), "remote error: tls: "):
 		return mvm.Errorf(mvm.KindPolicy, "agent at %s refused this client's certificate: %w", c.where, err).
-			WithFix("see the agent's log for why; get a new certificate with `mvm agent certs client` there")
+			WithFix("the agent's log has the reason; create a new certificate there with `mvm agent certs client`")
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), dialFailed(err):
 		return mvm.Errorf(mvm.KindUnavailable, "agent not reachable at %s: %w", c.where, err).
-			WithFix("see that the agent runs there with api_listen set, and that no firewall is between")
+			WithFix("check that the agent runs there with api_listen set, and that no firewall blocks the port")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return mvm.Errorf(mvm.KindUnavailable, "agent at %s ended the connection before it answered", c.where).
-			WithFix("it was stopped, or this client's certificate was revoked or has expired; what was asked for may have happened")
+			WithFix("the agent was stopped, or this client's certificate was revoked or has expired; the request may have taken effect")
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func (s *execSession) sendStdin(r io.Reader, hangUp func()) {
 			return
 		}
 		if err != nil {
-			s.unread <- mvm.Errorf(mvm.KindInvalid, "exec: read stdin: %w", err).WithFix("the command was killed, since it could not get all of its input")
+			s.unread <- mvm.Errorf(mvm.KindInvalid, "exec: read stdin: %w", err).WithFix("the command was killed because its input was incomplete")
 			hangUp()
 			return
 		}

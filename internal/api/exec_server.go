@@ -29,7 +29,7 @@ func session[Spec any](s *Server, check func(p params, spec Spec) error, run fun
 		switch {
 		case err != nil:
 		case r.ProtoMajor != 1:
-			err = mvm.Errorf(mvm.KindInvalid, "exec takes the connection over, which %s does not allow", r.Proto).WithFix("ask with HTTP/1.1")
+			err = mvm.Errorf(mvm.KindInvalid, "exec needs an upgraded connection, which %s does not allow", r.Proto).WithFix("use HTTP/1.1")
 		case r.Header.Get("Upgrade") != execProtocol:
 			err = mvm.Errorf(mvm.KindInvalid, "exec needs an upgrade to %s", execProtocol)
 		default:

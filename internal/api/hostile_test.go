@@ -67,7 +67,7 @@ func TestHostileRequests(t *testing.T) {
 		"bad address":            {get("/v1/instances/acme%2Fworkers%2Fnope"), `"kind":"invalid"`},
 		"address of a pool":      {get("/v1/instances/acme%2Fworkers"), "does not name an instance"},
 		"unknown parameter":      {get("/v1/events?tail=1&evil=2"), "is unknown"},
-		"doubled parameter":      {get("/v1/events?tail=1&tail=2"), "is there twice"},
+		"doubled parameter":      {get("/v1/events?tail=1&tail=2"), "is given twice"},
 		"path and query differ":  {get("/v1/tenants/acme?tenant=other"), "is unknown here"},
 		"not of this question":   {get("/v1/tenants?tail=1"), "is unknown here"},
 		"negative tail":          {get("/v1/events?tail=-1"), "is not a number from 0"},
@@ -197,7 +197,7 @@ func TestOnlyUnixSocketsHavePeers(t *testing.T) {
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	http.DefaultClient.CloseIdleConnections()
-	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "nobody vouches") {
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "its user is unknown") {
 		t.Errorf("over TCP: %d %s, want 403", resp.StatusCode, body)
 	}
 	ln.Close()

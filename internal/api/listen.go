@@ -50,11 +50,11 @@ func Listen(path string, group int) (_ *Listener, err error) {
 func lockFile(path string) (*os.File, error) {
 	f, err := sys.LockFile(path, 0)
 	if errors.Is(err, sys.ErrLocked) {
-		return nil, mvm.Errorf(mvm.KindExists, "lock %s: an agent has the socket already", path).
-			WithFix("use the running agent, or end it first")
+		return nil, mvm.Errorf(mvm.KindExists, "lock %s: another agent uses the socket", path).
+			WithFix("use the running agent, or stop it first")
 	}
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindPolicy, "lock socket: %w", err).WithFix("put the socket into a folder of its own")
+		return nil, mvm.Errorf(mvm.KindPolicy, "lock socket: %w", err).WithFix("put the socket into its own folder")
 	}
 	return f, nil
 }

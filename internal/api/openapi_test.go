@@ -223,7 +223,7 @@ func TestTheSchemaHasEveryRoute(t *testing.T) {
 		for method, op := range item.Operations() {
 			have = append(have, method+" "+path)
 			if ids[op.OperationID] {
-				t.Errorf("operation %s is there twice", op.OperationID)
+				t.Errorf("operation %s is given twice", op.OperationID)
 			}
 			ids[op.OperationID] = true
 			if a := fmt.Sprint(op.Extensions["x-mvm-access"]); !slices.Contains([]string{"all", "tenants", "operators"}, a) {

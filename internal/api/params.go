@@ -42,7 +42,7 @@ func newParams(r *http.Request) (params, error) {
 	var p params
 	for name, vs := range vals {
 		if len(vs) != 1 {
-			return params{}, mvm.Errorf(mvm.KindInvalid, "parameter %.40q is there twice", name)
+			return params{}, mvm.Errorf(mvm.KindInvalid, "parameter %.40q is given twice", name)
 		}
 		if vs[0] == "" {
 			continue

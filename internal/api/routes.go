@@ -26,7 +26,7 @@ func (s *Server) mux() *http.ServeMux {
 	mux := s.routes().mux(s)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, mvm.Errorf(mvm.KindNotFound, "agent has no %s %.80q", r.Method, r.URL.Path).
-			WithFix("client and agent may differ in version"))
+			WithFix("use an mvm of the same version as the agent"))
 	})
 	return mux
 }

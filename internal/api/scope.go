@@ -23,7 +23,7 @@ var _ Service = (*scope)(nil)
 // own refuses every tenant but the caller's.
 func (s *scope) own(tenant string) error {
 	if tenant != s.caller.Tenant {
-		return mvm.Errorf(mvm.KindPolicy, "refused to %s: tenant %s is another's", s.caller.Asker, tenant).
+		return mvm.Errorf(mvm.KindPolicy, "refused to %s: this client may not use tenant %s", s.caller.Asker, tenant).
 			WithFix("this client's certificate is for tenant %s only", s.caller.Tenant)
 	}
 	return nil
@@ -37,7 +37,7 @@ func (s *scope) resolve(ctx context.Context, addr mvm.Address) (mvm.Address, err
 	i, err := s.svc.Instance(ctx, addr)
 	switch {
 	case mvm.IsKind(err, mvm.KindNotFound) || err == nil && i.Tenant != s.caller.Tenant:
-		return addr, mvm.Errorf(mvm.KindNotFound, "instance %s is not there", addr)
+		return addr, mvm.Errorf(mvm.KindNotFound, "instance %s does not exist", addr)
 	case err != nil:
 		return addr, err
 	}

@@ -300,7 +300,7 @@ func TestOperatorsRoutesLookAtNothing(t *testing.T) {
 			n++
 			path := strings.NewReplacer("{tenant}", "acme", "{pool}", "workers", "{address}", "i-a3f7b2c1").Replace(path)
 			request := strings.Replace(post(path, "{"), "POST", method, 1)
-			if got := raw(t, socket, request); !strings.Contains(got, "403 Forbidden") || !strings.Contains(got, "it is for operators") {
+			if got := raw(t, socket, request); !strings.Contains(got, "403 Forbidden") || !strings.Contains(got, "only operators may do this") {
 				t.Errorf("%s %s: %.300s", method, path, got)
 			}
 		}

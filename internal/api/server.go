@@ -149,7 +149,7 @@ func (s *Server) Close(ctx context.Context) error {
 
 // shutsDown is why requests end with the server.
 func shutsDown() *mvm.Error {
-	return mvm.Away("agent shuts down").WithFix("ask again when an agent runs; what is on record goes on then")
+	return mvm.Away("agent shuts down").WithFix("try again when an agent runs; it continues what was stored")
 }
 
 func ignoreDeadline(err error) error {
@@ -240,7 +240,7 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	if u, ok := c.(*net.UnixConn); ok {
 		res.peer, res.err = peerOf(u)
 	} else {
-		res.err = mvm.Errorf(mvm.KindPolicy, "connection is not a unix socket: nobody vouches for its peer")
+		res.err = mvm.Errorf(mvm.KindPolicy, "connection is not a unix socket, so its user is unknown")
 	}
 	return context.WithValue(ctx, peerKey{}, res)
 }

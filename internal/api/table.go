@@ -128,5 +128,5 @@ func CallerFrom(ctx context.Context) Caller {
 // refuse is the error for what only operators may.
 func (c Caller) refuse(format string, args ...any) error {
 	return mvm.Errorf(mvm.KindPolicy, "refused to %s: "+format, append([]any{c.Asker}, args...)...).
-		WithFix("it is for operators; this client's certificate is for tenant %s only", c.Tenant)
+		WithFix("only operators may do this; this client's certificate is for tenant %s", c.Tenant)
 }

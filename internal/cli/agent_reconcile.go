@@ -94,7 +94,7 @@ func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.Reconcile
 		return err
 	}
 	if req.Forget {
-		a.say("the host is held to no state; it stays as it is")
+		a.say("the host is no longer kept at a state; it stays as it is")
 		return nil
 	}
 	what := "the host is"
@@ -151,7 +151,7 @@ after you apply the document.
 	cmd.Flags().VarP(&f, "output", "o", "output format")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if f == asTable {
-			return usagef(cmd, "a desired state is no table: use -o json or -o yaml")
+			return usagef(cmd, "a desired state has no table format: use -o json or -o yaml")
 		}
 		return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error {
 			doc, err := c.Desired(ctx)

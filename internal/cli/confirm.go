@@ -26,8 +26,8 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, lost string) error {
 	}
 	a.sayLines(strings.Split(lost, "\n"))
 	if !isTerminal(a.Stdin) {
-		return mvm.Errorf(mvm.KindInvalid, "%s asks first, and there is no terminal to ask at", nameOf(cmd)).
-			WithFix("say --yes if you mean it")
+		return mvm.Errorf(mvm.KindInvalid, "%s needs a confirmation, and there is no terminal to ask at", nameOf(cmd)).
+			WithFix("use --yes to confirm")
 	}
 	fmt.Fprint(a.Stderr, "Go on? [y/N] ")
 	in, err := cancelreader.NewReader(a.Stdin)

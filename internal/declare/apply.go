@@ -115,7 +115,7 @@ func (c *Declarer) applySpecs(ctx context.Context, d mvm.Deployment, how applied
 		shown := s.Display()
 		if ctx.Err() != nil {
 			return done, mvm.Errorf(mvm.KindCanceled, "apply %s: %w", d.Tenant.ID, context.Cause(ctx)).
-				WithFix("run it again: it takes up what is left")
+				WithFix("run it again to continue")
 		}
 		if err := c.opt.Seam("apply."+string(s.Kind)+":before", d.Tenant.ID); err != nil {
 			return done, err

@@ -72,7 +72,7 @@ func (c *Declarer) planGone(ctx context.Context, h *hostPlan) error {
 	}
 	for _, t := range have {
 		if named[t.ID] && t.Destroying {
-			h.trouble[t.ID] = mvm.Errorf(mvm.KindState, "tenant %s is being destroyed", t.ID).WithFix("try again when it is gone")
+			h.trouble[t.ID] = mvm.Errorf(mvm.KindState, "tenant %s is being destroyed", t.ID).WithFix("try again when it is destroyed")
 		}
 		if named[t.ID] || t.Destroying || !h.doc.PruneUnknownTenants {
 			continue
@@ -83,7 +83,7 @@ func (c *Declarer) planGone(ctx context.Context, h *hostPlan) error {
 		}
 		h.alone = append(h.alone, alone...)
 		if why != "" {
-			h.note(t.ID, "it is not named, and is left as it is: "+why)
+			h.note(t.ID, "it is not in the desired state, and stays: "+why)
 			continue
 		}
 		h.gone = append(h.gone, t.ID)
@@ -172,7 +172,7 @@ func (c *Declarer) checkSecrets(h *hostPlan) error {
 			return err
 		})
 		if mvm.IsKind(err, mvm.KindNotFound) || err == nil && have.SecretsGeneration == 0 {
-			h.note(t.TenantID, "it has no secrets yet, and should: set them with `mvm tenant secrets set`")
+			h.note(t.TenantID, "its secrets are missing: set them with `mvm tenant secrets set`")
 			continue
 		}
 		if err != nil {
@@ -182,7 +182,7 @@ func (c *Declarer) checkSecrets(h *hostPlan) error {
 		case err != nil:
 			h.trouble[t.TenantID] = err
 		case hash != t.SecretsHash:
-			h.trouble[t.TenantID] = mvm.Errorf(mvm.KindState, "desired state: tenant %s has other secrets than those of secrets_hash", t.TenantID).
+			h.trouble[t.TenantID] = mvm.Errorf(mvm.KindState, "desired state: the secrets of tenant %s do not match secrets_hash", t.TenantID).
 				WithFix("set them with `mvm tenant secrets set`, or take the hash from `mvm agent desired`, or leave it out")
 		}
 	}
@@ -257,7 +257,7 @@ func (c *Declarer) applyHost(ctx context.Context, h hostPlan, progress func(mvm.
 	}
 	for _, t := range h.tenants {
 		if ctx.Err() != nil {
-			faults[t.d.Tenant.ID] = mvm.Errorf(mvm.KindCanceled, "reconcile: %w", context.Cause(ctx)).WithFix("run it again: it takes up what is left")
+			faults[t.d.Tenant.ID] = mvm.Errorf(mvm.KindCanceled, "reconcile: %w", context.Cause(ctx)).WithFix("run it again to continue")
 			break
 		}
 		if !slices.ContainsFunc(t.p.Steps, plan.Step.OfRecord) {

@@ -81,6 +81,6 @@ func (c *Declarer) CheckKept() error {
 	if err != nil || k == nil || k.Signed {
 		return err
 	}
-	return mvm.Errorf(mvm.KindPolicy, "start in production mode: the host is held to a state that is not signed").
+	return mvm.Errorf(mvm.KindPolicy, "start in production mode: the host is kept at a state that is not signed").
 		WithFix("start the agent once without production mode, and run `mvm agent reconcile --forget`, or keep a signed one")
 }

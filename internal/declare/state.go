@@ -106,11 +106,11 @@ func (c *Declarer) checkHeld(doc desired.Document, dry bool, h *hostPlan) error 
 		return err
 	}
 	if dry {
-		h.note(doc.NodeID, "the host is held to another state: this one needs `--keep`")
+		h.note(doc.NodeID, "the host is kept at another state: use `--keep` for this one")
 		return nil
 	}
-	return mvm.Errorf(mvm.KindState, "apply desired state once: the host is held to another, which would undo it").
-		WithFix("hold the host to this one with `--keep`, or run `mvm agent reconcile --forget` first")
+	return mvm.Errorf(mvm.KindState, "apply desired state once: the host is kept at another state, which would undo it").
+		WithFix("keep the host at this one with `--keep`, or run `mvm agent reconcile --forget` first")
 }
 
 // oneAtATime makes a function that may be called from many goroutines.
@@ -190,7 +190,7 @@ func (c *Declarer) keptState() (*kept, error) {
 	var k kept
 	if err := json.Unmarshal([]byte(raw), &k); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "read the desired state that is kept: %w", err).
-			WithFix("give the host its state again, or `mvm agent reconcile --forget`")
+			WithFix("apply a state again with `--keep`, or run `mvm agent reconcile --forget`")
 	}
 	return &k, nil
 }

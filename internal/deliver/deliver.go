@@ -96,7 +96,7 @@ func (d *Deliverer) push(ctx context.Context, i mvm.Instance) error {
 		return err
 	}
 	if resp.ConfigureAck == nil || !resp.ConfigureAck.Success {
-		return mvm.Errorf(mvm.KindUnavailable, "update configuration of %s: the guest did not take it", i.ID)
+		return mvm.Errorf(mvm.KindUnavailable, "update configuration of %s: the guest did not accept it", i.ID)
 	}
 	if resp.ConfigureAck.Settling {
 		defer d.opt.Guests.Told(i.ID)
@@ -152,8 +152,8 @@ func (d *Deliverer) Tenant(ctx context.Context, tenant string) error {
 		}
 	})
 	if len(errs) > 0 {
-		return mvm.Errorf(mvm.KindUnavailable, "stored, but %d running guests did not take it: %w", len(errs), errors.Join(errs...)).
-			WithFix("the agent tries again by itself; they get it at their next wake at the latest")
+		return mvm.Errorf(mvm.KindUnavailable, "stored, but %d running guests did not accept it: %w", len(errs), errors.Join(errs...)).
+			WithFix("the agent retries; the guests get it at their next wake at the latest")
 	}
 	return nil
 }

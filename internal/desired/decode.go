@@ -197,7 +197,7 @@ func (d *decoder) object(path string, member func(key, at string)) (seen map[str
 		}
 		at := below(path, key)
 		if seen[key] {
-			d.stop(at, "is there twice")
+			d.stop(at, "is given twice")
 			return seen
 		}
 		if seen[key] = true; len(seen) > MaxEntries {

@@ -36,7 +36,7 @@ func (d Document) Validate() error {
 		}
 		at := fmt.Sprintf("tenants[%d]", i)
 		if seen[t.TenantID] {
-			ps.add(at+".tenant_id", "tenant %q is there twice", clip(t.TenantID))
+			ps.add(at+".tenant_id", "tenant %q is given twice", clip(t.TenantID))
 		}
 		seen[t.TenantID] = true
 		t.validate(at, &ps)
@@ -60,7 +60,7 @@ func (t Tenant) validate(at string, ps *Problems) {
 		}
 		in := fmt.Sprintf("%s.pools[%d]", at, i)
 		if pools[p.PoolID] {
-			ps.add(in+".pool_id", "pool %q is there twice", clip(p.PoolID))
+			ps.add(in+".pool_id", "pool %q is given twice", clip(p.PoolID))
 		}
 		pools[p.PoolID] = true
 		p.validate(in, ps)

@@ -108,13 +108,13 @@ func (v Verifier) signed(e Envelope, payload []byte) (Accepted, error) {
 			continue
 		}
 		if !ed25519.Verify(k, message, sig) {
-			return Accepted{}, refuse(ErrAltered, ": key %s did not sign what it holds", e.KeyID).WithFix("sign it again, and leave the file as it is")
+			return Accepted{}, refuse(ErrAltered, ": key %s did not sign this content", e.KeyID).WithFix("sign it again, and do not edit the signed file")
 		}
 		return Accepted{NodeID: e.NodeID, Sequence: e.Sequence, Digest: digest(message), KeyID: e.KeyID,
 			IssuedAt: e.IssuedAt.UTC(), ExpiresAt: e.ExpiresAt.UTC()}, nil
 	}
 	return Accepted{}, refuse(ErrUnknownKey, ": key %s is none of the %d trusted ones", e.KeyID, len(v.Keys)).
-		WithFix("put the signer's .pub file into the folder of trusted keys")
+		WithFix("copy the signer's .pub file to the folder of trusted keys")
 }
 
 // current checks that the state is for this node and this time.
@@ -123,7 +123,7 @@ func (a Accepted) current(nodeID string, now time.Time) error {
 	case a.NodeID != nodeID:
 		return refuse(ErrOtherNode, ": %q, and this is %q", a.NodeID, nodeID)
 	case a.IssuedAt.After(now.Add(ClockSkew)):
-		return refuse(ErrNotYet, ", at %s, and it is %s here", stamp(a.IssuedAt), stamp(now)).WithFix("set the clocks of signer and host right")
+		return refuse(ErrNotYet, ", at %s, and it is %s here", stamp(a.IssuedAt), stamp(now)).WithFix("correct the clocks of the signer's machine and the host")
 	case !now.Before(a.ExpiresAt):
 		return refuse(ErrExpired, ", at %s, and it is %s here", stamp(a.ExpiresAt), stamp(now)).WithFix("sign it again with a later expiry")
 	}

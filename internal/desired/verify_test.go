@@ -226,7 +226,7 @@ func TestEnvelopesThatAreMalformed(t *testing.T) {
 		"loose base64":       {edit(t, good, "payload", "AAB="), "payload: is not base64"},
 		"base64 with breaks": {edit(t, good, "payload", "AA\nAA"), "payload: is not base64"},
 		"something more":     {bytes.Replace(good, []byte("{"), []byte(`{"alg":"none",`), 1), "alg: unknown field"},
-		"twice":              {bytes.Replace(good, []byte("{"), []byte(`{"sequence":9,`), 1), "sequence: is there twice"},
+		"twice":              {bytes.Replace(good, []byte("{"), []byte(`{"sequence":9,`), 1), "sequence: is given twice"},
 		"too large":          {append(bytes.Repeat([]byte(" "), desired.MaxEnvelopeBytes), good...), "more than"},
 		"cut off":            {good[:len(good)/2], "unexpected end"},
 		"an altered name":    {bytes.Replace(good, []byte("signature"), []byte("Signature"), 1), "Signature: unknown field"},

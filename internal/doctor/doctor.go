@@ -53,7 +53,7 @@ func Host(ctx context.Context, opt Options) []mvm.Finding {
 	checks := []func(context.Context) mvm.Finding{
 		h.root, h.qemu, h.kvm, h.tun, h.bridge, h.nftables, h.forwarding,
 		h.program("mkfs.ext4", "data disks", "e2fsprogs"),
-		h.program("apt-get", "the built-in images, which are made of Debian packages", "apt"),
+		h.program("apt-get", "the built-in images, which use Debian packages", "apt"),
 		h.disk, h.memory,
 	}
 	var out []mvm.Finding

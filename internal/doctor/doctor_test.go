@@ -72,8 +72,8 @@ func TestAHostThatLacksEverything(t *testing.T) {
 	uid := 1000
 	opt.UID = &uid
 	found := doctor.Host(context.Background(), opt)
-	for words, want := range map[string]string{"not run as root": "error", "QEMU does not run": "error", "no KVM": "warning", "no network devices": "error",
-		"forwards no packets": "warning", "mkfs.ext4 is not installed": "error", "apt-get is not installed": "error", "0.5 GiB of memory": "error"} {
+	for words, want := range map[string]string{"not run as root": "error", "QEMU does not run": "error", "no KVM": "warning", "can't create network devices": "error",
+		"does not forward packets": "warning", "mkfs.ext4 is not installed": "error", "apt-get is not installed": "error", "0.5 GiB of memory": "error"} {
 		if f := find(t, found, words); f.Severity != want || f.Fix == "" {
 			t.Errorf("%s: %+v, want %s with a fix", words, f, want)
 		}
@@ -85,7 +85,7 @@ func TestAHostThatLacksEverything(t *testing.T) {
 
 func TestWhatCannotBeSeenIsSaid(t *testing.T) {
 	found := doctor.Host(context.Background(), machine(t, nil))
-	for words, want := range map[string]string{"qemu-system-x86_64 is not installed": "error", "can't see whether the host forwards": "warning", "can't see the free memory": "warning"} {
+	for words, want := range map[string]string{"qemu-system-x86_64 is not installed": "error", "can't check whether the host forwards": "warning", "can't read the free memory": "warning"} {
 		if f := find(t, found, words); f.Severity != want {
 			t.Errorf("%s: %+v, want %s", words, f, want)
 		}

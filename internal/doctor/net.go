@@ -30,7 +30,7 @@ func (h host) bridge(ctx context.Context) mvm.Finding {
 			return found(ok, "the kernel has bridges, as a module", "", "")
 		}
 	}
-	return found(warning, "no sign that the kernel has bridges", "", "use a kernel with CONFIG_BRIDGE")
+	return found(warning, "the kernel does not seem to have bridges", "", "use a kernel with CONFIG_BRIDGE")
 }
 
 func (h host) nftables(context.Context) mvm.Finding {
@@ -44,7 +44,7 @@ func (h host) nftables(context.Context) mvm.Finding {
 	}
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		return found(warning, "nftables can't be looked at: "+err.Error(), "", "run mvm doctor as root")
+		return found(warning, "can't check nftables: "+err.Error(), "", "run mvm doctor as root")
 	case err != nil:
 		return found(failure, "nftables don't work: "+err.Error(), "", "use a kernel with CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET and CONFIG_NF_TABLES_BRIDGE")
 	}
@@ -55,9 +55,9 @@ func (h host) forwarding(context.Context) mvm.Finding {
 	v, err := h.read("/proc/sys/net/ipv4/ip_forward")
 	switch {
 	case err != nil:
-		return found(warning, "can't see whether the host forwards packets: "+err.Error(), "", "")
+		return found(warning, "can't check whether the host forwards packets: "+err.Error(), "", "")
 	case v != "1":
-		return found(warning, "the host forwards no packets yet: guests have no way out", "", "the agent turns it on; if something turns it off again: sysctl -w net.ipv4.ip_forward=1")
+		return found(warning, "the host does not forward packets yet, so guests can't reach other networks", "", "the agent turns forwarding on; if something turns it off again: sysctl -w net.ipv4.ip_forward=1")
 	}
 	return found(ok, "the host forwards packets", "", "")
 }

@@ -29,10 +29,10 @@ func (h host) disk(context.Context) mvm.Finding {
 	dir := existing(h.opt.DataDir)
 	free, err := sys.FreeBytes(dir)
 	if err != nil {
-		return found(warning, "can't see the free space: "+err.Error(), dir, "")
+		return found(warning, "can't read the free disk space: "+err.Error(), dir, "")
 	}
-	what := fmt.Sprintf("%.1f GiB free for images, memory of sleepers and disks", float64(free)/gibibyte)
-	const fix = "free some, or choose another place with --data-dir"
+	what := fmt.Sprintf("%.1f GiB free for images, snapshots and data disks", float64(free)/gibibyte)
+	const fix = "free some space, or choose another disk with --data-dir"
 	switch {
 	case free < noDisk:
 		return found(failure, what, dir, fix)
@@ -55,10 +55,10 @@ func existing(path string) string {
 func (h host) memory(context.Context) mvm.Finding {
 	free, err := h.available()
 	if err != nil {
-		return found(warning, "can't see the free memory: "+err.Error(), "", "")
+		return found(warning, "can't read the free memory: "+err.Error(), "", "")
 	}
 	what := fmt.Sprintf("%.1f GiB of memory available", float64(free)/gibibyte)
-	const fix = "sleep or stop what is not needed, or use smaller pools"
+	const fix = "put instances to sleep or stop them, or use smaller ones"
 	switch {
 	case free < noMem:
 		return found(failure, what, "", fix)

@@ -20,14 +20,14 @@ func (h host) root(ctx context.Context) mvm.Finding {
 	if uid == 0 {
 		return found(ok, "runs as root", "", "")
 	}
-	return found(failure, "does not run as root", fmt.Sprintf("(user %d)", uid), "run the agent as root; it gives each VMM a user of its own")
+	return found(failure, "does not run as root", fmt.Sprintf("(user %d)", uid), "run the agent as root, so that it can give each VMM its own user")
 }
 
 // hostd asks whether what has the rights answers.
 func (h host) hostd(ctx context.Context) mvm.Finding {
 	err := hostd.NewClient(h.opt.Hostd).Hello(ctx)
 	if err == nil {
-		return found(ok, "mvm hostd has the rights, and the agent needs none", h.opt.Hostd, "")
+		return found(ok, "mvm hostd does what needs root; the agent needs no privileges", h.opt.Hostd, "")
 	}
 	fix := "start it: systemctl start mvm-hostd"
 	if mvm.IsKind(err, mvm.KindPolicy) {
@@ -53,7 +53,7 @@ func (h host) qemu(ctx context.Context) mvm.Finding {
 func (h host) kvm(context.Context) mvm.Finding {
 	f, err := os.OpenFile(h.path("/dev/kvm"), os.O_RDWR, 0)
 	if err != nil {
-		return found(warning, "no KVM: guests run in software (TCG), several times slower, and that does not isolate as well", "",
+		return found(warning, "no KVM: guests run in software (TCG), which is several times slower and isolates less", "",
 			"turn on virtualisation in the firmware, or nested virtualisation on the host; then load kvm_intel or kvm_amd")
 	}
 	_ = f.Close()
@@ -63,10 +63,10 @@ func (h host) kvm(context.Context) mvm.Finding {
 func (h host) tun(context.Context) mvm.Finding {
 	f, err := os.OpenFile(h.path("/dev/net/tun"), os.O_RDWR, 0)
 	if err != nil {
-		return found(failure, "no network devices for guests: "+err.Error(), "", "load the module: modprobe tun")
+		return found(failure, "can't create network devices for guests: "+err.Error(), "", "load the module: modprobe tun")
 	}
 	_ = f.Close()
-	return found(ok, "network devices for guests can be made", h.path("/dev/net/tun"), "")
+	return found(ok, "network devices for guests can be created", h.path("/dev/net/tun"), "")
 }
 
 // program checks for a program that something needs.

@@ -140,8 +140,8 @@ func TestWhereItGoes(t *testing.T) {
 		"folder to new name":        {"d", "d", "new", "new/g"},
 		"folder to new name, slash": {"d", "d", "new/", "new/g"},
 		"contents to new name":      {"d", "", "new", "new/g"},
-		"folder over file":          {"d", "d", "file", "!is no folder"},
-		"folder over file below":    {"d", "g", "dir2", "!is no folder"},
+		"folder over file":          {"d", "d", "file", "!is not a folder"},
+		"folder over file below":    {"d", "g", "dir2", "!is not a folder"},
 		"file over folder":          {"f", "sub", "dir2", "!is a folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -322,8 +322,8 @@ func TestAHostileSenderStaysInside(t *testing.T) {
 		"absolute":                {stream().folder("").file("/tmp/victim", "x"), "no name"},
 		"NUL":                     {stream().folder("").file("a\x00b", ""), "no name"},
 		"long name":               {stream().folder("").file(strings.Repeat("n", 256), "x"), "no name"},
-		"folder over link out":    {stream().folder("").link("l", "..").folder("l").file("victim", "x").raw("uuz"), "is no folder"},
-		"folder over link in":     {stream().folder("").folder("d").raw("u").link("l", "d").folder("l").raw("uuz"), "is no folder"},
+		"folder over link out":    {stream().folder("").link("l", "..").folder("l").file("victim", "x").raw("uuz"), "is not a folder"},
+		"folder over link in":     {stream().folder("").folder("d").raw("u").link("l", "d").folder("l").raw("uuz"), "is not a folder"},
 		"file over link out":      {stream().folder("").link("l", "../victim").file("l", "x").raw("uz"), ""},
 		"first is a link":         {stream().link("", "../victim").raw("z"), ""},
 		"name of the first":       {stream().folder("../../victim").raw("uz"), ""},
@@ -341,10 +341,10 @@ func TestAHostileSenderStaysInside(t *testing.T) {
 		"size before its data":    {stream().entry('f', "{}").chunk(10, "xx").size(3), "data at"},
 		"immense size":            {stream().entry('f', "{}").size(1 << 62), "file too large"},
 		"folder in a file":        {stream().entry('f', "{}").folder("d"), "record"},
-		"other magic":             {&hostile{[]byte("USTAR000")}, "does not send files as this mvm does"},
+		"other magic":             {&hostile{[]byte("USTAR000")}, "uses another copy format"},
 		"more after the end":      {stream().file("", "x").raw("zffff"), ""},
 		"the same name twice":     {stream().folder("").file("a", "one").file("a", "two").raw("uz"), ""},
-		"folder where a file was": {stream().folder("").file("a", "one").folder("a"), "is no folder"},
+		"folder where a file was": {stream().folder("").file("a", "one").folder("a"), "is not a folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -62,7 +62,7 @@ func (x *receiver) all() error {
 		return err
 	}
 	if string(head) != magic {
-		return errors.New("the other side does not send files as this mvm does")
+		return errors.New("the other side uses another copy format: it may have another version of mvm")
 	}
 	kind, err := x.r.kind()
 	if err != nil {
@@ -104,11 +104,11 @@ func (t Target) place(folder bool) (dir, name string, err error) {
 	case err == nil && st.IsDir() && t.Name == "" && folder:
 		return path, "", nil
 	case err == nil && st.IsDir() && t.Name == "":
-		return "", "", fmt.Errorf("%s is a folder, and what comes is none", path)
+		return "", "", fmt.Errorf("%s is a folder, but the copied file is not", path)
 	case err == nil && st.IsDir():
 		return path, t.Name, nil
 	case err == nil && folder:
-		return "", "", fmt.Errorf("%s is there and is no folder", path)
+		return "", "", fmt.Errorf("%s exists and is not a folder", path)
 	case err == nil:
 		if path, err = filepath.EvalSymlinks(path); err != nil {
 			return "", "", err
@@ -122,7 +122,7 @@ func (t Target) place(folder bool) (dir, name string, err error) {
 	if st, err := os.Stat(dir); err != nil {
 		return "", "", err
 	} else if !st.IsDir() {
-		return "", "", fmt.Errorf("%s is no folder", dir)
+		return "", "", fmt.Errorf("%s is not a folder", dir)
 	}
 	return dir, name, nil
 }
@@ -159,7 +159,7 @@ func (x *receiver) folder(parent *os.Root, path string, h header, depth int) err
 		return err
 	}
 	if !before.IsDir() {
-		return fmt.Errorf("%s is there and is no folder", path)
+		return fmt.Errorf("%s exists and is not a folder", path)
 	}
 	root, err := parent.OpenRoot(name)
 	if err != nil {
@@ -230,7 +230,7 @@ func (x *receiver) file(parent *os.Root, path string, h header) (err error) {
 func (x *receiver) publish(parent *os.Root, tmp, name, path string, err error) error {
 	if err == nil {
 		if err = parent.Rename(tmp, name); err != nil && isFolder(parent, name) {
-			err = fmt.Errorf("%s is there and is a folder", path)
+			err = fmt.Errorf("%s exists and is a folder", path)
 		}
 	}
 	if err != nil {

@@ -96,7 +96,7 @@ func leftOut(m fs.FileMode) string {
 	case m&fs.ModeNamedPipe != 0:
 		return "it is a named pipe"
 	}
-	return "it is no file, folder or symlink"
+	return "it is not a file, folder or symlink"
 }
 
 func (s *sender) skip(path, why string) {

@@ -374,7 +374,7 @@ func TestNoSuchService(t *testing.T) {
 	err := sys.InFolder(g.dir, func(d *sys.Folder) error {
 		return guestlog.Read(d, guestlog.Query{Service: "nosuch"}, func(guestlog.Line) error { return errors.New("a line") })
 	})
-	if !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "there are lines of main") {
+	if !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "there are log lines of main") {
 		t.Errorf("Read = %v", err)
 	}
 }

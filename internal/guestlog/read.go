@@ -145,8 +145,8 @@ func (s *selection) add(l Line, each func(Line) error) error {
 
 func (s *selection) end(each func(Line) error) error {
 	if want := s.q.Service; want != "" && len(s.services) > 0 && !s.services[want] {
-		return mvm.Errorf(mvm.KindNotFound, "no line of a service %.40q is kept", want).
-			WithFix("there are lines of %s", strings.Join(sorted(s.services), ", "))
+		return mvm.Errorf(mvm.KindNotFound, "no log lines of service %.40q are kept", want).
+			WithFix("there are log lines of %s", strings.Join(sorted(s.services), ", "))
 	}
 	for _, l := range s.tail {
 		if err := each(l); err != nil {

@@ -97,7 +97,7 @@ func addKey(keys map[string]struct{}, text []byte) (string, error) {
 		}
 	}
 	if _, twice := keys[key]; twice {
-		return "", fmt.Errorf("key %q is there twice", clip(key))
+		return "", fmt.Errorf("key %q is given twice", clip(key))
 	}
 	keys[key] = struct{}{}
 	return key, nil

@@ -47,8 +47,8 @@ func qemuParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (p
 		return splitParts(o, own, st, log)
 	}
 	if os.Geteuid() != 0 {
-		return parts{}, mvm.Errorf(mvm.KindPolicy, "use this host: it takes root's rights, and this is user %d", os.Geteuid()).
-			WithFix("run as root, or let mvm hostd have the rights (hostd_socket)")
+		return parts{}, mvm.Errorf(mvm.KindPolicy, "use this host: mvm needs root, and this is user %d", os.Geteuid()).
+			WithFix("run as root, or use mvm hostd (hostd_socket)")
 	}
 	networks, err := takeNetworks(own)
 	if err != nil {

@@ -180,7 +180,7 @@ func lookupGroup(name string) (int, error) {
 	}
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return 0, mvm.Errorf(mvm.KindInvalid, "socket_group: %w", err).WithFix("make it with `groupadd %s`", name)
+		return 0, mvm.Errorf(mvm.KindInvalid, "socket_group: %w", err).WithFix("create it with `groupadd %s`", name)
 	}
 	gid, err := strconv.Atoi(g.Gid)
 	if err != nil {

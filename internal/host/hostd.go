@@ -34,7 +34,7 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 		return mvm.Errorf(mvm.KindInternal, "keep memory from other processes: %w", err)
 	}
 	if os.Geteuid() != 0 {
-		return mvm.Errorf(mvm.KindPolicy, "serve what needs root: this is user %d", os.Geteuid()).WithFix("run it as root")
+		return mvm.Errorf(mvm.KindPolicy, "run hostd: it needs root, and this is user %d", os.Geteuid()).WithFix("run it as root")
 	}
 	uid, gid, err := lookupUser(cfg.Hostd.User)
 	if err != nil {
@@ -121,7 +121,7 @@ func lookupUser(name string) (uid, gid int, err error) {
 		u, err = &user.User{Uid: name, Gid: name}, nil
 	}
 	if err != nil {
-		return 0, 0, mvm.Errorf(mvm.KindInvalid, "hostd_user: %w", err).WithFix("make the user, as the file sysusers.d/mvm.conf says")
+		return 0, 0, mvm.Errorf(mvm.KindInvalid, "hostd_user: %w", err).WithFix("create the user as in the file sysusers.d/mvm.conf")
 	}
 	uid, err1 := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)
@@ -141,7 +141,7 @@ func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (
 	if first, used, err := st.UIDBase(); err != nil {
 		return parts{}, err
 	} else if used && o.UIDBase == 0 && first != bounds.FirstUID {
-		return parts{}, mvm.Errorf(mvm.KindState, "use mvm hostd: this data dir's instances have users from %d on, and hostd takes those from %d on", first, bounds.FirstUID).
+		return parts{}, mvm.Errorf(mvm.KindState, "use mvm hostd: the instances in this data directory use users from %d on, and hostd uses those from %d on", first, bounds.FirstUID).
 			WithFix("set uid_base = %d in the config, and restart mvm-hostd", first)
 	}
 	if err := st.SetUIDBase(bounds.FirstUID); err != nil {
@@ -165,7 +165,7 @@ func checkOwner(dir string) error {
 	}
 	if owner, ok := ownerOf(st); ok && owner != os.Geteuid() {
 		return mvm.Errorf(mvm.KindPolicy, "use %s: it belongs to user %d, and this is user %d", dir, owner, os.Geteuid()).
-			WithFix("run the agent as its owner, with systemctl start mvm-agent, or give the folder to this user while nothing runs")
+			WithFix("run the agent as the owner, with systemctl start mvm-agent, or stop everything and chown the folder to this user")
 	}
 	return nil
 }

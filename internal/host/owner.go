@@ -95,7 +95,7 @@ func takeUsers(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (*
 		}
 		first, used = owner.AnyUsers(), false
 	}
-	return nil, mvm.Errorf(mvm.KindState, "find users for VMMs: other agents have those that were tried").WithFix("remove %s/users-*, when no other agent has VMMs", owner.LockDir)
+	return nil, mvm.Errorf(mvm.KindState, "find users for VMMs: other agents use all that were tried").WithFix("remove %s/users-* if no other agent has VMMs", owner.LockDir)
 }
 
 // defaultDataDir is that of an agent whose config says nothing else.

@@ -48,7 +48,7 @@ func TestOlderRevocationListAfterARestart(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err = host.Serve(ctx, o, nil) // which ends it where it serves
-	if cli.ExitCode(err) != 4 || !strings.Contains(err.Error(), "is older than 2") || !strings.Contains(err.Error(), "take the latest ca.crl") {
+	if cli.ExitCode(err) != 4 || !strings.Contains(err.Error(), "is older than the last one used, 2") || !strings.Contains(err.Error(), "copy the latest ca.crl") {
 		t.Errorf("with the older list: %v", err)
 	}
 	must(t, os.WriteFile(path, latest, 0o644))

@@ -75,7 +75,7 @@ func (c *Client) check(ctx context.Context, epoch string) error {
 	}
 	a, _, err := call[scopeAnswer](ctx, c, opScope, none{}, nil)
 	if mvm.IsKind(err, mvm.KindInvalid) {
-		return mvm.Errorf(mvm.KindState, "use mvm hostd at %s: it is of an older mvm", c.path).WithFix("restart it: systemctl restart mvm-hostd")
+		return mvm.Errorf(mvm.KindState, "use mvm hostd at %s: it is from an older mvm version", c.path).WithFix("restart it: systemctl restart mvm-hostd")
 	}
 	if err != nil {
 		return err
@@ -92,8 +92,8 @@ func (c *Client) check(ctx context.Context, epoch string) error {
 		c.checked = epoch
 		return nil
 	}
-	return mvm.Errorf(mvm.KindState, "use mvm hostd at %s: it works for an agent with another %s", c.path, what).
-		WithFix("give both the same config, or give this agent a hostd of its own (hostd_socket)")
+	return mvm.Errorf(mvm.KindState, "use mvm hostd at %s: it serves an agent with another %s", c.path, what).
+		WithFix("use the same config for both, or give this agent its own hostd (hostd_socket)")
 }
 
 // call does one request. The files that come back are the caller's.
@@ -173,12 +173,12 @@ func (c *Client) explain(ctx context.Context, err error) *mvm.Error {
 	case cause != nil:
 		return mvm.Errorf(mvm.KindCanceled, "ask mvm hostd at %s: %w", c.path, context.Cause(ctx))
 	case errors.Is(err, syscall.EACCES):
-		return mvm.Errorf(mvm.KindPolicy, "ask mvm hostd at %s: %w", c.path, err).WithFix("run the agent as the user that hostd_user names")
+		return mvm.Errorf(mvm.KindPolicy, "ask mvm hostd at %s: %w", c.path, err).WithFix("run the agent as the user in hostd_user")
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return mvm.Errorf(mvm.KindUnavailable, "ask mvm hostd at %s: it ended the connection: %w", c.path, err).
-			WithFix("see its log; it answers root and the user that hostd_user names")
+			WithFix("see hostd's log; it serves only root and the user in hostd_user")
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "ask mvm hostd at %s: %w", c.path, err).WithFix("see whether it runs: systemctl status mvm-hostd")
+	return mvm.Errorf(mvm.KindUnavailable, "ask mvm hostd at %s: %w", c.path, err).WithFix("check whether it runs: systemctl status mvm-hostd")
 }
 
 // refusal is the error that an answer tells of.

@@ -48,8 +48,8 @@ func (DirBuilder) Scheme() string { return "dir:" }
 // built.
 func (DirBuilder) Check(ref string) error {
 	if dir := strings.TrimPrefix(ref, DirBuilder{}.Scheme()); !filepath.IsAbs(dir) {
-		return mvm.Errorf(mvm.KindInvalid, "image %s: the agent has no folder that %q is relative to", ref, dir).
-			WithFix("use an absolute path, as dir:/srv/images/mine; the mvm command makes it one")
+		return mvm.Errorf(mvm.KindInvalid, "image %s: %q is a relative path", ref, dir).
+			WithFix("use an absolute path, such as dir:/srv/images/mine")
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (s *source) readManifest(ref string) error {
 		return err
 	}
 	if s.owner = st.Uid; st.Mode&0o002 != 0 {
-		return fmt.Errorf("everybody may write in %s: chmod o-w it", s.dir.Name())
+		return fmt.Errorf("every user can write to %s: run chmod o-w on it", s.dir.Name())
 	}
 	f, _, err := s.open(File{Name: ManifestName}, maxManifest)
 	if err != nil {
@@ -229,7 +229,7 @@ func (s *source) open(want File, most int64) (_ *os.File, is stamp, err error) {
 		return nil, is, err
 	}
 	if st.Uid != s.owner && (st.Nlink > 1 || st.Mode&0o004 == 0) {
-		return nil, is, fmt.Errorf("%s belongs to user %d and %s to user %d: a file of another user has one link and may be read by everybody: copy it, or chown the copy",
+		return nil, is, fmt.Errorf("%s belongs to user %d and %s to user %d: a file of another user must have one link and be readable by all: copy it, or chown the copy",
 			want.Name, st.Uid, s.dir.Name(), s.owner)
 	}
 	if st.Size > most {
@@ -255,7 +255,7 @@ func (s *source) copy(ctx context.Context, to string, f *File, most int64) error
 	}
 	got.Name = f.Name
 	if after, err := stampOf(in); err != nil || after != before {
-		return errors.Join(err, fmt.Errorf("%s was changed while it was copied: build again when nobody writes to it", f.Name))
+		return errors.Join(err, fmt.Errorf("%s was changed during the copy: build again when nobody writes to it", f.Name))
 	}
 	if f.Size != 0 && f.Size != got.Size || f.SHA256 != "" && f.SHA256 != got.SHA256 {
 		return fmt.Errorf("%s has %d bytes and SHA-256 %s, %s says otherwise", f.Name, got.Size, got.SHA256, ManifestName)
@@ -294,5 +294,5 @@ func dirError(ref string, err error) error {
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
 	return mvm.Errorf(mvm.KindInvalid, "image %s: %w", ref, err).
-		WithFix("the folder needs image.json, a kernel, and an initrd or a rootfs, as docs/images.md says")
+		WithFix("the folder needs image.json, a kernel, and an initrd or a rootfs: see docs/images.md")
 }

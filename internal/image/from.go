@@ -52,10 +52,10 @@ func (r recipe) validate() error {
 		return nil
 	}
 	if own := r.Image; own != (Image{Version: own.Version, Name: own.Name, Arch: own.Arch}) {
-		return errors.New("with from and add, image.json has no cmdline, kernel, initrd or rootfs: they are those of the image in from")
+		return errors.New("with from and add, image.json must not set cmdline, kernel, initrd or rootfs: they come from the image in from")
 	}
 	if r.From == "" {
-		return errors.New("add needs from, the image that the files are added to, as \"builtin:minimal\"")
+		return errors.New("add needs from, the image to add the files to, such as \"builtin:minimal\"")
 	}
 	if len(r.Add) == 0 || len(r.Add) > maxAdded {
 		return fmt.Errorf("add has %d files, not 1 to %d", len(r.Add), maxAdded)
@@ -66,7 +66,7 @@ func (r recipe) validate() error {
 			return err
 		}
 		if seen[a.Path] {
-			return fmt.Errorf("add: path %q is there twice", a.Path)
+			return fmt.Errorf("add: path %q is given twice", a.Path)
 		}
 		seen[a.Path] = true
 	}
@@ -89,7 +89,7 @@ func (a added) validate() error {
 	}
 	for _, d := range hiddenInGuest {
 		if a.Path == d || strings.HasPrefix(a.Path, d+"/") {
-			return fmt.Errorf("add: path %q of %s is below %s, which the guest mounts over: choose another folder, as /usr/bin", a.Path, a.Name, d)
+			return fmt.Errorf("add: path %q of %s is below %s, which the guest mounts over: choose another folder, such as /usr/bin", a.Path, a.Name, d)
 		}
 	}
 	return nil
@@ -98,7 +98,7 @@ func (a added) validate() error {
 // base returns the builder of the image in from.
 func (d DirBuilder) base(from string) (Builder, error) {
 	if d.Base == nil {
-		return nil, fmt.Errorf("from %.80q: this host builds no image that files can be added to", from)
+		return nil, fmt.Errorf("from %.80q: this host can build no image to add files to", from)
 	}
 	if _, err := Resolve([]Builder{d.Base}, from); err != nil {
 		return nil, fmt.Errorf("from: %w", err)
@@ -131,7 +131,7 @@ func (d DirBuilder) buildFrom(ctx context.Context, src *source, dir string, prog
 		return err
 	}
 	if img.RootFS != nil || img.Initrd == (File{}) {
-		return fmt.Errorf("from: %s has a root filesystem, and files can be added only to an image that runs from its initrd, as builtin:minimal", src.from)
+		return fmt.Errorf("from: %s has a root filesystem, but files can be added only to an image that runs from its initrd, such as builtin:minimal", src.from)
 	}
 	if err := src.addTo(ctx, filepath.Join(dir, img.Initrd.Name)); err != nil {
 		return err
@@ -197,7 +197,7 @@ func (s *source) write(ctx context.Context, w *cpio.Writer, a added, most int64)
 		return 0, err
 	}
 	if after, err := stampOf(f); err != nil || after != before {
-		return 0, errors.Join(err, fmt.Errorf("%s was changed while it was copied: build again when nobody writes to it", a.Name))
+		return 0, errors.Join(err, fmt.Errorf("%s was changed during the copy: build again when nobody writes to it", a.Name))
 	}
 	return before.Size, nil
 }

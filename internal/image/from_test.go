@@ -133,7 +133,7 @@ func TestImageFromRefuses(t *testing.T) {
 		"name that leaves": {edit(`"hello"`, `"../hello"`), "plain name"},
 		"missing file":     {edit(`"hello"`, `"other"`), "other"},
 		"link":             {edit(`"hello"`, `"link"`), "regular file"},
-		"kernel as well":   {edit(`{"from"`, `{"kernel": {"name": "hello"}, "from"`), "no cmdline, kernel"},
+		"kernel as well":   {edit(`{"from"`, `{"kernel": {"name": "hello"}, "from"`), "must not set cmdline, kernel"},
 		"add alone":        {edit(`"from": "base:small", `, ""), "add needs from"},
 		"nothing to add":   {`{"from": "base:small"}`, "add has 0 files"},
 		"too many":         {string(many), "add has 257 files"},

@@ -94,7 +94,7 @@ func Resolve(builders []Builder, ref string) (Builder, error) {
 	for n, b := range builders {
 		names[n] = b.Scheme()
 	}
-	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host takes it", ref).
+	return nil, mvm.Errorf(mvm.KindInvalid, "image reference %q: no builder on this host supports it", ref).
 		WithFix("use one that begins with %s", strings.Join(names, " or "))
 }
 

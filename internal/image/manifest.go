@@ -158,7 +158,7 @@ func (i Image) validate() error {
 			return err
 		}
 		if names[f.Name] {
-			return fmt.Errorf("file name %q is there twice", f.Name)
+			return fmt.Errorf("file name %q is given twice", f.Name)
 		}
 		names[f.Name] = true
 	}
@@ -221,5 +221,5 @@ func (i Image) verify(ctx context.Context) error {
 
 func damaged(i Image, format string, args ...any) error {
 	return mvm.Errorf(mvm.KindInternal, "image %s (%s) is damaged: %w", i.Digest, i.Name, fmt.Errorf(format, args...)).
-		WithFix("build the image again: the damaged one is replaced")
+		WithFix("build the image again, which replaces the damaged one")
 }

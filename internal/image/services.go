@@ -41,7 +41,7 @@ func checkServices(img Image) error {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindInvalid, "image %s: in %s: %w", img.Name, definition.Dir, err).
-		WithFix("mend the definition, as docs/guest.md has it, and build the image again")
+		WithFix("fix the definition (see docs/guest.md), and build the image again")
 }
 
 // definitions are the image's service definitions by name.
@@ -117,7 +117,7 @@ func firstEntries(root fs.FS, dir string) ([]fs.DirEntry, error) {
 	defer f.Close()
 	d, ok := f.(fs.ReadDirFile)
 	if !ok {
-		return nil, fmt.Errorf("%s is no folder", dir)
+		return nil, fmt.Errorf("%s is not a folder", dir)
 	}
 	entries, err := d.ReadDir(maxEntries)
 	if errors.Is(err, io.EOF) {

@@ -84,7 +84,7 @@ func TestDirImageTakesNothingOfSomebodyElse(t *testing.T) {
 		"copy by root":            {func(t *testing.T, dir, kernel string) { must(t, os.Chown(kernel, 0, 0)) }, ""},
 		"hard link of his own":    {func(t *testing.T, dir, kernel string) { must(t, os.Link(kernel, filepath.Join(t.TempDir(), "other"))) }, ""},
 		"private file of his own": {func(t *testing.T, dir, kernel string) { must(t, os.Chmod(kernel, 0o600)) }, ""},
-		"folder for everybody":    {func(t *testing.T, dir, kernel string) { must(t, os.Chmod(dir, 0o777)) }, "everybody may write"},
+		"folder for everybody":    {func(t *testing.T, dir, kernel string) { must(t, os.Chmod(dir, 0o777)) }, "every user can write"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := byHand(t)
@@ -159,7 +159,7 @@ func TestDirImageRefusesAFileThatChanges(t *testing.T) {
 	})
 	defer wg.Wait()
 	defer close(stop)
-	wantRefused(t, dir, "changed while it was copied")
+	wantRefused(t, dir, "changed during the copy")
 }
 
 func TestDirImageHasBounds(t *testing.T) {

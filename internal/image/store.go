@@ -230,7 +230,7 @@ func (s *DirStore) explain(ref string, err error) error {
 		return err
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "build image %s: no space left in %s (%d MiB free): %w", ref, s.dir, free>>20, err).
-		WithFix("free space there, or keep mvm's data on a larger disk with --data-dir")
+		WithFix("free space there, or move mvm's data to a larger disk with --data-dir")
 }
 
 const lowSpace = 1 << 20

@@ -32,7 +32,7 @@ func (in *Ingress) Publish() error {
 	all, err := in.publishAll()
 	in.unpublished.Store(!all || err != nil)
 	if err != nil {
-		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err).WithFix("the agent tries again by itself; see `mvm doctor` for what is missing")
+		return mvm.Errorf(mvm.KindOf(err), "publish ports: %w", err).WithFix("the agent retries; see `mvm doctor` for what is missing")
 	}
 	return nil
 }

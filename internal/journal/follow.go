@@ -32,7 +32,7 @@ func (f *followers) enter(tenant string) (leave func(), err error) {
 		limit = maxHostFollowers
 	}
 	if n := f.by[tenant]; n >= limit || tenant != "" && f.some >= maxFollowers {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "follow events: %d others do already", n).WithFix("try again later")
+		return nil, mvm.Errorf(mvm.KindUnavailable, "follow events: already %d followers", n).WithFix("try again later")
 	}
 	f.count(tenant, 1)
 	return func() {

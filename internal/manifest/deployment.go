@@ -142,7 +142,7 @@ func (t *table) ports(key string) []int {
 			continue
 		}
 		if seen[n] {
-			i.problem("port %d is there twice", n)
+			i.problem("port %d is given twice", n)
 		}
 		seen[n] = true
 		out = append(out, n)

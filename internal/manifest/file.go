@@ -62,7 +62,7 @@ func readFile(path string) ([]byte, error) {
 	defer f.Close()
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() && !IsPipe(path) {
-		err = errors.New("it is not a regular file (to read a pipe, name the manifest - and give it at stdin)")
+		err = errors.New("it is not a regular file (to read a pipe, use - and pass the manifest on stdin)")
 	}
 	var data []byte
 	if err == nil {

@@ -150,7 +150,7 @@ func (t *table) integrations() []mvm.Integration {
 		sub.integer("timeout_seconds", &n.TimeoutSeconds, 1, int(mvm.MaxIntegrationTimeout/time.Second))
 		sub.done()
 		if n.Name != "" && seen[n.Name] {
-			sub.item("name", nil).problem("integration %q is there twice", n.Name)
+			sub.item("name", nil).problem("integration %q is given twice", n.Name)
 		}
 		seen[n.Name] = true
 		out = append(out, n)

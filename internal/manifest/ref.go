@@ -21,8 +21,8 @@ func ImageRef(ref, base string, remote bool) (string, error) {
 		return ref, nil
 	}
 	if remote {
-		return "", mvm.Errorf(mvm.KindInvalid, "image %s: %q is a path on this machine, and the agent is on another", ref, path).
-			WithFix("give the absolute path on the agent's machine, as %s:/srv/images/mine", scheme)
+		return "", mvm.Errorf(mvm.KindInvalid, "image %s: %q is a path on this machine, but the agent is on another one", ref, path).
+			WithFix("give the absolute path on the agent's machine, such as %s:/srv/images/mine", scheme)
 	}
 	abs, err := filepath.Abs(filepath.Join(base, path))
 	if err != nil {

@@ -21,7 +21,7 @@ func (t *table) routes() *mvm.RoutingTable {
 		}
 		r := sub.route()
 		if r.Name != "" && names[r.Name] {
-			sub.item("name", nil).problem("route %q is there twice", r.Name)
+			sub.item("name", nil).problem("route %q is given twice", r.Name)
 		}
 		if other, twice := rules[r.Match]; twice && r.Match != (mvm.MatchRule{}) {
 			sub.item("match_rule", nil).problem("matches the same as route %q", other)
@@ -47,7 +47,7 @@ func (t *table) route() mvm.Route {
 	}
 	if i, ok := t.get("auth"); ok {
 		if r.Auth = i.auth(); r.Auth != nil && r.Auth.Mode == mvm.AuthProxy && r.To.Selector.Kind != mvm.SelectByKey && r.To.Selector.Kind != "" {
-			i.problem("mode proxy is for routes by key: limit others with source_cidr")
+			i.problem("mode proxy is for routes by key: to restrict other routes use source_cidr")
 		}
 	}
 	r.TrustedProxies = t.ranges("trusted_proxies")
@@ -161,7 +161,7 @@ func checkPools(tables []*table, d mvm.Deployment) {
 	ids := map[string]bool{}
 	for n, p := range d.Pools {
 		if p.ID != "" && ids[p.ID] {
-			tables[n].item("id", nil).problem("pool %q is there twice", p.ID)
+			tables[n].item("id", nil).problem("pool %q is given twice", p.ID)
 		}
 		ids[p.ID] = true
 	}

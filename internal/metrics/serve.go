@@ -45,7 +45,7 @@ func (m *Metrics) Serve(addr string, log *slog.Logger) (*Server, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "listen for scrapes on %s: %w", addr, err).
-			WithFix("give metrics_listen another address, or leave it away")
+			WithFix("set metrics_listen to another address, or remove it")
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", m.Handler(log))

@@ -14,7 +14,7 @@ func (c Config) Validate() error {
 	tenants, nets := map[string]bool{}, map[int]string{}
 	for _, t := range c.Tenants {
 		if tenants[t.ID] {
-			return mvm.Errorf(mvm.KindInvalid, "check network: tenant %q is there twice", t.ID)
+			return mvm.Errorf(mvm.KindInvalid, "check network: tenant %q is given twice", t.ID)
 		}
 		tenants[t.ID] = true
 		if other, ok := nets[t.NetID]; ok {
@@ -59,7 +59,7 @@ func (t Tenant) Validate() error {
 	ids, offsets := map[string]bool{}, map[int]bool{}
 	for _, i := range t.Instances {
 		if i.ID == "" || ids[i.ID] || offsets[i.Offset] {
-			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: instance %q or its offset %d is there twice or empty", t.ID, i.ID, i.Offset)
+			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: instance %q or its offset %d is given twice or empty", t.ID, i.ID, i.Offset)
 		}
 		if _, ok := mvm.SubnetAddr(t.Subnet, i.Offset); !ok || i.Offset < mvm.BuilderOffset {
 			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: instance %q has offset %d, which is no instance's address in %s", t.ID, i.ID, i.Offset, t.Subnet)

@@ -19,7 +19,7 @@ const (
 // TakeDataDir holds the data dir, which one agent at a time works on, by whatever path.
 func TakeDataDir(o Owner) (*Hold, error) {
 	return take(what{name: "data dir " + o.DataDir, path: filepath.Join(o.DataDir, dataLock), wait: patience,
-		fix: "use the running agent, or end it first"}, o)
+		fix: "use the running agent, or stop it first"}, o)
 }
 
 // TakeRunDir holds the run dir. One that belongs to another data dir, whose agent does

@@ -41,7 +41,7 @@ func TakeNetworks(o Owner, look func() (Networks, error)) (*Hold, error) {
 		fix:  "use that agent, or stop it and destroy its tenants, or run this one in a network namespace of its own"}, o)
 	var e *mvm.Error
 	if of, rerr := Read(path); errors.As(err, &e) && rerr == nil && of.Socket != "" && !of.same(o) {
-		return nil, e.WithFix("use that agent (--socket %s), or stop it and destroy its tenants, or run this one in a network namespace of its own", of.Socket)
+		return nil, e.WithFix("use that agent (--socket %s), or stop it and destroy its tenants, or run this agent in its own network namespace", of.Socket)
 	}
 	return h, err
 }

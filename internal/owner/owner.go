@@ -111,7 +111,7 @@ func take(w what, o Owner) (*Hold, error) {
 		return nil, mvm.Errorf(mvm.KindState, "use %s: %s runs with it", w.name, of).WithFix("%s", w.fix)
 	}
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindPolicy, "lock %s: %w", w.name, err).WithFix("remove it, if it is not another agent's, and start again")
+		return nil, mvm.Errorf(mvm.KindPolicy, "lock %s: %w", w.name, err).WithFix("remove it if no other agent uses it, and start again")
 	}
 	if err := belong(f, w, o); err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -123,7 +123,7 @@ func take(w what, o Owner) (*Hold, error) {
 func belong(f *os.File, w what, o Owner) error {
 	of, err := decode(f)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "read the owner of %s in %s: %w", w.name, w.path, err).WithFix("remove that file, when no other agent runs")
+		return mvm.Errorf(mvm.KindInternal, "read the owner of %s in %s: %w", w.name, w.path, err).WithFix("remove that file if no other agent runs")
 	}
 	if !of.same(o) && w.free != nil {
 		if err := w.free(of); err != nil {
@@ -188,7 +188,7 @@ func lockDir() error {
 		return mvm.Errorf(mvm.KindInternal, "look at folder of locks %s: %w", LockDir, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 || st.Mode&0o022 != 0 {
-		return mvm.Errorf(mvm.KindPolicy, "use folder of locks %s: it is not a folder that root alone writes to (user %d, mode %04o)", LockDir, st.Uid, st.Mode&0o7777).
+		return mvm.Errorf(mvm.KindPolicy, "use folder of locks %s: it must be a folder that only root can write to (user %d, mode %04o)", LockDir, st.Uid, st.Mode&0o7777).
 			WithFix("remove it and start again")
 	}
 	return nil

@@ -48,8 +48,8 @@ func (d *Dir) Init(now time.Time) (made bool, err error) {
 		}
 		return false, d.ensureCRL(now)
 	case cert:
-		return false, mvm.Errorf(mvm.KindState, "init CA in %s: the certificate of a CA is here, and its key is elsewhere", d.path).
-			WithFix("sign on the host that has ca.key")
+		return false, mvm.Errorf(mvm.KindState, "create CA in %s: the certificate of a CA is here, but its key is on another host", d.path).
+			WithFix("run this on the CA's host, which has ca.key")
 	}
 	if err := d.makeCA(now); err != nil {
 		return false, err
@@ -113,7 +113,7 @@ func (d *Dir) loadCA() (*ca, error) {
 	}
 	text, err := d.read(caKeyFile, MaxPEM, true)
 	if mvm.IsKind(err, mvm.KindNotFound) {
-		return nil, mvm.Errorf(mvm.KindState, "the key of the CA is not in %s", d.path).WithFix("sign on the host that has ca.key")
+		return nil, mvm.Errorf(mvm.KindState, "the CA's key is not in %s", d.path).WithFix("run this on the CA's host, which has ca.key")
 	}
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (d *Dir) loadCA() (*ca, error) {
 		return nil, err
 	}
 	if !sameKey(cert, key) {
-		return nil, mvm.Errorf(mvm.KindState, "%s is not the key of %s", d.file(caKeyFile), d.file(caFile)).WithFix("put the right files back from your copy")
+		return nil, mvm.Errorf(mvm.KindState, "%s is not the key of %s", d.file(caKeyFile), d.file(caFile)).WithFix("restore the right files from your backup")
 	}
 	return &ca{cert: cert, key: key}, nil
 }
@@ -133,7 +133,7 @@ func (d *Dir) caCert() (*x509.Certificate, error) {
 	text, err := d.read(caFile, MaxPEM, false)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return nil, mvm.Errorf(mvm.KindNotFound, "there is no CA in %s", d.path).
-			WithFix("make one with `mvm agent certs init`, or take another host's with `mvm agent certs request` and `mvm agent certs rotate`")
+			WithFix("create one with `mvm agent certs init`, or use another host's CA: `mvm agent certs request`, then `mvm agent certs rotate`")
 	}
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (d *Dir) caCert() (*x509.Certificate, error) {
 	}
 	domain, err := domainOf(c)
 	if err == nil && domain != d.domain {
-		err = mvm.Errorf(mvm.KindState, "the CA in %s is of trust domain %s, not %s", d.path, domain, d.domain).
+		err = mvm.Errorf(mvm.KindState, "the CA in %s is for trust domain %s, not %s", d.path, domain, d.domain).
 			WithFix("set trust_domain in the agent's config to %s", domain)
 	}
 	return c, err
@@ -153,7 +153,7 @@ func (d *Dir) caCert() (*x509.Certificate, error) {
 // domainOf returns the trust domain of a CA.
 func domainOf(c *x509.Certificate) (string, error) {
 	if !c.IsCA || len(c.URIs) != 1 || c.URIs[0].Scheme != "spiffe" || c.URIs[0].Path != "" || c.CheckSignatureFrom(c) != nil {
-		return "", mvm.Errorf(mvm.KindInvalid, "certificate %s is not one of a CA of mvm", serialText(c))
+		return "", mvm.Errorf(mvm.KindInvalid, "certificate %s is not an mvm CA's", serialText(c))
 	}
 	return c.URIs[0].Host, nil
 }
@@ -174,7 +174,7 @@ func (d *Dir) sign(r Request, life time.Duration, now time.Time) ([]byte, CertIn
 		return nil, CertInfo{}, err
 	}
 	if r.Identity.Domain != d.domain {
-		return nil, CertInfo{}, mvm.Errorf(mvm.KindPolicy, "sign certificate of %s: this CA is of trust domain %s", r.Identity.URI(), d.domain)
+		return nil, CertInfo{}, mvm.Errorf(mvm.KindPolicy, "sign certificate of %s: this CA is for trust domain %s", r.Identity.URI(), d.domain)
 	}
 	ca, err := d.loadCA()
 	if err != nil {

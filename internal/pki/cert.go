@@ -102,7 +102,7 @@ func goodKey(pub crypto.PublicKey) error {
 	case ed25519.PublicKey:
 		return nil
 	}
-	return mvm.Errorf(mvm.KindInvalid, "key of type %T is not taken", pub).WithFix("use ECDSA P-256, P-384 or Ed25519")
+	return mvm.Errorf(mvm.KindInvalid, "key of type %T is not supported", pub).WithFix("use ECDSA P-256, P-384 or Ed25519")
 }
 
 func encodeKey(key crypto.PrivateKey) ([]byte, error) {

@@ -57,7 +57,7 @@ func readClient(path string, secret bool) ([]byte, error) {
 	b, err := readFile(path, 0, MaxPEM, secret)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return nil, mvm.Errorf(mvm.KindInvalid, "client's certificate: %w", err).
-			WithFix("get the folder that `mvm agent certs client` made on the node, and name it with --certs or MVM_CERTS")
+			WithFix("copy the folder that `mvm agent certs client` created on the node, and set it with --certs or MVM_CERTS")
 	}
 	return b, err
 }

@@ -36,7 +36,7 @@ func (d *Dir) loadCRL() (*crl, error) {
 	text, err := d.read(crlFile, MaxCRL, false)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		return nil, mvm.Errorf(mvm.KindState, "the CA's revocation list is not in %s", d.path).
-			WithFix("take ca.crl from the host that signs; without it nobody can tell who was revoked")
+			WithFix("copy ca.crl from the CA's host: without it, revoked certificates are unknown")
 	}
 	if err != nil {
 		return nil, err

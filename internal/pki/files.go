@@ -118,7 +118,7 @@ func readFile(path string, flags int, limit int64, secret bool) ([]byte, error) 
 	case !st.Mode().IsRegular():
 		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: it is not a regular file", path)
 	case secret && st.Mode().Perm()&0o077 != 0:
-		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: its mode %04o lets others at its key", path, st.Mode().Perm()).WithFix("chmod 0600 it")
+		return nil, mvm.Errorf(mvm.KindPolicy, "read %s: its mode %04o gives other users access to the key", path, st.Mode().Perm()).WithFix("run chmod 0600 on it")
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	switch {

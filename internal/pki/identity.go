@@ -90,7 +90,7 @@ func (id Identity) Validate() error {
 	case id.Node == "":
 		return mvm.ValidateName("client", id.Client)
 	}
-	return mvm.Errorf(mvm.KindInvalid, "an identity is a node's or a client's, not both")
+	return mvm.Errorf(mvm.KindInvalid, "an identity is for a node or for a client, not both")
 }
 
 // URI returns the identity as it is in certificates.

@@ -89,7 +89,7 @@ func (d *Dir) Revoke(which string, now time.Time) ([]CertInfo, error) {
 	}
 	found := slices.DeleteFunc(all, func(c CertInfo) bool { return !c.matches(which) || c.NotAfter.Before(now) })
 	if len(found) == 0 {
-		return nil, mvm.Errorf(mvm.KindNotFound, "no certificate that is in force matches %.100q", which).
+		return nil, mvm.Errorf(mvm.KindNotFound, "no valid certificate matches %.100q", which).
 			WithFix("see `mvm agent certs list`")
 	}
 	fresh := slices.DeleteFunc(found, func(c CertInfo) bool { return c.Revoked })

@@ -198,8 +198,8 @@ func (k *Keeper) keepLatest(s *state) error {
 	}
 	switch s.crl.number.Cmp(highest) {
 	case -1:
-		return mvm.Errorf(mvm.KindState, "revocation list %s in %s is older than %s, which was in force", s.crl.number, k.dir.file(crlFile), highest).
-			WithFix("take the latest ca.crl from the host that signs; its number is %s or higher, see `mvm agent certs status` there", highest)
+		return mvm.Errorf(mvm.KindState, "revocation list %s in %s is older than the last one used, %s", s.crl.number, k.dir.file(crlFile), highest).
+			WithFix("copy the latest ca.crl from the CA's host; it must have number %s or higher, see `mvm agent certs status` there", highest)
 	case 0:
 		return nil
 	}
@@ -267,11 +267,11 @@ func (s *state) checkClient(c *x509.Certificate, domain string, now time.Time) (
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return Identity{}, mvm.Errorf(mvm.KindPolicy, "certificate %s is valid from %s to %s only", serialText(c), c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339)).
-			WithFix("get a new one; if it should be valid, compare the clocks of the two machines")
+			WithFix("create a new one; if it should be valid, compare the clocks of the two machines")
 	case err != nil:
 		return Identity{}, mvm.Errorf(mvm.KindPolicy, "certificate %s: %w", serialText(c), err)
 	case s.crl.revoked[serialText(c)]:
-		return Identity{}, mvm.Errorf(mvm.KindPolicy, "certificate %s is revoked", serialText(c)).WithFix("ask the operator of the node for a new one")
+		return Identity{}, mvm.Errorf(mvm.KindPolicy, "certificate %s is revoked", serialText(c)).WithFix("ask the node's operator for a new one")
 	}
 	id, err := IdentityOf(c)
 	if err == nil && (id.Client == "" || id.Domain != domain) {

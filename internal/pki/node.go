@@ -25,7 +25,7 @@ type node struct {
 func (d *Dir) loadNode(ca *x509.Certificate) (*node, error) {
 	text, err := d.read(nodeFile, MaxPEM, true)
 	if mvm.IsKind(err, mvm.KindNotFound) {
-		return nil, mvm.Errorf(mvm.KindNotFound, "there is no certificate of this node in %s", d.path).WithFix("make one with `mvm agent certs init`")
+		return nil, mvm.Errorf(mvm.KindNotFound, "there is no certificate of this node in %s", d.path).WithFix("create one with `mvm agent certs init`")
 	}
 	if err != nil {
 		return nil, err
@@ -50,8 +50,8 @@ func newNode(cert *x509.Certificate, key crypto.Signer, ca *x509.Certificate, do
 	case id.Node == "" || id.Domain != domain:
 		return nil, mvm.Errorf(mvm.KindPolicy, "certificate of %s is not of a node of %s", id.URI(), domain)
 	case !sameKey(cert, key):
-		return nil, mvm.Errorf(mvm.KindPolicy, "certificate of %s is of another key", id.Short()).
-			WithFix("take the one that answers the last request, or make a new request")
+		return nil, mvm.Errorf(mvm.KindPolicy, "certificate of %s is for another key", id.Short()).
+			WithFix("install the certificate for the last request, or create a new request")
 	}
 	if err := cert.CheckSignatureFrom(ca); err != nil {
 		return nil, mvm.Errorf(mvm.KindPolicy, "certificate of %s is not signed by this node's CA: %w", id.Short(), err)
@@ -161,7 +161,7 @@ func (d *Dir) InstallNode(cert, ca, crl []byte, now time.Time) (CertInfo, error)
 	}
 	text, err := d.read(pendingFile, MaxPEM, true)
 	if mvm.IsKind(err, mvm.KindNotFound) {
-		return CertInfo{}, mvm.Errorf(mvm.KindState, "no request of this node waits for a certificate").WithFix("make one with `mvm agent certs request`")
+		return CertInfo{}, mvm.Errorf(mvm.KindState, "this node has no open certificate request").WithFix("create one with `mvm agent certs request`")
 	}
 	if err != nil {
 		return CertInfo{}, err
@@ -196,7 +196,7 @@ func (d *Dir) installCA(ca, list []byte) error {
 		have, err := d.caCert()
 		switch {
 		case err == nil && !have.Equal(c):
-			return mvm.Errorf(mvm.KindState, "another CA is in %s", d.path).WithFix("use another folder (cert_dir) for another CA")
+			return mvm.Errorf(mvm.KindState, "another CA is in %s", d.path).WithFix("to use another CA, set cert_dir to another folder")
 		case mvm.IsKind(err, mvm.KindNotFound):
 			if err := d.write(caFile, encodeCert(c.Raw), 0o644); err != nil {
 				return err
@@ -221,7 +221,7 @@ func (d *Dir) installCA(ca, list []byte) error {
 		have = old.number
 	}
 	if next.number.Cmp(have) < 0 {
-		return mvm.Errorf(mvm.KindState, "revocation list %s is older than %s, which is here", next.number, have)
+		return mvm.Errorf(mvm.KindState, "revocation list %s is older than the installed one, %s", next.number, have)
 	}
 	return d.write(crlFile, list, 0o644)
 }

@@ -38,7 +38,7 @@ func (r Request) check() error {
 		return err
 	}
 	if r.Identity.Node == "" && len(r.Hosts) > 0 {
-		return mvm.Errorf(mvm.KindInvalid, "request of %s has hosts, which are for nodes", r.Identity.Short())
+		return mvm.Errorf(mvm.KindInvalid, "request of %s has host names, which only nodes have", r.Identity.Short())
 	}
 	return goodKey(r.key)
 }

@@ -64,10 +64,10 @@ func (n *node) inForce(list *crl, now time.Time) error {
 	switch {
 	case now.After(n.cert.NotAfter):
 		return mvm.Errorf(mvm.KindState, "certificate of %s expired at %s", n.id.Short(), n.cert.NotAfter.UTC().Format(time.RFC3339)).
-			WithFix("run `mvm agent certs rotate`, or request a new one where the CA's key is elsewhere")
+			WithFix("run `mvm agent certs rotate`; if the CA's key is on another host, run `mvm agent certs request`")
 	case now.Before(n.cert.NotBefore):
 		return mvm.Errorf(mvm.KindState, "certificate of %s is not valid before %s", n.id.Short(), n.cert.NotBefore.UTC().Format(time.RFC3339)).
-			WithFix("set the clock")
+			WithFix("set the host's clock")
 	case list.revoked[serialText(n.cert)]:
 		return mvm.Errorf(mvm.KindState, "certificate of %s is revoked", n.id.Short()).WithFix("run `mvm agent certs rotate`")
 	}

@@ -16,6 +16,6 @@ func LeftAlone(alone []Alone) error {
 	for n, i := range alone {
 		texts[n] = i.String()
 	}
-	return mvm.Errorf(mvm.KindLeftAlone, "not all that is asked for is done: %s", strings.Join(texts, "; ")).
-		WithFix("wait until then, or take over with --force")
+	return mvm.Errorf(mvm.KindLeftAlone, "incomplete: %s", strings.Join(texts, "; ")).
+		WithFix("wait until then, or use --force")
 }

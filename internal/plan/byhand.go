@@ -20,7 +20,7 @@ type Alone struct {
 // String says so to people.
 func (a Alone) String() string {
 	s := a.Step.Display()
-	return fmt.Sprintf("%s is left alone until %s, because a person changed it; until then it keeps back: %s %s (%s)",
+	return fmt.Sprintf("%s was changed by hand and is left alone until %s; this step waits: %s %s (%s)",
 		a.Target, a.Until.UTC().Format(time.RFC3339), s.Action, s.Target, s.Reason)
 }
 

@@ -16,12 +16,12 @@ func (f *filler) startCrashed(spec mvm.PoolSpec) {
 		if denied := f.model.deniedRise(i, spec.Resources); denied != "" {
 			target := f.address(spec.ID)
 			target.Instance = i.id
-			f.left[i.id] = fmt.Sprintf("%s stays stopped, though its VMM ended by itself: %s", target, denied)
+			f.left[i.id] = fmt.Sprintf("%s stays stopped after its VMM exited: %s", target, denied)
 			continue
 		}
 		delete(f.left, i.id)
 		i.crashed = false
-		f.operate(spec, i, mvm.OpStart, mvm.StateRunning, "its VMM ended, and nobody stopped it")
+		f.operate(spec, i, mvm.OpStart, mvm.StateRunning, "its VMM exited unexpectedly")
 	}
 }
 

@@ -161,7 +161,7 @@ func (f *filler) notes(specs []mvm.PoolSpec) {
 		}
 		over := f.surplus(spec)
 		if n := over.Running + over.Warm; n > 0 && (over.Running > 0 || over.Warm > 0) && (spec.Pinned || spec.Critical) {
-			f.note("pool %s keeps more than is desired: it is %s", f.address(spec.ID), protection(spec))
+			f.note("pool %s has more instances than desired, and keeps them: it is %s", f.address(spec.ID), protection(spec))
 		}
 	}
 }

@@ -99,10 +99,10 @@ func (m *maker) quota() mvm.Quota {
 func (m *maker) check(opts Options) error {
 	want, have := m.desired.Tenant, m.observed.Tenant
 	if have != nil && want.NetID != nil && *want.NetID != have.NetID {
-		return mvm.Errorf(mvm.KindState, "tenant %s has net_id %d, which cannot become %d", want.ID, have.NetID, *want.NetID)
+		return mvm.Errorf(mvm.KindState, "tenant %s has net_id %d, and it can't be changed to %d", want.ID, have.NetID, *want.NetID)
 	}
 	if have != nil && want.Subnet.IsValid() && want.Subnet != have.Subnet {
-		return mvm.Errorf(mvm.KindState, "tenant %s has subnet %s, which cannot become %s", want.ID, have.Subnet, want.Subnet)
+		return mvm.Errorf(mvm.KindState, "tenant %s has subnet %s, and it can't be changed to %s", want.ID, have.Subnet, want.Subnet)
 	}
 	count := len(m.desired.Pools)
 	named := m.named()
@@ -117,7 +117,7 @@ func (m *maker) check(opts Options) error {
 	for _, spec := range m.desired.Pools {
 		p, ok := m.pools[spec.ID]
 		if ok && p.Spec.Role != spec.Role {
-			return mvm.Errorf(mvm.KindState, "pool %s has role %s, which cannot become %s", m.address(spec.ID), p.Spec.Role, spec.Role).
+			return mvm.Errorf(mvm.KindState, "pool %s has role %s, and it can't be changed to %s", m.address(spec.ID), p.Spec.Role, spec.Role).
 				WithFix("give the new pool another id, or destroy this one first")
 		}
 		if m.observed.Takes == nil || ok && p.Spec.Flake == spec.Flake {

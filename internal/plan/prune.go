@@ -24,7 +24,7 @@ func (m *maker) prune(opts Options) {
 			continue
 		}
 		if why := m.spared(p); why != "" {
-			m.note("pool %s is not named, and is left as it is: %s", m.address(p.Spec.ID), why)
+			m.note("pool %s is not in the deployment, and stays: %s", m.address(p.Spec.ID), why)
 			continue
 		}
 		m.add(Step{Kind: DestroyPool, Target: m.address(p.Spec.ID), Reason: "the deployment does not name it"})
@@ -52,7 +52,7 @@ func Spared(p mvm.Pool, o Observed) string {
 	}
 	for _, i := range o.Instances {
 		if i.Pool == p.Spec.ID && i.ManualOverrideUntil.After(o.Now) {
-			return fmt.Sprintf("somebody changed its instance %s by hand, which holds for some minutes", i.ID)
+			return fmt.Sprintf("its instance %s was changed by hand in the last minutes", i.ID)
 		}
 	}
 	return ""

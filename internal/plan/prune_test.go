@@ -39,7 +39,7 @@ func TestPruneSpares(t *testing.T) {
 				c.change(w)
 			}
 			p := w.run(t, d, plan.Options{Prune: true})
-			if len(p.Steps) != 0 || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "pool acme/old is not named") || !strings.Contains(p.Notes[0], c.note) {
+			if len(p.Steps) != 0 || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "pool acme/old is not in the deployment") || !strings.Contains(p.Notes[0], c.note) {
 				t.Errorf("got %v %q, want no step and a note that says %q", lines(p), p.Notes, c.note)
 			}
 			d.Pools = []mvm.PoolSpec{poolSpec("new", mvm.RoleWorker, 0, 0, 0)}

@@ -141,5 +141,5 @@ func CheckDisk(i mvm.Instance, spec mvm.PoolSpec) error {
 	}
 	return mvm.Errorf(mvm.KindState, "pool %s/%s: data_disk_mib %d is less than the %d MiB of %s, and a data disk cannot shrink",
 		i.Tenant, i.Pool, spec.Resources.DataDiskMiB, i.Res.DataDiskMiB, i.ID).
-		WithFix("keep the size, or make another pool; `mvm instance destroy` gives up a disk with its data")
+		WithFix("keep the size, or create another pool; `mvm instance destroy` deletes a disk with its data")
 }

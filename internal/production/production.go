@@ -75,7 +75,7 @@ func Ready(h Host) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	return mvm.Errorf(mvm.KindPolicy, "start in production mode: the host is not fit for it:\n%s", strings.Join(lines, "\n")).
+	return mvm.Errorf(mvm.KindPolicy, "start in production mode: the host does not meet these conditions:\n%s", strings.Join(lines, "\n")).
 		WithFix("see `mvm doctor`, or start without production mode")
 }
 
@@ -100,8 +100,8 @@ func (h Host) trustedKeys() mvm.Finding {
 	case err != nil:
 		return failed(err, "")
 	case len(keys) == 0:
-		return finding(failure, "no key is trusted, so that no desired state could be accepted", dir,
-			"make one with `mvm desired keygen` and put its .pub file there")
+		return finding(failure, "no key is trusted, so no desired state could be accepted", dir,
+			"create one with `mvm desired keygen`, and copy its .pub file there")
 	}
 	return finding(good, fmt.Sprintf("%d trusted key(s) for desired states", len(keys)), dir, "")
 }
@@ -111,10 +111,10 @@ func (h Host) key() mvm.Finding {
 		return failed(err, "")
 	}
 	if h.Key.FromEnv() {
-		return finding(warning, "the master key is in the environment, which root and the agent's user can read for as long as it runs", "",
-			"give it as a systemd credential (key_credential)")
+		return finding(warning, "the master key is in the environment, where root and the agent's user can read it", "",
+			"pass it as a systemd credential (key_credential)")
 	}
-	return finding(good, "the master key is nobody else's", h.Key.Where(), "")
+	return finding(good, "only the right user can read the master key", h.Key.Where(), "")
 }
 
 // desiredFile only looks whether the file is signed: who signed what is checked when it is
@@ -123,7 +123,7 @@ func (h Host) desiredFile() mvm.Finding {
 	path := h.Config.Reconcile.File
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return finding(warning, "the desired state's file is not there", path, "put a signed state there")
+		return finding(warning, "the desired state's file does not exist", path, "put a signed state there")
 	}
 	if err != nil {
 		return finding(failure, "read the desired state's file: "+err.Error(), path, "")
@@ -145,7 +145,7 @@ func (h Host) certificates() mvm.Finding {
 	if s.Problem != "" {
 		return finding(failure, s.Problem, c.CertDir, s.Fix)
 	}
-	return finding(good, "certificates for the API of other machines are in force", c.CertDir, "")
+	return finding(good, "the certificates for the remote API are valid", c.CertDir, "")
 }
 
 // jail is what stands between a guest that has broken out into its VMM and everything
@@ -154,41 +154,41 @@ func (h Host) certificates() mvm.Finding {
 func (h Host) jail() (out []mvm.Finding) {
 	weak := func(what, where, fix string) {
 		if h.Config.Trust.WeakIsolation {
-			out = append(out, finding(warning, what+", which weak_isolation allows", where, fix))
+			out = append(out, finding(warning, what+", allowed by weak_isolation", where, fix))
 			return
 		}
 		out = append(out, finding(failure, what, where, fix))
 	}
 	if h.Config.Driver == "fake" {
-		weak("driver fake runs nothing and isolates nothing", "", "set driver to qemu")
+		weak("driver fake runs no real VMs and isolates nothing", "", "set driver to qemu")
 		return out
 	}
 	if f, err := os.OpenFile(filepath.Join(h.Root, "dev/kvm"), os.O_RDWR|syscall.O_CLOEXEC, 0); err == nil {
 		_ = f.Close()
 	} else if h.Config.Hostd.Socket == "" || errors.Is(err, fs.ErrNotExist) { // with hostd the agent needs no right to it
-		weak("no KVM: guests would run in software (TCG), for which QEMU promises no isolation", "/dev/kvm", "turn on virtualisation; see `mvm doctor`")
+		weak("no KVM: guests would run in software (TCG), and QEMU does not promise isolation for it", "/dev/kvm", "turn on virtualisation; see `mvm doctor`")
 	}
 	if h.UID == 0 { // also with hostd: it has the API, the state and all talk with guests
-		weak("the agent would run as root, so that whoever takes it over has the host", "",
+		weak("the agent would run as root, so whoever compromises it controls the host", "",
 			"run mvm hostd as root and the agent as user mvm, with hostd_socket: see docs/production.md")
 	} else if h.Config.Hostd.Socket == "" {
-		out = append(out, finding(failure, fmt.Sprintf("user %d can't give VMMs users of their own", h.UID), "", "run the agent with mvm hostd (hostd_socket)"))
+		out = append(out, finding(failure, fmt.Sprintf("user %d can't give each VMM its own user", h.UID), "", "run the agent with mvm hostd (hostd_socket)"))
 	}
 	if _, err := os.Stat(filepath.Join(h.Root, "proc/sys/kernel/seccomp/actions_avail")); err != nil {
-		out = append(out, finding(failure, "the kernel has no seccomp, so that VMMs could make every system call", "", "boot a kernel with CONFIG_SECCOMP_FILTER"))
+		out = append(out, finding(failure, "the kernel has no seccomp, so VMMs could make any system call", "", "boot a kernel with CONFIG_SECCOMP_FILTER"))
 	}
 	if h.Config.Hostd.Socket == "" { // or else hostd looks at its own
 		if err := sys.CgroupsBound(h.Root); err != nil {
-			weak("VMMs would have no bound on memory and processes beside their guests' size: "+err.Error(), "", boundsFix)
+			weak("the memory and processes of VMMs would not be limited: "+err.Error(), "", boundsFix)
 		}
 	}
 	if len(out) == 0 {
-		out = append(out, finding(good, "VMMs are jailed: KVM, a user of its own for each, seccomp, cgroup", "", ""))
+		out = append(out, finding(good, "VMMs are isolated: KVM, a separate user for each, seccomp, cgroup", "", ""))
 	}
 	return out
 }
 
-const boundsFix = "mount the memory and pids controllers, and with cgroup v2 start it in a delegated subgroup; see \"Bounds of VMMs\" in docs/production.md"
+const boundsFix = "mount the memory and pids controllers; with cgroup v2 also start hostd in a delegated subgroup; see \"Bounds of VMMs\" in docs/production.md"
 
 // Bounded is nil where VMMs that this process starts can be bounded, or the config does
 // not ask for it. hostd asks: the agent can't see what hostd may do. root is as in Host.
@@ -197,7 +197,7 @@ func Bounded(c manifest.AgentConfig, root string) error {
 		return nil
 	}
 	if err := sys.CgroupsBound(root); err != nil {
-		return mvm.Errorf(mvm.KindPolicy, "start VMMs in production mode: they would have no bound on memory and processes: %w", err).WithFix(boundsFix)
+		return mvm.Errorf(mvm.KindPolicy, "start VMMs in production mode: their memory and processes would not be limited: %w", err).WithFix(boundsFix)
 	}
 	return nil
 }

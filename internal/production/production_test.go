@@ -102,16 +102,16 @@ func TestEachReasonThatKeepsAHostFromStarting(t *testing.T) {
 		"no trusted key": {func(h *production.Host) { must(os.Remove(filepath.Join(h.Config.Trust.TrustedKeys, "fleet.pub"))) }, "no key is trusted"},
 		"a key others write": {func(h *production.Host) {
 			must(os.Chmod(filepath.Join(h.Config.Trust.TrustedKeys, "fleet.pub"), 0o666))
-		}, "lets others at it"},
+		}, "gives other users access"},
 		"an unsigned state":    {func(h *production.Host) { must(os.WriteFile(h.Config.Reconcile.File, []byte("{}"), 0o600)) }, "is not signed"},
 		"no certificates":      {func(h *production.Host) { h.Config.Remote.CertDir = filepath.Join(h.Config.DataDir, "none") }, "none"},
 		"expired certificates": {func(h *production.Host) { h.Now = h.Now.Add(2 * time.Hour) }, "expired at"},
-		"an open master key":   {func(h *production.Host) { must(os.Chmod(h.Config.KeyFile, 0o640)) }, "lets others at it"},
+		"an open master key":   {func(h *production.Host) { must(os.Chmod(h.Config.KeyFile, 0o640)) }, "gives other users access"},
 		"a key in the data":    {func(h *production.Host) { h.Key.File = filepath.Join(h.Config.DataDir, "k") }, "it is in the data directory"},
 		"two keys":             {func(h *production.Host) { h.Key.Credential, h.Key.Env = "a", "b" }, "both MVM_MASTER_KEY and key_credential"},
 		"driver fake":          {func(h *production.Host) { h.Config.Driver = "fake" }, "isolates nothing"},
 		"no KVM":               {func(h *production.Host) { must(os.Remove(filepath.Join(h.Root, "dev/kvm"))) }, "no KVM"},
-		"no root, no hostd":    {func(h *production.Host) { h.Config.Hostd.Socket = "" }, "can't give VMMs users of their own"},
+		"no root, no hostd":    {func(h *production.Host) { h.Config.Hostd.Socket = "" }, "can't give each VMM its own user"},
 		"root":                 {func(h *production.Host) { h.UID, h.Config.Hostd.Socket = 0, "" }, "would run as root"},
 		"root, with hostd":     {func(h *production.Host) { h.UID = 0 }, "would run as root"},
 		"no seccomp":           {func(h *production.Host) { must(os.RemoveAll(filepath.Join(h.Root, "proc/sys"))) }, "no seccomp"},
@@ -146,7 +146,7 @@ func TestReasonsAreToldTogetherAndSomeCanBeAllowed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := production.Ready(h); err == nil || strings.Count(err.Error(), "production: ") != 2 || !strings.Contains(err.Error(), "no bound on memory and processes") {
+	if err := production.Ready(h); err == nil || strings.Count(err.Error(), "production: ") != 2 || !strings.Contains(err.Error(), "the memory and processes of VMMs would not be limited") {
 		t.Errorf("root without a cgroup of its own: %v, want both reasons", err)
 	}
 	if h.Config.Trust.WeakIsolation = true; production.Ready(h) != nil {
@@ -174,7 +174,7 @@ func TestWhatStartsVMMsCanBoundThem(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.Root, "cg/unit/cgroup.procs"), []byte("7\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := production.Bounded(h.Config, h.Root); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "no bound") {
+	if err := production.Bounded(h.Config, h.Root); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "would not be limited") {
 		t.Errorf("a host that can't: %v", err)
 	}
 	weak, off := h.Config, h.Config

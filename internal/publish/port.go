@@ -138,7 +138,7 @@ func (pt *port) source(client *net.TCPConn, p mvm.Publish) (netip.AddrPort, erro
 	named, _, err := guestproto.ReadBalancerHeader(client)
 	if err != nil {
 		return peer, mvm.Errorf(mvm.KindInvalid, "read the PROXY v2 header of %s: %w", peer.Addr(), err).
-			WithFix("have it send one, or take its address out of proxy-from")
+			WithFix("let it send one, or remove its address from proxy-from")
 	}
 	_ = client.SetReadDeadline(time.Time{})
 	// The balancer's own, also by the address that it has for itself: on this host that

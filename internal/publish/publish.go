@@ -120,7 +120,7 @@ func (p *Publisher) Apply(bindings []Binding) ([]Outcome, error) {
 	wanted := map[name]bool{}
 	for n, b := range bindings {
 		if wanted[b.name()] {
-			out[n].Err = mvm.Errorf(mvm.KindInvalid, "publish %s of %s/%s: it is there twice", b.Publish, b.Tenant, b.Pool)
+			out[n].Err = mvm.Errorf(mvm.KindInvalid, "publish %s of %s/%s: given twice", b.Publish, b.Tenant, b.Pool)
 			continue
 		}
 		wanted[b.name()] = true

@@ -177,7 +177,7 @@ func TestOneAddressInUseDoesNotStopTheOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !mvm.IsKind(got[0].Err, mvm.KindUnavailable) || got[1].Err != nil || !mvm.IsKind(got[2].Err, mvm.KindInvalid) {
-		t.Errorf("got %v, want one unavailable, one served and one that is there twice", got)
+		t.Errorf("got %v, want one unavailable, one served and one that is given twice", got)
 	}
 	if got[0].Addr.IsValid() || !got[1].Addr.IsValid() || got[2].Addr.IsValid() {
 		t.Errorf("got addresses %v", got)

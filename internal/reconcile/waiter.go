@@ -232,14 +232,14 @@ func (r *Reconciler) unfinished(ctx context.Context, w *waiter) error {
 	case failed:
 		return nil
 	case len(left) == 0 && len(short) > 0:
-		return mvm.Errorf(mvm.KindQuota, "apply %s: not all that is asked for is there: %s", w.tenant, strings.Join(short, "; ")).
-			WithFix("raise the quota or ask for less; what there is room for is done")
+		return mvm.Errorf(mvm.KindQuota, "apply %s: the desired state is not reached: %s", w.tenant, strings.Join(short, "; ")).
+			WithFix("raise the quota, or ask for less; the agent has done what the quota allows")
 	case len(left) == 0:
 		return nil
 	}
 	s := left[0].Display()
-	return mvm.Errorf(mvm.KindState, "apply %s: not all is done: %s %s: %s", w.tenant, s.Action, s.Target, s.Reason).
-		WithFix("the agent does it when nothing keeps it from that; see `mvm ps` for what does")
+	return mvm.Errorf(mvm.KindState, "apply %s: incomplete: %s %s: %s", w.tenant, s.Action, s.Target, s.Reason).
+		WithFix("the agent continues when nothing blocks it; see `mvm ps` for the cause")
 }
 
 // leftAlone is what a person's changes keep back; nil where that is nothing.
@@ -262,8 +262,8 @@ func (r *Reconciler) problems(ctx context.Context, tenant string, known bool) (o
 	}
 	add := func(at mvm.Address, problem string) {
 		if problem != "" {
-			out = append(out, mvm.Errorf(mvm.KindUnavailable, "apply %s: %s is not as it should be: %s", tenant, at, problem).
-				WithFix("the agent tries again by itself; mend the cause, or run it again"))
+			out = append(out, mvm.Errorf(mvm.KindUnavailable, "apply %s: %s has a problem: %s", tenant, at, problem).
+				WithFix("fix the cause; the agent retries by itself"))
 		}
 	}
 	for _, p := range o.Pools {
@@ -315,7 +315,7 @@ func (r *Reconciler) await(ctx context.Context, w *waiter, until time.Time) erro
 		return errClosing
 	}
 	return mvm.Errorf(mvm.KindCanceled, "apply %s: %w", w.tenant, context.Cause(ctx)).
-		WithFix("the agent goes on with it; run it again to wait for its end")
+		WithFix("the agent continues; run the command again to wait for it")
 }
 
 // seen reports whether there was news, and takes it away.

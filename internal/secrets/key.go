@@ -109,7 +109,7 @@ func loadKey(path string) (*Key, error) {
 	defer clear(master)
 	if len(master) != KeySize {
 		return nil, refuseKey(path, fmt.Sprintf("it does not have %d bytes", KeySize)).
-			WithFix("put the right key back; without it the secrets that are sealed cannot be read")
+			WithFix("restore the right key: without it the encrypted secrets cannot be read")
 	}
 	return NewKey(master)
 }

@@ -74,9 +74,9 @@ func TestKeyFilesThatAreRefused(t *testing.T) {
 		make func(path string) error
 		want string
 	}{
-		"readable for the group": {write(content, 0o640), "lets others"},
-		"readable for all":       {write(content, 0o604), "lets others"},
-		"writable for the group": {write(content, 0o620), "lets others"},
+		"readable for the group": {write(content, 0o640), "gives other users access"},
+		"readable for all":       {write(content, 0o604), "gives other users access"},
+		"writable for the group": {write(content, 0o620), "gives other users access"},
 		"too short":              {write(content[:31], 0o600), "32 bytes"},
 		"too long":               {write(append(content, 'K'), 0o600), "more than 32 bytes"},
 		"empty":                  {write(nil, 0o600), "32 bytes"},

@@ -52,7 +52,7 @@ func (k *Key) Open(tenant string, generation int, sealed []byte) (map[string][]b
 	}
 	bad := func(why string) (map[string][]byte, error) {
 		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s, generation %d: %s", tenant, generation, why).
-			WithFix("check that the master key is the one they were sealed with, or set them again")
+			WithFix("check that this is the master key they were encrypted with, or set the secrets again")
 	}
 	var nonce, box []byte
 	switch {
@@ -111,7 +111,7 @@ func Merge(values, changes map[string][]byte) (map[string][]byte, error) {
 			continue
 		}
 		if _, ok := out[name]; !ok {
-			return nil, mvm.Errorf(mvm.KindNotFound, "remove secret %q: there is none of that name", name)
+			return nil, mvm.Errorf(mvm.KindNotFound, "remove secret %q: there is no such secret", name)
 		}
 		delete(out, name)
 	}

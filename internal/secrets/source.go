@@ -93,14 +93,14 @@ func (s Source) conflict() error {
 	if len(named) < 2 {
 		return nil
 	}
-	return mvm.Errorf(mvm.KindInvalid, "load master key: both %s and %s say where it is", named[0], named[1]).WithFix("name one of them")
+	return mvm.Errorf(mvm.KindInvalid, "load master key: it is set by both %s and %s", named[0], named[1]).WithFix("set only one of them")
 }
 
 func (s Source) env() (*Key, error) {
 	b, err := base64.StdEncoding.Strict().DecodeString(s.Env)
 	if err != nil || len(b) != KeySize {
 		return nil, mvm.Errorf(mvm.KindInvalid, "load master key: MVM_MASTER_KEY is not base64 of %d bytes", KeySize).
-			WithFix("make one with `head -c %d /dev/urandom | base64`", KeySize)
+			WithFix("create one with `head -c %d /dev/urandom | base64`", KeySize)
 	}
 	return NewKey(b)
 }
@@ -137,7 +137,7 @@ func (s Source) outside() error {
 	}
 	data, file := real(s.DataDir), real(filepath.Dir(s.File))
 	if rel, err := filepath.Rel(data, file); err == nil && filepath.IsLocal(rel) {
-		return refuseKey(s.File, "it is in the data directory "+data).WithFix("keep it elsewhere, such as in /etc/mvm")
+		return refuseKey(s.File, "it is in the data directory "+data).WithFix("keep it in another folder, such as /etc/mvm")
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func TestSourcesThatAreRefused(t *testing.T) {
 		"an open credential": {func(_, c, _ *secrets.Source) *secrets.Source {
 			_ = os.Chmod(filepath.Join(c.CredentialDir, c.Credential), 0o444)
 			return c
-		}, "lets others at it"},
+		}, "gives other users access"},
 		"a short credential": {func(_, c, _ *secrets.Source) *secrets.Source {
 			_ = os.WriteFile(filepath.Join(c.CredentialDir, "short"), []byte("KKKK"), 0o400)
 			c.Credential = "short"

@@ -68,7 +68,7 @@ func (s *Sessions) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec
 	var refused *guestproto.RemoteError
 	switch {
 	case errors.As(err, &refused) && strings.Contains(refused.Message, "no such variant"):
-		return 0, mvm.Errorf(mvm.KindState, "copy with %s: its guest agent is of an older mvm, which can't copy", i.ID).
+		return 0, mvm.Errorf(mvm.KindState, "copy with %s: the guest agent is from an older mvm version, which can't copy", i.ID).
 			WithFix("run `mvm pool build %s/%s` and `mvm instance restart %s`, or use tar with `mvm exec`", i.Tenant, i.Pool, i.ID)
 	case errors.As(err, &refused):
 		return 0, mvm.Errorf(mvm.KindInvalid, "copy with %s: %s", i.ID, display.Clip(refused.Message))
@@ -95,7 +95,7 @@ func (s *Sessions) stream(ctx context.Context, id string, req guestproto.Request
 		return 0, mvm.Errorf(mvm.KindUnavailable, "%w", err)
 	}
 	if resp.ExecStarted == nil {
-		return 0, mvm.Errorf(mvm.KindUnavailable, "the guest gave another answer")
+		return 0, mvm.Errorf(mvm.KindUnavailable, "unexpected answer from the guest")
 	}
 	io, end := s.tellStalls(ctx, id, io)
 	defer end()

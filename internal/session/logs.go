@@ -114,7 +114,7 @@ func (s *Sessions) logsRefused(ctx context.Context, i mvm.Instance, service, why
 		names = append(names, has.Name)
 	}
 	return mvm.Errorf(mvm.KindNotFound, "instance %s has no service %.80q", i.Address(), service).
-		WithFix("it has %s, and mvm, which is the guest agent", display.Clip(strings.Join(names, ", ")))
+		WithFix("use one of %s, or mvm for the guest agent", display.Clip(strings.Join(names, ", ")))
 }
 
 // receiveLogs gives the lines that the guest sends. end is the last message, nil where
@@ -171,9 +171,9 @@ func (s *Sessions) keptLogs(i mvm.Instance, spec mvm.LogsSpec, line func(mvm.Log
 func checkLogs(spec mvm.LogsSpec) error {
 	switch {
 	case spec.Console && (spec.Previous || !spec.Since.IsZero()):
-		return mvm.Errorf(mvm.KindInvalid, "logs of the console: its lines have no time and no boot").WithFix("leave out since and previous")
+		return mvm.Errorf(mvm.KindInvalid, "console logs: console lines have no time and no boot").WithFix("leave out since and previous")
 	case spec.Previous && spec.Follow:
-		return mvm.Errorf(mvm.KindInvalid, "follow the logs of the previous boot: it is over, and no line comes").WithFix("leave out follow")
+		return mvm.Errorf(mvm.KindInvalid, "follow the logs of the previous boot: a past boot writes no new lines").WithFix("leave out follow")
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (h Host) Misfit(s mvm.SnapshotRef, i mvm.Instance) error {
 	}
 	switch {
 	case s.Consumed:
-		return mvm.Errorf(mvm.KindState, "it was used already by a wake that was cut off")
+		return mvm.Errorf(mvm.KindState, "an interrupted wake has already used it")
 	case s.DiskGeneration != i.DiskGeneration:
 		return mvm.Errorf(mvm.KindState, "the disks have changed since (generation %d, now %d)", s.DiskGeneration, i.DiskGeneration)
 	case s.MemMiB != i.Res.MemMiB:

@@ -34,7 +34,7 @@ func TestFit(t *testing.T) {
 		"another image":   {func(_ *mvm.SnapshotRef, i *mvm.Instance, _ *snapshot.Host) { i.Image = "sha256:b" }, "image"},
 		"another VMM":     {func(_ *mvm.SnapshotRef, _ *mvm.Instance, h *snapshot.Host) { h.VMM += "x" }, "VMM"},
 		"another machine": {func(_ *mvm.SnapshotRef, _ *mvm.Instance, h *snapshot.Host) { h.Machine = "microvm" }, "machine"},
-		"used":            {func(s *mvm.SnapshotRef, _ *mvm.Instance, _ *snapshot.Host) { s.Consumed = true }, "used already"},
+		"used":            {func(s *mvm.SnapshotRef, _ *mvm.Instance, _ *snapshot.Host) { s.Consumed = true }, "has already used it"},
 		"disks":           {func(_ *mvm.SnapshotRef, i *mvm.Instance, _ *snapshot.Host) { i.DiskGeneration++ }, "disks have changed"},
 		"memory":          {func(_ *mvm.SnapshotRef, i *mvm.Instance, _ *snapshot.Host) { i.Res.MemMiB *= 2 }, "memory"},
 	} {

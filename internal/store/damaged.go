@@ -20,5 +20,5 @@ func guarded(path string, fn func() error) (err error) {
 
 func damagedError(path string, why any) error {
 	return mvm.Errorf(mvm.KindInternal, "open state %s: not a state file, or damaged: %v", path, why).
-		WithFix("put a backup in its place")
+		WithFix("restore it from a backup")
 }

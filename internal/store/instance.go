@@ -174,7 +174,7 @@ func (t *Tx) AllocUID() (int, error) {
 			return base + n, t.put(bucketMeta, []byte(metaNextUID), strconv.Itoa((n+1)%count))
 		}
 	}
-	return 0, mvm.Errorf(mvm.KindState, "take a uid: instances have all %d of them", count)
+	return 0, mvm.Errorf(mvm.KindState, "choose a uid: instances use all %d", count)
 }
 
 // UIDBase returns the first user of those that AllocUID gives, and whether that was set,
@@ -227,7 +227,7 @@ func (t *Tx) FreeOffset(tenant string) (int, error) {
 	}
 	for n := mvm.FirstInstanceOffset; ; n++ {
 		if _, ok := mvm.SubnetAddr(owner.Subnet, n); !ok {
-			return 0, mvm.Errorf(mvm.KindQuota, "take an address for tenant %s: its subnet %s is full", tenant, owner.Subnet)
+			return 0, mvm.Errorf(mvm.KindQuota, "choose an address for tenant %s: its subnet %s is full", tenant, owner.Subnet)
 		}
 		if !taken[n] {
 			return n, nil

@@ -18,8 +18,8 @@ func (s *Store) checkKey() error {
 	if err != nil || have == "" || have == s.opts.KeyID || have == s.opts.ReplacesKey {
 		return err
 	}
-	return mvm.Errorf(mvm.KindPolicy, "open state %s: it is of master key %s, and this host has %s", s.path, have, s.opts.KeyID).
-		WithFix("give the agent the right key; where that is lost see replace_master_key in docs/agent-config.md")
+	return mvm.Errorf(mvm.KindPolicy, "open state %s: it is encrypted with master key %s, and this host has %s", s.path, have, s.opts.KeyID).
+		WithFix("give the agent the right key; if it is lost, see replace_master_key in docs/agent-config.md")
 }
 
 func (s *Store) keyID() (id string, err error) {

@@ -47,7 +47,7 @@ func TestAStateOpensWithItsOwnMasterKeyOnly(t *testing.T) {
 	}
 	shut(s)
 	for _, o := range []store.Options{{KeyID: "0b"}, {KeyID: "0b", ReplacesKey: "0c"}} {
-		if _, err := open(o); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "of master key 0a, and this host has 0b") {
+		if _, err := open(o); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "encrypted with master key 0a, and this host has 0b") {
 			t.Errorf("got %v, want a refusal that names both keys", err)
 		}
 	}

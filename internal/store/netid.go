@@ -70,11 +70,11 @@ func (t *Tx) NextNetID(tenant string, now time.Time, fits func(netID int) error)
 		return again, t.takeNetID(tenant, again)
 	}
 	if why != nil {
-		return 0, mvm.Errorf(mvm.KindState, "take a net_id: none is left whose subnet is free: %w", why).
-			WithFix("give the tenant a subnet of its own, such as --subnet 172.31.250.0/24")
+		return 0, mvm.Errorf(mvm.KindState, "choose a net_id: none with a free subnet is left: %w", why).
+			WithFix("give the tenant its own subnet, such as --subnet 172.31.250.0/24")
 	}
-	return 0, mvm.Errorf(mvm.KindState, "take a net_id: all %d are in use, or were until less than %s ago", mvm.MaxNetID+1, quarantine()).
-		WithFix("destroy tenants that nobody needs, or use another host for more")
+	return 0, mvm.Errorf(mvm.KindState, "choose a net_id: all %d are in use or were in use less than %s ago", mvm.MaxNetID+1, quarantine()).
+		WithFix("destroy unused tenants, or use another host")
 }
 
 // ReserveNetID takes this net_id for the tenant. KindExists when another tenant has it, or
@@ -87,12 +87,12 @@ func (t *Tx) ReserveNetID(tenant string, n int, now time.Time) error {
 	case use == nil || use.free(tenant, now):
 		return t.takeNetID(tenant, n)
 	case use.Released.IsZero():
-		return mvm.Errorf(mvm.KindExists, "net_id %d is tenant %s's", n, use.Tenant).
-			WithFix("choose another, or leave it out and one is chosen")
+		return mvm.Errorf(mvm.KindExists, "net_id %d belongs to tenant %s", n, use.Tenant).
+			WithFix("choose another, or leave it out: mvm then chooses one")
 	}
-	return mvm.Errorf(mvm.KindExists, "net_id %d was tenant %s's, and is kept from others until %s", n, use.Tenant,
+	return mvm.Errorf(mvm.KindExists, "net_id %d belonged to tenant %s, and stays reserved until %s", n, use.Tenant,
 		use.Released.Add(NetIDQuarantine).UTC().Format(time.RFC3339)).
-		WithFix("choose another, or leave it out and one is chosen")
+		WithFix("choose another, or leave it out: mvm then chooses one")
 }
 
 func (t *Tx) takeNetID(tenant string, n int) error {

@@ -93,7 +93,7 @@ func (s *Store) migrate(ms []migration) error {
 	switch {
 	case have > want:
 		return mvm.Errorf(mvm.KindState, "it has schema version %d, and this mvm knows versions up to %d", have, want).
-			WithFix("use the mvm that wrote it, or a newer one")
+			WithFix("use the mvm version that wrote it, or a newer one")
 	case have == want:
 		return nil
 	case have > 0:

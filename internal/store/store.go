@@ -132,8 +132,8 @@ func openError(path string, err error) error {
 	var known *mvm.Error
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
-		return mvm.Errorf(mvm.KindState, "open state %s: another agent has it", path).
-			WithFix("stop the other agent, or give this one a data directory of its own")
+		return mvm.Errorf(mvm.KindState, "open state %s: another agent uses it", path).
+			WithFix("stop the other agent, or give this one its own data directory")
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
 		return damagedError(path, err)
 	case errors.Is(err, fs.ErrPermission):

@@ -114,7 +114,7 @@ func TestOnlyOneAgentHasTheFile(t *testing.T) {
 	s := openStore(t, store.Options{})
 	_, err := store.OpenWith(s.Path(), store.Options{LockTimeout: 20 * time.Millisecond})
 	wantKind(t, err, mvm.KindState)
-	if err == nil || !strings.Contains(err.Error(), "another agent has it") {
+	if err == nil || !strings.Contains(err.Error(), "another agent uses it") {
 		t.Errorf("got %v, want it to say that another agent has it", err)
 	}
 }

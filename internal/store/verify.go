@@ -52,7 +52,7 @@ func verifyFile(path string, key []byte, expect audit.Mark) (r mvm.AuditReport, 
 		return r, openError(path, err)
 	case version < 2:
 		return r, mvm.Errorf(mvm.KindState, "verify events of %s: it has schema version %d, whose log has no chain", path, version).
-			WithFix("let the agent of this version open it once")
+			WithFix("start an agent of this version on it once")
 	case version > SchemaVersion:
 		return r, mvm.Errorf(mvm.KindState, "verify events of %s: it has schema version %d, and this mvm knows versions up to %d", path, version, SchemaVersion)
 	}

@@ -25,7 +25,7 @@ func CgroupsBound(root string) error {
 		return fmt.Errorf("look at cgroups: %w", err)
 	}
 	for _, c := range []string{"memory", "pids"} {
-		why := fmt.Errorf("no cgroup tree with the %s controller is mounted, or it is not delegated to this process", c)
+		why := fmt.Errorf("no cgroup tree with the %s controller is mounted or delegated to this process", c)
 		for _, h := range hs {
 			if slices.Contains(h.controllers, c) {
 				why = h.bounds()
@@ -52,7 +52,7 @@ func (h hierarchy) bounds() error {
 		return fmt.Errorf("look at cgroup: %w", err)
 	}
 	if len(strings.Fields(string(b))) > 0 {
-		return fmt.Errorf("cgroup v2 lets no cgroup that has processes itself limit others, and %s has", h.dir)
+		return fmt.Errorf("with cgroup v2, a cgroup with processes can't limit others, and %s has processes", h.dir)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ type Folder struct {
 // foreign says what is wrong at the path.
 func foreign(path, format string, args ...any) error {
 	return mvm.Errorf(mvm.KindPolicy, "use %s: it is %s: %w", path, fmt.Sprintf(format, args...), ErrForeign).
-		WithFix("find out who put it there, a VMM may have been taken over; move it away with `mv` and try again")
+		WithFix("find out who created it, because a VMM may be compromised; then move it away and try again")
 }
 
 // OpenFolder takes hold of the folder at the path, whose parents are trusted. Its last

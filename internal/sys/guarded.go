@@ -28,7 +28,7 @@ func ReadGuarded(path string, g Guard) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, syscall.ELOOP):
-		return nil, g.refuse(path, "it is a symlink").WithFix("name the file itself")
+		return nil, g.refuse(path, "it is a symlink").WithFix("give the path of the file itself")
 	case err != nil:
 		return nil, mvm.Errorf(mvm.KindInternal, "load %s %s: %w", g.What, path, err)
 	}
@@ -60,9 +60,9 @@ func (g Guard) check(path string, f *os.File) error {
 	case st.Mode&syscall.S_IFMT != syscall.S_IFREG:
 		return g.refuse(path, "it is not a regular file")
 	case st.Uid != me && !(g.RootToo && st.Uid == 0):
-		return g.refuse(path, "it belongs to user %d, and this is user %d", st.Uid, me).WithFix("chown it")
+		return g.refuse(path, "it belongs to user %d, and this is user %d", st.Uid, me).WithFix("chown the file")
 	case st.Mode&g.Forbid != 0:
-		return g.refuse(path, "its mode %04o lets others at it", st.Mode&0o7777).WithFix("chmod %04o it", st.Mode&0o7777&^g.Forbid&^0o111)
+		return g.refuse(path, "its mode %04o gives other users access", st.Mode&0o7777).WithFix("run chmod %04o on it", st.Mode&0o7777&^g.Forbid&^0o111)
 	}
 	return g.CheckFolder(filepath.Dir(path), path)
 }
@@ -76,7 +76,7 @@ func (g Guard) CheckFolder(dir, path string) error {
 	}
 	switch {
 	case st.Uid != uint32(os.Geteuid()) && st.Uid != 0:
-		return g.refuse(path, "its folder belongs to user %d", st.Uid).WithFix("put it into a folder of this user or root")
+		return g.refuse(path, "its folder belongs to user %d", st.Uid).WithFix("move it to a folder that belongs to this user or root")
 	case st.Mode&0o022 != 0 && st.Mode&syscall.S_ISVTX == 0:
 		return g.refuse(path, "others can write to its folder, mode %04o", st.Mode&0o7777).WithFix("chmod 0755 the folder")
 	}

@@ -31,7 +31,7 @@ func Generate(path string) (Key, error) {
 	}
 	pub := path + ".pub"
 	if _, err := os.Lstat(pub); !errors.Is(err, fs.ErrNotExist) {
-		return Key{}, mvm.Errorf(mvm.KindExists, "make key: %s is there already", pub).WithFix("choose another name; a key that is lost can't be made again")
+		return Key{}, mvm.Errorf(mvm.KindExists, "create key: %s already exists", pub).WithFix("choose another name: an overwritten key can't be recovered")
 	}
 	if err := create(path, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), 0o600); err != nil {
 		return Key{}, err
@@ -48,7 +48,7 @@ func create(path string, data []byte, mode fs.FileMode) error {
 	err := sys.CreateFile(path, data, mode)
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return mvm.Errorf(mvm.KindExists, "make key: %s is there already", path).WithFix("choose another name; a key that is lost can't be made again")
+		return mvm.Errorf(mvm.KindExists, "create key: %s already exists", path).WithFix("choose another name: an overwritten key can't be recovered")
 	case err != nil:
 		return mvm.Errorf(mvm.KindInternal, "make key: %w", err)
 	}
@@ -63,7 +63,7 @@ func LoadPrivate(path string) (ed25519.PrivateKey, error) {
 		return nil, err
 	}
 	bad := mvm.Errorf(mvm.KindInvalid, "load signing key %s: it is not an Ed25519 key in PKCS#8 and PEM", path).
-		WithFix("make one with `mvm desired keygen`")
+		WithFix("create one with `mvm desired keygen`")
 	block, rest := pem.Decode(b)
 	if block == nil || block.Type != pemType || len(rest) > 0 {
 		return nil, bad

@@ -61,7 +61,7 @@ func Load(dir string) ([]Key, error) {
 			return nil, err
 		}
 		if i := slices.IndexFunc(keys, func(other Key) bool { return other.ID == k.ID }); i >= 0 {
-			return nil, mvm.Errorf(mvm.KindPolicy, "load trusted key %s: it is the key of %s", path, keys[i].File).WithFix("remove one of them")
+			return nil, mvm.Errorf(mvm.KindPolicy, "load trusted key %s: it is the same key as %s", path, keys[i].File).WithFix("remove one of them")
 		}
 		keys = append(keys, k)
 	}
@@ -99,7 +99,7 @@ func parsePublic(path string, b []byte) (Key, error) {
 	raw, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(string(b)))
 	if err != nil || len(raw) != ed25519.PublicKeySize {
 		return Key{}, mvm.Errorf(mvm.KindPolicy, "load trusted key %s: it is not one line of base64 of %d bytes", path, ed25519.PublicKeySize).
-			WithFix("take the .pub file that `mvm desired keygen` made")
+			WithFix("use the .pub file that `mvm desired keygen` created")
 	}
 	return Key{ID: desired.KeyID(raw), File: path, Public: raw}, nil
 }

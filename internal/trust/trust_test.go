@@ -97,8 +97,8 @@ func TestTrustedKeysThatAreRefused(t *testing.T) {
 		make func(path string) error
 		want string
 	}{
-		"writable for others": {write(line, 0o646), "lets others"},
-		"writable for group":  {write(line, 0o664), "lets others"},
+		"writable for others": {write(line, 0o646), "gives other users access"},
+		"writable for group":  {write(line, 0o664), "gives other users access"},
 		"not base64":          {write("ssh-ed25519 AAAA", 0o644), "not one line of base64"},
 		"a short key":         {write("AAAA\n", 0o644), "not one line of base64"},
 		"two keys":            {write(line+line, 0o644), "not one line of base64"},
@@ -108,7 +108,7 @@ func TestTrustedKeysThatAreRefused(t *testing.T) {
 		"a symlink": {func(p string) error {
 			return errors.Join(write(line, 0o644)(p+".real"), os.Symlink(p+".real", p))
 		}, "symlink"},
-		"there twice":                  {func(p string) error { return errors.Join(write(line, 0o644)(p), write(line, 0o644)(p+".pub")) }, "it is the key of"},
+		"there twice":                  {func(p string) error { return errors.Join(write(line, 0o644)(p), write(line, 0o644)(p+".pub")) }, "it is the same key as"},
 		"in a folder others can write": {func(p string) error { return errors.Join(write(line, 0o644)(p), os.Chmod(filepath.Dir(p), 0o777)) }, "write to its folder"},
 		"too many": {func(p string) error {
 			for i := range 65 {

@@ -19,7 +19,7 @@ import (
 
 // TestFullDisk: a sleep for which there is no space fails with a clear error, and the
 // instance goes on; with space it sleeps, and wakes. A wake without space fails, and the
-// instance sleeps on with its memory. An instance whose disk can't
+// instance stays asleep with its memory. An instance whose disk can't
 // grow stands still, and goes on when there is space.
 func TestFullDisk(t *testing.T) {
 	h := newHostOf(t, "qemu", 680)

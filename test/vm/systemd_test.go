@@ -167,7 +167,7 @@ func (r *room) refuses() {
 	if out, err := r.try("systemctl", "is-failed", "mvm-agent"); err != nil {
 		r.t.Errorf("an agent in production mode on this host is %s, want it failed", out)
 	}
-	if log := r.run("journalctl", "--no-pager", "-u", "mvm-agent"); strings.Count(log, "the host is not fit for it") != 1 || !strings.Contains(log, "no key is trusted") {
+	if log := r.run("journalctl", "--no-pager", "-u", "mvm-agent"); strings.Count(log, "the host does not meet these conditions") != 1 || !strings.Contains(log, "no key is trusted") {
 		r.t.Errorf("the journal is to say once why it does not start:\n%s", log)
 	}
 }

@@ -64,7 +64,7 @@ func checkSpec(s driver.Spec) error {
 		if st, err := os.Stat(d); err != nil {
 			return bad("%w", err)
 		} else if !st.IsDir() {
-			return bad("%s is no folder", d)
+			return bad("%s is not a folder", d)
 		}
 	}
 	return nil

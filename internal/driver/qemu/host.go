@@ -80,7 +80,7 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 		v.Accelerator, v.Why = accelKVM, fmt.Sprintf("%d probe boots with KVM reached userspace", probeBoots)
 	}
 	if err := sys.WriteJSON(filepath.Join(d.opts.StateDir, verdictFile), v, 0o600); err != nil {
-		return v, false, mvm.Errorf(mvm.KindInternal, "keep what was found out about this host: %w", err)
+		return v, false, mvm.Errorf(mvm.KindInternal, "save the probe's result: %w", err)
 	}
 	d.log.Info("chose accelerator", "accelerator", v.Accelerator, "why", v.Why)
 	return v, true, nil
@@ -203,8 +203,8 @@ func (d *Driver) machine(ctx context.Context) (accel string, khz int, err error)
 		return "", 0, err
 	}
 	if d.opts.KVMOnly && info.Accelerator != accelKVM {
-		return "", 0, mvm.Errorf(mvm.KindPolicy, "start VMM: production mode has none without KVM: %s", info.Why).
-			WithFix("see `mvm doctor`; weak_isolation = true allows it, and isolates less")
+		return "", 0, mvm.Errorf(mvm.KindPolicy, "start VMM: production mode requires KVM: %s", info.Why).
+			WithFix("see `mvm doctor`; weak_isolation = true allows it, with weaker isolation")
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -78,13 +78,13 @@ func (v *vmm) loadError(ctx context.Context, err error) error {
 	}
 	if strings.Contains(said, unreadable) {
 		return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %w: %s", syscall.EIO, err, said)).
-			WithFix("look for errors of the disk in `dmesg`")
+			WithFix("look for disk errors in `dmesg`")
 	}
 	if crashed || errors.Is(err, errMigration) || refusesState(said) {
 		return badSnapshot("load the snapshot of %s: %w: %s", v.spec.ID, err, said)
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %s", err, said)).
-		WithFix("see `dmesg` for the out-of-memory killer, and whether somebody ended the VMM")
+		WithFix("look for the out-of-memory killer in `dmesg`, and check whether somebody ended the VMM")
 }
 
 // unreadable is what QEMU says when reading a state fails. Of one that it could read, and

@@ -96,7 +96,7 @@ func lockIn(d *sys.Folder) (*os.File, error) {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			f.Close()
-			return nil, mvm.Errorf(mvm.KindState, "lock %s: a VMM runs for this instance already", f.Name())
+			return nil, mvm.Errorf(mvm.KindState, "lock %s: the instance already has a VMM", f.Name())
 		}
 		if err != nil {
 			return nil, errors.Join(mvm.Errorf(mvm.KindInternal, "lock %s: %w", f.Name(), err), f.Close())

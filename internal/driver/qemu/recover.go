@@ -84,8 +84,8 @@ func (v *vmm) take(ctx context.Context) (string, error) {
 		return "", mvm.Errorf(mvm.KindUnavailable, "connect to the VMM of %s: %w", v.spec.ID, err)
 	}
 	if err := v.connect(ctx, conn); err != nil {
-		return "", mvm.Errorf(mvm.KindUnavailable, "take up the VMM of %s: %w", v.spec.ID, err).
-			WithFix("see whether another agent runs")
+		return "", mvm.Errorf(mvm.KindUnavailable, "recover the VMM of %s: %w", v.spec.ID, err).
+			WithFix("check whether another agent is running")
 	}
 	state, err := v.runState(ctx)
 	if err != nil {

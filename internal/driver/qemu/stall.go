@@ -108,6 +108,6 @@ func (v *vmm) room() bool {
 
 // stalledError says what keeps the guest from the verb.
 func (v *vmm) stalledError(verb string) error {
-	return mvm.Errorf(mvm.KindUnavailable, "%s %s: its guest stands still, because a write to its disk found no space left in %s",
-		verb, v.spec.ID, v.diskDir()).WithFix("free space there, and it goes on by itself")
+	return mvm.Errorf(mvm.KindUnavailable, "%s %s: the guest is stopped: a write to its disk failed, no space left in %s",
+		verb, v.spec.ID, v.diskDir()).WithFix("free space there; the guest then continues by itself")
 }

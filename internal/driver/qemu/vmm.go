@@ -106,7 +106,7 @@ func (v *vmm) client(ctx context.Context) (*qmp.Client, error) {
 	v.qmu.Lock()
 	defer v.qmu.Unlock()
 	if v.closed {
-		return nil, mvm.Errorf(mvm.KindState, "the VMM was let go")
+		return nil, mvm.Errorf(mvm.KindState, "the VMM handle was closed")
 	}
 	if v.q != nil {
 		select {

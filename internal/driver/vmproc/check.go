@@ -103,7 +103,7 @@ func (b Bounds) name(n Name) error {
 	case n.ID == ProbeID && filepath.Clean(dir) == b.ProbeRoot && probeRE.MatchString(base):
 		return nil
 	}
-	return mvm.Errorf(mvm.KindPolicy, "check the VMM's name: %s in %s is no instance of this host", n.ID, n.RunDir)
+	return mvm.Errorf(mvm.KindPolicy, "check the VMM's name: %s in %s is not an instance of this host", n.ID, n.RunDir)
 }
 
 // Check refuses to start what is none of the host's VMMs, or as a user that is not one of
@@ -117,7 +117,7 @@ func (b Bounds) Check(n Name, uid, gid int) error {
 		own = uid == ProbeUID
 	}
 	if !own || gid != uid {
-		return mvm.Errorf(mvm.KindPolicy, "check the VMM's user: %d, group %d, is not of those for instances, %d to %d", uid, gid, b.FirstUID, b.LastUID)
+		return mvm.Errorf(mvm.KindPolicy, "check the VMM's user: %d, group %d, is not one of those for instances, %d to %d", uid, gid, b.FirstUID, b.LastUID)
 	}
 	return nil
 }

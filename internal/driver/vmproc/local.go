@@ -110,7 +110,7 @@ func (h *Local) Confine(pid int, n Name, mark string, lim Limits) error {
 		err = errors.Join(err, cerr)
 	}
 	if err != nil && h.bounded {
-		return mvm.Errorf(mvm.KindPolicy, "bound the VMM of %s, which production mode wants: %w", n.ID, err).
+		return mvm.Errorf(mvm.KindPolicy, "limit the VMM of %s, as production mode requires: %w", n.ID, err).
 			WithFix("see \"Bounds of VMMs\" in docs/production.md, or set weak_isolation")
 	}
 	if err != nil {

@@ -23,7 +23,7 @@ func (h callHost) Acquire(ctx context.Context, a guestproto.Acquire) (guestproto
 		return guestproto.AcquireResult{}, err
 	}
 	if resp.AcquireResult == nil {
-		return guestproto.AcquireResult{}, mvm.Errorf(mvm.KindInternal, "acquire from pool %s: the host answered something else", a.PoolID)
+		return guestproto.AcquireResult{}, mvm.Errorf(mvm.KindInternal, "acquire from pool %s: unexpected answer from the host", a.PoolID)
 	}
 	return *resp.AcquireResult, nil
 }

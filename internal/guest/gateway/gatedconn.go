@@ -137,7 +137,7 @@ func (c *gatedConn) wake() error {
 	}
 	defer l.end()
 	if l.b.w != c.w {
-		return mvm.Errorf(mvm.KindState, "the address %s of instance %s is another's now", ip, c.w.id)
+		return mvm.Errorf(mvm.KindState, "the address %s of instance %s now belongs to another instance", ip, c.w.id)
 	}
 	return nil
 }

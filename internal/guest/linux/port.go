@@ -44,5 +44,5 @@ func HasVsock() bool { return there("/dev/vsock") }
 // NoChannel is the error of a machine that gives no way to the host.
 func NoChannel() error {
 	return mvm.Errorf(mvm.KindUnavailable, "find guest channel: there is neither a virtio-serial port %s nor /dev/vsock", portName).
-		WithFix("the VMM must give the machine one of them, and the kernel its driver")
+		WithFix("the VMM must provide one of them, and the kernel needs its driver")
 }

@@ -41,7 +41,7 @@ var _ guest.System = (*System)(nil)
 // localhost resolve.
 func (s *System) SetHostname(name string) error {
 	if len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-") != "" {
-		return mvm.Errorf(mvm.KindInvalid, "set host name: %q is not one", name)
+		return mvm.Errorf(mvm.KindInvalid, "set host name: %q is not a host name", name)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

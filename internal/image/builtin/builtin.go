@@ -93,7 +93,7 @@ func checkName(name string) error {
 	case "gateway", "minimal", "openclaw":
 		return nil
 	}
-	return mvm.Errorf(mvm.KindInvalid, "image %s%s: there is no built-in image of that name", scheme, name).
+	return mvm.Errorf(mvm.KindInvalid, "image %s%s: no such built-in image", scheme, name).
 		WithFix("use builtin:gateway, builtin:minimal or builtin:openclaw")
 }
 
@@ -207,8 +207,8 @@ func takeFile(ctx context.Context, part, dir, name string) (image.File, error) {
 
 func (b *Builder) guestDigest() (string, error) {
 	if b.guest == "" {
-		return "", mvm.Errorf(mvm.KindInternal, "mvm-guest was not found, which goes into every built-in image").
-			WithFix("run make build, or name it with --guest-binary")
+		return "", mvm.Errorf(mvm.KindInternal, "mvm-guest not found; every built-in image needs it").
+			WithFix("run make build, or set its path with --guest-binary")
 	}
 	f, err := os.Open(b.guest)
 	if err != nil {

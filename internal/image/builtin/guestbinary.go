@@ -35,14 +35,14 @@ func FindGuestBinary(explicit string) (string, error) {
 			return path, checkStatic(path)
 		}
 	}
-	return "", mvm.Errorf(mvm.KindNotFound, "mvm-guest is in none of %v", places).
-		WithFix("run make build, or name it with --guest-binary")
+	return "", mvm.Errorf(mvm.KindNotFound, "mvm-guest not found in %v", places).
+		WithFix("run make build, or set its path with --guest-binary")
 }
 
 func checkStatic(path string) error {
 	f, err := elf.Open(path)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInvalid, "guest agent %s is no program: %w", path, err)
+		return mvm.Errorf(mvm.KindInvalid, "guest agent %s is not a program: %w", path, err)
 	}
 	defer f.Close()
 	if f.Machine != elf.EM_X86_64 {

@@ -90,12 +90,12 @@ func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress
 func (b *Builder) rootfsPart(ctx context.Context, in *openclawInputs, progress func(mvm.Progress)) (string, error) {
 	return b.parts.get(ctx, "openclaw", in.key(), rootfsSpace, progress, func(dir string) error {
 		if os.Geteuid() != 0 {
-			return mvm.Errorf(mvm.KindPolicy, "build builtin:openclaw: it is started once in namespaces of its own, which takes root's rights").
-				WithFix("build it on a host whose agent has them, copy the image's folder and name it as dir:FOLDER")
+			return mvm.Errorf(mvm.KindPolicy, "build builtin:openclaw: the build runs OpenClaw once in separate namespaces, which needs root").
+				WithFix("build it on a host whose agent is root, copy the image's folder, and use dir:FOLDER")
 		}
 		npm, err := exec.LookPath("npm")
 		if err != nil {
-			return mvm.Errorf(mvm.KindUnavailable, "build builtin:openclaw: npm, which fetches OpenClaw, is not installed").
+			return mvm.Errorf(mvm.KindUnavailable, "build builtin:openclaw: npm is not installed; it downloads OpenClaw").
 				WithFix("run apt-get install npm")
 		}
 		tree := filepath.Join(dir, "tree")

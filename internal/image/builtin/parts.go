@@ -65,7 +65,7 @@ func (p *parts) getLocked(ctx context.Context, final string, need int64, build f
 	}
 	if free, err := sys.FreeBytes(p.dir); err == nil && free < need {
 		return mvm.Errorf(mvm.KindUnavailable, "build %s: %d MiB are free in %s, %d are needed", filepath.Base(final), free>>20, p.dir, need>>20).
-			WithFix("free space there, or keep mvm's data on a larger disk with --data-dir")
+			WithFix("free space there, or move mvm's data to a larger disk with --data-dir")
 	}
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		return err

@@ -142,7 +142,7 @@ func (w *Writer) entry(name string, mode uint32, links int, size int64, r io.Rea
 func (w *Writer) check(name string, size int64) error {
 	switch {
 	case w.seen[name]:
-		return fmt.Errorf("cpio entry %q is there twice", name)
+		return fmt.Errorf("cpio entry %q is given twice", name)
 	case !w.seen[path.Dir(name)]:
 		return fmt.Errorf("cpio entry %q: its folder was not added", name)
 	case name == trailer:

@@ -47,7 +47,7 @@ func (b *Builder) Scheme() string { return b.scheme }
 // Check implements image.Builder. It takes every reference but that of "nothere".
 func (b *Builder) Check(ref string) error {
 	if ref == b.scheme+"nothere" {
-		return mvm.Errorf(mvm.KindInvalid, "image %s: there is no image of that name", ref)
+		return mvm.Errorf(mvm.KindInvalid, "image %s: no such image", ref)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func (n *Network) ensureBridge(t network.Tenant) (err error) {
 		return mvm.Errorf(mvm.KindInternal, "look up bridge %s of tenant %s: %w", name, t.ID, err)
 	}
 	if _, ok := link.(*netlink.Bridge); !ok {
-		return mvm.Errorf(mvm.KindExists, "make bridge %s of tenant %s: an interface of that name is there and is a %s", name, t.ID, link.Type()).
+		return mvm.Errorf(mvm.KindExists, "make bridge %s of tenant %s: an interface of that name exists and is a %s", name, t.ID, link.Type()).
 			WithFix("remove it: ip link delete %s", name)
 	}
 	if err := n.repairBridge(t, link); err != nil {

@@ -105,7 +105,7 @@ func (f *firewall) queue(c *nftables.Conn, have, want elements) error {
 func (f *firewall) flush(c *nftables.Conn) error {
 	if err := c.Flush(); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "change nftables tables %s: %w", f.table, err).
-			WithFix("mvm needs root and a kernel with nftables' bridge and inet families, fib and connlimit")
+			WithFix("run as root on a kernel with nftables (families bridge and inet, fib, connlimit)")
 	}
 	return nil
 }

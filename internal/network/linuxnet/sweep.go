@@ -69,7 +69,7 @@ func (n *Network) Sweep(ctx context.Context) ([]string, error) {
 	}
 	defer n.mu.Unlock()
 	if !n.applied {
-		return nil, mvm.Errorf(mvm.KindState, "sweep network: nothing was applied yet, so everything would go").
+		return nil, mvm.Errorf(mvm.KindState, "sweep network: no config was applied yet, so everything would be removed").
 			WithFix("apply the host's config first")
 	}
 	links, err := n.ours()

@@ -55,11 +55,11 @@ func tapError(t network.Tenant, i network.Instance, err error) error {
 	name := mvm.TAPName(t.NetID, i.Offset)
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return mvm.Errorf(mvm.KindState, "open TAP %s of instance %s: it exists already, held by another process: %w", name, i.ID, err).
-			WithFix("end the VMM that holds it, or sweep the network")
+		return mvm.Errorf(mvm.KindState, "open TAP %s of instance %s: it is in use by another process: %w", name, i.ID, err).
+			WithFix("end the VMM that uses it")
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return mvm.Errorf(mvm.KindInternal, "open TAP %s of instance %s: %w", name, i.ID, err).
-			WithFix("mvm needs root and /dev/net/tun (modprobe tun)")
+			WithFix("run as root, and load the module: modprobe tun")
 	}
 	return mvm.Errorf(mvm.KindInternal, "open TAP %s of instance %s: %w", name, i.ID, err)
 }

@@ -214,7 +214,7 @@ func (c *Client) do(ctx context.Context, command string, args, out any, f *os.Fi
 	case <-c.done:
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return mvm.Errorf(mvm.KindUnavailable, "%s: the VMM went away: %w", command, c.err)
+		return mvm.Errorf(mvm.KindUnavailable, "%s: the VMM exited: %w", command, c.err)
 	case <-ctx.Done():
 		return mvm.Errorf(mvm.KindUnavailable, "%s: the VMM does not answer: %w", command, context.Cause(ctx))
 	}

@@ -37,6 +37,6 @@ func kvmGroups(device string) ([]uint32, error) {
 	case st.Gid != 0 && st.Mode&0o060 == 0o060:
 		return []uint32{st.Gid}, nil
 	}
-	return nil, mvm.Errorf(mvm.KindUnavailable, "open %s as the VMM's user: its mode is %04o and its group %d, and a VMM is never in root's group",
-		device, st.Mode&0o777, st.Gid).WithFix("give it a group of its own: groupadd -f -r kvm && chgrp kvm %[1]s && chmod 0660 %[1]s", device)
+	return nil, mvm.Errorf(mvm.KindUnavailable, "open %s as the VMM's user: it has mode %04o and group %d, and mvm never puts a VMM into root's group",
+		device, st.Mode&0o777, st.Gid).WithFix("give the device its own group: groupadd -f -r kvm && chgrp kvm %[1]s && chmod 0660 %[1]s", device)
 }

@@ -21,7 +21,7 @@ func TestGroupsOfAVMM(t *testing.T) {
 		want  []uint32
 		fails bool
 	}{
-		"a group of its own":       {spawn.AccelKVM, 4711, 0o660, []uint32{4711}, false},
+		"its own group":            {spawn.AccelKVM, 4711, 0o660, []uint32{4711}, false},
 		"for everybody":            {spawn.AccelKVM, 4711, 0o666, nil, false},
 		"root's, for everybody":    {spawn.AccelKVM, 0, 0o666, nil, false},
 		"root's group":             {spawn.AccelKVM, 0, 0o660, nil, true},

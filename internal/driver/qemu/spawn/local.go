@@ -141,7 +141,7 @@ func (h *Local) exec(l Launch) (*sys.Process, error) {
 	}
 	_ = p.Release()
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: it ended at once")
+		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: it exited at once")
 	}
 	return held, nil
 }

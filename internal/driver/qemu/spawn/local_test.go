@@ -367,7 +367,7 @@ func TestFilesOfALaunch(t *testing.T) {
 		_, _, _, err = p.Wait()
 		_ = p.Close()
 	}
-	if err != nil && !strings.Contains(err.Error(), "ended at once") { // as this QEMU does
+	if err != nil && !strings.Contains(err.Error(), "exited at once") { // as this QEMU does
 		t.Errorf("as it should be: %v", err)
 	}
 	st, err := w.Files.Memory.Stat()
