@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/network internal/plan internal/policy" +
 		" internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/testenv"},
@@ -78,6 +78,7 @@ var rules = map[string]rule{
 	"internal/driver/vmproc":     {"internal/sys", "processes of VMMs, whatever VMM they are: it knows no driver", ""},
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
 
+	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
 	"internal/network":             {"", "the contract", "internal/network/networktest"},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
 	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},
@@ -351,7 +352,6 @@ var mayByPath = map[string]string{
 	"internal/agent/node.go os.ReadFile":          "/proc",
 	"internal/agent/node.go filepath.WalkDir":     "measures images, which are the store's",
 	"internal/agent/agent.go net.Dialer":          "TCP to gateways",
-	"internal/agent/verify.go net.Listen":         "TCP, for live probes",
 	"internal/driver/fake/copy.go os.MkdirTemp":   "its own folder of the moment",
 	"internal/driver/fake/copy.go os.OpenRoot":    "its own folder of the moment",
 	"internal/driver/fake/copy.go os.RemoveAll":   "its own folder of the moment",

@@ -2,26 +2,12 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"net"
-	"net/netip"
-	"slices"
-	"sync"
-	"time"
 
 	"mvm"
-	"mvm/internal/display"
 	"mvm/internal/driver"
+	"mvm/internal/netprobe"
 	"mvm/internal/network"
-	"mvm/internal/session"
-)
-
-// Bounds of live probes.
-const (
-	probeTimeout = 20 * time.Second // one command in a guest
-	probesAtOnce = 4                // guests at a time
 )
 
 // NetVerify implements api.Service.
@@ -31,7 +17,7 @@ func (a *Agent) NetVerify(ctx context.Context, live bool, progress func(mvm.Prog
 		return nil, mvm.Errorf(mvm.KindOf(err), "verify networks: %w", err)
 	}
 	if live {
-		more, err := a.probeLive(ctx, progress)
+		more, err := (&netprobe.Prober{Guests: probed{a}, Log: a.log}).Live(ctx, progress)
 		if err != nil {
 			return nil, err
 		}
@@ -44,90 +30,29 @@ func (a *Agent) NetVerify(ctx context.Context, live bool, progress func(mvm.Prog
 	return out, nil
 }
 
-// probeLive tries, from every running guest that has the tools, all the ways that
-// must be closed, and those that must be open. While it runs, a port answers on
-// every address of the host, so that an open way shows.
-func (a *Agent) probeLive(ctx context.Context, progress func(mvm.Progress)) ([]network.Finding, error) {
-	cfg, err := a.runningConfig(ctx)
-	if err != nil {
-		return nil, err
-	}
-	lure, err := net.Listen("tcp4", "0.0.0.0:0")
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "open a port to probe: %w", err)
-	}
-	var accepting sync.WaitGroup
-	accepting.Go(func() { closeEach(lure) })
-	defer func() { lure.Close(); accepting.Wait() }()
-	host := network.ProbeHost{Port: lure.Addr().(*net.TCPAddr).Port}
-	if host.Addrs, err = hostAddrs(cfg); err != nil {
-		return nil, err
-	}
-	quiet, disturbing := map[string][]network.Probe{}, map[string][]network.Probe{}
-	able, untried := a.probeAble(ctx, cfg)
-	for _, p := range network.Probes(cfg, host) {
-		switch {
-		case !able[p.Instance]:
-		case p.Disturbs:
-			disturbing[p.Instance] = append(disturbing[p.Instance], p)
-		default:
-			quiet[p.Instance] = append(quiet[p.Instance], p)
-		}
-	}
-	found, err := a.probeGuests(ctx, quiet, probesAtOnce, progress)
-	if err != nil {
-		return nil, err
-	}
-	more, err := a.probeGuests(ctx, disturbing, 1, progress)
-	return slices.Concat(untried, found, more), err
+// probed is what live probes ask of the agent.
+type probed struct{ a *Agent }
+
+var _ netprobe.Guests = probed{}
+
+// Exec implements netprobe.Guests.
+func (p probed) Exec(ctx context.Context, id string, argv []string) (int, error) {
+	return p.a.Exec(ctx, mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
 }
 
-// probeAble says which guests have the tools, and finds fault with the others; with
-// none at all nothing is known, which is an error.
-func (a *Agent) probeAble(ctx context.Context, cfg network.Config) (map[string]bool, []network.Finding) {
-	const fix = "run an instance of builtin:minimal in the tenant and verify again"
-	able := map[string]bool{}
-	var out []network.Finding
-	for _, t := range cfg.Tenants {
-		for _, i := range t.Instances {
-			if code, err := a.runProbe(ctx, i.ID, []string{"ip", "link"}); err == nil && code != session.NotExecuted {
-				able[i.ID] = true
-				continue
-			}
-			out = append(out, network.Finding{Severity: "warning", Where: t.ID + "/" + i.ID, Fix: fix,
-				What: "nothing was tried from this guest: it has no ip, ping, arping and nc"})
-		}
-	}
-	if len(able) == 0 && len(out) > 0 {
-		out = append(out, network.Finding{Severity: "error", Where: "this host", Fix: fix,
-			What: "nothing was tried: no running guest has the tools for live probes"})
-	}
-	return able, out
-}
-
-func closeEach(ln net.Listener) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		c.Close()
-	}
-}
-
-// runningConfig is the networks' config with the instances that run.
-func (a *Agent) runningConfig(ctx context.Context) (network.Config, error) {
-	all, err := a.networkConfig()
+// Running implements netprobe.Guests.
+func (p probed) Running(ctx context.Context) (network.Config, error) {
+	all, err := p.a.networkConfig()
 	if err != nil {
 		return all, err
 	}
-	instances, err := a.Instances(ctx, mvm.Address{})
+	instances, err := p.a.Instances(ctx, mvm.Address{})
 	if err != nil {
 		return all, err
 	}
 	running := map[string]bool{}
 	for _, i := range instances {
-		running[i.ID] = i.State == mvm.StateRunning && a.liveOf(i.ID) != nil
+		running[i.ID] = i.State == mvm.StateRunning && p.a.liveOf(i.ID) != nil
 	}
 	for n := range all.Tenants {
 		var keep []network.Instance
@@ -139,103 +64,6 @@ func (a *Agent) runningConfig(ctx context.Context) (network.Config, error) {
 		all.Tenants[n].Instances = keep
 	}
 	return all, nil
-}
-
-// hostAddrs are the host's IPv4 addresses that belong to no tenant.
-func hostAddrs(cfg network.Config) (out []netip.Addr, err error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "list addresses of the host: %w", err)
-	}
-next:
-	for _, x := range addrs {
-		p, err := netip.ParsePrefix(x.String())
-		if err != nil || !p.Addr().Is4() || p.Addr().IsLoopback() {
-			continue
-		}
-		for _, t := range cfg.Tenants {
-			if t.Subnet.Contains(p.Addr()) {
-				continue next
-			}
-		}
-		out = append(out, p.Addr())
-	}
-	return out, nil
-}
-
-func (a *Agent) probeGuests(ctx context.Context, byGuest map[string][]network.Probe, atOnce int, progress func(mvm.Progress)) ([]network.Finding, error) {
-	var (
-		mu   sync.Mutex
-		wg   sync.WaitGroup
-		out  []network.Finding
-		slot = make(chan struct{}, atOnce)
-	)
-	for id, probes := range byGuest {
-		wg.Go(func() {
-			slot <- struct{}{}
-			defer func() { <-slot }()
-			if progress != nil {
-				mu.Lock()
-				progress(mvm.Progress{Target: id, Text: fmt.Sprintf("trying %d ways", len(probes))})
-				mu.Unlock()
-			}
-			found := a.probeGuest(ctx, id, probes)
-			mu.Lock()
-			defer mu.Unlock()
-			out = append(out, found...)
-			if progress != nil {
-				progress(mvm.Progress{Target: id, Text: fmt.Sprintf("%d probes, %d findings", len(probes), len(found))})
-			}
-		})
-	}
-	wg.Wait()
-	if ctx.Err() != nil {
-		return nil, mvm.Errorf(mvm.KindCanceled, "probe networks: %w", context.Cause(ctx))
-	}
-	return out, nil
-}
-
-// probeGuest runs the probes of one guest, one after the other.
-func (a *Agent) probeGuest(ctx context.Context, id string, probes []network.Probe) (out []network.Finding) {
-	for _, p := range probes {
-		if f, wrong := a.probe(ctx, id, p); wrong {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// probe prepares, tries and restores.
-func (a *Agent) probe(ctx context.Context, id string, p network.Probe) (network.Finding, bool) {
-	failed := func(err error) (network.Finding, bool) {
-		return network.Finding{Severity: "warning", Where: id, What: "a probe could not be made: " + display.Clip(err.Error())}, true
-	}
-	defer func() {
-		for _, argv := range p.Restore {
-			if _, err := a.runProbe(context.WithoutCancel(ctx), id, argv); err != nil {
-				a.log.Warn("restore guest after a probe", "instance", id, "error", err)
-			}
-		}
-	}()
-	for _, argv := range p.Prepare {
-		if code, err := a.runProbe(ctx, id, argv); err != nil || code != 0 {
-			return failed(errors.Join(fmt.Errorf("%v ended with %d", argv, code), err))
-		}
-	}
-	code, err := a.runProbe(ctx, id, p.Argv)
-	if err == nil && p.Reach && code != 0 { // a packet may be lost: once more
-		code, err = a.runProbe(ctx, id, p.Argv)
-	}
-	if err != nil {
-		return failed(err)
-	}
-	return p.Judge(code)
-}
-
-func (a *Agent) runProbe(ctx context.Context, id string, argv []string) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	return a.Exec(ctx, mvm.Address{Instance: id}, mvm.ExecSpec{Argv: argv}, mvm.ExecIO{Stdout: io.Discard, Stderr: io.Discard})
 }
 
 // Doctor implements api.Service.

@@ -15,9 +15,9 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// NotExecuted is the exit code of a command that the guest could not start, as
+// notExecuted is the exit code of a command that the guest could not start, as
 // shells have it.
-const NotExecuted = 127
+const notExecuted = 127
 
 // Exec runs a command in a running instance, and returns its exit code.
 func (s *Sessions) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
@@ -37,7 +37,7 @@ func (s *Sessions) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec
 	switch {
 	case errors.As(err, &refused) && io.Stderr != nil:
 		_, err := fmt.Fprintf(io.Stderr, "mvm: %s\n", display.Clip(refused.Message))
-		return NotExecuted, err
+		return notExecuted, err
 	case err != nil && mvm.KindOf(err) == mvm.KindUnavailable:
 		return 0, mvm.Errorf(mvm.KindUnavailable, "exec in %s: %w", i.ID, err)
 	}
