@@ -347,9 +347,6 @@ var byPath = map[string]string{
 var mayByPath = map[string]string{
 	"internal/agent/folders.go sys.MkdirAll":      "makes the parents of the folders, in folders of the agent",
 	"internal/agent/hostmemory.go os.ReadFile":    "/proc",
-	"internal/agent/node.go os.ReadDir":           "/proc",
-	"internal/agent/node.go os.Open":              "/proc",
-	"internal/agent/node.go os.ReadFile":          "/proc",
 	"internal/agent/node.go filepath.WalkDir":     "measures images, which are the store's",
 	"internal/agent/agent.go net.Dialer":          "TCP to gateways",
 	"internal/driver/fake/copy.go os.MkdirTemp":   "its own folder of the moment",

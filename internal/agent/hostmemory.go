@@ -11,11 +11,7 @@ import (
 // hostMemory measures the memory of the host. Kernels without pressure stall
 // information do not say how long tasks waited for it.
 func hostMemory() (policy.Memory, error) {
-	total, err := memInfo("MemTotal:")
-	if err != nil {
-		return policy.Memory{}, err
-	}
-	available, err := memInfo("MemAvailable:")
+	total, available, err := memInfo()
 	return policy.Memory{TotalMiB: total, AvailableMiB: available, Stalled: memoryStalled()}, err
 }
 

@@ -1,16 +1,15 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
-	"strconv"
-	"strings"
 	"syscall"
+
+	"github.com/prometheus/procfs"
 
 	"mvm"
 	"mvm/internal/snapshot"
@@ -80,7 +79,7 @@ func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
 	if err != nil {
 		return mvm.NodeInfo{}, err
 	}
-	mem, err := memInfo("MemTotal:")
+	mem, _, err := memInfo()
 	return mvm.NodeInfo{NodeID: host, Version: a.opt.Version, PID: os.Getpid(), Started: a.started, DataDir: a.opt.DataDir, APIAddress: a.opt.APIAddress,
 		Driver: info.Name, VMM: info.Version, Accelerator: info.Accelerator, Why: info.Why,
 		CPUs: runtime.NumCPU(), MemMiB: mem, Held: held}, err
@@ -101,33 +100,28 @@ func (a *Agent) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
 	for _, i := range instances {
 		s.Instances[i.State]++
 	}
-	if s.FreeMemMiB, err = memInfo("MemAvailable:"); err != nil {
+	if _, s.FreeMemMiB, err = memInfo(); err != nil {
 		return s, err
 	}
-	fds, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return s, mvm.Errorf(mvm.KindInternal, "count open files: %w", err)
-	}
-	s.OpenFiles = len(fds)
 	s.AgentHeap = liveHeap()
-	s.AgentRSS, err = ownRSS()
+	s.OpenFiles, s.AgentRSS, err = ownUse()
 	return s, err
 }
 
-// memInfo reads a line of /proc/meminfo, in MiB.
-func memInfo(key string) (int, error) {
-	f, err := os.Open("/proc/meminfo")
+// memInfo reads how much memory the host has, and how much of it is free, in MiB.
+func memInfo() (total, available int, err error) {
+	fs, err := procfs.NewDefaultFS()
 	if err != nil {
-		return 0, mvm.Errorf(mvm.KindInternal, "read memory of host: %w", err)
+		return 0, 0, mvm.Errorf(mvm.KindInternal, "read memory of host: %w", err)
 	}
-	defer f.Close()
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		if fields := strings.Fields(sc.Text()); len(fields) > 1 && fields[0] == key {
-			kib, err := strconv.Atoi(fields[1])
-			return kib >> 10, err
-		}
+	m, err := fs.Meminfo()
+	if err == nil && (m.MemTotalBytes == nil || m.MemAvailableBytes == nil) {
+		err = errors.New("/proc/meminfo lacks MemTotal or MemAvailable")
 	}
-	return 0, mvm.Errorf(mvm.KindInternal, "read memory of host: no %s", key)
+	if err != nil {
+		return 0, 0, mvm.Errorf(mvm.KindInternal, "read memory of host: %w", err)
+	}
+	return int(*m.MemTotalBytes >> 20), int(*m.MemAvailableBytes >> 20), nil
 }
 
 // liveHeap is what the last garbage collection found in use.
@@ -137,17 +131,18 @@ func liveHeap() int64 {
 	return int64(live[0].Value.Uint64())
 }
 
-func ownRSS() (int64, error) {
-	b, err := os.ReadFile("/proc/self/statm")
+// ownUse is what this process has open, and its memory in bytes.
+func ownUse() (files int, rss int64, err error) {
+	self, err := procfs.Self()
 	if err != nil {
-		return 0, mvm.Errorf(mvm.KindInternal, "read own memory: %w", err)
+		return 0, 0, mvm.Errorf(mvm.KindInternal, "look at this process: %w", err)
 	}
-	fields := strings.Fields(string(b))
-	if len(fields) < 2 {
-		return 0, mvm.Errorf(mvm.KindInternal, "read own memory: unexpected %q", b)
+	files, err = self.FileDescriptorsLen()
+	st, serr := self.Stat()
+	if err := errors.Join(err, serr); err != nil {
+		return 0, 0, mvm.Errorf(mvm.KindInternal, "look at this process: %w", err)
 	}
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize()), err
+	return files, int64(st.ResidentMemory()), nil
 }
 
 // NodeDisk implements api.Service.

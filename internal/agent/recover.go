@@ -7,14 +7,13 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/repair"
 	"mvm/internal/store"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 // recover takes up the host after a start of the agent. In order: networks, published
@@ -41,24 +40,18 @@ func (a *Agent) recover(ctx context.Context) error {
 		return err
 	}
 	a.survey(ctx, instances)
-	var takers errgroup.Group
-	takers.SetLimit(recoverers)
-	for _, i := range instances {
-		takers.Go(func() error {
-			err := foreign[i.ID]
-			if err == nil {
-				err = a.opt.Seam("recover.take:before", i.ID)
-			}
-			if err == nil {
-				err = a.recoverInstance(ctx, i)
-			}
-			if err != nil {
-				a.notRecovered(i, err)
-			}
-			return nil
-		})
-	}
-	_ = takers.Wait() // each has its own error
+	wait.Each(instances, recoverers, func(i mvm.Instance) {
+		err := foreign[i.ID]
+		if err == nil {
+			err = a.opt.Seam("recover.take:before", i.ID)
+		}
+		if err == nil {
+			err = a.recoverInstance(ctx, i)
+		}
+		if err != nil {
+			a.notRecovered(i, err)
+		}
+	})
 	a.absent.Clear()
 	if ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindCanceled, "recover instances: %w", context.Cause(ctx))

@@ -3,20 +3,21 @@ package wait
 import (
 	"context"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Each calls fn for every one of the values, for at most n at once, and waits for all.
 func Each[T any](all []T, n int, fn func(T)) {
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, max(1, n))
+	var g errgroup.Group
+	g.SetLimit(max(1, n))
 	for _, v := range all {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
+		g.Go(func() error {
 			fn(v)
+			return nil
 		})
 	}
-	wg.Wait()
+	_ = g.Wait() // there is none
 }
 
 // Slot waits for one of the slots, each a value that fits into the channel. It returns
