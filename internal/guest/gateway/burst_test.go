@@ -246,7 +246,7 @@ func TestBurstBeginsInTurn(t *testing.T) {
 // TestBurstKeepsItsTurns: while the gateway has as much to do as it can, no more begin, and
 // they are answered in the order of their coming.
 func TestBurstKeepsItsTurns(t *testing.T) {
-	l := newLab(t, gateway.Limits{Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Late: 200 * time.Millisecond, Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
 	l.busy.Store(true)
 	var now, most atomic.Int32
 	var worker sync.Mutex
@@ -297,18 +297,59 @@ func TestSlowRequestsLoseTheirTurn(t *testing.T) {
 	}
 }
 
-// TestBurstSharesFewConnections: those that come free within a moment are used again.
+// TestBurstSharesFewConnections: while they come free all the time they are used again.
 func TestBurstSharesFewConnections(t *testing.T) {
-	l := newLab(t, gateway.Limits{Moment: time.Second}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Moment: patience}, webRoute("web", 80, "/", anyOne))
 	a := l.counted()
-	l.want(80, "/close", 200, "hello")
+	for range 5 {
+		l.want(80, "/", 200, "hello")
+	}
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() { l.want(80, "/", 200, "hello") })
 	}
 	wg.Wait()
-	if n := a.conns.Load(); n > 1+8+4 { // as many as are being made at once are not counted yet
+	if n := a.conns.Load(); n > 1+8+4 {
 		t.Errorf("%d connections arrived, want 13 at most", n)
+	}
+}
+
+// TestNobodyWaitsForWhatStays: connections that don't come free, for their requests take
+// long or the worker closes them after each, are not waited for, however busy the gateway is.
+func TestNobodyWaitsForWhatStays(t *testing.T) {
+	for _, path := range []string{"/slow", "/close"} {
+		t.Run(path, func(t *testing.T) {
+			l := newLab(t, gateway.Limits{Watch: time.Hour, Moment: patience}, webRoute("web", 80, "/", anyOne))
+			l.busy.Store(true)
+			var under atomic.Int32
+			let := make(chan struct{})
+			l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Connection", "close")
+				if r.URL.Path == "/slow" {
+					under.Add(1)
+					<-let
+				}
+				fmt.Fprint(w, "hello")
+			}))
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			open := sync.OnceFunc(func() { close(let) })
+			defer open()
+			for range 12 {
+				wg.Go(func() { l.want(80, "/slow", 200, "hello") })
+			}
+			eventually(t, "those that take long are under way", func() bool { return under.Load() == 12 })
+			if path == "/close" {
+				open() // from here on all end soon
+			}
+			for range 15 {
+				wg.Go(func() { l.want(80, "/close", 200, "hello") })
+			}
+			if path == "/close" {
+				return
+			}
+			l.want(80, "/", 200, "hello")
+		})
 	}
 }
 

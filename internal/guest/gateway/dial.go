@@ -34,17 +34,14 @@ type proof struct {
 	err  error
 }
 
-// connect connects to the backend's instance, or takes a link that is offered
-// meanwhile. Its errors are *dialError.
+// connect connects to the backend's instance, or where pooled ones will do takes a link that
+// is offered meanwhile. Its errors are *dialError.
 //
 // The first connection to a port of a backend is tried several times at once, for its
 // machine may just be coming up; all others to that port wait for it. After that each is
 // one try, a bounded number of them at a time to that port, the others queue in the order
 // of their coming.
-func (ro *roster) connect(ctx context.Context, b *backend, addr string, q queued) (*gatedConn, *link, error) {
-	if q.turn != nil {
-		defer func() { <-q.turn }()
-	}
+func (ro *roster) connect(ctx context.Context, b *backend, p *lane, addr string, pooled bool) (*gatedConn, *link, error) {
 	if !ro.group.enter() {
 		return nil, nil, &dialError{net.ErrClosed}
 	}
@@ -52,7 +49,7 @@ func (ro *roster) connect(ctx context.Context, b *backend, addr string, q queued
 	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
-	conn, k, err := ro.connection(ctx, b, addr, q)
+	conn, k, err := ro.connection(ctx, b, p, addr, pooled)
 	if k != nil {
 		return nil, k, nil
 	}
@@ -62,20 +59,21 @@ func (ro *roster) connect(ctx context.Context, b *backend, addr string, q queued
 		}
 		return nil, nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
 	}
-	b.heard.Store(int64(ro.mono()))
+	p.heard.Store(int64(ro.mono()))
 	c, err := ro.gate(b.w, conn)
 	return c, nil, err
 }
 
-// connection makes the first connection, or one in its turn.
-func (ro *roster) connection(ctx context.Context, b *backend, addr string, q queued) (net.Conn, *link, error) {
-	if q.turn == nil {
-		if conn, err := ro.prove(ctx, b, addr); conn != nil || err != nil {
-			return conn, nil, err
-		}
-		return ro.queue(ctx, b, addr, q.offers)
+// connection makes the first connection, or one in its turn, or returns a link.
+func (ro *roster) connection(ctx context.Context, b *backend, p *lane, addr string, pooled bool) (net.Conn, *link, error) {
+	if conn, err := ro.prove(ctx, b, p, addr); conn != nil || err != nil {
+		return conn, nil, err
 	}
-	conn, err := ro.reconnect(ctx, b, addr)
+	if k, err := ro.turn(ctx, b, p, pooled); k != nil || err != nil {
+		return nil, k, err
+	}
+	defer func() { <-p.dials }()
+	conn, err := ro.reconnect(ctx, p, addr)
 	return conn, nil, err
 }
 
@@ -85,10 +83,9 @@ var errCrowded = errors.New("too many requests are waiting for a connection to t
 // prove makes the first connection to a port of the backend, or waits until somebody else
 // has: then it returns neither a connection nor an error. One port says nothing of
 // another: it may be closed while that one serves.
-func (ro *roster) prove(ctx context.Context, b *backend, addr string) (net.Conn, error) {
+func (ro *roster) prove(ctx context.Context, b *backend, at *lane, addr string) (net.Conn, error) {
 	for {
 		b.lanes.mu.Lock()
-		at := b.lane(addr)
 		if at.proven {
 			b.lanes.mu.Unlock()
 			return nil, nil
@@ -98,7 +95,7 @@ func (ro *roster) prove(ctx context.Context, b *backend, addr string) (net.Conn,
 			p = &proof{done: make(chan struct{})}
 			at.proof = p
 			b.lanes.mu.Unlock()
-			return ro.tryProof(ctx, b, p, addr)
+			return ro.tryProof(ctx, b, at, p, addr)
 		}
 		b.lanes.mu.Unlock()
 		select {
@@ -114,13 +111,12 @@ func (ro *roster) prove(ctx context.Context, b *backend, addr string) (net.Conn,
 
 // tryProof makes the first connection to a port of the backend. A failure counts for all
 // who wait for it, unless it is the end of this request only.
-func (ro *roster) tryProof(ctx context.Context, b *backend, p *proof, addr string) (net.Conn, error) {
+func (ro *roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof, addr string) (net.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, ro.lim.Connect)
 	defer cancel()
 	conn, err := ro.patiently(limited, addr, ro.race)
 	b.lanes.mu.Lock()
 	defer b.lanes.mu.Unlock()
-	at := b.lane(addr)
 	at.proof = nil
 	if err == nil {
 		at.proven = true
@@ -131,37 +127,53 @@ func (ro *roster) tryProof(ctx context.Context, b *backend, p *proof, addr strin
 	return conn, err
 }
 
-// queue connects to a backend that took connections before, when its turn has come, or
-// returns a link that was offered before.
-func (ro *roster) queue(ctx context.Context, b *backend, addr string, offers <-chan *link) (net.Conn, *link, error) {
+// turn waits for the turn to connect, which is a place in the lane's dials, or returns a
+// link that is offered before. To connect costs more than a request: while links come free
+// all the time, the next one has a moment.
+func (ro *roster) turn(ctx context.Context, b *backend, p *lane, pooled bool) (*link, error) {
+	dials, offers := p.dials, p.offers
+	var over <-chan time.Time
 	b.lanes.mu.Lock()
-	dials := b.lane(addr).dials
+	hot := p.hot(ro.mono(), ro.lim.Moment)
 	b.lanes.mu.Unlock()
-	select {
-	case dials <- struct{}{}:
-	case k := <-offers:
-		return nil, k, nil
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+	switch {
+	case !pooled:
+		offers = nil
+	case hot:
+		timer := time.NewTimer(ro.lim.Moment)
+		defer timer.Stop()
+		dials, over = nil, timer.C
 	}
-	defer func() { <-dials }()
-	conn, err := ro.reconnect(ctx, b, addr)
-	return conn, nil, err
+	for {
+		select {
+		case k := <-offers:
+			if k.usable() {
+				return k, nil
+			}
+			_ = k.Close()
+		case dials <- struct{}{}:
+			return nil, nil
+		case <-over:
+			dials, over = p.dials, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // reconnect connects to a backend that took connections before. A failure while others
-// connect or are answered is one of that try only: it is made again.
-func (ro *roster) reconnect(ctx context.Context, b *backend, addr string) (net.Conn, error) {
+// connect to the port or are answered is one of that try only: it is made again.
+func (ro *roster) reconnect(ctx context.Context, p *lane, addr string) (net.Conn, error) {
 	for {
 		began := ro.mono()
 		limited, cancel := context.WithTimeout(ctx, ro.lim.Reconnect)
 		conn, err := ro.dial(limited, "tcp", addr)
 		timedOut := limited.Err() != nil
 		cancel()
-		if err == nil || ctx.Err() != nil || time.Duration(b.heard.Load()) < began {
+		if err == nil || ctx.Err() != nil || time.Duration(p.heard.Load()) < began {
 			return conn, err
 		}
-		if !timedOut { // one of its ports may be closed while another serves
+		if !timedOut { // it refuses: its service may come up again
 			return ro.patiently(ctx, addr, ro.once)
 		}
 	}

@@ -19,7 +19,7 @@ type Limits struct {
 	Silent time.Duration // for which an instance that is awake may acknowledge nothing [15 s]
 
 	Late   time.Duration // without an answer, after which a new connection keeps others from beginning only while the gateway is busy [20 ms]
-	Moment time.Duration // in which a connection to an instance may come free before one more is made [5 ms]
+	Moment time.Duration // which a connection to an instance that may come free has, where four did so lately, before one more is made [20 ms]
 	Watch  time.Duration // after which the end of a request's client is looked for [250 ms]
 
 	Linger      time.Duration // to drop what a client sends that was refused [10 s]
@@ -59,7 +59,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.ClientIdle, 2*time.Minute)
 	or(&l.Silent, 15*time.Second)
 	or(&l.Late, 20*time.Millisecond)
-	or(&l.Moment, 5*time.Millisecond)
+	or(&l.Moment, 20*time.Millisecond)
 	or(&l.Watch, 250*time.Millisecond)
 	or(&l.Linger, 10*time.Second)
 	or(&l.LingerBytes, 16<<20)

@@ -16,6 +16,7 @@ import (
 type link struct {
 	*gatedConn
 	b    *backend
+	lane *lane
 	addr string
 	in   *bufio.Reader
 	out  []byte // for heads
@@ -40,8 +41,8 @@ const (
 
 var errHead = errors.New("the head of the answer is too large")
 
-func newLink(b *backend, c *gatedConn, addr string) *link {
-	k := &link{gatedConn: c, b: b, addr: addr, left: math.MaxInt64}
+func newLink(b *backend, p *lane, c *gatedConn, addr string) *link {
+	k := &link{gatedConn: c, b: b, lane: p, addr: addr, left: math.MaxInt64}
 	k.in = bufio.NewReaderSize(k, linkBuffer)
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -89,11 +90,26 @@ func (k *link) usable() bool {
 
 // lane is what there is of one port of a backend. lanes.mu guards it.
 type lane struct {
-	proven bool          // it took a connection
-	proof  *proof        // the first connection, while it is being made
-	idle   []*link       // the newest last
-	offers chan *link    // to who waits for a connection
-	dials  chan struct{} // one per connection that is being made, once proven
+	proven bool             // it took a connection
+	proof  *proof           // the first connection, while it is being made
+	idle   []*link          // the newest last
+	offers chan *link       // to who waits for a connection
+	dials  chan struct{}    // one per connection that is being made, once proven
+	heard  atomic.Int64     // roster.mono of the last connection made, or request answered
+	freed  [4]time.Duration // roster.mono of when links came free the last times
+	oldest int              // of freed
+}
+
+// free notes that a link comes free. lanes.mu is held.
+func (p *lane) free(now time.Duration) {
+	p.freed[p.oldest] = now
+	p.oldest = (p.oldest + 1) % len(p.freed)
+}
+
+// hot reports whether links come free so often that the next one is near. lanes.mu is held.
+func (p *lane) hot(now, moment time.Duration) bool {
+	first := p.freed[p.oldest]
+	return first > 0 && now-first < moment
 }
 
 // lanes are a backend's ports.
@@ -105,8 +121,10 @@ type lanes struct {
 	timer *time.Timer
 }
 
-// lane returns what there is of the address. b.lanes.mu is held.
+// lane returns what there is of the address.
 func (b *backend) lane(addr string) *lane {
+	b.lanes.mu.Lock()
+	defer b.lanes.mu.Unlock()
 	p := b.lanes.at[addr]
 	if p == nil {
 		p = &lane{offers: make(chan *link), dials: make(chan struct{}, b.lanes.dials)}
@@ -119,10 +137,9 @@ func (b *backend) lane(addr string) *lane {
 }
 
 // idleLink takes the newest link out of the pool, nil when there is none that is open.
-func (b *backend) idleLink(addr string) *link {
+func (b *backend) idleLink(p *lane) *link {
 	for {
 		b.lanes.mu.Lock()
-		p := b.lane(addr)
 		n := len(p.idle) - 1
 		if n < 0 {
 			b.lanes.mu.Unlock()
@@ -149,16 +166,16 @@ func (k *link) begin() {
 
 // put gives a link back that has nothing under way: to who waits for one, or to the pool.
 func (ro *roster) put(k *link) {
-	b := k.b
-	b.heard.Store(int64(ro.mono()))
+	b, p, now := k.b, k.lane, ro.mono()
+	p.heard.Store(int64(now))
 	b.lanes.mu.Lock()
-	p := b.lane(k.addr)
 	if b.ctx.Err() != nil || k.in.Buffered() > 0 {
 		b.lanes.mu.Unlock()
 		_ = k.Close()
 		return
 	}
 	k.begin()
+	p.free(now)
 	select {
 	case p.offers <- k:
 		b.lanes.mu.Unlock()
@@ -236,74 +253,15 @@ func (b *backend) closeIdle() {
 // link returns a connection to the backend for a request: a pooled one, unless fresh is
 // asked for, or a new one.
 func (ro *roster) link(ctx context.Context, b *backend, addr string, fresh bool) (*link, error) {
-	var q queued
+	p := b.lane(addr)
 	if !fresh {
-		if k := b.idleLink(addr); k != nil {
-			return k, nil
-		}
-		var k *link
-		if q, k = ro.soon(b, addr); k != nil {
+		if k := b.idleLink(p); k != nil {
 			return k, nil
 		}
 	}
-	c, k, err := ro.connect(ctx, b, addr, q)
+	c, k, err := ro.connect(ctx, b, p, addr, !fresh)
 	if k != nil || err != nil {
 		return k, err
 	}
-	return newLink(b, c, addr), nil
-}
-
-// queued is a place in the queue for a connection.
-type queued struct {
-	offers <-chan *link  // nil: none is taken
-	turn   chan struct{} // a place in it is taken; nil: its turn to connect has not come
-}
-
-// soon waits for a link that is offered, or for the turn to connect, as long as nobody looks
-// for the client's end. That spares most requests of a burst all that a longer wait takes.
-//
-// To connect costs more than a request. So where there are some links already, one that
-// comes free within a moment is waited for, and while the gateway is busy for longer: with
-// more links it would do no more.
-func (ro *roster) soon(b *backend, addr string) (queued, *link) {
-	b.lanes.mu.Lock()
-	p := b.lane(addr)
-	proven, offers, dials := p.proven, p.offers, p.dials
-	b.lanes.mu.Unlock()
-	if !proven {
-		return queued{offers: offers}, nil
-	}
-	timer := time.NewTimer(ro.lim.Moment)
-	defer timer.Stop()
-	turn, few := dials, true
-	for waited := ro.lim.Moment; ; {
-		select {
-		case k := <-offers:
-			return queued{}, k
-		case turn <- struct{}{}:
-			if !few || ro.connsTo(b.w) < fewLinks {
-				return queued{offers, dials}, nil
-			}
-			<-dials
-			turn = nil
-		case <-b.ctx.Done():
-			return queued{offers: offers}, nil
-		case <-timer.C:
-			if waited >= ro.lim.Watch {
-				return queued{offers: offers}, nil
-			}
-			if !ro.busy.Load() {
-				turn, few = dials, false
-			}
-			waited += ro.lim.Moment
-			timer.Reset(ro.lim.Moment)
-		}
-	}
-}
-
-// connsTo counts the connections to the worker.
-func (ro *roster) connsTo(w *worker) int {
-	ro.mu.Lock()
-	defer ro.mu.Unlock()
-	return len(w.conns)
+	return newLink(b, p, c, addr), nil
 }

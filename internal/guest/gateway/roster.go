@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"mvm"
@@ -28,7 +27,6 @@ type roster struct {
 	dirty chan struct{} // there is activity to report
 	// sending: something is sent to an instance.
 	sending chan struct{}
-	busy    atomic.Bool // the gateway had as much to do as it can, lately
 
 	mu       sync.Mutex
 	tenant   string

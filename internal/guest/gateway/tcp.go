@@ -71,7 +71,8 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		conn, _, err := r.roster.connect(r.ctx, l.b, l.addr(port), queued{})
+		addr := l.addr(port)
+		conn, _, err := r.roster.connect(r.ctx, l.b, l.b.lane(addr), addr, false)
 		if err == nil {
 			return l, conn, nil
 		}

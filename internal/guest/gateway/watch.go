@@ -233,7 +233,6 @@ func (r *Router) watchLate() {
 			var over, slow []*clientConn
 			over, slow, more = r.late.next(watched)
 			busy := r.opt.Busy()
-			r.roster.busy.Store(busy && more)
 			for _, c := range slow {
 				if !busy || c.silent() {
 					c.makeRoom()

@@ -34,8 +34,7 @@ type backend struct {
 	lanes  lanes
 	ctx    context.Context // ends with it, and with it attempts to connect
 	cancel context.CancelFunc
-	heard  atomic.Int64 // roster.mono of the last connection made, or request answered
-	gone   bool         // fenced; roster.mu
+	gone   bool // fenced; roster.mu
 }
 
 // stream is a connection that carries bytes both ways: TCP or after an Upgrade.
@@ -47,10 +46,6 @@ type stream struct {
 
 // idlePerInstance bounds the pooled connections to one instance.
 const idlePerInstance = 32
-
-// fewLinks is up to how many connections to one instance are made without waiting for one
-// that comes free.
-const fewLinks = 8
 
 // idleTime is how long a pooled connection is kept: less than the 5 s after which
 // common servers close theirs, or a request could meet the close.
