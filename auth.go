@@ -232,8 +232,8 @@ func (s PoolSpec) Warnings(secrets []string) (out []string) {
 	exposed := s.Exposed()
 	for _, r := range routesOf(s) {
 		if p, is := exposed[r.Name]; is {
-			out = append(out, "route "+r.Name+" believes whoever reaches "+p.Host.String()+
-				` which user a request is of: give it auth, or write auth mode "none" if that is meant`)
+			out = append(out, "route "+r.Name+" lets anyone who reaches "+p.Host.String()+
+				" name any user: give it auth, or set auth mode \"none\" to allow it")
 		}
 		if r.Auth == nil {
 			continue

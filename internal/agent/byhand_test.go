@@ -55,7 +55,7 @@ func TestLeftAloneIsNoSuccess(t *testing.T) {
 				until := time.Now().Add(10 * time.Minute).UTC().Format(time.RFC3339)
 				for what, ask := range h.waits(d) {
 					err := ask(false)
-					if !mvm.IsKind(err, mvm.KindLeftAlone) || !strings.Contains(err.Error(), i.Address().String()+" is left alone until "+until) {
+					if !mvm.IsKind(err, mvm.KindLeftAlone) || !strings.Contains(err.Error(), i.Address().String()+" was changed by hand and is left alone until "+until) {
 						t.Errorf("%s: %v, want that %s is left alone until %s", what, err, i.ID, until)
 					}
 				}

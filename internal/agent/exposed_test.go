@@ -21,7 +21,7 @@ func keyed(host string, auth *mvm.Auth) mvm.Deployment {
 }
 
 func believesAnyone(err error) bool {
-	return mvm.IsKind(err, mvm.KindInvalid) && strings.Contains(err.Error(), "route all believes whoever reaches 0.0.0.0:9000")
+	return mvm.IsKind(err, mvm.KindInvalid) && strings.Contains(err.Error(), "route all lets anyone who reaches 0.0.0.0:9000")
 }
 
 // Users that anybody may name are refused on an address that anybody can reach, before
