@@ -54,6 +54,14 @@ func TestCopyOut(t *testing.T) {
 	if b, ok := host.Read("i-00000002", "/tmp/a"); ok || b != nil {
 		t.Errorf("read of an instance that is not there: %q, %v", b, ok)
 	}
+	for range 2 {
+		if g, ok := host.Guest("i-00000001"); !ok || g.State != fake.Running || !g.Gated || g.Generation != 1 || g.Config == nil || g.Config.Hostname != "worker" {
+			t.Errorf("the guest is %+v, %v", g, ok)
+		}
+		if g, ok := host.Guest("i-00000002"); ok || g.Config != nil {
+			t.Errorf("an instance that is not there is %+v", g)
+		}
+	}
 	data, said, code := copyOut(t, v, "/tmp/a")
 	if code != 0 || said != "" {
 		t.Fatalf("copy: %d %q", code, said)
