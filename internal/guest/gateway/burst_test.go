@@ -163,6 +163,29 @@ func TestClosedPortHoldsUpNoOther(t *testing.T) {
 	}
 }
 
+// TestClosedPortDoubtsNoOther: who asks for a port that is not open learns so, and the
+// instance, which serves others, is not asked for again and keeps its connections.
+func TestClosedPortDoubtsNoOther(t *testing.T) {
+	closed := webRoute("metrics", 80, "/metrics", anyOne)
+	closed.To.TargetPort = 9090
+	l := newLab(t, gateway.Limits{Refused: 30 * time.Millisecond, Reconnect: patience}, webRoute("web", 80, "/", anyOne), closed, tcpRoute("ssh", 22, "", anyOne))
+	a := l.counted()
+	l.want(80, "/", 200, "hello")
+	for range 3 {
+		l.want(80, "/metrics", 503, "takes no connections")
+		if n, err := l.raw(22, netip.Addr{}).Read(make([]byte, 1)); err == nil || isTimeout(err) {
+			t.Errorf("a closed TCP port: %d bytes, %v; want a reset", n, err)
+		}
+		l.want(80, "/", 200, "hello")
+	}
+	if n := len(l.host.asked()); n > 2 { // once for each protocol's target at most
+		t.Errorf("the host was asked %d times, want twice at most", n)
+	}
+	if n := a.conns.Load(); n != 1 {
+		t.Errorf("%d connections to the open port, want 1 that stays", n)
+	}
+}
+
 // TestStalledPortHoldsUpNoOther: as many connections to one port as may be made at once
 // leave those to another port alone.
 func TestStalledPortHoldsUpNoOther(t *testing.T) {

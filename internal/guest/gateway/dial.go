@@ -59,7 +59,7 @@ func (ro *roster) connect(ctx context.Context, b *backend, p *lane, addr string,
 		}
 		return nil, nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
 	}
-	p.heard.Store(int64(ro.mono()))
+	b.hear(p, ro.mono())
 	c, err := ro.gate(b.w, conn)
 	return c, nil, err
 }

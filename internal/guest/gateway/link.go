@@ -167,7 +167,7 @@ func (k *link) begin() {
 // put gives a link back that has nothing under way: to who waits for one, or to the pool.
 func (ro *roster) put(k *link) {
 	b, p, now := k.b, k.lane, ro.mono()
-	p.heard.Store(int64(now))
+	b.hear(p, now)
 	b.lanes.mu.Lock()
 	if b.ctx.Err() != nil || k.in.Buffered() > 0 {
 		b.lanes.mu.Unlock()

@@ -91,6 +91,7 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 			return nil, err
 		}
 		x.lease = l
+		began := l.ro.mono()
 		a, err := x.try(ctx, req, again)
 		if err == nil {
 			if x.target.key != "" && a.res.StatusCode < 400 {
@@ -100,8 +101,9 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 		}
 		gaveUp := x.client.gaveUp() || errors.Is(err, errCrowded)
 		dialing := a == nil
-		final := again || gaveUp || dialing && l.fresh() || !dialing && !x.repeatable(req, a)
-		if !gaveUp && (dialing || unanswering(err)) {
+		serves := l.serves(l.b.lane(l.addr(x.port)), began)
+		final := again || gaveUp || dialing && (serves || l.fresh()) || !dialing && !x.repeatable(req, a)
+		if !gaveUp && !serves && (dialing || unanswering(err)) {
 			l.doubt()
 		}
 		gone := l.b.w.gone.Load()

@@ -71,13 +71,15 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		addr := l.addr(port)
-		conn, _, err := r.roster.connect(r.ctx, l.b, l.b.lane(addr), addr, false)
+		addr, began := l.addr(port), l.ro.mono()
+		p := l.b.lane(addr)
+		conn, _, err := r.roster.connect(r.ctx, l.b, p, addr, false)
 		if err == nil {
 			return l, conn, nil
 		}
-		final := again || l.fresh() || errors.Is(err, errCrowded)
-		if !errors.Is(err, errCrowded) {
+		serves := l.serves(p, began)
+		final := again || serves || l.fresh() || errors.Is(err, errCrowded)
+		if !serves && !errors.Is(err, errCrowded) {
 			l.doubt()
 		}
 		l.end()

@@ -34,7 +34,14 @@ type backend struct {
 	lanes  lanes
 	ctx    context.Context // ends with it, and with it attempts to connect
 	cancel context.CancelFunc
-	gone   bool // fenced; roster.mu
+	heard  atomic.Int64 // roster.mono of the last connection made, or request answered, at any port
+	gone   bool         // fenced; roster.mu
+}
+
+// hear notes that something was heard from a port of the backend.
+func (b *backend) hear(p *lane, now time.Duration) {
+	p.heard.Store(int64(now))
+	b.heard.Store(int64(now))
 }
 
 // stream is a connection that carries bytes both ways: TCP or after an Upgrade.
@@ -171,6 +178,19 @@ func (l *lease) doubt() {
 	if b != nil {
 		b.closeIdle()
 	}
+}
+
+// serves reports whether something was heard from the instance since then: that a port takes
+// no connection is then the port's matter, and asking the host would not help. For a port
+// that never took one Limits.Reconnect before now count too.
+func (l *lease) serves(p *lane, since time.Duration) bool {
+	l.b.lanes.mu.Lock()
+	if !p.proven {
+		since = min(since, l.ro.mono()-l.ro.lim.Reconnect)
+	}
+	l.b.lanes.mu.Unlock()
+	heard := time.Duration(l.b.heard.Load())
+	return heard > 0 && heard >= since && l.b.ctx.Err() == nil
 }
 
 // forgettable reports whether nothing of the worker matters any more.
