@@ -153,7 +153,6 @@ func (w *writer) qualify(p *types.Package) string {
 // stand for. Bugs that do not compile are left out, and named.
 func (p *source) schema(sites []numbered) (texts map[string]string, bad []numbered, err error) {
 	for {
-		texts, err = map[string]string{}, nil
 		var blamed map[int]bool
 		texts, blamed, err = p.try(sites)
 		if err != nil || len(blamed) == 0 {
