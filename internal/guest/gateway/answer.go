@@ -150,6 +150,7 @@ func (a *answer) copyBody(x *exchange, req *http.Request, head []byte) error {
 		if err != nil {
 			return nil
 		}
+		c.makeRoom() // the first of it is there, and the rest may take as long as it will
 	}
 }
 

@@ -269,7 +269,7 @@ func TestBurstBeginsInTurn(t *testing.T) {
 // TestBurstKeepsItsTurns: while the gateway has as much to do as it can, no more begin, and
 // they are answered in the order of their coming.
 func TestBurstKeepsItsTurns(t *testing.T) {
-	l := newLab(t, gateway.Limits{Late: 200 * time.Millisecond, Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Late: 200 * time.Millisecond, Turn: time.Hour, Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
 	l.busy.Store(true)
 	var now, most atomic.Int32
 	var worker sync.Mutex
@@ -296,7 +296,7 @@ func TestSlowRequestsLoseTheirTurn(t *testing.T) {
 	for name, c := range map[string]struct {
 		lim  gateway.Limits
 		busy bool
-	}{"little to do": {gateway.Limits{Watch: time.Hour}, false}, "too long": {gateway.Limits{}, true}} {
+	}{"little to do": {gateway.Limits{Turn: time.Hour, Watch: time.Hour}, false}, "too long": {gateway.Limits{Watch: time.Hour}, true}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, c.lim, webRoute("web", 80, "/", anyOne))
 			l.busy.Store(c.busy)
@@ -342,7 +342,7 @@ func TestBurstSharesFewConnections(t *testing.T) {
 func TestNobodyWaitsForWhatStays(t *testing.T) {
 	for _, path := range []string{"/slow", "/close"} {
 		t.Run(path, func(t *testing.T) {
-			l := newLab(t, gateway.Limits{Watch: time.Hour, Moment: patience}, webRoute("web", 80, "/", anyOne))
+			l := newLab(t, gateway.Limits{Watch: time.Hour, Turn: time.Hour, Moment: patience}, webRoute("web", 80, "/", anyOne))
 			l.busy.Store(true)
 			var under atomic.Int32
 			let := make(chan struct{})
@@ -429,6 +429,35 @@ func TestStreamsKeepNoTurns(t *testing.T) {
 		}
 	}
 	l.want(80, "/", 200, "hello")
+}
+
+// TestTurnsWaitForNoClient: a request whose body does not come, and one whose answer goes on
+// after its first bytes, keep no others from beginning, however busy the gateway is.
+func TestTurnsWaitForNoClient(t *testing.T) {
+	for name, request := range map[string]string{
+		"body": "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+		"long": "GET /events HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, gateway.Limits{Turn: time.Hour, Watch: time.Hour}, webRoute("web", 80, "/", anyOne))
+			l.busy.Store(true)
+			let := make(chan struct{})
+			defer close(let)
+			l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Fprint(w, "hello")
+				if r.URL.Path == "/events" {
+					w.(http.Flusher).Flush()
+					<-let
+				} else {
+					_, _ = io.Copy(io.Discard, r.Body)
+				}
+			}))
+			for range 40 {
+				fmt.Fprint(l.raw(80, netip.Addr{}), request)
+			}
+			l.want(80, "/", 200, "hello")
+		})
+	}
 }
 
 // TestTimeOutWhileOthersAreAnswered: a connection that does not come about is made again also

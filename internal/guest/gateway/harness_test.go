@@ -144,9 +144,8 @@ type lab struct {
 func newLab(t testing.TB, lim gateway.Limits, routes ...mvm.Route) *lab {
 	l := &lab{t: t, host: &host{answer: says(awake3)},
 		listens: map[string]string{}, network: map[string]string{}, dialed: map[string]int{}, lost: map[string]int{}, stalled: map[string]chan struct{}{}}
-	busy := gateway.Busy()
 	l.router = gateway.New(gateway.Options{Host: l.host, Limits: lim, Dial: l.dial, Listen: l.listen,
-		Busy: func() bool { return busy() || l.busy.Load() }})
+		Busy: l.busy.Load})
 	t.Cleanup(func() {
 		if err := l.router.Close(); err != nil {
 			t.Errorf("close: %v", err)

@@ -20,6 +20,7 @@ type Limits struct {
 
 	Late   time.Duration // without an answer, after which a new connection keeps others from beginning only while the gateway is busy [20 ms]
 	Moment time.Duration // which a connection to an instance that may come free has, where four did so lately, before one more is made [20 ms]
+	Turn   time.Duration // after which it does so no more in any case [80 ms]
 	Watch  time.Duration // after which the end of a request's client is looked for [250 ms]
 
 	Linger      time.Duration // to drop what a client sends that was refused [10 s]
@@ -60,6 +61,7 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Silent, 15*time.Second)
 	or(&l.Late, 20*time.Millisecond)
 	or(&l.Moment, 20*time.Millisecond)
+	or(&l.Turn, 80*time.Millisecond)
 	or(&l.Watch, 250*time.Millisecond)
 	or(&l.Linger, 10*time.Second)
 	or(&l.LingerBytes, 16<<20)

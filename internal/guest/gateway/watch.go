@@ -153,10 +153,13 @@ type late struct {
 	list  []*clientConn
 }
 
-// add puts the connection on the list, where it is not.
+// add puts the connection on the list, where it is not. Its time begins anew, but not that of
+// one which keeps others from beginning.
 func (l *late) add(c *clientConn) {
 	l.mu.Lock()
-	c.lateSince = l.round
+	if c.lateAt == 0 || !c.fresh.Load() {
+		c.lateSince = l.round
+	}
 	if c.lateAt == 0 {
 		l.list = append(l.list, c)
 		c.lateAt = len(l.list)
@@ -191,15 +194,18 @@ func (l *late) drop(c *clientConn) {
 }
 
 // next begins a round. It takes those off the list that have been on it for the rounds
-// after which they are to be watched, and returns them, those that were on it for a whole
-// round and keep others from beginning, and whether there are more.
-func (l *late) next(watched int) (over, slow []*clientConn, more bool) {
+// after which they are to be watched, and returns them, those that keep others from beginning
+// and were on it for a whole round, with those apart that were for as long as a turn may be,
+// and whether there are more.
+func (l *late) next(watched, turn int) (over, past, slow []*clientConn, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.list {
 		switch age := l.round - c.lateSince; {
 		case age >= watched:
 			over = append(over, c)
+		case age >= turn && c.fresh.Load():
+			past = append(past, c)
 		case age > 0 && c.fresh.Load():
 			slow = append(slow, c)
 		}
@@ -208,7 +214,7 @@ func (l *late) next(watched int) (over, slow []*clientConn, more bool) {
 		l.drop(c)
 	}
 	l.round++
-	return over, slow, len(l.list) > 0
+	return over, past, slow, len(l.list) > 0
 }
 
 // watchLate looks after connections that are late. It runs while there are connections
@@ -218,7 +224,7 @@ func (l *late) next(watched int) (over, slow []*clientConn, more bool) {
 // as it can: more would only delay those that have begun. Where the gateway waits, it is for
 // something else.
 func (r *Router) watchLate() {
-	watched := max(1, int(r.lim.Watch/r.lim.Late))
+	watched, turn := max(1, int(r.lim.Watch/r.lim.Late)), max(1, int(r.lim.Turn/r.lim.Late))
 	for {
 		select {
 		case <-r.late.any:
@@ -230,13 +236,16 @@ func (r *Router) watchLate() {
 			if !wait(r.ctx, r.lim.Late) {
 				return
 			}
-			var over, slow []*clientConn
-			over, slow, more = r.late.next(watched)
+			var over, past, slow []*clientConn
+			over, past, slow, more = r.late.next(watched, turn)
 			busy := r.opt.Busy()
 			for _, c := range slow {
 				if !busy || c.silent() {
 					c.makeRoom()
 				}
+			}
+			for _, c := range past {
+				c.makeRoom()
 			}
 			for _, c := range over {
 				c.makeRoom()
@@ -250,7 +259,7 @@ func (r *Router) watchLate() {
 func (c *clientConn) silent() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.read && !c.serving
+	return c.read && (!c.serving || !c.body.whole.Load())
 }
 
 var _ context.Context = (*clientCtx)(nil)
