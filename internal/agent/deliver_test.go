@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -74,6 +75,41 @@ func TestAMuteGuestDelaysNoState(t *testing.T) {
 			if got := h.exec(i.ID, "cat", "/run/secrets/telegram/token"); got != "one" {
 				t.Errorf("%s has %q", i.ID, got)
 			}
+		}
+	})
+}
+
+// TestSecretsWhileASleepIsTakenBack: secrets that reach a guest while its services are told
+// that its sleep came to nothing stay on its record.
+func TestSecretsWhileASleepIsTakenBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		i := h.instance()
+		h.host.Behave(i.ID, fake.Behavior{Suspends: true, Delay: time.Second, Only: []string{"Settle"}})
+		h.do(i.ID, mvm.OpStop)
+		h.do(i.ID, mvm.OpStart) // the guest says as it boots that it has a service that can hold still
+		h.onSeam(func(point string) error {
+			if point == "sleep.snapshot:before" {
+				return errors.New("no")
+			}
+			return nil
+		})
+		slept := make(chan error, 1)
+		go func() { slept <- h.try(i.ID, mvm.OpSleep) }()
+		time.Sleep(time.Second / 2)
+		gen, err := h.a.SetSecrets(ctx(t), "acme", map[string][]byte{"token": []byte("one")})
+		if err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-slept:
+			t.Fatalf("the sleep ended before the secrets came: %v", err)
+		default:
+		}
+		if err := <-slept; err == nil {
+			t.Error("the sleep was not taken back")
+		}
+		if got := h.get(i.ID); got.SecretsGeneration != gen || got.State != mvm.StateRunning {
+			t.Errorf("it is %s with secrets generation %d, want running with %d", got.State, got.SecretsGeneration, gen)
 		}
 	})
 }

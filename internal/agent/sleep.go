@@ -94,7 +94,7 @@ func (o *operation) conform(ctx context.Context) error {
 	return o.save(func(i *mvm.Instance) {
 		if i.State != mvm.StateWarm {
 			o.noteSettled(i)
-			i.SecretsGeneration = gen
+			i.SecretsGeneration = max(i.SecretsGeneration, gen) // a change may have been delivered since
 		}
 		i.Op, i.Problem = nil, ""
 	})
