@@ -299,7 +299,7 @@ func TestFindGuestBinary(t *testing.T) {
 	if err := os.WriteFile(text, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{"/bin/ls": "not static", text: "no program", text + "x": "no such file"} {
+	for path, want := range map[string]string{"/bin/ls": "not static", text: "is not a program", text + "x": "no such file"} {
 		if _, err := builtin.FindGuestBinary(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("FindGuestBinary(%s) gives %v, want %q", path, err, want)
 		}
