@@ -22,18 +22,7 @@ var (
 )
 
 // Lives implements ingress.Instances.
-func (r reached) Lives(id string) bool {
-	l := r.a.liveOf(id)
-	if l == nil {
-		return false
-	}
-	select {
-	case <-l.vmm.Done():
-		return false
-	default:
-		return true
-	}
-}
+func (r reached) Lives(id string) bool { return r.a.liveOf(id).runs() }
 
 // HalfDone implements ingress.Instances.
 func (r reached) HalfDone(id string) bool { return r.a.halfDone.Has(id) }

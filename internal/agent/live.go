@@ -28,6 +28,19 @@ type live struct {
 	watched  chan struct{} // closed when the watcher is gone
 }
 
+// runs reports whether there is a VMM and it has not ended.
+func (l *live) runs() bool {
+	if l == nil {
+		return false
+	}
+	select {
+	case <-l.vmm.Done():
+		return false
+	default:
+		return true
+	}
+}
+
 // expect says that the VMM's end is the agent's doing.
 func (l *live) expect() { l.once.Do(func() { close(l.expected) }) }
 

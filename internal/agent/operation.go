@@ -160,14 +160,7 @@ func (o *operation) dispatch(ctx context.Context) error {
 }
 
 // lost reports that the instance has no VMM that runs.
-func (o *operation) lost() bool {
-	select {
-	case <-o.vmmGone():
-		return true
-	default:
-		return false
-	}
-}
+func (o *operation) lost() bool { return !o.a.liveOf(o.inst.ID).runs() }
 
 func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {

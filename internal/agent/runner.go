@@ -170,16 +170,7 @@ func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
 func (a *Agent) undisturbed(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.live[id]
-	if l == nil || a.runners[id] != nil || a.closed {
-		return false
-	}
-	select {
-	case <-l.vmm.Done():
-		return false
-	default:
-		return true
-	}
+	return a.runners[id] == nil && !a.closed && a.live[id].runs()
 }
 
 func (a *Agent) enqueue(id string, req request) (*job, error) {
