@@ -1,10 +1,8 @@
 package agent_test
 
 import (
-	"context"
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -256,17 +254,7 @@ func TestWhoStoppedSurvivesACrash(t *testing.T) {
 			h.every = -1 // nothing starts it again
 			h.start()
 			i := h.instance()
-			crashed := h.crashAt("stop.release:before")
-			c, cancel := context.WithCancel(mvm.WithAsker(ctx(t), by))
-			var wg sync.WaitGroup
-			wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: mvm.OpStop}, nil) })
-			<-crashed
-			cancel()
-			wg.Wait()
-			h.onSeam(nil)
-			h.stop()
-			h.start()
-			waitUntil(t, func() bool { n, _ := h.a.Queued(i.ID); return n == 0 })
+			h.crashDuring("stop.release:before", i.ID, by, mvm.OpRequest{Op: mvm.OpStop})
 			if got := h.get(i.ID); got.State != mvm.StateStopped || got.Last == nil || got.Last.Unwanted != unwanted {
 				t.Errorf("it is %s, last %+v; want it stopped, unwanted %v", got.State, got.Last, unwanted)
 			}

@@ -30,6 +30,23 @@ func (h *host) crashAt(point string) (crashed <-chan struct{}) {
 	return ch
 }
 
+// crashDuring begins the operation as the asker, stops the agent dead at the point, and
+// starts the next one, which is waited for until nothing is queued at the instance.
+func (h *host) crashDuring(point, id string, by mvm.Asker, req mvm.OpRequest) {
+	h.t.Helper()
+	crashed := h.crashAt(point)
+	c, cancel := context.WithCancel(mvm.WithAsker(ctx(h.t), by))
+	var wg sync.WaitGroup
+	wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: id}, req, nil) })
+	<-crashed
+	cancel()
+	wg.Wait()
+	h.onSeam(nil)
+	h.stop()
+	h.start()
+	waitUntil(h.t, func() bool { n, _ := h.a.Queued(id); return n == 0 })
+}
+
 // points are the named points that an operation passes when nothing goes wrong.
 func points(t *testing.T, op mvm.OpKind, prepare ...mvm.OpKind) []string {
 	h := suspending(t, fake.Behavior{})
@@ -92,17 +109,7 @@ func crashOnce(t *testing.T, op mvm.OpKind, prepare []mvm.OpKind, point string, 
 	for _, p := range prepare {
 		h.do(i.ID, p)
 	}
-	crashed := h.crashAt(point)
-	c, cancel := context.WithCancel(ctx(t))
-	var wg sync.WaitGroup
-	wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: op}, nil) })
-	<-crashed
-	cancel()
-	wg.Wait()
-	h.onSeam(nil)
-	h.stop()
-	h.start()
-	waitUntil(t, func() bool { n, _ := h.a.Queued(i.ID); return n == 0 })
+	h.crashDuring(point, i.ID, mvm.AskerFrom(ctx(t)), mvm.OpRequest{Op: op})
 
 	got, err := h.a.Instance(ctx(t), mvm.Address{Instance: i.ID})
 	if mvm.IsKind(err, mvm.KindNotFound) {
@@ -178,17 +185,7 @@ func TestCutOffWakeIsItsAskers(t *testing.T) {
 				return len(all) == 1 && all[0].State == mvm.StateSleeping && all[0].Op == nil
 			})
 			id := h.all("workers")[0].ID
-			crashed := h.crashAt(point)
-			c, cancel := context.WithCancel(mvm.WithAsker(ctx(t), gateway))
-			var wg sync.WaitGroup
-			wg.Go(func() { h.a.Operate(c, mvm.Address{Instance: id}, mvm.OpRequest{Op: mvm.OpWake, Why: "POST /x"}, nil) })
-			<-crashed
-			cancel()
-			wg.Wait()
-			h.onSeam(nil)
-			h.stop()
-			h.start()
-			waitUntil(t, func() bool { n, _ := h.a.Queued(id); return n == 0 })
+			h.crashDuring(point, id, gateway, mvm.OpRequest{Op: mvm.OpWake, Why: "POST /x"})
 			if _, err := h.a.Reconcile(ctx(t), mvm.ReconcileRequest{Tenant: "acme"}, nil); err != nil {
 				t.Fatal(err)
 			}

@@ -50,8 +50,7 @@ func (r resting) Busy(id string) bool {
 
 // Order implements idle.Queue.
 func (r resting) Order(id string, o idle.Order) (idle.Job, error) {
-	g := idleGrounds{changed: o.Grounds.Changed, since: o.Grounds.Since, mute: o.Grounds.Mute}
-	j, err := r.a.enqueue(id, request{op: o.Op, by: mvm.Asker{Kind: mvm.AskerPolicy}, why: o.Why, idle: &g})
+	j, err := r.a.enqueue(id, request{op: o.Op, by: mvm.Asker{Kind: mvm.AskerPolicy}, why: o.Why, idle: &o.Grounds})
 	if err != nil {
 		return nil, err
 	}

@@ -8,14 +8,6 @@ import (
 	"mvm/internal/store"
 )
 
-// idleGrounds are what a decision of the policy rests on: its operation is called off
-// when they do not hold any more.
-type idleGrounds struct {
-	changed time.Time // when the instance came to the state that was decided on
-	since   time.Time // when it became idle
-	mute    bool      // its guest has not answered for so long that its word does not count
-}
-
 // activitySlack is by how much a gateway's word on the time of the last bytes may
 // differ from one report to the next, from clocks and rounding.
 const activitySlack = time.Second
@@ -39,7 +31,7 @@ func (o *operation) stillIdle(tx *store.Tx, i mvm.Instance) error {
 		return err
 	}
 	switch {
-	case !i.Changed.Equal(g.changed), i.ManualOverrideUntil.After(time.Now()):
+	case !i.Changed.Equal(g.Changed), i.ManualOverrideUntil.After(time.Now()):
 		return mvm.Errorf(mvm.KindState, "somebody else changed it meanwhile: %w", errInUse)
 	case pool.Spec.Pinned, pool.Spec.Critical, tenant.Pinned:
 		return mvm.Errorf(mvm.KindState, "it was pinned meanwhile: %w", errInUse)
@@ -62,7 +54,7 @@ func (o *operation) fenceIdle(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindState, "%d requests are under way at the gateway: %w", use.Active, errInUse)
 	case use.Open > 0 && (quiet == 0 || now.Sub(use.Last) < quiet):
 		return mvm.Errorf(mvm.KindState, "%d connections are open at the gateway: %w", use.Open, errInUse)
-	case use.Last.After(g.since.Add(activitySlack)):
+	case use.Last.After(g.Since.Add(activitySlack)):
 		return mvm.Errorf(mvm.KindState, "a request came after it was decided: %w", errInUse)
 	case here.Execs > 0:
 		return mvm.Errorf(mvm.KindState, "a command runs in it: %w", errInUse)
@@ -77,7 +69,7 @@ func (o *operation) fenceIdle(ctx context.Context) error {
 // that nothing is to be expected of it; any other goes on.
 func (o *operation) notDrained(why string) error {
 	o.a.journal.Record(o.event(mvm.DrainTimedOut, why))
-	if !o.byPolicy() || o.silent && o.job.req.idle.mute {
+	if !o.byPolicy() || o.silent && o.job.req.idle.Mute {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindState, "the guest was not ready to sleep, so the sleep policy stops here: %s", why)

@@ -1,8 +1,6 @@
 package agent_test
 
 import (
-	"context"
-	"sync"
 	"testing"
 	"time"
 
@@ -64,17 +62,7 @@ func TestParkedAfterCrash(t *testing.T) {
 			h := newHost(t)
 			h.start()
 			i := h.instance()
-			crashed := h.crashAt(c.point)
-			pc, cancel := context.WithCancel(mvm.WithAsker(ctx(t), mvm.Asker{Kind: mvm.AskerPolicy}))
-			var wg sync.WaitGroup
-			wg.Go(func() { h.a.Operate(pc, mvm.Address{Instance: i.ID}, mvm.OpRequest{Op: c.op}, nil) })
-			<-crashed
-			cancel()
-			wg.Wait()
-			h.onSeam(nil)
-			h.stop()
-			h.start()
-			waitUntil(t, func() bool { n, _ := h.a.Queued(i.ID); return n == 0 })
+			h.crashDuring(c.point, i.ID, mvm.Asker{Kind: mvm.AskerPolicy}, mvm.OpRequest{Op: c.op})
 			got, err := h.a.Instance(ctx(t), mvm.Address{Instance: i.ID})
 			if err != nil || got.State != c.state || got.Parked != c.want {
 				t.Errorf("got %s, parked %v, %v; want %s, %v", got.State, got.Parked, err, c.state, c.want)

@@ -6,10 +6,10 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"mvm/internal/wait"
-
 	"mvm"
+	"mvm/internal/idle"
 	"mvm/internal/store"
+	"mvm/internal/wait"
 )
 
 // byAgent is who asks when the agent itself does.
@@ -60,7 +60,7 @@ type request struct {
 	// waited for.
 	opened func()
 	// idle, for what the policy wants, is what it rests on; nil otherwise.
-	idle *idleGrounds
+	idle *idle.Grounds
 	// awake, for a restart: only while the instance holds memory.
 	awake bool
 	// unproven, for a destroy: only while the instance is.

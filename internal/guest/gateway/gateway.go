@@ -97,7 +97,7 @@ func New(opt Options) *Router {
 		opt.Dial = (&net.Dialer{KeepAlive: -1}).DialContext
 	}
 	if opt.Listen == nil {
-		// No keep-alive probes either: a request has a deadline, and a stream has them
+		// No keep-alive probes either: a head has a deadline, and a stream has them
 		// from its beginning.
 		opt.Listen = (&net.ListenConfig{KeepAlive: -1}).Listen
 	}
