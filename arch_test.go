@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/folders internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/network internal/plan internal/policy" +
 		" internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/testenv"},
@@ -54,6 +54,7 @@ var rules = map[string]rule{
 	"internal/deliver":   {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
 	"internal/reconcile": {"internal/display internal/plan internal/store internal/wait", "passes and tasks; plan says what is to be done, and who makes instances, builds images and runs operations is behind interfaces", ""},
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
+	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/guestlog":  {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":   {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
 	"internal/plan":      {"internal/delta internal/quota", "pure: desired and observed in, steps out", ""},
@@ -330,7 +331,7 @@ func TestGuestIsSmall(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/folders", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{
@@ -345,7 +346,7 @@ var byPath = map[string]string{
 
 // mayByPath are the exceptions, by file and function, each with its reason.
 var mayByPath = map[string]string{
-	"internal/agent/folders.go sys.MkdirAll":      "makes the parents of the folders, in folders of the agent",
+	"internal/folders/folders.go sys.MkdirAll":    "makes the parents of the folders, in folders of the agent",
 	"internal/agent/hostmemory.go os.ReadFile":    "/proc",
 	"internal/agent/node.go filepath.WalkDir":     "measures images, which are the store's",
 	"internal/agent/agent.go net.Dialer":          "TCP to gateways",

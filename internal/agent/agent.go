@@ -32,6 +32,7 @@ import (
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
 	"mvm/internal/driver"
+	"mvm/internal/folders"
 	"mvm/internal/idle"
 	"mvm/internal/image"
 	"mvm/internal/ingress"
@@ -140,6 +141,7 @@ type Agent struct {
 	opt     Options
 	log     *slog.Logger
 	store   *store.Store
+	folders folders.Folders
 	journal *journal.Journal
 	started time.Time
 
@@ -197,14 +199,14 @@ func New(opt Options) *Agent {
 		opt.HostMemory = hostMemory
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel,
+	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, folders: folders.New(opt.DataDir, opt.RunDir, opt.Log), ctx: ctx, cancel: cancel,
 		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
 	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
 		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,
 		DialGuest: opt.DialGuest, Recovered: a.recovered})
-	a.session = session.New(ctx, session.Options{Guests: looked{guests{a}}, Journal: a.journal, Console: consoleFile, Call: opt.Timeouts.Call})
+	a.session = session.New(ctx, session.Options{Guests: looked{guests{a}}, Journal: a.journal, Console: folders.Console, Call: opt.Timeouts.Call})
 	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = reconcile.New(ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,

@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/folders"
 	"mvm/internal/image"
 )
 
@@ -27,7 +28,7 @@ func (a *Agent) specOf(i mvm.Instance, img image.Image) driver.Spec {
 		s.Disks = append(s.Disks, driver.Disk{Path: img.Path(*img.RootFS), Serial: "mvm-root", ReadOnly: true})
 	}
 	if i.Res.DataDiskMiB > 0 {
-		s.Disks = append(s.Disks, driver.Disk{Path: filepath.Join(s.Dir, dataDisk), Serial: "mvm-data"})
+		s.Disks = append(s.Disks, driver.Disk{Path: filepath.Join(s.Dir, folders.DataDisk), Serial: "mvm-data"})
 	}
 	return s
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"mvm"
+	"mvm/internal/folders"
 	"mvm/internal/guestproto"
 	"mvm/internal/ingress"
 	"mvm/internal/store"
@@ -43,8 +44,8 @@ func (r reached) Reported(i mvm.Instance, st guestproto.Status) {
 
 // ListenHost implements ingress.Instances.
 func (r reached) ListenHost(id string) (ln net.Listener, err error) {
-	err = sys.InFolder(r.a.runDir(id), func(d *sys.Folder) (err error) {
-		ln, err = r.a.opt.ListenHost(d, hostSocket)
+	err = sys.InFolder(r.a.folders.RunDir(id), func(d *sys.Folder) (err error) {
+		ln, err = r.a.opt.ListenHost(d, folders.HostSocket)
 		return err
 	})
 	return ln, err
@@ -52,7 +53,7 @@ func (r reached) ListenHost(id string) (ln net.Listener, err error) {
 
 // RemoveHostSocket implements ingress.Instances.
 func (r reached) RemoveHostSocket(id string) error {
-	return sys.IfThere(sys.InFolder(r.a.runDir(id), func(d *sys.Folder) error { return d.Remove(hostSocket) }))
+	return sys.IfThere(sys.InFolder(r.a.folders.RunDir(id), func(d *sys.Folder) error { return d.Remove(folders.HostSocket) }))
 }
 
 // listenUnix listens on a unix socket that the agent's user alone may connect to: the

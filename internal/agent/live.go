@@ -10,6 +10,7 @@ import (
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
+	"mvm/internal/folders"
 	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
 	"mvm/internal/ingress"
@@ -138,15 +139,15 @@ func (a *Agent) release(ctx context.Context, i mvm.Instance) error {
 	if err := errors.Join(errs...); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "end VMM of %s: %w", i.ID, err)
 	}
-	return a.removeRunDir(i.ID)
+	return a.folders.RemoveRunDir(i.ID)
 }
 
 // baseSpec is the part of a Spec that finds an instance's VMM.
 func (a *Agent) baseSpec(i mvm.Instance) driver.Spec {
-	dir := a.instanceDir(i.ID)
-	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.runDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm-" + i.ID,
+	dir := a.folders.Dir(i.ID)
+	return driver.Spec{ID: i.ID, Dir: dir, RunDir: a.folders.RunDir(i.ID), UID: i.UID, GID: i.UID, Cgroup: "mvm-" + i.ID,
 		VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB, MAC: i.MAC,
-		Memory: a.snapshots(i).Memory(), Console: filepath.Join(dir, consoleFile)}
+		Memory: a.folders.Snapshots(i).Memory(), Console: filepath.Join(dir, folders.Console)}
 }
 
 // launch makes the VMM by start (a Start of the driver, when it boots, or a Restore) with
@@ -158,7 +159,7 @@ func (a *Agent) launch(ctx context.Context, i mvm.Instance, boots bool, start fu
 	}
 	defer closeOpened(spec)
 	a.absent.Delete(i.ID)
-	if err := a.makeRunDir(i); err != nil {
+	if err := a.folders.MakeRunDir(i); err != nil {
 		return err
 	}
 	host, err := a.ingress.Listen(i)

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"mvm"
+	"mvm/internal/folders"
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -37,7 +38,7 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return s, err
 	}
 	if i.Snapshot != nil {
-		if s.SleeperBytes, err = a.snapshots(i).Bytes(i.Snapshot.ID); err != nil {
+		if s.SleeperBytes, err = a.folders.Snapshots(i).Bytes(i.Snapshot.ID); err != nil {
 			return s, err
 		}
 	}
@@ -154,7 +155,7 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 	}
 	for _, i := range instances {
 		if i.Snapshot != nil {
-			n, err := a.snapshots(i).Bytes(i.Snapshot.ID)
+			n, err := a.folders.Snapshots(i).Bytes(i.Snapshot.ID)
 			if errors.Is(err, sys.ErrForeign) {
 				a.log.Warn("not measured", "instance", i.ID, "error", err)
 			} else if err != nil {
@@ -177,9 +178,9 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 
 // diskBytes is what the instance's data disk, and snapshots that were set aside, take.
 func (a *Agent) diskBytes(id string) (data, aside int64, err error) {
-	err = a.inInstance(id, "measure data disk", func(d *sys.Folder) error {
+	err = a.folders.In(id, "measure data disk", func(d *sys.Folder) error {
 		aside = snapshot.AsideBytes(d)
-		data, err = allocated(d, dataDisk)
+		data, err = folders.Allocated(d, folders.DataDisk)
 		return err
 	})
 	return data, aside, sys.IfThere(err)

@@ -3,8 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"time"
 
 	"mvm"
@@ -23,7 +21,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := a.makeRoots(); err != nil {
+	if err := a.folders.MakeRoots(); err != nil {
 		return err
 	}
 	foreign := a.takeBackAll(instances)
@@ -85,7 +83,7 @@ func (a *Agent) sweep(ctx context.Context, instances []mvm.Instance) error {
 	for _, i := range instances {
 		owned[i.ID] = true
 	}
-	gone, err := a.opt.Driver.Sweep(ctx, a.runRoot(), func(id string) bool { return owned[id] })
+	gone, err := a.opt.Driver.Sweep(ctx, a.folders.RunRoot(), func(id string) bool { return owned[id] })
 	if err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "sweep VMMs: %w", err)
 	}
@@ -96,7 +94,7 @@ func (a *Agent) sweep(ctx context.Context, instances []mvm.Instance) error {
 	if len(gone)+len(links) > 0 {
 		a.log.Warn("removed what nobody owned", "vmms", gone, "network", links)
 	}
-	return errors.Join(sweepDir(a.runRoot(), owned), sweepDir(a.instanceRoot(), owned))
+	return a.folders.Sweep(owned)
 }
 
 // takeBackAll takes back all instances' folders, and says of which something is in the
@@ -104,32 +102,12 @@ func (a *Agent) sweep(ctx context.Context, instances []mvm.Instance) error {
 func (a *Agent) takeBackAll(instances []mvm.Instance) map[string]error {
 	foreign := map[string]error{}
 	for _, i := range instances {
-		if err := a.takeBack(i); err != nil {
+		if err := a.folders.TakeBack(i); err != nil {
 			foreign[i.ID] = err
 		}
 	}
-	a.takeBackOthers(instances)
+	a.folders.TakeBackOthers(instances)
 	return foreign
-}
-
-// takeBackOthers takes back the run dirs that no instance has any more, for the sweep.
-func (a *Agent) takeBackOthers(instances []mvm.Instance) {
-	err := sys.InFolder(a.runRoot(), func(root *sys.Folder) error {
-		names, err := root.Names()
-		for _, name := range names {
-			if !strings.HasPrefix(name, "i-") || slices.ContainsFunc(instances, func(i mvm.Instance) bool { return i.ID == name }) {
-				continue
-			}
-			d, _, terr := sys.TakeFolder(a.runDir(name), sys.AnyUser)
-			if err = errors.Join(err, terr); terr == nil {
-				err = errors.Join(err, d.Close())
-			}
-		}
-		return err
-	})
-	if err != nil { // the sweep removes it all the same
-		a.log.Warn("take back run dirs that nobody owns", "error", err)
-	}
 }
 
 // notRecovered records that an instance could not be taken up: one that is broken
@@ -233,7 +211,7 @@ func (a *Agent) conform(i mvm.Instance) error {
 // sweepAside removes what lies among the snapshots that were set aside and is none that
 // the instance knows of.
 func (a *Agent) sweepAside(i mvm.Instance) error {
-	removed, err := a.snapshots(i).KeepAside(i)
+	removed, err := a.folders.Snapshots(i).KeepAside(i)
 	if len(removed) > 0 {
 		a.log.Warn("remove what was set aside and is not on record", "instance", i.ID, "snapshots", removed)
 	}
@@ -246,7 +224,7 @@ func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 	if i.Snapshot != nil {
 		own = i.Snapshot.ID
 	}
-	return a.snapshots(i).KeepOnly(own)
+	return a.folders.Snapshots(i).KeepOnly(own)
 }
 
 // readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/folders"
 	"mvm/internal/plan"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -59,8 +60,8 @@ func (o *operation) sizeDisk(ctx context.Context) error {
 		return nil
 	}
 	var f *os.File
-	err := o.a.inInstance(o.inst.ID, "open data disk", func(d *sys.Folder) (err error) {
-		f, err = d.Open(dataDisk, os.O_RDWR)
+	err := o.a.folders.In(o.inst.ID, "open data disk", func(d *sys.Folder) (err error) {
+		f, err = d.Open(folders.DataDisk, os.O_RDWR)
 		return err
 	})
 	if errors.Is(err, os.ErrNotExist) { // the pool had none before

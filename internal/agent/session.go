@@ -58,7 +58,7 @@ func (l looked) Use(id string) (done func()) { return l.a.ingress.Exec(id) }
 
 // InFolder implements session.Guests.
 func (l looked) InFolder(id, what string, fn func(*sys.Folder) error) error {
-	return l.a.inInstance(id, what, fn)
+	return l.a.folders.In(id, what, fn)
 }
 
 // FlushLog implements session.Guests.
@@ -75,7 +75,7 @@ func (a *Agent) collectLogs(i mvm.Instance, vmm driver.VMM) *guestlog.Collector 
 	}
 	return guestlog.Start(guestlog.Options{Boot: i.DiskGeneration,
 		Dial: func(ctx context.Context) (net.Conn, error) { return vmm.Dial(ctx, guestproto.GuestPort) },
-		In:   func(fn func(*sys.Folder) error) error { return a.inInstance(i.ID, "keep log", fn) },
+		In:   func(fn func(*sys.Folder) error) error { return a.folders.In(i.ID, "keep log", fn) },
 		Log:  a.log.With("tenant", i.Tenant, "pool", i.Pool, "instance", i.ID)})
 }
 

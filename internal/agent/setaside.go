@@ -49,7 +49,7 @@ func (a *Agent) keepAside() {
 // the event, once why is known to it. It can run twice.
 func (o *operation) leaveAside(why error) (leave func(*mvm.Instance), ev mvm.Event, err error) {
 	aside := mvm.SetAside{Snapshot: *o.inst.Snapshot, Why: display.Clip(why.Error()), At: time.Now(), DataDiskMiB: o.inst.Res.DataDiskMiB}
-	if err := o.a.snapshots(o.inst).SetAside(aside.Snapshot.ID); err != nil {
+	if err := o.a.folders.Snapshots(o.inst).SetAside(aside.Snapshot.ID); err != nil {
 		return nil, ev, err
 	}
 	leave = func(i *mvm.Instance) { i.SetAside = append(slices.Clone(i.SetAside), aside) }
@@ -113,8 +113,8 @@ func (o *operation) bringBack(ctx context.Context) error {
 			aside, err = o.intendBringBack(ctx, id)
 			return err
 		}, undo: o.forget},
-		{name: "files", do: func(context.Context) error { return o.a.snapshots(o.inst).BringBack(id) },
-			undo: func(context.Context) error { return o.a.snapshots(o.inst).SetAside(id) }, holds: true},
+		{name: "files", do: func(context.Context) error { return o.a.folders.Snapshots(o.inst).BringBack(id) },
+			undo: func(context.Context) error { return o.a.folders.Snapshots(o.inst).SetAside(id) }, holds: true},
 	})
 	if err != nil {
 		return err
@@ -172,7 +172,7 @@ func (a *Agent) unbring(i mvm.Instance) error {
 	if i.Op == nil || i.Op.Kind != mvm.OpRestore || i.Op.Snapshot == "" || i.Snapshot != nil {
 		return nil
 	}
-	return a.snapshots(i).SetAside(i.Op.Snapshot)
+	return a.folders.Snapshots(i).SetAside(i.Op.Snapshot)
 }
 
 // RemoveSnapshot implements api.Service.
@@ -210,7 +210,7 @@ func (a *Agent) removeAside(instance, id string, ev mvm.Event) error {
 	if err != nil {
 		return err
 	}
-	return a.snapshots(i).RemoveAside(id)
+	return a.folders.Snapshots(i).RemoveAside(id)
 }
 
 // excess is a snapshot that is set aside no longer.

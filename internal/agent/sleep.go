@@ -39,7 +39,7 @@ func (o *operation) sleep(ctx context.Context) error {
 		{name: "renew", do: o.renewLease},
 		{name: "pause", do: o.pauseVMM},
 		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
-			undo: func(context.Context) error { return o.a.snapshots(o.inst).Remove(snap.ID) }},
+			undo: func(context.Context) error { return o.a.folders.Snapshots(o.inst).Remove(snap.ID) }},
 		{name: "commit", do: func(context.Context) error { return o.commitSleep(snap) }, undo: o.uncommitSleep, holds: true},
 	})
 	if err != nil {
@@ -55,7 +55,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	if err := o.run(ctx, mvm.OpSleep, []step{{name: "release", do: o.releaseVMM}}); err != nil {
 		return err
 	}
-	n, err := o.a.snapshots(o.inst).Bytes(o.inst.Snapshot.ID)
+	n, err := o.a.folders.Snapshots(o.inst).Bytes(o.inst.Snapshot.ID)
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 	if err != nil {
 		return err
 	}
-	err = o.a.snapshots(o.inst).Write(ref.ID, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
+	err = o.a.folders.Snapshots(o.inst).Write(ref.ID, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (a *Agent) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.S
 		return err
 	}
 	host.Describe(ref, i, time.Now(), boot)
-	ref.Bytes, err = a.snapshots(i).Bytes(ref.ID)
+	ref.Bytes, err = a.folders.Snapshots(i).Bytes(ref.ID)
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
+	"mvm/internal/folders"
 	"mvm/internal/guestproto"
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
@@ -44,7 +45,7 @@ func (o *operation) makeReady(ctx context.Context) error {
 // makeDisks makes the instance's folder and data disk, durable, unless they are there
 // whole.
 func (o *operation) makeDisks(ctx context.Context) error {
-	return mvm.Explain("make folder of "+o.inst.ID, sys.InFolder(o.a.instanceRoot(), func(root *sys.Folder) error {
+	return mvm.Explain("make folder of "+o.inst.ID, sys.InFolder(o.a.folders.Root(), func(root *sys.Folder) error {
 		d, err := root.MakeSub(o.inst.ID)
 		if err != nil {
 			return err
@@ -60,10 +61,10 @@ func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
 	if o.inst.Res.DataDiskMiB == 0 {
 		return nil
 	}
-	if _, _, err := d.Size(dataDisk); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := d.Size(folders.DataDisk); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err := d.Create(newDisk)
+	f, err := d.Create(folders.NewDisk)
 	if err != nil {
 		return err
 	}
@@ -72,9 +73,9 @@ func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, d.Remove(newDisk))
+		return errors.Join(err, d.Remove(folders.NewDisk))
 	}
-	return d.Rename(newDisk, d, dataDisk)
+	return d.Rename(folders.NewDisk, d, folders.DataDisk)
 }
 
 // start boots the instance from its disks. why is recorded.
@@ -175,7 +176,7 @@ func (o *operation) sameDiskGeneration(context.Context) error {
 
 func (o *operation) startVMM(ctx context.Context) error {
 	o.progress("starting")
-	err := o.a.snapshots(o.inst).DropMemory()
+	err := o.a.folders.Snapshots(o.inst).DropMemory()
 	if err != nil {
 		return err
 	}

@@ -182,7 +182,9 @@ func (o *operation) endMemory(ctx context.Context) error {
 }
 
 // discardMemory removes the memory file and every snapshot.
-func (o *operation) discardMemory(context.Context) error { return o.a.snapshots(o.inst).Discard() }
+func (o *operation) discardMemory(context.Context) error {
+	return o.a.folders.Snapshots(o.inst).Discard()
+}
 
 // destroy removes the instance with everything it has. It only goes forward.
 func (o *operation) destroy(ctx context.Context) error {
@@ -190,7 +192,7 @@ func (o *operation) destroy(ctx context.Context) error {
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, o.stillUnproven) }},
 		{name: "fence", do: o.fenceOnce},
 		{name: "release", do: o.endMemory},
-		{name: "files", do: func(context.Context) error { return o.a.removeTree(o.inst.ID) }},
+		{name: "files", do: func(context.Context) error { return o.a.folders.Remove(o.inst.ID) }},
 		{name: "record", do: o.removeRecord},
 		{name: "network", do: o.a.applyNetwork},
 	})

@@ -63,7 +63,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	case snap == nil:
 		ev = o.event(mvm.SnapshotDeleted, "")
 	case snap.Consumed:
-		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.a.snapshots(o.inst).Remove(snap.ID)
+		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.a.folders.Snapshots(o.inst).Remove(snap.ID)
 	default:
 		leave, ev, err = o.leaveAside(why)
 	}
@@ -101,7 +101,7 @@ func (o *operation) restore(ctx context.Context) error {
 }
 
 func (o *operation) restoreVMM(ctx context.Context) error {
-	files := o.a.snapshots(o.inst).Of(o.inst.Snapshot.ID)
+	files := o.a.folders.Snapshots(o.inst).Of(o.inst.Snapshot.ID)
 	return o.a.launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.a.opt.Driver.Restore(ctx, s, files)
@@ -198,7 +198,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 	if snap == nil {
 		return nil
 	}
-	if err := o.a.snapshots(o.inst).Remove(snap.ID); err != nil { // the next start of the agent sweeps it
+	if err := o.a.folders.Snapshots(o.inst).Remove(snap.ID); err != nil { // the next start of the agent sweeps it
 		o.log.Warn("remove used snapshot", "error", err)
 	}
 	return nil
@@ -260,5 +260,5 @@ func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err e
 	if misfit := host.Misfit(*i.Snapshot, i); misfit != nil {
 		return misfit, nil
 	}
-	return a.snapshots(i).Missing(i.Snapshot.ID)
+	return a.folders.Snapshots(i).Missing(i.Snapshot.ID)
 }
