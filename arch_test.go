@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/folders internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/folders internal/guestlog internal/guestproto internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
 		" internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/testenv"},
@@ -80,6 +80,7 @@ var rules = map[string]rule{
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
 
 	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
+	"internal/netstate":            {"internal/network internal/store internal/wait", "records in, a whole network Config applied; who changes the records tells it", ""},
 	"internal/network":             {"", "the contract", "internal/network/networktest"},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
 	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},

@@ -37,6 +37,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/ingress"
 	"mvm/internal/journal"
+	"mvm/internal/netstate"
 	"mvm/internal/network"
 	"mvm/internal/policy"
 	"mvm/internal/reconcile"
@@ -154,13 +155,13 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin   wait.Locks // one change of a tenant and its pools at a time
-	declare *declare.Declarer
-	net     netState
-	idle    *idle.Loop
-	ingress *ingress.Ingress
-	session *session.Sessions
-	health  healthTable
+	admin    wait.Locks // one change of a tenant and its pools at a time
+	declare  *declare.Declarer
+	networks *netstate.Networks
+	idle     *idle.Loop
+	ingress  *ingress.Ingress
+	session  *session.Sessions
+	health   healthTable
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
@@ -202,6 +203,7 @@ func New(opt Options) *Agent {
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, folders: folders.New(opt.DataDir, opt.RunDir, opt.Log), ctx: ctx, cancel: cancel,
 		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
+	a.networks = netstate.New(opt.Network, opt.Store)
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
 	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
 		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,

@@ -95,4 +95,4 @@ func (r reached) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) 
 }
 
 // Changed implements ingress.Fleet.
-func (r reached) Changed() { r.a.net.changed() }
+func (r reached) Changed() { r.a.networks.Changed() }

@@ -29,7 +29,7 @@ func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (m
 		a.quotaEvent(ctx, tenant, pool, err)
 		return i, err
 	}
-	a.net.changed()
+	a.networks.Changed()
 	return a.submit(ctx, i.ID, request{op: mvm.OpCreate, by: by}, nil)
 }
 

@@ -32,7 +32,7 @@ func (r reconciled) New(pool mvm.Address, why string) (i mvm.Instance, err error
 		r.a.quotaEvent(mvm.WithAsker(r.a.ctx, byReconcile()), pool.Tenant, pool.Pool, err)
 		return i, err
 	}
-	r.a.net.changed()
+	r.a.networks.Changed()
 	return i, nil
 }
 

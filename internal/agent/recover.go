@@ -25,8 +25,8 @@ func (a *Agent) recover(ctx context.Context) error {
 		return err
 	}
 	foreign := a.takeBackAll(instances)
-	a.net.changed()
-	if err := a.applyNetwork(ctx); err != nil {
+	a.networks.Changed()
+	if err := a.networks.Apply(ctx); err != nil {
 		return err
 	}
 	// Clients that connect from here on wait until all is taken up.

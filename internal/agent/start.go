@@ -33,7 +33,7 @@ func (o *operation) makeReady(ctx context.Context) error {
 		return nil
 	}
 	err := o.run(ctx, mvm.OpCreate, []step{
-		{name: "network", do: o.a.applyNetwork},
+		{name: "network", do: o.a.networks.Apply},
 		{name: "disks", do: o.makeDisks},
 	})
 	if err != nil {
@@ -87,7 +87,7 @@ func (o *operation) start(ctx context.Context, why string) error {
 	err := o.run(ctx, mvm.OpStart, []step{
 		{name: "renew", do: o.renew},
 		{name: "quota", do: o.admit, undo: o.forget},
-		{name: "network", do: o.a.applyNetwork},
+		{name: "network", do: o.a.networks.Apply},
 		{name: "disk", do: o.sizeDisk},
 		{name: "generation", do: o.nextDiskGeneration, undo: o.sameDiskGeneration},
 		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},

@@ -194,7 +194,7 @@ func (o *operation) destroy(ctx context.Context) error {
 		{name: "release", do: o.endMemory},
 		{name: "files", do: func(context.Context) error { return o.a.folders.Remove(o.inst.ID) }},
 		{name: "record", do: o.removeRecord},
-		{name: "network", do: o.a.applyNetwork},
+		{name: "network", do: o.a.networks.Apply},
 	})
 	if err != nil {
 		return err
@@ -212,7 +212,7 @@ func (o *operation) removeRecord(context.Context) error {
 		_, err := tx.AppendEvent(ev)
 		return err
 	})
-	o.a.net.changed()
+	o.a.networks.Changed()
 	o.a.ingress.Forget(o.inst.ID)
 	o.a.health.forget(o.inst.ID)
 	return err

@@ -47,8 +47,8 @@ func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 	if err != nil {
 		return t, err
 	}
-	a.net.changed()
-	return t, a.applyNetwork(ctx)
+	a.networks.Changed()
+	return t, a.networks.Apply(ctx)
 }
 
 // occupied is what the host itself has of addresses and routes.
@@ -165,8 +165,8 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		return t, err
 	}
 	a.reconciler.Changed(id, "")
-	a.net.changed()
-	return t, a.applyNetwork(ctx)
+	a.networks.Changed()
+	return t, a.networks.Apply(ctx)
 }
 
 // Tenants implements api.Service.
@@ -233,8 +233,8 @@ func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.
 	if err != nil {
 		return err
 	}
-	a.net.changed()
-	if err := a.applyNetwork(ctx); err != nil {
+	a.networks.Changed()
+	if err := a.networks.Apply(ctx); err != nil {
 		return err
 	}
 	_, err = a.opt.Network.Sweep(ctx)

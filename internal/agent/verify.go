@@ -42,7 +42,7 @@ func (p probed) Exec(ctx context.Context, id string, argv []string) (int, error)
 
 // Running implements netprobe.Guests.
 func (p probed) Running(ctx context.Context) (network.Config, error) {
-	all, err := p.a.networkConfig()
+	all, err := p.a.networks.Config()
 	if err != nil {
 		return all, err
 	}

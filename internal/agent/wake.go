@@ -90,7 +90,7 @@ func (o *operation) restore(ctx context.Context) error {
 	o.progress("restoring")
 	return o.run(ctx, mvm.OpWake, []step{
 		{name: "quota", do: o.admit, undo: o.forget},
-		{name: "network", do: o.a.applyNetwork},
+		{name: "network", do: o.a.networks.Apply},
 		{name: "restore", do: o.restoreVMM, undo: o.releaseVMM},
 		{name: "consume", do: o.consume, undo: o.unconsume, holds: true, forward: true},
 		{name: "resume", do: o.resumeRestored, undo: o.keepGuest, holds: true, forward: true},
