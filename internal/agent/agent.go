@@ -33,6 +33,7 @@ import (
 	"mvm/internal/deliver"
 	"mvm/internal/driver"
 	"mvm/internal/folders"
+	"mvm/internal/health"
 	"mvm/internal/idle"
 	"mvm/internal/image"
 	"mvm/internal/ingress"
@@ -161,7 +162,7 @@ type Agent struct {
 	idle     *idle.Loop
 	ingress  *ingress.Ingress
 	session  *session.Sessions
-	health   healthTable
+	health   *health.Table
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
@@ -203,6 +204,7 @@ func New(opt Options) *Agent {
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, folders: folders.New(opt.DataDir, opt.RunDir, opt.Log), ctx: ctx, cancel: cancel,
 		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
+	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log})
 	a.networks = netstate.New(opt.Network, opt.Store)
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
 	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,

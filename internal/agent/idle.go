@@ -38,8 +38,7 @@ func (r resting) Use(id string, s *policy.Sample) {
 
 // Look implements idle.Instances: services may be ready that nobody waits for any more.
 func (r resting) Look(ctx context.Context, i mvm.Instance) {
-	r.a.lateReady(ctx, i)
-	r.a.askHealth(ctx, i)
+	r.a.health.Look(ctx, i)
 }
 
 // Busy implements idle.Queue.

@@ -29,17 +29,14 @@ func (r reached) Lives(id string) bool { return r.a.liveOf(id).runs() }
 func (r reached) HalfDone(id string) bool { return r.a.halfDone.Has(id) }
 
 // GaveUp implements ingress.Instances.
-func (r reached) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.gaveUp(i) }
+func (r reached) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.health.GaveUp(i) }
 
 // Stalled implements ingress.Instances.
 func (r reached) Stalled(id string) string { return r.a.stalled(id) }
 
 // Reported implements ingress.Instances.
 func (r reached) Reported(i mvm.Instance, st guestproto.Status) {
-	r.a.health.saw(i, st)
-	if st.Ready {
-		r.a.readyAfterAll(i)
-	}
+	r.a.health.Reported(i, st)
 }
 
 // ListenHost implements ingress.Instances.

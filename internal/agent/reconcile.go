@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/health"
 	"mvm/internal/reconcile"
 	"mvm/internal/store"
 )
@@ -40,7 +41,7 @@ func (r reconciled) New(pool mvm.Address, why string) (i mvm.Instance, err error
 func (r reconciled) HalfDone(id string) { r.a.halfDone.Set(id, true) }
 
 // GaveUp implements reconcile.Instances.
-func (r reconciled) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.gaveUp(i) }
+func (r reconciled) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.health.GaveUp(i) }
 
 // ServiceError implements reconcile.Instances.
 func (r reconciled) ServiceError(ctx context.Context, what string, i mvm.Instance, s mvm.ServiceHealth, lines bool) error {
@@ -51,7 +52,7 @@ func (r reconciled) ServiceError(ctx context.Context, what string, i mvm.Instanc
 			r.a.session.RecordUse(ctx, mvm.LogsRead, i, s.Name)
 		}
 	}
-	return serviceError(what, i, s, last)
+	return health.Error(what, i, s, last)
 }
 
 // Check implements reconcile.Images.

@@ -158,7 +158,7 @@ func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
 	if !ok || !a.undisturbed(id) || a.stalled(id) != "" {
 		return mvm.Instance{}, false
 	}
-	if a.gaveUp(was) != nil && !(was.Ready && req.by.Kind.OnDemand()) { // who asks is told which service failed
+	if a.health.GaveUp(was) != nil && !(was.Ready && req.by.Kind.OnDemand()) { // who asks is told which service failed
 		return mvm.Instance{}, false
 	}
 	now, ok := serves()

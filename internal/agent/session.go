@@ -50,7 +50,7 @@ func (l looked) Stalled(id string) string { return l.a.stalled(id) }
 
 // Status implements session.Guests.
 func (l looked) Status(ctx context.Context, i mvm.Instance) (guestproto.Status, error) {
-	return l.a.status(ctx, i)
+	return l.a.health.Status(ctx, i)
 }
 
 // Use implements session.Guests.

@@ -238,7 +238,7 @@ func (o *operation) waitReady(ctx context.Context) error {
 			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
 			return o.recordReady()
 		}
-		if s := o.a.gaveUp(o.inst); err == nil && s != nil {
+		if s := o.a.health.GaveUp(o.inst); err == nil && s != nil {
 			return o.crashLoopError(ctx, *s)
 		}
 		if d := notReady(st, err); d != last {
@@ -272,7 +272,7 @@ func (o *operation) crashLoopError(ctx context.Context, s mvm.ServiceHealth) err
 
 func (o *operation) notReadyError(ctx context.Context, last string) error {
 	text, service := last, ""
-	if s := o.a.health.of(o.inst).Worst(); s != nil {
+	if s := o.a.health.Of(o.inst).Worst(); s != nil {
 		service = s.Name
 	}
 	if mvm.IsKind(context.Cause(ctx), mvm.KindTimeout) && service != "" {
@@ -299,7 +299,7 @@ func (o *operation) vmmGone() <-chan struct{} {
 func (o *operation) status(ctx context.Context) (guestproto.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
 	defer cancel()
-	return o.a.status(ctx, o.inst)
+	return o.a.health.Status(ctx, o.inst)
 }
 
 // notReady says which services are not ready, for people.

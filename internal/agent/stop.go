@@ -214,6 +214,6 @@ func (o *operation) removeRecord(context.Context) error {
 	})
 	o.a.networks.Changed()
 	o.a.ingress.Forget(o.inst.ID)
-	o.a.health.forget(o.inst.ID)
+	o.a.health.Forget(o.inst.ID)
 	return err
 }
