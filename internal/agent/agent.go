@@ -181,7 +181,7 @@ func New(opt Options) *Agent {
 	if opt.MakeDisk == nil {
 		opt.MakeDisk = makeExt4
 	}
-	opt.SetAside = opt.SetAside.withDefaults()
+	opt.SetAside = opt.SetAside.WithDefaults()
 	if opt.Metrics == nil {
 		opt.Metrics = noMetrics{}
 	}

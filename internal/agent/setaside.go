@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,24 +16,7 @@ import (
 )
 
 // SetAsideLimits bound the snapshots that are kept though they could not be used.
-type SetAsideLimits struct {
-	Keep        time.Duration // default 7 days; negative: none is kept
-	PerInstance int           // the newest ones of an instance, default 2
-	Bytes       int64         // of all instances together, default 20 GiB
-}
-
-func (l SetAsideLimits) withDefaults() SetAsideLimits {
-	if l.Keep == 0 {
-		l.Keep = 7 * 24 * time.Hour
-	}
-	if l.PerInstance == 0 {
-		l.PerInstance = 2
-	}
-	if l.Bytes == 0 {
-		l.Bytes = 20 << 30
-	}
-	return l
-}
+type SetAsideLimits = snapshot.Limits
 
 // boundEvery is the time between looks at what was set aside.
 const boundEvery = time.Hour
@@ -213,12 +195,6 @@ func (a *Agent) removeAside(instance, id string, ev mvm.Event) error {
 	return a.folders.Snapshots(i).RemoveAside(id)
 }
 
-// excess is a snapshot that is set aside no longer.
-type excess struct {
-	instance, id, why string
-	bytes             int64
-}
-
 // boundAside removes what was set aside beyond the limits, and returns the bytes that it
 // freed.
 func (a *Agent) boundAside() (freed int64) {
@@ -227,10 +203,10 @@ func (a *Agent) boundAside() (freed int64) {
 		all, err = tx.Instances("", "")
 		return err
 	})
-	for _, e := range beyond(all, a.opt.SetAside, time.Now()) {
-		e2 := a.removeAside(e.instance, e.id, mvm.Event{By: byAgent(), Why: e.why})
+	for _, e := range snapshot.Beyond(all, a.opt.SetAside, time.Now()) {
+		e2 := a.removeAside(e.Instance, e.ID, mvm.Event{By: byAgent(), Why: e.Why})
 		if e2 == nil {
-			freed += e.bytes
+			freed += e.Bytes
 		}
 		err = errors.Join(err, e2)
 	}
@@ -238,43 +214,4 @@ func (a *Agent) boundAside() (freed int64) {
 		a.log.Warn("bound what was set aside", "error", err)
 	}
 	return freed
-}
-
-// aside is a snapshot that was set aside, and whose it is.
-type aside struct {
-	mvm.SetAside
-	tenant, instance string
-}
-
-// beyond returns what is above the limits: what is too old, then what an instance has too
-// many of, then the oldest of the tenant that holds the most, until all fit.
-func beyond(all []mvm.Instance, l SetAsideLimits, now time.Time) (out []excess) {
-	var kept []aside
-	sum, held := int64(0), map[string]int64{}
-	drop := func(instance string, s mvm.SetAside, why string) {
-		out = append(out, excess{instance, s.Snapshot.ID, why, s.Snapshot.Bytes})
-	}
-	for _, i := range all {
-		for n, s := range i.SetAside {
-			switch {
-			case now.Sub(s.At) >= l.Keep:
-				drop(i.ID, s, fmt.Sprintf("kept for %s", max(l.Keep, 0)))
-			case len(i.SetAside)-n > l.PerInstance:
-				drop(i.ID, s, fmt.Sprintf("an instance keeps %d", l.PerInstance))
-			default:
-				kept = append(kept, aside{s, i.Tenant, i.ID})
-				sum, held[i.Tenant] = sum+s.Snapshot.Bytes, held[i.Tenant]+s.Snapshot.Bytes
-			}
-		}
-	}
-	slices.SortStableFunc(kept, func(x, y aside) int { return x.At.Compare(y.At) })
-	for sum > l.Bytes && len(kept) > 0 {
-		most := slices.MaxFunc(kept, func(x, y aside) int { return cmp.Compare(held[x.tenant], held[y.tenant]) }).tenant
-		n := slices.IndexFunc(kept, func(s aside) bool { return s.tenant == most })
-		s := kept[n]
-		drop(s.instance, s.SetAside, fmt.Sprintf("snapshots that are set aside may hold %d MiB", l.Bytes>>20))
-		sum, held[most] = sum-s.Snapshot.Bytes, held[most]-s.Snapshot.Bytes
-		kept = slices.Delete(kept, n, n+1)
-	}
-	return out
 }
