@@ -105,3 +105,15 @@ func KindOf(err error) Kind {
 
 // IsKind reports whether err has the kind.
 func IsKind(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
+
+// hostFault is an error whose text is for the host's own people.
+type hostFault struct{ error }
+
+func (e hostFault) Unwrap() error { return e.error }
+
+// HostFault says that the host lacks something: the text of err is for its own people, and
+// guests and their clients are not told.
+func HostFault(err error) error { return hostFault{err} }
+
+// IsHostFault reports whether err comes of a HostFault.
+func IsHostFault(err error) bool { return errors.As(err, &hostFault{}) }

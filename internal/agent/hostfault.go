@@ -95,11 +95,6 @@ func (s *silentVMMs) ended(id string) {
 	delete(s.by, id)
 }
 
-// hostError is an error whose text is for the host's own people: see forGuest.
-type hostError struct{ error }
-
-func (e hostError) Unwrap() error { return e.error }
-
 // sleepsOn is the error of a wake that failed for a fault of the host: the instance
 // sleeps on with its snapshot, and the error says what to do.
 func (o *operation) sleepsOn(why error) error {
@@ -107,7 +102,7 @@ func (o *operation) sleepsOn(why error) error {
 	if kind == mvm.KindInternal || kind == mvm.KindInvalid {
 		kind = mvm.KindUnavailable
 	}
-	err := mvm.Errorf(kind, "%w; the instance stays asleep with its memory", hostError{why})
+	err := mvm.Errorf(kind, "%w; the instance stays asleep with its memory", mvm.HostFault(why))
 	switch {
 	case hasFix(why):
 	case sys.FaultFix(why) != "":

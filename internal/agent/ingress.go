@@ -80,12 +80,6 @@ func (r reached) CallOff(id string) { r.a.callOff(id) }
 // ServesNobody implements ingress.Queue.
 func (r reached) ServesNobody(err error) bool { return errors.As(err, new(*serviceFails)) }
 
-// HostFault implements ingress.Queue.
-func (r reached) HostFault(err error) bool { return errors.As(err, &hostError{}) }
-
-// AsHostFault implements ingress.Queue.
-func (r reached) AsHostFault(err error) error { return hostError{err} }
-
 // NewInstance implements ingress.Fleet.
 func (r reached) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
 	return r.a.newInstance(tx, tenant, pool, key, op)

@@ -187,7 +187,7 @@ func (a *Agent) dialGuest(ctx context.Context, id string, port uint32) (net.Conn
 		return nil, mvm.Errorf(mvm.KindState, "reach guest of %s: it has no VMM", id)
 	}
 	if why := a.stalled(id); why != "" {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "reach guest of %s: %w", id, hostError{errors.New(why)})
+		return nil, mvm.Errorf(mvm.KindUnavailable, "reach guest of %s: %w", id, mvm.HostFault(errors.New(why)))
 	}
 	c, err := l.vmm.Dial(ctx, port)
 	if err != nil {

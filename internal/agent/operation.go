@@ -166,7 +166,7 @@ func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {
 	case mvm.StateRunning:
 		if why := o.a.stalled(o.inst.ID); why != "" {
-			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, hostError{errors.New(why)})
+			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, mvm.HostFault(errors.New(why)))
 		}
 		// Where it was ready once, requests get what its other services answer.
 		if !(o.inst.Ready && o.job.req.by.Kind.OnDemand()) {

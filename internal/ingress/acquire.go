@@ -30,7 +30,7 @@ func (h *Listener) acquire(ctx context.Context, r guestproto.Acquire) guestproto
 	if err == nil {
 		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: got}}
 	}
-	why := h.in.forGuest(err)
+	why := forGuest(err)
 	res := &guestproto.AcquireResult{Detail: &why}
 	var limited *newKeysLimited
 	res.Failing = errors.As(err, new(*serviceFails)) || h.in.opt.Queue.ServesNobody(err)
@@ -97,7 +97,7 @@ func (in *Ingress) tryAwaken(ctx context.Context, tenant string, r *question, by
 		return first, &serviceFails{mvm.Errorf(mvm.KindUnavailable, "instance %s: service %s is %s", first.ID, s.Name, s.Text())}
 	}
 	if why := in.opt.Instances.Stalled(first.ID); why != "" {
-		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %w", first.ID, in.opt.Queue.AsHostFault(errors.New(why)))
+		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %w", first.ID, mvm.HostFault(errors.New(why)))
 	}
 	defer in.acquiring.add(first.ID)()
 	i, err := in.opt.Queue.Wake(ctx, first.ID, by, "a request for "+r.PoolID)

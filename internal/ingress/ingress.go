@@ -48,10 +48,6 @@ type Queue interface {
 	CallOff(id string)
 	// ServesNobody reports that an instance runs and a service of it does not come up.
 	ServesNobody(err error) bool
-	// HostFault reports that the host lacks something, which guests are not told;
-	// AsHostFault makes such an error.
-	HostFault(err error) bool
-	AsHostFault(err error) error
 }
 
 // Fleet makes instances.

@@ -86,8 +86,6 @@ func (h *house) ListenHost(string) (net.Listener, error)                  { retu
 func (h *house) RemoveHostSocket(string) error                            { return nil }
 func (h *house) CallOff(string)                                           {}
 func (h *house) ServesNobody(error) bool                                  { return false }
-func (h *house) HostFault(error) bool                                     { return false }
-func (h *house) AsHostFault(err error) error                              { return err }
 func (h *house) Changed()                                                 {}
 func (h *house) Push(context.Context, mvm.Instance) error                 { return nil }
 func (h *house) HostBound(string, string)                                 {}

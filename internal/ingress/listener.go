@@ -180,7 +180,7 @@ func (h *Listener) answer(req guestproto.HostRequest) guestproto.HostResponse {
 	ctx = mvm.WithRequest(ctx, req.ID())
 	routes, role, err := h.routes()
 	if err != nil {
-		return refuse("%s", h.in.forGuest(err))
+		return refuse("%s", forGuest(err))
 	}
 	tenant, what := named(req)
 	if tenant != "" && tenant != h.tenant {
@@ -324,7 +324,7 @@ func (h *Listener) wakeInstance(ctx context.Context, n guestproto.InstanceName) 
 func (h *Listener) queryStatus(n guestproto.InstanceName) guestproto.HostResponse {
 	i, err := h.find(n)
 	if err != nil {
-		return refuse("%s", h.in.forGuest(err))
+		return refuse("%s", forGuest(err))
 	}
 	return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: i.State, GuestIP: i.IP}}
 }
@@ -333,17 +333,17 @@ func (in *Ingress) ack(err error) *guestproto.Ack {
 	if err == nil {
 		return &guestproto.Ack{Success: true}
 	}
-	why := in.forGuest(err)
+	why := forGuest(err)
 	return &guestproto.Ack{Detail: &why}
 }
 
 // forGuest is what a guest, and maybe a client of it, is told of an error: nothing of
 // the host itself, whose log has it.
-func (in *Ingress) forGuest(err error) string {
+func forGuest(err error) string {
 	if mvm.IsKind(err, mvm.KindInternal) {
 		return "the host failed to do it; its log says why"
 	}
-	if in.opt.Queue.HostFault(err) {
+	if mvm.IsHostFault(err) {
 		return "the host can't wake it now; its log says why"
 	}
 	return display.Recordable(err)
@@ -353,7 +353,7 @@ func (in *Ingress) forGuest(err error) string {
 func (h *Listener) reported(st guestproto.Status) guestproto.HostResponse {
 	i, err := h.findID(h.id)
 	if err != nil {
-		return refuse("%s", h.in.forGuest(err))
+		return refuse("%s", forGuest(err))
 	}
 	h.in.opt.Instances.Reported(i, st)
 	return guestproto.HostResponse{HealthAck: true}
