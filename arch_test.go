@@ -43,10 +43,10 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/declare internal/deliver internal/delta internal/display internal/driver internal/folders internal/guestlog internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
-		" internal/quota internal/reconcile internal/repair internal/secrets internal/session internal/snapshot internal/store internal/sys internal/wait",
+	"internal/agent": {"internal/api internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestlog internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
+		" internal/reconcile internal/repair internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
-		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/testenv"},
+		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
 	"internal/session":   {"internal/display internal/guestlog internal/guestproto internal/sys internal/wait", "streams between people and guests; guests and folders of instances are behind an interface", ""},
 	"internal/journal":   {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
@@ -54,6 +54,7 @@ var rules = map[string]rule{
 	"internal/deliver":   {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
 	"internal/reconcile": {"internal/display internal/plan internal/store internal/wait", "passes and tasks; plan says what is to be done, and who makes instances, builds images and runs operations is behind interfaces", ""},
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
+	"internal/fleet":     {"internal/delta internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
 	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/health":    {"internal/display internal/guestproto internal/store", "what guests say of their services; guests, and who is told, are behind interfaces", ""},
 	"internal/guestlog":  {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},

@@ -7,8 +7,8 @@
 // per operation); its intent is durable before the first step acts, and after a
 // crash Open reads the intents and finishes or undoes what was cut off.
 //
-// Its parts are packages: declare, deliver, idle, ingress, journal, reconcile and session.
-// Each declares what it asks for, which a file here implements.
+// Its parts are packages: declare, deliver, fleet, health, idle, ingress, journal, netstate,
+// reconcile and session. Each declares what it asks for, which a file here implements.
 //
 // The agent asks for contracts only (driver, network, image store); internal/host
 // wires the real ones.
@@ -17,7 +17,6 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -32,6 +31,7 @@ import (
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
 	"mvm/internal/driver"
+	"mvm/internal/fleet"
 	"mvm/internal/folders"
 	"mvm/internal/health"
 	"mvm/internal/idle"
@@ -49,11 +49,7 @@ import (
 )
 
 // Sealer keeps secrets at rest; see package secrets.
-type Sealer interface {
-	Seal(tenant string, generation int, values map[string][]byte) ([]byte, error)
-	Open(tenant string, generation int, sealed []byte) (map[string][]byte, error)
-	Hash(tenant string, values map[string][]byte) (string, error)
-}
+type Sealer = fleet.Sealer
 
 // Options are what an agent is made of. All fields without a stated default are
 // required.
@@ -156,7 +152,7 @@ type Agent struct {
 	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
-	admin    wait.Locks // one change of a tenant and its pools at a time
+	fleet    *fleet.Fleet
 	declare  *declare.Declarer
 	networks *netstate.Networks
 	idle     *idle.Loop
@@ -215,7 +211,9 @@ func New(opt Options) *Agent {
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = reconcile.New(ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
 		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
-	a.declare = declare.New(declare.Options{Records: records{a}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
+	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a},
+		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Log: opt.Log, Rand: opt.Rand})
+	a.declare = declare.New(declare.Options{Records: records{a.fleet}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
 		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
 	return a
 }
@@ -241,13 +239,13 @@ func (a *Agent) Open(ctx context.Context) error {
 	if err := a.recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
-	a.logWarnings()
+	a.fleet.LogWarnings(ctx)
 	a.goTracked(a.journal.Run)
 	a.goTracked(a.keepAside)
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
 	a.goTracked(a.keepRepairing)
-	a.goTracked(a.keepDestroying)
+	a.goTracked(func() { a.fleet.Run(a.ctx) })
 	a.reconciler.Start(a.declare)
 	a.goTracked(func() { a.idle.Run(a.ctx) })
 	return nil
@@ -284,22 +282,4 @@ func (a *Agent) goTracked(fn func()) bool {
 	}
 	a.wg.Go(fn)
 	return true
-}
-
-// idTries bounds the ids that are tried: of 32 bits, two in a row are hardly ever taken.
-const idTries = 16
-
-// newID makes an id of the prefix and 8 random hex digits, one that is not taken.
-func (a *Agent) newID(prefix string, taken func(id string) (bool, error)) (string, error) {
-	for range idTries {
-		var b [4]byte
-		if _, err := io.ReadFull(a.opt.Rand, b[:]); err != nil {
-			return "", mvm.Errorf(mvm.KindInternal, "make an id: read random bytes: %w", err)
-		}
-		id := prefix + hex.EncodeToString(b[:])
-		if is, err := taken(id); err != nil || !is {
-			return id, err
-		}
-	}
-	return "", mvm.Errorf(mvm.KindInternal, "make an id: %d random ones are all taken", idTries).WithFix("try again")
 }

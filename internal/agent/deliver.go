@@ -47,5 +47,5 @@ func (g guests) Told(id string) { g.a.noteTold(id) }
 
 // OpenSecrets implements deliver.Secrets.
 func (g guests) OpenSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {
-	return g.a.openSecrets(t, sealed)
+	return g.a.fleet.OpenSecrets(t, sealed)
 }

@@ -5,6 +5,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/fleet"
 	"mvm/internal/health"
 )
 
@@ -19,12 +20,12 @@ func (a *Agent) stalled(id string) string {
 	return ""
 }
 
-// observed adds to a record what is known of the instance beside it.
-func (a *Agent) observed(i *mvm.Instance) {
-	i.Idle = a.idle.Status(*i)
-	i.Health = a.health.Of(*i)
+// Observe implements fleet.Watch: it adds to a record what is known of the instance beside it.
+func (w watched) Observe(i *mvm.Instance) {
+	i.Idle = w.a.idle.Status(*i)
+	i.Health = w.a.health.Of(*i)
 	if i.State == mvm.StateRunning {
-		i.Stalled = a.stalled(i.ID)
+		i.Stalled = w.a.stalled(i.ID)
 	}
 }
 
@@ -63,29 +64,14 @@ func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {
 	}
 }
 
-// poolHealth sums up how the running instances of a pool are, nil where none runs.
-func (a *Agent) poolHealth(all []mvm.Instance) *mvm.PoolHealth {
-	var p *mvm.PoolHealth
-	for _, i := range all {
-		if i.State != mvm.StateRunning {
-			continue
-		}
-		if p == nil {
-			p = &mvm.PoolHealth{}
-		}
-		a.observed(&i)
-		p.Add(i)
-	}
-	return p
-}
-
-// watched is what the table of health asks of the agent.
+// watched is what the table of health and the fleet ask of the agent.
 type watched struct{ guests }
 
 var (
 	_ health.Guests    = watched{}
 	_ health.Idle      = watched{}
 	_ health.Reconcile = watched{}
+	_ fleet.Watch      = watched{}
 )
 
 // Question implements health.Idle.

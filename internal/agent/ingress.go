@@ -82,7 +82,7 @@ func (r reached) ServesNobody(err error) bool { return errors.As(err, new(*servi
 
 // NewInstance implements ingress.Fleet.
 func (r reached) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
-	return r.a.newInstance(tx, tenant, pool, key, op)
+	return r.a.fleet.NewInstance(tx, tenant, pool, key, op)
 }
 
 // Changed implements ingress.Fleet.

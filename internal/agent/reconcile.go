@@ -8,7 +8,6 @@ import (
 	"mvm"
 	"mvm/internal/health"
 	"mvm/internal/reconcile"
-	"mvm/internal/store"
 )
 
 // reconciled is what reconcile asks of the agent.
@@ -23,18 +22,8 @@ var (
 func byReconcile() mvm.Asker { return mvm.Asker{Kind: mvm.AskerReconcile} }
 
 // New implements reconcile.Instances.
-func (r reconciled) New(pool mvm.Address, why string) (i mvm.Instance, err error) {
-	err = r.a.store.Update(func(tx *store.Tx) error {
-		op := mvm.Op{Kind: mvm.OpCreate, By: byReconcile(), Why: why, Started: time.Now()}
-		i, err = r.a.newInstance(tx, pool.Tenant, pool.Pool, "", op)
-		return err
-	})
-	if err != nil {
-		r.a.quotaEvent(mvm.WithAsker(r.a.ctx, byReconcile()), pool.Tenant, pool.Pool, err)
-		return i, err
-	}
-	r.a.networks.Changed()
-	return i, nil
+func (r reconciled) New(pool mvm.Address, why string) (mvm.Instance, error) {
+	return r.a.fleet.CreateInstance(pool.Tenant, pool.Pool, "", mvm.Op{Kind: mvm.OpCreate, By: byReconcile(), Why: why, Started: time.Now()})
 }
 
 // HalfDone implements reconcile.Instances.

@@ -29,7 +29,7 @@ func (o *operation) renew(context.Context) error {
 		if now.Res == i.Res && now.Image == i.Image && now.BuildID == i.BuildID && now.EnvDigest == i.EnvDigest {
 			return nil
 		}
-		if err := errors.Join(plan.CheckDisk(i, p.Spec), admitDisk(tx, i, now)); err != nil {
+		if err := errors.Join(plan.CheckDisk(i, p.Spec), o.a.fleet.AdmitDisk(tx, i, now)); err != nil {
 			return err
 		}
 		o.inst, o.pool = now, p
@@ -47,9 +47,9 @@ func renewed(i mvm.Instance, p mvm.Pool) mvm.Instance {
 }
 
 // admitRenewed refuses an instance that could not run with what its pool says now.
-func admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error {
+func (a *Agent) admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error {
 	now := renewed(i, p)
-	return errors.Join(plan.CheckDisk(i, p.Spec), admitRunning(tx, now), admitDisk(tx, i, now))
+	return errors.Join(plan.CheckDisk(i, p.Spec), a.fleet.AdmitRunning(tx, now), a.fleet.AdmitDisk(tx, i, now))
 }
 
 // sizeDisk makes the data disk as large as the record says. What is on it stays; its
@@ -94,7 +94,7 @@ func (o *operation) outdated(ctx context.Context) string {
 		return ""
 	}
 	why := strings.Join(what, ", ")
-	err := o.a.store.View(func(tx *store.Tx) error { return admitRenewed(tx, o.inst, o.pool) })
+	err := o.a.store.View(func(tx *store.Tx) error { return o.a.admitRenewed(tx, o.inst, o.pool) })
 	if err == nil {
 		err = o.a.bootable(ctx, renewed(o.inst, o.pool))
 	}

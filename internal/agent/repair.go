@@ -7,7 +7,6 @@ import (
 
 	"mvm"
 	"mvm/internal/repair"
-	"mvm/internal/store"
 	"mvm/internal/wait"
 )
 
@@ -15,12 +14,8 @@ import (
 // does nothing else. The agent asks for it, and nobody else.
 const opRepair mvm.OpKind = "repair"
 
-// Pauses between looks at what was left half done: by operations, and by destructions
-// of tenants and pools.
-const (
-	repairEvery  = 5 * time.Second
-	destroyEvery = 30 * time.Second
-)
+// repairEvery is the pause between looks at what operations left half done.
+const repairEvery = 5 * time.Second
 
 // repair brings an instance to where the operation can go on from: its VMM is gone, though
 // its record has one, or an operation before it failed half-way. What is to be done is a
@@ -170,81 +165,4 @@ func (a *Agent) keepRepairing() {
 			}
 		}
 	})
-}
-
-// keepDestroying goes on with destructions of tenants and pools that failed half-way
-// or were cut off.
-func (a *Agent) keepDestroying() {
-	finish := func() {
-		for _, d := range a.doomed() {
-			a.finishDestroy(d)
-		}
-	}
-	finish()
-	wait.Every(a.ctx, destroyEvery, finish)
-}
-
-// doomed are the tenants and pools whose destruction has begun.
-func (a *Agent) doomed() (out []mvm.Address) {
-	err := a.store.View(func(tx *store.Tx) error {
-		tenants, err := tx.Tenants()
-		if err != nil {
-			return err
-		}
-		pools, err := tx.Pools("")
-		if err != nil {
-			return err
-		}
-		gone := map[string]bool{}
-		for _, t := range tenants {
-			if t.Destroying {
-				gone[t.ID] = true
-				out = append(out, mvm.Address{Tenant: t.ID})
-			}
-		}
-		for _, p := range pools {
-			if p.Destroying && !gone[p.Tenant] {
-				out = append(out, p.Address())
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		a.log.Error("list what is being destroyed", "error", err)
-	}
-	return out
-}
-
-// finishDestroy goes on with a destruction that was cut off, unless it is done by now.
-func (a *Agent) finishDestroy(what mvm.Address) {
-	ctx := mvm.WithAsker(a.ctx, byAgent())
-	var err error
-	if what.Pool == "" {
-		err = a.finishTenant(ctx, what.Tenant)
-	} else {
-		err = a.finishPool(ctx, what)
-	}
-	if err != nil && !mvm.IsKind(err, mvm.KindNotFound) && a.ctx.Err() == nil {
-		a.log.Error("finish a destruction that was cut off", "what", what.String(), "error", err)
-	}
-}
-
-// finishTenant goes on with a tenant. A new one of that name is let be.
-func (a *Agent) finishTenant(ctx context.Context, id string) error {
-	defer a.admin.Lock(id)()
-	t, _, err := a.Tenant(ctx, id)
-	if err != nil || !t.Destroying {
-		return err
-	}
-	return a.destroyTenant(ctx, id, nil)
-}
-
-// finishPool goes on with a pool. A new one of that name is let be.
-func (a *Agent) finishPool(ctx context.Context, what mvm.Address) error {
-	defer a.admin.Lock(what.Tenant)()
-	p, err := a.Pool(ctx, what.Tenant, what.Pool)
-	if err != nil || !p.Destroying {
-		return err
-	}
-	return a.destroyPool(ctx, what.Tenant, what.Pool, nil)
 }

@@ -79,7 +79,7 @@ func (a *Agent) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string
 	}
 	by := mvm.AskerFrom(ctx)
 	if by.Kind.Person() {
-		if err := a.override(i.ID); err != nil {
+		if err := a.fleet.Override(i.ID); err != nil {
 			return i, err
 		}
 	}

@@ -23,7 +23,7 @@ const drainPoll = 50 * time.Millisecond
 // goes on as if nothing was.
 func (o *operation) sleep(ctx context.Context) error {
 	o.a.liveOf(o.inst.ID).followLogs(0)
-	id, err := o.a.newID("s-", func(id string) (bool, error) { return o.inst.HasSnapshot(id), nil })
+	id, err := o.a.fleet.NewID("s-", func(id string) (bool, error) { return o.inst.HasSnapshot(id), nil })
 	if err != nil {
 		return err
 	}
@@ -259,7 +259,7 @@ func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {
 	if err := o.stillIdle(tx, i); err != nil {
 		return err
 	}
-	return admitWarm(tx, i)
+	return o.a.fleet.AdmitWarm(tx, i)
 }
 
 // warm pauses the vCPUs: running -> warm.

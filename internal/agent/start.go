@@ -137,7 +137,7 @@ func (o *operation) completeRunning(ctx context.Context, act mvm.Action) error {
 
 // admit makes the intent durable within the quota.
 func (o *operation) admit(context.Context) error {
-	err := o.intend(o.kind, func(tx *store.Tx, i mvm.Instance) error { return admitRunning(tx, i) })
+	err := o.intend(o.kind, func(tx *store.Tx, i mvm.Instance) error { return o.a.fleet.AdmitRunning(tx, i) })
 	if mvm.IsKind(err, mvm.KindQuota) {
 		o.a.journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
 	}

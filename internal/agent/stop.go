@@ -48,7 +48,7 @@ func (o *operation) intendStop(context.Context) error {
 		if i.Op != nil && i.Op.Kind == mvm.OpRestart { // it was begun, and there is no way back
 			return nil
 		}
-		return admitRenewed(tx, i, o.pool)
+		return o.a.admitRenewed(tx, i, o.pool)
 	})
 }
 

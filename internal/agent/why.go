@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"mvm"
+	"mvm/internal/fleet"
 	"mvm/internal/store"
 )
 
@@ -17,7 +18,7 @@ const (
 // Why implements api.Service.
 func (a *Agent) Why(ctx context.Context, addr mvm.Address) (s mvm.Story, err error) {
 	err = a.store.View(func(tx *store.Tx) error {
-		if s.Instance, err = resolve(tx, addr); err != nil {
+		if s.Instance, err = fleet.Resolve(tx, addr); err != nil {
 			return err
 		}
 		t, err := tx.Tenant(s.Instance.Tenant)
@@ -35,7 +36,7 @@ func (a *Agent) Why(ctx context.Context, addr mvm.Address) (s mvm.Story, err err
 	if err != nil {
 		return s, err
 	}
-	a.observed(&s.Instance)
+	watched{guests{a}}.Observe(&s.Instance)
 	a.lastOf(ctx, &s)
 	s.Queued, _ = a.Queued(s.Instance.ID)
 	return s, ctx.Err()

@@ -33,7 +33,7 @@ func variants() []variant {
 			"s.Consumed = true", "s.Consumed = false", 0},
 		{"a fault of the host counts as a bad snapshot", "internal/agent/wake.go",
 			"if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed {", "if true {", 126},
-		{"the quota of running instances is not looked at", "internal/agent/quota.go",
+		{"the quota of running instances is not looked at", "internal/fleet/quota.go",
 			"quota.Run(t.Quota, u, i.Res)", "quota.Run(func(q mvm.Quota) mvm.Quota { q.MaxRunning = 1 << 30; return q }(t.Quota), u, i.Res)", 0},
 		{"the last of the operations that wait is lost", "internal/agent/runner.go",
 			"if more = len(r.jobs) > 0; !more {", "if more = len(r.jobs) > 1; !more {", 0},

@@ -1,4 +1,4 @@
-package agent
+package fleet
 
 import (
 	"cmp"
@@ -16,21 +16,21 @@ import (
 	"mvm/internal/store"
 )
 
-// CreateTenant implements api.Service.
-func (a *Agent) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
+// CreateTenant puts a new tenant on record and makes its network.
+func (f *Fleet) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
 	if err := spec.Validate(); err != nil {
 		return mvm.Tenant{}, err
 	}
-	defer a.admin.Lock(spec.ID)()
-	return a.createTenant(ctx, spec)
+	defer f.admin.Lock(spec.ID)()
+	return f.createTenant(ctx, spec)
 }
 
-func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Tenant, err error) {
-	host, err := a.occupied(ctx)
+func (f *Fleet) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Tenant, err error) {
+	host, err := f.occupied(ctx)
 	if err != nil {
 		return t, err
 	}
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		if _, err := tx.Tenant(spec.ID); err == nil {
 			return mvm.Errorf(mvm.KindExists, "tenant %s already exists", spec.ID)
 		} else if !mvm.IsKind(err, mvm.KindNotFound) {
@@ -42,18 +42,18 @@ func (a *Agent) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 		if err := tx.PutTenant(t); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
 	})
 	if err != nil {
 		return t, err
 	}
-	a.networks.Changed()
-	return t, a.networks.Apply(ctx)
+	f.opt.Networks.Changed()
+	return t, f.opt.Networks.Apply(ctx)
 }
 
 // occupied is what the host itself has of addresses and routes.
-func (a *Agent) occupied(ctx context.Context) ([]network.Range, error) {
-	host, err := a.opt.Network.Occupied(ctx)
+func (f *Fleet) occupied(ctx context.Context) ([]network.Range, error) {
+	host, err := f.opt.Networks.Occupied(ctx)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindOf(err), "look at the host's networks: %w", err)
 	}
@@ -127,14 +127,14 @@ func checkOverlap(tx *store.Tx, t mvm.Tenant, going ...string) error {
 	return nil
 }
 
-// UpdateTenant implements api.Service.
-func (a *Agent) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
-	defer a.admin.Lock(id)()
-	return a.updateTenant(ctx, id, up)
+// UpdateTenant changes a tenant.
+func (f *Fleet) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
+	defer f.admin.Lock(id)()
+	return f.updateTenant(ctx, id, up)
 }
 
-func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
-	err = a.store.Update(func(tx *store.Tx) error {
+func (f *Fleet) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (t mvm.Tenant, err error) {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		if t, err = tx.Tenant(id); err != nil {
 			return err
 		}
@@ -159,28 +159,28 @@ func (a *Agent) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		if err := tx.PutTenant(t); err != nil || changed == "" {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantUpdated, Tenant: id, Detail: changed})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantUpdated, Tenant: id, Detail: changed})
 	})
 	if err != nil {
 		return t, err
 	}
-	a.reconciler.Changed(id, "")
-	a.networks.Changed()
-	return t, a.networks.Apply(ctx)
+	f.opt.Reconcile.Changed(id, "")
+	f.opt.Networks.Changed()
+	return t, f.opt.Networks.Apply(ctx)
 }
 
-// Tenants implements api.Service.
-func (a *Agent) Tenants(context.Context) (out []mvm.Tenant, err error) {
-	err = a.store.View(func(tx *store.Tx) error {
+// Tenants are all of the host.
+func (f *Fleet) Tenants(context.Context) (out []mvm.Tenant, err error) {
+	err = f.opt.Store.View(func(tx *store.Tx) error {
 		out, err = tx.Tenants()
 		return err
 	})
 	return out, err
 }
 
-// Tenant implements api.Service.
-func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage, err error) {
-	err = a.store.View(func(tx *store.Tx) error {
+// Tenant is the one of that name, and what it uses of its quota.
+func (f *Fleet) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage, err error) {
+	err = f.opt.Store.View(func(tx *store.Tx) error {
 		if t, err = tx.Tenant(id); err != nil {
 			return err
 		}
@@ -190,15 +190,15 @@ func (a *Agent) Tenant(_ context.Context, id string) (t mvm.Tenant, u mvm.Usage,
 	return t, u, err
 }
 
-// DestroyTenant implements api.Service.
-func (a *Agent) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
-	defer a.admin.Lock(id)()
-	return a.destroyTenant(ctx, id, progress)
+// DestroyTenant destroys the tenant and all that it has.
+func (f *Fleet) DestroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
+	defer f.admin.Lock(id)()
+	return f.destroyTenant(ctx, id, progress)
 }
 
-func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
+func (f *Fleet) destroyTenant(ctx context.Context, id string, progress func(mvm.Progress)) error {
 	var pools []mvm.Pool
-	err := a.store.Update(func(tx *store.Tx) error {
+	err := f.opt.Store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(id)
 		if err != nil {
 			return err
@@ -217,51 +217,51 @@ func (a *Agent) destroyTenant(ctx context.Context, id string, progress func(mvm.
 		return cmp.Compare(p.Spec.Role.Priority(), q.Spec.Role.Priority())
 	})
 	for _, p := range pools {
-		if err := a.destroyPool(ctx, id, p.Spec.ID, progress); err != nil {
+		if err := f.destroyPool(ctx, id, p.Spec.ID, progress); err != nil {
 			return err
 		}
 	}
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		if err := tx.DeleteSecrets(id); err != nil {
 			return err
 		}
 		if err := tx.DeleteTenant(id); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantDestroyed, Tenant: id})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantDestroyed, Tenant: id})
 	})
 	if err != nil {
 		return err
 	}
-	a.networks.Changed()
-	if err := a.networks.Apply(ctx); err != nil {
+	f.opt.Networks.Changed()
+	if err := f.opt.Networks.Apply(ctx); err != nil {
 		return err
 	}
-	_, err = a.opt.Network.Sweep(ctx)
+	_, err = f.opt.Networks.Sweep(ctx)
 	return err
 }
 
-// SetSecrets implements api.Service.
-func (a *Agent) SetSecrets(ctx context.Context, tenant string, changes map[string][]byte) (int, error) {
-	defer a.admin.Lock(tenant)()
-	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return secrets.Merge(now, changes) })
+// SetSecrets changes some of the secrets of a tenant and returns their new generation.
+func (f *Fleet) SetSecrets(ctx context.Context, tenant string, changes map[string][]byte) (int, error) {
+	defer f.admin.Lock(tenant)()
+	return f.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return secrets.Merge(now, changes) })
 }
 
-// RotateSecrets implements api.Service.
-func (a *Agent) RotateSecrets(ctx context.Context, tenant string) (int, error) {
-	defer a.admin.Lock(tenant)()
-	return a.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return now, nil })
+// RotateSecrets begins a new generation with the same values.
+func (f *Fleet) RotateSecrets(ctx context.Context, tenant string) (int, error) {
+	defer f.admin.Lock(tenant)()
+	return f.changeSecrets(ctx, tenant, func(now map[string][]byte) (map[string][]byte, error) { return now, nil })
 }
 
 // changeSecrets stores a new generation and gives it to the guests that run. One
 // that can't be reached gets it in its next gate.
-func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(map[string][]byte) (map[string][]byte, error)) (gen int, err error) {
-	err = a.store.Update(func(tx *store.Tx) error {
+func (f *Fleet) changeSecrets(ctx context.Context, tenant string, change func(map[string][]byte) (map[string][]byte, error)) (gen int, err error) {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if err != nil {
 			return err
 		}
-		now, err := a.openSecrets(t, tx.Secrets(tenant))
+		now, err := f.OpenSecrets(t, tx.Secrets(tenant))
 		if err != nil {
 			return err
 		}
@@ -276,40 +276,40 @@ func (a *Agent) changeSecrets(ctx context.Context, tenant string, change func(ma
 		gen = t.SecretsGeneration
 		t.SecretNames = slices.Sorted(maps.Keys(vals))
 		t.Secrets = secretInfo(t.Secrets, now, vals, gen)
-		sealed, err := a.opt.Sealer.Seal(tenant, gen, vals)
+		sealed, err := f.opt.Sealer.Seal(tenant, gen, vals)
 		if err != nil {
 			return err
 		}
 		if err := errors.Join(tx.PutSecrets(tenant, sealed), tx.PutTenant(t)); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.SecretsRotated, Tenant: tenant})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.SecretsRotated, Tenant: tenant})
 	})
 	if err != nil {
 		return 0, err
 	}
-	return gen, a.deliver.Tenant(ctx, tenant)
+	return gen, f.opt.Deliver.Tenant(ctx, tenant)
 }
 
-// secretsOf opens a tenant's secrets.
-func (a *Agent) secretsOf(tenant string) (vals map[string][]byte, err error) {
-	err = a.store.View(func(tx *store.Tx) error {
+// Secrets opens the tenant's secrets.
+func (f *Fleet) Secrets(tenant string) (vals map[string][]byte, err error) {
+	err = f.opt.Store.View(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if err != nil {
 			return err
 		}
-		vals, err = a.openSecrets(t, tx.Secrets(tenant))
+		vals, err = f.OpenSecrets(t, tx.Secrets(tenant))
 		return err
 	})
 	return vals, err
 }
 
-// openSecrets opens the sealed secrets of a tenant.
-func (a *Agent) openSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {
+// OpenSecrets opens the sealed secrets of a tenant.
+func (f *Fleet) OpenSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {
 	if len(sealed) == 0 {
 		return nil, nil
 	}
-	vals, err := a.opt.Sealer.Open(t.ID, t.SecretsGeneration, sealed)
+	vals, err := f.opt.Sealer.Open(t.ID, t.SecretsGeneration, sealed)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "open secrets of tenant %s: %w", t.ID, err).
 			WithFix("check that this is the key file that the data directory was created with")

@@ -1,4 +1,4 @@
-package agent
+package fleet
 
 import (
 	"mvm"
@@ -48,8 +48,8 @@ func beside(tx *store.Tx, tenant, skip string) (mvm.Tenant, mvm.Usage, error) {
 	return t, u, err
 }
 
-// admitRunning refuses when the instance's running would pass the quota.
-func admitRunning(tx *store.Tx, i mvm.Instance) error {
+// AdmitRunning refuses when the instance's running would pass the quota.
+func (*Fleet) AdmitRunning(tx *store.Tx, i mvm.Instance) error {
 	t, u, err := beside(tx, i.Tenant, i.ID)
 	if err != nil {
 		return err
@@ -57,8 +57,8 @@ func admitRunning(tx *store.Tx, i mvm.Instance) error {
 	return over(t.ID, quota.Run(t.Quota, u, i.Res))
 }
 
-// admitWarm refuses when the instance's pausing would pass the quota.
-func admitWarm(tx *store.Tx, i mvm.Instance) error {
+// AdmitWarm refuses when the instance's pausing would pass the quota.
+func (*Fleet) AdmitWarm(tx *store.Tx, i mvm.Instance) error {
 	t, u, err := beside(tx, i.Tenant, i.ID)
 	if err != nil {
 		return err
@@ -79,8 +79,8 @@ func admitInstance(tx *store.Tx, t mvm.Tenant, p mvm.Pool) error {
 	return over(t.ID, quota.New(t.Quota, u, len(have), p.Spec.Resources))
 }
 
-// admitDisk refuses a data disk that grows beyond the quota.
-func admitDisk(tx *store.Tx, was, now mvm.Instance) error {
+// AdmitDisk refuses a data disk that grows beyond the quota.
+func (*Fleet) AdmitDisk(tx *store.Tx, was, now mvm.Instance) error {
 	if now.Res.DataDiskMiB <= was.Res.DataDiskMiB {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package agent
+package fleet
 
 import (
 	"context"
@@ -17,26 +17,26 @@ import (
 // maxBuilds bounds the builds that a pool remembers.
 const maxBuilds = 10
 
-// CreatePool implements api.Service.
-func (a *Agent) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
-	if err := errors.Join(spec.Validate(), a.opt.Images.Check(spec.Flake)); err != nil {
+// CreatePool puts a new pool on record and publishes its ports.
+func (f *Fleet) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
+	if err := errors.Join(spec.Validate(), f.opt.Images.Check(spec.Flake)); err != nil {
 		return mvm.Pool{}, err
 	}
-	p, err := a.createPool(ctx, tenant, spec)
+	p, err := f.DeclarePool(ctx, tenant, spec)
 	if err != nil {
 		return p, err
 	}
 	return p, unpublishedError(p)
 }
 
-// createPool puts the pool on record. That its ports can't be published is not its error.
-func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec) (p mvm.Pool, err error) {
+// DeclarePool puts the pool on record. That its ports can't be published is not its error.
+func (f *Fleet) DeclarePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (p mvm.Pool, err error) {
 	if err := spec.CheckExposed(nil); err != nil {
 		return p, err
 	}
-	defer a.admin.Lock(tenant)()
+	defer f.admin.Lock(tenant)()
 	p = mvm.Pool{Tenant: tenant, Spec: spec, Created: time.Now()}
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		t, err := tx.Tenant(tenant)
 		if err != nil {
 			return err
@@ -57,40 +57,40 @@ func (a *Agent) createPool(ctx context.Context, tenant string, spec mvm.PoolSpec
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID})
 	})
 	if err != nil {
-		a.quotaEvent(ctx, tenant, spec.ID, err)
+		f.quotaEvent(mvm.AskerFrom(ctx), tenant, spec.ID, err)
 		return p, err
 	}
-	a.reconciler.Changed(tenant, spec.ID)
-	if err := a.ingress.Publish(); err != nil {
+	f.opt.Reconcile.Changed(tenant, spec.ID)
+	if err := f.opt.Ports.Publish(); err != nil {
 		return p, err
 	}
-	return a.Pool(ctx, tenant, spec.ID)
+	return f.Pool(ctx, tenant, spec.ID)
 }
 
-func (a *Agent) quotaEvent(ctx context.Context, tenant, pool string, err error) {
+func (f *Fleet) quotaEvent(by mvm.Asker, tenant, pool string, err error) {
 	if mvm.IsKind(err, mvm.KindQuota) {
-		a.journal.Record(mvm.Event{Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: mvm.AskerFrom(ctx), Detail: err.Error()})
+		f.opt.Journal.Record(mvm.Event{Action: mvm.QuotaExceeded, Tenant: tenant, Pool: pool, By: by, Detail: err.Error()})
 	}
 }
 
-// UpdatePool implements api.Service.
-func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
-	defer a.admin.Lock(tenant)()
-	was, err := a.Pool(ctx, tenant, pool)
+// UpdatePool changes a pool and tells its guests.
+func (f *Fleet) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
+	defer f.admin.Lock(tenant)()
+	was, err := f.Pool(ctx, tenant, pool)
 	if err != nil {
 		return was, err
 	}
-	p, err := a.updatePool(ctx, tenant, pool, up)
+	p, err := f.updatePool(ctx, tenant, pool, up)
 	if err != nil {
 		return p, err
 	}
-	if err := a.deliver.Tenant(ctx, tenant); err != nil {
-		a.log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
+	if err := f.opt.Deliver.Tenant(ctx, tenant); err != nil {
+		f.opt.Log.Warn("deliver pool change", "tenant", tenant, "pool", pool, "error", err)
 	}
-	if p, err = a.Pool(ctx, tenant, pool); err != nil || slices.Equal(was.Spec.Publish, p.Spec.Publish) {
+	if p, err = f.Pool(ctx, tenant, pool); err != nil || slices.Equal(was.Spec.Publish, p.Spec.Publish) {
 		return p, err
 	}
 	return p, unpublishedError(p)
@@ -98,8 +98,8 @@ func (a *Agent) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 
 // updatePool puts the change on record; its guests are still to be told. That its ports
 // can't be published is not its error.
-func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
-	err = a.store.Update(func(tx *store.Tx) error {
+func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
 			return err
 		}
@@ -107,7 +107,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 			return err
 		}
 		if up.Force {
-			if _, err := a.endOverrides(tx, ctx, p.Address()); err != nil {
+			if _, err := f.endOverrides(tx, ctx, p.Address()); err != nil {
 				return err
 			}
 		}
@@ -119,7 +119,7 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 			return err
 		}
 		if up.Spec.Flake != p.Spec.Flake {
-			err = a.opt.Images.Check(up.Spec.Flake)
+			err = f.opt.Images.Check(up.Spec.Flake)
 		}
 		if err := errors.Join(err, checkDisks(tx, tenant, *up.Spec)); err != nil {
 			return err
@@ -132,13 +132,13 @@ func (a *Agent) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if err := tx.PutPool(p); err != nil || changed == "" {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed})
 	})
 	if err != nil {
 		return p, err
 	}
-	a.reconciler.Changed(tenant, pool)
-	return p, a.ingress.Publish()
+	f.opt.Reconcile.Changed(tenant, pool)
+	return p, f.opt.Ports.Publish()
 }
 
 // checkDisks refuses a spec for which a data disk would have to shrink.
@@ -152,9 +152,9 @@ func checkDisks(tx *store.Tx, tenant string, spec mvm.PoolSpec) error {
 	return err
 }
 
-// Pools implements api.Service.
-func (a *Agent) Pools(_ context.Context, tenant string) (out []mvm.Pool, err error) {
-	err = a.store.View(func(tx *store.Tx) error {
+// Pools are a tenant's, or all.
+func (f *Fleet) Pools(_ context.Context, tenant string) (out []mvm.Pool, err error) {
+	err = f.opt.Store.View(func(tx *store.Tx) error {
 		if tenant != "" {
 			if _, err := tx.Tenant(tenant); err != nil {
 				return err
@@ -170,13 +170,13 @@ func (a *Agent) Pools(_ context.Context, tenant string) (out []mvm.Pool, err err
 		}
 		return nil
 	})
-	a.countInstances(out)
+	f.countInstances(out)
 	return out, err
 }
 
 // countInstances fills in how many instances the pools have. It reads none of them.
-func (a *Agent) countInstances(pools []mvm.Pool) {
-	for _, n := range a.store.Fleet() {
+func (f *Fleet) countInstances(pools []mvm.Pool) {
+	for _, n := range f.opt.Store.Fleet() {
 		i := slices.IndexFunc(pools, func(p mvm.Pool) bool { return p.Tenant == n.Tenant && p.Spec.ID == n.Pool })
 		if i < 0 {
 			continue
@@ -188,15 +188,15 @@ func (a *Agent) countInstances(pools []mvm.Pool) {
 	}
 }
 
-// logWarnings tells at the start what is in force and should not stay.
-func (a *Agent) logWarnings() {
-	pools, err := a.Pools(a.ctx, "")
+// LogWarnings tells at the start what is in force and should not stay.
+func (f *Fleet) LogWarnings(ctx context.Context) {
+	pools, err := f.Pools(ctx, "")
 	if err != nil {
-		a.log.Error("look for what should not stay", "error", err)
+		f.opt.Log.Error("look for what should not stay", "error", err)
 	}
 	for _, p := range pools {
 		for _, w := range p.Warnings {
-			a.log.Warn("pool should be changed", "pool", p.Address().String(), "warning", w)
+			f.opt.Log.Warn("pool should be changed", "pool", p.Address().String(), "warning", w)
 		}
 	}
 }
@@ -210,9 +210,9 @@ func warn(tx *store.Tx, p *mvm.Pool) error {
 	return err
 }
 
-// Pool implements api.Service.
-func (a *Agent) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err error) {
-	err = a.store.View(func(tx *store.Tx) error {
+// Pool is the one of that name, and how its instances are.
+func (f *Fleet) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err error) {
+	err = f.opt.Store.View(func(tx *store.Tx) error {
 		if p, err = tx.Pool(tenant, pool); err != nil {
 			return err
 		}
@@ -220,26 +220,26 @@ func (a *Agent) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err er
 			return err
 		}
 		all, err := tx.Instances(tenant, pool)
-		p.Health = a.poolHealth(all)
+		p.Health = f.poolHealth(all)
 		return err
 	})
 	told := []mvm.Pool{p}
-	a.countInstances(told)
+	f.countInstances(told)
 	return told[0], err
 }
 
-// BuildPool implements api.Service.
-func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
-	p, err := a.Pool(ctx, tenant, pool)
+// BuildPool builds the pool's image, and has its next boots use it.
+func (f *Fleet) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
+	p, err := f.Pool(ctx, tenant, pool)
 	if err != nil {
 		return mvm.Build{}, err
 	}
-	img, err := a.opt.Images.Build(ctx, p.Spec.Flake, progress)
+	img, err := f.opt.Images.Build(ctx, p.Spec.Flake, progress)
 	if err != nil {
 		return mvm.Build{}, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
 	}
 	b := mvm.Build{Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
 			return err
@@ -248,7 +248,7 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 			b = p.Builds[0]
 			return tx.SetPoolProblem(p.Address(), "")
 		}
-		if b.ID, err = a.newBuildID(tx, p); err != nil {
+		if b.ID, err = f.newBuildID(tx, p); err != nil {
 			return err
 		}
 		p.Problem = ""
@@ -257,28 +257,28 @@ func (a *Agent) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
 	})
-	a.reconciler.Changed(tenant, pool)
+	f.opt.Reconcile.Changed(tenant, pool)
 	return b, err
 }
 
 // newBuildID makes an id that no build of the pool has, and no instance names, whose
 // build the pool may have forgotten.
-func (a *Agent) newBuildID(tx *store.Tx, p mvm.Pool) (string, error) {
+func (f *Fleet) newBuildID(tx *store.Tx, p mvm.Pool) (string, error) {
 	all, err := tx.Instances(p.Tenant, p.Spec.ID)
 	if err != nil {
 		return "", err
 	}
-	return a.newID("b-", func(id string) (bool, error) {
+	return f.NewID("b-", func(id string) (bool, error) {
 		return slices.ContainsFunc(p.Builds, func(b mvm.Build) bool { return b.ID == id }) ||
 			slices.ContainsFunc(all, func(i mvm.Instance) bool { return i.BuildID == id }), nil
 	})
 }
 
-// RollbackPool implements api.Service.
-func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b mvm.Build, err error) {
-	p, err := a.Pool(ctx, tenant, pool)
+// RollbackPool goes back to an earlier build.
+func (f *Fleet) RollbackPool(ctx context.Context, tenant, pool, build string) (b mvm.Build, err error) {
+	p, err := f.Pool(ctx, tenant, pool)
 	if err != nil {
 		return b, err
 	}
@@ -286,11 +286,11 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 	if err != nil {
 		return b, err
 	}
-	if err := a.bootable(ctx, mvm.Instance{Tenant: tenant, Pool: pool, Image: p.Builds[n].Digest}); err != nil {
+	if err := f.opt.Images.Bootable(ctx, mvm.Instance{Tenant: tenant, Pool: pool, Image: p.Builds[n].Digest}); err != nil {
 		return b, mvm.Errorf(mvm.KindOf(err), "roll back pool %s: %w", p.Address(), err)
 	}
 	build = p.Builds[n].ID // what was looked at
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
 			return err
@@ -305,9 +305,9 @@ func (a *Agent) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: "rolled back to " + b.ID})
 	})
-	a.reconciler.Changed(tenant, pool)
+	f.opt.Reconcile.Changed(tenant, pool)
 	return b, err
 }
 
@@ -324,9 +324,9 @@ func earlierBuild(p mvm.Pool, build string) (int, error) {
 	return n, nil
 }
 
-// GCPool implements api.Service.
-func (a *Agent) GCPool(ctx context.Context, tenant, pool string) (gone []mvm.Build, err error) {
-	err = a.store.Update(func(tx *store.Tx) error {
+// GCPool forgets builds that no instance uses.
+func (f *Fleet) GCPool(ctx context.Context, tenant, pool string) (gone []mvm.Build, err error) {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		gone = nil
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
@@ -352,7 +352,7 @@ func (a *Agent) GCPool(ctx context.Context, tenant, pool string) (gone []mvm.Bui
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.BuildsRemoved, Tenant: tenant, Pool: pool, Detail: buildIDs(gone)})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.BuildsRemoved, Tenant: tenant, Pool: pool, Detail: buildIDs(gone)})
 	})
 	return gone, err
 }
@@ -365,18 +365,18 @@ func buildIDs(builds []mvm.Build) string {
 	return strings.Join(ids, ", ")
 }
 
-// DestroyPool implements api.Service.
-func (a *Agent) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
-	defer a.admin.Lock(tenant)()
-	return a.destroyPool(ctx, tenant, pool, progress)
+// DestroyPool destroys the pool and its instances.
+func (f *Fleet) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
+	defer f.admin.Lock(tenant)()
+	return f.destroyPool(ctx, tenant, pool, progress)
 }
 
-func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
-	p, err := a.Pool(ctx, tenant, pool)
+func (f *Fleet) destroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
+	p, err := f.Pool(ctx, tenant, pool)
 	if err != nil {
 		return err
 	}
-	err = a.store.Update(func(tx *store.Tx) error {
+	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
 			return err
@@ -388,10 +388,10 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 		return err
 	}
 	for left := true; left; {
-		if err := a.destroyInstances(ctx, p.Address(), progress); err != nil {
+		if err := f.destroyInstances(ctx, p.Address(), progress); err != nil {
 			return err
 		}
-		err = a.store.Update(func(tx *store.Tx) error {
+		err = f.opt.Store.Update(func(tx *store.Tx) error {
 			// A gateway may have had one made just before the pool was doomed.
 			more, err := tx.Instances(tenant, pool)
 			if left = len(more) > 0; left || err != nil {
@@ -400,24 +400,23 @@ func (a *Agent) destroyPool(ctx context.Context, tenant, pool string, progress f
 			if err := tx.DeletePool(tenant, pool); err != nil {
 				return err
 			}
-			return a.journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
+			return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolDestroyed, Tenant: tenant, Pool: pool})
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return a.ingress.Publish()
+	return f.opt.Ports.Publish()
 }
 
 // destroyInstances destroys the instances that the pool has now.
-func (a *Agent) destroyInstances(ctx context.Context, pool mvm.Address, progress func(mvm.Progress)) error {
-	instances, err := a.Instances(ctx, pool)
+func (f *Fleet) destroyInstances(ctx context.Context, pool mvm.Address, progress func(mvm.Progress)) error {
+	instances, err := f.Instances(ctx, pool)
 	if err != nil {
 		return err
 	}
 	for _, i := range instances {
-		req := request{op: mvm.OpDestroy, by: mvm.AskerFrom(ctx), why: "its pool is destroyed"}
-		if _, err := a.submit(ctx, i.ID, req, progress); err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
+		if err := f.opt.Queue.Destroy(ctx, i.ID, "its pool is destroyed", progress); err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
 			return err
 		}
 	}
@@ -431,4 +430,20 @@ func unpublishedError(p mvm.Pool) error {
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "pool %s is updated, but not all of its ports are published: %s", p.Address(), p.Unpublished).
 		WithFix("free the address (the agent retries every few seconds), or publish another one")
+}
+
+// poolHealth sums up how the running instances of a pool are, nil where none runs.
+func (f *Fleet) poolHealth(all []mvm.Instance) *mvm.PoolHealth {
+	var p *mvm.PoolHealth
+	for _, i := range all {
+		if i.State != mvm.StateRunning {
+			continue
+		}
+		if p == nil {
+			p = &mvm.PoolHealth{}
+		}
+		f.opt.Watch.Observe(&i)
+		p.Add(i)
+	}
+	return p
 }

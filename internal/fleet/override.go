@@ -1,4 +1,4 @@
-package agent
+package fleet
 
 import (
 	"context"
@@ -12,9 +12,9 @@ import (
 // acted on it (formats.md section 2).
 const manualOverride = 10 * time.Minute
 
-// override keeps automatic changes away from the instance for a while.
-func (a *Agent) override(id string) error {
-	return a.store.Update(func(tx *store.Tx) error {
+// Override keeps automatic changes away from the instance for a while.
+func (f *Fleet) Override(id string) error {
+	return f.opt.Store.Update(func(tx *store.Tx) error {
 		i, err := tx.Instance(id)
 		if err != nil {
 			return err
@@ -24,21 +24,21 @@ func (a *Agent) override(id string) error {
 	})
 }
 
-// takeOver ends the overrides of all instances below the address.
-func (a *Agent) takeOver(ctx context.Context, below mvm.Address) error {
+// TakeOver ends the overrides of all instances below the address.
+func (f *Fleet) TakeOver(ctx context.Context, below mvm.Address) error {
 	taken := false
-	err := a.store.Update(func(tx *store.Tx) (err error) {
-		taken, err = a.endOverrides(tx, ctx, below)
+	err := f.opt.Store.Update(func(tx *store.Tx) (err error) {
+		taken, err = f.endOverrides(tx, ctx, below)
 		return err
 	})
 	if taken {
-		a.reconciler.Changed(below.Tenant, below.Pool)
+		f.opt.Reconcile.Changed(below.Tenant, below.Pool)
 	}
 	return err
 }
 
 // endOverrides ends those of all instances below the address, and records that.
-func (a *Agent) endOverrides(tx *store.Tx, ctx context.Context, below mvm.Address) (taken bool, err error) {
+func (f *Fleet) endOverrides(tx *store.Tx, ctx context.Context, below mvm.Address) (taken bool, err error) {
 	all, err := tx.Instances(below.Tenant, below.Pool)
 	for _, i := range all {
 		if err != nil {
@@ -50,7 +50,7 @@ func (a *Agent) endOverrides(tx *store.Tx, ctx context.Context, below mvm.Addres
 		until := i.ManualOverrideUntil.UTC().Format(time.RFC3339)
 		taken, i.ManualOverrideUntil = true, time.Time{}
 		if err = tx.PutInstance(i); err == nil {
-			err = a.journal.Append(ctx, tx, mvm.Event{Action: mvm.OverrideEnded, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, Detail: "it held until " + until})
+			err = f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.OverrideEnded, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, Detail: "it held until " + until})
 		}
 	}
 	return taken, err
