@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"sync"
 	"syscall"
 	"testing"
 
@@ -114,6 +115,37 @@ func TestVMMDies(t *testing.T) {
 			return err == nil && got.State == mvm.StateStopped && got.Op == nil
 		})
 		h.do(i.ID, mvm.OpStart)
+	}
+}
+
+// TestVMMDiesUnderADeploy: a VMM that ends before or while its instance is resumed for a
+// deploy is no failure of the deploy, which goes on with the instance as after any crash.
+func TestVMMDiesUnderADeploy(t *testing.T) {
+	for _, point := range []string{"resume.begin:before", "resume.resume:before"} {
+		t.Run(point, func(t *testing.T) {
+			h := newHost(t)
+			h.start()
+			d := deployment(desired(worker("workers"), 1, 0, 0))
+			if err := h.apply(d); err != nil {
+				t.Fatal(err)
+			}
+			i := h.all("workers")[0]
+			h.do(i.ID, mvm.OpWarm)
+			var once sync.Once
+			died := false
+			h.onSeam(func(p string) error {
+				if p == point {
+					once.Do(func() { died = h.host.Crash(i.ID) })
+				}
+				return nil
+			})
+			if _, err := h.a.Apply(ctx(t), d, mvm.ApplyOptions{Force: true}, func(mvm.Progress) {}); err != nil {
+				t.Errorf("deploy: %v", err)
+			}
+			if got := h.get(i.ID); !died || got.State != mvm.StateRunning || !got.Ready || got.Problem != "" {
+				t.Errorf("VMM killed: %v; then the instance is %s, ready %v, problem %q", died, got.State, got.Ready, got.Problem)
+			}
+		})
 	}
 }
 

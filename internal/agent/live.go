@@ -42,6 +42,19 @@ func (l *live) runs() bool {
 	}
 }
 
+// died reports whether there was a VMM and it ended, though the agent did not end it.
+func (l *live) died() bool {
+	if l == nil || l.runs() {
+		return false
+	}
+	select {
+	case <-l.expected:
+		return false
+	default:
+		return true
+	}
+}
+
 // expect says that the VMM's end is the agent's doing.
 func (l *live) expect() { l.once.Do(func() { close(l.expected) }) }
 

@@ -49,7 +49,8 @@ type operation struct {
 	failure error         // for which steps are taken back
 	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
-	died    bool          // its VMM had ended when the operation began
+	died    bool          // the VMM that it began with ended by itself, before or meanwhile
+	had     *live         // the VMM that it began with
 
 	unwanted bool // a stop that nobody wants to last
 	parked   bool // the instance was, before its sleep was committed
@@ -84,11 +85,14 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 	}
 	err = o.afterCrash(o.dispatch(j.ctx))
 	o.report(err)
+	if err != nil && o.died {
+		err = lostError{err}
+	}
 	return o.inst, err
 }
 
 func (a *Agent) newOperation(j *job, id string) (*operation, error) {
-	o := &operation{a: a, job: j, kind: j.req.op, began: time.Now()}
+	o := &operation{a: a, job: j, kind: j.req.op, began: time.Now(), had: a.liveOf(id)}
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		if o.inst, err = tx.Instance(id); err != nil {
 			return err
@@ -158,6 +162,12 @@ func (o *operation) dispatch(ctx context.Context) error {
 	}
 	return mvm.Errorf(mvm.KindInvalid, "operation %q is unknown", o.kind)
 }
+
+// lostError is the error of an operation whose instance lost its VMM: what becomes of the
+// instance then is decided as after any such end.
+type lostError struct{ error }
+
+func (e lostError) Unwrap() error { return e.error }
 
 // lost reports that the instance has no VMM that runs.
 func (o *operation) lost() bool { return !o.a.liveOf(o.inst.ID).runs() }
@@ -254,6 +264,7 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.job.ctx), undoTimeout)
 	defer cancel()
 	o.failure = err
+	o.died = o.died || o.had.died()
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := steps[i]
 		if s.undo == nil {

@@ -77,3 +77,6 @@ func (r reconciled) Queued() map[string]reconcile.Queued {
 func (r reconciled) GaveWay(err error) bool {
 	return errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived)
 }
+
+// Lost implements reconcile.Queue.
+func (r reconciled) Lost(err error) bool { return errors.As(err, &lostError{}) }

@@ -60,6 +60,9 @@ type Queue interface {
 	// GaveWay reports that an operation ended with this because something else was asked
 	// for.
 	GaveWay(err error) bool
+	// Lost reports that an operation ended with this because the instance's VMM ended by
+	// itself: that is no failure of the task, and the next pass decides what is to be done.
+	Lost(err error) bool
 }
 
 // Order is an operation that reconcile wants.

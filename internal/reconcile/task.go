@@ -140,7 +140,8 @@ func (r *Reconciler) operate(ctx context.Context, t *task) error {
 // of it.
 func (r *Reconciler) end(t *task, err error) {
 	gone := r.isGone(t, err)
-	gaveWay := errors.Is(err, errByHand) || r.opt.Queue.GaveWay(err) || r.life.Err() != nil
+	lost := r.opt.Queue.Lost(err)
+	gaveWay := lost || errors.Is(err, errByHand) || r.opt.Queue.GaveWay(err) || r.life.Err() != nil
 	forget := gaveWay || gone
 	now := time.Now()
 	r.mu.Lock()
@@ -166,7 +167,7 @@ func (r *Reconciler) end(t *task, err error) {
 	if forget {
 		delete(r.objects, t.Key)
 	}
-	r.told(t, err)
+	r.told(t, err, lost)
 	r.mu.Unlock()
 	if !retry.IsZero() {
 		r.pokeAt(t.At.Tenant, retry)

@@ -95,11 +95,16 @@ func (w *waiter) say(p mvm.Progress) {
 	w.progress(p)
 }
 
-// told tells everyone who waits for the task's tenant of its end. r.mu is held: who sees
-// that a task is no longer there knows how it ended too.
-func (r *Reconciler) told(t *task, err error) {
+// told tells everyone who waits for the task's tenant of its end, which where it is to be
+// done again is neither a success nor a failure. r.mu is held: who sees that a task is no
+// longer there knows how it ended too.
+func (r *Reconciler) told(t *task, err error, again bool) {
 	for w := range r.waiters {
-		if w.tenant == t.At.Tenant {
+		switch {
+		case w.tenant != t.At.Tenant:
+		case again:
+			w.wake()
+		default:
 			w.ended(t, err)
 		}
 	}

@@ -91,15 +91,37 @@ func (v *vmm) connect(ctx context.Context, conn *net.UnixConn) error {
 // qmpTimeout bounds one command that does no work in the VMM.
 const qmpTimeout = 20 * time.Second
 
-// do executes a control command, over a new connection when the old one is lost.
+// endWait is how long QEMU may take to be gone once its control connection is lost.
+const endWait = time.Second
+
+// do executes a control command, over a new connection when the old one is lost. When it
+// failed because QEMU ended, done is closed by then, unless QEMU takes longer than endWait.
 func (v *vmm) do(ctx context.Context, command string, args, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, qmpTimeout)
 	defer cancel()
 	q, err := v.client(ctx)
 	if err != nil {
+		v.awaitEnd(ctx)
 		return err
 	}
-	return q.Do(ctx, command, args, out)
+	err = q.Do(ctx, command, args, out)
+	select {
+	case <-q.Done():
+		v.awaitEnd(ctx)
+	default:
+	}
+	return err
+}
+
+// awaitEnd waits for the end of a QEMU whose control connection is lost.
+func (v *vmm) awaitEnd(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, endWait)
+	defer cancel()
+	select {
+	case <-v.done:
+	case <-v.letGo:
+	case <-ctx.Done():
+	}
 }
 
 func (v *vmm) client(ctx context.Context) (*qmp.Client, error) {

@@ -3,6 +3,7 @@ package spawn_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
@@ -58,6 +60,12 @@ func shell(t *testing.T, uid int, cgroup string, args ...string) vmproc.Hint {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		_ = sys.LeaveCgroup(dirs)
+	})
+	testenv.Eventually(t, 20*time.Second, func() error { // Start returns before the kernel has put them there
+		if got := sys.Cmdline(cmd.Process.Pid); !slices.Equal(got, cmd.Args) {
+			return fmt.Errorf("its arguments are %q", got)
+		}
+		return nil
 	})
 	p, err := sys.OpenProcess(cmd.Process.Pid)
 	must(t, err)
