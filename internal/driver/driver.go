@@ -79,7 +79,7 @@ type VMM interface {
 	// PID is the VMM's process id, 0 for drivers without a process.
 	PID() int
 	// Done is closed when the VMM is gone, for whatever reason. A call that fails because
-	// the VMM ends returns after that, or a second later where the end takes longer.
+	// the VMM ends returns after that, or a few seconds later where the end takes longer.
 	Done() <-chan struct{}
 	// Exit says how it ended, once Done is closed.
 	Exit() Exit

@@ -22,6 +22,13 @@ func testKilledOutside(t *testing.T, s *suite) {
 	before := files(spec)
 	v := s.start(t, spec)
 	s.KillOutside(t, v, spec)
+	for v.Pause(t.Context()) == nil { // until the kernel has got to it
+	}
+	select {
+	case <-v.Done():
+	default:
+		t.Error("a call failed because the VMM ended, and Done is not closed")
+	}
 	s.gone(t, v)
 	if e := v.Exit(); e.Guest || e.Signal != 9 && e.Detail == "" {
 		t.Errorf("exit %+v, want signal 9 or words", e)

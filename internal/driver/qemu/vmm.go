@@ -92,7 +92,7 @@ func (v *vmm) connect(ctx context.Context, conn *net.UnixConn) error {
 const qmpTimeout = 20 * time.Second
 
 // endWait is how long QEMU may take to be gone once its control connection is lost.
-const endWait = time.Second
+const endWait = 5 * time.Second
 
 // do executes a control command, over a new connection when the old one is lost. When it
 // failed because QEMU ended, done is closed by then, unless QEMU takes longer than endWait.
