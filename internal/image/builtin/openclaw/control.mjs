@@ -5,7 +5,7 @@
 // protocol.md in OpenClaw's package).
 
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import path from "node:path";
 
@@ -16,17 +16,25 @@ const definition = "/etc/mvm/services/openclaw.json";
 const secretsDir = "/run/secrets";
 const callTimeout = 9_000; // the guest agent waits 10 s
 const renewBelow = 90_000; // of a lease of two minutes
+const prepareMinute = 28; // tries a minute: OpenClaw takes 30
+const prepareAgain = 2_200; // after one that found OpenClaw busy
+const cronSettles = 200; // changes of its jobs that come together are read once
+const day = 24 * 60 * 60 * 1000;
 
 // Link is a WebSocket to the gateway in this process, as the backend client that it
 // lets in on loopback with its token. It is opened when it is needed and kept.
 class Link {
   #env;
+  #port;
   #socket;
   #opening;
   #waiting = new Map();
+  onopen = () => {};
+  onevent = () => {};
 
-  constructor(env) {
+  constructor(env, gatewayPort) {
     this.#env = env;
+    this.#port = gatewayPort;
   }
 
   async call(method, params) {
@@ -56,13 +64,14 @@ class Link {
   }
 
   #open() {
-    const socket = new WebSocket(`ws://127.0.0.1:${port}`);
+    const socket = new WebSocket(`ws://127.0.0.1:${this.#port}`);
     this.#socket = socket;
     const opened = new Promise((resolve, reject) => {
       socket.onmessage = ({ data }) => {
         const frame = JSON.parse(data);
         if (frame.type === "res") this.#settle(frame.id, frame);
-        if (frame.event === "connect.challenge") this.#send("connect", hello(this.#env)).then(resolve, reject);
+        else if (frame.event === "connect.challenge") this.#send("connect", hello(this.#env)).then(resolve, reject);
+        else if (frame.event) this.onevent(frame.event);
       };
       socket.onerror = socket.onclose = () => {
         reject(new Error("the gateway takes no connection"));
@@ -71,7 +80,7 @@ class Link {
         for (const id of [...this.#waiting.keys()]) this.#settle(id, { error: { message: "the connection was lost" } });
       };
     });
-    opened.catch(() => socket.close());
+    opened.then(() => this.onopen(), () => socket.close());
     return opened;
   }
 }
@@ -90,38 +99,84 @@ function hello(env) {
 
 const reasons = (blockers) => (blockers ?? []).map((b) => b.message).join("; ");
 
+// Ingress is the queue of what chats sent and OpenClaw has accepted: rows of its state
+// database. OpenClaw does not count a row as work between accepting and beginning it.
+class Ingress {
+  #file;
+  #count;
+
+  constructor(env) {
+    this.#file = path.join(env.OPENCLAW_STATE_DIR, "state", "openclaw.sqlite");
+  }
+
+  // waiting counts the messages that are not done. No database, or none with such rows,
+  // has none.
+  async waiting() {
+    if (!this.#count && existsSync(this.#file)) await this.#open();
+    return this.#count?.get().n ?? 0;
+  }
+
+  async #open() {
+    const { DatabaseSync } = await import("node:sqlite");
+    const db = new DatabaseSync(this.#file, { readOnly: true, timeout: 1000 });
+    const table = db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'channel_ingress_events'").get();
+    if (table) this.#count = db.prepare("SELECT count(*) AS n FROM channel_ingress_events WHERE status IN ('pending', 'claimed')");
+    else db.close();
+  }
+}
+
+// work says what OpenClaw has to do, "" where there is nothing.
+async function work(link, ingress) {
+  const now = await link.call("gateway.restart.preflight", {});
+  if (!now.safe) return reasons(now.blockers) || "busy";
+  const waiting = await ingress.waiting();
+  return waiting > 0 ? `messages that wait: ${waiting}` : "";
+}
+
 // Suspension is what is known of the lease that mvm has on OpenClaw's holding still.
 class Suspension {
   #link;
+  #ingress;
   #request;
   #id;
   #expires = 0;
+  #tries = []; // when the lease was asked for, in the last minute
+  #again = 0; // not before that
 
-  constructor(link) {
+  constructor(link, ingress) {
     this.#link = link;
+    this.#ingress = ingress;
   }
 
   get held() {
     return this.#id !== undefined && Date.now() < this.#expires;
   }
 
-  // suspend asks for the lease, how it is with it, or for its renewal. OpenClaw finishes
-  // what it has begun and begins nothing new meanwhile.
+  // suspend asks for the lease, how it is with it, or for its renewal. While OpenClaw has
+  // work the lease is not asked for, and asking never has OpenClaw refuse new work while it
+  // finishes the old (drain): it would answer a message that it has accepted just before
+  // with "Gateway is restarting", and lose it.
   async suspend() {
     if (!this.held) {
+      const busy = await work(this.#link, this.#ingress);
+      if (busy) return { state: "waiting", reason: busy };
       this.#request = randomUUID();
       this.#id = undefined;
     } else if (this.#expires - Date.now() > renewBelow) {
       return this.#told(await this.#link.call("gateway.suspend.status", { suspensionId: this.#id }));
     }
-    const params = { requestId: this.#request, terminalPolicy: "preserve", drain: true };
-    return this.#told(await this.#link.call("gateway.suspend.prepare", params));
+    const now = performance.now(); // the clock may be set
+    this.#tries = this.#tries.filter((t) => t > now - 60_000);
+    if (now < this.#again || this.#tries.length >= prepareMinute) return { state: "waiting", reason: "it was busy just now" };
+    this.#tries.push(now);
+    return this.#told(await this.#link.call("gateway.suspend.prepare", { requestId: this.#request, terminalPolicy: "preserve", drain: false }));
   }
 
   #told(answer) {
     if (answer.suspensionId) this.#id = answer.suspensionId;
     if (answer.expiresAtMs) this.#expires = answer.expiresAtMs;
     if (answer.status === "running") this.#id = undefined; // the lease is over: asked again, it is had anew
+    if (answer.status === "busy") this.#again = performance.now() + prepareAgain;
     if (answer.status === "ready") return { state: "ready", lease_ms: Math.max(1, this.#expires - Date.now()) };
     return { state: "waiting", reason: reasons(answer.blockers) || answer.reason || answer.status };
   }
@@ -135,10 +190,56 @@ class Suspension {
   }
 }
 
-async function busy(link, suspension) {
-  if (suspension.held) return { busy: false };
-  const now = await link.call("gateway.restart.preflight", {});
-  return now.safe ? { busy: false } : { busy: true, reason: reasons(now.blockers) };
+// wakes reports whether the machine is woken for the job. The image's heartbeat, once a day,
+// is not worth it; one that the user has made more frequent is.
+const wakes = (job) =>
+  job.enabled !== false && Number.isSafeInteger(job.state?.nextRunAtMs) && (job.payload?.kind !== "heartbeat" || job.schedule?.everyMs < day);
+
+// Timers tells mvm, by a file, when the next of OpenClaw's own jobs is due.
+class Timers {
+  #link;
+  #file;
+  #told;
+  #soon;
+  #turn = Promise.resolve();
+
+  constructor(link, file) {
+    this.#link = link;
+    this.#file = file;
+  }
+
+  // changed has the jobs read soon. It keeps no process from ending.
+  changed() {
+    this.#soon ??= setTimeout(() => {
+      this.#soon = undefined;
+      this.tell().catch((error) => console.error(`mvm can't read OpenClaw's timers: ${error.message}`));
+    }, cronSettles).unref();
+  }
+
+  // tell reads the jobs and tells of the next, one call after the other.
+  tell() {
+    const told = this.#turn.catch(() => {}).then(async () => this.#write(await this.#next()));
+    this.#turn = told;
+    return told;
+  }
+
+  async #next() {
+    const { enabled } = await this.#link.call("cron.status", {});
+    let next;
+    for (let offset = 0; enabled && offset !== null; ) {
+      const page = await this.#link.call("cron.list", { limit: 200, offset });
+      for (const job of page.jobs.filter(wakes)) next = Math.min(next ?? Infinity, job.state.nextRunAtMs);
+      offset = page.hasMore ? page.nextOffset : null;
+    }
+    return next === undefined ? "" : new Date(next).toISOString() + "\n";
+  }
+
+  #write(text) {
+    if (text === this.#told) return;
+    writeFileSync(`${this.#file}.${process.pid}`, text, { mode: 0o644 });
+    renameSync(`${this.#file}.${process.pid}`, this.#file);
+    this.#told = text;
+  }
 }
 
 function readSecret(secret) {
@@ -177,13 +278,25 @@ async function body(req) {
   return text ? JSON.parse(text) : {};
 }
 
-// serve answers mvm until the process ends, and keeps no process from ending.
-export function serve(env) {
-  const link = new Link(env);
-  const suspension = new Suspension(link);
+// serve answers mvm until the process ends, and keeps no process from ending. Tests have
+// other ports and another file.
+export function serve(env, { listen = controlPort, gateway = port, nextWake = "/run/mvm/next-wake" } = {}) {
+  const link = new Link(env, gateway);
+  const ingress = new Ingress(env);
+  const suspension = new Suspension(link, ingress);
+  const timers = new Timers(link, nextWake);
+  link.onopen = () => timers.changed();
+  link.onevent = (event) => event === "cron" && timers.changed();
   const answers = {
-    "GET /busy": () => busy(link, suspension),
-    "POST /suspend": ({ action }) => (action === "resume" ? suspension.resume() : suspension.suspend()),
+    "GET /busy": async () => {
+      const reason = suspension.held ? "" : await work(link, ingress);
+      return reason ? { busy: true, reason } : { busy: false };
+    },
+    "POST /suspend": async ({ action }) => {
+      if (action === "resume") return suspension.resume();
+      if (!suspension.held) await timers.tell(); // an event may have been lost
+      return suspension.suspend();
+    },
     "POST /secrets": () => takeSecrets(link, env),
   };
   const server = http.createServer(async (req, res) => {
@@ -200,5 +313,6 @@ export function serve(env) {
     res.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(answer));
   });
   server.on("error", (error) => console.error(`mvm can't ask OpenClaw: ${error.message}`));
-  server.listen(controlPort, "127.0.0.1").unref();
+  server.listen(listen, "127.0.0.1").unref();
+  return server;
 }

