@@ -33,7 +33,7 @@ var rules = map[string]rule{
 	"internal/pki":        {"internal/sys", "certificates are files; who shows them to whom is not its business", "internal/testenv"},
 	"internal/remote":     {"internal/api internal/pki", "the API's handlers for other machines, whoever answers", "internal/testenv"},
 	"internal/display":    {"", "functions on strings", ""},
-	"internal/cli":        {"internal/api internal/audit internal/display internal/filecopy internal/manifest internal/doctor internal/pki internal/desired internal/sys internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, desired signs where there is none, and sys makes durable what it writes", "internal/testenv"},
+	"internal/cli":        {"internal/api internal/audit internal/desired internal/display internal/doctor internal/filecopy internal/manifest internal/pki internal/strictjson internal/sys internal/trust", "it parses, asks the agent through the API and prints; doctor alone looks at the host, to say why no agent starts, desired signs where there is none, and sys makes durable what it writes", "internal/testenv"},
 	"internal/filecopy":   {"", "a stream format and the files of one machine, small because it is in the guest, and with no word on where the stream goes", ""},
 	"internal/doctor":     {"internal/hostd internal/sys", "it checks the host without an agent", "internal/hostd/hostdtest"},
 	"internal/manifest":   {"internal/spelling", "files of users become nouns", ""},
@@ -41,7 +41,7 @@ var rules = map[string]rule{
 	"internal/trust":      {"internal/desired internal/sys", "keys on disk", ""},
 	"internal/production": {"internal/desired internal/manifest internal/pki internal/secrets internal/sys internal/trust", "it looks at what the agent would start with, and starts nothing", ""},
 	"internal/spelling":   {"", "a function on strings", ""},
-	"internal/api":        {"internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
+	"internal/api":        {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
 	"internal/agent": {"internal/api internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestlog internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
 		" internal/reconcile internal/repair internal/session internal/snapshot internal/store internal/sys internal/wait",
@@ -73,7 +73,7 @@ var rules = map[string]rule{
 	"internal/snapshot":          {"internal/driver internal/sys", "what a snapshot is: it knows files and records, and no operation on them", ""},
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
-	"internal/driver/fake":       {"internal/driver internal/filecopy internal/guestproto internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
+	"internal/driver/fake":       {"internal/driver internal/filecopy internal/guestproto internal/strictjson internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/driver/vmproc internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
@@ -89,10 +89,10 @@ var rules = map[string]rule{
 	"internal/network/linuxnet":    {"internal/network internal/undo", "the kernel's side of the contract", "internal/hostd internal/hostd/hostdtest internal/network/networktest"},
 
 	"internal/owner":           {"internal/sys", "whose a host's shared things are; it knows nothing of what they are for", "internal/testenv"},
-	"internal/hostd":           {"internal/driver/qemu/spawn internal/driver/vmproc internal/network internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
+	"internal/hostd":           {"internal/driver/qemu/spawn internal/driver/vmproc internal/network internal/strictjson internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
 	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/driver/vmproc internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 
-	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", ""},
+	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/strictjson internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", ""},
 	"internal/image/builtin":   {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "one builder", "internal/testenv"},
 	"internal/image/fakeimage": {"internal/image internal/sys", "images for tests, built in no time", ""},
 	"internal/image/cpio":      {"", "a file format", ""},
@@ -102,11 +102,12 @@ var rules = map[string]rule{
 	"internal/guestproto":       {"", "what host and guest say; small, because it is in the guest", ""},
 	"internal/guestproto/mux":   {"", "streams on one port; small, because it is in the guest", ""},
 	"internal/guest":            {"internal/filecopy internal/guest/definition internal/guestproto internal/guestproto/mux", "the logic inside the VM", ""},
-	"internal/guest/definition": {"", "pure: what an image says of its services, for the guest and for who builds the image", ""},
+	"internal/guest/definition": {"internal/strictjson", "pure: what an image says of its services, for the guest and for who builds the image", ""},
 	"internal/guest/linux":      {"internal/guest internal/guestproto", "what the guest agent does to its kernel", ""},
 	"internal/guest/gateway":    {"internal/guestproto", "routing inside the VM", "internal/testenv"},
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
+	"internal/strictjson":      {"", "a function on bytes", ""},
 	"internal/undo":            {"", "a data structure", ""},
 	"internal/wait":            {"", "ways to wait, for whatever the caller waits for", ""},
 	"internal/testenv":         {"internal/image internal/image/builtin", "what tests need of the machine", ""},
@@ -131,7 +132,7 @@ var rules = map[string]rule{
 var rootDeny = []string{"os", "net/http", "sync", "sync/atomic", "os/exec", "os/signal", "syscall", "log", "log/slog", "io/fs", "path/filepath"}
 
 // inGuest are the packages of ours that may be in the guest agent.
-const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux"
+const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux internal/strictjson"
 
 // guestMay are the modules of others that may be in the guest agent.
 var guestMay = []string{"github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "golang.org/x/sys"}

@@ -2,9 +2,9 @@ package api
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
+	"mvm/internal/strictjson"
 	"net/http"
 	"time"
 
@@ -43,16 +43,9 @@ func decodeStrict(body []byte, v any) error {
 		}
 		return nil
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		if kind := mvm.KindOf(err); kind != mvm.KindInternal {
-			return err
-		}
-		return mvm.Errorf(mvm.KindInvalid, "request body: %w", err)
+	err := strictjson.Unmarshal(body, v)
+	if err == nil || mvm.KindOf(err) != mvm.KindInternal {
+		return err
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return mvm.Errorf(mvm.KindInvalid, "request body has data after its JSON")
-	}
-	return nil
+	return mvm.Errorf(mvm.KindInvalid, "request body: %w", err)
 }

@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/manifest"
+	"mvm/internal/strictjson"
 )
 
 // poolFlags are the flags that say what a pool is; each one named changes one thing
@@ -131,9 +130,7 @@ func readJSON(path string, v any) error {
 		err = fmt.Errorf("more than %d bytes", maxJSONFile)
 	}
 	if err == nil {
-		dec := json.NewDecoder(bytes.NewReader(b))
-		dec.DisallowUnknownFields()
-		err = dec.Decode(v)
+		err = strictjson.Unmarshal(b, v)
 	}
 	if err != nil {
 		return mvm.Errorf(mvm.KindInvalid, "read %s: %w", path, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mvm/internal/strictjson"
 	"net"
 	"os"
 	"syscall"
@@ -141,13 +142,8 @@ func receiveBody(conn *net.UnixConn, head [header]byte, limit func(kind byte) in
 
 // decode reads one JSON value: unknown fields and anything behind it are errors.
 func decode[T any](body []byte) (v T, err error) {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
+	if err := strictjson.Unmarshal(body, &v); err != nil {
 		return v, mvm.Errorf(mvm.KindInvalid, "read request: %w", err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return v, mvm.Errorf(mvm.KindInvalid, "read request: there is data behind its JSON")
 	}
 	return v, nil
 }

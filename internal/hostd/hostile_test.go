@@ -83,7 +83,7 @@ func TestFrames(t *testing.T) {
 		{"no JSON", frame(hostd.OpApply, []byte("{")), nil, "read request"},
 		{"empty", frame(hostd.OpApply, nil), nil, "read request"},
 		{"unknown field", frame(hostd.OpHello, []byte(`{"path":"/etc/shadow"}`)), nil, "unknown field"},
-		{"more behind it", frame(hostd.OpHello, []byte(`{} {}`)), nil, "behind its JSON"},
+		{"more behind it", frame(hostd.OpHello, []byte(`{} {}`)), nil, "after its JSON"},
 		{"deep", frame(hostd.OpApply, []byte(strings.Repeat("[", 1<<20))), nil, "read request"},
 		{"files for nothing", frame(hostd.OpHello, []byte("{}")), []*os.File{null}, "no use for"},
 		{"too many files", frame(hostd.OpLaunch, []byte("{}")), many, "files came with it"},

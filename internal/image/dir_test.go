@@ -82,7 +82,7 @@ func TestDirImageRefuses(t *testing.T) {
 			m["kernel"] = map[string]any{"name": "bzImage", "sha256": strings.Repeat("0", 64)}
 		}), "says otherwise"},
 		"other machine":  {edit(func(m map[string]any) { m["arch"] = "arm64" }), "arm64"},
-		"two files":      {handWritten + handWritten, "something follows"},
+		"two files":      {handWritten + handWritten, "data after its JSON"},
 		"huge":           {strings.Repeat(" ", 1<<20) + handWritten, "more than"},
 		"two-line args":  {edit(func(m map[string]any) { m["cmdline"] = "a\nb" }), "cmdline"},
 		"named manifest": {file("kernel", "image.json"), "twice"},

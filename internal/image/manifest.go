@@ -1,11 +1,9 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +13,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/strictjson"
 	"mvm/internal/sys"
 )
 
@@ -121,15 +120,7 @@ func decodeStrict(b []byte, v any) error {
 	if len(b) > maxManifest {
 		return fmt.Errorf("more than %d bytes", maxManifest)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if dec.More() {
-		return errors.New("something follows the object")
-	}
-	return nil
+	return strictjson.Unmarshal(b, v)
 }
 
 // validate checks what image.json says, without looking at the files.

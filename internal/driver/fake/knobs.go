@@ -1,8 +1,6 @@
 package fake
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/strictjson"
 )
 
 // Knobs are the content of a knob file, with which a test turns the knobs of an
@@ -42,9 +41,7 @@ func readKnobs(path string) (Knobs, error) {
 		return k, nil
 	}
 	if err == nil {
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.DisallowUnknownFields()
-		err = d.Decode(&k)
+		err = strictjson.Unmarshal(b, &k)
 	}
 	if err == nil {
 		err = k.check()

@@ -1,12 +1,10 @@
 package definition
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
+	"mvm/internal/strictjson"
 	"net"
 	"net/netip"
 	"net/url"
@@ -68,13 +66,8 @@ func parse(name string, b []byte) (Service, error) {
 		return Service{}, fmt.Errorf("the definition is larger than %d bytes", MaxBytes)
 	}
 	var s Service
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	if err := strictjson.Unmarshal(b, &s); err != nil {
 		return Service{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Service{}, errors.New("there is more after the definition")
 	}
 	if s.Name != name {
 		return Service{}, fmt.Errorf("its name is %q, the file says %q", clip(s.Name), name)
