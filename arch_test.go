@@ -43,10 +43,10 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestlog internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/live internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
 		" internal/reconcile internal/repair internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
-		"internal/desired internal/driver/fake internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
+		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
 	"internal/session":   {"internal/display internal/guestlog internal/guestproto internal/sys internal/wait", "streams between people and guests; guests and folders of instances are behind an interface", ""},
 	"internal/journal":   {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
@@ -57,6 +57,7 @@ var rules = map[string]rule{
 	"internal/fleet":     {"internal/delta internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
 	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/health":    {"internal/display internal/guestproto internal/store", "what guests say of their services; guests, and who is told, are behind interfaces", ""},
+	"internal/live":      {"internal/display internal/driver internal/folders internal/guestlog internal/guestproto internal/image internal/sys internal/wait", "VMMs and their guests; ingress, and who is told of an end, are behind interfaces", ""},
 	"internal/guestlog":  {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":   {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
 	"internal/plan":      {"internal/delta internal/quota", "pure: desired and observed in, steps out", ""},
@@ -335,7 +336,7 @@ func TestGuestIsSmall(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/folders", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/folders", "internal/live", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{

@@ -7,8 +7,8 @@
 // per operation); its intent is durable before the first step acts, and after a
 // crash Open reads the intents and finishes or undoes what was cut off.
 //
-// Its parts are packages: declare, deliver, fleet, health, idle, ingress, journal, netstate,
-// reconcile and session. Each declares what it asks for, which a file here implements.
+// Its parts are packages: declare, deliver, fleet, health, idle, ingress, journal, live,
+// netstate, reconcile and session. Each declares what it asks for, which a file here implements.
 //
 // The agent asks for contracts only (driver, network, image store); internal/host
 // wires the real ones.
@@ -38,6 +38,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/ingress"
 	"mvm/internal/journal"
+	"mvm/internal/live"
 	"mvm/internal/netstate"
 	"mvm/internal/network"
 	"mvm/internal/policy"
@@ -149,10 +150,10 @@ type Agent struct {
 
 	mu      sync.Mutex
 	runners map[string]*runner // by instance id; there while jobs are queued
-	live    map[string]*live   // by instance id; VMMs that run
 	closed  bool
 
 	fleet    *fleet.Fleet
+	live     *live.VMMs
 	declare  *declare.Declarer
 	networks *netstate.Networks
 	idle     *idle.Loop
@@ -163,9 +164,7 @@ type Agent struct {
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
 	halfDone   wait.Pending  // instances that an operation left half done
-	absent     sync.Map      // id -> true, while the agent starts: instances of which the driver has nothing
 	wakeFaults wakeFaults
-	silent     silentVMMs
 	reconciler *reconcile.Reconciler
 }
 
@@ -198,8 +197,10 @@ func New(opt Options) *Agent {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, folders: folders.New(opt.DataDir, opt.RunDir, opt.Log), ctx: ctx, cancel: cancel,
-		runners: map[string]*runner{}, live: map[string]*live{}, recovered: make(chan struct{})}
+		runners: map[string]*runner{}, recovered: make(chan struct{})}
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
+	a.live = live.New(ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
+		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
 	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log})
 	a.networks = netstate.New(opt.Network, opt.Store)
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
@@ -263,13 +264,7 @@ func (a *Agent) Close() error {
 	a.reconciler.Close()
 	a.ingress.Close()
 	a.wg.Wait()
-	a.mu.Lock()
-	lives := a.live
-	a.live = map[string]*live{}
-	a.mu.Unlock()
-	for _, l := range lives {
-		errs = append(errs, l.detach())
-	}
+	errs = append(errs, a.live.Close())
 	return errors.Join(errs...)
 }
 

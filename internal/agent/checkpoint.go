@@ -49,7 +49,7 @@ func (o *operation) checkpoint(ctx context.Context) error {
 func (o *operation) askCheckpoint(ctx context.Context, names []string) (failed []string, why string) {
 	ctx, cancel := context.WithTimeout(ctx, o.a.integrationsTime(o.pool.Spec.Integrations))
 	defer cancel()
-	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
+	resp, err := o.a.live.Ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
 	switch r := resp.CheckpointResult; {
 	case err != nil:
 		return names, display.Clip(err.Error())
@@ -85,7 +85,7 @@ func (o *operation) restoreIntegrations() {
 		}
 		ctx, cancel := context.WithTimeout(o.a.ctx, o.a.integrationsTime(list))
 		defer cancel()
-		resp, err := o.a.ask(ctx, i.ID, guestproto.Request{Wake: true})
+		resp, err := o.a.live.Ask(ctx, i.ID, guestproto.Request{Wake: true})
 		if err != nil || resp.WakeAck == nil || !resp.WakeAck.Success {
 			o.log.Warn("restore integrations", "error", err)
 		}
@@ -124,7 +124,7 @@ func (a *Agent) integrationStates(ctx context.Context, i mvm.Instance) ([]mvm.In
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.opt.Timeouts.Call)
 	defer cancel()
-	resp, err := a.ask(ctx, i.ID, guestproto.Request{IntegrationStatus: true})
+	resp, err := a.live.Ask(ctx, i.ID, guestproto.Request{IntegrationStatus: true})
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func (o *operation) correctClock(ctx context.Context, guest int64, sent, got tim
 			step = -c.middle()
 		}
 		sent := time.Now()
-		resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: int64(step)}})
+		resp, err := o.a.live.Ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: int64(step)}})
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (o *operation) rightClock(ctx context.Context) error {
 	callCtx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
 	defer cancel()
 	sent := time.Now()
-	resp, err := o.a.ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
+	resp, err := o.a.live.Ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
 	if err == nil && resp.ClockAck != nil {
 		err = o.correctClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
 	}

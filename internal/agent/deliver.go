@@ -35,11 +35,11 @@ var (
 )
 
 // HasVMM implements deliver.Guests.
-func (g guests) HasVMM(id string) bool { return g.a.liveOf(id) != nil }
+func (g guests) HasVMM(id string) bool { return g.a.live.Of(id) != nil }
 
 // Ask implements deliver.Guests.
 func (g guests) Ask(ctx context.Context, id string, req guestproto.Request) (guestproto.Response, error) {
-	return g.a.ask(ctx, id, req)
+	return g.a.live.Ask(ctx, id, req)
 }
 
 // Told implements deliver.Guests.

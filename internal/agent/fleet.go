@@ -36,7 +36,9 @@ type images struct {
 var _ fleet.Images = images{}
 
 // Bootable implements fleet.Images.
-func (i images) Bootable(ctx context.Context, of mvm.Instance) error { return i.a.bootable(ctx, of) }
+func (i images) Bootable(ctx context.Context, of mvm.Instance) error {
+	return i.a.live.Bootable(ctx, of)
+}
 
 // networks are the host's, as the fleet asks for them.
 type networks struct {

@@ -20,7 +20,7 @@ func (o *operation) gate(ctx context.Context, reason string) error {
 	}
 	sent := time.Now()
 	cfg.UnixNanos = sent.UnixNano()
-	resp, err := o.a.ask(ctx, o.inst.ID, guestproto.Request{Configure: &cfg})
+	resp, err := o.a.live.Ask(ctx, o.inst.ID, guestproto.Request{Configure: &cfg})
 	if err != nil {
 		return err
 	}

@@ -4,28 +4,16 @@ import (
 	"context"
 
 	"mvm"
-	"mvm/internal/driver"
 	"mvm/internal/fleet"
 	"mvm/internal/health"
 )
-
-// stalled says why the instance's VM stands still though nobody paused it; "" where it
-// does not.
-func (a *Agent) stalled(id string) string {
-	if l := a.liveOf(id); l != nil {
-		if s, ok := l.vmm.(driver.Staller); ok {
-			return s.Stalled()
-		}
-	}
-	return ""
-}
 
 // Observe implements fleet.Watch: it adds to a record what is known of the instance beside it.
 func (w watched) Observe(i *mvm.Instance) {
 	i.Idle = w.a.idle.Status(*i)
 	i.Health = w.a.health.Of(*i)
 	if i.State == mvm.StateRunning {
-		i.Stalled = w.a.stalled(i.ID)
+		i.Stalled = w.a.live.Stalled(i.ID)
 	}
 }
 

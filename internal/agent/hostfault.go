@@ -60,41 +60,6 @@ func (f *wakeFaults) check(id string) error {
 	return mvm.Errorf(mvm.KindOf(last.err), "%w; tried again in %s", last.err, max(left.Round(time.Second), time.Second))
 }
 
-// silentTries is how often a VMM that does not answer is asked before it is ended. A host
-// may be slow, and each try takes seconds.
-const silentTries = 3
-
-// silentVMMs counts the tries to take up VMMs that did not answer, by instance.
-type silentVMMs struct {
-	mu sync.Mutex
-	by map[string]int
-}
-
-// keeps reports whether a VMM that could not be taken up is tried again: where the host
-// lacks something for as long as that lasts, where the VMM does not answer a few times.
-func (s *silentVMMs) keeps(id string, err error) bool {
-	if _, lacks := sys.Fault(err); lacks {
-		return true
-	}
-	if !mvm.IsKind(err, mvm.KindUnavailable) && !mvm.IsKind(err, mvm.KindTimeout) {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.by == nil {
-		s.by = map[string]int{}
-	}
-	s.by[id]++
-	return s.by[id] < silentTries
-}
-
-// ended forgets the tries.
-func (s *silentVMMs) ended(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.by, id)
-}
-
 // sleepsOn is the error of a wake that failed for a fault of the host: the instance
 // sleeps on with its snapshot, and the error says what to do.
 func (o *operation) sleepsOn(why error) error {

@@ -20,11 +20,10 @@ var (
 
 // VMMs implements idle.Instances.
 func (r resting) VMMs() map[string]idle.VMM {
-	r.a.mu.Lock()
-	defer r.a.mu.Unlock()
-	out := make(map[string]idle.VMM, len(r.a.live))
-	for id, l := range r.a.live {
-		out[id] = l.vmm
+	all := r.a.live.All()
+	out := make(map[string]idle.VMM, len(all))
+	for id, v := range all {
+		out[id] = v
 	}
 	return out
 }

@@ -23,7 +23,7 @@ var (
 )
 
 // Lives implements ingress.Instances.
-func (r reached) Lives(id string) bool { return r.a.liveOf(id).runs() }
+func (r reached) Lives(id string) bool { return r.a.live.Of(id).Runs() }
 
 // HalfDone implements ingress.Instances.
 func (r reached) HalfDone(id string) bool { return r.a.halfDone.Has(id) }
@@ -32,7 +32,7 @@ func (r reached) HalfDone(id string) bool { return r.a.halfDone.Has(id) }
 func (r reached) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.health.GaveUp(i) }
 
 // Stalled implements ingress.Instances.
-func (r reached) Stalled(id string) string { return r.a.stalled(id) }
+func (r reached) Stalled(id string) string { return r.a.live.Stalled(id) }
 
 // Reported implements ingress.Instances.
 func (r reached) Reported(i mvm.Instance, st guestproto.Status) {

@@ -42,15 +42,15 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 			return s, err
 		}
 	}
-	l := a.liveOf(i.ID)
+	l := a.live.Of(i.ID)
 	if l == nil {
 		return s, nil
 	}
-	v, err := l.vmm.Stats(ctx)
+	v, err := l.Driver().Stats(ctx)
 	if err != nil {
 		return s, mvm.Errorf(mvm.KindOf(err), "measure %s: %w", i.ID, err)
 	}
-	s.PID, s.CPU, s.RSSBytes, s.RxBytes, s.TxBytes = l.vmm.PID(), v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes
+	s.PID, s.CPU, s.RSSBytes, s.RxBytes, s.TxBytes = l.Driver().PID(), v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes
 	return s, nil
 }
 

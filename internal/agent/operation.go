@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/live"
 	"mvm/internal/store"
 )
 
@@ -50,7 +51,7 @@ type operation struct {
 	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
 	died    bool          // the VMM that it began with ended by itself, before or meanwhile
-	had     *live         // the VMM that it began with
+	had     *live.VMM     // the VMM that it began with
 
 	unwanted bool // a stop that nobody wants to last
 	parked   bool // the instance was, before its sleep was committed
@@ -92,7 +93,7 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 }
 
 func (a *Agent) newOperation(j *job, id string) (*operation, error) {
-	o := &operation{a: a, job: j, kind: j.req.op, began: time.Now(), had: a.liveOf(id)}
+	o := &operation{a: a, job: j, kind: j.req.op, began: time.Now(), had: a.live.Of(id)}
 	err := a.store.View(func(tx *store.Tx) (err error) {
 		if o.inst, err = tx.Instance(id); err != nil {
 			return err
@@ -122,7 +123,7 @@ func (a *Agent) newOperation(j *job, id string) (*operation, error) {
 
 // dispatch walks the instance from its state to where the operation leads.
 func (o *operation) dispatch(ctx context.Context) error {
-	if l := o.job.req.ended; l != nil && o.a.liveOf(o.inst.ID) != l {
+	if l := o.job.req.ended; l != nil && o.a.live.Of(o.inst.ID) != l {
 		return nil
 	}
 	if err := o.repair(ctx); err != nil {
@@ -170,12 +171,12 @@ type lostError struct{ error }
 func (e lostError) Unwrap() error { return e.error }
 
 // lost reports that the instance has no VMM that runs.
-func (o *operation) lost() bool { return !o.a.liveOf(o.inst.ID).runs() }
+func (o *operation) lost() bool { return !o.a.live.Of(o.inst.ID).Runs() }
 
 func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {
 	case mvm.StateRunning:
-		if why := o.a.stalled(o.inst.ID); why != "" {
+		if why := o.a.live.Stalled(o.inst.ID); why != "" {
 			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, mvm.HostFault(errors.New(why)))
 		}
 		// Where it was ready once, requests get what its other services answer.
@@ -264,7 +265,7 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.job.ctx), undoTimeout)
 	defer cancel()
 	o.failure = err
-	o.died = o.died || o.had.died()
+	o.died = o.died || o.had.Died()
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := steps[i]
 		if s.undo == nil {

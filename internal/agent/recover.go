@@ -7,10 +7,8 @@ import (
 
 	"mvm"
 	"mvm/internal/display"
-	"mvm/internal/driver"
 	"mvm/internal/repair"
 	"mvm/internal/store"
-	"mvm/internal/sys"
 	"mvm/internal/wait"
 )
 
@@ -37,7 +35,7 @@ func (a *Agent) recover(ctx context.Context) error {
 	if err := a.sweep(ctx, instances); err != nil {
 		return err
 	}
-	a.survey(ctx, instances)
+	a.live.Survey(ctx, instances)
 	wait.Each(instances, recoverers, func(i mvm.Instance) {
 		err := foreign[i.ID]
 		if err == nil {
@@ -50,7 +48,7 @@ func (a *Agent) recover(ctx context.Context) error {
 			a.notRecovered(i, err)
 		}
 	})
-	a.absent.Clear()
+	a.live.Surveyed()
 	if ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindCanceled, "recover instances: %w", context.Cause(ctx))
 	}
@@ -60,21 +58,6 @@ func (a *Agent) recover(ctx context.Context) error {
 // recoverers bounds the instances that are taken up at the same time: a VMM that does not
 // answer holds one of them up for seconds.
 const recoverers = 16
-
-// survey notes for which instances the driver has nothing on the host: most of those that
-// sleep. One look at the host spares each of them several.
-func (a *Agent) survey(ctx context.Context, instances []mvm.Instance) {
-	nothing, err := a.opt.Driver.Survey(ctx)
-	if err != nil { // then each is looked for by itself
-		a.log.Warn("survey VMMs", "error", err)
-		return
-	}
-	for _, i := range instances {
-		if nothing(a.baseSpec(i)) {
-			a.absent.Store(i.ID, true)
-		}
-	}
-}
 
 // sweep removes what carries our names and belongs to no instance: VMMs, network
 // devices, folders.
@@ -138,7 +121,7 @@ func (a *Agent) recoverInstance(ctx context.Context, i mvm.Instance) error {
 	if err := a.sweepSnapshots(i); err != nil {
 		return err
 	}
-	alive, paused, err := a.readopt(ctx, i)
+	alive, paused, err := a.live.TakeUp(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -173,7 +156,7 @@ func (a *Agent) recoverAs(ctx context.Context, i mvm.Instance, f repair.Found) e
 	case repair.OpenGate:
 		return a.redo(i, v.Then) // likewise: see finishWake
 	case repair.ReleaseWhole:
-		err := a.release(ctx, i)
+		err := a.live.Release(ctx, i)
 		if err == nil {
 			err = a.clearOp(i.ID, func(i *mvm.Instance) { i.Snapshot.Consumed = false })
 		}
@@ -227,57 +210,11 @@ func (a *Agent) sweepSnapshots(i mvm.Instance) error {
 	return a.folders.Snapshots(i).KeepOnly(own)
 }
 
-// readopt takes up the instance's VMM if one runs. That needs no image: a VMM runs
-// on where its image is lost. With an error the VMM is left as it is, to be taken up
-// later; one that does not answer however often it is asked is ended, for its guest
-// serves nobody.
-func (a *Agent) readopt(ctx context.Context, i mvm.Instance) (alive, paused bool, err error) {
-	if _, ok := a.absent.Load(i.ID); ok {
-		return false, false, nil
-	}
-	spec, err := a.spec(i)
-	if err != nil {
-		a.log.Warn("image of an instance is missing", "instance", i.ID, "error", err)
-		spec = a.baseSpec(i)
-	}
-	vmm, paused, err := a.recoverVMM(ctx, spec)
-	if mvm.IsKind(err, mvm.KindNotFound) {
-		return false, false, nil
-	}
-	if err != nil && a.silent.keeps(i.ID, err) {
-		return false, false, mvm.Errorf(mvm.KindUnavailable, "recover VMM: %w", err).WithFix("%s", sys.FaultFix(err))
-	}
-	a.silent.ended(i.ID)
-	if err != nil {
-		a.log.Error("vmm can't be taken up and is ended", "instance", i.ID, "error", err)
-		return false, false, a.opt.Driver.Destroy(ctx, a.baseSpec(i))
-	}
-	host, err := a.ingress.Listen(i)
-	if err != nil {
-		return false, false, errors.Join(err, vmm.Close())
-	}
-	a.adopt(i, vmm, host)
-	if !paused {
-		a.liveOf(i.ID).followLogs(logsDelay)
-	}
-	return true, paused, nil
-}
-
-func (a *Agent) recoverVMM(ctx context.Context, spec driver.Spec) (vmm driver.VMM, paused bool, err error) {
-	if vmm, err = a.opt.Driver.Recover(ctx, spec); err != nil {
-		return nil, false, err
-	}
-	if paused, err = vmm.Paused(ctx); err != nil {
-		return nil, false, errors.Join(err, vmm.Close())
-	}
-	return vmm, paused, nil
-}
-
 // giveUp ends what there is of a VMM, and then the intent of the record: until the VMM
 // is gone it counts. Of a sleeper that nothing was done to there is neither, and nothing
 // is written.
 func (a *Agent) giveUp(ctx context.Context, i mvm.Instance) error {
-	if err := a.release(ctx, i); err != nil || i.Op == nil {
+	if err := a.live.Release(ctx, i); err != nil || i.Op == nil {
 		return err
 	}
 	return a.clearOp(i.ID, nil)
@@ -286,7 +223,7 @@ func (a *Agent) giveUp(ctx context.Context, i mvm.Instance) error {
 // recoverLost: the record says that it holds memory, but its VMM is gone (the host
 // was restarted, or it was killed). It starts again from its disks.
 func (a *Agent) recoverLost(ctx context.Context, i mvm.Instance, then mvm.OpKind) error {
-	if err := a.release(ctx, i); err != nil {
+	if err := a.live.Release(ctx, i); err != nil {
 		return err
 	}
 	return errors.Join(a.recordLost(i), a.redo(i, then))

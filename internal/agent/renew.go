@@ -96,7 +96,7 @@ func (o *operation) outdated(ctx context.Context) string {
 	why := strings.Join(what, ", ")
 	err := o.a.store.View(func(tx *store.Tx) error { return o.a.admitRenewed(tx, o.inst, o.pool) })
 	if err == nil {
-		err = o.a.bootable(ctx, renewed(o.inst, o.pool))
+		err = o.a.live.Bootable(ctx, renewed(o.inst, o.pool))
 	}
 	if err != nil { // better as it was than not at all
 		o.log.Warn("instance wakes as it was", "though", why, "error", err)

@@ -87,8 +87,8 @@ func (o *operation) look(ctx context.Context, f *repair.Found) (adopted bool, er
 			f.Alive, f.Paused, err = o.takeUp(ctx)
 		}
 	case f.Cut.Rises() && f.State == mvm.StateSleeping && f.Consumed:
-		if o.a.liveOf(o.inst.ID) == nil {
-			if _, _, err := o.a.readopt(ctx, o.inst); err != nil {
+		if o.a.live.Of(o.inst.ID) == nil {
+			if _, _, err := o.a.live.TakeUp(ctx, o.inst); err != nil {
 				return false, err
 			}
 		}
@@ -141,10 +141,10 @@ func (o *operation) repairCreated(ctx context.Context) error {
 
 // takeUp takes up the instance's VMM that could not be taken up when the agent started.
 func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) {
-	if o.a.liveOf(o.inst.ID) != nil {
+	if o.a.live.Of(o.inst.ID) != nil {
 		return false, false, nil // it was, and has ended
 	}
-	alive, paused, err = o.a.readopt(ctx, o.inst)
+	alive, paused, err = o.a.live.TakeUp(ctx, o.inst)
 	if alive && o.inst.State == mvm.StateRunning {
 		o.a.deliver.Owe(o.inst.ID) // a change may have been stored and not delivered
 	}

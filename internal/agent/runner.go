@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/idle"
+	"mvm/internal/live"
 	"mvm/internal/store"
 	"mvm/internal/wait"
 )
@@ -55,7 +56,7 @@ type request struct {
 	snapshot string
 	// ended, for a stop that nobody asked for: the VMM that ended by itself. When the
 	// instance has another by the time, or none, there is nothing to do.
-	ended *live
+	ended *live.VMM
 	// opened, where given, is called once the instance runs and only its services are
 	// waited for.
 	opened func()
@@ -155,7 +156,7 @@ func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
 		return i, err == nil && i.State == mvm.StateRunning && (i.Ready || i.Problem != "") && i.Op == nil && !i.Parked
 	}
 	was, ok := serves()
-	if !ok || !a.undisturbed(id) || a.stalled(id) != "" {
+	if !ok || !a.undisturbed(id) || a.live.Stalled(id) != "" {
 		return mvm.Instance{}, false
 	}
 	if a.health.GaveUp(was) != nil && !(was.Ready && req.by.Kind.OnDemand()) { // who asks is told which service failed
@@ -170,7 +171,7 @@ func (a *Agent) runs(id string, req request) (mvm.Instance, bool) {
 func (a *Agent) undisturbed(id string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.runners[id] == nil && !a.closed && a.live[id].runs()
+	return a.runners[id] == nil && !a.closed && a.live.Of(id).Runs()
 }
 
 func (a *Agent) enqueue(id string, req request) (*job, error) {

@@ -6,21 +6,14 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/driver"
-	"mvm/internal/guestlog"
 	"mvm/internal/guestproto"
 	"mvm/internal/session"
 	"mvm/internal/sys"
 )
 
-const (
-	// logsDelay is how long a guest that wakes is left to its own work before its log is
-	// followed.
-	logsDelay = time.Second
-	// lastWords bounds how long what a guest said before its VMM ended is waited for. It is
-	// on the host by then.
-	lastWords = time.Second
-)
+// logsDelay is how long a guest that wakes is left to its own work before its log is
+// followed.
+const logsDelay = time.Second
 
 // looked is what sessions ask of the agent.
 type looked struct{ guests }
@@ -34,19 +27,19 @@ func (l looked) Instance(ctx context.Context, at mvm.Address) (mvm.Instance, err
 
 // VMM implements session.Guests.
 func (l looked) VMM(id string) session.VMM {
-	if v := l.a.liveOf(id); v != nil {
-		return v.vmm
+	if v := l.a.live.Of(id); v != nil {
+		return v.Driver()
 	}
 	return nil
 }
 
 // Dial implements session.Guests.
 func (l looked) Dial(ctx context.Context, id string) (net.Conn, error) {
-	return l.a.dialGuest(ctx, id, guestproto.GuestPort)
+	return l.a.live.Dial(ctx, id, guestproto.GuestPort)
 }
 
 // Stalled implements session.Guests.
-func (l looked) Stalled(id string) string { return l.a.stalled(id) }
+func (l looked) Stalled(id string) string { return l.a.live.Stalled(id) }
 
 // Status implements session.Guests.
 func (l looked) Status(ctx context.Context, i mvm.Instance) (guestproto.Status, error) {
@@ -62,29 +55,7 @@ func (l looked) InFolder(id, what string, fn func(*sys.Folder) error) error {
 }
 
 // FlushLog implements session.Guests.
-func (l looked) FlushLog(id string) {
-	if v := l.a.liveOf(id); v != nil {
-		v.logs.Flush()
-	}
-}
-
-// collectLogs makes what keeps the log of the guest.
-func (a *Agent) collectLogs(i mvm.Instance, vmm driver.VMM) *guestlog.Collector {
-	if !a.opt.KeepLogs {
-		return nil
-	}
-	return guestlog.Start(guestlog.Options{Boot: i.DiskGeneration,
-		Dial: func(ctx context.Context) (net.Conn, error) { return vmm.Dial(ctx, guestproto.GuestPort) },
-		In:   func(fn func(*sys.Folder) error) error { return a.folders.In(i.ID, "keep log", fn) },
-		Log:  a.log.With("tenant", i.Tenant, "pool", i.Pool, "instance", i.ID)})
-}
-
-// followLogs has the log of a guest that answers followed after the delay.
-func (l *live) followLogs(delay time.Duration) {
-	if l != nil {
-		l.logs.Follow(delay)
-	}
-}
+func (l looked) FlushLog(id string) { l.a.live.Of(id).FlushLog() }
 
 // followLogs has the log of a guest that was let in followed: at once where it has booted,
 // and later where it woke, for then there are requests to be answered first.
@@ -93,7 +64,7 @@ func (o *operation) followLogs() {
 	if o.bootWay == "cold" {
 		delay = 0
 	}
-	o.a.liveOf(o.inst.ID).followLogs(delay)
+	o.a.live.Of(o.inst.ID).Follow(delay)
 }
 
 // Exec implements api.Service.

@@ -22,7 +22,7 @@ const drainPoll = 50 * time.Millisecond
 // vCPUs run. A wake that arrives before commit cancels the sleep; the instance
 // goes on as if nothing was.
 func (o *operation) sleep(ctx context.Context) error {
-	o.a.liveOf(o.inst.ID).followLogs(0)
+	o.a.live.Of(o.inst.ID).Follow(0)
 	id, err := o.a.fleet.NewID("s-", func(id string) (bool, error) { return o.inst.HasSnapshot(id), nil })
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 // the right clock, or is warm. It undoes a sleep or a pause. Where that can't be had the intent
 // stays in the record, with the reason: see repair.go.
 func (o *operation) conform(ctx context.Context) error {
-	if o.a.liveOf(o.inst.ID) == nil {
+	if o.a.live.Of(o.inst.ID) == nil {
 		return o.forget(ctx)
 	}
 	var err error
@@ -147,7 +147,7 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 	}
 	ctx2, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.a.opt.Timeouts.Call)
 	defer cancel()
-	resp, err := o.a.ask(ctx2, o.inst.ID, guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}})
+	resp, err := o.a.live.Ask(ctx2, o.inst.ID, guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}})
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -163,8 +163,8 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 }
 
 func (o *operation) vmm() (driver.VMM, error) {
-	if l := o.a.liveOf(o.inst.ID); l != nil {
-		return l.vmm, nil
+	if l := o.a.live.Of(o.inst.ID); l != nil {
+		return l.Driver(), nil
 	}
 	return nil, mvm.Errorf(mvm.KindState, "%s has no VMM", o.inst.ID)
 }
@@ -264,7 +264,7 @@ func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {
 
 // warm pauses the vCPUs: running -> warm.
 func (o *operation) warm(ctx context.Context) error {
-	o.a.liveOf(o.inst.ID).followLogs(0)
+	o.a.live.Of(o.inst.ID).Follow(0)
 	err := o.run(ctx, mvm.OpWarm, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, o.admitWarm) }, undo: o.conform},
 		{name: "fence", do: o.fence},

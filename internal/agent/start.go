@@ -180,7 +180,7 @@ func (o *operation) startVMM(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = o.a.launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+	err = o.a.live.Launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
 	if err == nil {
 		o.booted = true
 		o.startedVMM(ctx)
@@ -188,21 +188,21 @@ func (o *operation) startVMM(ctx context.Context) error {
 	return err
 }
 
-func (o *operation) releaseVMM(ctx context.Context) error { return o.a.release(ctx, o.inst) }
+func (o *operation) releaseVMM(ctx context.Context) error { return o.a.live.Release(ctx, o.inst) }
 
 // bootGate waits until the guest agent of a booting guest answers, and configures it.
 func (o *operation) bootGate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Boot)
 	defer cancel()
-	l := o.a.liveOf(o.inst.ID)
+	l := o.a.live.Of(o.inst.ID)
 	for {
 		err := o.tryBootGate(ctx)
 		if err == nil {
 			return nil
 		}
-		switch wait.For(ctx, l.vmm.Done(), bootPoll) {
+		switch wait.For(ctx, l.Driver().Done(), bootPoll) {
 		case wait.Gone:
-			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.vmm.Exit()), display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
+			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.Driver().Exit()), display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
 		case wait.Canceled:
 			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
@@ -257,8 +257,8 @@ func (o *operation) waitReady(ctx context.Context) error {
 // endedError ends the wait for services whose machine is gone.
 func (o *operation) endedError() error {
 	how := "its VMM ended"
-	if l := o.a.liveOf(o.inst.ID); l != nil {
-		how = howEnded(l.vmm.Exit())
+	if l := o.a.live.Of(o.inst.ID); l != nil {
+		how = howEnded(l.Driver().Exit())
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: %s%s", o.inst.ID, how, display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
 		WithFix("see `mvm logs --console %s`", o.inst.ID)
@@ -288,8 +288,8 @@ func (o *operation) notReadyError(ctx context.Context, last string) error {
 
 // vmmGone is closed when the instance has no VMM any more.
 func (o *operation) vmmGone() <-chan struct{} {
-	if l := o.a.liveOf(o.inst.ID); l != nil {
-		return l.vmm.Done()
+	if l := o.a.live.Of(o.inst.ID); l != nil {
+		return l.Driver().Done()
 	}
 	gone := make(chan struct{})
 	close(gone)

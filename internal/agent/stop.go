@@ -15,7 +15,7 @@ import (
 // its memory held; its disks were synced before it slept.
 func (o *operation) stop(ctx context.Context) error {
 	problem, asker, died := o.vmmProblem(), o.stopAsker(), o.inst.State.HoldsMemory() && o.lost()
-	o.a.liveOf(o.inst.ID).followLogs(0)
+	o.a.live.Of(o.inst.ID).Follow(0)
 	err := o.run(ctx, mvm.OpStop, []step{
 		{name: "intent", do: o.intendStop},
 		{name: "fence", do: o.fenceForStop},
@@ -60,7 +60,7 @@ func (o *operation) restart(ctx context.Context) error {
 	}
 	if o.inst.State.HoldsMemory() || o.inst.State == mvm.StateSleeping {
 		if o.inst.Op == nil || o.inst.Op.Kind != mvm.OpRestart {
-			if err := o.a.bootable(ctx, renewed(o.inst, o.pool)); err != nil {
+			if err := o.a.live.Bootable(ctx, renewed(o.inst, o.pool)); err != nil {
 				return mvm.Errorf(mvm.KindOf(err), "restart %s: it did not start again: %w", o.inst.ID, err)
 			}
 		}
@@ -108,13 +108,13 @@ func (o *operation) afterCrash(err error) error {
 
 // vmmProblem says how the VMM ended when nobody asked for it.
 func (o *operation) vmmProblem() string {
-	l := o.a.liveOf(o.inst.ID)
+	l := o.a.live.Of(o.inst.ID)
 	if l == nil {
 		return ""
 	}
 	select {
-	case <-l.vmm.Done():
-		return howEnded(l.vmm.Exit())
+	case <-l.Driver().Done():
+		return howEnded(l.Driver().Exit())
 	default:
 	}
 	return ""
@@ -137,18 +137,18 @@ func (o *operation) fenceOnce(ctx context.Context) error {
 // shutdownGuest asks the guest to power off and waits, at most the pool's grace. A
 // guest that does not is killed by the step after it.
 func (o *operation) shutdownGuest(ctx context.Context) error {
-	l := o.a.liveOf(o.inst.ID)
+	l := o.a.live.Of(o.inst.ID)
 	if l == nil || o.job.req.force {
 		return nil
 	}
 	select {
-	case <-l.vmm.Done():
+	case <-l.Driver().Done():
 		return nil
 	default:
 	}
-	l.expect()
+	l.Expect()
 	if o.inst.State == mvm.StateWarm {
-		if err := l.vmm.Resume(ctx); err != nil {
+		if err := l.Driver().Resume(ctx); err != nil {
 			o.log.Warn("resume for shutdown", "error", err)
 			return nil
 		}
@@ -158,14 +158,14 @@ func (o *operation) shutdownGuest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	req := guestproto.Request{Shutdown: &guestproto.Shutdown{GraceSecs: max(1, int(grace.Seconds())/2)}}
-	if _, err := o.a.ask(ctx, o.inst.ID, req); err != nil {
+	if _, err := o.a.live.Ask(ctx, o.inst.ID, req); err != nil {
 		o.log.Info("guest does not answer a shutdown", "error", err)
-		if err := l.vmm.Powerdown(ctx); err != nil {
+		if err := l.Driver().Powerdown(ctx); err != nil {
 			o.log.Info("power button", "error", err)
 		}
 	}
 	select {
-	case <-l.vmm.Done():
+	case <-l.Driver().Done():
 	case <-ctx.Done():
 		o.log.Warn("guest did not power off in time", "grace", grace)
 	}

@@ -45,7 +45,7 @@ func (o *operation) askSuspend(ctx context.Context) error {
 	}
 	call, cancel := context.WithTimeout(ctx, o.drainTimeout()+2*o.a.opt.Timeouts.Call)
 	defer cancel()
-	resp, err := o.a.ask(call, o.inst.ID, guestproto.Request{Suspend: &guestproto.Suspend{DrainTimeoutSecs: secs}})
+	resp, err := o.a.live.Ask(call, o.inst.ID, guestproto.Request{Suspend: &guestproto.Suspend{DrainTimeoutSecs: secs}})
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -115,7 +115,7 @@ func (o *operation) settleGuest(ctx context.Context) error {
 func (a *Agent) askSettle(ctx context.Context, id string, wait time.Duration) (untold string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	resp, err := a.ask(ctx, id, guestproto.Request{Settle: true})
+	resp, err := a.live.Ask(ctx, id, guestproto.Request{Settle: true})
 	switch {
 	case err != nil:
 		return "", err

@@ -36,14 +36,14 @@ func (a *Agent) usage(ctx context.Context, i mvm.Instance) mvm.InstanceUsage {
 	u := mvm.InstanceUsage{ID: i.ID, Tenant: i.Tenant, Pool: i.Pool, Key: i.Key, State: i.State, VCPUs: i.Res.VCPUs, MemMiB: i.Res.MemMiB}
 	use := a.ingress.Use(i.ID)
 	u.Connections = use.Open
-	l := a.liveOf(i.ID)
+	l := a.live.Of(i.ID)
 	if l == nil {
 		u.Measured, u.Error = time.Now(), "it has no VMM at the moment"
 		return u
 	}
 	ctx, cancel := context.WithTimeout(ctx, usageWait)
 	defer cancel()
-	v, err := l.vmm.Stats(ctx)
+	v, err := l.Driver().Stats(ctx)
 	u.Measured = time.Now()
 	if err != nil {
 		u.Error = display.Clip(err.Error())

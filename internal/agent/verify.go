@@ -52,7 +52,7 @@ func (p probed) Running(ctx context.Context) (network.Config, error) {
 	}
 	running := map[string]bool{}
 	for _, i := range instances {
-		running[i.ID] = i.State == mvm.StateRunning && p.a.liveOf(i.ID) != nil
+		running[i.ID] = i.State == mvm.StateRunning && p.a.live.Of(i.ID) != nil
 	}
 	for n := range all.Tenants {
 		var keep []network.Instance

@@ -51,7 +51,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := o.a.bootable(ctx, o.inst); err != nil {
+	if err := o.a.live.Bootable(ctx, o.inst); err != nil {
 		return errors.Join(err, why)
 	}
 	o.reason = "snapshot not used: " + display.Clip(why.Error())
@@ -102,7 +102,7 @@ func (o *operation) restore(ctx context.Context) error {
 
 func (o *operation) restoreVMM(ctx context.Context) error {
 	files := o.a.folders.Snapshots(o.inst).Of(o.inst.Snapshot.ID)
-	return o.a.launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
+	return o.a.live.Launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.a.opt.Driver.Restore(ctx, s, files)
 	})

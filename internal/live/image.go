@@ -1,4 +1,4 @@
-package agent
+package live
 
 import (
 	"context"
@@ -13,16 +13,16 @@ import (
 )
 
 // spec is the whole Spec of an instance, without its TAP and its open files.
-func (a *Agent) spec(i mvm.Instance) (driver.Spec, error) {
-	img, err := a.opt.Images.Get(i.Image)
+func (v *VMMs) spec(i mvm.Instance) (driver.Spec, error) {
+	img, err := v.opt.Images.Get(i.Image)
 	if err != nil {
 		return driver.Spec{}, imageError(i, err)
 	}
-	return a.specOf(i, img), nil
+	return v.specOf(i, img), nil
 }
 
-func (a *Agent) specOf(i mvm.Instance, img image.Image) driver.Spec {
-	s := a.baseSpec(i)
+func (v *VMMs) specOf(i mvm.Instance, img image.Image) driver.Spec {
+	s := v.baseSpec(i)
 	s.Kernel, s.Initrd, s.Cmdline = img.Path(img.Kernel), img.Path(img.Initrd), img.Cmdline
 	if img.RootFS != nil {
 		s.Disks = append(s.Disks, driver.Disk{Path: img.Path(*img.RootFS), Serial: "mvm-root", ReadOnly: true})
@@ -35,15 +35,15 @@ func (a *Agent) specOf(i mvm.Instance, img image.Image) driver.Spec {
 
 // openSpec is spec with the files of the image opened and checked: those that a VMM which
 // boots reads, or its root disk alone. The caller closes them.
-func (a *Agent) openSpec(ctx context.Context, i mvm.Instance, boots bool) (s driver.Spec, err error) {
-	img, err := a.opt.Images.Get(i.Image)
+func (v *VMMs) openSpec(ctx context.Context, i mvm.Instance, boots bool) (s driver.Spec, err error) {
+	img, err := v.opt.Images.Get(i.Image)
 	if err != nil {
 		return s, imageError(i, err)
 	}
-	s = a.specOf(i, img)
+	s = v.specOf(i, img)
 	s.Opened = map[string]*os.File{}
 	for _, f := range bootFiles(img, boots) {
-		opened, err := a.opt.Images.Open(ctx, img, f)
+		opened, err := v.opt.Images.Open(ctx, img, f)
 		if err != nil {
 			closeOpened(s)
 			return s, imageError(i, err)
@@ -74,10 +74,10 @@ func closeOpened(s driver.Spec) {
 	}
 }
 
-// bootable says why the instance can't boot from its image, so that nothing is given up
+// Bootable says why the instance can't boot from its image, so that nothing is given up
 // for a boot that must fail.
-func (a *Agent) bootable(ctx context.Context, i mvm.Instance) error {
-	s, err := a.openSpec(ctx, i, true)
+func (v *VMMs) Bootable(ctx context.Context, i mvm.Instance) error {
+	s, err := v.openSpec(ctx, i, true)
 	closeOpened(s)
 	return err
 }
