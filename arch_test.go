@@ -78,7 +78,7 @@ var rules = map[string]rule{
 	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/driver/vmproc internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
-	"internal/driver/qemu/spawn": {"internal/driver/vmproc internal/sys", "what needs root to start QEMU, with nothing that a guest or a folder of others can reach", "internal/testenv"},
+	"internal/driver/qemu/spawn": {"internal/driver/vmproc internal/strictjson internal/sys", "what needs root to start QEMU, with nothing that a guest or a folder of others can reach", "internal/testenv"},
 	"internal/driver/vmproc":     {"internal/sys", "processes of VMMs, whatever VMM they are: it knows no driver", ""},
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
 
@@ -90,7 +90,7 @@ var rules = map[string]rule{
 	"internal/network/linuxnet":    {"internal/network internal/undo", "the kernel's side of the contract", "internal/hostd internal/hostd/hostdtest internal/network/networktest"},
 
 	"internal/owner":           {"internal/sys", "whose a host's shared things are; it knows nothing of what they are for", "internal/testenv"},
-	"internal/hostd":           {"internal/driver/qemu/spawn internal/driver/vmproc internal/network internal/strictjson internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
+	"internal/hostd":           {"internal/driver/vmproc internal/network internal/strictjson internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/driver/qemu/spawn internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
 	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/driver/vmproc internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 
 	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/strictjson internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", ""},

@@ -68,7 +68,7 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 		return mvm.Errorf(mvm.KindOf(err), "open network: %w", err)
 	}
 	defer closing(&err, n.Close)
-	s, err := hostd.NewServer(hostd.Options{UID: uid, Bounds: bounds, Mark: mark, VMMs: vmms, Network: n, Log: log})
+	s, err := hostd.NewServer(hostd.Options{UID: uid, Bounds: bounds, Mark: mark, VMMs: map[string]vmproc.Launcher{spawn.Kind: spawn.Launcher(vmms)}, Network: n, Log: log})
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (
 		return parts{}, err
 	}
 	client := hostd.NewClient(o.Hostd.Socket).For(hostd.Scope{Mark: own.Mark, RunRoot: bounds.RunRoot, ProbeRoot: bounds.ProbeRoot, FirstUID: bounds.FirstUID})
-	d, err := newQEMU(o, client.VMMs(), log)
+	d, err := newQEMU(o, spawn.Over(client.VMMs(spawn.Kind)), log)
 	if err != nil {
 		return parts{}, err
 	}

@@ -3,7 +3,6 @@ package hostd_test
 import (
 	"bytes"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"testing"
 
 	"mvm"
+	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/network"
@@ -80,7 +80,7 @@ func TestAnswersThatLackSomething(t *testing.T) {
 		body.Store(&answer)
 		for name, err := range map[string]error{
 			"tap":  second(c.Network().OpenTAP(t.Context(), "acme", n.ID, uid)),
-			"find": second(c.VMMs().Find(t.Context(), n, vmproc.Hint{})),
+			"find": second(spawn.Over(c.VMMs(spawn.Kind)).Find(t.Context(), n, vmproc.Hint{})),
 		} {
 			if err == nil || !mvm.IsKind(err, mvm.KindUnavailable) && !mvm.IsKind(err, mvm.KindInvalid) {
 				t.Errorf("%s, answered with %s: %v", name, what, err)
@@ -89,7 +89,7 @@ func TestAnswersThatLackSomething(t *testing.T) {
 		if what == "no file" {
 			continue // of those that have none
 		}
-		for name, err := range map[string]error{"hello": c.Hello(t.Context()), "list": second(c.VMMs().List(t.Context(), "/run/mvm/i")), "leave": c.VMMs().Leave(t.Context(), n, "", nil)} {
+		for name, err := range map[string]error{"hello": c.Hello(t.Context()), "list": second(spawn.Over(c.VMMs(spawn.Kind)).List(t.Context(), "/run/mvm/i")), "leave": spawn.Over(c.VMMs(spawn.Kind)).Leave(t.Context(), n, "", nil)} {
 			if err == nil {
 				t.Errorf("%s, answered with %s: no error", name, what)
 			}
@@ -117,36 +117,6 @@ func TestClosedNetwork(t *testing.T) {
 	}
 	if k := asked.Load(); k > 0 {
 		t.Errorf("it asked %d times", k)
-	}
-}
-
-// A boot hands over more files than a wake; each gets to the place that is its own.
-func TestFilesArriveInTheirPlaces(t *testing.T) {
-	w := newWorld(t)
-	for _, c := range []struct{ kernel, initrd, tap bool }{{}, {kernel: true}, {kernel: true, initrd: true}, {tap: true}, {true, true, true}} {
-		l := w.launch("i-00000008")
-		names := map[string]**os.File{"lock": &l.Files.Lock, "log": &l.Files.Log, "memory": &l.Files.Memory, "data": &l.Files.Disks[0]}
-		for name, place := range map[string]**os.File{"kernel": &l.Files.Kernel, "initrd": &l.Files.Initrd, "tap": &l.Files.TAP} {
-			if name == "kernel" && c.kernel || name == "initrd" && c.initrd || name == "tap" && c.tap {
-				*place = w.file(l.ID, name, os.O_RDWR)
-				names[name] = place
-			}
-		}
-		got, err := hostd.Taken(l)
-		must(t, err)
-		places := map[string]*os.File{"lock": got.Lock, "log": got.Log, "memory": got.Memory, "kernel": got.Kernel, "initrd": got.Initrd, "tap": got.TAP}
-		if len(got.Disks) == 1 {
-			places["data"] = got.Disks[0]
-		}
-		for name, f := range places {
-			want := names[name]
-			if want == nil && f != nil || want != nil && f != *want {
-				t.Errorf("with %+v: %s is %v", c, name, f)
-			}
-		}
-		if got.QMP != l.Files.QMP || got.Console != l.Files.Console || got.Channel != l.Files.Channel {
-			t.Errorf("with %+v the sockets are mixed up", c)
-		}
 	}
 }
 

@@ -20,7 +20,7 @@ func TestProcessOfAVMMIsBounded(t *testing.T) {
 	l := w.launch("i-00000006")
 	l.MemMiB = 16
 	must(t, l.Files.Disks[0].Truncate(48<<20)) // larger than its memory
-	p, _, err := w.client.VMMs().Launch(t.Context(), l)
+	p, _, err := w.vmms().Launch(t.Context(), l)
 	must(t, err)
 	defer p.Close()
 	pid, _ := p.ID()
@@ -63,7 +63,7 @@ func TestProcessOfAVMMIsBounded(t *testing.T) {
 		}
 	}
 	must(t, p.Kill(t.Context()))
-	must(t, w.client.VMMs().Leave(t.Context(), l.Name, l.Cgroup, nil))
+	must(t, w.vmms().Leave(t.Context(), l.Name, l.Cgroup, nil))
 }
 
 // mayLimit reports whether this process may limit those of other users.

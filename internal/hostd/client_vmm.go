@@ -7,37 +7,38 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
-var _ spawn.Host = (*VMMs)(nil)
+var _ vmproc.Launcher = (*VMMs)(nil)
 
-// VMMs is the spawn.Host of a process without rights.
-type VMMs struct{ c *Client }
+// VMMs is the launcher of a process without rights, for one kind of VMM.
+type VMMs struct {
+	c    *Client
+	kind vmmKind
+}
 
-// VMMs returns the part of the Client that VMMs need.
-func (c *Client) VMMs() *VMMs { return &VMMs{c} }
+// VMMs returns the part of the Client that VMMs of the kind need.
+func (c *Client) VMMs(kind string) *VMMs {
+	if kind == firstKind {
+		kind = "" // as a server of an older mvm understands it
+	}
+	return &VMMs{c, vmmKind{kind}}
+}
 
 // launchTimeout bounds a Launch, which takes some milliseconds.
 const launchTimeout = 20 * time.Second
 
-// Launch is described at spawn.Host. It is not given up half-way: then nobody would
-// know whether there is a VMM.
-func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (vmproc.Process, []string, error) {
-	r, files := put(l)
-	for _, f := range files {
-		if f == nil {
-			return nil, nil, mvm.Errorf(mvm.KindInvalid, "start the VMM of %s: a file is missing", l.ID)
-		}
-	}
+// Launch is described at vmproc.Launcher. It is not given up half-way: then nobody would
+// know whether there is a VMM. The server takes this process for the owner of the files.
+func (h *VMMs) Launch(ctx context.Context, l vmproc.Launch) (vmproc.Process, []string, error) {
 	if ctx.Err() != nil {
 		return nil, nil, mvm.Errorf(mvm.KindCanceled, "start the VMM of %s: %w", l.ID, context.Cause(ctx))
 	}
 	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), launchTimeout)
 	defer cancel()
-	a, got, err := call[processAnswer](lctx, h.c, opLaunch, r, files)
+	a, got, err := call[processAnswer](lctx, h.c, opStart, launchRequest{h.kind, l}, l.Files)
 	if err == nil {
 		var p vmproc.Process
 		if p, err = h.hold(l.Name, l.UID, a, got); err == nil {
@@ -51,7 +52,7 @@ func (h *VMMs) Launch(ctx context.Context, l spawn.Launch) (vmproc.Process, []st
 }
 
 // giveUp ends the VMM of a Launch whose answer did not come.
-func (h *VMMs) giveUp(ctx context.Context, l spawn.Launch) {
+func (h *VMMs) giveUp(ctx context.Context, l vmproc.Launch) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	p, err := h.Find(ctx, l.Name, vmproc.Hint{})
@@ -78,30 +79,30 @@ func (h *VMMs) hold(n vmproc.Name, uid int, a processAnswer, files []*os.File) (
 	return &process{Process: p, h: h, name: n, uid: uid}, nil
 }
 
-// Find is described at spawn.Host.
+// Find is described at vmproc.Host.
 func (h *VMMs) Find(ctx context.Context, n vmproc.Name, hint vmproc.Hint) (vmproc.Process, error) {
-	a, got, err := call[processAnswer](ctx, h.c, opFind, vmmRequest{n, hint}, nil)
+	a, got, err := call[processAnswer](ctx, h.c, opFind, vmmRequest{h.kind, n, hint}, nil)
 	if err != nil {
 		return nil, err
 	}
 	return h.hold(n, hint.UID, a, got)
 }
 
-// List is described at spawn.Host.
+// List is described at vmproc.Host.
 func (h *VMMs) List(ctx context.Context, root string) ([]vmproc.Name, error) {
-	a, _, err := call[listAnswer](ctx, h.c, opList, listRequest{root}, nil)
+	a, _, err := call[listAnswer](ctx, h.c, opList, listRequest{h.kind, root}, nil)
 	return a.Names, err
 }
 
-// Survey is described at spawn.Host.
+// Survey is described at vmproc.Host.
 func (h *VMMs) Survey(ctx context.Context) (vmproc.Survey, error) {
-	s, _, err := call[vmproc.Survey](ctx, h.c, opSurvey, none{}, nil)
+	s, _, err := call[vmproc.Survey](ctx, h.c, opSurvey, surveyRequest{h.kind}, nil)
 	return s, err
 }
 
-// Leave is described at spawn.Host. The server knows the cgroups itself.
+// Leave is described at vmproc.Host. The server knows the cgroups itself.
 func (h *VMMs) Leave(ctx context.Context, n vmproc.Name, cgroup string, _ []string) error {
-	_, _, err := call[none](ctx, h.c, opLeave, leaveRequest{n, cgroup}, nil)
+	_, _, err := call[none](ctx, h.c, opLeave, leaveRequest{h.kind, n, cgroup}, nil)
 	return err
 }
 
@@ -117,7 +118,7 @@ type process struct {
 func (p *process) ID() (int, uint64) { return p.PID, p.Start }
 
 func (p *process) request() vmmRequest {
-	return vmmRequest{p.name, vmproc.Hint{PID: p.PID, Start: p.Start, UID: p.uid}}
+	return vmmRequest{p.h.kind, p.name, vmproc.Hint{PID: p.PID, Start: p.Start, UID: p.uid}}
 }
 
 func (p *process) Kill(ctx context.Context) error {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"net"
 
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 )
 
 // What tests need of the protocol.
@@ -16,6 +16,7 @@ const (
 	OpHello     = byte(opHello)
 	OpApply     = byte(opApply)
 	OpLaunch    = byte(opLaunch)
+	OpStart     = byte(opStart)
 	OpKill      = byte(opKill)
 	OpStats     = byte(opStats)
 	OpTAP       = byte(opTAP)
@@ -25,7 +26,7 @@ const (
 
 // Do does a request as root's, without files.
 func (s *Server) Do(ctx context.Context, kind byte, body []byte) error {
-	r, err := s.do(ctx, request{op: op(kind), body: body, from: spawn.Owner{}})
+	r, err := s.do(ctx, request{op: op(kind), body: body, from: vmproc.Owner{}})
 	closeAll(r.files)
 	return err
 }
@@ -35,18 +36,4 @@ func Receive(conn *net.UnixConn) (kind byte, body []byte, err error) {
 	kind, body, files, err := receive(conn, func(kind byte) int { return op(kind).limit() }, maxFiles)
 	closeAll(files)
 	return kind, body, err
-}
-
-// Put is a Launch as it is sent.
-func Put(l spawn.Launch) any {
-	r, _ := put(l)
-	return r
-}
-
-// Taken are the files of a Launch as the server takes them from what a client puts.
-func Taken(l spawn.Launch) (spawn.Files, error) {
-	r, files := put(l)
-	r.Files = spawn.Files{}
-	err := r.take(files)
-	return r.Files, err
 }

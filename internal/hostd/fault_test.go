@@ -38,17 +38,17 @@ func (h *faulty) Leave(context.Context, vmproc.Name, string, []string) error { r
 func TestHostFaultsCrossTheSocket(t *testing.T) {
 	w := newWorld(t)
 	f := &faulty{}
-	client, _ := hostdtest.Serve(t, hostd.Options{Bounds: w.bounds(), VMMs: f})
+	client, _ := hostdtest.Serve(t, hostd.Options{Bounds: w.bounds(), VMMs: hostdtest.QEMU(f)})
 	l := w.launch("i-00000009")
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EROFS, syscall.EIO} {
 		f.err.Store(mvm.Errorf(mvm.KindInternal, "start the VMM: %w", &os.PathError{Op: "fork/exec", Path: "/usr/bin/qemu", Err: errno}))
-		_, _, err := client.VMMs().Launch(t.Context(), l)
+		_, _, err := spawn.Over(client.VMMs(spawn.Kind)).Launch(t.Context(), l)
 		if !errors.Is(err, errno) || !mvm.IsKind(err, mvm.KindInternal) {
 			t.Errorf("launch: %v, want %v in its chain and the kind %q", err, errno, mvm.KindInternal)
 		}
 	}
 	f.err.Store(mvm.Errorf(mvm.KindUnavailable, "start the VMM").WithFix("install it"))
-	_, _, err := client.VMMs().Launch(t.Context(), l)
+	_, _, err := spawn.Over(client.VMMs(spawn.Kind)).Launch(t.Context(), l)
 	if !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "(install it)") {
 		t.Errorf("launch: %v, want what to do", err)
 	}
@@ -58,7 +58,7 @@ func TestHostFaultsCrossTheSocket(t *testing.T) {
 func TestServerThatIsAwayIsAFault(t *testing.T) {
 	w := newWorld(t)
 	client := hostd.NewClient(w.dir + "/none.sock")
-	_, _, err := client.VMMs().Launch(t.Context(), w.launch("i-0000000b"))
+	_, _, err := spawn.Over(client.VMMs(spawn.Kind)).Launch(t.Context(), w.launch("i-0000000b"))
 	if _, lacks := sys.Fault(err); !lacks || !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "systemctl") {
 		t.Errorf("launch: %v, want a fault of the host with what to do", err)
 	}
@@ -72,8 +72,8 @@ func TestMissingBinary(t *testing.T) {
 	host, err := spawn.New(spawn.Options{Binary: binary, Bounds: w.bounds()})
 	must(t, err)
 	must(t, os.Remove(binary))
-	client, _ := hostdtest.Serve(t, hostd.Options{Bounds: w.bounds(), VMMs: host})
-	_, _, err = client.VMMs().Launch(t.Context(), w.launch("i-0000000a"))
+	client, _ := hostdtest.Serve(t, hostd.Options{Bounds: w.bounds(), VMMs: hostdtest.QEMU(host)})
+	_, _, err = spawn.Over(client.VMMs(spawn.Kind)).Launch(t.Context(), w.launch("i-0000000a"))
 	if !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "apt-get install") {
 		t.Errorf("launch: %v, want unavailable with what to install", err)
 	}

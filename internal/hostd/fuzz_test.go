@@ -49,11 +49,12 @@ func FuzzRequest(f *testing.F) {
 		`{"name":{},"hint":{}}`, `{"root":"/run/mvm-test/i"}`, `{"name":{"id":"i-00000001","run_dir":"/x"},"cgroup":"mvm-i-00000001"}`} {
 		f.Add(byte(kind), []byte(body))
 	}
+	f.Add(hostd.OpStart, []byte(`{"id":"i-00000001","run_dir":"/run/mvm-test/i/i-00000001","uid":5000,"gid":5000,"spec":{"accel":"tcg","vcpus":1,"mem_mib":16}}`))
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
 		n := fakenet.New()
 		defer n.Close()
 		s, err := hostd.NewServer(hostd.Options{Bounds: hostdtest.Bounds("/run/mvm-test/i", "/run/mvm-test/qemu"),
-			VMMs: strict{t}, Network: n, Log: slog.New(slog.DiscardHandler)})
+			VMMs: hostdtest.QEMU(strict{t}), Network: n, Log: slog.New(slog.DiscardHandler)})
 		must(t, err)
 		defer s.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

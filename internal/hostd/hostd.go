@@ -20,8 +20,8 @@
 // # Trust
 //
 // Only the agent's user and root are answered, as the kernel names them. The agent is
-// not trusted beyond that: users, names of VMMs, sizes and files are checked (package
-// spawn), networks by their contract. A hostile agent can do to its instances what it
+// not trusted beyond that: users, names of VMMs, sizes and files are checked (by the
+// launcher of the kind of VMM), networks by their contract. A hostile agent can do to its instances what it
 // likes, which it can in any case, and nothing to the rest of the host.
 package hostd
 
@@ -30,7 +30,6 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/network"
 )
@@ -41,7 +40,8 @@ const version = 1
 // op says what a request is.
 type op byte
 
-// The requests. Numbers are never used again for another.
+// The requests. Numbers are never used again for another. opLaunch was a launch in the words of
+// QEMU, and is refused: opStart is one of any VMM.
 const (
 	opHello op = iota + 1
 	opApply
@@ -58,8 +58,9 @@ const (
 	opScope
 	opOccupied
 	opSurvey
+	opStart
 
-	opLast = opSurvey
+	opLast = opStart
 )
 
 // Bounds of the protocol.
@@ -110,13 +111,16 @@ type (
 		Findings []network.Finding `json:"findings"`
 	}
 	launchRequest struct {
-		spawn.Launch
-		// Which files are there beside lock, log, memory and the three sockets.
-		Kernel bool `json:"kernel"`
-		Initrd bool `json:"initrd"`
-		TAP    bool `json:"tap"`
+		vmmKind
+		vmproc.Launch
+	}
+	// vmmKind says which launcher a request is for; "" is firstKind, the only one that an
+	// older mvm had.
+	vmmKind struct {
+		VMM string `json:"vmm,omitempty"`
 	}
 	vmmRequest struct {
+		vmmKind
 		Name vmproc.Name `json:"name"`
 		Hint vmproc.Hint `json:"hint"`
 	}
@@ -134,13 +138,18 @@ type (
 		CPU time.Duration `json:"cpu_ns"`
 		RSS int64         `json:"rss_bytes"`
 	}
+	surveyRequest struct {
+		vmmKind
+	}
 	listRequest struct {
+		vmmKind
 		Root string `json:"root"`
 	}
 	listAnswer struct {
 		Names []vmproc.Name `json:"names"`
 	}
 	leaveRequest struct {
+		vmmKind
 		Name   vmproc.Name `json:"name"`
 		Cgroup string      `json:"cgroup"`
 	}

@@ -86,8 +86,13 @@ func TestFrames(t *testing.T) {
 		{"more behind it", frame(hostd.OpHello, []byte(`{} {}`)), nil, "after its JSON"},
 		{"deep", frame(hostd.OpApply, []byte(strings.Repeat("[", 1<<20))), nil, "read request"},
 		{"files for nothing", frame(hostd.OpHello, []byte("{}")), []*os.File{null}, "no use for"},
-		{"too many files", frame(hostd.OpLaunch, []byte("{}")), many, "files came with it"},
-		{"a VMM without files", frame(hostd.OpLaunch, []byte("{}")), nil, "files came with the VMM"},
+		{"too many files", frame(hostd.OpStart, []byte("{}")), many, "files came with it"},
+		{"a VMM without files", frame(hostd.OpStart, []byte(`{"spec":{}}`)), nil, "0 files came with it"},
+		{"a VMM without a spec", frame(hostd.OpStart, []byte("{}")), nil, "read the VMM's spec"},
+		{"a spec with more", frame(hostd.OpStart, []byte(`{"spec":{"path":"/etc/shadow"}}`)), nil, "unknown field"},
+		{"a VMM of another kind", frame(hostd.OpStart, []byte(`{"vmm":"other","spec":{}}`)), nil, "no VMMs of kind"},
+		{"an end of another kind", frame(hostd.OpKill, []byte(`{"vmm":"other"}`)), nil, "no VMMs of kind"},
+		{"an agent of an older mvm", frame(hostd.OpLaunch, []byte(`{"id":"i-00000001"}`)), nil, "restart the agent"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, took := w.raw(c.frame, c.files...)
@@ -174,11 +179,11 @@ func TestLaunchRefused(t *testing.T) {
 			l := w.launch(id)
 			was := l.Name
 			spoil(&l)
-			p, _, err := w.client.VMMs().Launch(t.Context(), l)
+			p, _, err := w.vmms().Launch(t.Context(), l)
 			if k := mvm.KindOf(err); k != mvm.KindInvalid && k != mvm.KindPolicy {
 				t.Errorf("launch: %v, %v (kind %q), want it refused", p, err, k)
 			}
-			if n := w.vmms(was) + w.vmms(l.Name); n > 0 {
+			if n := w.running(was) + w.running(l.Name); n > 0 {
 				t.Errorf("%d VMMs run", n)
 			}
 			for path, owner := range map[string]uint32{w.path(id, "memory"): 0, victim: 12345} {
@@ -203,7 +208,7 @@ func TestNamesAreNotFollowed(t *testing.T) {
 		must(t, os.Remove(w.path(l.ID, name)))
 		must(t, os.Symlink(victim, w.path(l.ID, name)))
 	}
-	p, _, err := w.client.VMMs().Launch(t.Context(), l)
+	p, _, err := w.vmms().Launch(t.Context(), l)
 	must(t, err)
 	defer p.Close()
 	st, err := os.Stat(victim)
@@ -216,7 +221,7 @@ func TestNamesAreNotFollowed(t *testing.T) {
 	if err != nil || !known || sig != syscall.SIGKILL {
 		t.Errorf("its end: code %d, signal %v, known %v, %v; want SIGKILL", code, sig, known, err)
 	}
-	must(t, w.client.VMMs().Leave(t.Context(), l.Name, l.Cgroup, nil))
+	must(t, w.vmms().Leave(t.Context(), l.Name, l.Cgroup, nil))
 }
 
 // Only a VMM of this host is ever found, measured or ended, whatever number is told.
@@ -238,7 +243,7 @@ func TestForeignProcesses(t *testing.T) {
 			hint.Start = p.Start
 			must(t, p.Close())
 		}
-		if p, err := w.client.VMMs().Find(t.Context(), name, hint); !errors.Is(err, sys.ErrNoProcess) || p != nil {
+		if p, err := w.vmms().Find(t.Context(), name, hint); !errors.Is(err, sys.ErrNoProcess) || p != nil {
 			t.Errorf("process %d: found %v, %v", pid, p, err)
 		}
 		got, _ := w.raw(frame(hostd.OpKill, fmt.Appendf(nil, `{"name":%s,"hint":%s}`, encoded(t, name), encoded(t, hint))))
@@ -252,10 +257,10 @@ func TestForeignProcesses(t *testing.T) {
 		}
 	}
 	for _, n := range []vmproc.Name{{ID: name.ID, RunDir: "/run/other/" + name.ID}, {ID: "other", RunDir: name.RunDir}, {}} {
-		if _, err := w.client.VMMs().Find(t.Context(), n, vmproc.Hint{}); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {
+		if _, err := w.vmms().Find(t.Context(), n, vmproc.Hint{}); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {
 			t.Errorf("find %v: %v, want it refused", n, err)
 		}
-		if err := w.client.VMMs().Leave(t.Context(), n, "mvm-"+n.ID, nil); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {
+		if err := w.vmms().Leave(t.Context(), n, "mvm-"+n.ID, nil); mvm.KindOf(err) != mvm.KindPolicy && mvm.KindOf(err) != mvm.KindInvalid {
 			t.Errorf("leave %v: %v, want it refused", n, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package hostd_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"syscall"
@@ -19,6 +20,25 @@ import (
 	"mvm/internal/testenv"
 )
 
+// keeper keeps what it is asked to launch.
+type keeper struct {
+	vmproc.Launcher
+	got vmproc.Launch
+}
+
+func (k *keeper) Launch(_ context.Context, l vmproc.Launch) (vmproc.Process, []string, error) {
+	k.got = l
+	return nil, nil, nil
+}
+
+// sent is the Launch as it goes to a server.
+func sent(t *testing.T, l spawn.Launch) vmproc.Launch {
+	var k keeper
+	_, _, err := spawn.Over(&k).Launch(t.Context(), l)
+	must(t, err)
+	return k.got
+}
+
 // A caller that goes away while its VMM is made leaves none.
 func TestCallerGoesAway(t *testing.T) {
 	w := newWorld(t)
@@ -28,7 +48,7 @@ func TestCallerGoesAway(t *testing.T) {
 	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
-	b := frame(hostd.OpLaunch, encoded(t, hostd.Put(l)))
+	b := frame(hostd.OpStart, encoded(t, sent(t, l)))
 	for range 5 {
 		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: w.socket, Net: "unix"})
 		must(t, err)
@@ -45,7 +65,7 @@ func TestCallerGoesAway(t *testing.T) {
 func TestServerIsRestarted(t *testing.T) {
 	w := newWorld(t)
 	l := w.launch("i-00000006")
-	p, _, err := w.client.VMMs().Launch(t.Context(), l)
+	p, _, err := w.vmms().Launch(t.Context(), l)
 	must(t, err)
 	defer p.Close()
 	cfg := networktest.Config(networktest.Tenant("acme", 3, 3))
@@ -65,17 +85,17 @@ func TestServerIsRestarted(t *testing.T) {
 		t.Errorf("sweep: %v, %v", removed, err)
 	}
 	pid, start := p.ID()
-	again, err := w.client.VMMs().Find(t.Context(), l.Name, vmproc.Hint{PID: pid, Start: start})
+	again, err := w.vmms().Find(t.Context(), l.Name, vmproc.Hint{PID: pid, Start: start})
 	must(t, err)
 	defer again.Close()
 	if st, err := again.Stats(); err != nil || st.RSS == 0 {
 		t.Errorf("stats: %+v, %v", st, err)
 	}
-	names, err := w.client.VMMs().List(t.Context(), w.bounds().RunRoot)
+	names, err := w.vmms().List(t.Context(), w.bounds().RunRoot)
 	if err != nil || len(names) != 1 || names[0] != l.Name {
 		t.Errorf("list: %v, %v", names, err)
 	}
-	found, err := w.client.VMMs().Survey(t.Context())
+	found, err := w.vmms().Survey(t.Context())
 	if err != nil || found.Nothing(l.ID, l.UID) || !found.Nothing("i-ffffffff", l.UID+1) {
 		t.Errorf("survey while it runs: %+v, %v", found, err)
 	}
@@ -84,8 +104,8 @@ func TestServerIsRestarted(t *testing.T) {
 		t.Errorf("the first holder's wait: %v", err)
 	}
 	w.gone(l.Name)
-	must(t, w.client.VMMs().Leave(t.Context(), l.Name, l.Cgroup, nil))
-	if found, err = w.client.VMMs().Survey(t.Context()); err != nil || !found.Nothing(l.ID, l.UID) {
+	must(t, w.vmms().Leave(t.Context(), l.Name, l.Cgroup, nil))
+	if found, err = w.vmms().Survey(t.Context()); err != nil || !found.Nothing(l.ID, l.UID) {
 		t.Errorf("survey after its end: %+v, %v", found, err)
 	}
 	if err := again.Kill(t.Context()); mvm.KindOf(err) == "" {
@@ -107,7 +127,7 @@ func TestServerIsAway(t *testing.T) {
 func TestLaunch(t *testing.T) {
 	w := newWorld(t)
 	l := w.launch("i-00000007")
-	p, _, err := w.client.VMMs().Launch(t.Context(), l)
+	p, _, err := w.vmms().Launch(t.Context(), l)
 	must(t, err)
 	defer p.Close()
 	st, err := l.Files.Memory.Stat()
@@ -115,12 +135,12 @@ func TestLaunch(t *testing.T) {
 	if got := st.Sys().(*syscall.Stat_t); got.Uid != uid || got.Mode&0o7777 != 0o600 {
 		t.Errorf("the memory belongs to user %d, mode %o", got.Uid, got.Mode&0o7777)
 	}
-	if _, _, err := w.client.VMMs().Launch(t.Context(), spawn.Launch{}); !mvm.IsKind(err, mvm.KindInvalid) {
+	if _, _, err := w.vmms().Launch(t.Context(), spawn.Launch{}); !mvm.IsKind(err, mvm.KindInvalid) {
 		t.Errorf("launch of nothing: %v", err)
 	}
 	must(t, p.Kill(t.Context()))
 	if _, sig, known, err := p.Wait(); err != nil || !known || sig != syscall.SIGKILL {
 		t.Errorf("its end: %v, known %v, %v", sig, known, err)
 	}
-	must(t, w.client.VMMs().Leave(t.Context(), l.Name, l.Cgroup, nil))
+	must(t, w.vmms().Leave(t.Context(), l.Name, l.Cgroup, nil))
 }

@@ -5,7 +5,7 @@ import (
 	"os"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/network"
 )
 
@@ -14,13 +14,13 @@ type request struct {
 	op    op
 	body  []byte
 	files []*os.File
-	from  spawn.Owner
+	from  vmproc.Owner
 }
 
 // do does what the request asks for. Only here and in the functions that it names is
 // anything done for a caller.
 func (s *Server) do(ctx context.Context, r request) (reply, error) {
-	if len(r.files) > 0 && r.op != opLaunch {
+	if len(r.files) > 0 && r.op != opStart {
 		return reply{}, mvm.Errorf(mvm.KindInvalid, "read request: %d files that it has no use for", len(r.files))
 	}
 	switch r.op {
@@ -41,6 +41,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 	case opVerify:
 		return handle(ctx, r, s.verify)
 	case opLaunch:
+		return reply{}, mvm.Errorf(mvm.KindInvalid, "start a VMM: this agent is from an older mvm version than mvm hostd").WithFix("restart the agent: systemctl restart mvm-agent")
+	case opStart:
 		return handle(ctx, r, func(ctx context.Context, l launchRequest) (reply, error) { return s.launch(ctx, l, r) })
 	case opFind:
 		return handle(ctx, r, s.find)

@@ -6,20 +6,35 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 )
 
 // undoTimeout bounds the end of a VMM whose caller has gone.
 const undoTimeout = 10 * time.Second
 
+// firstKind is the kind of VMM that a request is for which names none.
+const firstKind = "qemu"
+
+// vmms is the launcher that a request is for.
+func (s *Server) vmms(k vmmKind) (vmproc.Launcher, error) {
+	kind := k.VMM
+	if kind == "" {
+		kind = firstKind
+	}
+	if l := s.opt.VMMs[kind]; l != nil {
+		return l, nil
+	}
+	return nil, mvm.Errorf(mvm.KindInvalid, "read request: this host starts no VMMs of kind %.40q", kind)
+}
+
 // launch starts a VMM with the files that came.
 func (s *Server) launch(ctx context.Context, l launchRequest, r request) (reply, error) {
-	if err := l.take(r.files); err != nil {
+	vmms, err := s.vmms(l.vmmKind)
+	if err != nil {
 		return reply{}, err
 	}
-	l.Owner = r.from
-	p, cgroups, err := s.opt.VMMs.Launch(ctx, l.Launch)
+	l.Owner, l.Files = r.from, r.files
+	p, cgroups, err := vmms.Launch(ctx, l.Launch)
 	if err != nil {
 		return reply{}, err
 	}
@@ -30,7 +45,7 @@ func (s *Server) launch(ctx context.Context, l launchRequest, r request) (reply,
 		defer cancel()
 		_ = p.Kill(ctx)
 		s.exits.wait(ctx, hint)
-		if err := s.opt.VMMs.Leave(ctx, l.Name, l.Cgroup, cgroups); err != nil {
+		if err := vmms.Leave(ctx, l.Name, l.Cgroup, cgroups); err != nil {
 			s.opt.Log.Warn("clean up after a VMM whose caller has gone", "instance", l.ID, "error", err)
 		}
 	}
@@ -43,42 +58,6 @@ func (s *Server) launch(ctx context.Context, l launchRequest, r request) (reply,
 	return out, nil
 }
 
-// take puts the files in their places, in the order in which put sends them.
-func (l *launchRequest) take(files []*os.File) error {
-	f := &l.Files
-	places := []**os.File{&f.Lock, &f.Log, &f.Memory, &f.QMP, &f.Console, &f.Channel}
-	if l.Kernel {
-		places = append(places, &f.Kernel)
-	}
-	if l.Initrd {
-		places = append(places, &f.Initrd)
-	}
-	if l.TAP {
-		places = append(places, &f.TAP)
-	}
-	if len(l.Disks) > spawn.MaxDisks || len(files) != len(places)+len(l.Disks) {
-		return mvm.Errorf(mvm.KindInvalid, "read request: %d files came with the VMM, not %d", len(files), len(places)+len(l.Disks))
-	}
-	for i, p := range places {
-		*p = files[i]
-	}
-	f.Disks = files[len(places):]
-	return nil
-}
-
-// put lists the files in the order in which take expects them.
-func put(l spawn.Launch) (launchRequest, []*os.File) {
-	f := l.Files
-	files := []*os.File{f.Lock, f.Log, f.Memory, f.QMP, f.Console, f.Channel}
-	r := launchRequest{Launch: l, Kernel: f.Kernel != nil, Initrd: f.Initrd != nil, TAP: f.TAP != nil}
-	for _, further := range []*os.File{f.Kernel, f.Initrd, f.TAP} {
-		if further != nil {
-			files = append(files, further)
-		}
-	}
-	return r, append(files, f.Disks...)
-}
-
 // answerProcess hands on a hold on the process.
 func answerProcess(p vmproc.Process, cgroups []string) (reply, error) {
 	f, err := p.File()
@@ -89,8 +68,16 @@ func answerProcess(p vmproc.Process, cgroups []string) (reply, error) {
 	return reply{body: processAnswer{PID: pid, Start: start, Cgroups: cgroups}, files: []*os.File{f}}, nil
 }
 
+func (s *Server) findVMM(ctx context.Context, v vmmRequest) (vmproc.Process, error) {
+	vmms, err := s.vmms(v.vmmKind)
+	if err != nil {
+		return nil, err
+	}
+	return vmms.Find(ctx, v.Name, v.Hint)
+}
+
 func (s *Server) find(ctx context.Context, v vmmRequest) (reply, error) {
-	p, err := s.opt.VMMs.Find(ctx, v.Name, v.Hint)
+	p, err := s.findVMM(ctx, v)
 	if err != nil {
 		return reply{}, err
 	}
@@ -100,7 +87,7 @@ func (s *Server) find(ctx context.Context, v vmmRequest) (reply, error) {
 
 // held calls fn with the very process of the request.
 func (s *Server) held(ctx context.Context, v vmmRequest, fn func(vmproc.Process) (reply, error)) (reply, error) {
-	p, err := s.opt.VMMs.Find(ctx, v.Name, v.Hint)
+	p, err := s.findVMM(ctx, v)
 	if err != nil {
 		return reply{}, err
 	}
@@ -128,16 +115,28 @@ func (s *Server) exit(ctx context.Context, v vmmRequest) (reply, error) {
 }
 
 func (s *Server) list(ctx context.Context, l listRequest) (reply, error) {
-	names, err := s.opt.VMMs.List(ctx, l.Root)
+	vmms, err := s.vmms(l.vmmKind)
+	if err != nil {
+		return reply{}, err
+	}
+	names, err := vmms.List(ctx, l.Root)
 	return reply{body: listAnswer{names}}, err
 }
 
-func (s *Server) survey(ctx context.Context, _ none) (reply, error) {
-	found, err := s.opt.VMMs.Survey(ctx)
+func (s *Server) survey(ctx context.Context, r surveyRequest) (reply, error) {
+	vmms, err := s.vmms(r.vmmKind)
+	if err != nil {
+		return reply{}, err
+	}
+	found, err := vmms.Survey(ctx)
 	return reply{body: found}, err
 }
 
 // leave removes cgroups by the VMM's name alone: no folder is taken from a caller.
 func (s *Server) leave(ctx context.Context, l leaveRequest) (reply, error) {
-	return reply{body: none{}}, s.opt.VMMs.Leave(ctx, l.Name, l.Cgroup, nil)
+	vmms, err := s.vmms(l.vmmKind)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{body: none{}}, vmms.Leave(ctx, l.Name, l.Cgroup, nil)
 }

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
-	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/network"
 	"mvm/internal/sys"
@@ -28,8 +27,9 @@ type Options struct {
 	// that a TAP may be for.
 	Bounds vmproc.Bounds
 	// Mark returns the mark of the agent's data dir; nil: any agent is answered.
-	Mark    func() (string, error)
-	VMMs    spawn.Host
+	Mark func() (string, error)
+	// VMMs are the launchers, by the kind of VMM.
+	VMMs    map[string]vmproc.Launcher
 	Network network.Network
 	Log     *slog.Logger
 }
@@ -130,7 +130,7 @@ func (s *Server) Close() {
 }
 
 // admit asks the kernel who is at the other end, as of its connect.
-func (s *Server) admit(conn *net.UnixConn) (spawn.Owner, error) {
+func (s *Server) admit(conn *net.UnixConn) (vmproc.Owner, error) {
 	cred, err := peer(conn)
 	if err == nil && cred.UID != 0 && cred.UID != s.opt.UID {
 		err = mvm.Errorf(mvm.KindPolicy, "user %d is neither the agent's, %d, nor root", cred.UID, s.opt.UID)
@@ -138,7 +138,7 @@ func (s *Server) admit(conn *net.UnixConn) (spawn.Owner, error) {
 	return cred, err
 }
 
-func peer(conn *net.UnixConn) (o spawn.Owner, err error) {
+func peer(conn *net.UnixConn) (o vmproc.Owner, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return o, err
@@ -146,14 +146,14 @@ func peer(conn *net.UnixConn) (o spawn.Owner, err error) {
 	cerr := raw.Control(func(fd uintptr) {
 		var cred *unix.Ucred
 		if cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			o = spawn.Owner{UID: int(cred.Uid), GID: int(cred.Gid)}
+			o = vmproc.Owner{UID: int(cred.Uid), GID: int(cred.Gid)}
 		}
 	})
 	return o, errors.Join(cerr, err)
 }
 
 // serve answers the one request of a connection.
-func (s *Server) serve(conn *net.UnixConn, from spawn.Owner) {
+func (s *Server) serve(conn *net.UnixConn, from vmproc.Owner) {
 	if err := conn.SetDeadline(time.Now().Add(readTimeout)); err != nil {
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
+	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/network"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/testenv"
@@ -48,7 +49,7 @@ func TestTAPsAreForUsersOfInstances(t *testing.T) {
 func TestIDsOfNetworksAreChecked(t *testing.T) {
 	n := fakenet.New()
 	t.Cleanup(func() { _ = n.Close() })
-	s, err := hostd.NewServer(hostd.Options{Bounds: (&world{dir: "/run/mvm-test"}).bounds(), Network: n, VMMs: strict{t}, Log: slog.New(slog.DiscardHandler)})
+	s, err := hostd.NewServer(hostd.Options{Bounds: (&world{dir: "/run/mvm-test"}).bounds(), Network: n, VMMs: hostdtest.QEMU(strict{t}), Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	t.Cleanup(s.Close)
 	apply := func(tenant, instance string) error {
@@ -76,7 +77,7 @@ func TestIDsOfNetworksAreChecked(t *testing.T) {
 func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 	w := newWorld(t)
 	l := w.launch("i-00000005")
-	p, _, err := w.client.VMMs().Launch(t.Context(), l)
+	p, _, err := w.vmms().Launch(t.Context(), l)
 	must(t, err)
 	defer p.Close()
 	pid, start := p.ID()
@@ -100,7 +101,7 @@ func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 			}
 		}
 	}
-	if n := w.vmms(l.Name); n != 1 {
+	if n := w.running(l.Name); n != 1 {
 		t.Fatalf("%d VMMs run after that, want the one", n)
 	}
 	very := vmproc.Hint{PID: pid, Start: start}
@@ -111,5 +112,5 @@ func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 		t.Errorf("kill of the very VMM: answered %q", got)
 	}
 	w.gone(l.Name)
-	must(t, w.client.VMMs().Leave(t.Context(), l.Name, l.Cgroup, nil))
+	must(t, w.vmms().Leave(t.Context(), l.Name, l.Cgroup, nil))
 }

@@ -58,6 +58,9 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
+// vmms are the server's, as a driver asks for them.
+func (w *world) vmms() spawn.Host { return spawn.Over(w.client.VMMs(spawn.Kind)) }
+
 func (w *world) bounds() vmproc.Bounds {
 	return vmproc.Bounds{RunRoot: filepath.Join(w.dir, "i"), ProbeRoot: filepath.Join(w.dir, "q"), FirstUID: uid, LastUID: uid + 10}
 }
@@ -100,8 +103,8 @@ func (w *world) socketFile(id, name string) *os.File {
 	return f
 }
 
-// vmms counts the processes of the name.
-func (w *world) vmms(n vmproc.Name) int {
+// running counts the processes of the name.
+func (w *world) running(n vmproc.Name) int {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	count := 0
 	for _, p := range lines {
@@ -119,7 +122,7 @@ func (w *world) vmms(n vmproc.Name) int {
 func (w *world) gone(n vmproc.Name) {
 	w.t.Helper()
 	testenv.Eventually(w.t, time.Minute, func() error {
-		if k := w.vmms(n); k > 0 {
+		if k := w.running(n); k > 0 {
 			return fmt.Errorf("%d VMMs of %s run", k, n)
 		}
 		return nil

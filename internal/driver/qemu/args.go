@@ -7,6 +7,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/vmproc"
 )
 
 func badSpec(format string, args ...any) error {
@@ -26,7 +27,7 @@ func checkPlace(s driver.Spec) error {
 func launchOf(s driver.Spec, restore bool, accel string, khz int) (spawn.Launch, error) {
 	l := spawn.Launch{Name: nameOf(s), UID: s.UID, GID: s.GID, Cgroup: s.Cgroup, Accel: accel, TSCkHz: khz,
 		VCPUs: s.VCPUs, MemMiB: s.MemMiB, Restore: restore, Cmdline: s.Cmdline,
-		Owner: spawn.Owner{UID: os.Geteuid(), GID: os.Getegid()}}
+		Owner: vmproc.Owner{UID: os.Geteuid(), GID: os.Getegid()}}
 	if s.TAP != nil {
 		if l.MAC = s.MAC; l.MAC == "" {
 			return l, badSpec("a TAP without a MAC")

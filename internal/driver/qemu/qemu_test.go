@@ -58,7 +58,7 @@ func (h *host) driver(t testing.TB) *qemu.Driver {
 	img := minimal(t)
 	if h.hostd && h.vmms == nil {
 		client, _ := hostdtest.Serve(t, hostd.Options{Bounds: hostdtest.Bounds(h.root(), stateDir(t))})
-		h.vmms = client.VMMs()
+		h.vmms = spawn.Over(client.VMMs(spawn.Kind))
 	}
 	d, err := qemu.New(qemu.Options{StateDir: stateDir(t), Host: h.vmms, Log: slog.New(slog.DiscardHandler),
 		ProbeKernel: func() string { return img.Path(img.Kernel) },

@@ -19,6 +19,11 @@ func Bounds(runRoot, probeRoot string) vmproc.Bounds {
 	return vmproc.Bounds{RunRoot: runRoot, ProbeRoot: probeRoot, FirstUID: 1000, LastUID: 1<<31 - 1}
 }
 
+// QEMU are the launchers of a server that has QEMU alone.
+func QEMU(h spawn.Host) map[string]vmproc.Launcher {
+	return map[string]vmproc.Launcher{spawn.Kind: spawn.Launcher(h)}
+}
+
 // Serve serves until the test's end, and returns a client and the socket. What the
 // options lack is bounded by /run/mvm-test, works on this host, or is a fake.
 func Serve(t testing.TB, opt hostd.Options) (*hostd.Client, string) {
@@ -39,7 +44,7 @@ func Serve(t testing.TB, opt hostd.Options) (*hostd.Client, string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt.VMMs = vmms
+		opt.VMMs = QEMU(vmms)
 	}
 	s, err := hostd.NewServer(opt)
 	if err != nil {

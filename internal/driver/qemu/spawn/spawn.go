@@ -40,28 +40,25 @@ func nameOf(args []string) string {
 // Launch is all that decides about a VMM.
 type Launch struct {
 	vmproc.Name
-	UID     int    `json:"uid"` // the VMM runs as this user and group
-	GID     int    `json:"gid"`
-	Cgroup  string `json:"cgroup"`  // "mvm-<id>", or "" for none
-	Accel   string `json:"accel"`   // AccelKVM or AccelTCG
-	TSCkHz  int    `json:"tsc_khz"` // what TCG gives guests, 0: not known
-	VCPUs   int    `json:"vcpus"`
-	MemMiB  int    `json:"mem_mib"`
-	Restore bool   `json:"restore"` // to take a device state; else it boots a kernel
-	Cmdline string `json:"cmdline"` // of the kernel
-	MAC     string `json:"mac"`     // with a TAP
-	Disks   []Disk `json:"disks"`
+	UID     int // the VMM runs as this user and group
+	GID     int
+	Cgroup  string // "mvm-<id>", or "" for none
+	Accel   string // AccelKVM or AccelTCG
+	TSCkHz  int    // what TCG gives guests, 0: not known
+	VCPUs   int
+	MemMiB  int
+	Restore bool   // to take a device state; else it boots a kernel
+	Cmdline string // of the kernel
+	MAC     string // with a TAP
+	Disks   []Disk
 
 	// Mark is that of the Host, which sets it.
-	Mark string `json:"-"`
+	Mark string
 
-	Files Files `json:"-"`
+	Files Files
 	// Owner is who opened the files: the VMM's memory is taken from no other.
-	Owner Owner `json:"-"`
+	Owner vmproc.Owner
 }
-
-// Owner is a user with its group.
-type Owner struct{ UID, GID int }
 
 // Disk is one virtio-blk disk.
 type Disk struct {
