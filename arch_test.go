@@ -136,7 +136,7 @@ var rootDeny = []string{"os", "net/http", "sync", "sync/atomic", "os/exec", "os/
 const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux internal/strictjson"
 
 // guestMay are the modules of others that may be in the guest agent.
-var guestMay = []string{"github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "golang.org/x/sys"}
+var guestMay = []string{"github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink", "golang.org/x/sys"}
 
 // source is one parsed Go file of the module.
 type source struct {

@@ -176,8 +176,8 @@ func loopbackUp() error {
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
-	defer r.close()
-	if err := r.setLink(1, true); err != nil {
+	defer r.Close()
+	if err := r.LinkSetUp(linkOf(loopback)); err != nil {
 		return fmt.Errorf("bring up lo: %w", err)
 	}
 	return nil

@@ -2,7 +2,7 @@ package linux
 
 import (
 	"bytes"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +16,9 @@ import (
 	"mvm"
 	"mvm/internal/guestproto"
 )
+
+// loopback is the number of the interface lo in every network namespace.
+const loopback = 1
 
 // SetNetwork gives the machine's only network interface the MAC, the address, the
 // default route and the name servers, and nothing else. Applied twice it changes
@@ -33,7 +36,7 @@ func (s *System) SetNetwork(n guestproto.Net) error {
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "set network: open netlink: %w", err)
 	}
-	defer r.close()
+	defer r.Close()
 	return s.applyNetwork(r, n)
 }
 
@@ -49,7 +52,7 @@ func (s *System) Announce() error {
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "announce: open netlink: %w", err)
 	}
-	defer r.close()
+	defer r.Close()
 	if err := r.refreshNeighbour(s.nic.Index, s.net.Gateway); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "ask for the MAC of %s on %s: %w", s.net.Gateway, s.nic.Name, err)
 	}
@@ -57,7 +60,7 @@ func (s *System) Announce() error {
 }
 
 // applyNetwork goes through all of it, and remembers it when it is in force.
-func (s *System) applyNetwork(r *route, n guestproto.Net) error {
+func (s *System) applyNetwork(r route, n guestproto.Net) error {
 	nic, err := findNIC(n.MAC)
 	if err != nil {
 		return err
@@ -66,7 +69,7 @@ func (s *System) applyNetwork(r *route, n guestproto.Net) error {
 		name string
 		do   func() error
 	}{
-		{"bring up lo", func() error { return r.setLink(1, true) }},
+		{"bring up lo", func() error { return r.LinkSetUp(linkOf(loopback)) }},
 		{"switch off IPv6 on", func() error { return disableIPv6(nic.Name) }},
 		{"set MAC and MTU of", func() error { return setMAC(r, nic, n) }},
 		{"set address of", func() error { return setAddress(r, nic.Index, n.Address) }},
@@ -140,26 +143,27 @@ func findNIC(mac string) (*net.Interface, error) {
 }
 
 // setMAC brings the link up; it takes it down first only when the MAC is another.
-func setMAC(r *route, nic *net.Interface, n guestproto.Net) error {
+func setMAC(r route, nic *net.Interface, n guestproto.Net) error {
 	mac, err := net.ParseMAC(n.MAC)
 	if err != nil {
 		return err
 	}
-	var attrs []attr
+	link := linkOf(nic.Index)
 	if !bytes.Equal(mac, nic.HardwareAddr) {
-		if err := r.setLink(nic.Index, false); err != nil {
+		if err := errors.Join(r.LinkSetDown(link), r.LinkSetHardwareAddr(link, mac)); err != nil {
 			return err
 		}
-		attrs = append(attrs, attr{unix.IFLA_ADDRESS, mac})
 	}
 	if n.MTU != 0 && n.MTU != nic.MTU {
-		attrs = append(attrs, attr{unix.IFLA_MTU, binary.NativeEndian.AppendUint32(nil, uint32(n.MTU))})
+		if err := r.LinkSetMTU(link, n.MTU); err != nil {
+			return err
+		}
 	}
-	return r.setLink(nic.Index, true, attrs...)
+	return r.LinkSetUp(link)
 }
 
 // setAddress removes every other address, with the routes that hang on them.
-func setAddress(r *route, index int, want netip.Prefix) error {
+func setAddress(r route, index int, want netip.Prefix) error {
 	have, err := r.addresses(index)
 	if err != nil {
 		return err
