@@ -42,6 +42,16 @@ func (t *RateTable) Allow(source netip.Addr, now time.Time) (wait time.Duration,
 	return 0, true
 }
 
+// Idle reports that every source has its whole allowance: a new table would do as well.
+func (t *RateTable) Idle(now time.Time) bool {
+	for _, due := range t.due {
+		if due.After(now) {
+			return false
+		}
+	}
+	return true
+}
+
 // sourceOf is what one client usually has: an IPv4 address, or a /64 of IPv6.
 func sourceOf(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")

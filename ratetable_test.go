@@ -53,3 +53,17 @@ func TestRateTable(t *testing.T) {
 		t.Errorf("after a minute a new source is allowed %d, want 3", got)
 	}
 }
+
+func TestRateTableIsIdle(t *testing.T) {
+	table := mvm.RateTable{Burst: 2, Every: 10 * time.Second, Max: 10}
+	now := time.Unix(1000, 0)
+	if !table.Idle(now) {
+		t.Error("a new table is not idle")
+	}
+	table.Allow(netip.MustParseAddr("192.0.2.1"), now)
+	for after, want := range map[time.Duration]bool{0: false, 9 * time.Second: false, 10 * time.Second: true} {
+		if got := table.Idle(now.Add(after)); got != want {
+			t.Errorf("idle after %s: %v", after, got)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +49,7 @@ func (n *newKeys) allow(tenant string, r guestproto.Acquire, now time.Time) erro
 	}
 	t := n.by[tenant]
 	if t == nil {
+		maps.DeleteFunc(n.by, func(_ string, t *mvm.RateTable) bool { return t.Idle(now) }) // their tenants may be gone
 		t = &mvm.RateTable{Burst: newKeyBurst, Every: newKeyEvery, Max: keySources}
 		n.by[tenant] = t
 	}

@@ -14,5 +14,8 @@ func (q *dueQueue) Take(now time.Time) (key string, wait time.Duration) {
 	return key, wait
 }
 
+// Rests counts the keys whose rest is remembered.
+func (q *dueQueue) Rests() int { return len(q.rests) }
+
 // Done takes back a key.
 func (q *dueQueue) Done(key string, notBefore time.Time) { q.done(key, notBefore) }

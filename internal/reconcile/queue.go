@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -15,6 +16,7 @@ type dueQueue struct {
 	due     dueHeap
 	active  map[string]*dueKey   // given out and not done, each with when it is due again
 	rests   map[string]time.Time // until when a key is not given out again
+	kept    int                  // rests that were left by the last prune
 	changed chan struct{}        // closed when there may be something to give out
 }
 
@@ -163,6 +165,7 @@ func (q *dueQueue) done(key string, notBefore time.Time) {
 	d := q.active[key]
 	delete(q.active, key)
 	q.rests[key] = notBefore
+	q.prune()
 	if d.again {
 		at := d.at
 		if at.Before(notBefore) {
@@ -170,4 +173,19 @@ func (q *dueQueue) done(key string, notBefore time.Time) {
 		}
 		q.put(key, at)
 	}
+}
+
+// restsKept are more rests than are looked through for what has passed.
+const restsKept = 64
+
+// prune forgets rests that have passed, of keys that nobody asks for any more: tenants that
+// are gone. Each look takes as long as there are rests, and comes when they have doubled.
+// q.mu is held.
+func (q *dueQueue) prune() {
+	if len(q.rests) <= max(restsKept, 2*q.kept) {
+		return
+	}
+	now := time.Now()
+	maps.DeleteFunc(q.rests, func(_ string, until time.Time) bool { return !until.After(now) })
+	q.kept = len(q.rests)
 }

@@ -141,3 +141,28 @@ func BenchmarkQueue(b *testing.B) {
 		b.ReportMetric(refAdd.Seconds()*1e3, "reference-add-ms")
 	}
 }
+
+// Tenants that come and go leave nothing in the queue; one that rests still does.
+func TestRestsOfWhatIsGoneAreForgotten(t *testing.T) {
+	var q reconcile.DueQueue
+	now := time.Now()
+	once := func(key string, notBefore time.Time) {
+		q.Add(key, now)
+		if got, _ := q.Take(now); got != key {
+			t.Fatalf("took %q, want %q", got, key)
+		}
+		q.Done(key, notBefore)
+	}
+	rest := now.Add(time.Hour)
+	once("rests", rest)
+	for n := range 10_000 {
+		once(fmt.Sprint("gone-", n), now.Add(-time.Second))
+	}
+	if n := q.Rests(); n > 200 {
+		t.Errorf("the rests of %d keys are remembered", n)
+	}
+	q.Add("rests", now)
+	if got, wait := q.Take(now.Add(time.Minute)); got != "" || wait > time.Hour {
+		t.Errorf("took %q, which rests, or waits %v", got, wait)
+	}
+}
