@@ -416,7 +416,7 @@ var makes = map[string]string{
 // mayMake are the files of the host's program that use them, each with its reason.
 var mayMake = map[string]string{
 	"internal/api/listen.go":       "a socket, in the run dir",
-	"internal/cli/agent_start.go":  "the log of the agent, which is turned",
+	"internal/cli/autostart.go":    "the log of the agent, which is turned",
 	"internal/cli/desired.go":      "output, in a file that the user names",
 	"internal/driver/fake/copy.go": "a folder of the moment",
 	"internal/driver/qemu/host.go": "a probe of the host, which is removed",

@@ -245,7 +245,7 @@ var raw = map[string]string{
 	"internal/cli/top.go":      "the table that is drawn anew, whose cells are made safe",
 	"internal/cli/logs.go":     "output of programs to a pipe, and its colours",
 	"internal/cli/exec.go":     "output of programs to a pipe, or to the terminal that it was given",
-	"internal/cli/cli.go":      "it asks whether there is a terminal behind a writer",
+	"internal/cli/app.go":      "it asks whether there is a terminal behind a writer",
 }
 
 // TestOutputIsSafe: only the mains name the streams of the process, and only files with

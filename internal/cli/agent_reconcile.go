@@ -10,9 +10,6 @@ import (
 	"mvm/internal/api"
 )
 
-// exitWould is the exit code of a dry run that would change something.
-const exitWould = exitStatus(10)
-
 type reconcileOptions struct {
 	desired                          string
 	dry, keep, forget, noWait, force bool
@@ -102,40 +99,6 @@ func (a *app) runReconcile(ctx context.Context, c *api.Client, req mvm.Reconcile
 		what = "tenant " + req.Tenant + " is"
 	}
 	return a.printSteps(steps, req.Dry, out, nothing(what, req.Dry, req.NoWait))
-}
-
-// nothing says that there are no steps, and what that means.
-func nothing(what string, dry, noWait bool) string {
-	switch {
-	case dry:
-		return "nothing would change"
-	case noWait:
-		return "nothing to change on record"
-	}
-	return what + " as it should be: nothing to change"
-}
-
-// printSteps prints the steps of a plan that was made so, or would be. A dry run of
-// something ends with exitWould. none is said where there are no steps.
-func (a *app) printSteps(steps []mvm.PlanStep, dry bool, out format, none string) error {
-	err := a.print(out, steps, func() table {
-		t := table{none: none}
-		for _, s := range steps {
-			t.add(stepText(s))
-		}
-		return t
-	})
-	if err != nil || len(steps) == 0 {
-		return err
-	}
-	if out == asTable {
-		verb := map[bool]string{false: "done", true: "would be done"}[dry]
-		a.say("%s %s", plural(len(steps), "step", "steps"), verb)
-	}
-	if dry {
-		return exitWould
-	}
-	return nil
 }
 
 func (a *app) agentDesiredCmd() *cobra.Command {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,3 +64,11 @@ func (a *app) completeInstances(cmd *cobra.Command, _ []string, _ string) ([]str
 		return names, err
 	})
 }
+
+// plain reports whether a word means itself to every shell.
+func plain(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plainWord, r) })
+}
+
+// plainWord are the characters that mean nothing to any shell.
+const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,="

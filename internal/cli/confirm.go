@@ -46,3 +46,24 @@ func (a *app) confirm(cmd *cobra.Command, yes bool, lost string) error {
 	}
 	return mvm.Errorf(mvm.KindCanceled, "nothing was changed")
 }
+
+// lostInstances says what destroying the instances would lose.
+func lostInstances(is []mvm.Instance) string {
+	disks, mib, memories := 0, 0, 0
+	for _, i := range is {
+		if i.Res.DataDiskMiB > 0 {
+			disks, mib = disks+1, mib+i.Res.DataDiskMiB
+		}
+		if i.State.HoldsMemory() || i.State == mvm.StateSleeping {
+			memories++
+		}
+	}
+	s := plural(len(is), "instance", "instances")
+	if disks > 0 {
+		s += fmt.Sprintf(" with %s (%s)", plural(disks, "data disk", "data disks"), size(int64(mib)<<20))
+	}
+	if memories > 0 {
+		s += fmt.Sprintf(", the memory of %d of them (running, warm or sleeping)", memories)
+	}
+	return s
+}

@@ -183,14 +183,6 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// plain reports whether a word means itself to every shell.
-func plain(s string) bool {
-	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plainWord, r) })
-}
-
-// plainWord are the characters that mean nothing to any shell.
-const plainWord = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,="
-
 // tokenArgs give curl the token in $JWT, where the route looks for it.
 func tokenArgs(a mvm.Auth) []string {
 	kind, name, _ := strings.Cut(a.WithDefaults().Token, ":")

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -122,16 +120,4 @@ func (a *app) askApply(ctx context.Context, c *api.Client, d mvm.Deployment, opt
 		return err
 	})
 	return steps, err
-}
-
-// stepText writes a step of a plan, with a sign for what comes, goes and changes.
-func stepText(s mvm.PlanStep) string {
-	sign := "~"
-	switch {
-	case strings.HasPrefix(s.Action, "create"):
-		sign = "+"
-	case strings.HasPrefix(s.Action, "destroy"):
-		sign = "-"
-	}
-	return fmt.Sprintf("%s %s %s%s", sign, s.Action, s.Target, because(s.Reason))
 }

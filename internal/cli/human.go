@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"mvm"
 	"strings"
 	"time"
 )
@@ -72,4 +73,55 @@ func plural(n int, one, many string) string {
 		return fmt.Sprintf("1 %s", one)
 	}
 	return fmt.Sprintf("%d %s", n, many)
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+// stateNames are the states that an instance may be found in.
+func stateNames() (names []string) {
+	for _, s := range []mvm.State{mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped} {
+		names = append(names, string(s))
+	}
+	return names
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
+}
+
+func tookText(i mvm.Instance) string {
+	l := i.Last
+	if l == nil || l.Took == 0 {
+		return ""
+	}
+	if l.Kind != "" {
+		return fmt.Sprintf(" (%s, %s)", l.Kind, took(l.Took))
+	}
+	return fmt.Sprintf(" (%s)", took(l.Took))
+}
+
+// integrationText tells how an integration is, for people.
+func (a *app) integrationText(s mvm.IntegrationState) string {
+	text := s.Status
+	if s.Error != "" {
+		text += ": " + s.Error
+	}
+	if !s.LastCheckpointAt.IsZero() {
+		text += fmt.Sprintf(", checkpointed %s ago", a.ago(s.LastCheckpointAt))
+	}
+	if s.StateBytes > 0 {
+		text += ", " + size(s.StateBytes)
+	}
+	if s.Critical {
+		text += ", critical"
+	}
+	return text
 }

@@ -179,17 +179,6 @@ func firstOf(errs []error, a *app) error {
 	return first
 }
 
-func tookText(i mvm.Instance) string {
-	l := i.Last
-	if l == nil || l.Took == 0 {
-		return ""
-	}
-	if l.Kind != "" {
-		return fmt.Sprintf(" (%s, %s)", l.Kind, took(l.Took))
-	}
-	return fmt.Sprintf(" (%s)", took(l.Took))
-}
-
 func instanceAddresses(cmd *cobra.Command, args []string) ([]mvm.Address, error) {
 	var addrs []mvm.Address
 	for _, arg := range args {

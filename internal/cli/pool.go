@@ -22,24 +22,6 @@ func (a *app) poolCmd() *cobra.Command {
 	return cmd
 }
 
-// poolAddress reads TENANT/POOL.
-func poolAddress(cmd *cobra.Command, arg string) (mvm.Address, error) {
-	addr, err := mvm.ParseAddress(arg)
-	if err == nil && (addr.Tenant == "" || addr.Pool == "" || addr.Instance != "" || addr.Key != "") {
-		err = usagef(cmd, "%q does not name a pool; use tenant/pool", arg)
-	}
-	return addr, err
-}
-
-// onPool runs f with a client and the pool that the first argument names.
-func (a *app) onPool(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
-	addr, err := poolAddress(cmd, arg)
-	if err != nil {
-		return err
-	}
-	return a.withAgent(cmd, func(ctx context.Context, c *api.Client) error { return f(ctx, c, addr) })
-}
-
 func (a *app) poolListCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "list [TENANT] [-o FORMAT]", Aliases: []string{"ls"}, Short: "List pools",
 		Long: "List pools. RUNNING, WARM and SLEEPING show the number of instances in that state and the\ndesired number. OTHER counts instances that are stopped or were never started.\n",
@@ -216,13 +198,6 @@ func rangesText(ranges []netip.Prefix) string {
 		out = append(out, p.String())
 	}
 	return strings.Join(out, ", ")
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n]
-	}
-	return s
 }
 
 // proxied says whose PROXY headers count at the port.

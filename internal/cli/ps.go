@@ -61,14 +61,6 @@ func (a *app) listInstancesCmd(name string, aliases ...string) *cobra.Command {
 	return cmd
 }
 
-// stateNames are the states that an instance may be found in.
-func stateNames() (names []string) {
-	for _, s := range []mvm.State{mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped} {
-		names = append(names, string(s))
-	}
-	return names
-}
-
 func optionalAddress(args []string) (mvm.Address, error) {
 	if len(args) == 0 {
 		return mvm.Address{}, nil

@@ -19,16 +19,6 @@ func (a *app) tenantCmd() *cobra.Command {
 	return cmd
 }
 
-// withAgent runs f with a client of the agent.
-func (a *app) withAgent(cmd *cobra.Command, f func(ctx context.Context, c *api.Client) error) error {
-	c, err := a.agent(cmd.Context())
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return f(a.identified(cmd.Context()), c)
-}
-
 func (a *app) tenantListCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "list [-o FORMAT]", Aliases: []string{"ls"}, Short: "List tenants", Args: cobra.NoArgs}
 	out := outputFlag(cmd)

@@ -94,11 +94,6 @@ func (a *app) runTenantCreate(cmd *cobra.Command, id string, o tenantCreateOptio
 	})
 }
 
-// printChanged prints the name of what was made, or all of it as JSON or YAML.
-func (a *app) printChanged(f format, v any, name string) error {
-	return a.print(f, v, func() table { return table{rows: [][]string{{name}}} })
-}
-
 func (a *app) tenantUpdateCmd() *cobra.Command {
 	var pinned bool
 	var services []int
@@ -168,25 +163,4 @@ func (a *app) tenantDestroyCmd() *cobra.Command {
 		})
 	}
 	return cmd
-}
-
-// lostInstances says what destroying the instances would lose.
-func lostInstances(is []mvm.Instance) string {
-	disks, mib, memories := 0, 0, 0
-	for _, i := range is {
-		if i.Res.DataDiskMiB > 0 {
-			disks, mib = disks+1, mib+i.Res.DataDiskMiB
-		}
-		if i.State.HoldsMemory() || i.State == mvm.StateSleeping {
-			memories++
-		}
-	}
-	s := plural(len(is), "instance", "instances")
-	if disks > 0 {
-		s += fmt.Sprintf(" with %s (%s)", plural(disks, "data disk", "data disks"), size(int64(mib)<<20))
-	}
-	if memories > 0 {
-		s += fmt.Sprintf(", the memory of %d of them (running, warm or sleeping)", memories)
-	}
-	return s
 }

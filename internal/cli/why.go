@@ -178,13 +178,6 @@ func whyOf(t mvm.Transition) string {
 	return t.Why
 }
 
-func because(why string) string {
-	if why == "" {
-		return ""
-	}
-	return " (" + why + ")"
-}
-
 func stages(list []mvm.Stage) string {
 	var parts []string
 	for _, s := range list {
