@@ -59,6 +59,14 @@ type app struct {
 	saidHeld    bool // see sayHeld
 }
 
+// newApp makes a run of the command line, whose flags globalFlags adds.
+func newApp(env Env) *app {
+	a := &app{Env: env, out: display.NewWriter(env.Stdout), errs: display.NewWriter(env.Stderr)}
+	a.Stdout, a.Stderr = a.out, a.errs
+	a.color = a.wantColor()
+	return a
+}
+
 const exitHelp = `
 Exit codes:
   0    done

@@ -22,8 +22,7 @@ also give its id alone, or tenant/pool@key for the instance of a user.
 
 // New returns the command tree.
 func New(env Env) *cobra.Command {
-	a := &app{Env: env, out: display.NewWriter(env.Stdout), errs: display.NewWriter(env.Stderr)}
-	a.Stdout, a.Stderr = a.out, a.errs
+	a := newApp(env)
 	root := &cobra.Command{
 		Use: "mvm", Short: "Run assistants in microVMs that sleep when idle", Long: rootHelp + exitHelp,
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: group,
@@ -34,7 +33,6 @@ func New(env Env) *cobra.Command {
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageOf(cmd, flagError(err)) })
 	a.globalFlags(root)
-	a.color = a.wantColor()
 	a.addCommands(root)
 	finish(root)
 	return root
