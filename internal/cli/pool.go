@@ -121,7 +121,7 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	}
 	t.add("pinned", yesNo(s.Pinned))
 	t.add("critical", yesNo(s.Critical))
-	t.addPolicy(s.Policy)
+	addPolicy(&t, s.Policy)
 	for i, pub := range s.Publish {
 		if i < len(p.Bound) && p.Bound[i].IsValid() {
 			t.add("published", fmt.Sprintf("%s -> port %d%s", p.Bound[i], pub.Guest, proxied(pub)))

@@ -23,7 +23,7 @@ func (o *poolFlags) policyFlags(cmd *cobra.Command) {
 }
 
 // addPolicy shows the times and thresholds.
-func (t *table) addPolicy(p mvm.RuntimePolicy) {
+func addPolicy(t *table, p mvm.RuntimePolicy) {
 	cpu, bytes := p.IdleLimits()
 	t.add("warm after", afterText(p.WarmAfterSeconds))
 	t.add("sleep after", afterText(p.SleepAfterSeconds))
