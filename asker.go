@@ -23,6 +23,7 @@ const (
 	AskerAPI     AskerKind = "api"     // a client at another machine, by the name in its certificate
 	AskerGateway AskerKind = "gateway" // requests that arrived at a gateway, by its instance
 	AskerPublish AskerKind = "publish" // connections to a published port, by host address
+	AskerChannel AskerKind = "channel" // a message of a chat, by the channel's name
 	AskerGuest   AskerKind = "guest"   // what a guest itself wants of the host, by instance
 	// AskerPolicy is the policy for idle instances: what it makes warm or puts to sleep is
 	// Parked.

@@ -54,6 +54,12 @@ const (
 	LogsRead    Action = "LogsRead"
 	// FilesCopied: somebody copied files into an instance or out of it.
 	FilesCopied Action = "FilesCopied"
+	// ChannelUpdated: the channels of a pool changed. MessageAccepted, MessageRefused and
+	// MessageSetAside name a message by its id and a digest of its chat, never its text.
+	ChannelUpdated  Action = "ChannelUpdated"
+	MessageAccepted Action = "MessageAccepted"
+	MessageRefused  Action = "MessageRefused"
+	MessageSetAside Action = "MessageSetAside"
 	// AuditBroken: the agent found that somebody else had changed the audit log.
 	AuditBroken Action = "AuditBroken"
 )
@@ -81,7 +87,7 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, AuditBroken}
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, AuditBroken}
 }
 
 // AuditReport says whether the audit log is what was written.

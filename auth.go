@@ -229,6 +229,11 @@ func routesOf(s PoolSpec) []Route {
 // Warnings says what of a spec is in force and should not stay. secrets are the names of
 // those that the tenant has.
 func (s PoolSpec) Warnings(secrets []string) (out []string) {
+	for _, c := range s.Channels {
+		if !slices.Contains(secrets, c.Secret) {
+			out = append(out, "channel "+c.Name+" needs the secret "+c.Secret+", which the tenant does not have")
+		}
+	}
 	exposed := s.Exposed()
 	for _, r := range routesOf(s) {
 		if p, is := exposed[r.Name]; is {

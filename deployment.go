@@ -53,6 +53,11 @@ func (d Deployment) Validate() error {
 		pools[p.ID] = true
 	}
 	for _, p := range d.Pools {
+		for _, c := range p.Channels {
+			if !pools[c.To.PoolID] {
+				return Errorf(KindInvalid, "pool %s: channel %s leads to pool %q, which is not in the deployment", p.ID, c.Name, c.To.PoolID)
+			}
+		}
 		if p.Routes == nil {
 			continue
 		}

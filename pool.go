@@ -287,6 +287,8 @@ type PoolSpec struct {
 	Critical  bool          `json:"critical,omitempty"`
 	// Routes is the routing table that the pool's guests get when its role is gateway.
 	Routes *RoutingTable `json:"routes,omitempty"`
+	// Channels are chats whose messages the pool's gateway delivers to workers.
+	Channels []Channel `json:"channels,omitempty"`
 	// Publish lists the ports of a gateway pool that the host serves.
 	Publish []Publish `json:"publish,omitempty"`
 	// SecretScopes limit which secrets the pool's guests get; empty: all, flat.
@@ -327,7 +329,7 @@ func (s PoolSpec) Validate() error {
 	}
 	for _, check := range []func() error{
 		s.validateKind, s.Resources.Validate, s.Desired.Validate, s.Policy.Validate, s.validateRoutes,
-		s.validateScopes, s.validateEnv, s.validateIntegrations,
+		s.validateScopes, s.validateEnv, s.validateIntegrations, s.validateChannels,
 	} {
 		if err := check(); err != nil {
 			return Errorf(KindOf(err), "pool %s: %w", s.ID, err)

@@ -49,3 +49,8 @@ func (g guests) Told(id string) { g.a.noteTold(id) }
 func (g guests) OpenSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {
 	return g.a.fleet.OpenSecrets(t, sealed)
 }
+
+// ChannelKey implements deliver.Secrets.
+func (g guests) ChannelKey(tenant, pool, channel string) ([]byte, error) {
+	return g.a.opt.Sealer.ChannelKey(tenant, pool, channel)
+}

@@ -142,6 +142,9 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 			t.add("route", routeText(r))
 		}
 	}
+	for _, c := range s.Channels {
+		t.add("channel", channelText(c))
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		t.add("env", name+"="+s.Env[name])
 	}
@@ -206,4 +209,21 @@ func proxied(p mvm.Publish) string {
 		return ""
 	}
 	return ", PROXY v2 from " + strings.ReplaceAll(p.ProxyFrom, ",", ", ")
+}
+
+func channelText(c mvm.Channel) string {
+	how := "polling"
+	if !c.Polls() {
+		how = fmt.Sprintf("webhook %s at port %d", c.URL, c.Port)
+	}
+	key := "any instance"
+	if c.To.Selector.From != "" {
+		key = "by key " + c.To.Selector.From
+	}
+	who := "everybody"
+	if !c.Open() {
+		who = plural(len(c.Allow), "sender or group", "senders and groups")
+	}
+	return fmt.Sprintf("%s: %s, %s, secret %s, allows %s -> %s port %d%s, %s", c.Name, c.Kind, how, c.Secret, who,
+		c.To.PoolID, c.To.TargetPort, c.To.Path, key)
 }

@@ -19,19 +19,19 @@ import (
 // poolFlags are the flags that say what a pool is; each one named changes one thing
 // of a spec.
 type poolFlags struct {
-	flake, role, profile     string
-	vcpus, memMiB, diskMiB   int
-	running, warm, sleeping  int
-	pinned, critical         bool
-	env, publish, scopes     []string
-	unsetEnv, unpublish      []string
-	routesFile, integrations string
-	minRunning, minWarm      int
-	drain, graceful          int
-	warmAfter, sleepAfter    int
-	idleCPU, idleBytes       int
-	quietConns               int
-	apply                    map[string]func(*mvm.PoolSpec) error
+	flake, role, profile               string
+	vcpus, memMiB, diskMiB             int
+	running, warm, sleeping            int
+	pinned, critical                   bool
+	env, publish, scopes               []string
+	unsetEnv, unpublish                []string
+	routesFile, integrations, channels string
+	minRunning, minWarm                int
+	drain, graceful                    int
+	warmAfter, sleepAfter              int
+	idleCPU, idleBytes                 int
+	quietConns                         int
+	apply                              map[string]func(*mvm.PoolSpec) error
 }
 
 // newPoolFlags adds the flags to the command; withRole for creation, where the role
@@ -87,6 +87,15 @@ func (o *poolFlags) fileFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.routesFile, "routes", "", "JSON `FILE` with the routing table of a gateway pool")
 	f.StringVar(&o.integrations, "integrations", "", "JSON `FILE` with the integrations")
+	f.StringVar(&o.channels, "channels", "", "JSON `FILE` with the channels of a gateway pool")
+	o.apply["channels"] = func(s *mvm.PoolSpec) error {
+		var file struct {
+			Channels []mvm.Channel `json:"channels"`
+		}
+		err := readJSON(o.channels, &file)
+		s.Channels = file.Channels
+		return err
+	}
 	o.apply["routes"] = func(s *mvm.PoolSpec) error {
 		s.Routes = &mvm.RoutingTable{}
 		return readJSON(o.routesFile, s.Routes)

@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -18,6 +20,7 @@ func (d *Deliverer) Config(i mvm.Instance, reason string) (guestproto.Configure,
 	var p mvm.Pool
 	var sealed []byte
 	var gateways []netip.Addr
+	var chats []chatPool
 	err := d.opt.Store.View(func(tx *store.Tx) (err error) {
 		if t, err = tx.Tenant(i.Tenant); err != nil {
 			return err
@@ -26,6 +29,9 @@ func (d *Deliverer) Config(i mvm.Instance, reason string) (guestproto.Configure,
 			return err
 		}
 		sealed = tx.Secrets(i.Tenant)
+		if chats, err = chatPools(tx, i.Tenant); err != nil {
+			return err
+		}
 		gateways, err = gatewayAddrs(tx, i.Tenant)
 		return err
 	})
@@ -36,13 +42,18 @@ func (d *Deliverer) Config(i mvm.Instance, reason string) (guestproto.Configure,
 	if err != nil {
 		return guestproto.Configure{}, err
 	}
-	files, missing := secrets.Scope(p.Spec, vals)
+	own, forWorker, err := d.channels(i, p, chats, vals)
+	if err != nil {
+		return guestproto.Configure{}, err
+	}
+	files, missing := secrets.Scope(p.Spec, withheld(chats, vals))
+	maps.Copy(files, forWorker)
 	if len(missing) > 0 {
 		d.opt.Log.Warn("secrets of the pool's scopes are not there", "tenant", t.ID, "pool", p.Spec.ID, "names", missing)
 	}
 	c := guestproto.Configure{Reason: reason, TenantID: t.ID, PoolID: p.Spec.ID, InstanceID: i.ID, Role: p.Spec.Role, Key: i.Key,
 		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
-		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, RouteKeys: routeKeys(p.Spec, vals), ListenPorts: listenPorts(p.Spec), Gateways: gateways,
+		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, RouteKeys: routeKeys(p.Spec, vals), Channels: own, ListenPorts: listenPorts(p.Spec), Gateways: gateways,
 		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: d.dns.now()}}
 	if c.Digest, err = digest(c); err != nil {
 		return c, err
@@ -107,7 +118,9 @@ func listenPorts(s mvm.PoolSpec) []int {
 		}
 	}
 	for _, p := range s.Publish {
-		add(p.Guest)
+		if !slices.ContainsFunc(s.Channels, func(c mvm.Channel) bool { return c.Port == p.Guest }) { // the channel listens there
+			add(p.Guest)
+		}
 	}
 	return out
 }

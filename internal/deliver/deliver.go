@@ -31,6 +31,8 @@ type Guests interface {
 // Secrets opens what is sealed.
 type Secrets interface {
 	OpenSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error)
+	// ChannelKey is the key of a channel of a gateway pool.
+	ChannelKey(tenant, pool, channel string) ([]byte, error)
 }
 
 // Store has the records.

@@ -32,6 +32,10 @@ type house struct {
 func (h *house) HasVMM(i string) bool { return i == id }
 func (h *house) Told(string)          { h.told++ }
 
+func (h *house) ChannelKey(tenant, pool, channel string) ([]byte, error) {
+	return []byte(tenant + "/" + pool + "/" + channel), nil
+}
+
 func (h *house) OpenSecrets(_ mvm.Tenant, sealed []byte) (map[string][]byte, error) {
 	return map[string][]byte{"key": sealed}, nil
 }

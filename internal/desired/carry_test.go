@@ -77,6 +77,9 @@ func TestNothingOfAPoolIsLost(t *testing.T) {
 	spec.Quota.MaxPools = 1
 	pool.Resources.MemMiB = mvm.MinMemMiB
 	pool.Publish[0].ProxyFrom = "10.0.0.0/8"
+	pool.Desired = mvm.Counts{Running: 1}
+	pool.Channels[0] = mvm.Channel{Name: "w", Kind: mvm.ChannelTelegram, Secret: "w", Mode: mvm.ChannelWebhook, Allow: []string{"7"}, Port: 9, URL: "https://w/w",
+		ProxyPort: 10, APIRoot: "https://w", To: mvm.ChannelTarget{PoolID: "w", Selector: mvm.ChannelSelector{From: "fixed:w"}, TargetPort: 7, Path: "/w", Accept: mvm.AcceptDurable}}
 	pool.Routes.Routes[0].Match = mvm.MatchRule{Port: 7, PathPrefix: "/w", SourceCIDR: "10.0.0.0/8"}
 	pool.Routes.Routes[0].Auth = &mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgEdDSA, Keys: []string{"w"}, Claim: "w", Issuer: "w",
 		Audience: "w", LeewaySeconds: 7, Token: "cookie:w"}

@@ -72,6 +72,7 @@ type Pool struct {
 	Publish             []mvm.Publish     `json:"publish,omitempty"`
 	Env                 map[string]string `json:"env,omitempty"`
 	Integrations        []mvm.Integration `json:"integrations,omitempty"`
+	Channels            []mvm.Channel     `json:"channels,omitempty"`
 }
 
 // Baseline is the seccomp policy of every VMM: the filter that QEMU sets itself

@@ -78,9 +78,14 @@ func (p Pool) validate(at string, ps *Problems) {
 	}
 }
 
-// checkRoutes sees that every route leads to a pool of the tenant.
+// checkRoutes sees that every route and channel leads to a pool of the tenant.
 func (t Tenant) checkRoutes(at string, pools map[string]bool, ps *Problems) {
 	for i, p := range t.Pools {
+		for j, c := range p.Channels {
+			if !pools[c.To.PoolID] {
+				ps.add(fmt.Sprintf("%s.pools[%d].channels[%d].target.pool_id", at, i, j), "pool %q is not in the tenant", clip(c.To.PoolID))
+			}
+		}
 		if p.RoutingTable == nil {
 			continue
 		}

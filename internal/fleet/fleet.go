@@ -86,6 +86,7 @@ type Sealer interface {
 	Seal(tenant string, generation int, values map[string][]byte) ([]byte, error)
 	Open(tenant string, generation int, sealed []byte) (map[string][]byte, error)
 	Hash(tenant string, values map[string][]byte) (string, error)
+	ChannelKey(tenant, pool, channel string) ([]byte, error)
 }
 
 // Options are what a fleet is made of. All of them are required.

@@ -57,11 +57,17 @@ func (f *Fleet) DeclarePool(ctx context.Context, tenant string, spec mvm.PoolSpe
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID})
+		return errors.Join(f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolCreated, Tenant: tenant, Pool: spec.ID}),
+			f.channelsUpdated(ctx, tx, p.Address(), nil, spec.Channels))
 	})
 	if err != nil {
 		f.quotaEvent(mvm.AskerFrom(ctx), tenant, spec.ID, err)
 		return p, err
+	}
+	if len(spec.Channels) > 0 { // guests that have a channel's secret lose it
+		if err := f.opt.Deliver.Later(tenant); err != nil {
+			return p, err
+		}
 	}
 	f.opt.Reconcile.Changed(tenant, spec.ID)
 	if err := f.opt.Ports.Publish(); err != nil {
@@ -127,12 +133,13 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
 			p.Bound, p.Unpublished = nil, ""
 		}
-		changed := delta.Text(p.Spec, *up.Spec, "env")
+		changed, channels := delta.Text(p.Spec, *up.Spec, "env"), p.Spec.Channels
 		p.Spec, p.Problem = *up.Spec, "" // what failed before is tried anew
 		if err := tx.PutPool(p); err != nil || changed == "" {
 			return err
 		}
-		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed})
+		return errors.Join(f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolUpdated, Tenant: tenant, Pool: pool, Detail: changed}),
+			f.channelsUpdated(ctx, tx, p.Address(), channels, p.Spec.Channels))
 	})
 	if err != nil {
 		return p, err

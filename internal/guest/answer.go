@@ -39,6 +39,10 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 		return a.answerSuspend(ctx, *req.Suspend)
 	case req.Settle:
 		return a.answerSettle(ctx)
+	case req.Preflight:
+		return a.answerPreflight(ctx)
+	case req.Sync:
+		return guestproto.Response{SyncAck: ack(a.sys.SyncFolder(a.dataFolder()))}
 	}
 	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
 }

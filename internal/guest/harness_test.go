@@ -74,6 +74,7 @@ func (f *fakeSystem) HoldsSecrets(string) error         { return f.do("memory") 
 func (f *fakeSystem) Uptime() (time.Duration, error)    { return time.Second, nil }
 func (f *fakeSystem) Announce() error                   { return f.do("announce") }
 func (f *fakeSystem) Sync()                             { _ = f.do("sync") }
+func (f *fakeSystem) SyncFolder(dir string) error       { return f.do("sync " + filepath.Base(dir)) }
 func (f *fakeSystem) PowerOff() error                   { return f.do("poweroff") }
 
 // fakeRouter is a gateway's router with a settable load.

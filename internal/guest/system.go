@@ -33,6 +33,8 @@ type System interface {
 	Uptime() (time.Duration, error)
 	// Sync writes all that is dirty to the disks.
 	Sync()
+	// SyncFolder makes what was written to the folder's file system durable.
+	SyncFolder(dir string) error
 	// PowerOff unmounts what can be and powers the machine off. It returns only when
 	// that failed, or where the guest agent is not PID 1 and has only asked for it.
 	PowerOff() error

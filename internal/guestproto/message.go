@@ -52,6 +52,8 @@ type Request struct {
 	Peers       bool   // "Peers", to gateways: which instances they have connections to
 	Suspend     *Suspend
 	Settle      bool // "Settle"
+	Preflight   bool // "Preflight": whether the workload may get a message now
+	Sync        bool // "Sync": what the workload has written is made durable
 }
 
 // Response answers a Request. Exactly one field is set.
@@ -76,6 +78,8 @@ type Response struct {
 	Peers        *Peers
 	SuspendAck   *SuspendAck
 	SettleAck    *SettleAck
+	PreflightAck *PreflightAck
+	SyncAck      *Ack
 }
 
 // HostRequest is a message of port 53, from a guest. Tenant ids in it are only
@@ -87,6 +91,10 @@ type HostRequest struct {
 	// Extensions, for gateways only.
 	Acquire        *Acquire // choose or make an instance and have it awake
 	ReportActivity *ReportActivity
+	// Preflight and SyncInstance ask the guest of an instance that a channel leads to.
+	Preflight      *InstanceName
+	SyncInstance   *SyncInstance
+	ReportMessages *ReportMessages
 
 	// Extension, of every role: how its services are, when that changed.
 	ReportHealth *Status
@@ -102,6 +110,9 @@ type HostResponse struct {
 	AcquireResult *AcquireResult
 	ActivityAck   bool // "ActivityAck"
 	HealthAck     bool // "HealthAck"
+	PreflightAck  *PreflightAck
+	SyncAck       *Ack
+	MessagesAck   bool // "MessagesAck"
 }
 
 // Error says that a request could not be done.
@@ -186,6 +197,8 @@ type Configure struct {
 	Routes       *mvm.RoutingTable `json:"routes,omitempty"`
 	// RouteKeys are the secrets that verify tokens of the routes, by name.
 	RouteKeys map[string][]byte `json:"route_keys,omitempty"`
+	// Channels are those of a gateway's pool.
+	Channels []Channel `json:"channels,omitempty"`
 	// ListenPorts are the ports on which a gateway takes connections from its host
 	// with a PROXY protocol v2 header; see docs/adr.
 	ListenPorts []int `json:"listen_ports,omitempty"`
@@ -243,6 +256,8 @@ type Status struct {
 	// Version grows with every Status of a boot: of two the greater is the newer. 0: the
 	// guest is of an older mvm, which has no ReportHealth.
 	Version uint64 `json:"version,omitempty"`
+	// Channels are those of a gateway.
+	Channels []ChannelStatus `json:"channels,omitempty"`
 }
 
 // ServiceStatus is one service of the image.
@@ -395,6 +410,13 @@ type InstanceName struct {
 	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }
 
+// SyncInstance has what the workload of an instance has written made durable, unless it has
+// booted anew since: then what was written before may be gone.
+type SyncInstance struct {
+	InstanceName
+	Boot int `json:"boot"`
+}
+
 // InstanceStatus answers QueryInstanceStatus.
 type InstanceStatus struct {
 	Status  mvm.State  `json:"status"`
@@ -416,6 +438,8 @@ type Acquire struct {
 	// Source is the address of the client that named the key, where nobody vouches for
 	// it. A gateway that sends it also says when the instance answered; see Activity.
 	Source netip.Addr `json:"source,omitzero"`
+	// Channel is the channel of the gateway whose message it is for.
+	Channel string `json:"channel,omitempty"`
 
 	RequestID string `json:"request_id,omitempty"` // see Request.WithID
 }

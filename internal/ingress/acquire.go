@@ -26,6 +26,9 @@ var stateOrder = []mvm.State{mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping,
 // acquire has an instance of the pool awake and says which.
 func (h *Listener) acquire(ctx context.Context, r guestproto.Acquire) guestproto.HostResponse {
 	by := h.gatewayAsker()
+	if r.Channel != "" { // one of its pool's, as beyondRoutes has seen
+		by = mvm.Asker{Kind: mvm.AskerChannel, ID: r.Channel}
+	}
 	got, err := h.in.acquire(ctx, h.tenant, r, by)
 	if err == nil {
 		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: got}}
@@ -100,11 +103,19 @@ func (in *Ingress) tryAwaken(ctx context.Context, tenant string, r *question, by
 		return first, mvm.Errorf(mvm.KindUnavailable, "instance %s: %w", first.ID, mvm.HostFault(errors.New(why)))
 	}
 	defer in.acquiring.add(first.ID)()
-	i, err := in.opt.Queue.Wake(ctx, first.ID, by, "a request for "+r.PoolID)
+	i, err := in.opt.Queue.Wake(ctx, first.ID, by, wakeReason(r.Acquire))
 	if err == nil && claimed { // a wake under way may have configured it before
 		err = in.opt.Deliver.Push(ctx, i)
 	}
 	return i, err
+}
+
+// wakeReason is what the record of a wake says.
+func wakeReason(r guestproto.Acquire) string {
+	if r.Channel != "" {
+		return "a message for " + r.PoolID
+	}
+	return "a request for " + r.PoolID
 }
 
 // othersAwake adds the instances of the pool that take traffic as well.

@@ -186,7 +186,7 @@ func (h *Listener) answer(req guestproto.HostRequest) guestproto.HostResponse {
 	if tenant != "" && tenant != h.tenant {
 		return h.refused(ctx, what, "it named tenant %q", display.Clip(tenant))
 	}
-	if role != mvm.RoleGateway && (req.WakeInstance != nil || req.Acquire != nil || req.ReportActivity != nil) {
+	if role != mvm.RoleGateway && forGateways(req) {
 		return h.refused(ctx, what, "its role is %s, not gateway", role)
 	}
 	if why := beyondRoutes(routes, req, h.id); why != "" {
@@ -209,13 +209,24 @@ func (h *Listener) answer(req guestproto.HostRequest) guestproto.HostResponse {
 		return guestproto.HostResponse{ActivityAck: true}
 	case req.ReportHealth != nil:
 		return h.reported(*req.ReportHealth)
+	case req.Preflight != nil:
+		return h.preflight(ctx, *req.Preflight)
+	case req.SyncInstance != nil:
+		return h.sync(ctx, *req.SyncInstance)
+	case req.ReportMessages != nil:
+		return h.messages(routes, *req.ReportMessages)
 	}
 	return refuse("request is not known")
 }
 
-// routes is the routing table of the instance's pool, and the instance's role, as the
-// store has them now. A gateway whose pool has no table has an empty one.
-func (h *Listener) routes() (routes mvm.RoutingTable, role mvm.Role, err error) {
+// forGateways reports that only gateways ask for this.
+func forGateways(r guestproto.HostRequest) bool {
+	return r.WakeInstance != nil || r.Acquire != nil || r.ReportActivity != nil || r.Preflight != nil || r.SyncInstance != nil || r.ReportMessages != nil
+}
+
+// routes is what the instance's pool leads to, and the instance's role, as the store has
+// them now. A gateway whose pool has no table has an empty one.
+func (h *Listener) routes() (routes reach, role mvm.Role, err error) {
 	err = h.in.opt.Store.View(func(tx *store.Tx) error {
 		i, err := tx.Instance(h.id)
 		if err != nil || i.Role != mvm.RoleGateway {
@@ -224,8 +235,9 @@ func (h *Listener) routes() (routes mvm.RoutingTable, role mvm.Role, err error) 
 		}
 		p, err := tx.Pool(i.Tenant, i.Pool)
 		if p.Spec.Routes != nil {
-			routes = *p.Spec.Routes
+			routes.RoutingTable = *p.Spec.Routes
 		}
+		routes.channels = p.Spec.Channels
 		role = i.Role
 		return err
 	})
@@ -233,14 +245,18 @@ func (h *Listener) routes() (routes mvm.RoutingTable, role mvm.Role, err error) 
 }
 
 // beyondRoutes says why a guest may not ask for this; "" where it may. A gateway asks
-// for what its routes lead to, and every guest for its own status.
-func beyondRoutes(routes mvm.RoutingTable, r guestproto.HostRequest, self string) string {
+// for what its routes and channels lead to, and every guest for its own status.
+func beyondRoutes(routes reach, r guestproto.HostRequest, self string) string {
 	switch {
 	case r.Acquire != nil && r.Acquire.InstanceID != "": // as WakeInstance
 		if !routes.Name(r.Acquire.PoolID) {
 			return fmt.Sprintf("no route of it leads to pool %q", display.Clip(r.Acquire.PoolID))
 		}
-	case r.Acquire != nil && !routes.LeadTo(r.Acquire.PoolID, r.Acquire.Key, r.Acquire.IP):
+	case r.Preflight != nil && !routes.chats(r.Preflight.PoolID):
+		return fmt.Sprintf("no channel of it leads to pool %q", display.Clip(r.Preflight.PoolID))
+	case r.SyncInstance != nil && !routes.chats(r.SyncInstance.PoolID):
+		return fmt.Sprintf("no channel of it leads to pool %q", display.Clip(r.SyncInstance.PoolID))
+	case r.Acquire != nil && !routes.LeadTo(r.Acquire.PoolID, r.Acquire.Key, r.Acquire.IP, r.Acquire.Channel):
 		return fmt.Sprintf("no route of it leads to pool %q in this way", display.Clip(r.Acquire.PoolID))
 	case r.WakeInstance != nil && !routes.Name(r.WakeInstance.PoolID):
 		return fmt.Sprintf("no route of it leads to pool %q", display.Clip(r.WakeInstance.PoolID))
@@ -261,6 +277,12 @@ func named(r guestproto.HostRequest) (tenant, what string) {
 		return r.Acquire.TenantID, "Acquire"
 	case r.ReportHealth != nil:
 		return "", "ReportHealth"
+	case r.Preflight != nil:
+		return r.Preflight.TenantID, "Preflight"
+	case r.SyncInstance != nil:
+		return r.SyncInstance.TenantID, "SyncInstance"
+	case r.ReportMessages != nil:
+		return "", "ReportMessages"
 	}
 	return "", "ReportActivity"
 }
@@ -297,7 +319,7 @@ func absent(id string) error {
 
 // counts reports whether the activity is of an instance that the routes lead to, and of
 // its present boot.
-func (h *Listener) counts(routes mvm.RoutingTable, act guestproto.Activity) bool {
+func (h *Listener) counts(routes reach, act guestproto.Activity) bool {
 	i, err := h.findID(act.InstanceID)
 	return err == nil && routes.Name(i.Pool) && (act.Boot == 0 || act.Boot >= i.DiskGeneration)
 }

@@ -135,7 +135,7 @@ func (in *Ingress) lastUse(i mvm.Instance) time.Time {
 }
 
 // prove notes which instances answered a request of their key, by a gateway's report.
-func (h *Listener) prove(routes mvm.RoutingTable, acts []guestproto.Activity) {
+func (h *Listener) prove(routes reach, acts []guestproto.Activity) {
 	for _, act := range acts[:min(len(acts), maxActivity)] {
 		if !act.Answered || mvm.ValidateInstanceID(act.InstanceID) != nil || !h.counts(routes, act) {
 			continue

@@ -18,11 +18,16 @@ const (
 	eventLimitBurst  = 20
 	useLimitPerSec   = 1.0 / 10
 	useLimitBurst    = 1000
+
+	messageLimitPerSec = 1.0 / 30
+	messageLimitBurst  = 50
 )
 
 // limit is how often the action is recorded; false: always, since it changes state.
 func limit(act mvm.Action) (perSec rate.Limit, burst int, limited bool) {
 	switch act {
+	case mvm.MessageAccepted, mvm.MessageRefused, mvm.MessageSetAside:
+		return messageLimitPerSec, messageLimitBurst, true
 	case mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred:
 		return eventLimitPerSec, eventLimitBurst, true
 	case mvm.ExecStarted, mvm.LogsRead:

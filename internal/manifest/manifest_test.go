@@ -287,6 +287,14 @@ func TestProblems(t *testing.T) {
 			[]string{"14:1: pools[0].routes[1].match_rule: matches the same as route \"a\""}},
 		{"scopes and integrations", pool + "[[pools.secret_scopes]]\nintegration = \"A\"\nkeys = [\"../x\"]\n[[pools.secret_scopes]]\nintegration = \"b\"\n[[pools.integrations]]\nname = \"i\"\ncheckpoint_cmd = \"\"\n[[pools.integrations]]\nname = \"i\"\n",
 			[]string{"8:1: pools[0].secret_scopes[0].integration: ", "9:9: pools[0].secret_scopes[0].keys[0]: secret name", "10:9: pools[0].secret_scopes[1]: keys is missing", "14:1: pools[0].integrations[0].checkpoint_cmd: ", "16:1: pools[0].integrations[1].name: integration \"i\" is given twice"}},
+		{"channels", pool + "role = \"gateway\"\n[[pools.channels]]\nname = \"B\"\nkind = \"irc\"\nallow = [\"@a\", 5]\nmod = \"polling\"\n" +
+			"target = {pool_id = \"nope\", instance_selector = {by_key = {from = \"path\"}}, path = \"x\"}\n[[pools.channels]]\nname = \"b\"\nkind = \"telegram\"\nsecret = \"t\"\nallow = []\n" +
+			"target = {pool_id = \"p\", instance_selector = \"any\", target_port = 1, path = \"/\"}\n[secrets]\n",
+			[]string{"8:9: pools[0].channels[0]: secret is missing", "9:1: pools[0].channels[0].name: channel id", "10:1: pools[0].channels[0].kind: kind \"irc\" is not supported", "11:10: pools[0].channels[0].allow[0]: allow: \"@a\"", "11:16: pools[0].channels[0].allow[1]: is an integer",
+				"12:1: pools[0].channels[0].mod: unknown key (did you mean mode?)", "13:1: pools[0].channels[0].target: target_port is missing", "13:11: pools[0].channels[0].target.pool_id: there is no pool \"nope\"",
+				"13:29: pools[0].channels[0].target.instance_selector: ", "14:9: pools[0].channels[1]: channel b: allow is empty", "17:1: pools[0].channels[1].secret: \"t\" is not one of the secrets"}},
+		{"channels of workers", pool + "[[pools.channels]]\nname = \"b\"\nkind = \"telegram\"\nsecret = \"t\"\nallow = [\"*\"]\ntarget = {pool_id = \"p\", instance_selector = \"any\", target_port = 1, path = \"/\"}\n",
+			[]string{"7:9: pools[0].channels: is for pools with role gateway"}},
 		{"scope without its secret", pool + "[[pools.secret_scopes]]\nintegration = \"i\"\nkeys = [\"K\"]\n[secrets]\n", []string{"9:1: pools[0].secret_scopes[0].keys: \"K\" is not one of the secrets in this file"}},
 		{"env", pool + "[pools.env]\nA = 1\n\"B=\" = \"x\"\n", []string{"8:1: pools[0].env.A: is an integer", "9:1: pools[0].env.B=: is not the name"}},
 		{"secrets", "tenant.id = \"a\"\n[secrets]\nplain = \"hunter2\"\n\"../x\" = { file = \"x\" }\nnothing = {}\nmore = { file = \"x\", mode = 1 }\nnumber = { file = 1 }\n",

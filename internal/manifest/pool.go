@@ -32,9 +32,10 @@ func (t *table) pool() mvm.PoolSpec {
 	s.Routes = t.routes()
 	s.SecretScopes = t.scopes()
 	s.Integrations = t.integrations()
+	s.Channels = t.channels()
 	t.done()
 	if s.Role != mvm.RoleGateway {
-		for _, key := range []string{"routes", "publish"} {
+		for _, key := range []string{"routes", "publish", "channels"} {
 			if _, ok := t.vals[key]; ok {
 				t.item(key, nil).problem("is for pools with role gateway, and this has role %s", s.Role)
 			}

@@ -169,6 +169,7 @@ func checkPools(tables []*table, d mvm.Deployment) {
 		checkTargets(tables[n], p, ids)
 		checkScopes(tables[n], p, d.Secrets)
 		checkAuthKeys(tables[n], p, d.Secrets)
+		checkChannels(tables[n], p, ids, d.Secrets)
 	}
 	if q := d.Tenant.Quota; q != nil && len(d.Pools) > q.MaxPools {
 		tables[q.MaxPools].here().problem("is pool %d, and the tenant's quota max_pools is %d", q.MaxPools+1, q.MaxPools)

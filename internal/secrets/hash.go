@@ -27,3 +27,13 @@ func (k *Key) Hash(tenant string, values map[string][]byte) (string, error) {
 	mac.Write(plain)
 	return "sha256:" + hex.EncodeToString(mac.Sum(nil)), nil
 }
+
+// ChannelKey is the key with which a channel's gateway and workers know each other. It does
+// not depend on the tenant's secrets.
+func (k *Key) ChannelKey(tenant, pool, channel string) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, k.master, nil, "mvm channel 1\x00"+tenant+"\x00"+pool+"\x00"+channel, 32)
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindInternal, "make key of channel %s/%s %s: %w", tenant, pool, channel, err)
+	}
+	return key, nil
+}

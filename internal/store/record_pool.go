@@ -49,6 +49,7 @@ type poolSpecRecord struct {
 	SecretScopes []secretScopeRecord `json:"secret_scopes,omitempty"`
 	Env          map[string]string   `json:"env,omitempty"`
 	Integrations []integrationRecord `json:"integrations,omitempty"`
+	Channels     []channelRecord     `json:"channels,omitempty"`
 }
 
 func recordOfPoolSpec(v mvm.PoolSpec) poolSpecRecord {
@@ -56,7 +57,7 @@ func recordOfPoolSpec(v mvm.PoolSpec) poolSpecRecord {
 		ID: v.ID, Role: v.Role, Profile: v.Profile, Flake: v.Flake,
 		Resources: recordOfResources(v.Resources), Desired: recordOfCounts(v.Desired), Policy: recordOfRuntimePolicy(v.Policy), Pinned: v.Pinned,
 		Critical: v.Critical, Routes: one(v.Routes, recordOfRoutingTable), Publish: each(v.Publish, recordOfPublish), SecretScopes: each(v.SecretScopes, recordOfSecretScope),
-		Env: v.Env, Integrations: each(v.Integrations, recordOfIntegration),
+		Env: v.Env, Integrations: each(v.Integrations, recordOfIntegration), Channels: each(v.Channels, recordOfChannel),
 	}
 }
 
@@ -65,7 +66,7 @@ func (r poolSpecRecord) noun() mvm.PoolSpec {
 		ID: r.ID, Role: r.Role, Profile: r.Profile, Flake: r.Flake,
 		Resources: r.Resources.noun(), Desired: r.Desired.noun(), Policy: r.Policy.noun(), Pinned: r.Pinned,
 		Critical: r.Critical, Routes: one(r.Routes, routingTableRecord.noun), Publish: each(r.Publish, publishRecord.noun), SecretScopes: each(r.SecretScopes, secretScopeRecord.noun),
-		Env: r.Env, Integrations: each(r.Integrations, integrationRecord.noun),
+		Env: r.Env, Integrations: each(r.Integrations, integrationRecord.noun), Channels: each(r.Channels, channelRecord.noun),
 	}
 }
 
@@ -228,3 +229,43 @@ type buildRecord struct {
 func recordOfBuild(v mvm.Build) buildRecord { return buildRecord(v) }
 
 func (r buildRecord) noun() mvm.Build { return mvm.Build(r) }
+
+type channelRecord struct {
+	Name      string              `json:"name"`
+	Kind      mvm.ChannelKind     `json:"kind"`
+	Secret    string              `json:"secret"`
+	Mode      mvm.ChannelMode     `json:"mode,omitempty"`
+	Allow     []string            `json:"allow"`
+	To        channelTargetRecord `json:"target"`
+	Port      int                 `json:"port,omitempty"`
+	URL       string              `json:"url,omitempty"`
+	ProxyPort int                 `json:"proxy_port,omitempty"`
+	APIRoot   string              `json:"api_root,omitempty"`
+}
+
+func recordOfChannel(v mvm.Channel) channelRecord {
+	return channelRecord{Name: v.Name, Kind: v.Kind, Secret: v.Secret, Mode: v.Mode, Allow: v.Allow, To: recordOfChannelTarget(v.To),
+		Port: v.Port, URL: v.URL, ProxyPort: v.ProxyPort, APIRoot: v.APIRoot}
+}
+
+func (r channelRecord) noun() mvm.Channel {
+	return mvm.Channel{Name: r.Name, Kind: r.Kind, Secret: r.Secret, Mode: r.Mode, Allow: r.Allow, To: r.To.noun(),
+		Port: r.Port, URL: r.URL, ProxyPort: r.ProxyPort, APIRoot: r.APIRoot}
+}
+
+// From is empty for "any".
+type channelTargetRecord struct {
+	PoolID     string            `json:"pool_id"`
+	From       string            `json:"from,omitempty"`
+	TargetPort int               `json:"target_port"`
+	Path       string            `json:"path"`
+	Accept     mvm.ChannelAccept `json:"accept,omitempty"`
+}
+
+func recordOfChannelTarget(v mvm.ChannelTarget) channelTargetRecord {
+	return channelTargetRecord{PoolID: v.PoolID, From: v.Selector.From, TargetPort: v.TargetPort, Path: v.Path, Accept: v.Accept}
+}
+
+func (r channelTargetRecord) noun() mvm.ChannelTarget {
+	return mvm.ChannelTarget{PoolID: r.PoolID, Selector: mvm.ChannelSelector{From: r.From}, TargetPort: r.TargetPort, Path: r.Path, Accept: r.Accept}
+}

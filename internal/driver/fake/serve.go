@@ -201,6 +201,10 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 		return guestproto.Response{SuspendAck: g.suspend(b)}
 	case req.Settle:
 		return guestproto.Response{SettleAck: g.settle(b)}
+	case req.Preflight:
+		return guestproto.Response{PreflightAck: &guestproto.PreflightAck{Safe: true}}
+	case req.Sync:
+		return guestproto.Response{SyncAck: ack("")}
 	case req.Peers:
 		return guestproto.Response{Peers: &guestproto.Peers{}}
 	case req.Fence != nil:

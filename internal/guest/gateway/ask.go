@@ -23,6 +23,7 @@ func (ro *roster) ask(ctx context.Context, t target, e *entry) *call {
 	ro.inFlight[c] = struct{}{}
 	question := ro.acquireOf(t)
 	question.Source, _ = ctx.Value(strangerKey{}).(netip.Addr)
+	question.Channel, _ = ctx.Value(channelKey{}).(string)
 	if question.RequestID = mvm.RequestFrom(ctx); question.RequestID == "" {
 		question.RequestID = newRequestID()
 	}

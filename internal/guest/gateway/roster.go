@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"mvm"
 	"mvm/internal/guestproto"
 )
 
@@ -78,12 +77,8 @@ func newRoster(ctx context.Context, g *group, opt Options, lim Limits) *roster {
 // mono is the time since the roster was made; it does not jump with the clock.
 func (ro *roster) mono() time.Duration { return time.Since(ro.start) }
 
-// configure sets the tenant and forgets the targets of pools without a route.
-func (ro *roster) configure(tenant string, routes mvm.RoutingTable) {
-	pools := map[string]bool{}
-	for _, r := range routes.Routes {
-		pools[r.To.PoolID] = true
-	}
+// configure sets the tenant and forgets the targets of pools that are not reachable any more.
+func (ro *roster) configure(tenant string, pools map[string]bool) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	ro.tenant = tenant

@@ -96,7 +96,7 @@ func (r *Router) switchTo(t *table, wanted map[netip.AddrPort]bool, c guestproto
 	if c.Reason != "update" {
 		r.roster.fenceAll()
 	}
-	r.roster.configure(c.TenantID, t.routes)
+	r.roster.configure(c.TenantID, reachable(t.routes, c.Channels))
 	r.table.Store(t)
 	r.start()
 	for at, l := range opened {

@@ -90,6 +90,19 @@ func (s *System) HoldsSecrets(dir string) error {
 // Sync writes all that is dirty to the disks.
 func (s *System) Sync() { unix.Sync() }
 
+// SyncFolder makes what was written to the folder's file system durable.
+func (s *System) SyncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "sync %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return mvm.Errorf(mvm.KindInternal, "sync the file system of %s: %w", dir, err)
+	}
+	return nil
+}
+
 // unmountTimeout bounds the wait for killed processes to let go of the data disk.
 const unmountTimeout = 2 * time.Second
 

@@ -1,0 +1,110 @@
+package mvm_test
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"mvm"
+)
+
+func chatPool() mvm.PoolSpec {
+	return mvm.PoolSpec{ID: "gateways", Role: mvm.RoleGateway, Profile: "minimal", Flake: "builtin:gateway", Resources: mvm.DefaultResources(),
+		Desired: mvm.Counts{Running: 1}, Policy: mvm.DefaultRuntimePolicy(),
+		Channels: []mvm.Channel{{Name: "bot", Kind: mvm.ChannelTelegram, Secret: "telegram_token", Allow: []string{"123", "-100123"},
+			To: mvm.ChannelTarget{PoolID: "workers", Selector: mvm.ChannelSelector{From: "fixed:alice"}, TargetPort: 8787, Path: "/hook"}}}}
+}
+
+func TestChannelsAreChecked(t *testing.T) {
+	if err := chatPool().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	second := func(s *mvm.PoolSpec, change func(c *mvm.Channel)) {
+		c := s.Channels[0]
+		c.Name, c.Secret = "bot2", "other"
+		change(&c)
+		s.Channels = append(s.Channels, c)
+	}
+	for want, change := range map[string]func(s *mvm.PoolSpec){
+		"channels are for pools with role gateway": func(s *mvm.PoolSpec) { s.Role = mvm.RoleWorker },
+		"has one gateway":                          func(s *mvm.PoolSpec) { s.Desired.Running = 2 },
+		"more than 16":                             func(s *mvm.PoolSpec) { s.Channels = slices.Repeat(s.Channels, 17) },
+		"channel id \"Bot\"":                       func(s *mvm.PoolSpec) { s.Channels[0].Name = "Bot" },
+		"kind \"discord\" is not supported":        func(s *mvm.PoolSpec) { s.Channels[0].Kind = "discord" },
+		"secret name":                              func(s *mvm.PoolSpec) { s.Channels[0].Secret = "../x" },
+		"allow is empty":                           func(s *mvm.PoolSpec) { s.Channels[0].Allow = nil },
+		"\"@alice\" is not the numeric id":         func(s *mvm.PoolSpec) { s.Channels[0].Allow = []string{"@alice"} },
+		"\"007\" is not":                           func(s *mvm.PoolSpec) { s.Channels[0].Allow = []string{"007"} },
+		"allow has \"5\" twice":                    func(s *mvm.PoolSpec) { s.Channels[0].Allow = []string{"5", "5"} },
+		"beside other entries":                     func(s *mvm.PoolSpec) { s.Channels[0].Allow = []string{"5", "*"} },
+		"mode \"push\"":                            func(s *mvm.PoolSpec) { s.Channels[0].Mode = "push" },
+		"port and url are for mode webhook":        func(s *mvm.PoolSpec) { s.Channels[0].Port = 8443 },
+		"port 0 is not in":                         func(s *mvm.PoolSpec) { s.Channels[0].Mode = mvm.ChannelWebhook },
+		"is not a public https address": func(s *mvm.PoolSpec) {
+			s.Channels[0].Mode, s.Channels[0].Port, s.Channels[0].URL = mvm.ChannelWebhook, 8443, "http://x/y"
+		},
+		"api_root":                                   func(s *mvm.PoolSpec) { s.Channels[0].APIRoot = "https://api.telegram.org/bot123" },
+		"proxy_port 70000":                           func(s *mvm.PoolSpec) { s.Channels[0].ProxyPort = 70000 },
+		"target_port 0":                              func(s *mvm.PoolSpec) { s.Channels[0].To.TargetPort = 0 },
+		"path \"hook\" must start":                   func(s *mvm.PoolSpec) { s.Channels[0].To.Path = "hook" },
+		"accept \"maybe\"":                           func(s *mvm.PoolSpec) { s.Channels[0].To.Accept = "maybe" },
+		"by_key from \"path\"":                       func(s *mvm.PoolSpec) { s.Channels[0].To.Selector.From = "path" },
+		"channel \"bot\" is given twice":             func(s *mvm.PoolSpec) { second(s, func(c *mvm.Channel) { c.Name = "bot" }) },
+		"channels bot and bot2 have the same secret": func(s *mvm.PoolSpec) { second(s, func(c *mvm.Channel) { c.Secret = "telegram_token" }) },
+		"port 8081 is that of a route too":           func(s *mvm.PoolSpec) { s.Publish = []mvm.Publish{publish("8081")} },
+		"port 8443 is that of a webhook too": func(s *mvm.PoolSpec) {
+			hook := func(c *mvm.Channel) { c.Mode, c.Port, c.URL = mvm.ChannelWebhook, 8443, "https://x/y" }
+			hook(&s.Channels[0])
+			second(s, hook)
+		},
+	} {
+		s := chatPool()
+		change(&s)
+		if err := s.Validate(); !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+func publish(s string) mvm.Publish {
+	p, err := mvm.ParsePublish(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+func TestChannelsLeadWhereTheySay(t *testing.T) {
+	c := chatPool().Channels[0]
+	for _, x := range []struct {
+		from, pool, key string
+		want            bool
+	}{
+		{"fixed:alice", "workers", "alice", true}, {"fixed:alice", "workers", "bob", false}, {"fixed:alice", "workers", "", false},
+		{"fixed:alice", "gateways", "alice", false}, {"chat", "workers", "42", true}, {"chat", "workers", "", false}, {"", "workers", "", true}, {"", "workers", "42", false},
+	} {
+		c.To.Selector.From = x.from
+		if got := c.LeadTo(x.pool, x.key); got != x.want {
+			t.Errorf("from %q to pool %s key %q: %v", x.from, x.pool, x.key, got)
+		}
+	}
+}
+
+func TestChannelSelectorForm(t *testing.T) {
+	for text, from := range map[string]string{`"any"`: "", `{"by_key":{"from":"chat"}}`: "chat", `{"by_key":{"from":"fixed:a@b"}}`: "fixed:a@b"} {
+		var s mvm.ChannelSelector
+		if err := json.Unmarshal([]byte(text), &s); err != nil || s.From != from {
+			t.Errorf("%s: %+v, %v", text, s, err)
+		}
+		if b, err := json.Marshal(s); err != nil || string(b) != text {
+			t.Errorf("%s became %s, %v", text, b, err)
+		}
+	}
+	for _, text := range []string{`"least_connections"`, `{"by_key":{"from":"path"}}`, `{"by_key":{}}`, `{"by_key":{"from":"fixed:"}}`, `{"by_key":{"from":"chat","x":1}}`, `{"by_ip":"10.0.0.1"}`, `1`} {
+		var s mvm.ChannelSelector
+		if err := json.Unmarshal([]byte(text), &s); err == nil {
+			t.Errorf("%s was taken as %+v", text, s)
+		}
+	}
+}

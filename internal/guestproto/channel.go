@@ -1,0 +1,140 @@
+package guestproto
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
+	"time"
+
+	"mvm"
+)
+
+// Channel is a channel of a gateway's pool with what only the gateway gets.
+type Channel struct {
+	mvm.Channel
+	// Token is the value of the channel's secret; empty: the tenant has none of that name.
+	Token []byte `json:"token,omitempty"`
+	// Key makes what workers show the gateway, and it shows them: see Placeholder and
+	// WebhookSecret. It does not depend on Token.
+	Key []byte `json:"key"`
+}
+
+// WorkerChannel is what a worker gets of a channel that leads to it, as
+// /run/secrets/channels/<name>.json. Nothing in it is of use outside the tenant's network.
+type WorkerChannel struct {
+	Name string          `json:"name"`
+	Kind mvm.ChannelKind `json:"kind"`
+	// APIRoot is the gateway's proxy of the platform, which takes Token for the real one.
+	APIRoot string `json:"api_root"`
+	Token   string `json:"token"`
+	// Port and Path are where the gateway delivers, with Secret.
+	Port   int      `json:"port"`
+	Path   string   `json:"path"`
+	Secret string   `json:"secret"`
+	Allow  []string `json:"allow"`
+}
+
+// macLen is how many characters of a MAC are in a placeholder.
+const macLen = 27
+
+// Placeholder is the token of the instance for the gateway's proxy: the bot's id, as in the
+// real token, the instance and its key, and a MAC of these. It stays the same when the
+// real one is rotated. Empty: the real token is none of Telegram's.
+func (c Channel) Placeholder(instance, key string) string {
+	bot, ok := c.botID()
+	if !ok {
+		return ""
+	}
+	if c.To.Selector.From != mvm.KeyFromChat && c.To.Selector.From != mvm.KeyFromSender {
+		key = ""
+	}
+	return bot + ":" + strings.TrimPrefix(instance, "i-") + "_" + key + "_" + c.mac("token", instance, key)[:macLen]
+}
+
+// ReadPlaceholder returns the instance and its key that a token is the Placeholder of.
+func (c Channel) ReadPlaceholder(token string) (instance, key string, ok bool) {
+	_, rest, _ := strings.Cut(token, ":")
+	id, rest, found := strings.Cut(rest, "_")
+	if !found || len(rest) < macLen+1 || len(token) > 512 {
+		return "", "", false
+	}
+	instance, key = "i-"+id, rest[:len(rest)-macLen-1]
+	want := c.Placeholder(instance, key)
+	return instance, key, want != "" && hmac.Equal([]byte(want), []byte(token))
+}
+
+// WebhookSecret is what the gateway shows the instance with each message.
+func (c Channel) WebhookSecret(instance string) string { return c.mac("webhook", instance, "") }
+
+// PlatformSecret is what the platform shows the gateway with each message, in mode webhook.
+// It changes with the token.
+func (c Channel) PlatformSecret() string { return c.mac("platform", string(c.Token), "") }
+
+func (c Channel) mac(what, instance, key string) string {
+	m := hmac.New(sha256.New, c.Key)
+	for _, s := range []string{what, c.Name, instance, key} {
+		m.Write([]byte(s + "\x00"))
+	}
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+}
+
+func (c Channel) botID() (string, bool) {
+	bot, rest, ok := strings.Cut(strings.TrimSpace(string(c.Token)), ":")
+	return bot, ok && rest != "" && bot != "" && len(bot) <= 20 && strings.Trim(bot, "0123456789") == ""
+}
+
+// PreflightAck answers "Preflight": Safe says that the workload is idle, so that a message
+// that comes now is not caught in other work, and Held that services hold still and must
+// get nothing at all.
+type PreflightAck struct {
+	Safe   bool   `json:"safe"`
+	Held   bool   `json:"held,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// ReportMessages tells the host what became of messages.
+type ReportMessages struct {
+	Channel  string         `json:"channel"`
+	Messages []MessageEvent `json:"messages"`
+
+	RequestID string `json:"request_id,omitempty"` // see Request.WithID
+}
+
+// MaxMessages bounds the messages of one report.
+const MaxMessages = 64
+
+// MessageEvent is what became of one message: "accepted", "refused" or "set_aside". ID is
+// the platform's, Chat a digest. The text is never in it.
+type MessageEvent struct {
+	What       string `json:"what"`
+	ID         int64  `json:"id"`
+	Chat       string `json:"chat,omitempty"`
+	PoolID     string `json:"pool_id,omitempty"`
+	InstanceID string `json:"instance_id,omitempty"`
+	Detail     string `json:"detail,omitempty"`
+	Count      int    `json:"count,omitempty"` // of messages like it; 0: one
+}
+
+// The values of MessageEvent.What.
+const (
+	MessageAccepted = "accepted"
+	MessageRefused  = "refused"
+	MessageSetAside = "set_aside"
+)
+
+// ChannelStatus is how a gateway's channel is. State is "starting", "ready" or "failing".
+type ChannelStatus struct {
+	Name   string          `json:"name"`
+	Kind   mvm.ChannelKind `json:"kind"`
+	State  string          `json:"state"`
+	Detail string          `json:"detail,omitempty"`
+	Bot    string          `json:"bot,omitempty"` // its name on the platform
+	// Waiting counts messages that are not delivered yet; Accepted, Refused and SetAside
+	// those of this boot.
+	Waiting  int        `json:"waiting,omitempty"`
+	Accepted int        `json:"accepted,omitempty"`
+	Refused  int        `json:"refused,omitempty"`
+	SetAside int        `json:"set_aside,omitempty"`
+	Last     *time.Time `json:"last,omitempty"` // when the last message was accepted
+}
