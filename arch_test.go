@@ -100,12 +100,14 @@ var rules = map[string]rule{
 	"internal/image/ext4":      {"", "a file format", ""},
 	"internal/image/vmlinux":   {"", "a file format", ""},
 
-	"internal/guestproto":       {"", "what host and guest say; small, because it is in the guest", ""},
-	"internal/guestproto/mux":   {"", "streams on one port; small, because it is in the guest", ""},
-	"internal/guest":            {"internal/filecopy internal/guest/definition internal/guestproto internal/guestproto/mux", "the logic inside the VM", ""},
-	"internal/guest/definition": {"internal/strictjson", "pure: what an image says of its services, for the guest and for who builds the image", ""},
-	"internal/guest/linux":      {"internal/guest internal/guestproto", "what the guest agent does to its kernel", ""},
-	"internal/guest/gateway":    {"internal/guestproto", "routing inside the VM", "internal/testenv"},
+	"internal/guestproto":          {"", "what host and guest say; small, because it is in the guest", ""},
+	"internal/guestproto/mux":      {"", "streams on one port; small, because it is in the guest", ""},
+	"internal/guest":               {"internal/filecopy internal/guest/definition internal/guestproto internal/guestproto/mux", "the logic inside the VM", ""},
+	"internal/guest/definition":    {"internal/strictjson", "pure: what an image says of its services, for the guest and for who builds the image", ""},
+	"internal/guest/linux":         {"internal/guest internal/guestproto", "what the guest agent does to its kernel", ""},
+	"internal/guest/gateway":       {"internal/guestproto", "routing inside the VM", "internal/testenv"},
+	"internal/guest/chat":          {"internal/guestproto", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
+	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
 	"internal/strictjson":      {"", "a function on bytes", ""},
@@ -117,6 +119,7 @@ var rules = map[string]rule{
 
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli"},
+	"test/botapi":      {"", "a Bot API server for tests and the demo", ""},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"internal/owner test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
 	"test/durable":     {"", "commands, and what of them outlives a crash of the host", "*"},

@@ -27,6 +27,45 @@ type Health struct {
 	Status   HealthStatus    `json:"status"`
 	Since    time.Time       `json:"since"`
 	Services []ServiceHealth `json:"services,omitempty"`
+	// Channels are those of a gateway. They are no cause for Status: its routes work.
+	Channels []ChannelHealth `json:"channels,omitempty"`
+}
+
+// ChannelHealth says how a channel of a gateway is.
+type ChannelHealth struct {
+	Name string      `json:"name"`
+	Kind ChannelKind `json:"kind"`
+	// Status is as that of Health.
+	Status HealthStatus `json:"status"`
+	Detail string       `json:"detail,omitempty"` // why, where it fails
+	Bot    string       `json:"bot,omitempty"`    // its name on the platform
+}
+
+// Text says how the channel is, for people.
+func (c ChannelHealth) Text() string {
+	how := string(c.Kind)
+	if c.Bot != "" {
+		how += " " + c.Bot
+	}
+	how += ", " + string(c.Status)
+	if c.Detail != "" {
+		how += " (" + c.Detail + ")"
+	}
+	return how
+}
+
+// FailingChannels names the channels that fail, for people; "" where there is none.
+func (h *Health) FailingChannels() string {
+	if h == nil {
+		return ""
+	}
+	var parts []string
+	for _, c := range h.Channels {
+		if c.Status == HealthFailing {
+			parts = append(parts, "channel "+c.Name+" is "+c.Text())
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // ServiceHealth says how one service is.
@@ -134,6 +173,7 @@ func (p *PoolHealth) Add(i Instance) {
 		p.Unknown++
 	case i.Health.Status == HealthReady:
 		p.Ready++
+		trouble = i.Health.FailingChannels()
 	case i.Health.Status == HealthStarting:
 		p.Starting++
 	default:

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/guest"
-	"mvm/internal/guest/gateway"
 	"mvm/internal/guest/linux"
 )
 
@@ -118,12 +117,13 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 			m.log.Warn("close channel", "error", err)
 		}
 	}()
-	router := gateway.New(gateway.Options{Log: m.log.Logger, Host: gateway.HostOver(channel.host), Begin: linux.CoarseTimers})
+	router := newRouter(m.log.Logger, channel.host)
 	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
-		Paths: m.cfg.paths, Console: m.console, Router: router, Host: channel.host})
+		Paths: m.cfg.paths, Console: m.console, Router: router, Host: channel.host, Channels: router.chats.Status})
 	if err != nil {
 		return err
 	}
+	router.changed.Store(new(agent.ChannelsChanged))
 	ctx, cancel := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	var serving sync.WaitGroup

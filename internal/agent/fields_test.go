@@ -162,6 +162,13 @@ func poolFields() map[string]field {
 		}, func(h *host) error {
 			return wants("routes of the gateway", len(guestOf(h, h.all("gateways")[0]).Routes.Routes), 2)
 		}},
+		"Pool.Channels": {func(d *mvm.Deployment) {
+			d.Pools[0].Channels = []mvm.Channel{{Name: "bot", Kind: mvm.ChannelTelegram, Secret: "key", Allow: []string{"7"},
+				To: mvm.ChannelTarget{PoolID: "workers", TargetPort: 80, Path: "/hook"}}}
+		}, func(h *host) error {
+			c := guestOf(h, h.all("gateways")[0])
+			return wants("channels of the gateway", fmt.Sprintf("%s %s", c.Channels[0].Name, c.Channels[0].Token), "bot one")
+		}},
 		"Pool.Routes.Auth": {func(d *mvm.Deployment) {
 			d.Pools[0].Routes.Routes[0].Auth = &mvm.Auth{Mode: mvm.AuthJWT, Algorithm: mvm.AlgHS256, Keys: []string{"key"}}
 		}, func(h *host) error {

@@ -177,6 +177,9 @@ func (a *app) addHealth(t *table, i mvm.Instance) {
 	for _, s := range i.Health.Services {
 		t.add("service", s.Name+" is "+s.Text())
 	}
+	for _, c := range i.Health.Channels {
+		t.add("channel", c.Name+": "+c.Text())
+	}
 }
 
 func (a *app) instanceStatsCmd() *cobra.Command {

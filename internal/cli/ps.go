@@ -94,6 +94,8 @@ func note(i mvm.Instance) string {
 		return i.Stalled
 	case i.Health != nil && i.Health.Status == mvm.HealthFailing:
 		return i.Health.Text()
+	case i.Problem == "":
+		return i.Health.FailingChannels()
 	}
 	return i.Problem
 }

@@ -76,6 +76,9 @@ func (a *app) present(s mvm.Story) []string {
 	if i.Health != nil {
 		add("health: %s since %s%s", i.Health.Status, a.ago(i.Health.Since), because(i.Health.Text()))
 	}
+	if failing := i.Health.FailingChannels(); failing != "" {
+		add("channels: %s", failing)
+	}
 	if i.Problem != "" {
 		add("problem: %s", i.Problem)
 	}

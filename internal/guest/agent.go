@@ -44,6 +44,8 @@ type Options struct {
 	Console   io.Writer // may be nil
 	Router    Router    // nil: this agent has no gateway role
 	Host      Host      // is told how the services are; nil: it asks
+	// Channels says how the gateway's channels are; nil: there are none.
+	Channels func() []guestproto.ChannelStatus
 }
 
 // Agent is the guest agent: it answers the host's requests, configures the guest
@@ -55,6 +57,7 @@ type Agent struct {
 	log      Log
 	paths    Paths
 	router   Router
+	channels func() []guestproto.ChannelStatus
 	sup      *Supervisor
 	services []Service
 
@@ -89,7 +92,7 @@ func New(o Options) (*Agent, error) {
 	if err := os.Chmod(o.Paths.Run, 0o777|os.ModeSticky); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "open %s to workloads: %w", o.Paths.Run, err)
 	}
-	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router,
+	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router, channels: o.Channels,
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	a.suspension, a.settler, a.health = newSuspension(a), newSettler(a), &health{a: a, host: o.Host}
@@ -166,6 +169,15 @@ func (a *Agent) readiness() {
 	}
 }
 
+// ChannelsChanged has the host told how the channels are. It does not block.
+func (a *Agent) ChannelsChanged() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.configured && a.stopping.Err() == nil && a.health.changed() {
+		a.background.Go(a.health.tell)
+	}
+}
+
 // goBackground runs fn in a goroutine that Close waits for, unless it has begun.
 func (a *Agent) goBackground(fn func()) {
 	a.mu.Lock()
@@ -238,6 +250,9 @@ func (a *Agent) status() guestproto.Status {
 	}
 	if a.router != nil {
 		s.ActiveRequests = a.router.Active()
+	}
+	if a.channels != nil {
+		s.Channels = a.channels()
 	}
 	a.mu.Lock()
 	configured := a.configured

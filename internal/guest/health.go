@@ -100,6 +100,10 @@ func healthKey(s guestproto.Status) string {
 	for n := range s.Services {
 		s.Services[n].PID = 0
 	}
+	s.Channels = slices.Clone(s.Channels)
+	for n, c := range s.Channels {
+		s.Channels[n] = guestproto.ChannelStatus{Name: c.Name, Kind: c.Kind, State: c.State, Detail: c.Detail, Bot: c.Bot}
+	}
 	b, err := json.Marshal(s)
 	if err != nil { // it can't be sent either
 		return ""

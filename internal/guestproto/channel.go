@@ -71,6 +71,9 @@ func (c Channel) WebhookSecret(instance string) string { return c.mac("webhook",
 // It changes with the token.
 func (c Channel) PlatformSecret() string { return c.mac("platform", string(c.Token), "") }
 
+// Digest names a chat in records, for who does not know Key.
+func (c Channel) Digest(chat string) string { return c.mac("chat", chat, "")[:12] }
+
 func (c Channel) mac(what, instance, key string) string {
 	m := hmac.New(sha256.New, c.Key)
 	for _, s := range []string{what, c.Name, instance, key} {

@@ -131,7 +131,21 @@ func healthOf(st guestproto.Status) mvm.Health {
 		}
 		h.Services = append(h.Services, is)
 	}
+	h.Channels = channelsOf(st)
 	return h
+}
+
+// channelsOf makes of a gateway's word on its channels what is kept of it.
+func channelsOf(st guestproto.Status) (out []mvm.ChannelHealth) {
+	for _, c := range st.Channels[:min(len(st.Channels), mvm.MaxChannels)] {
+		is := mvm.ChannelHealth{Name: display.ClipTo(maxServiceName, c.Name), Kind: mvm.ChannelKind(display.ClipTo(maxServiceName, string(c.Kind))),
+			Status: mvm.HealthStarting, Detail: display.Clip(c.Detail), Bot: display.ClipTo(maxServiceName, c.Bot)}
+		if s := mvm.HealthStatus(c.State); s == mvm.HealthReady || s == mvm.HealthFailing {
+			is.Status = s
+		}
+		out = append(out, is)
+	}
+	return out
 }
 
 // unknown reports that nothing is known of a running instance's services, and its guest

@@ -76,7 +76,7 @@ func (h *Listener) sync(ctx context.Context, n guestproto.SyncInstance) guestpro
 	case !resp.SyncAck.Success:
 		err = mvm.Errorf(mvm.KindUnavailable, "sync instance %s: %s", n.InstanceID, display.Clip(detailOf(resp.SyncAck)))
 	}
-	return guestproto.HostResponse{SyncAck: ack(err)}
+	return guestproto.HostResponse{SyncAck: h.in.ack(err)}
 }
 
 func detailOf(a *guestproto.Ack) string {

@@ -1,0 +1,39 @@
+package chat
+
+import (
+	"log/slog"
+	"net/http"
+
+	"mvm/internal/guestproto"
+)
+
+// Adapter is a channel at work.
+type Adapter interface {
+	// Status says how the channel is.
+	Status() guestproto.ChannelStatus
+	// Webhook serves what the platform sends, at the path; an empty path: nothing.
+	Webhook() (path string, h http.Handler)
+	// Proxy serves a worker's request to the platform. It reports false where the request
+	// has no token of the channel, and then has written nothing.
+	Proxy(w http.ResponseWriter, r *http.Request) bool
+	// Close gives up what is not delivered, and waits for what the adapter started.
+	Close()
+}
+
+// AdapterOptions are what an Adapter works with. All are required.
+type AdapterOptions struct {
+	Channel  guestproto.Channel
+	Workers  Workers
+	Recorder Recorder
+	Log      *slog.Logger
+	HTTP     *http.Client // to the platform; it follows no redirect
+	Limits   Limits
+	Changed  func() // Status says something else now
+}
+
+// States of a ChannelStatus.
+const (
+	StateStarting = "starting"
+	StateReady    = "ready"
+	StateFailing  = "failing"
+)

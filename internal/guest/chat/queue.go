@@ -1,0 +1,249 @@
+package chat
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mvm/internal/guestproto"
+)
+
+// Message is one message for a worker. ID is the platform's, unique in the channel.
+type Message struct {
+	ID     int64
+	Chat   string // where signs of typing and mvm's own texts go; empty: nowhere
+	Key    string // of the worker; empty: any that belongs to no key
+	Body   []byte // JSON
+	Urgent bool   // it does not wait for the worker to become idle
+}
+
+// Ticket is a Message that was offered.
+type Ticket struct {
+	Message
+	seq     uint64
+	offered time.Time
+	done    chan struct{}
+	kept    bool // it has not been delivered; done
+
+	refusals, errors int
+	up               atomic.Bool // the worker answers
+}
+
+// Done is closed when the message is delivered, set aside or refused, or the queue is closed.
+func (t *Ticket) Done() <-chan struct{} { return t.done }
+
+// Settled reports, once Done is closed, that the platform need not keep the message.
+func (t *Ticket) Settled() bool { return !t.kept }
+
+// QueueOptions are what a Queue works with. All but Limits and Header are required.
+type QueueOptions struct {
+	Channel  guestproto.Channel
+	Workers  Workers
+	Platform Platform
+	Recorder Recorder
+	Log      *slog.Logger
+	Limits   Limits
+	// Header is what an instance is shown with each message.
+	Header func(instance string) http.Header
+}
+
+// Queue delivers the messages of a channel. Its methods may be called concurrently.
+type Queue struct {
+	opt    QueueOptions
+	lim    Limits
+	ctx    context.Context
+	cancel context.CancelFunc
+	group  sync.WaitGroup
+	typist typist
+
+	mu     sync.Mutex
+	closed bool
+	seq    uint64
+	lines  map[string]*line
+	byID   map[int64]*Ticket
+	byChat map[string]int
+	full   map[string]bool // chats that were told that too many wait
+	recent recentIDs
+	counts Counts
+}
+
+// Counts are what a Queue has done since it was made.
+type Counts struct {
+	Waiting, Accepted, Refused, SetAside int
+	Last                                 time.Time // when the last message was accepted
+}
+
+// NewQueue makes a queue of nothing.
+func NewQueue(opt QueueOptions) *Queue {
+	q := &Queue{opt: opt, lim: opt.Limits.withDefaults(), lines: map[string]*line{}, byID: map[int64]*Ticket{},
+		byChat: map[string]int{}, full: map[string]bool{}}
+	q.ctx, q.cancel = context.WithCancel(context.Background())
+	q.typist.q = q
+	return q
+}
+
+// Close gives up what waits, and waits for what is under way.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	q.cancel()
+	q.group.Wait()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, t := range q.byID {
+		t.kept = true
+		close(t.done)
+	}
+	clear(q.byID)
+}
+
+// goDo runs f in a goroutine that Close waits for; false: the queue is closed. q.mu is held.
+func (q *Queue) goDo(f func()) bool {
+	if q.closed {
+		return false
+	}
+	q.group.Go(f)
+	return true
+}
+
+// Offer takes a message for delivery. One that is known already is taken once.
+func (q *Queue) Offer(m Message) *Ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t := q.byID[m.ID]; t != nil {
+		return t
+	}
+	t := &Ticket{Message: m, offered: time.Now(), done: make(chan struct{})}
+	switch {
+	case q.recent.has(m.ID):
+		close(t.done)
+		return t
+	case q.closed, len(q.byID) >= q.lim.Waiting:
+		t.kept = true
+		close(t.done)
+		return t
+	case m.Chat != "" && q.byChat[m.Chat] >= q.lim.PerChat:
+		q.crowded(t)
+		return t
+	}
+	q.seq++
+	t.seq = q.seq
+	q.byID[m.ID] = t
+	q.byChat[m.Chat]++
+	l := q.lines[m.Key]
+	if l == nil {
+		l = &line{q: q, key: m.Key, news: make(chan struct{}, 1)}
+		q.lines[m.Key] = l
+		q.goDo(l.run)
+	}
+	l.add(t)
+	q.typist.add(m.Chat)
+	return t
+}
+
+// crowded refuses a message of a chat of which too many wait, and says so once. q.mu is held.
+func (q *Queue) crowded(t *Ticket) {
+	q.recent.add(t.ID)
+	q.counts.Refused++
+	close(t.done)
+	q.record(t, guestproto.MessageRefused, "", "too many messages of its chat wait")
+	if !q.full[t.Chat] {
+		q.full[t.Chat] = true
+		q.goDo(func() { q.say(t.Chat, textCrowded) })
+	}
+}
+
+// Refuse counts and records a message that is not to be delivered.
+func (q *Queue) Refuse(m Message, why string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.counts.Refused++
+	q.record(&Ticket{Message: m}, guestproto.MessageRefused, "", why)
+}
+
+// Counts returns what the queue has done.
+func (q *Queue) Counts() Counts {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	c := q.counts
+	c.Waiting = len(q.byID)
+	return c
+}
+
+// settle ends the way of a ticket that was delivered or set aside.
+func (q *Queue) settle(t *Ticket, what, instance, detail string) {
+	q.typist.remove(t.Chat)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if what == guestproto.MessageAccepted {
+		q.counts.Accepted++
+		q.counts.Last = time.Now()
+	} else {
+		q.counts.SetAside++
+	}
+	q.record(t, what, instance, detail)
+	q.recent.add(t.ID)
+	delete(q.byID, t.ID)
+	if q.byChat[t.Chat]--; q.byChat[t.Chat] <= 0 {
+		delete(q.byChat, t.Chat)
+		delete(q.full, t.Chat)
+	}
+	close(t.done)
+}
+
+func (q *Queue) record(t *Ticket, what, instance, detail string) {
+	e := guestproto.MessageEvent{What: what, ID: t.ID, InstanceID: instance, Detail: detail}
+	if t.Chat != "" {
+		e.Chat = q.opt.Channel.Digest(t.Chat)
+	}
+	q.opt.Recorder.Record(q.opt.Channel.Name, e)
+}
+
+// Texts of mvm's own, to people in a chat.
+const (
+	textCrowded  = "You sent many messages at once. I did not take the last ones; please send them again later."
+	textSlow     = "Your assistant is still starting. Your message is kept and will be delivered."
+	textSetAside = "Your assistant could not take your last message. Please send it again in another form."
+)
+
+// sayTimeout bounds one text to a chat.
+const sayTimeout = 15 * time.Second
+
+func (q *Queue) say(chat, text string) {
+	if chat == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(q.ctx, sayTimeout)
+	defer cancel()
+	if err := q.opt.Platform.Say(ctx, chat, text); err != nil {
+		q.opt.Log.Warn("tell a chat", "channel", q.opt.Channel.Name, "error", err)
+	}
+}
+
+// recentIDs remembers the last messages that were settled.
+type recentIDs struct {
+	set  map[int64]bool
+	ring [1024]int64
+	n    int
+}
+
+func (r *recentIDs) has(id int64) bool { return r.set[id] }
+
+func (r *recentIDs) add(id int64) {
+	if r.set == nil {
+		r.set = map[int64]bool{}
+	}
+	if r.set[id] {
+		return
+	}
+	at := r.n % len(r.ring)
+	if r.n >= len(r.ring) {
+		delete(r.set, r.ring[at])
+	}
+	r.ring[at], r.set[id] = id, true
+	r.n++
+}

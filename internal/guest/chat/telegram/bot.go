@@ -1,0 +1,191 @@
+// Package telegram is the adapter of the Telegram Bot API: it receives a bot's updates, by
+// polling or as a webhook, and serves the Bot API to the bot's workers, who never have the
+// real token.
+package telegram
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/guest/chat"
+	"mvm/internal/guestproto"
+)
+
+// Bot is one bot. Its methods may be called concurrently.
+type Bot struct {
+	channel   guestproto.Channel
+	opt       chat.AdapterOptions
+	api       *api
+	queue     *chat.Queue
+	newcomers newcomers
+	proxy     proxy
+	group     sync.WaitGroup
+	ctx       context.Context
+	cancel    context.CancelFunc
+	hooked    bool // Telegram has our address and secret; of keepWebhook
+
+	mu     sync.Mutex
+	state  string
+	detail string
+	name   string // of the bot
+}
+
+var _ chat.Adapter = (*Bot)(nil)
+
+// Open starts a bot.
+func Open(opt chat.AdapterOptions) chat.Adapter {
+	c := opt.Channel
+	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c.Channel, c.Token), state: chat.StateStarting}
+	from := c.To.Selector.From
+	b.newcomers.on = c.Open() && (from == mvm.KeyFromChat || from == mvm.KeyFromSender)
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.proxy.init(b)
+	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits,
+		Header: func(instance string) http.Header {
+			return http.Header{secretHeader: {c.WebhookSecret(instance)}}
+		}})
+	if b.api.token == "" {
+		b.tell(chat.StateFailing, "the tenant has no secret "+c.Secret+"; set it with `mvm tenant secrets set`")
+		return b
+	}
+	if c.Polls() {
+		b.group.Go(b.poll)
+	} else {
+		b.group.Go(b.keepWebhook)
+	}
+	return b
+}
+
+// Close implements chat.Adapter.
+func (b *Bot) Close() {
+	b.cancel()
+	b.queue.Close()
+	b.group.Wait()
+}
+
+// Status implements chat.Adapter.
+func (b *Bot) Status() guestproto.ChannelStatus {
+	n := b.queue.Counts()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := guestproto.ChannelStatus{Name: b.channel.Name, Kind: b.channel.Kind, State: b.state, Detail: b.detail, Bot: b.name,
+		Waiting: n.Waiting, Accepted: n.Accepted, Refused: n.Refused, SetAside: n.SetAside}
+	if !n.Last.IsZero() {
+		s.Last = &n.Last
+	}
+	return s
+}
+
+// tell notes how the channel is.
+func (b *Bot) tell(state, detail string) {
+	b.mu.Lock()
+	changed := b.state != state || b.detail != detail
+	b.state, b.detail = state, detail
+	b.mu.Unlock()
+	if changed {
+		b.opt.Log.Info("channel", "name", b.channel.Name, "state", state, "detail", detail)
+		b.opt.Changed()
+	}
+}
+
+// Typing implements chat.Platform.
+func (b *Bot) Typing(ctx context.Context, chatID string) error {
+	return b.api.call(ctx, "sendChatAction", map[string]any{"chat_id": numeric(chatID), "action": "typing"}, nil)
+}
+
+// Say implements chat.Platform.
+func (b *Bot) Say(ctx context.Context, chatID, text string) error {
+	return b.api.call(ctx, "sendMessage", map[string]any{"chat_id": numeric(chatID), "text": text}, nil)
+}
+
+func numeric(id string) any {
+	if n, err := strconv.ParseInt(id, 10, 64); err == nil {
+		return n
+	}
+	return id
+}
+
+// learnName asks who the bot is, which also shows that the token is good.
+func (b *Bot) learnName(ctx context.Context) error {
+	b.mu.Lock()
+	known := b.name != ""
+	b.mu.Unlock()
+	if known {
+		return nil
+	}
+	var me struct {
+		Username string `json:"username"`
+	}
+	if err := b.api.call(ctx, "getMe", nil, &me); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.name = "@" + clip(me.Username)
+	b.mu.Unlock()
+	return nil
+}
+
+// Pauses after failures.
+const (
+	firstPause   = time.Second
+	longestPause = time.Minute
+	deniedPause  = 5 * time.Minute // the token is refused: only a person can help
+)
+
+// failed notes why Telegram could not be asked and returns for how long to leave it alone.
+func (b *Bot) failed(err error, pause time.Duration) time.Duration {
+	var said *apiError
+	detail := ""
+	switch {
+	case !errors.As(err, &said):
+		detail = b.host() + " can't be reached: " + clip(reason(err))
+	case said.Code == http.StatusUnauthorized || said.Code == http.StatusNotFound:
+		detail = "Telegram refuses the token; set the secret " + b.channel.Secret + " anew, with the token that @BotFather shows"
+		pause = deniedPause
+	case said.Code == http.StatusConflict:
+		detail = "another program receives this bot's messages; end it, or give it a bot of its own"
+		pause = min(pause, 5*time.Second)
+	case said.Code == http.StatusTooManyRequests:
+		detail = "Telegram asks to wait for " + said.RetryAfter.String()
+		pause = max(pause, said.RetryAfter)
+	default:
+		detail = said.Error()
+	}
+	b.tell(chat.StateFailing, detail)
+	return pause
+}
+
+func (b *Bot) host() string {
+	if u, err := url.Parse(b.api.root); err == nil {
+		return u.Host
+	}
+	return "Telegram"
+}
+
+// reason is the innermost text of an error that says what it is.
+func reason(err error) string {
+	_, text, ok := strings.Cut(err.Error(), ": ")
+	if !ok {
+		return err.Error()
+	}
+	return text
+}
+
+// pauseFor waits, and reports false where the bot is closed.
+func (b *Bot) pauseFor(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-b.ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,51 @@
+package telegram
+
+import (
+	"sync"
+	"time"
+)
+
+// Bounds of chats that are new, in a channel that is open to everybody: each costs an
+// instance.
+const (
+	newcomerBurst = 20
+	newcomerEvery = 6 * time.Second
+	maxNewcomers  = 10_000
+)
+
+// newcomers bounds how often a new key is named. The zero value does not.
+type newcomers struct {
+	on bool
+
+	mu     sync.Mutex
+	known  map[string]bool
+	tokens float64
+	last   time.Time
+}
+
+func (n *newcomers) allow(key string) bool {
+	if !n.on {
+		return true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known[key] {
+		return true
+	}
+	now := time.Now()
+	if n.known == nil {
+		n.known, n.tokens = map[string]bool{}, newcomerBurst
+	} else {
+		n.tokens = min(newcomerBurst, n.tokens+float64(now.Sub(n.last))/float64(newcomerEvery))
+	}
+	n.last = now
+	if n.tokens < 1 {
+		return false
+	}
+	n.tokens--
+	if len(n.known) >= maxNewcomers {
+		clear(n.known)
+	}
+	n.known[key] = true
+	return true
+}

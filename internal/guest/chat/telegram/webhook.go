@@ -1,0 +1,125 @@
+package telegram
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"mvm/internal/guest/chat"
+)
+
+// Bounds of what Telegram delivers itself.
+const (
+	maxUpdate    = 1 << 20
+	webhookConns = 40               // updates at once
+	webhookWait  = 50 * time.Second // for delivery: Telegram waits for 60 s
+	webhookCheck = 10 * time.Minute // between two looks at whether Telegram has our address
+)
+
+// keepWebhook has Telegram deliver updates to the channel's address, until the bot is closed.
+func (b *Bot) keepWebhook() {
+	pause := firstPause
+	for {
+		next := webhookCheck
+		if err := b.setWebhook(); err != nil {
+			next = b.failed(err, pause)
+			pause = min(stepFactor*pause, longestPause)
+		} else {
+			pause = firstPause
+		}
+		if !b.pauseFor(next) {
+			return
+		}
+	}
+}
+
+// setWebhook tells Telegram the channel's address, unless it has it, and notes how
+// deliveries went.
+func (b *Bot) setWebhook() error {
+	ctx, cancel := context.WithTimeout(b.ctx, 2*pollGrace)
+	defer cancel()
+	if err := b.learnName(ctx); err != nil {
+		return err
+	}
+	var info struct {
+		URL       string `json:"url"`
+		LastError int64  `json:"last_error_date"`
+		LastText  string `json:"last_error_message"`
+	}
+	if err := b.api.call(ctx, "getWebhookInfo", nil, &info); err != nil {
+		return err
+	}
+	if info.URL != b.channel.URL || !b.hooked { // its secret may be another one
+		params := map[string]any{"url": b.channel.URL, "secret_token": b.channel.PlatformSecret(), "allowed_updates": updates, "max_connections": webhookConns}
+		if err := b.api.call(ctx, "setWebhook", params, nil); err != nil {
+			return err
+		}
+		b.hooked, info.LastError = true, 0
+	}
+	if info.LastError > 0 && time.Since(time.Unix(info.LastError, 0)) < webhookCheck {
+		b.tell(chat.StateFailing, "Telegram can't deliver to "+b.channel.URL+": "+clip(info.LastText))
+		return nil
+	}
+	b.tell(chat.StateReady, "")
+	return nil
+}
+
+// Webhook implements chat.Adapter.
+func (b *Bot) Webhook() (string, http.Handler) {
+	if b.channel.Polls() || b.api.token == "" {
+		return "", nil
+	}
+	u, err := url.Parse(b.channel.URL)
+	if err != nil {
+		return "", nil
+	}
+	path := u.Path
+	if path == "" {
+		path = "/"
+	}
+	return path, http.HandlerFunc(b.receive)
+}
+
+// receive takes an update from Telegram. It answers 200 once the update is settled, and
+// else 503: then Telegram sends it again.
+func (b *Bot) receive(w http.ResponseWriter, r *http.Request) {
+	got, want := r.Header.Get(secretHeader), b.channel.PlatformSecret()
+	if r.Method != http.MethodPost || subtle.ConstantTimeCompare([]byte(got), []byte(want)) != 1 {
+		http.Error(w, "this address takes messages of a bot only", http.StatusForbidden)
+		return
+	}
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxUpdate))
+	if err != nil {
+		http.Error(w, "the update can't be read", http.StatusBadRequest)
+		return
+	}
+	m, why, err := b.read(json.RawMessage(raw))
+	switch {
+	case err != nil:
+		http.Error(w, "the update has another form", http.StatusBadRequest)
+		return
+	case why != "":
+		b.queue.Refuse(m, why)
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	t := b.queue.Offer(m)
+	timer := time.NewTimer(webhookWait)
+	defer timer.Stop()
+	select {
+	case <-t.Done():
+		if t.Settled() {
+			w.WriteHeader(http.StatusOK)
+			return
+		}
+	case <-timer.C:
+	case <-r.Context().Done():
+	case <-b.ctx.Done():
+	}
+	w.Header().Set("Retry-After", "5")
+	http.Error(w, "the message is not delivered yet", http.StatusServiceUnavailable)
+}
