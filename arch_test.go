@@ -66,7 +66,7 @@ var rules = map[string]rule{
 	"internal/delta":     {"", "pure: two values in, what differs out", ""},
 	"internal/policy":    {"internal/quota", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets":   {"internal/sys", "bytes at rest", ""},
-	"internal/store":     {"internal/audit internal/sys", "durable state: it takes and returns nouns, and keeps records of its own", "internal/testenv/durable"},
+	"internal/store":     {"internal/audit internal/sys", "durable state: it takes and returns nouns, and keeps records of its own", "internal/testenv internal/testenv/durable"},
 	"internal/audit":     {"", "pure: entries in, hashes and a verdict out", ""},
 	"internal/sim":       {"", "a simulation of a host is only tests", "*"},
 	"internal/metrics":   {"", "it counts what it is told of, and knows nobody", ""},
@@ -108,6 +108,7 @@ var rules = map[string]rule{
 	"internal/guest/gateway":       {"internal/guestproto", "routing inside the VM", "internal/testenv"},
 	"internal/guest/chat":          {"internal/guestproto", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
 	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},
+	"internal/guest/chat/inbox":    {"", "messages on a disk, whoever sends or gets them", "internal/testenv internal/testenv/durable"},
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
 	"internal/strictjson":      {"", "a function on bytes", ""},

@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,25 +10,8 @@ import (
 
 	"mvm"
 	"mvm/internal/store"
+	"mvm/internal/testenv"
 )
-
-// smallDisk mounts a file system of its own, with the size in KiB.
-func smallDisk(t *testing.T, kib int) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("mounting a small file system to fill needs root")
-	}
-	dir := t.TempDir()
-	if err := syscall.Mount("mvm-test", dir, "tmpfs", 0, fmt.Sprintf("size=%dk", kib)); err != nil {
-		t.Skipf("this machine allows no mounts, so no disk can be filled: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
 
 func addEvents(s *store.Store) error {
 	return s.Update(func(tx *store.Tx) error {
@@ -39,7 +21,7 @@ func addEvents(s *store.Store) error {
 }
 
 func TestFullDiskFailsCleanlyAndRecovers(t *testing.T) {
-	dir := smallDisk(t, 2048)
+	dir := testenv.SmallDisk(t, 2048)
 	s, err := store.Open(filepath.Join(dir, "state.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +57,7 @@ func TestFullDiskFailsCleanlyAndRecovers(t *testing.T) {
 }
 
 func TestReserveLetsTheAgentGoOnWhenOthersFillTheDisk(t *testing.T) {
-	dir := smallDisk(t, 16<<10)
+	dir := testenv.SmallDisk(t, 16<<10)
 	s, err := store.Open(filepath.Join(dir, "state.db"))
 	if err != nil {
 		t.Fatal(err)

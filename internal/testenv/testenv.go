@@ -4,8 +4,10 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -14,7 +16,7 @@ import (
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes network interfaces, or processes of other users")
+		t.Skip("needs root: it makes network interfaces, mounts, or processes of other users")
 	}
 }
 
@@ -71,5 +73,22 @@ func Cache(t testing.TB) string {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// SmallDisk mounts a file system of its own, with the size in KiB, for as long as the test
+// runs.
+func SmallDisk(t testing.TB, kib int) (dir string) {
+	t.Helper()
+	NeedRoot(t)
+	dir = t.TempDir()
+	if err := syscall.Mount("mvm-test", dir, "tmpfs", 0, fmt.Sprintf("size=%dk", kib)); err != nil {
+		t.Skipf("this machine allows no mounts, so no disk can be filled: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
 	return dir
 }
