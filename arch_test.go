@@ -102,9 +102,10 @@ var rules = map[string]rule{
 
 	"internal/guestproto":          {"", "what host and guest say; small, because it is in the guest", ""},
 	"internal/guestproto/mux":      {"", "streams on one port; small, because it is in the guest", ""},
-	"internal/guest":               {"internal/filecopy internal/guest/definition internal/guestproto internal/guestproto/mux", "the logic inside the VM", ""},
+	"internal/guest":               {"internal/filecopy internal/guest/definition internal/guest/workload internal/guestproto internal/guestproto/mux", "the logic inside the VM", ""},
 	"internal/guest/definition":    {"internal/strictjson", "pure: what an image says of its services, for the guest and for who builds the image", ""},
-	"internal/guest/linux":         {"internal/guest internal/guestproto", "what the guest agent does to its kernel", ""},
+	"internal/guest/workload":      {"internal/guest/definition internal/guestproto", "services of an image as processes, their output and readiness; it knows no host", ""},
+	"internal/guest/linux":         {"internal/guest internal/guest/workload internal/guestproto", "what the guest agent does to its kernel", ""},
 	"internal/guest/gateway":       {"internal/guestproto", "routing inside the VM", "internal/testenv"},
 	"internal/guest/chat":          {"internal/guestproto", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
 	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},

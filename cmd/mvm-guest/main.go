@@ -17,6 +17,7 @@ import (
 
 	"mvm/internal/guest"
 	"mvm/internal/guest/linux"
+	"mvm/internal/guest/workload"
 )
 
 func main() {
@@ -31,15 +32,15 @@ type machine struct {
 	cfg     config
 	init    bool
 	log     guest.Log
-	journal *guest.Journal
-	procs   *guest.Processes
+	journal *workload.Journal
+	procs   *workload.Processes
 	console io.Writer
 }
 
 func newMachine(cfg config, init bool) *machine {
-	journal := guest.NewJournal()
+	journal := workload.NewJournal()
 	return &machine{cfg: cfg, init: init, journal: journal, log: guest.NewLog(journal, os.Stderr),
-		procs: guest.NewProcesses(init), console: os.Stderr}
+		procs: workload.NewProcesses(init), console: os.Stderr}
 }
 
 // runInit is PID 1. It must not return while the machine is up, so whatever goes

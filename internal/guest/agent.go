@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/definition"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -37,8 +38,8 @@ func DefaultPaths() Paths {
 // Options are what an Agent is made of.
 type Options struct {
 	System    System
-	Processes *Processes
-	Journal   *Journal
+	Processes *workload.Processes
+	Journal   *workload.Journal
 	Log       Log
 	Paths     Paths
 	Console   io.Writer // may be nil
@@ -52,14 +53,14 @@ type Options struct {
 // and runs its services. Its methods may be called concurrently.
 type Agent struct {
 	sys      System
-	procs    *Processes
-	journal  *Journal
+	procs    *workload.Processes
+	journal  *workload.Journal
 	log      Log
 	paths    Paths
 	router   Router
 	channels func() []guestproto.ChannelStatus
-	sup      *Supervisor
-	services []Service
+	sup      *workload.Supervisor
+	services []workload.Service
 
 	integrations *integrations
 	suspension   *suspension
@@ -96,9 +97,9 @@ func New(o Options) (*Agent, error) {
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	a.suspension, a.settler, a.health = newSuspension(a), newSettler(a), &health{a: a, host: o.Host}
-	a.sup = NewSupervisor(SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log.Logger, Etc: o.Paths.Etc,
+	a.sup = workload.NewSupervisor(workload.SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log.Logger, Etc: o.Paths.Etc,
 		Secrets: o.Paths.Secrets, Console: o.Console, Changed: a.readiness, Starting: a.settler.starts})
-	services, err := LoadServices(o.Paths.Services)
+	services, err := workload.LoadServices(o.Paths.Services)
 	a.services = services
 	for _, e := range serviceErrors(err) {
 		a.log.Error("service definition", "name", e.Service, "error", e.Err)
@@ -110,20 +111,20 @@ func New(o Options) (*Agent, error) {
 }
 
 // serviceErrors takes what LoadServices joined apart.
-func serviceErrors(err error) []*ServiceError {
-	var one *ServiceError
+func serviceErrors(err error) []*workload.ServiceError {
+	var one *workload.ServiceError
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []*ServiceError
+		var all []*workload.ServiceError
 		for _, e := range joined.Unwrap() {
 			all = append(all, serviceErrors(e)...)
 		}
 		return all
 	}
 	if errors.As(err, &one) {
-		return []*ServiceError{one}
+		return []*workload.ServiceError{one}
 	}
 	if err != nil {
-		return []*ServiceError{{Service: "", Err: err}}
+		return []*workload.ServiceError{{Service: "", Err: err}}
 	}
 	return nil
 }
@@ -204,10 +205,10 @@ func (a *Agent) flag(name string, on bool) error {
 }
 
 // serviceUsers are the users that services run as, those of broken ones left out.
-func (a *Agent) serviceUsers() []User {
-	var users []User
+func (a *Agent) serviceUsers() []workload.User {
+	var users []workload.User
 	for _, s := range a.services {
-		if u, err := lookupUser(a.paths.Etc, s.User); err == nil {
+		if u, err := workload.LookupUser(a.paths.Etc, s.User); err == nil {
 			users = append(users, u)
 		}
 	}
@@ -216,7 +217,7 @@ func (a *Agent) serviceUsers() []User {
 
 // workload is the user that the workload runs as: the only one of the services
 // that is not root, else root.
-func (a *Agent) workload() User {
+func (a *Agent) workload() workload.User {
 	users := a.serviceUsers()
 	who := accessFor(users)
 	for _, u := range users {
@@ -224,7 +225,7 @@ func (a *Agent) workload() User {
 			return u
 		}
 	}
-	root, err := lookupUser(a.paths.Etc, "")
+	root, err := workload.LookupUser(a.paths.Etc, "")
 	if err != nil {
 		a.log.Error("look up root", "error", err)
 	}
@@ -269,7 +270,7 @@ func (a *Agent) status() guestproto.Status {
 
 func notReady(services []guestproto.ServiceStatus) string {
 	for _, s := range services {
-		if s.State != stateReady && s.State != stateDone {
+		if s.State != workload.StateReady && s.State != workload.StateDone {
 			detail := "service " + s.Name + " is " + s.State
 			if s.Detail != "" {
 				detail += ": " + s.Detail

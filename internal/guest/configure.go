@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/definition"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -81,10 +82,10 @@ func validateConfigure(c guestproto.Configure) error {
 		}
 	case "update":
 	default:
-		return mvm.Errorf(mvm.KindInvalid, "configure: reason %q is not boot, wake or update", clip(c.Reason))
+		return mvm.Errorf(mvm.KindInvalid, "configure: reason %q is not boot, wake or update", workload.Clip(c.Reason))
 	}
 	if !c.Role.Valid() {
-		return mvm.Errorf(mvm.KindInvalid, "configure: role %q is not known", clip(string(c.Role)))
+		return mvm.Errorf(mvm.KindInvalid, "configure: role %q is not known", workload.Clip(string(c.Role)))
 	}
 	for path := range c.Secrets {
 		if err := definition.ValidateSecretPath(path); err != nil {

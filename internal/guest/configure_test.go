@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"mvm"
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -46,7 +46,7 @@ func (m *machine) didAll() (ops []string) {
 
 func TestConfigureNamesWhatFailed(t *testing.T) {
 	for _, op := range []string{"clock", "entropy", "hostname", "network", "memory"} {
-		m := newMachine(t, guest.Service{Name: "app", Command: sh("sleep 1000")})
+		m := newMachine(t, workload.Service{Name: "app", Command: sh("sleep 1000")})
 		m.sys.fail[op] = errors.New(op + " is broken")
 		c := boot()
 		c.Net = &guestproto.Net{}

@@ -12,6 +12,7 @@ import (
 
 	"mvm"
 	"mvm/internal/filecopy"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -29,7 +30,7 @@ func (a *Agent) serveCopy(ctx context.Context, conn *hostConn, c guestproto.Copy
 		_ = conn.send(errorResponse(err))
 		return
 	}
-	a.log.Info("copy", "path", clip(c.Path), "in", c.In)
+	a.log.Info("copy", "path", workload.Clip(c.Path), "in", c.In)
 	if conn.send(guestproto.Response{ExecStarted: &guestproto.ExecStarted{}}) != nil {
 		return
 	}
@@ -52,7 +53,7 @@ func (a *Agent) copyTarget(c guestproto.Copy) (t filecopy.Target, err error) {
 	}
 	t = filecopy.Target{Path: c.Path, Name: c.Name, Owners: c.Owners, Setuid: true}
 	if c.User != "" {
-		u, err := lookupUser(a.paths.Etc, c.User)
+		u, err := workload.LookupUser(a.paths.Etc, c.User)
 		if err != nil {
 			return t, err
 		}

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -40,7 +40,7 @@ func cutOff(t *testing.T, body string) (url string) {
 // middle of it. One that nobody gave is told as such.
 func TestAnswersThatAreCutOff(t *testing.T) {
 	idle, ready := cutOff(t, `{"busy":false}`), cutOff(t, `{"state":"ready"}`)
-	m := newMachine(t, guest.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: idle, Suspend: ready})
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: idle, Suspend: ready})
 	m.mustConfigure(boot())
 	m.awaitState("app", "ready")
 	if s := m.worker(); s.Status != "busy" || !strings.Contains(s.Reason, "does not say whether it is busy") {
@@ -50,7 +50,7 @@ func TestAnswersThatAreCutOff(t *testing.T) {
 		t.Errorf("half an answer to a suspend: %+v", ack)
 	}
 
-	m = newMachine(t, guest.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: "http://127.0.0.1:1/busy", Suspend: "http://127.0.0.1:1/suspend"})
+	m = newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: "http://127.0.0.1:1/busy", Suspend: "http://127.0.0.1:1/suspend"})
 	m.mustConfigure(boot())
 	m.awaitState("app", "ready")
 	if s := m.worker(); s.Status != "busy" || !strings.Contains(s.Reason, "refused") {
@@ -75,7 +75,7 @@ func TestExecOneByte(t *testing.T) {
 // its zero byte is; one newline at the end does not count.
 func TestSecretsInTheEnvironment(t *testing.T) {
 	for secret, want := range map[string]string{"plain": "plain", "line\n": "line", "two\n\n": "two\n", "\x00first": "", "in\x00side": "", "last\x00": "", "": ""} {
-		m := newMachine(t, guest.Service{Name: "app", Restart: "never", Command: sh(`printf '%s|' "$TOKEN"`), SecretEnv: map[string]string{"TOKEN": "token"}})
+		m := newMachine(t, workload.Service{Name: "app", Restart: "never", Command: sh(`printf '%s|' "$TOKEN"`), SecretEnv: map[string]string{"TOKEN": "token"}})
 		c := boot()
 		c.Secrets = map[string][]byte{"token": []byte(secret)}
 		m.mustConfigure(c)
@@ -97,9 +97,9 @@ func TestHomeOfAService(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("running services as other users needs root")
 	}
-	m := newMachine(t, guest.Service{Name: "a", User: "app", Dir: "/", Restart: "never", Command: sh("echo $HOME $SHELL $USER; id -u; id -g")},
-		guest.Service{Name: "b", User: "1234", Dir: "/", Restart: "never", Command: sh("echo $USER")},
-		guest.Service{Name: "c", User: "nobody", Dir: "/", Restart: "never", Command: sh("echo $HOME")})
+	m := newMachine(t, workload.Service{Name: "a", User: "app", Dir: "/", Restart: "never", Command: sh("echo $HOME $SHELL $USER; id -u; id -g")},
+		workload.Service{Name: "b", User: "1234", Dir: "/", Restart: "never", Command: sh("echo $USER")},
+		workload.Service{Name: "c", User: "nobody", Dir: "/", Restart: "never", Command: sh("echo $HOME")})
 	writeFile(t, m.paths.Etc+"/passwd", "root:x:0:0:root:/:/bin/sh\nhalf:x:1\napp:x:1234:4321:An app:/usr/lib:/bin/sh\nnobody:x:65534:65534::/nowhere:/bin/sh\nbad:x:x:y::/:/bin/sh\n")
 	m.mustConfigure(boot())
 	for name, want := range map[string]string{"a": "/usr/lib /bin/sh app 1234 4321", "b": "app", "c": "/"} {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -27,7 +28,7 @@ const (
 // execSession is one command that the host runs.
 type execSession struct {
 	conn *hostConn
-	proc *Process
+	proc *workload.Process
 	tty  *os.File // the terminal's master end, or nil
 
 	stdin   *os.File // closed by feed
@@ -51,7 +52,7 @@ func (a *Agent) serveExec(ctx context.Context, conn *hostConn, e guestproto.Exec
 		_ = conn.send(errorResponse(err))
 		return
 	}
-	a.log.Info("exec", "program", clip(e.Argv[0]), "pid", s.proc.PID, "user", e.User, "tty", e.TTY)
+	a.log.Info("exec", "program", workload.Clip(e.Argv[0]), "pid", s.proc.PID, "user", e.User, "tty", e.TTY)
 	_ = conn.SetDeadline(time.Time{})
 	err := guestproto.Send(conn, guestproto.Response{ExecStarted: &guestproto.ExecStarted{PID: s.proc.PID}})
 	s.run(ctx, err == nil)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -13,7 +14,7 @@ func (a *Agent) startExec(s *execSession, e guestproto.Exec) (err error) {
 	if len(e.Argv) == 0 || len(e.Argv) > maxArgs || len(e.Env) > maxArgs {
 		return errors.New("exec: there must be 1 to 4096 arguments, and at most 4096 variables")
 	}
-	user, err := lookupUser(a.paths.Etc, e.User)
+	user, err := workload.LookupUser(a.paths.Etc, e.User)
 	if err != nil {
 		return err
 	}
@@ -21,7 +22,7 @@ func (a *Agent) startExec(s *execSession, e guestproto.Exec) (err error) {
 	if err != nil {
 		return err
 	}
-	s.proc, err = a.procs.Start(Command{Argv: e.Argv, Env: a.execEnv(user, e), Dir: e.Dir, User: user, Files: files, TTY: e.TTY})
+	s.proc, err = a.procs.Start(workload.Command{Argv: e.Argv, Env: a.execEnv(user, e), Dir: e.Dir, User: user, Files: files, TTY: e.TTY})
 	for i, f := range files {
 		if i == 0 || f != files[0] {
 			f.Close()
@@ -34,8 +35,8 @@ func (a *Agent) startExec(s *execSession, e guestproto.Exec) (err error) {
 }
 
 // execEnv is the user's environment, the pool's, then the request's.
-func (a *Agent) execEnv(user User, e guestproto.Exec) []string {
-	env := userEnv(user)
+func (a *Agent) execEnv(user workload.User, e guestproto.Exec) []string {
+	env := workload.UserEnv(user)
 	if e.TTY {
 		env["TERM"] = defaultTerm
 	}
@@ -49,11 +50,11 @@ func (a *Agent) execEnv(user User, e guestproto.Exec) []string {
 			env[k] = v
 		}
 	}
-	return joinEnv(env)
+	return workload.JoinEnv(env)
 }
 
 // open makes the command's files and keeps the other ends.
-func (s *execSession) open(e guestproto.Exec, user User) (files [3]*os.File, err error) {
+func (s *execSession) open(e guestproto.Exec, user workload.User) (files [3]*os.File, err error) {
 	stdout := func(b []byte) guestproto.ExecFrame { return guestproto.ExecFrame{Stdout: b} }
 	stderr := func(b []byte) guestproto.ExecFrame { return guestproto.ExecFrame{Stderr: b} }
 	if e.TTY {

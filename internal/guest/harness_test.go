@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -121,13 +122,13 @@ type machine struct {
 }
 
 // newMachine starts an agent with the services, and ends it with the test.
-func newMachine(t *testing.T, services ...guest.Service) *machine {
+func newMachine(t *testing.T, services ...workload.Service) *machine {
 	t.Helper()
 	return newMachineWith(t, nil, services...)
 }
 
 // newMachineWith starts an agent that tells the host how its services are.
-func newMachineWith(t *testing.T, host guest.Host, services ...guest.Service) *machine {
+func newMachineWith(t *testing.T, host guest.Host, services ...workload.Service) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	m := &machine{t: t, host: host, dir: dir, sys: &fakeSystem{fail: map[string]error{}}, router: &fakeRouter{}, socket: dir + "/sock",
@@ -157,8 +158,8 @@ func newMachineWith(t *testing.T, host guest.Host, services ...guest.Service) *m
 
 func (m *machine) start() {
 	m.t.Helper()
-	journal := guest.NewJournal()
-	agent, err := guest.New(guest.Options{System: m.sys, Processes: guest.NewProcesses(false), Journal: journal,
+	journal := workload.NewJournal()
+	agent, err := guest.New(guest.Options{System: m.sys, Processes: workload.NewProcesses(false), Journal: journal,
 		Log: guest.NewLog(journal, nil), Paths: m.paths, Router: m.router, Host: m.host})
 	if err != nil {
 		m.t.Fatal(err)

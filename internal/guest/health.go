@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -83,11 +84,11 @@ func (h *health) tell() {
 				told = key
 				break
 			}
-			if !sleepFor(ctx, retry) {
+			if !workload.SleepFor(ctx, retry) {
 				return
 			}
 		}
-		if !sleepFor(ctx, healthGap) {
+		if !workload.SleepFor(ctx, healthGap) {
 			return
 		}
 	}
@@ -119,16 +120,4 @@ func (h *health) report(ctx context.Context, s guestproto.Status) bool {
 	_, err := h.host.Call(ctx, guestproto.HostRequest{ReportHealth: &s})
 	var refused *guestproto.RemoteError
 	return err == nil || errors.As(err, &refused) && strings.Contains(refused.Message, guestproto.NoVariant)
-}
-
-// sleepFor waits, and reports false where ctx ended before.
-func sleepFor(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -55,8 +55,8 @@ func (h *toldHost) await(t *testing.T, what string, is func(guestproto.Status) b
 func TestHealthIsReportedOnChange(t *testing.T) {
 	mend := filepath.Join(t.TempDir(), "mend")
 	host := &toldHost{fails: 1}
-	m := newMachineWith(t, host, guest.Service{Name: "app", Command: sh("test -e " + mend + " && exec sleep 1000; echo no database >&2; exit 3"),
-		Ready: &guest.Ready{File: mend, IntervalMS: 5}})
+	m := newMachineWith(t, host, workload.Service{Name: "app", Command: sh("test -e " + mend + " && exec sleep 1000; echo no database >&2; exit 3"),
+		Ready: &workload.Ready{File: mend, IntervalMS: 5}})
 	m.mustConfigure(boot())
 	host.await(t, "app crashes again and again", func(s guestproto.Status) bool {
 		if len(s.Services) != 1 {
@@ -86,7 +86,7 @@ func TestHealthIsReportedOnChange(t *testing.T) {
 func TestServiceThatFailedHasToProveItself(t *testing.T) {
 	count := filepath.Join(t.TempDir(), "count")
 	host := &toldHost{}
-	m := newMachineWith(t, host, guest.Service{Name: "app", Command: sh("echo >>" + count + "; sleep 1.5; exit 1")})
+	m := newMachineWith(t, host, workload.Service{Name: "app", Command: sh("echo >>" + count + "; sleep 1.5; exit 1")})
 	m.mustConfigure(boot())
 	eventually(t, "three runs were begun", func() bool { b, _ := os.ReadFile(count); return len(b) >= 3 })
 	host.mu.Lock()
@@ -101,7 +101,7 @@ func TestServiceThatFailedHasToProveItself(t *testing.T) {
 // One that is broken for good says so.
 func TestBrokenDefinitionIsReported(t *testing.T) {
 	host := &toldHost{}
-	m := newMachineWith(t, host, guest.Service{Name: "app", Restart: "sometimes", Command: []string{"true"}})
+	m := newMachineWith(t, host, workload.Service{Name: "app", Restart: "sometimes", Command: []string{"true"}})
 	m.mustConfigure(boot())
 	host.await(t, "app can't run", func(s guestproto.Status) bool {
 		return len(s.Services) == 1 && s.Services[0].State == "failed" && s.Services[0].Detail == `restart "sometimes" is not always, on-failure or never`
@@ -120,7 +120,7 @@ func (h *olderHost) Call(context.Context, guestproto.HostRequest) (guestproto.Ho
 // A host of an older mvm is not told again and again.
 func TestHealthOfAnOlderHost(t *testing.T) {
 	host := &olderHost{}
-	m := newMachineWith(t, host, guest.Service{Name: "app", Command: []string{"/no/such/program"}, Restart: "never"})
+	m := newMachineWith(t, host, workload.Service{Name: "app", Command: []string{"/no/such/program"}, Restart: "never"})
 	m.mustConfigure(boot())
 	eventually(t, "the host was told", func() bool { return host.calls.Load() > 0 })
 	m.awaitState("app", "failed")

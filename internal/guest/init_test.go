@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 )
 
 // TestReapAsInit runs this program as PID 1 of a PID namespace.
@@ -48,7 +48,7 @@ func beInit() int {
 		fmt.Println(err)
 		return 1
 	}
-	procs := guest.NewProcesses(true)
+	procs := workload.NewProcesses(true)
 	ctx, cancel := context.WithCancel(context.Background())
 	var reaper sync.WaitGroup
 	reaper.Go(func() { procs.Reap(ctx) })
@@ -57,7 +57,7 @@ func beInit() int {
 	for i := range 100 {
 		wg.Go(func() {
 			code := i % 100
-			p, err := procs.Start(guest.Command{Argv: []string{"/bin/sh", "-c", fmt.Sprintf("(sleep 0.05; exit 9) & exit %d", code)},
+			p, err := procs.Start(workload.Command{Argv: []string{"/bin/sh", "-c", fmt.Sprintf("(sleep 0.05; exit 9) & exit %d", code)},
 				Dir: "/", Files: [3]*os.File{null, null, null}})
 			if err != nil {
 				failed <- err.Error()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -62,7 +63,7 @@ func (i *integrations) checkpoint(ctx context.Context, names []string) guestprot
 	var why []string
 	fail := func(name string, err error) {
 		result.Failed = append(result.Failed, name)
-		why = append(why, fmt.Sprintf("%s: %v", clip(name), err))
+		why = append(why, fmt.Sprintf("%s: %v", workload.Clip(name), err))
 	}
 	release, err := i.take(ctx)
 	if err != nil {
@@ -151,13 +152,13 @@ func (i *integrations) command(ctx context.Context, in mvm.Integration, cmd stri
 	ctx, cancel := context.WithTimeoutCause(ctx, in.Timeout(), fmt.Errorf("not done within %s", in.Timeout()))
 	defer cancel()
 	user := i.agent.workload()
-	env := userEnv(user)
+	env := workload.UserEnv(user)
 	i.mu.Lock()
 	maps.Copy(env, i.env)
 	i.mu.Unlock()
 	env["MVM_INTEGRATION"] = name
 	env["MVM_INTEGRATION_STATE"] = path.Join(i.agent.paths.Data, "integrations", name, "state")
-	code, out, err := i.agent.procs.run(ctx, Command{Argv: []string{"/bin/sh", "-c", cmd}, Env: joinEnv(env), User: user})
+	code, out, err := i.agent.procs.Run(ctx, workload.Command{Argv: []string{"/bin/sh", "-c", cmd}, Env: workload.JoinEnv(env), User: user})
 	if err == nil && code == 0 {
 		return nil
 	}
@@ -168,7 +169,7 @@ func (i *integrations) command(ctx context.Context, in mvm.Integration, cmd stri
 		err = fmt.Errorf("exited with code %d", code)
 	}
 	if out = strings.TrimSpace(out); out != "" {
-		err = fmt.Errorf("%w: %s", err, clip(out))
+		err = fmt.Errorf("%w: %s", err, workload.Clip(out))
 	}
 	return err
 }

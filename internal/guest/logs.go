@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mvm/internal/guest/definition"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -21,7 +22,7 @@ const agentLog = definition.AgentLog
 // serveLogs streams lines until there are no more or, following, the host hangs up.
 func (a *Agent) serveLogs(ctx context.Context, conn *hostConn, l guestproto.Logs) {
 	if !a.hasLog(l.Service) {
-		_ = conn.send(errorResponse(errors.New("there is no service " + clip(l.Service))))
+		_ = conn.send(errorResponse(errors.New("there is no service " + workload.Clip(l.Service))))
 		return
 	}
 	ctx, release := watch(ctx, conn)
@@ -31,7 +32,7 @@ func (a *Agent) serveLogs(ctx context.Context, conn *hostConn, l guestproto.Logs
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
 	seq := max(a.journal.Tail(l.Service, l.Tail), a.journal.Resume(l.After))
-	out := bufio.NewWriterSize(conn, maxLine) // many lines go out at once
+	out := bufio.NewWriterSize(conn, workload.MaxLine) // many lines go out at once
 	for {
 		lines, next, more := a.journal.After(l.Service, seq, 256)
 		seq = next
@@ -61,7 +62,7 @@ func (a *Agent) serveLogs(ctx context.Context, conn *hostConn, l guestproto.Logs
 
 func (a *Agent) hasLog(service string) bool {
 	return service == "" || service == agentLog ||
-		slices.ContainsFunc(a.services, func(s Service) bool { return s.Name == service })
+		slices.ContainsFunc(a.services, func(s workload.Service) bool { return s.Name == service })
 }
 
 // Log is the guest agent's own log. Records go to the journal, where the host finds
@@ -73,7 +74,7 @@ type Log struct {
 }
 
 // NewLog returns a log over both; console may be nil.
-func NewLog(j *Journal, console io.Writer) Log {
+func NewLog(j *workload.Journal, console io.Writer) Log {
 	h := &logHandler{journal: slog.NewTextHandler(journalWriter{j}, nil), quiet: new(atomic.Bool)}
 	if console != nil {
 		h.console = slog.NewTextHandler(console, nil)
@@ -122,7 +123,7 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 }
 
 // journalWriter takes one record at a time, as slog's handlers give it.
-type journalWriter struct{ journal *Journal }
+type journalWriter struct{ journal *workload.Journal }
 
 func (w journalWriter) Write(p []byte) (int, error) {
 	w.journal.Append(agentLog, agentLog, strings.TrimSuffix(string(p), "\n"))

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -49,11 +49,11 @@ func TestOlderConfigureUndoesNothing(t *testing.T) {
 // The host renews what holds still before the first of all leases is over.
 func TestShortestLeaseIsReported(t *testing.T) {
 	for _, leases := range [][]int{{90_000, 40_000, 60_000}, {40_000, 60_000, 90_000}, {60_000, 90_000, 40_000}, {0, 40_000, 90_000}, {90_000, 40_000, 0}} {
-		var services []guest.Service
+		var services []workload.Service
 		for n, lease := range leases {
 			w := newWorkload(t)
 			w.lease = lease
-			services = append(services, guest.Service{Name: string(rune('a' + n)), Command: sh("exec sleep 1000"), Suspend: w.URL + "/suspend"})
+			services = append(services, workload.Service{Name: string(rune('a' + n)), Command: sh("exec sleep 1000"), Suspend: w.URL + "/suspend"})
 		}
 		m := newMachine(t, services...)
 		m.mustConfigure(boot())

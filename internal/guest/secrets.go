@@ -15,10 +15,8 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/definition"
+	"mvm/internal/guest/workload"
 )
-
-// maxSecretBytes bounds one secret; all of them fit in a frame anyway.
-const maxSecretBytes = 256 << 10
 
 // access says who may read the secrets.
 type access struct {
@@ -29,11 +27,11 @@ type access struct {
 // accessFor chooses who may read /run/secrets. Root always can. When the image's
 // services run as exactly one other user, the secrets belong to that user (0400);
 // with several, to root and a group that every service has (0440).
-func accessFor(users []User) access {
+func accessFor(users []workload.User) access {
 	a := access{dirPerm: 0o500, secretPerm: 0o400}
-	var others []User
+	var others []workload.User
 	for _, u := range users {
-		if u.UID != 0 && !slices.ContainsFunc(others, func(o User) bool { return o.UID == u.UID }) {
+		if u.UID != 0 && !slices.ContainsFunc(others, func(o workload.User) bool { return o.UID == u.UID }) {
 			others = append(others, u)
 		}
 	}
@@ -43,7 +41,7 @@ func accessFor(users []User) access {
 	case 1:
 		a.uid, a.gid = others[0].UID, others[0].GID
 	default:
-		a = access{gid: secretsGID, dirPerm: 0o550, secretPerm: 0o440}
+		a = access{gid: workload.SecretsGID, dirPerm: 0o550, secretPerm: 0o440}
 	}
 	return a
 }

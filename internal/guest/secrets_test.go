@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 )
 
 func TestSecretsFiles(t *testing.T) {
@@ -60,9 +60,9 @@ func TestSecretsBelongToTheWorkload(t *testing.T) {
 		{"one user", []string{"", "nobody"}, 65534, 65534, 0o400},
 		{"two users", []string{"nobody", "daemon"}, 0, 5252, 0o440},
 	} {
-		var services []guest.Service
+		var services []workload.Service
 		for i, u := range c.users {
-			services = append(services, guest.Service{Name: fmt.Sprintf("s%d", i), User: u, Dir: "/", Restart: "never", Command: sh("true")})
+			services = append(services, workload.Service{Name: fmt.Sprintf("s%d", i), User: u, Dir: "/", Restart: "never", Command: sh("true")})
 		}
 		m := newMachine(t, services...)
 		cfg := boot()
@@ -84,8 +84,8 @@ func TestServicesReadSecrets(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("running services as other users needs root")
 	}
-	read := func(name, user string) guest.Service {
-		return guest.Service{Name: name, User: user, Dir: "/", Restart: "never",
+	read := func(name, user string) workload.Service {
+		return workload.Service{Name: name, User: user, Dir: "/", Restart: "never",
 			Command: sh(`cat "$SECRETS/token" && echo " $TOKEN $MISSING."`), SecretEnv: map[string]string{"TOKEN": "token", "MISSING": "none"}}
 	}
 	m := newMachine(t, read("a", "nobody"), read("b", "daemon"), read("c", ""))

@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 	"mvm/internal/guestproto/mux"
 )
@@ -146,7 +147,7 @@ func TestShutdown(t *testing.T) {
 }
 
 func TestLogs(t *testing.T) {
-	m := newMachine(t, guest.Service{Name: "app", Restart: "never",
+	m := newMachine(t, workload.Service{Name: "app", Restart: "never",
 		Command: sh(`echo one; echo two >&2; printf 'x%.0s' $(seq 1 20000); echo; for i in 1 2 3; do echo "line $i"; done`)})
 	m.mustConfigure(boot())
 	m.awaitState("app", "done")
@@ -176,7 +177,7 @@ func TestLogs(t *testing.T) {
 
 func TestLogsFollow(t *testing.T) {
 	dir := t.TempDir()
-	m := newMachine(t, guest.Service{Name: "app", Command: sh("echo first; while ! test -e " + dir + "/go; do sleep 0.02; done; echo second; exec sleep 1000")})
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("echo first; while ! test -e " + dir + "/go; do sleep 0.02; done; echo second; exec sleep 1000")})
 	m.mustConfigure(boot())
 	conn := m.dial()
 	_ = conn.SetDeadline(time.Now().Add(patience))
@@ -193,7 +194,7 @@ func TestLogsFollow(t *testing.T) {
 }
 
 func TestJournalIsBounded(t *testing.T) {
-	j := guest.NewJournal()
+	j := workload.NewJournal()
 	for i := range 300 {
 		j.Append("app", "stdout", fmt.Sprintf("%d %s", i, strings.Repeat("x", 20_000)))
 	}
@@ -217,9 +218,9 @@ func TestJournalIsBounded(t *testing.T) {
 func TestChannel(t *testing.T) {
 	host, port := net.Pipe()
 	channel := guest.NewChannel(mux.NewServer(port))
-	journal := guest.NewJournal()
+	journal := workload.NewJournal()
 	dir := t.TempDir()
-	agent, err := guest.New(guest.Options{System: &fakeSystem{}, Processes: guest.NewProcesses(false), Journal: journal,
+	agent, err := guest.New(guest.Options{System: &fakeSystem{}, Processes: workload.NewProcesses(false), Journal: journal,
 		Log: guest.NewLog(journal, nil), Paths: guest.Paths{Run: dir + "/run", Services: dir, Etc: dir, Data: dir}})
 	if err != nil {
 		t.Fatal(err)

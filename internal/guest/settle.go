@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -58,11 +59,11 @@ func (t *settler) starts(service string) {
 }
 
 // due returns the ready services that are to be told, and the version to tell of.
-func (t *settler) due() ([]Service, int) {
-	ready := t.agent.sup.ReadyOnes(func(d Service) bool { return d.OnSecrets != nil })
+func (t *settler) due() ([]workload.Service, int) {
+	ready := t.agent.sup.ReadyOnes(func(d workload.Service) bool { return d.OnSecrets != nil })
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var out []Service
+	var out []workload.Service
 	for _, d := range ready {
 		if t.told[d.Name] < t.version && t.tried[d.Name] < t.version {
 			out = append(out, d)
@@ -131,7 +132,7 @@ func (t *settler) tellAll(ctx context.Context) {
 }
 
 // tell tells one service, a few times if it must.
-func (t *settler) tell(ctx context.Context, d Service, version int) {
+func (t *settler) tell(ctx context.Context, d workload.Service, version int) {
 	var err error
 	for n := range tellTries {
 		if n > 0 {
@@ -175,7 +176,7 @@ func (t *settler) problem() error {
 }
 
 // tellOnce tells a service by the way that its definition names.
-func (a *Agent) tellOnce(ctx context.Context, d Service) error {
+func (a *Agent) tellOnce(ctx context.Context, d workload.Service) error {
 	h := d.OnSecrets
 	timeout := tellTimeout
 	if h.TimeoutSecs > 0 {
@@ -187,7 +188,7 @@ func (a *Agent) tellOnce(ctx context.Context, d Service) error {
 	case h.Signal != "":
 		return a.sup.Signal(d.Name, signals(h.Signal))
 	case h.HTTP != "":
-		_, err := httpPost(ctx, h.HTTP, map[string]string{})
+		_, err := workload.HTTPPost(ctx, h.HTTP, map[string]string{})
 		return err
 	}
 	return a.sup.RunAs(ctx, d.Name, h.Command)

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -20,10 +20,10 @@ func TestServicesWaitForConfigureAndForEachOther(t *testing.T) {
 	order := filepath.Join(t.TempDir(), "order")
 	gate := order + ".gate"
 	m := newMachine(t,
-		guest.Service{Name: "app", After: []string{"setup", "db"}, Command: sh("echo app >>" + order + "; exec sleep 1000")},
-		guest.Service{Name: "db", Command: sh("echo db >>" + order + "; exec sleep 1000"),
-			Ready: &guest.Ready{File: gate, IntervalMS: 5}},
-		guest.Service{Name: "setup", Restart: "on-failure", Command: sh("sleep 0.1; echo setup >>" + order)},
+		workload.Service{Name: "app", After: []string{"setup", "db"}, Command: sh("echo app >>" + order + "; exec sleep 1000")},
+		workload.Service{Name: "db", Command: sh("echo db >>" + order + "; exec sleep 1000"),
+			Ready: &workload.Ready{File: gate, IntervalMS: 5}},
+		workload.Service{Name: "setup", Restart: "on-failure", Command: sh("sleep 0.1; echo setup >>" + order)},
 	)
 	if s := m.status(); s.Ready || len(s.Services) != 0 {
 		t.Errorf("before Configure: %+v", s)
@@ -44,11 +44,11 @@ func TestServicesWaitForConfigureAndForEachOther(t *testing.T) {
 
 func TestServiceRestarts(t *testing.T) {
 	m := newMachine(t,
-		guest.Service{Name: "loop", Command: sh("echo again; exit 3")},
-		guest.Service{Name: "once", Restart: "never", Command: sh("exit 4")},
-		guest.Service{Name: "fine", Restart: "never", Command: sh("exit 0")},
-		guest.Service{Name: "nowhere", Restart: "never", Command: []string{"/no/such/program"}},
-		guest.Service{Name: "nobody", Restart: "never", User: "no-such-user", Command: sh("true")},
+		workload.Service{Name: "loop", Command: sh("echo again; exit 3")},
+		workload.Service{Name: "once", Restart: "never", Command: sh("exit 4")},
+		workload.Service{Name: "fine", Restart: "never", Command: sh("exit 0")},
+		workload.Service{Name: "nowhere", Restart: "never", Command: []string{"/no/such/program"}},
+		workload.Service{Name: "nobody", Restart: "never", User: "no-such-user", Command: sh("true")},
 	)
 	m.mustConfigure(boot())
 	for name, state := range map[string]string{"once": "failed", "fine": "done", "nowhere": "failed", "nobody": "failed"} {
@@ -70,8 +70,8 @@ func TestServiceRestarts(t *testing.T) {
 }
 
 func TestServiceThatIsNotReadyInTime(t *testing.T) {
-	m := newMachine(t, guest.Service{Name: "slow", Command: sh("sleep 1000"),
-		Ready: &guest.Ready{Exec: []string{"/bin/sh", "-c", "exit 9"}, IntervalMS: 5, TimeoutSecs: 1}})
+	m := newMachine(t, workload.Service{Name: "slow", Command: sh("sleep 1000"),
+		Ready: &workload.Ready{Exec: []string{"/bin/sh", "-c", "exit 9"}, IntervalMS: 5, TimeoutSecs: 1}})
 	m.mustConfigure(boot())
 	pid := 0
 	eventually(t, "running", func() bool { pid = m.service("slow").PID; return pid != 0 })
@@ -86,7 +86,7 @@ func alive(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH
 
 // What a service leaves in its process group is killed with it.
 func TestServiceGroupIsKilled(t *testing.T) {
-	m := newMachine(t, guest.Service{Name: "parent", Restart: "never", Command: sh("sleep 1000 & echo $!; exit 0")})
+	m := newMachine(t, workload.Service{Name: "parent", Restart: "never", Command: sh("sleep 1000 & echo $!; exit 0")})
 	m.mustConfigure(boot())
 	m.awaitState("parent", "done")
 	pid, err := strconv.Atoi(m.logs(logsOf("parent"))[0].Text)
@@ -110,9 +110,9 @@ func TestStopOrder(t *testing.T) {
 		return sh("trap 'echo " + name + " >>" + order + "; exit 0' TERM; echo up; while :; do sleep 0.05; done")
 	}
 	m := newMachine(t,
-		guest.Service{Name: "db", Command: trap("db")},
-		guest.Service{Name: "app", After: []string{"db"}, Command: trap("app")},
-		guest.Service{Name: "deaf", Command: sh("trap '' TERM; echo up; while :; do sleep 0.05; done"), StopGraceSecs: 1},
+		workload.Service{Name: "db", Command: trap("db")},
+		workload.Service{Name: "app", After: []string{"db"}, Command: trap("app")},
+		workload.Service{Name: "deaf", Command: sh("trap '' TERM; echo up; while :; do sleep 0.05; done"), StopGraceSecs: 1},
 	)
 	m.mustConfigure(boot())
 	for _, name := range []string{"db", "app", "deaf"} {
@@ -132,7 +132,7 @@ func TestStopOrder(t *testing.T) {
 }
 
 func TestIfEnv(t *testing.T) {
-	m := newMachine(t, guest.Service{Name: "app", IfEnv: "COMMAND", Command: sh("echo $COMMAND; exec sleep 1000")})
+	m := newMachine(t, workload.Service{Name: "app", IfEnv: "COMMAND", Command: sh("echo $COMMAND; exec sleep 1000")})
 	c := boot()
 	m.mustConfigure(c)
 	if s := m.status(); !s.Ready || len(s.Services) != 0 {
@@ -158,7 +158,7 @@ func TestServiceRunsAsUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("running services as other users needs root")
 	}
-	m := newMachine(t, guest.Service{Name: "who", User: "nobody", Dir: "/", Restart: "never", Env: map[string]string{"A": "def", "B": "def"},
+	m := newMachine(t, workload.Service{Name: "who", User: "nobody", Dir: "/", Restart: "never", Env: map[string]string{"A": "def", "B": "def"},
 		Command: sh("id -u; id -g; id -G; echo $USER $A $B; ps -o pgid= -p $$ | tr -d ' '; echo $$")})
 	c := boot()
 	c.Env = map[string]string{"B": "pool"}
@@ -199,8 +199,8 @@ func TestLoadServicesRefuses(t *testing.T) {
 		dir := t.TempDir()
 		writeFile(t, dir+"/s.json", c.json)
 		writeFile(t, dir+"/good.json", `{"name":"good","command":["a"]}`)
-		services, err := guest.LoadServices(dir)
-		var broken *guest.ServiceError
+		services, err := workload.LoadServices(dir)
+		var broken *workload.ServiceError
 		if !errors.As(err, &broken) || broken.Service != "s" || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: LoadServices = %v, want %q of service s", c.name, err, c.want)
 		}
@@ -208,13 +208,13 @@ func TestLoadServicesRefuses(t *testing.T) {
 			t.Errorf("%s: the good service is not there: %v", c.name, services)
 		}
 	}
-	if s, err := guest.LoadServices(t.TempDir() + "/none"); err != nil || len(s) != 0 {
+	if s, err := workload.LoadServices(t.TempDir() + "/none"); err != nil || len(s) != 0 {
 		t.Errorf("LoadServices of no folder = %v, %v", s, err)
 	}
 }
 
 func TestBrokenDefinitionShows(t *testing.T) {
-	m := newMachine(t, guest.Service{Name: "bad", Command: []string{"true"}, After: []string{"none"}})
+	m := newMachine(t, workload.Service{Name: "bad", Command: []string{"true"}, After: []string{"none"}})
 	m.mustConfigure(boot())
 	s := m.status()
 	if s.Ready || len(s.Services) != 1 || s.Services[0].State != "failed" || !strings.Contains(s.Detail, "needs none") {

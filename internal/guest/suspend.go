@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -41,7 +42,7 @@ func newSuspension(a *Agent) *suspension {
 
 // any reports whether the image has services that can hold still.
 func (s *suspension) any() bool {
-	return slices.ContainsFunc(s.agent.services, func(d Service) bool { return d.Suspend != "" })
+	return slices.ContainsFunc(s.agent.services, func(d workload.Service) bool { return d.Suspend != "" })
 }
 
 // suspend has every ready service that can hold still do so, at most for the time.
@@ -53,7 +54,7 @@ func (s *suspension) suspend(ctx context.Context, timeout time.Duration) (lease 
 	}
 	defer release()
 	deadline := time.Now().Add(timeout)
-	for _, d := range s.agent.sup.ReadyOnes(func(d Service) bool { return d.Suspend != "" }) {
+	for _, d := range s.agent.sup.ReadyOnes(func(d workload.Service) bool { return d.Suspend != "" }) {
 		s.set(d.Name, true, "")
 		var l time.Duration
 		if l, err = s.suspendOne(ctx, d, deadline); err != nil {
@@ -72,7 +73,7 @@ func (s *suspension) suspend(ctx context.Context, timeout time.Duration) (lease 
 }
 
 // suspendOne asks until the service holds still or the time is over.
-func (s *suspension) suspendOne(ctx context.Context, d Service, deadline time.Time) (time.Duration, error) {
+func (s *suspension) suspendOne(ctx context.Context, d workload.Service, deadline time.Time) (time.Duration, error) {
 	for {
 		var answer struct {
 			State   string `json:"state"`
@@ -86,20 +87,20 @@ func (s *suspension) suspendOne(ctx context.Context, d Service, deadline time.Ti
 		case answer.State == "ready":
 			return time.Duration(max(answer.LeaseMS, 0)) * time.Millisecond, nil
 		case time.Now().After(deadline):
-			return 0, fmt.Errorf("busy: %s", clip(answer.Reason))
+			return 0, fmt.Errorf("busy: %s", workload.Clip(answer.Reason))
 		}
 		select {
 		case <-time.After(suspendPoll):
 		case <-ctx.Done():
-			return 0, fmt.Errorf("given up by the host: %s", clip(answer.Reason))
+			return 0, fmt.Errorf("given up by the host: %s", workload.Clip(answer.Reason))
 		}
 	}
 }
 
-func (s *suspension) ask(ctx context.Context, d Service, action string, answer any) error {
+func (s *suspension) ask(ctx context.Context, d workload.Service, action string, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, suspendTimeout)
 	defer cancel()
-	b, err := httpPost(ctx, d.Suspend, map[string]string{"action": action})
+	b, err := workload.HTTPPost(ctx, d.Suspend, map[string]string{"action": action})
 	if err != nil {
 		return fmt.Errorf("%s: %w", action, err)
 	}
@@ -137,8 +138,8 @@ func (s *suspension) goOn(ctx context.Context) error {
 	}
 }
 
-func (s *suspension) goOnOne(ctx context.Context, d Service) error {
-	if len(s.agent.sup.ReadyOnes(func(r Service) bool { return r.Name == d.Name })) == 0 {
+func (s *suspension) goOnOne(ctx context.Context, d workload.Service) error {
+	if len(s.agent.sup.ReadyOnes(func(r workload.Service) bool { return r.Name == d.Name })) == 0 {
 		return nil
 	}
 	var answer struct {
@@ -146,7 +147,7 @@ func (s *suspension) goOnOne(ctx context.Context, d Service) error {
 	}
 	err := s.ask(ctx, d, "resume", &answer)
 	if err == nil && answer.State != "running" {
-		err = fmt.Errorf("its state is %q", clip(answer.State))
+		err = fmt.Errorf("its state is %q", workload.Clip(answer.State))
 	}
 	return err
 }
@@ -192,7 +193,7 @@ func (s *suspension) report() (out []guestproto.IntegrationState) {
 			state = "error: " + s.why(d.Name)
 		case s.isHeld(d.Name):
 			state = "paused"
-		case len(s.agent.sup.ReadyOnes(func(r Service) bool { return r.Name == d.Name })) == 0:
+		case len(s.agent.sup.ReadyOnes(func(r workload.Service) bool { return r.Name == d.Name })) == 0:
 			state = "pending"
 		}
 		out = append(out, guestproto.IntegrationState{Name: d.Name, Status: wireState(state), Image: true})

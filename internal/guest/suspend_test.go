@@ -12,12 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
 // workload is a service's HTTP side: it can hold still and be told of secrets.
-type workload struct {
+type workloadServer struct {
 	*httptest.Server
 	mu    sync.Mutex
 	busy  string // why it is not ready to hold still
@@ -27,14 +27,14 @@ type workload struct {
 	asked []string
 }
 
-func newWorkload(t *testing.T) *workload {
-	w := &workload{}
+func newWorkload(t *testing.T) *workloadServer {
+	w := &workloadServer{}
 	w.Server = httptest.NewServer(http.HandlerFunc(w.serve))
 	t.Cleanup(w.Close)
 	return w
 }
 
-func (w *workload) serve(rw http.ResponseWriter, r *http.Request) {
+func (w *workloadServer) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b, _ := io.ReadAll(r.Body)
@@ -62,19 +62,19 @@ func (w *workload) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (w *workload) set(change func()) {
+func (w *workloadServer) set(change func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	change()
 }
 
-func (w *workload) isHeld() bool {
+func (w *workloadServer) isHeld() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.held
 }
 
-func (w *workload) count(what string) (n int) {
+func (w *workloadServer) count(what string) (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, a := range w.asked {
@@ -95,10 +95,10 @@ func (m *machine) settle() *guestproto.SettleAck {
 	return m.must(guestproto.Request{Settle: true}).SettleAck
 }
 
-func suspending(t *testing.T) (*workload, *machine) {
+func suspending(t *testing.T) (*workloadServer, *machine) {
 	w := newWorkload(t)
-	m := newMachine(t, guest.Service{Name: "app", Command: sh("exec sleep 1000"), Suspend: w.URL + "/suspend", Busy: w.URL + "/busy"},
-		guest.Service{Name: "other", Command: sh("exec sleep 1000")})
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000"), Suspend: w.URL + "/suspend", Busy: w.URL + "/busy"},
+		workload.Service{Name: "other", Command: sh("exec sleep 1000")})
 	if ack := m.configure(boot()); !ack.Success || !ack.Suspends || ack.Settling {
 		t.Fatalf("configure: %+v", ack)
 	}
@@ -182,8 +182,8 @@ func TestWakeGoesOnByItself(t *testing.T) {
 }
 
 // tellingService is told of secrets in the way of o.
-func tellingService(o guest.OnSecrets, script string) guest.Service {
-	return guest.Service{Name: "app", Command: sh(script), OnSecrets: &o}
+func tellingService(o workload.OnSecrets, script string) workload.Service {
+	return workload.Service{Name: "app", Command: sh(script), OnSecrets: &o}
 }
 
 func withSecret(reason, value string) guestproto.Configure {
@@ -199,19 +199,19 @@ func TestServicesAreToldOfSecrets(t *testing.T) {
 	dir := t.TempDir()
 	told := dir + "/told"
 	for name, c := range map[string]struct {
-		on     guest.OnSecrets
+		on     workload.OnSecrets
 		script string
 		times  func() int
 	}{
-		"signal": {guest.OnSecrets{Signal: "HUP"}, "trap 'echo told >>" + told + "' HUP; touch " + dir + "/up; while :; do sleep 0.05; done",
+		"signal": {workload.OnSecrets{Signal: "HUP"}, "trap 'echo told >>" + told + "' HUP; touch " + dir + "/up; while :; do sleep 0.05; done",
 			func() int { return strings.Count(readFile(t, told), "told") }},
-		"command": {guest.OnSecrets{Command: sh("echo told >>" + told)}, "touch " + dir + "/up; exec sleep 1000",
+		"command": {workload.OnSecrets{Command: sh("echo told >>" + told)}, "touch " + dir + "/up; exec sleep 1000",
 			func() int { return strings.Count(readFile(t, told), "told") }},
-		"http": {guest.OnSecrets{HTTP: w.URL + "/secrets"}, "touch " + dir + "/up; exec sleep 1000", func() int { return w.count("secrets") }},
+		"http": {workload.OnSecrets{HTTP: w.URL + "/secrets"}, "touch " + dir + "/up; exec sleep 1000", func() int { return w.count("secrets") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := tellingService(c.on, c.script)
-			s.Ready = &guest.Ready{File: dir + "/up", IntervalMS: 10}
+			s.Ready = &workload.Ready{File: dir + "/up", IntervalMS: 10}
 			m := newMachine(t, s)
 			m.mustConfigure(withSecret("boot", "one"))
 			m.awaitState("app", "ready")
@@ -247,7 +247,7 @@ func TestServicesAreToldOfSecrets(t *testing.T) {
 // TestUntold: who can't be told in time is named with the reason, until it is.
 func TestUntold(t *testing.T) {
 	dir := t.TempDir()
-	m := newMachine(t, tellingService(guest.OnSecrets{TimeoutSecs: 1,
+	m := newMachine(t, tellingService(workload.OnSecrets{TimeoutSecs: 1,
 		Command: sh("echo no way; test -e " + dir + "/slow && exec sleep 1000; test -e " + dir + "/ok")}, "exec sleep 1000"))
 	m.mustConfigure(withSecret("boot", "one"))
 	m.awaitState("app", "ready")
@@ -273,8 +273,8 @@ func TestUntold(t *testing.T) {
 // TestHeldServicesAreToldWhenTheyGoOn: one that holds still hears of secrets after it goes on.
 func TestHeldServicesAreToldWhenTheyGoOn(t *testing.T) {
 	w := newWorkload(t)
-	m := newMachine(t, guest.Service{Name: "app", Command: sh("exec sleep 1000"), Suspend: w.URL + "/suspend",
-		OnSecrets: &guest.OnSecrets{HTTP: w.URL + "/secrets"}})
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000"), Suspend: w.URL + "/suspend",
+		OnSecrets: &workload.OnSecrets{HTTP: w.URL + "/secrets"}})
 	m.mustConfigure(withSecret("boot", "one"))
 	m.awaitState("app", "ready")
 	if ack := m.suspend(0); !ack.Success {

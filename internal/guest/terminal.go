@@ -2,6 +2,7 @@ package guest
 
 import (
 	"fmt"
+	"mvm/internal/guest/workload"
 	"os"
 	"strconv"
 
@@ -10,7 +11,7 @@ import (
 
 // openTerminal makes a pseudo-terminal of the size, 0 meaning the usual, whose
 // slave end belongs to the user.
-func openTerminal(rows, cols uint16, user User) (master, slave *os.File, err error) {
+func openTerminal(rows, cols uint16, user workload.User) (master, slave *os.File, err error) {
 	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open terminal: %w", err)
@@ -32,7 +33,7 @@ func openTerminal(rows, cols uint16, user User) (master, slave *os.File, err err
 	return master, slave, nil
 }
 
-func openSlave(master *os.File, user User) (*os.File, error) {
+func openSlave(master *os.File, user workload.User) (*os.File, error) {
 	var n int
 	err := control(master, func(fd int) (err error) {
 		if err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err == nil {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -31,7 +32,7 @@ type worker struct {
 // URL says so or does not answer: a sleep must not cut off work that can't be seen.
 func (a *Agent) busy(ctx context.Context) (bool, string) {
 	reason := a.busyFlag()
-	for _, d := range a.sup.ReadyOnes(func(d Service) bool { return d.Busy != "" }) {
+	for _, d := range a.sup.ReadyOnes(func(d workload.Service) bool { return d.Busy != "" }) {
 		if reason != "" {
 			break
 		}
@@ -90,10 +91,10 @@ func mtime(path string) time.Time {
 }
 
 // askBusy returns why a service is busy, "" when it is not.
-func askBusy(ctx context.Context, d Service) string {
+func askBusy(ctx context.Context, d workload.Service) string {
 	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
 	defer cancel()
-	b, err := httpGet(ctx, d.Busy)
+	b, err := workload.HTTPGet(ctx, d.Busy)
 	if err != nil {
 		return fmt.Sprintf("%s does not say whether it is busy: %v", d.Name, err)
 	}
@@ -110,7 +111,7 @@ func askBusy(ctx context.Context, d Service) string {
 	case answer.Reason == "":
 		return d.Name + " says so"
 	}
-	return d.Name + ": " + clip(answer.Reason)
+	return d.Name + ": " + workload.Clip(answer.Reason)
 }
 
 func (a *Agent) workerStatus(ctx context.Context) guestproto.WorkerStatus {
@@ -155,7 +156,7 @@ func (a *Agent) drain(ctx context.Context, timeout time.Duration) error {
 }
 
 // chownFromRoot gives a folder that belongs to root to the user.
-func chownFromRoot(dir string, st fs.FileInfo, user User) error {
+func chownFromRoot(dir string, st fs.FileInfo, user workload.User) error {
 	if sys, ok := st.Sys().(*syscall.Stat_t); !ok || sys.Uid != 0 {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -56,7 +56,7 @@ func TestBusyURL(t *testing.T) {
 		fmt.Fprint(w, body.Load())
 	}))
 	defer srv.Close()
-	m := newMachine(t, guest.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: srv.URL + "/busy"})
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: srv.URL + "/busy"})
 	m.mustConfigure(boot())
 	m.awaitState("app", "ready")
 	for answer, want := range map[string]string{`{"busy":true}`: "busy", `{"busy":false}`: "idle", `{}`: "busy", `gibberish`: "busy"} {
@@ -121,7 +121,7 @@ func (m *machine) awaitIntegration(name, status string) {
 }
 
 func TestIntegrations(t *testing.T) {
-	m := newMachine(t, guest.Service{Name: "app", Command: sh("exec sleep 1000")})
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000")})
 	c := boot()
 	c.Env = map[string]string{"WORD": "hello"}
 	c.Integrations = []mvm.Integration{

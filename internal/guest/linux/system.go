@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest"
+	"mvm/internal/guest/workload"
 	"mvm/internal/guestproto"
 )
 
@@ -24,7 +25,7 @@ type System struct {
 	// PowerOffCommand is run by PowerOff where this is not PID 1.
 	PowerOffCommand []string
 	// Processes starts PowerOffCommand.
-	Processes *guest.Processes
+	Processes *workload.Processes
 
 	mu     sync.Mutex
 	host   string         // as set last
@@ -145,8 +146,8 @@ func (s *System) askPowerOff() error {
 		return err
 	}
 	defer null.Close()
-	proc, err := s.Processes.Start(guest.Command{Argv: s.PowerOffCommand, Env: os.Environ(), Dir: "/",
-		User: guest.User{UID: os.Getuid(), GID: os.Getgid()}, Files: [3]*os.File{null, null, null}})
+	proc, err := s.Processes.Start(workload.Command{Argv: s.PowerOffCommand, Env: os.Environ(), Dir: "/",
+		User: workload.User{UID: os.Getuid(), GID: os.Getgid()}, Files: [3]*os.File{null, null, null}})
 	if err != nil {
 		return err
 	}

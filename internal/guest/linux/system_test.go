@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/guest"
 	"mvm/internal/guest/linux"
+	"mvm/internal/guest/workload"
 )
 
 func TestAddEntropy(t *testing.T) {
@@ -77,7 +77,7 @@ func TestHostnameRefuses(t *testing.T) {
 // Where it is not PID 1, powering off is a command's work.
 func TestPowerOffByCommand(t *testing.T) {
 	flag := t.TempDir() + "/off"
-	sys := &linux.System{Processes: guest.NewProcesses(false), PowerOffCommand: []string{"touch", flag}}
+	sys := &linux.System{Processes: workload.NewProcesses(false), PowerOffCommand: []string{"touch", flag}}
 	if err := sys.PowerOff(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package guest
+package workload
 
 import (
 	"context"
@@ -33,7 +33,7 @@ func (u *unit) prove(ctx context.Context, began time.Time) error {
 	case u.def.Ready == nil:
 		need = provenFirst
 	}
-	if !sleepFor(ctx, need-time.Since(began)) {
+	if !SleepFor(ctx, need-time.Since(began)) {
 		return ctx.Err()
 	}
 	return nil
@@ -81,7 +81,7 @@ func (u *unit) check(ctx context.Context, r Ready) error {
 	defer cancel()
 	switch {
 	case r.HTTP != "":
-		_, err := httpGet(ctx, r.HTTP)
+		_, err := HTTPGet(ctx, r.HTTP)
 		return err
 	case r.TCP != "":
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", r.TCP)
@@ -105,7 +105,7 @@ func (u *unit) checkExec(ctx context.Context, argv []string) error {
 // runAs runs a command to its end as the service's user, with its environment, and
 // returns the first bytes of its output.
 func (u *unit) runAs(ctx context.Context, argv []string) (output string, err error) {
-	user, err := lookupUser(u.sup.cfg.Etc, u.def.User)
+	user, err := LookupUser(u.sup.cfg.Etc, u.def.User)
 	if err != nil {
 		return "", err
 	}
@@ -113,7 +113,7 @@ func (u *unit) runAs(ctx context.Context, argv []string) (output string, err err
 	if err != nil {
 		return "", err
 	}
-	code, output, err := u.sup.cfg.Processes.run(ctx, Command{Argv: argv, Env: env, Dir: u.def.Dir, User: user})
+	code, output, err := u.sup.cfg.Processes.Run(ctx, Command{Argv: argv, Env: env, Dir: u.def.Dir, User: user})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("%s exited with code %d", argv[0], code)
 	}
@@ -123,9 +123,9 @@ func (u *unit) runAs(ctx context.Context, argv []string) (output string, err err
 // maxOutput bounds what run keeps of a command's output.
 const maxOutput = 4 << 10
 
-// run runs a command with no input to its end, and returns its exit code and the
+// Run runs a command with no input to its end, and returns its exit code and the
 // first bytes of its output. When ctx ends before, the command's group is killed.
-func (p *Processes) run(ctx context.Context, c Command) (code int, output string, err error) {
+func (p *Processes) Run(ctx context.Context, c Command) (code int, output string, err error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, "", err
@@ -157,4 +157,16 @@ func (p *Processes) run(ctx context.Context, c Command) (code int, output string
 	}
 	_ = r.SetReadDeadline(time.Now().Add(time.Second))
 	return proc.Code(), string(<-out), err
+}
+
+// SleepFor waits, and reports false where ctx ended before.
+func SleepFor(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -1,4 +1,4 @@
-package guest
+package workload
 
 import (
 	"bufio"
@@ -14,7 +14,7 @@ import (
 // Bounds of the journal: what is kept of each service, and of a line.
 const (
 	maxRingBytes = 1 << 20
-	maxLine      = guestproto.MaxLogText
+	MaxLine      = guestproto.MaxLogText
 	lineOverhead = 64 // counted for each line, so that empty ones are bounded too
 )
 
@@ -39,8 +39,8 @@ func NewJournal() *Journal {
 
 // Append adds a line, and drops the service's oldest ones past the bound.
 func (j *Journal) Append(service, stream, text string) {
-	if len(text) > maxLine {
-		text = text[:maxLine]
+	if len(text) > MaxLine {
+		text = text[:MaxLine]
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -139,7 +139,7 @@ func (j *Journal) Resume(seq uint64) uint64 {
 // copyLines appends what r gives, line by line, until it ends. Lines longer than
 // maxLine are cut into several.
 func copyLines(r io.Reader, add func(text string)) error {
-	br := bufio.NewReaderSize(r, maxLine)
+	br := bufio.NewReaderSize(r, MaxLine)
 	for {
 		b, err := br.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {

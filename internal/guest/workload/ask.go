@@ -1,4 +1,4 @@
-package guest
+package workload
 
 import (
 	"bytes"
@@ -11,14 +11,9 @@ import (
 	"strings"
 )
 
-// httpGet gets a URL on loopback and returns the first bytes of a 2xx answer.
-func httpGet(ctx context.Context, url string) ([]byte, error) {
-	return httpDo(ctx, http.MethodGet, url, nil)
-}
-
-// httpPost posts a value as JSON to a URL on loopback and returns the first bytes of a
+// HTTPPost posts a value as JSON to a URL on loopback and returns the first bytes of a
 // 2xx answer. Any other answer is an error that says what it said.
-func httpPost(ctx context.Context, url string, v any) ([]byte, error) {
+func HTTPPost(ctx context.Context, url string, v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
@@ -53,5 +48,10 @@ func httpDo(ctx context.Context, method, url string, body []byte) ([]byte, error
 	if json.Unmarshal(text, &said) == nil && said.Error != "" {
 		return text, fmt.Errorf("%s: %s", resp.Status, said.Error)
 	}
-	return text, errors.New(strings.TrimSpace(resp.Status + " " + clip(string(text))))
+	return text, errors.New(strings.TrimSpace(resp.Status + " " + Clip(string(text))))
+}
+
+// HTTPGet gets a URL on loopback and returns the first bytes of a 2xx answer.
+func HTTPGet(ctx context.Context, url string) ([]byte, error) {
+	return httpDo(ctx, http.MethodGet, url, nil)
 }

@@ -1,4 +1,4 @@
-package guest
+package workload
 
 import (
 	"os"
@@ -9,9 +9,9 @@ import (
 	"mvm"
 )
 
-// secretsGID is a supplementary group of every service: when services run as
+// SecretsGID is a supplementary group of every service: when services run as
 // several users, it is what lets each of them read /run/secrets.
-const secretsGID = 5252
+const SecretsGID = 5252
 
 // User is a user of the guest's system.
 type User struct {
@@ -23,9 +23,9 @@ type User struct {
 	Shell  string
 }
 
-// lookupUser finds a user by name or number in etc/passwd and etc/group below the
+// LookupUser finds a user by name or number in etc/passwd and etc/group below the
 // root. Root is known without these files, and "" is root.
-func lookupUser(etc, name string) (User, error) {
+func LookupUser(etc, name string) (User, error) {
 	if name == "" {
 		name = "root"
 	}
@@ -39,7 +39,7 @@ func lookupUser(etc, name string) (User, error) {
 	if name == "root" || name == "0" {
 		return User{Name: "root", Home: dirOr("/root")}, nil
 	}
-	return User{}, mvm.Errorf(mvm.KindNotFound, "look up user %q: not in %s/passwd", clip(name), etc)
+	return User{}, mvm.Errorf(mvm.KindNotFound, "look up user %q: not in %s/passwd", Clip(name), etc)
 }
 
 func groupsOf(etc, user string) []int {
@@ -80,15 +80,15 @@ func dirOr(dir string) string {
 }
 
 func (u User) credential() *syscall.Credential {
-	c := &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID), Groups: []uint32{secretsGID}}
+	c := &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID), Groups: []uint32{SecretsGID}}
 	for _, g := range u.Groups {
 		c.Groups = append(c.Groups, uint32(g))
 	}
 	return c
 }
 
-// clip bounds text from outside before it goes into an error.
-func clip(s string) string {
+// Clip bounds text from outside before it goes into an error.
+func Clip(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "…"
 	}

@@ -1,4 +1,4 @@
-package guest
+package workload
 
 import (
 	"context"
@@ -90,7 +90,7 @@ func (u *unit) finished(code int, why string) bool {
 	case code != 0:
 		u.set(stateFailed, why)
 	default:
-		u.set(stateDone, "")
+		u.set(StateDone, "")
 		u.once.Do(func() { close(u.up) })
 	}
 	return true
@@ -100,7 +100,7 @@ func (u *unit) finished(code int, why string) bool {
 // long enough to begin the count anew, where it was ready.
 func (u *unit) failed(lasted bool, why string) {
 	u.sup.update(u, func(s *guestproto.ServiceStatus) {
-		if lasted && s.State == stateReady {
+		if lasted && s.State == StateReady {
 			s.Fails = 0
 		}
 		s.State, s.Detail, s.PID, s.Fails = stateBackoff, why, 0, s.Fails+1
@@ -117,7 +117,7 @@ func (u *unit) fails() int {
 func (u *unit) set(state, detail string) {
 	u.sup.update(u, func(s *guestproto.ServiceStatus) {
 		s.State, s.Detail = state, detail
-		if state != stateReady {
+		if state != StateReady {
 			s.PID = 0
 		}
 	})
@@ -155,7 +155,7 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 			ready = nil
 			if err == nil {
 				logs.mirror.Store(false)
-				u.set(stateReady, "")
+				u.set(StateReady, "")
 				u.once.Do(func() { close(u.up) })
 				if u.fails() > 0 {
 					steady = time.NewTimer(backoffReset)
@@ -167,7 +167,7 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 			}
 		case <-forget:
 			u.sup.update(u, func(s *guestproto.ServiceStatus) {
-				if s.State == stateReady {
+				if s.State == StateReady {
 					s.Fails = 0
 				}
 			})
@@ -217,7 +217,7 @@ func (u *unit) terminate(proc *Process) {
 
 // start starts the process with its output going to the journal.
 func (u *unit) start() (*Process, *capture, error) {
-	user, err := lookupUser(u.sup.cfg.Etc, u.def.User)
+	user, err := LookupUser(u.sup.cfg.Etc, u.def.User)
 	if err != nil {
 		return nil, nil, err
 	}

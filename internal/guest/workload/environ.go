@@ -1,4 +1,4 @@
-package guest
+package workload
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // environ returns the environment of the service, from weak to strong: the system's,
 // the definition's, the pool's, the secrets that are there.
 func (u *unit) environ(user User) ([]string, error) {
-	env := userEnv(user)
+	env := UserEnv(user)
 	maps.Copy(env, u.def.Env)
 	u.sup.mu.Lock()
 	maps.Copy(env, u.sup.env)
@@ -30,11 +30,11 @@ func (u *unit) environ(user User) ([]string, error) {
 		}
 		env[name] = value
 	}
-	return joinEnv(env), nil
+	return JoinEnv(env), nil
 }
 
-// userEnv is the environment that every process of a user starts with.
-func userEnv(user User) map[string]string {
+// UserEnv is the environment that every process of a user starts with.
+func UserEnv(user User) map[string]string {
 	env := map[string]string{"PATH": defaultPath, "HOME": user.Home, "USER": user.Name, "LOGNAME": user.Name, "LANG": "C.UTF-8"}
 	if user.Shell != "" {
 		env["SHELL"] = user.Shell
@@ -42,7 +42,7 @@ func userEnv(user User) map[string]string {
 	return env
 }
 
-func joinEnv(env map[string]string) []string {
+func JoinEnv(env map[string]string) []string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		out = append(out, k+"="+env[k])
@@ -73,3 +73,6 @@ func readSecret(dir, name string) (string, error) {
 	}
 	return string(b), nil
 }
+
+// maxSecretBytes bounds one secret; all of them fit in a frame anyway.
+const maxSecretBytes = 256 << 10

@@ -1,4 +1,6 @@
-package guest
+// Package workload runs the services of an image: it starts, watches and restarts them, waits
+// until they are ready, asks them by HTTP or by commands, and keeps the last of what they print.
+package workload
 
 import (
 	"context"
@@ -19,11 +21,11 @@ import (
 // States of a service, as ServiceStatus has them.
 const (
 	stateStarting = "starting"
-	stateReady    = "ready"
+	StateReady    = "ready"
 	stateFailed   = "failed"
 	stateBackoff  = "backoff"
 	stateStopped  = "stopped"
-	stateDone     = "done"
+	StateDone     = "done"
 )
 
 // Supervisor runs the image's services. Its methods may be called concurrently.
@@ -200,7 +202,7 @@ func (s *Supervisor) Ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.applied && len(s.broken) == 0 && !slices.ContainsFunc(s.units, func(u *unit) bool {
-		return u.status.State != stateReady && u.status.State != stateDone
+		return u.status.State != StateReady && u.status.State != StateDone
 	})
 }
 
@@ -210,7 +212,7 @@ func (s *Supervisor) ReadyOnes(wanted func(Service) bool) []Service {
 	defer s.mu.Unlock()
 	var out []Service
 	for _, u := range s.units {
-		if u.status.State == stateReady && wanted(u.def) {
+		if u.status.State == StateReady && wanted(u.def) {
 			out = append(out, u.def)
 		}
 	}
@@ -243,7 +245,7 @@ func (s *Supervisor) RunAs(ctx context.Context, name string, argv []string) erro
 		err = context.Cause(ctx)
 	}
 	if out = strings.TrimSpace(out); err != nil && out != "" {
-		err = fmt.Errorf("%w: %s", err, clip(out))
+		err = fmt.Errorf("%w: %s", err, Clip(out))
 	}
 	return err
 }
