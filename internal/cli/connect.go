@@ -37,6 +37,55 @@ func (a *app) connectCmd() *cobra.Command {
 type connectInfo struct {
 	Tenant    string     `json:"tenant"`
 	Endpoints []endpoint `json:"endpoints"`
+	Bots      []bot      `json:"bots,omitempty"`
+}
+
+// bot is a channel of a gateway pool.
+type bot struct {
+	Pool    string          `json:"pool"`
+	Channel string          `json:"channel"`
+	Kind    mvm.ChannelKind `json:"kind"`
+	Name    string          `json:"name,omitempty"` // on the platform
+	Status  string          `json:"status"`
+	Detail  string          `json:"detail,omitempty"`
+}
+
+// bots are the channels of the tenant's gateways, as their guests say how they are.
+func bots(ctx context.Context, c *api.Client, pools []mvm.Pool) (out []bot, err error) {
+	for _, p := range pools {
+		if len(p.Spec.Channels) == 0 {
+			continue
+		}
+		all, err := c.Instances(ctx, p.Address())
+		if err != nil {
+			return nil, err
+		}
+		for _, ch := range p.Spec.Channels {
+			b := bot{Pool: p.Spec.ID, Channel: ch.Name, Kind: ch.Kind, Status: "not running"}
+			for _, i := range all {
+				if h := i.Health; h != nil {
+					if n := slices.IndexFunc(h.Channels, func(c mvm.ChannelHealth) bool { return c.Name == ch.Name }); n >= 0 {
+						b.Name, b.Status, b.Detail = h.Channels[n].Bot, string(h.Channels[n].Status), h.Channels[n].Detail
+					}
+				}
+			}
+			out = append(out, b)
+		}
+	}
+	return out, nil
+}
+
+// line tells a person how to write to the bot.
+func (b bot) line() string {
+	who := b.Name
+	if b.Kind == mvm.ChannelTelegram && strings.HasPrefix(who, "@") {
+		who = "https://t.me/" + who[1:]
+	}
+	text := fmt.Sprintf("  %s  (channel %s of pool %s, %s)", cmp.Or(who, string(b.Kind)+" bot"), b.Channel, b.Pool, b.Status)
+	if b.Detail != "" {
+		text += ": " + b.Detail
+	}
+	return text
 }
 
 // endpoint is a route of a gateway on a published port.
@@ -69,6 +118,9 @@ func connection(ctx context.Context, c *api.Client, tenant string) (connectInfo,
 		return connectInfo{}, err
 	}
 	info := connectInfo{Tenant: tenant, Endpoints: []endpoint{}}
+	if info.Bots, err = bots(ctx, c, pools); err != nil {
+		return connectInfo{}, err
+	}
 	for _, p := range pools {
 		if p.Spec.Routes == nil {
 			continue
@@ -208,10 +260,13 @@ func authNote(m mvm.AuthMode) string {
 
 // lines tells it to a person.
 func (c connectInfo) lines() []string {
-	if len(c.Endpoints) == 0 {
+	if len(c.Endpoints) == 0 && len(c.Bots) == 0 {
 		return []string{"tenant " + c.Tenant + " publishes no port", "  publish one with `mvm pool update " + c.Tenant + "/GATEWAYS --publish 8080`"}
 	}
 	out := []string{"talk to " + c.Tenant + ":"}
+	for _, b := range c.Bots {
+		out = append(out, b.line())
+	}
 	for _, e := range c.Endpoints {
 		at := e.URL
 		if at == "" {

@@ -12,6 +12,8 @@ func (a *Agent) answerPreflight(ctx context.Context) guestproto.Response {
 	switch busy, why := a.busy(ctx); {
 	case a.suspension.anyHeld():
 		ack.Held, ack.Reason = true, "services hold still"
+	case a.settler.anyDue(): // a channel's token may be among them
+		ack.Held, ack.Reason = true, "services are still to be told of new secrets"
 	case !a.sup.Ready():
 		ack.Held, ack.Reason = true, notReady(a.sup.Status())
 	case busy:

@@ -12,6 +12,7 @@ type NewConfig struct {
 	HostServices []int
 	Pools        map[string]PoolOverride // by pool of the template
 	Secrets      map[string][]byte       // nil: the file names none
+	Channels     []mvm.Channel           // of the gateways
 }
 
 // PoolOverride changes a pool of a template. What is nil stays.
@@ -48,6 +49,8 @@ func (t Template) ParseNewConfig(file string, data []byte, read ReadSecret) (New
 	if root != nil {
 		c.Secrets = root.secrets(read)
 		root.sub("overrides").overrides(t, &c)
+		c.Channels = root.newChannels(t)
+		root.checkNewChannels(t, c)
 		root.done()
 	}
 	if err := doc.problems.err(); err != nil {

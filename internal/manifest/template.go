@@ -18,6 +18,7 @@ type Template struct {
 	builtin string // image of the workers where Nix flakes cannot be built
 	quota   mvm.Quota
 	pools   func() []mvm.PoolSpec // without image references; fresh at each call
+	channel func() mvm.Channel    // what a channel has unless it says otherwise; nil: nothing
 }
 
 // builtinGateway is the image of gateways, unless a flake brings its own.
@@ -33,7 +34,8 @@ func Templates() []Template {
 			builtin: "builtin:openclaw",
 			quota: mvm.Quota{MaxVCPUs: 32, MaxMemMiB: 65536, MaxRunning: 16, MaxWarm: 8, MaxPools: 10,
 				MaxInstancesPerPool: 32, MaxDiskGiB: 500},
-			pools: openclawPools,
+			pools:   openclawPools,
+			channel: openclawChannel,
 		},
 		{
 			Name:    "minimal",
@@ -136,6 +138,7 @@ func (t Template) Deployment(name string, c NewConfig, o NewOptions) (d mvm.Depl
 			notes = append(notes, "pool "+p.ID+" uses "+builtinGateway)
 		}
 	}
+	addChannels(d.Pools, c.Channels)
 	if err := d.Validate(); err != nil {
 		return mvm.Deployment{}, nil, mvm.Errorf(mvm.KindOf(err), "use template %s: %w", t.Name, err)
 	}

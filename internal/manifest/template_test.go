@@ -146,6 +146,51 @@ func TestNewConfig(t *testing.T) {
 	}
 }
 
+// TestNewConfigChannel: a token and who may write are all that a bot needs; its messages go to
+// the assistant that the examples of connect talk to.
+func TestNewConfigChannel(t *testing.T) {
+	read := func(string) ([]byte, error) { return []byte("42:x"), nil }
+	tpl := template(t, "openclaw")
+	make := func(text string) mvm.PoolSpec {
+		t.Helper()
+		c, err := tpl.ParseNewConfig("new.toml", []byte(text), read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, _, err := tpl.Deployment("alice", c, manifest.NewOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Pools[0]
+	}
+	const token = "[secrets]\ntelegram_token = { file = \"t\" }\nbot2 = { file = \"t\" }\n"
+	got := make(token + "[channels.telegram]\nallow = [\"123456789\"]\n").Channels
+	want := []mvm.Channel{{Name: "telegram", Kind: mvm.ChannelTelegram, Secret: "telegram_token", Mode: mvm.ChannelPolling, Allow: []string{"123456789"},
+		To: mvm.ChannelTarget{PoolID: "workers", Selector: mvm.ChannelSelector{From: "fixed:me"}, TargetPort: 8787, Path: "/telegram-webhook", Accept: mvm.AcceptDurable}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	family := make(token + "[channels.telegram]\nallow = [\"1\", \"2\"]\ntarget = { instance_selector = { by_key = { from = \"sender\" } } }\n" +
+		"[channels.second]\nsecret = \"bot2\"\nallow = [\"*\"]\nproxy_port = 8082\n").Channels
+	if len(family) != 2 || family[1].To.Selector.From != "sender" || family[1].To.TargetPort != 8787 || family[0].Secret != "bot2" {
+		t.Errorf("got %+v", family)
+	}
+	for text, want := range map[string]string{
+		token: "2:1: secrets.telegram_token: is for a bot, and no channel says who may write to it",
+		"[secrets]\n[channels.telegram]\nallow = [\"1\"]\n":        "channels.telegram: needs the secret telegram_token",
+		"[channels.telegram]\nkind = \"telegram\"\n":               "channels.telegram: allow is missing",
+		"[channels.Bot]\nallow = [\"1\"]\n":                        "channels.Bot: channel id",
+		"[channels.telegram]\nallow = [\"1\"]\ntoken = \"42:x\"\n": "channels.telegram.token: unknown key",
+	} {
+		if _, err := tpl.ParseNewConfig("new.toml", []byte(text), read); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	if _, err := template(t, "minimal").ParseNewConfig("new.toml", []byte("[channels.bot]\nallow = [\"1\"]\n"), read); err == nil || !strings.Contains(err.Error(), "kind is missing") {
+		t.Errorf("a template without a bot of its own: %v", err)
+	}
+}
+
 func TestNewConfigProblems(t *testing.T) {
 	const text = `[overrides]
 flake = ""

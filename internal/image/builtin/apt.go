@@ -18,6 +18,7 @@ import (
 const (
 	kernelPackage  = "linux-image-cloud-amd64" // depends on the newest versioned one
 	busyboxPackage = "busybox-static"
+	certsPackage   = "ca-certificates"
 )
 
 // apt asks the host's apt: its sources, keys and proxies hold. A status file of our

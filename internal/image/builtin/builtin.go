@@ -1,7 +1,7 @@
 // Package builtin builds mvm's own images on the host, without Nix or docker, from
 // Debian packages that the host's apt fetches and verifies:
 //
-//	builtin:gateway   kernel and an initrd with mvm-guest
+//	builtin:gateway   kernel and an initrd with mvm-guest and the certificates of public CAs
 //	builtin:minimal   the same with busybox and a place for a user's command
 //	builtin:openclaw  a small Debian userland with Node and OpenClaw as root filesystem
 //
@@ -108,6 +108,7 @@ type inputs struct {
 	Guest    string `json:"guest"` // SHA-256 of mvm-guest
 	Kernel   deb    `json:"kernel"`
 	Busybox  *deb   `json:"busybox,omitempty"`
+	Certs    *deb   `json:"certs,omitempty"`
 	RootFS   string `json:"rootfs,omitempty"` // key of the part
 	openclaw *openclawInputs
 }
@@ -129,6 +130,12 @@ func (b *Builder) inputsOf(ctx context.Context, ref string, progress func(mvm.Pr
 		return in, err
 	}
 	switch name {
+	case "gateway": // its channels speak TLS with the platforms of chats
+		certs, err := b.apt.one(ctx, certsPackage, progress)
+		if err != nil {
+			return in, err
+		}
+		in.Certs = &certs
 	case "minimal":
 		bb, err := b.apt.one(ctx, busyboxPackage, progress)
 		if err != nil {
@@ -175,6 +182,11 @@ func (b *Builder) Build(ctx context.Context, ref, dir string, progress func(mvm.
 	rd := initrd{guest: b.guest, kernel: kernel, modules: baseModules}
 	if in.Busybox != nil {
 		if rd.busybox, err = b.busyboxPart(ctx, *in.Busybox, say); err != nil {
+			return err
+		}
+	}
+	if in.Certs != nil {
+		if rd.certs, err = b.certsPart(ctx, *in.Certs, say); err != nil {
 			return err
 		}
 	}

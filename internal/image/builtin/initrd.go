@@ -39,6 +39,7 @@ type initrd struct {
 	kernel  string   // kernel part
 	modules []string // to load, without what they need
 	busybox string   // busybox part, "" for none
+	certs   string   // certs part, "" for none
 }
 
 // write makes the initrd in dir.
@@ -49,7 +50,7 @@ func (rd initrd) write(ctx context.Context, dir string) (image.File, error) {
 	}
 	out := bufio.NewWriterSize(f, 1<<20)
 	w := cpio.NewWriter(out)
-	err = errors.Join(rd.base(w), rd.addModules(w), rd.addBusybox(w), w.Close(), out.Flush(), f.Close())
+	err = errors.Join(rd.base(w), rd.addModules(w), rd.addBusybox(w), rd.addCerts(w), w.Close(), out.Flush(), f.Close())
 	if err != nil {
 		return image.File{}, fmt.Errorf("write initrd: %w", err)
 	}
@@ -115,6 +116,13 @@ func (rd initrd) addBusybox(w *cpio.Writer) error {
 		}
 	}
 	return nil
+}
+
+func (rd initrd) addCerts(w *cpio.Writer) error {
+	if rd.certs == "" {
+		return nil
+	}
+	return errors.Join(w.MkdirAll("/"+filepath.Dir(caFile)), addFile(w, "/"+caFile, 0o644, filepath.Join(rd.certs, filepath.Base(caFile))))
 }
 
 func addFile(w *cpio.Writer, name string, perm uint32, from string) error {

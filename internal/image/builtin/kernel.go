@@ -71,6 +71,27 @@ func (b *Builder) busyboxPart(ctx context.Context, d deb, progress func(mvm.Prog
 	})
 }
 
+// certsPart returns a folder with the certificates of public CAs.
+func (b *Builder) certsPart(ctx context.Context, d deb, progress func(mvm.Progress)) (string, error) {
+	key, err := hashJSON(d)
+	if err != nil {
+		return "", err
+	}
+	return b.parts.get(ctx, "certs", key, busyboxSpace, progress, func(dir string) error {
+		tree, err := b.fetch(ctx, dir, d, progress)
+		if err != nil {
+			return err
+		}
+		if err := caBundle(tree); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(tree, caFile), filepath.Join(dir, filepath.Base(caFile))); err != nil {
+			return err
+		}
+		return os.RemoveAll(tree)
+	})
+}
+
 // fetch downloads one package and unpacks it into a folder below dir, which the
 // caller removes.
 func (b *Builder) fetch(ctx context.Context, dir string, d deb, progress func(mvm.Progress)) (string, error) {

@@ -2,10 +2,13 @@ package builtin_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -150,8 +153,14 @@ func TestLockfileNamesNoHost(t *testing.T) {
 }
 
 // settings runs the launcher's settings() in Node.
-func settings(t *testing.T, env map[string]string, present string) map[string]any {
+func settings(t *testing.T, env map[string]string, present string, channels ...string) map[string]any {
 	t.Helper()
+	dir := t.TempDir()
+	for n, text := range channels {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("c%d.json", n)), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if env == nil {
 		env = map[string]string{}
 	}
@@ -160,7 +169,7 @@ func settings(t *testing.T, env map[string]string, present string) map[string]an
 		t.Fatal(err)
 	}
 	script := `import { settings } from "./openclaw/settings.mjs";
-		console.log(JSON.stringify(settings(` + string(text) + `, ` + present + `)));`
+		console.log(JSON.stringify(settings(` + string(text) + `, ` + present + `, "` + dir + `")));`
 	out, err := exec.Command("node", "--input-type=module", "-e", script).Output()
 	if err != nil {
 		t.Fatalf("node: %v", err)
@@ -212,10 +221,10 @@ func TestOpenClawSettings(t *testing.T) {
 		"own server":               {map[string]string{"OPENCLAW_MODEL_BASE_URL": "http://h/v1", "OPENCLAW_MODEL": "m"}, `{}`, model, "mvm/m"},
 		"own server's URL":         {map[string]string{"OPENCLAW_MODEL_BASE_URL": "http://h/v1"}, `{}`, []string{"models", "providers", "mvm", "baseUrl"}, "http://h/v1"},
 		"no Telegram":              {nil, `{}`, telegram, nil},
-		"Telegram":                 {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, `{}`, telegram, true},
-		"Telegram by reference":    {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, ours, append(botToken, "id"), "TELEGRAM_BOT_TOKEN"},
-		"user's bot":               {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, `{"channels":{"telegram":{"botToken":"own"}}}`, botToken, "own"},
-		"secret of the bot gone":   {nil, ours, []string{"channels", "telegram"}, map[string]any{"enabled": false}},
+		"a token is no channel":    {map[string]string{"TELEGRAM_BOT_TOKEN": "t"}, `{}`, telegram, nil},
+		"user's bot":               {nil, `{"channels":{"telegram":{"botToken":"own"}}}`, botToken, "own"},
+		"a bot of an older image":  {nil, ours, []string{"channels", "telegram"}, map[string]any{"enabled": false}},
+		"a channel that is gone":   {nil, `{"channels":{"telegram":{"enabled":true,"webhookUrl":"https://mvm.invalid/x","botToken":"p","streaming":"off"}}}`, []string{"channels", "telegram"}, map[string]any{"enabled": false, "streaming": "off"}},
 		"user's settings":          {nil, `{"tools":{"x":[1]}}`, []string{"tools", "x"}, []any{1.0}},
 		"pool's settings win":      {map[string]string{"OPENCLAW_CONFIG": `{"tools":{"x":[2]}}`}, `{"tools":{"x":[1],"y":3}}`, []string{"tools"}, map[string]any{"x": []any{2.0}, "y": 3.0}},
 		"trusted proxies":          {map[string]string{"OPENCLAW_TRUSTED_PROXIES": "10.0.0.2, 10.0.0.3"}, `{}`, []string{"gateway", "trustedProxies"}, []any{"10.0.0.2", "10.0.0.3"}},
@@ -227,6 +236,31 @@ func TestOpenClawSettings(t *testing.T) {
 				t.Errorf("%v (-want +got):\n%s", tt.path, diff)
 			}
 		})
+	}
+}
+
+// TestOpenClawOfAChannel: OpenClaw listens for what the gateway delivers and answers through
+// its proxy; it never polls.
+func TestOpenClawOfAChannel(t *testing.T) {
+	const file = `{"name":"bot","kind":"telegram","api_root":"http://10.240.5.3:8081","token":"42:p","port":8787,"path":"/telegram-webhook","secret":"s","allow":["7","-100","8"]}`
+	got := settings(t, nil, `{"channels":{"telegram":{"streaming":"off","botToken":"42:old","webhookUrl":"https://mvm.invalid/","allowFrom":["9"],"groups":{"-9":{}}}}}`, file)
+	want := map[string]any{"enabled": true, "botToken": "42:p", "apiRoot": "http://10.240.5.3:8081", "webhookUrl": "https://mvm.invalid/telegram-webhook",
+		"webhookSecret": "s", "webhookHost": "0.0.0.0", "webhookPort": 8787.0, "webhookPath": "/telegram-webhook", "dmPolicy": "allowlist",
+		"allowFrom": []any{"7", "8"}, "groupPolicy": "allowlist", "groups": map[string]any{"-100": map[string]any{}}, "streaming": "off"}
+	if diff := cmp.Diff(want, at(got, "channels", "telegram")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if owner := at(got, "commands", "ownerAllowFrom"); !reflect.DeepEqual(owner, []any{"telegram:7"}) {
+		t.Errorf("owner %v", owner)
+	}
+	open := settings(t, nil, `{}`, strings.Replace(file, `["7","-100","8"]`, `["*"]`, 1))
+	if at(open, "channels", "telegram", "dmPolicy") != "open" || at(open, "commands") != nil {
+		t.Errorf("open to everybody: %v", open["channels"])
+	}
+	for _, incomplete := range []string{strings.Replace(file, "http://10.240.5.3:8081", "", 1), strings.Replace(file, `"telegram"`, `"other"`, 1)} {
+		if got := settings(t, nil, `{}`, incomplete); got["channels"] != nil {
+			t.Errorf("%s: %v", incomplete, got["channels"])
+		}
 	}
 }
 

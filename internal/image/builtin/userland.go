@@ -104,6 +104,9 @@ func configureUserland(tree string) error {
 	return caBundle(tree)
 }
 
+// caFile is where programs look for the certificates of public CAs.
+const caFile = "etc/ssl/certs/ca-certificates.crt"
+
 // caBundle joins the certificates of ca-certificates into the file that programs read.
 func caBundle(tree string) error {
 	files, err := filepath.Glob(filepath.Join(tree, "usr/share/ca-certificates/mozilla/*.crt"))
@@ -121,9 +124,9 @@ func caBundle(tree string) error {
 		}
 		bundle.Write(append(bytes.TrimSpace(pem), '\n'))
 	}
-	dir := filepath.Join(tree, "etc/ssl/certs")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	file := filepath.Join(tree, caFile)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "ca-certificates.crt"), bundle.Bytes(), 0o644)
+	return os.WriteFile(file, bundle.Bytes(), 0o644)
 }

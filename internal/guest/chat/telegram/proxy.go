@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"mvm"
 )
 
 // Bounds of workers' requests to Telegram.
@@ -259,7 +261,8 @@ var common = []string{"getme", "getfile", "answercallbackquery", "answerinlinequ
 // for the worker's own chat.
 func (p *proxy) check(w http.ResponseWriter, r *http.Request, c caller) (body io.Reader, why string) {
 	limited := http.MaxBytesReader(w, r.Body, maxRequest)
-	if c.key == "" || c.file {
+	from := p.b.channel.To.Selector.From
+	if scoped := from == mvm.KeyFromChat || from == mvm.KeyFromSender; !scoped || c.file {
 		if r.Method == http.MethodGet || r.ContentLength == 0 {
 			return http.NoBody, ""
 		}
@@ -273,7 +276,8 @@ func (p *proxy) check(w http.ResponseWriter, r *http.Request, c caller) (body io
 		return nil, "the worker of one chat may use this method with its own chat only"
 	}
 	for _, id := range chats {
-		if id != c.key && !(strings.HasPrefix(id, "-") && slices.Contains(p.b.channel.Allow, id) && p.b.channel.To.Selector.From != "chat") {
+		group := from == mvm.KeyFromSender && strings.HasPrefix(id, "-") && slices.Contains(p.b.channel.Allow, id)
+		if id != c.key && !group || c.key == "" { // a worker that is nobody's yet has no chat
 			return nil, "the chat is not that of the worker"
 		}
 	}

@@ -164,6 +164,13 @@ func TestWorkerOfOneChat(t *testing.T) {
 	if n := len(s.api.Calls("")) - before; n > 1 { // a poll may have come
 		t.Errorf("%d of them reached Telegram", n)
 	}
+	// A worker that is nobody's yet has no chat at all.
+	spare := root + "/bot" + s.is.Placeholder("i-0000000b", "") + "/"
+	for method, want := range map[string]int{"getMe": 200, "sendMessage": 403, "setMyName": 403} {
+		if code, text := s.post(spare+method, jsonKind, []byte(`{"chat_id":7,"text":"a"}`)[:map[bool]int{true: 0, false: 24}[method == "getMe"]]); code != want {
+			t.Errorf("a spare worker's %s: %d %s", method, code, text)
+		}
+	}
 	// Names that are given twice: what is passed on is what was looked at.
 	s.post(api+"sendMessage", jsonKind, []byte(`{"chat_id":8,"text":"dup","chat_id":7}`))
 	for _, m := range s.api.Sent() {

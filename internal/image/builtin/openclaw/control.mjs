@@ -9,7 +9,7 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import path from "node:path";
 
-import { port } from "./settings.mjs";
+import { port, refresh } from "./settings.mjs";
 
 export const controlPort = 18780;
 const definition = "/etc/mvm/services/openclaw.json";
@@ -252,7 +252,8 @@ function readSecret(secret) {
 }
 
 // takeSecrets puts the secrets as they are now into the environment, in which OpenClaw
-// looks for them, and has it resolve its references to them again.
+// looks for them, and has it resolve its references to them again. A channel's settings go
+// into its configuration.
 async function takeSecrets(link, env) {
   let later = "";
   for (const [name, secret] of Object.entries(JSON.parse(readFileSync(definition, "utf8")).secret_env)) {
@@ -263,6 +264,7 @@ async function takeSecrets(link, env) {
     } else if (value !== undefined) env[name] = value;
     else delete env[name];
   }
+  refresh(env); // channels may have changed; OpenClaw takes them from the file
   const done = await link.call("secrets.reload", {});
   if (done.warningCount > 0) throw new Error(`OpenClaw could not take ${done.warningCount} secrets; its log says which`);
   if (later) throw new Error(`${later} takes effect when OpenClaw is started again`);

@@ -1,9 +1,10 @@
 // Makes OpenClaw's configuration from what mvm gives the guest: variables of the
 // pool's env and secrets. What the user or the assistant has set otherwise stays.
 
-import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { randomBytes } from "node:crypto";
 import path from "node:path";
+import { isDeepStrictEqual } from "node:util";
 
 export const port = 18789;
 
@@ -55,28 +56,64 @@ function model(env, current) {
   return chosen ? { agents: { defaults: { model: { primary: chosen } } } } : {};
 }
 
-// botToken refers to the secret, so that a rotated one is taken without a restart.
-const botToken = { source: "env", provider: "default", id: "TELEGRAM_BOT_TOKEN" };
+// channelsDir has a file for each of the gateway's channels that lead here (docs/chat.md).
+const channelsDir = "/run/secrets/channels";
 
-const isOurs = (token) => isObject(token) && token.source === botToken.source && token.id === botToken.id;
+// hookRoot marks a webhook address as mvm's: OpenClaw wants one, and the gateway's proxy
+// takes it. No request is ever sent there.
+const hookRoot = "https://mvm.invalid";
 
-// channels turns on what there is a secret for. A token of the user's own stays.
-function channels(env, present) {
-  if (!env.TELEGRAM_BOT_TOKEN) return {};
-  const telegram = { enabled: true };
-  const own = present.channels?.telegram?.botToken;
-  if (own === undefined || isOurs(own)) telegram.botToken = botToken;
-  if (env.TELEGRAM_API_ROOT) telegram.apiRoot = env.TELEGRAM_API_ROOT;
-  return { channels: { telegram } };
+function channelFiles(dir) {
+  let names;
+  try {
+    names = readdirSync(dir).filter((name) => name.endsWith(".json")).sort();
+  } catch (error) {
+    if (error.code === "ENOENT") return [];
+    throw error;
+  }
+  return names.map((name) => readJSON(path.join(dir, name)));
 }
 
-// withoutGone takes out of the present configuration what refers to a secret that is
-// not there any more.
-function withoutGone(env, present) {
-  const telegram = present.channels?.telegram;
-  if (env.TELEGRAM_BOT_TOKEN || !isOurs(telegram?.botToken)) return present;
-  const { botToken: _, ...rest } = telegram;
+// isOurs reports that mvm made the settings of Telegram, of this or an earlier version.
+const isOurs = (telegram) =>
+  telegram?.webhookUrl?.startsWith(hookRoot) || telegram?.botToken?.id === "TELEGRAM_BOT_TOKEN";
+
+// withoutOldChannel takes out of the present configuration what mvm made of a channel, which
+// may be gone. OpenClaw must not poll: a bot that sleeps receives nothing, and one that gets
+// a message while it is being suspended hangs.
+function withoutOldChannel(present) {
+  if (!isOurs(present.channels?.telegram)) return present;
+  const { botToken, apiRoot, webhookUrl, webhookSecret, webhookHost, webhookPort, webhookPath, dmPolicy, allowFrom, groupPolicy, groups, ...rest } =
+    present.channels.telegram;
   return { ...present, channels: { ...present.channels, telegram: { ...rest, enabled: false } } };
+}
+
+// channels has OpenClaw take the messages that the gateway delivers, and answer through the
+// gateway's proxy. The token is good for that proxy only.
+function channels(dir) {
+  const bots = channelFiles(dir).filter((c) => c.kind === "telegram" && c.api_root && c.token);
+  if (bots.length > 1) console.error(`mvm: of ${bots.length} Telegram channels OpenClaw gets the first, ${bots[0].name}`);
+  if (bots.length === 0) return {};
+  const { token, api_root, secret, port: webhookPort, path: webhookPath, allow } = bots[0];
+  const all = allow.includes("*");
+  const senders = allow.filter((id) => !id.startsWith("-"));
+  const groups = allow.filter((id) => id.startsWith("-") || all);
+  const telegram = {
+    enabled: true,
+    botToken: token,
+    apiRoot: api_root,
+    webhookUrl: hookRoot + webhookPath,
+    webhookSecret: secret,
+    webhookHost: "0.0.0.0",
+    webhookPort,
+    webhookPath,
+    dmPolicy: all ? "open" : "allowlist",
+    allowFrom: senders,
+    groupPolicy: all ? "open" : "allowlist",
+  };
+  if (groups.length > 0) telegram.groups = Object.fromEntries(groups.map((id) => [id, {}]));
+  const owner = all ? [] : senders.slice(0, 1); // may make reminders and change settings
+  return { channels: { telegram }, ...(owner.length > 0 && { commands: { ownerAllowFrom: [`telegram:${owner[0]}`] } }) };
 }
 
 // trustedProxies are who may say for whom they ask: the tenant's gateways as they
@@ -98,7 +135,7 @@ function withoutOldDefaults(present) {
 }
 
 // settings returns the whole configuration: defaults, the present one, mvm's own.
-export function settings(env, present) {
+export function settings(env, present, dir = channelsDir) {
   const current = present.agents?.defaults?.model;
   const gateway = {
     mode: "local",
@@ -111,10 +148,10 @@ export function settings(env, present) {
   };
   const proxies = trustedProxies(env);
   if (proxies.length > 0) gateway.trustedProxies = proxies;
-  let all = merge(defaults(), withoutOldDefaults(withoutGone(env, present)));
+  let all = merge(defaults(), withoutOldDefaults(withoutOldChannel(present)));
   all = merge(all, { gateway });
   all = merge(all, model(env, current));
-  all = merge(all, channels(env, present));
+  all = merge(all, channels(dir));
   if (env.OPENCLAW_CONFIG) all = merge(all, JSON.parse(env.OPENCLAW_CONFIG));
   return all;
 }
@@ -149,12 +186,19 @@ function token(env, dir) {
   return made;
 }
 
+// refresh writes the configuration, unless it is what it was: OpenClaw watches the file.
+export function refresh(env) {
+  const file = path.join(env.OPENCLAW_STATE_DIR, "openclaw.json");
+  const present = readJSON(file);
+  const next = settings(env, present);
+  if (!isDeepStrictEqual(next, present)) write(file, JSON.stringify(next, null, 2) + "\n");
+}
+
 // prepare writes the configuration and sets the environment for the gateway.
 export function prepare(env) {
   const dir = env.OPENCLAW_STATE_DIR;
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   chmodSync(dir, 0o700);
-  const file = path.join(dir, "openclaw.json");
-  write(file, JSON.stringify(settings(env, readJSON(file)), null, 2) + "\n");
+  refresh(env);
   env.OPENCLAW_GATEWAY_TOKEN = token(env, dir);
 }
