@@ -178,7 +178,7 @@ func TestLoadServicesRefuses(t *testing.T) {
 		{"unknown field", `{"name":"s","command":["a"],"bogus":1}`, "bogus"},
 		{"no command", `{"name":"s"}`, "command is empty"},
 		{"other name", `{"name":"t","command":["a"]}`, `"t"`},
-		{"trailing", `{"name":"s","command":["a"]} {}`, "more after"},
+		{"trailing", `{"name":"s","command":["a"]} {}`, "data after"},
 		{"restart", `{"name":"s","command":["a"],"restart":"maybe"}`, "maybe"},
 		{"two checks", `{"name":"s","command":["a"],"ready":{"tcp":"127.0.0.1:1","file":"/x"}}`, "want one"},
 		{"far check", `{"name":"s","command":["a"],"ready":{"tcp":"10.0.0.1:1"}}`, "loopback"},
