@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/live internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
+	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/live internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
 		" internal/reconcile internal/repair internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
@@ -54,6 +54,7 @@ var rules = map[string]rule{
 	"internal/deliver":   {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
 	"internal/reconcile": {"internal/display internal/plan internal/store internal/wait", "passes and tasks; plan says what is to be done, and who makes instances, builds images and runs operations is behind interfaces", ""},
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
+	"internal/aside":     {"internal/folders internal/snapshot internal/store internal/wait", "records and files of snapshots that were set aside; what of the host they fit is behind an interface", ""},
 	"internal/fleet":     {"internal/delta internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
 	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/health":    {"internal/display internal/guestproto internal/store", "what guests say of their services; guests, and who is told, are behind interfaces", ""},

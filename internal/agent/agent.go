@@ -7,7 +7,7 @@
 // per operation); its intent is durable before the first step acts, and after a
 // crash Open reads the intents and finishes or undoes what was cut off.
 //
-// Its parts are packages: declare, deliver, fleet, health, idle, ingress, journal, live,
+// Its parts are packages: aside, declare, deliver, fleet, health, idle, ingress, journal, live,
 // netstate, reconcile and session. Each declares what it asks for, which a file here implements.
 //
 // The agent asks for contracts only (driver, network, image store); internal/host
@@ -28,6 +28,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/aside"
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
 	"mvm/internal/driver"
@@ -160,6 +161,7 @@ type Agent struct {
 	ingress  *ingress.Ingress
 	session  *session.Sessions
 	health   *health.Table
+	aside    *aside.Keeper
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
@@ -201,7 +203,8 @@ func New(opt Options) *Agent {
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.live = live.New(ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
 		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
-	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log})
+	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Call: opt.Timeouts.Call})
+	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
 	a.networks = netstate.New(opt.Network, opt.Store)
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
 	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
@@ -242,7 +245,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	}
 	a.fleet.LogWarnings(ctx)
 	a.goTracked(a.journal.Run)
-	a.goTracked(a.keepAside)
+	a.goTracked(func() { a.aside.Run(a.ctx) })
 	a.goTracked(a.keepNetworks)
 	a.goTracked(a.keepDelivered)
 	a.goTracked(a.keepRepairing)

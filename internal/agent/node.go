@@ -30,7 +30,7 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 	s.Idle = i.Idle
 	s.Integrations = i.Integrations
 	if i.State == mvm.StateRunning {
-		if states, err := a.integrationStates(ctx, i); err == nil {
+		if states, err := a.health.Integrations(ctx, i); err == nil {
 			s.Integrations = states
 		}
 	}
@@ -234,5 +234,5 @@ func (a *Agent) NodeGC(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	freed, err := a.opt.Images.GC(ctx, func(d string) bool { return used[d] })
-	return freed + a.boundAside(), err
+	return freed + a.aside.Bound(), err
 }

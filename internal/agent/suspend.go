@@ -33,7 +33,7 @@ func (o *operation) suspend(ctx context.Context) error {
 	}
 	err := o.askSuspend(ctx)
 	if ctx.Err() == nil {
-		o.a.noteIntegrations(ctx, o.inst)
+		o.a.health.NoteIntegrations(ctx, o.inst)
 	}
 	return err
 }

@@ -80,7 +80,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	}
 	stop(&o.inst)
 	o.inst.Op = nil
-	o.a.boundAside()
+	o.a.aside.Bound()
 	return o.start(ctx, o.reason)
 }
 

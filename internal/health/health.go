@@ -1,4 +1,5 @@
-// Package health has how the services of instances are, as their guests said last. It is in
+// Package health has how the services of instances are, as their guests said last, and asks
+// guests of their integrations, whose state is recorded. What is known of services is in
 // memory only: a guest tells when something changes, and is asked once where nothing is
 // known of it. What is known of a sleeper stays, for its guest goes on where it was.
 package health
@@ -38,6 +39,7 @@ type Reconcile interface {
 
 // Store has the records.
 type Store interface {
+	View(fn func(*store.Tx) error) error
 	Update(fn func(*store.Tx) error) error
 }
 
@@ -48,6 +50,8 @@ type Options struct {
 	Reconcile Reconcile
 	Store     Store
 	Log       *slog.Logger
+	// Call bounds one question to a guest about its integrations.
+	Call time.Duration
 }
 
 // Table is what is known. All methods may be called concurrently.

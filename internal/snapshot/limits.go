@@ -74,3 +74,18 @@ func Beyond(all []mvm.Instance, l Limits, now time.Time) (out []Excess) {
 	}
 	return out
 }
+
+// FindAside is the snapshot of the instance that was set aside, by its id.
+func FindAside(i mvm.Instance, id string) (mvm.SetAside, error) {
+	n := slices.IndexFunc(i.SetAside, func(s mvm.SetAside) bool { return s.Snapshot.ID == id })
+	if n < 0 {
+		return mvm.SetAside{}, mvm.Errorf(mvm.KindNotFound, "snapshot %s of %s does not exist", id, i.Address()).
+			WithFix("see `mvm instance snapshots list %s`", i.ID)
+	}
+	return i.SetAside[n], nil
+}
+
+// DropAside takes the snapshot off the record.
+func DropAside(i *mvm.Instance, id string) {
+	i.SetAside = slices.DeleteFunc(slices.Clone(i.SetAside), func(s mvm.SetAside) bool { return s.Snapshot.ID == id })
+}
