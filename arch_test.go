@@ -43,8 +43,8 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/live internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
-		" internal/reconcile internal/repair internal/session internal/snapshot internal/store internal/sys internal/wait",
+	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/netprobe internal/netstate internal/network internal/policy" +
+		" internal/reconcile internal/recovery internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
@@ -58,6 +58,8 @@ var rules = map[string]rule{
 	"internal/fleet":     {"internal/delta internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
 	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/health":    {"internal/display internal/guestproto internal/store", "what guests say of their services; guests, and who is told, are behind interfaces", ""},
+	"internal/lifecycle": {"internal/display internal/driver internal/folders internal/guestproto internal/plan internal/repair internal/snapshot internal/store internal/sys internal/wait", "runners and operations: the parts that their steps act on are behind interfaces, and none of them is imported", ""},
+	"internal/recovery":  {"internal/display internal/folders internal/repair internal/store internal/wait", "what a start of the agent finds; VMMs, networks and the queue of operations are behind interfaces", ""},
 	"internal/live":      {"internal/display internal/driver internal/folders internal/guestlog internal/guestproto internal/image internal/sys internal/wait", "VMMs and their guests; ingress, and who is told of an end, are behind interfaces", ""},
 	"internal/guestlog":  {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":   {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
@@ -341,8 +343,39 @@ func TestGuestIsSmall(t *testing.T) {
 	}
 }
 
+// parts are what internal/agent is made of. Each has a state of its own, asks for others by
+// interfaces, and imports none of them: so each can be read, tested and changed by itself.
+var parts = []string{"aside", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "lifecycle", "live", "netstate", "reconcile", "recovery", "session"}
+
+// maxPart is how many lines the agent and each of its parts have at most, tests apart.
+const maxPart = 3_500
+
+func TestPartsOfTheAgent(t *testing.T) {
+	lines := map[string]int{}
+	for _, s := range sources(t) {
+		if s.test || !slices.Contains(append(slices.Clone(parts), "agent"), path.Base(s.pkg())) || path.Dir(s.pkg()) != "internal" {
+			continue
+		}
+		lines[s.pkg()] += strings.Count(s.text, "\n")
+		ours, _ := s.imports()
+		for _, i := range ours {
+			if s.pkg() != "internal/agent" && (i == "internal/agent" || slices.Contains(parts, path.Base(i)) && path.Dir(i) == "internal") {
+				t.Errorf("%s imports %s: a part of the agent asks for others by an interface of its own, which internal/agent implements", s.path, i)
+			}
+		}
+	}
+	for pkg, n := range lines {
+		if n > maxPart {
+			t.Errorf("%s has %d lines, more than %d: split it by what its parts own", pkg, n, maxPart)
+		}
+	}
+	if len(lines) != len(parts)+1 {
+		t.Errorf("parts names %d packages, of which %d are there", len(parts)+1, len(lines))
+	}
+}
+
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/folders", "internal/live", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{

@@ -1,14 +1,10 @@
 // Package agent runs one host: it owns the host's tenants, pools and instances and
-// is the only writer of their state.
+// is the only writer of their state. It is made of parts, each a package: New joins them,
+// Open and Close begin and end them in order, and the methods of api.Service pass on what
+// they are asked.
 //
-// Whoever asks for a change of an instance (the CLI, a gateway's wake, recovery)
-// goes through that instance's runner: one queue, one operation at a time, equal
-// requests joined into one. Each operation is a list of named steps (package file
-// per operation); its intent is durable before the first step acts, and after a
-// crash Open reads the intents and finishes or undoes what was cut off.
-//
-// Its parts are packages: aside, declare, deliver, fleet, health, idle, ingress, journal, live,
-// netstate, reconcile and session. Each declares what it asks for, which a file here implements.
+// Each part declares the interfaces that it asks for, and knows no other; a file here
+// implements them. docs/ARCHITECTURE.md says what each owns.
 //
 // The agent asks for contracts only (driver, network, image store); internal/host
 // wires the real ones.
@@ -23,7 +19,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"mvm"
@@ -39,11 +34,13 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/ingress"
 	"mvm/internal/journal"
+	"mvm/internal/lifecycle"
 	"mvm/internal/live"
 	"mvm/internal/netstate"
 	"mvm/internal/network"
 	"mvm/internal/policy"
 	"mvm/internal/reconcile"
+	"mvm/internal/recovery"
 	"mvm/internal/session"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -116,25 +113,7 @@ type Options struct {
 }
 
 // Timeouts bound what the agent waits for.
-type Timeouts struct {
-	Boot  time.Duration // VMM start to the guest agent's first answer, default 180 s
-	Ready time.Duration // to every service ready, default 900 s
-	Gate  time.Duration // one try of the resume gate, default 20 s
-	Call  time.Duration // one request to a guest, default 10 s
-}
-
-func (t Timeouts) withDefaults() Timeouts {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d == 0 {
-			*d = v
-		}
-	}
-	def(&t.Boot, 180*time.Second)
-	def(&t.Ready, 900*time.Second)
-	def(&t.Gate, 20*time.Second)
-	def(&t.Call, 10*time.Second)
-	return t
-}
+type Timeouts = lifecycle.Timeouts
 
 // Agent implements api.Service. Make one with New, then Open it, and Close it.
 type Agent struct {
@@ -147,11 +126,8 @@ type Agent struct {
 
 	ctx    context.Context // ends with Close; operations run under it
 	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
 
-	mu      sync.Mutex
-	runners map[string]*runner // by instance id; there while jobs are queued
-	closed  bool
+	loops wait.Group
 
 	fleet    *fleet.Fleet
 	live     *live.VMMs
@@ -165,16 +141,16 @@ type Agent struct {
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
-	halfDone   wait.Pending  // instances that an operation left half done
-	wakeFaults wakeFaults
 	reconciler *reconcile.Reconciler
+	lifecycle  *lifecycle.Lifecycle
+	recovery   *recovery.Recovery
 }
 
 var _ api.Service = (*Agent)(nil)
 
-// New makes an agent that does nothing yet.
-func New(opt Options) *Agent {
-	opt.Timeouts = opt.Timeouts.withDefaults()
+// withDefaults are the options with the defaults where nothing is given.
+func (opt Options) withDefaults() Options {
+	opt.Timeouts = opt.Timeouts.WithDefaults()
 	if opt.MakeDisk == nil {
 		opt.MakeDisk = makeExt4
 	}
@@ -197,37 +173,21 @@ func New(opt Options) *Agent {
 	if opt.HostMemory == nil {
 		opt.HostMemory = hostMemory
 	}
+	return opt
+}
+
+// New makes an agent that does nothing yet.
+func New(opt Options) *Agent {
+	opt = opt.withDefaults()
 	ctx, cancel := context.WithCancelCause(context.Background())
-	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, folders: folders.New(opt.DataDir, opt.RunDir, opt.Log), ctx: ctx, cancel: cancel,
-		runners: map[string]*runner{}, recovered: make(chan struct{})}
-	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
-	a.live = live.New(ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
-		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
-	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Call: opt.Timeouts.Call})
-	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
-	a.networks = netstate.New(opt.Network, opt.Store)
-	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
-	a.ingress = ingress.New(ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
-		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,
-		DialGuest: opt.DialGuest, Recovered: a.recovered})
-	a.session = session.New(ctx, session.Options{Guests: looked{guests{a}}, Journal: a.journal, Console: folders.Console, Call: opt.Timeouts.Call})
-	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
-		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
-	a.reconciler = reconcile.New(ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
-		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
-	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a},
-		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Log: opt.Log, Rand: opt.Rand})
-	a.declare = declare.New(declare.Options{Records: records{a.fleet}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
-		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
+	a := &Agent{opt: opt, log: opt.Log, store: opt.Store, ctx: ctx, cancel: cancel, recovered: make(chan struct{})}
+	a.join()
 	return a
 }
 
 // driverInfo describes the driver. It is asked each time, since a driver may find
 // its accelerator only with the first image.
 func (a *Agent) driverInfo(ctx context.Context) (driver.Info, error) { return a.opt.Driver.Info(ctx) }
-
-// errClosing is the cause by which Close ends operations.
-var errClosing = mvm.Away("the agent is shutting down")
 
 // Open takes up the host: networks as they should be, VMMs that run, operations
 // that were cut off, leftovers that nobody owns. When it returns the agent serves.
@@ -240,44 +200,31 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
 	a.deliver.ReadResolvers()
-	if err := a.recover(ctx); err != nil {
+	if err := a.recovery.Recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.fleet.LogWarnings(ctx)
-	a.goTracked(a.journal.Run)
-	a.goTracked(func() { a.aside.Run(a.ctx) })
-	a.goTracked(a.keepNetworks)
-	a.goTracked(a.keepDelivered)
-	a.goTracked(a.keepRepairing)
-	a.goTracked(func() { a.fleet.Run(a.ctx) })
+	a.loops.Go(a.journal.Run)
+	a.loops.Go(func() { a.aside.Run(a.ctx) })
+	a.loops.Go(a.keepNetworks)
+	a.loops.Go(a.keepDelivered)
+	a.loops.Go(func() { a.lifecycle.Run(a.ctx) })
+	a.loops.Go(func() { a.fleet.Run(a.ctx) })
 	a.reconciler.Start(a.declare)
-	a.goTracked(func() { a.idle.Run(a.ctx) })
+	a.loops.Go(func() { a.idle.Run(a.ctx) })
 	return nil
 }
 
 // Close stops operations (each undoes what it had half done), lets go of the VMMs,
 // which go on running, and waits for everything the agent started.
 func (a *Agent) Close() error {
-	a.mu.Lock()
-	a.closed = true
-	a.mu.Unlock()
-	a.cancel(errClosing)
+	a.lifecycle.Stop()
+	a.cancel(lifecycle.ErrClosing)
 	a.journal.Close()
-	errs := []error{a.opt.Publisher.Close()}
+	err := a.opt.Publisher.Close()
 	a.reconciler.Close()
 	a.ingress.Close()
-	a.wg.Wait()
-	errs = append(errs, a.live.Close())
-	return errors.Join(errs...)
-}
-
-// goTracked runs fn in a goroutine that Close waits for; false when closing.
-func (a *Agent) goTracked(fn func()) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return false
-	}
-	a.wg.Go(fn)
-	return true
+	a.lifecycle.Close()
+	a.loops.Close()
+	return errors.Join(err, a.live.Close())
 }

@@ -5,6 +5,7 @@ import (
 
 	"mvm"
 	"mvm/internal/aside"
+	"mvm/internal/lifecycle"
 	"mvm/internal/snapshot"
 )
 
@@ -18,7 +19,7 @@ var _ aside.Host = asideOf{}
 
 // SnapshotHost implements aside.Host.
 func (o asideOf) SnapshotHost(ctx context.Context) (snapshot.Host, error) {
-	return o.a.snapshotHost(ctx)
+	return o.a.lifecycle.SnapshotHost(ctx)
 }
 
 // Snapshots implements api.Service.
@@ -42,7 +43,7 @@ func (a *Agent) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string
 			return i, err
 		}
 	}
-	return a.submit(ctx, i.ID, request{op: mvm.OpRestore, by: by, snapshot: id}, nil)
+	return a.lifecycle.Submit(ctx, i.ID, lifecycle.Request{Op: mvm.OpRestore, By: by, Snapshot: id}, nil)
 }
 
 // RemoveSnapshot implements api.Service.

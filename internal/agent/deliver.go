@@ -43,7 +43,7 @@ func (g guests) Ask(ctx context.Context, id string, req guestproto.Request) (gue
 }
 
 // Told implements deliver.Guests.
-func (g guests) Told(id string) { g.a.noteTold(id) }
+func (g guests) Told(id string) { g.a.lifecycle.NoteTold(id) }
 
 // OpenSecrets implements deliver.Secrets.
 func (g guests) OpenSecrets(t mvm.Tenant, sealed []byte) (map[string][]byte, error) {

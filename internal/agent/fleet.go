@@ -6,6 +6,7 @@ import (
 	"mvm"
 	"mvm/internal/fleet"
 	"mvm/internal/image"
+	"mvm/internal/lifecycle"
 	"mvm/internal/netstate"
 	"mvm/internal/network"
 )
@@ -17,13 +18,13 @@ var _ fleet.Queue = commanded{}
 
 // Stop implements fleet.Queue.
 func (c commanded) Stop(ctx context.Context, id, why string, progress func(mvm.Progress)) error {
-	_, err := c.a.submit(ctx, id, request{op: mvm.OpStop, by: mvm.AskerFrom(ctx), why: why}, progress)
+	_, err := c.a.lifecycle.Submit(ctx, id, lifecycle.Request{Op: mvm.OpStop, By: mvm.AskerFrom(ctx), Why: why}, progress)
 	return err
 }
 
 // Destroy implements fleet.Queue.
 func (c commanded) Destroy(ctx context.Context, id, why string, progress func(mvm.Progress)) error {
-	_, err := c.a.submit(ctx, id, request{op: mvm.OpDestroy, by: mvm.AskerFrom(ctx), why: why}, progress)
+	_, err := c.a.lifecycle.Submit(ctx, id, lifecycle.Request{Op: mvm.OpDestroy, By: mvm.AskerFrom(ctx), Why: why}, progress)
 	return err
 }
 

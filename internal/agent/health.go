@@ -17,28 +17,6 @@ func (w watched) Observe(i *mvm.Instance) {
 	}
 }
 
-// serviceError says of a service of the instance that it does not come up, with the last
-// lines of its log.
-func (a *Agent) serviceError(ctx context.Context, what string, i mvm.Instance, s mvm.ServiceHealth) *mvm.Error {
-	return health.Error(what, i, s, a.session.LastLines(ctx, i.ID, s.Name))
-}
-
-// serviceFails is an error of an instance that runs and serves nobody: a service of it does
-// not come up.
-type serviceFails struct{ error }
-
-func (e *serviceFails) Unwrap() error { return e.error }
-
-// servesNobody is the error of an instance that runs, and a service of which does not come
-// up; nil where that is not so.
-func (o *operation) servesNobody(ctx context.Context) error {
-	s := o.a.health.GaveUp(o.inst)
-	if s == nil {
-		return nil
-	}
-	return &serviceFails{o.a.serviceError(ctx, string(o.kind)+" "+o.inst.ID+": it runs", o.inst, *s)}
-}
-
 // lastOf adds to an instance's story the last lines of what has to do with how it is.
 func (a *Agent) lastOf(ctx context.Context, s *mvm.Story) {
 	i := s.Instance

@@ -2,10 +2,10 @@ package agent
 
 import (
 	"context"
-	"errors"
 
 	"mvm"
 	"mvm/internal/idle"
+	"mvm/internal/lifecycle"
 	"mvm/internal/policy"
 )
 
@@ -15,7 +15,7 @@ type resting struct{ guests }
 var (
 	_ idle.Instances = resting{}
 	_ idle.Queue     = resting{}
-	_ idle.Job       = (*job)(nil)
+	_ idle.Job       = (*lifecycle.Job)(nil)
 )
 
 // VMMs implements idle.Instances.
@@ -42,13 +42,13 @@ func (r resting) Look(ctx context.Context, i mvm.Instance) {
 
 // Busy implements idle.Queue.
 func (r resting) Busy(id string) bool {
-	n, _ := r.a.Queued(id)
+	n, _ := r.a.lifecycle.Queued(id)
 	return n > 0
 }
 
 // Order implements idle.Queue.
 func (r resting) Order(id string, o idle.Order) (idle.Job, error) {
-	j, err := r.a.enqueue(id, request{op: o.Op, by: mvm.Asker{Kind: mvm.AskerPolicy}, why: o.Why, idle: &o.Grounds})
+	j, err := r.a.lifecycle.Enqueue(id, lifecycle.Request{Op: o.Op, By: mvm.Asker{Kind: mvm.AskerPolicy}, Why: o.Why, Idle: (*lifecycle.Grounds)(&o.Grounds)})
 	if err != nil {
 		return nil, err
 	}
@@ -57,11 +57,5 @@ func (r resting) Order(id string, o idle.Order) (idle.Job, error) {
 
 // CalledOff implements idle.Queue.
 func (r resting) CalledOff(err error) bool {
-	return errors.Is(err, errInUse) || errors.Is(err, errWakeArrived)
+	return lifecycle.CalledOff(err)
 }
-
-// Done is closed at the end of the job.
-func (j *job) Done() <-chan struct{} { return j.done }
-
-// Err is how the job ended, once Done is closed.
-func (j *job) Err() error { return j.err }

@@ -2,13 +2,13 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"net"
 
 	"mvm"
 	"mvm/internal/folders"
 	"mvm/internal/guestproto"
 	"mvm/internal/ingress"
+	"mvm/internal/lifecycle"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -26,7 +26,7 @@ var (
 func (r reached) Lives(id string) bool { return r.a.live.Of(id).Runs() }
 
 // HalfDone implements ingress.Instances.
-func (r reached) HalfDone(id string) bool { return r.a.halfDone.Has(id) }
+func (r reached) HalfDone(id string) bool { return r.a.lifecycle.IsHalfDone(id) }
 
 // GaveUp implements ingress.Instances.
 func (r reached) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.health.GaveUp(i) }
@@ -65,20 +65,20 @@ func listenUnix(runDir *sys.Folder, name string) (net.Listener, error) {
 
 // Wake implements ingress.Queue.
 func (r reached) Wake(ctx context.Context, id string, by mvm.Asker, why string) (mvm.Instance, error) {
-	return r.a.submit(ctx, id, request{op: mvm.OpWake, by: by, why: why}, nil)
+	return r.a.lifecycle.Submit(ctx, id, lifecycle.Request{Op: mvm.OpWake, By: by, Why: why}, nil)
 }
 
 // Reclaim implements ingress.Queue.
 func (r reached) Reclaim(ctx context.Context, id string, by mvm.Asker, why string) error {
-	_, err := r.a.submit(ctx, id, request{op: mvm.OpDestroy, by: by, why: why, unproven: true}, nil)
+	_, err := r.a.lifecycle.Submit(ctx, id, lifecycle.Request{Op: mvm.OpDestroy, By: by, Why: why, Unproven: true}, nil)
 	return err
 }
 
 // CallOff implements ingress.Queue.
-func (r reached) CallOff(id string) { r.a.callOff(id) }
+func (r reached) CallOff(id string) { r.a.lifecycle.CallOff(id) }
 
 // ServesNobody implements ingress.Queue.
-func (r reached) ServesNobody(err error) bool { return errors.As(err, new(*serviceFails)) }
+func (r reached) ServesNobody(err error) bool { return lifecycle.ServesNobody(err) }
 
 // NewInstance implements ingress.Fleet.
 func (r reached) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
@@ -87,3 +87,20 @@ func (r reached) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) 
 
 // Changed implements ingress.Fleet.
 func (r reached) Changed() { r.a.networks.Changed() }
+
+// fenced is ingress, as operations ask for it.
+type fenced struct{ *ingress.Ingress }
+
+var _ lifecycle.Ingress = fenced{}
+
+// Fence implements lifecycle.Ingress.
+func (f fenced) Fence(ctx context.Context, i mvm.Instance) lifecycle.Use {
+	return useOf(f.Ingress.Fence(ctx, i))
+}
+
+// Use implements lifecycle.Ingress.
+func (f fenced) Use(id string) lifecycle.Use { return useOf(f.Ingress.Use(id)) }
+
+func useOf(u ingress.Use) lifecycle.Use {
+	return lifecycle.Use{Active: u.Active, Open: u.Open, Last: u.Last, Execs: u.Execs, Published: u.Published}
+}

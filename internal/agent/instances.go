@@ -9,6 +9,7 @@ import (
 
 	"mvm"
 	"mvm/internal/display"
+	"mvm/internal/lifecycle"
 )
 
 // CreateInstance implements api.Service.
@@ -18,7 +19,7 @@ func (a *Agent) CreateInstance(ctx context.Context, tenant, pool, key string) (m
 	if err != nil {
 		return i, err
 	}
-	return a.submit(ctx, i.ID, request{op: mvm.OpCreate, by: by}, nil)
+	return a.lifecycle.Submit(ctx, i.ID, lifecycle.Request{Op: mvm.OpCreate, By: by}, nil)
 }
 
 // Instances implements api.Service.
@@ -50,7 +51,7 @@ func (a *Agent) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest
 		}
 		a.reconciler.Operated(i.Tenant) // who waits for the pool is told now, not at the next pass
 	}
-	return a.submit(ctx, i.ID, request{op: req.Op, by: by, why: req.Why, force: req.Force, awake: req.Awake}, progress)
+	return a.lifecycle.Submit(ctx, i.ID, lifecycle.Request{Op: req.Op, By: by, Why: req.Why, Force: req.Force, Awake: req.Awake}, progress)
 }
 
 // makeExt4 makes an empty ext4 file system in a sparse file with mkfs.ext4, which gets
@@ -68,3 +69,7 @@ func makeExt4(ctx context.Context, f *os.File, mib int) error {
 	}
 	return nil
 }
+
+// Queued counts the operations of an instance that wait or are under way, and says which is
+// under way.
+func (a *Agent) Queued(id string) (int, mvm.OpKind) { return a.lifecycle.Queued(id) }

@@ -4,8 +4,7 @@ import (
 	"io"
 
 	"mvm"
-	"mvm/internal/display"
-	"mvm/internal/driver"
+	"mvm/internal/lifecycle"
 	"mvm/internal/live"
 )
 
@@ -32,28 +31,18 @@ func (f followed) VMMEnded(id string) { f.a.ingress.VMMEnded(id) }
 // Began implements live.Watcher.
 func (f followed) Began() { f.a.idle.Poke() }
 
-// Ended implements live.Watcher: the instance is stopped.
-func (f followed) Ended(id string, v *live.VMM) {
-	why := howEnded(v.Driver().Exit())
-	f.a.log.Warn("vmm ended by itself", "instance", id, "why", why)
-	if i, err := f.a.Instance(f.a.ctx, mvm.Address{Instance: id}); err == nil {
-		f.a.reconciler.Lost(i)
-		f.a.ingress.GoneSoon(i)
-	}
-	if _, err := f.a.enqueue(id, request{op: mvm.OpStop, by: byAgent(), why: why, ended: v}); err != nil {
-		f.a.log.Error("stop instance after its vmm ended", "instance", id, "error", err)
-	}
-}
+// Ended implements live.Watcher.
+func (f followed) Ended(id string, v *live.VMM) { f.a.lifecycle.Ended(id, v) }
 
-// howEnded says how a VMM ended that nobody ended.
-func howEnded(e driver.Exit) string {
-	switch {
-	case e.Panic != "":
-		return "its guest's kernel panicked: " + display.Clip(e.Panic)
-	case e.Guest && e.Detail == "guest-reset":
-		return "its guest reset itself"
-	case e.Guest:
-		return "its guest powered itself off"
+// vmms are the live ones, as operations ask for them.
+type vmms struct{ *live.VMMs }
+
+var _ lifecycle.VMMs = vmms{}
+
+// Of implements lifecycle.VMMs.
+func (v vmms) Of(id string) lifecycle.VMM {
+	if l := v.VMMs.Of(id); l != nil {
+		return l // not a nil VMM in the interface
 	}
-	return "its VMM ended: " + e.Detail
+	return nil
 }

@@ -2,11 +2,10 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"mvm"
-	"mvm/internal/health"
+	"mvm/internal/lifecycle"
 	"mvm/internal/reconcile"
 )
 
@@ -27,7 +26,7 @@ func (r reconciled) New(pool mvm.Address, why string) (mvm.Instance, error) {
 }
 
 // HalfDone implements reconcile.Instances.
-func (r reconciled) HalfDone(id string) { r.a.halfDone.Set(id, true) }
+func (r reconciled) HalfDone(id string) { r.a.lifecycle.HalfDone(id) }
 
 // GaveUp implements reconcile.Instances.
 func (r reconciled) GaveUp(i mvm.Instance) *mvm.ServiceHealth { return r.a.health.GaveUp(i) }
@@ -41,7 +40,7 @@ func (r reconciled) ServiceError(ctx context.Context, what string, i mvm.Instanc
 			r.a.session.RecordUse(ctx, mvm.LogsRead, i, s.Name)
 		}
 	}
-	return health.Error(what, i, s, last)
+	return r.a.health.ServiceError(what, i, s, last)
 }
 
 // Check implements reconcile.Images.
@@ -55,28 +54,24 @@ func (r reconciled) Build(ctx context.Context, pool mvm.Address, progress func(m
 
 // Submit implements reconcile.Queue.
 func (r reconciled) Submit(ctx context.Context, id string, o reconcile.Order, progress func(mvm.Progress)) error {
-	_, err := r.a.submit(ctx, id, request{op: o.Op, by: byReconcile(), why: o.Why, parks: o.Parks, opened: o.Opened}, progress)
+	_, err := r.a.lifecycle.Submit(ctx, id, lifecycle.Request{Op: o.Op, By: byReconcile(), Why: o.Why, Parks: o.Parks, Opened: o.Opened}, progress)
 	return err
 }
 
 // Queued implements reconcile.Queue.
 func (r reconciled) Queued() map[string]reconcile.Queued {
-	r.a.mu.Lock()
-	defer r.a.mu.Unlock()
-	out := make(map[string]reconcile.Queued, len(r.a.runners))
-	for id, q := range r.a.runners {
-		if n := len(q.jobs); n > 0 {
-			last := q.jobs[n-1].req
-			out[id] = reconcile.Queued{Op: last.op, Recovery: last.by.Kind == mvm.AskerAgent}
-		}
+	last := r.a.lifecycle.Last()
+	out := make(map[string]reconcile.Queued, len(last))
+	for id, req := range last {
+		out[id] = reconcile.Queued{Op: req.Op, Recovery: req.By.Kind == mvm.AskerAgent}
 	}
 	return out
 }
 
 // GaveWay implements reconcile.Queue.
 func (r reconciled) GaveWay(err error) bool {
-	return errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived)
+	return lifecycle.GaveWay(err)
 }
 
 // Lost implements reconcile.Queue.
-func (r reconciled) Lost(err error) bool { return errors.As(err, &lostError{}) }
+func (r reconciled) Lost(err error) bool { return lifecycle.Lost(err) }

@@ -3,17 +3,12 @@ package agent
 import (
 	"context"
 	"net"
-	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
 	"mvm/internal/session"
 	"mvm/internal/sys"
 )
-
-// logsDelay is how long a guest that wakes is left to its own work before its log is
-// followed.
-const logsDelay = time.Second
 
 // looked is what sessions ask of the agent.
 type looked struct{ guests }
@@ -56,16 +51,6 @@ func (l looked) InFolder(id, what string, fn func(*sys.Folder) error) error {
 
 // FlushLog implements session.Guests.
 func (l looked) FlushLog(id string) { l.a.live.Of(id).FlushLog() }
-
-// followLogs has the log of a guest that was let in followed: at once where it has booted,
-// and later where it woke, for then there are requests to be answered first.
-func (o *operation) followLogs() {
-	delay := logsDelay
-	if o.bootWay == "cold" {
-		delay = 0
-	}
-	o.a.live.Of(o.inst.ID).Follow(delay)
-}
 
 // Exec implements api.Service.
 func (a *Agent) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {

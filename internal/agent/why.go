@@ -38,6 +38,6 @@ func (a *Agent) Why(ctx context.Context, addr mvm.Address) (s mvm.Story, err err
 	}
 	watched{guests{a}}.Observe(&s.Instance)
 	a.lastOf(ctx, &s)
-	s.Queued, _ = a.Queued(s.Instance.ID)
+	s.Queued, _ = a.lifecycle.Queued(s.Instance.ID)
 	return s, ctx.Err()
 }

@@ -182,9 +182,9 @@ func (t *Table) asked(i mvm.Instance, answered bool) {
 	t.by[i.ID] = h
 }
 
-// Error says of a service of the instance that it does not come up, with the last lines of
-// its log.
-func Error(what string, i mvm.Instance, s mvm.ServiceHealth, lines []string) *mvm.Error {
+// ServiceError says of a service of the instance that it does not come up, with the last
+// lines of its log.
+func (*Table) ServiceError(what string, i mvm.Instance, s mvm.ServiceHealth, lines []string) *mvm.Error {
 	fix := "see `mvm logs %s --service %s`, and mend the image or the pool's environment; until then its guest starts it again and again"
 	if s.State == "failed" {
 		fix = "see `mvm logs %s --service %s`, and mend the image or the pool's environment; its guest does not start it again"

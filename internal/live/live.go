@@ -187,6 +187,12 @@ func (v *VMMs) Of(id string) *VMM {
 	return v.by[id]
 }
 
+// Lives reports whether the instance has a VMM that has not ended.
+func (v *VMMs) Lives(id string) bool { return v.Of(id).Runs() }
+
+// Follow has the log of the instance's guest followed after the delay.
+func (v *VMMs) Follow(id string, delay time.Duration) { v.Of(id).Follow(delay) }
+
 // All returns the VMMs of the drivers, by instance.
 func (v *VMMs) All() map[string]driver.VMM {
 	v.mu.Lock()

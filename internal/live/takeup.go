@@ -28,6 +28,11 @@ func (v *VMMs) Survey(ctx context.Context, instances []mvm.Instance) {
 // Surveyed says that all instances are taken up: what the survey found counts no longer.
 func (v *VMMs) Surveyed() { v.absent.Clear() }
 
+// Sweep ends the VMMs that nobody owns, and says of which instances they were.
+func (v *VMMs) Sweep(ctx context.Context, owned func(id string) bool) ([]string, error) {
+	return v.opt.Driver.Sweep(ctx, v.opt.Folders.RunRoot(), owned)
+}
+
 // TakeUp takes up the instance's VMM if one runs. That needs no image: a VMM runs
 // on where its image is lost. With an error the VMM is left as it is, to be taken up
 // later; one that does not answer however often it is asked is ended, for its guest

@@ -37,6 +37,15 @@ type Found struct {
 	Consumed bool
 }
 
+// FoundOf is what the record says; of the VMM it says nothing.
+func FoundOf(i mvm.Instance) Found {
+	f := Found{State: i.State, Consumed: i.Snapshot != nil && i.Snapshot.Consumed}
+	if i.Op != nil {
+		f.Cut, f.ByPolicy = i.Op.Kind, i.Op.By.Kind == mvm.AskerPolicy
+	}
+	return f
+}
+
 // Do is what to do with what there is, before anything else is done with the instance.
 type Do string
 

@@ -48,6 +48,14 @@ func (f Files) BringBack(id string) error {
 	return err
 }
 
+// Unbring moves aside what a restore that was cut off has moved back.
+func (f Files) Unbring(i mvm.Instance) error {
+	if i.Op == nil || i.Op.Kind != mvm.OpRestore || i.Op.Snapshot == "" || i.Snapshot != nil {
+		return nil
+	}
+	return f.SetAside(i.Op.Snapshot)
+}
+
 // moveFile moves a file that is mvm's.
 func moveFile(from, to *sys.Folder, name string, owners ...int) error {
 	if _, _, err := from.Size(name, owners...); err != nil {

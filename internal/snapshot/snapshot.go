@@ -159,6 +159,15 @@ func (f Files) KeepOnly(id string) error {
 	}))
 }
 
+// KeepOwn removes what is among the instance's snapshots and not on its record.
+func (f Files) KeepOwn(i mvm.Instance) error {
+	own := ""
+	if i.Snapshot != nil {
+		own = i.Snapshot.ID
+	}
+	return f.KeepOnly(own)
+}
+
 // keep removes what is in the folder and not to be kept, and says what.
 func keep(d *sys.Folder, kept func(name string) bool) (removed []string, err error) {
 	names, err := d.Names()

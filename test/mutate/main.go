@@ -80,7 +80,8 @@ func own(pkg string, share int, more ...tests) target {
 }
 
 // agentParts are packages that only the agent is made of, and its tests test.
-var agentParts = []string{"agent", "declare", "deliver", "idle", "ingress", "journal", "netprobe", "quota", "reconcile", "repair", "session", "snapshot", "wait"}
+var agentParts = []string{"agent", "aside", "declare", "deliver", "fleet", "folders", "health", "idle", "ingress", "journal", "lifecycle", "live", "netprobe", "netstate",
+	"quota", "reconcile", "recovery", "repair", "session", "snapshot", "wait"}
 
 // agent is the agent and those of its parts that are there.
 func agent(root string, share int) target {

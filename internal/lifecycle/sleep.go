@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -22,8 +22,8 @@ const drainPoll = 50 * time.Millisecond
 // vCPUs run. A wake that arrives before commit cancels the sleep; the instance
 // goes on as if nothing was.
 func (o *operation) sleep(ctx context.Context) error {
-	o.a.live.Of(o.inst.ID).Follow(0)
-	id, err := o.a.fleet.NewID("s-", func(id string) (bool, error) { return o.inst.HasSnapshot(id), nil })
+	o.l.opt.VMMs.Follow(o.inst.ID, 0)
+	id, err := o.l.opt.IDs.NewID("s-", func(id string) (bool, error) { return o.inst.HasSnapshot(id), nil })
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (o *operation) sleep(ctx context.Context) error {
 		{name: "renew", do: o.renewLease},
 		{name: "pause", do: o.pauseVMM},
 		{name: "snapshot", do: func(ctx context.Context) error { return o.snapshot(ctx, snap) },
-			undo: func(context.Context) error { return o.a.folders.Snapshots(o.inst).Remove(snap.ID) }},
+			undo: func(context.Context) error { return o.l.opt.Folders.Snapshots(o.inst).Remove(snap.ID) }},
 		{name: "commit", do: func(context.Context) error { return o.commitSleep(snap) }, undo: o.uncommitSleep, holds: true},
 	})
 	if err != nil {
@@ -55,11 +55,11 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	if err := o.run(ctx, mvm.OpSleep, []step{{name: "release", do: o.releaseVMM}}); err != nil {
 		return err
 	}
-	n, err := o.a.folders.Snapshots(o.inst).Bytes(o.inst.Snapshot.ID)
+	n, err := o.l.opt.Folders.Snapshots(o.inst).Bytes(o.inst.Snapshot.ID)
 	if err != nil {
 		return err
 	}
-	o.reason = o.job.req.why
+	o.reason = o.job.req.Why
 	o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, n
 	return o.complete(mvm.StateSleeping, mvm.InstanceSlept, func(i *mvm.Instance) {
 		s := *i.Snapshot
@@ -72,7 +72,7 @@ func (o *operation) finishSleep(ctx context.Context) error {
 // the right clock, or is warm. It undoes a sleep or a pause. Where that can't be had the intent
 // stays in the record, with the reason: see repair.go.
 func (o *operation) conform(ctx context.Context) error {
-	if o.a.live.Of(o.inst.ID) == nil {
+	if o.l.opt.VMMs.Of(o.inst.ID) == nil {
 		return o.forget(ctx)
 	}
 	var err error
@@ -120,12 +120,12 @@ func (o *operation) fence(ctx context.Context) error {
 	}
 	deadline := time.Now().Add(o.drainTimeout())
 	for {
-		active := o.a.ingress.Fence(ctx, o.inst).Active
-		if active == 0 || o.job.req.force {
+		active := o.l.opt.Ingress.Fence(ctx, o.inst).Active
+		if active == 0 || o.job.req.Force {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			o.a.journal.Record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
+			o.l.opt.Journal.Record(o.event(mvm.DrainTimedOut, "requests are still under way at the gateway"))
 			return nil
 		}
 		if wait.For(ctx, nil, drainPoll) == wait.Canceled {
@@ -142,12 +142,12 @@ func (o *operation) drainTimeout() time.Duration {
 // sleep goes on, but for the policy's.
 func (o *operation) sleepPrep(ctx context.Context) error {
 	secs := o.pool.Spec.Policy.DrainTimeoutSeconds
-	if o.job.req.force {
+	if o.job.req.Force {
 		secs = 0
 	}
-	ctx2, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.a.opt.Timeouts.Call)
+	ctx2, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.l.opt.Timeouts.Call)
 	defer cancel()
-	resp, err := o.a.live.Ask(ctx2, o.inst.ID, guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}})
+	resp, err := o.l.opt.Guests.Ask(ctx2, o.inst.ID, guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}})
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -163,8 +163,8 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 }
 
 func (o *operation) vmm() (driver.VMM, error) {
-	if l := o.a.live.Of(o.inst.ID); l != nil {
-		return l.Driver(), nil
+	if v := o.l.opt.VMMs.Of(o.inst.ID); v != nil {
+		return v.Driver(), nil
 	}
 	return nil, mvm.Errorf(mvm.KindState, "%s has no VMM", o.inst.ID)
 }
@@ -201,34 +201,34 @@ func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 	if err != nil {
 		return err
 	}
-	err = o.a.folders.Snapshots(o.inst).Write(ref.ID, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
+	err = o.l.opt.Folders.Snapshots(o.inst).Write(ref.ID, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
 	if err != nil {
 		return err
 	}
 	if o.clockSure {
 		ref.PausedAt = o.pausedAt.Round(0)
 	}
-	return o.a.describeSnapshot(ctx, o.inst, ref)
+	return o.l.describeSnapshot(ctx, o.inst, ref)
 }
 
 // describeSnapshot fills in what the snapshot belongs to and what it holds on disk.
-func (a *Agent) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.SnapshotRef) error {
+func (l *Lifecycle) describeSnapshot(ctx context.Context, i mvm.Instance, ref *mvm.SnapshotRef) error {
 	boot, err := sys.HostBootID()
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "read boot id: %w", err)
 	}
-	host, err := a.snapshotHost(ctx)
+	host, err := l.SnapshotHost(ctx)
 	if err != nil {
 		return err
 	}
 	host.Describe(ref, i, time.Now(), boot)
-	ref.Bytes, err = a.folders.Snapshots(i).Bytes(ref.ID)
+	ref.Bytes, err = l.opt.Folders.Snapshots(i).Bytes(ref.ID)
 	return err
 }
 
-// snapshotHost is what of this host snapshots belong to.
-func (a *Agent) snapshotHost(ctx context.Context) (snapshot.Host, error) {
-	info, err := a.driverInfo(ctx)
+// SnapshotHost is what of this host snapshots belong to.
+func (l *Lifecycle) SnapshotHost(ctx context.Context) (snapshot.Host, error) {
+	info, err := l.opt.Driver.Info(ctx)
 	if err != nil {
 		return snapshot.Host{}, mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
@@ -239,7 +239,7 @@ func (a *Agent) snapshotHost(ctx context.Context) (snapshot.Host, error) {
 func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
 	return o.save(func(i *mvm.Instance) {
 		i.State, i.Snapshot, i.Changed = mvm.StateSleeping, ref, time.Now()
-		o.parked, i.Parked = i.Parked, o.job.req.by.Kind == mvm.AskerPolicy
+		o.parked, i.Parked = i.Parked, o.job.req.By.Kind == mvm.AskerPolicy
 		if i.Op != nil {
 			i.Op.Step = "release"
 		}
@@ -259,12 +259,12 @@ func (o *operation) admitWarm(tx *store.Tx, i mvm.Instance) error {
 	if err := o.stillIdle(tx, i); err != nil {
 		return err
 	}
-	return o.a.fleet.AdmitWarm(tx, i)
+	return o.l.opt.Quota.AdmitWarm(tx, i)
 }
 
 // warm pauses the vCPUs: running -> warm.
 func (o *operation) warm(ctx context.Context) error {
-	o.a.live.Of(o.inst.ID).Follow(0)
+	o.l.opt.VMMs.Follow(o.inst.ID, 0)
 	err := o.run(ctx, mvm.OpWarm, []step{
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpWarm, o.admitWarm) }, undo: o.conform},
 		{name: "fence", do: o.fence},
@@ -275,11 +275,11 @@ func (o *operation) warm(ctx context.Context) error {
 	})
 	if err != nil {
 		if mvm.IsKind(err, mvm.KindQuota) {
-			o.a.journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
+			o.l.opt.Journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
 		}
 		return err
 	}
-	o.reason = o.job.req.why
+	o.reason = o.job.req.Why
 	return o.complete(mvm.StateWarm, mvm.InstanceWarmed, nil)
 }
 

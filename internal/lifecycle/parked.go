@@ -1,10 +1,10 @@
-package agent
+package lifecycle
 
 import "mvm"
 
 // unpark has an instance that rests already rest because somebody wants it to.
 func (o *operation) unpark() error {
-	if !o.inst.Parked || o.byPolicy() || o.job.req.by.Kind == mvm.AskerAgent {
+	if !o.inst.Parked || o.byPolicy() || o.job.req.By.Kind == mvm.AskerAgent {
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) { i.Parked = false })
@@ -15,7 +15,7 @@ func (o *operation) unpark() error {
 func (o *operation) parks(i mvm.Instance, to mvm.State) bool {
 	switch to {
 	case mvm.StateWarm:
-		return o.job.req.by.Kind == mvm.AskerPolicy || o.job.req.parks
+		return o.job.req.By.Kind == mvm.AskerPolicy || o.job.req.Parks
 	case mvm.StateSleeping:
 		return i.Parked
 	}

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -17,25 +17,25 @@ import (
 // the event, once why is known to it. It can run twice.
 func (o *operation) leaveAside(why error) (leave func(*mvm.Instance), ev mvm.Event, err error) {
 	aside := mvm.SetAside{Snapshot: *o.inst.Snapshot, Why: display.Clip(why.Error()), At: time.Now(), DataDiskMiB: o.inst.Res.DataDiskMiB}
-	if err := o.a.folders.Snapshots(o.inst).SetAside(aside.Snapshot.ID); err != nil {
+	if err := o.l.opt.Folders.Snapshots(o.inst).SetAside(aside.Snapshot.ID); err != nil {
 		return nil, ev, err
 	}
 	leave = func(i *mvm.Instance) { i.SetAside = append(slices.Clone(i.SetAside), aside) }
-	until := aside.At.Add(o.a.opt.SetAside.Keep)
+	until := aside.At.Add(o.l.opt.KeepAside)
 	return leave, o.event(mvm.SnapshotSetAside, fmt.Sprintf("%s, kept until %s", aside.Snapshot.ID, until.Format(time.RFC3339))), nil
 }
 
 // bringBack has a stopped instance sleep with a snapshot that was set aside.
 func (o *operation) bringBack(ctx context.Context) error {
-	id := o.job.req.snapshot
+	id := o.job.req.Snapshot
 	var aside mvm.SetAside
 	err := o.run(ctx, mvm.OpRestore, []step{
 		{name: "intent", do: func(ctx context.Context) (err error) {
 			aside, err = o.intendBringBack(ctx, id)
 			return err
 		}, undo: o.forget},
-		{name: "files", do: func(context.Context) error { return o.a.folders.Snapshots(o.inst).BringBack(id) },
-			undo: func(context.Context) error { return o.a.folders.Snapshots(o.inst).SetAside(id) }, holds: true},
+		{name: "files", do: func(context.Context) error { return o.l.opt.Folders.Snapshots(o.inst).BringBack(id) },
+			undo: func(context.Context) error { return o.l.opt.Folders.Snapshots(o.inst).SetAside(id) }, holds: true},
 	})
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (o *operation) intendBringBack(ctx context.Context, id string) (mvm.SetAsid
 	if st := o.inst.State; st != mvm.StateStopped {
 		return aside, refuse("the instance is "+string(st), fmt.Sprintf("stop it first with `mvm instance stop %s`, which gives up what its memory holds now", o.inst.ID))
 	}
-	host, err := o.a.snapshotHost(ctx)
+	host, err := o.l.SnapshotHost(ctx)
 	if err != nil {
 		return aside, err
 	}
@@ -82,16 +82,8 @@ func (o *operation) intendBringBack(ctx context.Context, id string) (mvm.SetAsid
 
 // finishBringBack takes back a restore that was cut off.
 func (o *operation) finishBringBack(context.Context) error {
-	if err := o.a.unbring(o.inst); err != nil {
+	if err := o.l.opt.Folders.Snapshots(o.inst).Unbring(o.inst); err != nil {
 		return err
 	}
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
-}
-
-// unbring moves what a restore that was cut off has moved back aside.
-func (a *Agent) unbring(i mvm.Instance) error {
-	if i.Op == nil || i.Op.Kind != mvm.OpRestore || i.Op.Snapshot == "" || i.Snapshot != nil {
-		return nil
-	}
-	return a.folders.Snapshots(i).SetAside(i.Op.Snapshot)
 }

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -25,9 +25,9 @@ func (o *operation) checkpoint(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	o.a.health.NoteIntegrations(ctx, o.inst)
+	o.l.opt.Health.NoteIntegrations(ctx, o.inst)
 	for _, i := range list {
-		if i.Critical && slices.Contains(failed, i.Name) && !o.job.req.force {
+		if i.Critical && slices.Contains(failed, i.Name) && !o.job.req.Force {
 			o.deferred("critical integration " + i.Name + " could not be checkpointed: " + why)
 			return mvm.Errorf(mvm.KindPolicy, "checkpoint integration %q failed and it is critical: the instance stays awake: %s", i.Name, why).
 				WithFix("see `mvm logs %s`; --force puts it to sleep anyway", o.inst.ID)
@@ -41,9 +41,9 @@ func (o *operation) checkpoint(ctx context.Context) error {
 
 // askCheckpoint returns those of the names that were not checkpointed, and why.
 func (o *operation) askCheckpoint(ctx context.Context, names []string) (failed []string, why string) {
-	ctx, cancel := context.WithTimeout(ctx, o.a.integrationsTime(o.pool.Spec.Integrations))
+	ctx, cancel := context.WithTimeout(ctx, o.l.integrationsTime(o.pool.Spec.Integrations))
 	defer cancel()
-	resp, err := o.a.live.Ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
+	resp, err := o.l.opt.Guests.Ask(ctx, o.inst.ID, guestproto.Request{CheckpointIntegrations: &guestproto.CheckpointIntegrations{Integrations: names}})
 	switch r := resp.CheckpointResult; {
 	case err != nil:
 		return names, display.Clip(err.Error())
@@ -57,8 +57,8 @@ func (o *operation) askCheckpoint(ctx context.Context, names []string) (failed [
 }
 
 // integrationsTime is how long the commands of all of them may take, one after the other.
-func (a *Agent) integrationsTime(list []mvm.Integration) time.Duration {
-	sum := a.opt.Timeouts.Call
+func (l *Lifecycle) integrationsTime(list []mvm.Integration) time.Duration {
+	sum := l.opt.Timeouts.Call
 	for _, i := range list {
 		sum += i.Timeout()
 	}
@@ -72,17 +72,17 @@ func (o *operation) restoreIntegrations() {
 	if len(list) == 0 && !i.Suspends {
 		return
 	}
-	o.a.goTracked(func() {
+	o.l.group.Go(func() {
 		if len(list) == 0 {
-			o.a.health.NoteIntegrations(o.a.ctx, i)
+			o.l.opt.Health.NoteIntegrations(o.l.life, i)
 			return
 		}
-		ctx, cancel := context.WithTimeout(o.a.ctx, o.a.integrationsTime(list))
+		ctx, cancel := context.WithTimeout(o.l.life, o.l.integrationsTime(list))
 		defer cancel()
-		resp, err := o.a.live.Ask(ctx, i.ID, guestproto.Request{Wake: true})
+		resp, err := o.l.opt.Guests.Ask(ctx, i.ID, guestproto.Request{Wake: true})
 		if err != nil || resp.WakeAck == nil || !resp.WakeAck.Success {
 			o.log.Warn("restore integrations", "error", err)
 		}
-		o.a.health.NoteIntegrations(o.a.ctx, i)
+		o.l.opt.Health.NoteIntegrations(o.l.life, i)
 	})
 }

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 // renew gives an instance that is about to boot what its pool says now: image, sizes
 // and environment, within the quota.
 func (o *operation) renew(context.Context) error {
-	return o.a.store.Update(func(tx *store.Tx) error {
+	return o.l.store.Update(func(tx *store.Tx) error {
 		i, err := tx.Instance(o.inst.ID)
 		if err != nil {
 			return err
@@ -29,7 +29,7 @@ func (o *operation) renew(context.Context) error {
 		if now.Res == i.Res && now.Image == i.Image && now.BuildID == i.BuildID && now.EnvDigest == i.EnvDigest {
 			return nil
 		}
-		if err := errors.Join(plan.CheckDisk(i, p.Spec), o.a.fleet.AdmitDisk(tx, i, now)); err != nil {
+		if err := errors.Join(plan.CheckDisk(i, p.Spec), o.l.opt.Quota.AdmitDisk(tx, i, now)); err != nil {
 			return err
 		}
 		o.inst, o.pool = now, p
@@ -47,9 +47,9 @@ func renewed(i mvm.Instance, p mvm.Pool) mvm.Instance {
 }
 
 // admitRenewed refuses an instance that could not run with what its pool says now.
-func (a *Agent) admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error {
+func (l *Lifecycle) admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error {
 	now := renewed(i, p)
-	return errors.Join(plan.CheckDisk(i, p.Spec), a.fleet.AdmitRunning(tx, now), a.fleet.AdmitDisk(tx, i, now))
+	return errors.Join(plan.CheckDisk(i, p.Spec), l.opt.Quota.AdmitRunning(tx, now), l.opt.Quota.AdmitDisk(tx, i, now))
 }
 
 // sizeDisk makes the data disk as large as the record says. What is on it stays; its
@@ -60,7 +60,7 @@ func (o *operation) sizeDisk(ctx context.Context) error {
 		return nil
 	}
 	var f *os.File
-	err := o.a.folders.In(o.inst.ID, "open data disk", func(d *sys.Folder) (err error) {
+	err := o.l.opt.Folders.In(o.inst.ID, "open data disk", func(d *sys.Folder) (err error) {
 		f, err = d.Open(folders.DataDisk, os.O_RDWR)
 		return err
 	})
@@ -94,9 +94,9 @@ func (o *operation) outdated(ctx context.Context) string {
 		return ""
 	}
 	why := strings.Join(what, ", ")
-	err := o.a.store.View(func(tx *store.Tx) error { return o.a.admitRenewed(tx, o.inst, o.pool) })
+	err := o.l.store.View(func(tx *store.Tx) error { return o.l.admitRenewed(tx, o.inst, o.pool) })
 	if err == nil {
-		err = o.a.live.Bootable(ctx, renewed(o.inst, o.pool))
+		err = o.l.opt.VMMs.Bootable(ctx, renewed(o.inst, o.pool))
 	}
 	if err != nil { // better as it was than not at all
 		o.log.Warn("instance wakes as it was", "though", why, "error", err)

@@ -1,7 +1,8 @@
-package agent
+package lifecycle
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"mvm"
@@ -13,12 +14,12 @@ import (
 const activitySlack = time.Second
 
 // byPolicy reports whether the policy wants the operation.
-func (o *operation) byPolicy() bool { return o.job.req.idle != nil }
+func (o *operation) byPolicy() bool { return o.job.req.Idle != nil }
 
 // stillIdle refuses, within the intent's transaction, what the policy decided on an
 // instance that is not as it was.
 func (o *operation) stillIdle(tx *store.Tx, i mvm.Instance) error {
-	g := o.job.req.idle
+	g := o.job.req.Idle
 	if g == nil {
 		return nil
 	}
@@ -43,11 +44,11 @@ func (o *operation) stillIdle(tx *store.Tx, i mvm.Instance) error {
 // it any more without asking, what the gateways say now is the last word: a request
 // that came after the decision wins.
 func (o *operation) fenceIdle(ctx context.Context) error {
-	use := o.a.ingress.Fence(ctx, o.inst)
+	use := o.l.opt.Ingress.Fence(ctx, o.inst)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	g, now, here := o.job.req.idle, time.Now(), o.a.ingress.Use(o.inst.ID)
+	g, now, here := o.job.req.Idle, time.Now(), o.l.opt.Ingress.Use(o.inst.ID)
 	quiet := time.Duration(o.pool.Spec.Policy.QuietConnectionSeconds) * time.Second
 	switch {
 	case use.Active > 0:
@@ -68,8 +69,8 @@ func (o *operation) fenceIdle(ctx context.Context) error {
 // is called off, since it must not cut off work, unless the guest is mute for so long
 // that nothing is to be expected of it; any other goes on.
 func (o *operation) notDrained(why string) error {
-	o.a.journal.Record(o.event(mvm.DrainTimedOut, why))
-	if !o.byPolicy() || o.silent && o.job.req.idle.Mute {
+	o.l.opt.Journal.Record(o.event(mvm.DrainTimedOut, why))
+	if !o.byPolicy() || o.silent && o.job.req.Idle.Mute {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindState, "the guest was not ready to sleep, so the sleep policy stops here: %s", why)
@@ -78,7 +79,7 @@ func (o *operation) notDrained(why string) error {
 // stillUnproven refuses, within the intent's transaction, to reclaim an instance that
 // has served its key meanwhile.
 func (o *operation) stillUnproven(_ *store.Tx, i mvm.Instance) error {
-	if o.job.req.unproven && !i.Unproven {
+	if o.job.req.Unproven && !i.Unproven {
 		return mvm.Errorf(mvm.KindState, "it served its key meanwhile: %w", errInUse)
 	}
 	return nil
@@ -87,12 +88,18 @@ func (o *operation) stillUnproven(_ *store.Tx, i mvm.Instance) error {
 // errInUse calls off what the policy wants: somebody uses the instance.
 var errInUse = mvm.Errorf(mvm.KindState, "the instance is in use")
 
-// callOff ends an operation that the policy wanted of the instance, where one is under
+// CallOff ends an operation that the policy wanted of the instance, where one is under
 // way and not committed yet.
-func (a *Agent) callOff(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r := a.runners[id]; r != nil && len(r.jobs) > 0 && r.jobs[0].req.idle != nil {
+func (l *Lifecycle) CallOff(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r := l.runners[id]; r != nil && len(r.jobs) > 0 && r.jobs[0].req.Idle != nil {
 		r.jobs[0].cancel(errInUse)
 	}
 }
+
+// CalledOff reports that what the policy wanted ended so because somebody wants the instance.
+func CalledOff(err error) bool { return errors.Is(err, errInUse) || errors.Is(err, errWakeArrived) }
+
+// GaveWay reports that an operation ended so because something else was asked for.
+func GaveWay(err error) bool { return errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) }

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -13,14 +13,14 @@ import (
 // gate gives the guest all that it is and has (clock, entropy, network, secrets)
 // and returns when the guest says that it is in force. reason is "boot" or "wake".
 func (o *operation) gate(ctx context.Context, reason string) error {
-	defer o.a.deliver.Lock(o.inst.ID)() // so that no older configuration arrives after this one
-	cfg, err := o.a.deliver.Config(o.inst, reason)
+	defer o.l.opt.Deliver.Lock(o.inst.ID)() // so that no older configuration arrives after this one
+	cfg, err := o.l.opt.Deliver.Config(o.inst, reason)
 	if err != nil {
 		return err
 	}
 	sent := time.Now()
 	cfg.UnixNanos = sent.UnixNano()
-	resp, err := o.a.live.Ask(ctx, o.inst.ID, guestproto.Request{Configure: &cfg})
+	resp, err := o.l.opt.Guests.Ask(ctx, o.inst.ID, guestproto.Request{Configure: &cfg})
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 	if !ok || o.inst.Role == mvm.RoleGateway || o.resumedAt.IsZero() || o.inst.Snapshot == nil || o.inst.Snapshot.PausedAt.IsZero() {
 		return false, nil
 	}
-	cfg, err := o.a.deliver.Config(o.inst, "wake")
+	cfg, err := o.l.opt.Deliver.Config(o.inst, "wake")
 	if err != nil {
 		return false, err
 	}

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
+	"mvm/internal/store"
 	"mvm/internal/sys"
 )
 
@@ -20,7 +21,7 @@ func (o *operation) wake(ctx context.Context) error {
 	}
 	var why error
 	for range 2 {
-		misfit, err := o.a.snapshotFits(ctx, o.inst)
+		misfit, err := o.l.snapshotFits(ctx, o.inst)
 		if err != nil {
 			return o.sleepsOn(err)
 		}
@@ -51,7 +52,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := o.a.live.Bootable(ctx, o.inst); err != nil {
+	if err := o.l.opt.VMMs.Bootable(ctx, o.inst); err != nil {
 		return errors.Join(err, why)
 	}
 	o.reason = "snapshot not used: " + display.Clip(why.Error())
@@ -63,7 +64,7 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 	case snap == nil:
 		ev = o.event(mvm.SnapshotDeleted, "")
 	case snap.Consumed:
-		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.a.folders.Snapshots(o.inst).Remove(snap.ID)
+		ev, err = o.event(mvm.SnapshotDeleted, snap.ID), o.l.opt.Folders.Snapshots(o.inst).Remove(snap.ID)
 	default:
 		leave, ev, err = o.leaveAside(why)
 	}
@@ -71,16 +72,16 @@ func (o *operation) coldBoot(ctx context.Context, why error) error {
 		return o.sleepsOn(err)
 	}
 	ev.By, ev.Why = byAgent(), "it can't be used: "+display.Clip(why.Error())
-	stop := func(i *mvm.Instance) {
+	err = o.update(func(tx *store.Tx, i *mvm.Instance) error {
 		leave(i)
-		i.State, i.Snapshot = mvm.StateStopped, nil
-	}
-	if err := o.a.clearOp(o.inst.ID, stop, ev); err != nil {
+		i.State, i.Snapshot, i.Op = mvm.StateStopped, nil, nil
+		_, err := tx.AppendEvent(ev)
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	stop(&o.inst)
-	o.inst.Op = nil
-	o.a.aside.Bound()
+	o.l.opt.Aside.Bound()
 	return o.start(ctx, o.reason)
 }
 
@@ -90,7 +91,7 @@ func (o *operation) restore(ctx context.Context) error {
 	o.progress("restoring")
 	return o.run(ctx, mvm.OpWake, []step{
 		{name: "quota", do: o.admit, undo: o.forget},
-		{name: "network", do: o.a.networks.Apply},
+		{name: "network", do: o.l.opt.Networks.Apply},
 		{name: "restore", do: o.restoreVMM, undo: o.releaseVMM},
 		{name: "consume", do: o.consume, undo: o.unconsume, holds: true, forward: true},
 		{name: "resume", do: o.resumeRestored, undo: o.keepGuest, holds: true, forward: true},
@@ -101,10 +102,10 @@ func (o *operation) restore(ctx context.Context) error {
 }
 
 func (o *operation) restoreVMM(ctx context.Context) error {
-	files := o.a.folders.Snapshots(o.inst).Of(o.inst.Snapshot.ID)
-	return o.a.live.Launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
+	files := o.l.opt.Folders.Snapshots(o.inst).Of(o.inst.Snapshot.ID)
+	return o.l.opt.VMMs.Launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
-		return o.a.opt.Driver.Restore(ctx, s, files)
+		return o.l.opt.Driver.Restore(ctx, s, files)
 	})
 }
 
@@ -198,7 +199,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 	if snap == nil {
 		return nil
 	}
-	if err := o.a.folders.Snapshots(o.inst).Remove(snap.ID); err != nil { // the next start of the agent sweeps it
+	if err := o.l.opt.Folders.Snapshots(o.inst).Remove(snap.ID); err != nil { // the next start of the agent sweeps it
 		o.log.Warn("remove used snapshot", "error", err)
 	}
 	return nil
@@ -207,7 +208,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 // afterWake has the integrations restored once traffic may come.
 func (o *operation) afterWake(ctx context.Context) error {
 	o.restoreIntegrations()
-	if err := o.waitReady(ctx); err != nil || !o.job.req.by.Kind.Person() {
+	if err := o.waitReady(ctx); err != nil || !o.job.req.By.Kind.Person() {
 		return err
 	}
 	return o.servesNobody(ctx) // it was ready once, and may fail since
@@ -232,7 +233,7 @@ func (o *operation) wakeGate(ctx context.Context) error {
 
 // tryGreet reports whether a greeting did all that the gate is for.
 func (o *operation) tryGreet(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Gate)
+	ctx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Gate)
 	defer cancel()
 	done, err := o.greet(ctx)
 	if err != nil {
@@ -242,23 +243,23 @@ func (o *operation) tryGreet(ctx context.Context) bool {
 }
 
 func (o *operation) tryWakeGate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Gate)
+	ctx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Gate)
 	defer cancel()
 	return o.gate(ctx, "wake")
 }
 
 // snapshotFits says in misfit why the instance's snapshot can't be restored here and
 // now; err, that it could not find out.
-func (a *Agent) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err error) {
+func (l *Lifecycle) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err error) {
 	if i.Snapshot == nil {
 		return mvm.Errorf(mvm.KindState, "there is no snapshot"), nil
 	}
-	host, err := a.snapshotHost(ctx)
+	host, err := l.SnapshotHost(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if misfit := host.Misfit(*i.Snapshot, i); misfit != nil {
 		return misfit, nil
 	}
-	return a.folders.Snapshots(i).Missing(i.Snapshot.ID)
+	return l.opt.Folders.Snapshots(i).Missing(i.Snapshot.ID)
 }

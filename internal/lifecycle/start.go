@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"bytes"
@@ -6,26 +6,20 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
 	"mvm/internal/folders"
-	"mvm/internal/guestproto"
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 	"mvm/internal/wait"
 )
 
-// The pauses between tries to reach a guest that boots, and between looks at its
-// services.
-const (
-	bootPoll  = 50 * time.Millisecond
-	readyPoll = 250 * time.Millisecond
-)
+// bootPoll is the pause between tries to reach a guest that boots.
+const bootPoll = 50 * time.Millisecond
 
 // makeReady makes what an instance has on disk: created -> ready.
 func (o *operation) makeReady(ctx context.Context) error {
@@ -33,7 +27,7 @@ func (o *operation) makeReady(ctx context.Context) error {
 		return nil
 	}
 	err := o.run(ctx, mvm.OpCreate, []step{
-		{name: "network", do: o.a.networks.Apply},
+		{name: "network", do: o.l.opt.Networks.Apply},
 		{name: "disks", do: o.makeDisks},
 	})
 	if err != nil {
@@ -45,7 +39,7 @@ func (o *operation) makeReady(ctx context.Context) error {
 // makeDisks makes the instance's folder and data disk, durable, unless they are there
 // whole.
 func (o *operation) makeDisks(ctx context.Context) error {
-	return mvm.Explain("make folder of "+o.inst.ID, sys.InFolder(o.a.folders.Root(), func(root *sys.Folder) error {
+	return mvm.Explain("make folder of "+o.inst.ID, sys.InFolder(o.l.opt.Folders.Root(), func(root *sys.Folder) error {
 		d, err := root.MakeSub(o.inst.ID)
 		if err != nil {
 			return err
@@ -68,7 +62,7 @@ func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
 	if err != nil {
 		return err
 	}
-	err = o.a.opt.MakeDisk(ctx, f, o.inst.Res.DataDiskMiB)
+	err = o.l.opt.MakeDisk(ctx, f, o.inst.Res.DataDiskMiB)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -87,7 +81,7 @@ func (o *operation) start(ctx context.Context, why string) error {
 	err := o.run(ctx, mvm.OpStart, []step{
 		{name: "renew", do: o.renew},
 		{name: "quota", do: o.admit, undo: o.forget},
-		{name: "network", do: o.a.networks.Apply},
+		{name: "network", do: o.l.opt.Networks.Apply},
 		{name: "disk", do: o.sizeDisk},
 		{name: "generation", do: o.nextDiskGeneration, undo: o.sameDiskGeneration},
 		{name: "vmm", do: o.startVMM, undo: o.releaseVMM},
@@ -124,11 +118,11 @@ func (o *operation) completeRunning(ctx context.Context, act mvm.Action) error {
 	o.a.gatewayUp(o.inst)
 	if o.inst.Role == mvm.RoleGateway && o.bootWay == "warm" {
 		id := o.inst.ID
-		o.a.ingress.Doubt(id)
+		o.l.opt.Ingress.Doubt(id)
 	}
-	cfg, err := o.a.deliver.Config(o.inst, "update")
+	cfg, err := o.l.opt.Deliver.Config(o.inst, "update")
 	if err == nil && !bytes.Equal(cfg.Digest, o.digest) {
-		err = o.a.deliver.Push(ctx, o.inst)
+		err = o.l.opt.Deliver.Push(ctx, o.inst)
 	}
 	if err != nil {
 		o.log.Warn("deliver what changed during the gate", "error", err)
@@ -138,9 +132,9 @@ func (o *operation) completeRunning(ctx context.Context, act mvm.Action) error {
 
 // admit makes the intent durable within the quota.
 func (o *operation) admit(context.Context) error {
-	err := o.intend(o.kind, func(tx *store.Tx, i mvm.Instance) error { return o.a.fleet.AdmitRunning(tx, i) })
+	err := o.intend(o.kind, func(tx *store.Tx, i mvm.Instance) error { return o.l.opt.Quota.AdmitRunning(tx, i) })
 	if mvm.IsKind(err, mvm.KindQuota) {
-		o.a.journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
+		o.l.opt.Journal.Record(o.event(mvm.QuotaExceeded, err.Error()))
 	}
 	return err
 }
@@ -155,7 +149,7 @@ func (o *operation) nextDiskGeneration(context.Context) error {
 	if err := o.save(func(i *mvm.Instance) { i.DiskGeneration++ }); err != nil || former.DiskGeneration == 0 {
 		return err
 	}
-	o.a.ingress.GoneSoon(former)
+	o.l.opt.Ingress.GoneSoon(former)
 	return nil
 }
 
@@ -177,11 +171,11 @@ func (o *operation) sameDiskGeneration(context.Context) error {
 
 func (o *operation) startVMM(ctx context.Context) error {
 	o.progress("starting")
-	err := o.a.folders.Snapshots(o.inst).DropMemory()
+	err := o.l.opt.Folders.Snapshots(o.inst).DropMemory()
 	if err != nil {
 		return err
 	}
-	err = o.a.live.Launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.a.opt.Driver.Start(ctx, s) })
+	err = o.l.opt.VMMs.Launch(ctx, o.inst, true, func(s driver.Spec) (driver.VMM, error) { return o.l.opt.Driver.Start(ctx, s) })
 	if err == nil {
 		o.booted = true
 		o.startedVMM(ctx)
@@ -189,138 +183,45 @@ func (o *operation) startVMM(ctx context.Context) error {
 	return err
 }
 
-func (o *operation) releaseVMM(ctx context.Context) error { return o.a.live.Release(ctx, o.inst) }
+func (o *operation) releaseVMM(ctx context.Context) error { return o.l.opt.VMMs.Release(ctx, o.inst) }
 
 // bootGate waits until the guest agent of a booting guest answers, and configures it.
 func (o *operation) bootGate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Boot)
+	ctx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Boot)
 	defer cancel()
-	l := o.a.live.Of(o.inst.ID)
+	v := o.l.opt.VMMs.Of(o.inst.ID)
 	for {
 		err := o.tryBootGate(ctx)
 		if err == nil {
 			return nil
 		}
-		switch wait.For(ctx, l.Driver().Done(), bootPoll) {
+		switch wait.For(ctx, v.Driver().Done(), bootPoll) {
 		case wait.Gone:
-			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(l.Driver().Exit()), display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
+			return mvm.Errorf(mvm.KindUnavailable, "boot guest: %s%s", howEnded(v.Driver().Exit()), display.QuoteLog(o.l.opt.Logs.LastConsole(o.inst.ID))).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
 		case wait.Canceled:
-			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.a.opt.Timeouts.Boot, err).
+			return mvm.Errorf(mvm.KindTimeout, "boot guest: it did not answer within %s: %w", o.l.opt.Timeouts.Boot, err).
 				WithFix("see `mvm logs --console %s`", o.inst.ID)
 		}
 	}
 }
 
 func (o *operation) tryBootGate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Gate)
+	ctx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Gate)
 	defer cancel()
 	return o.gate(ctx, "boot")
 }
 
-// waitReady waits until every service of a running instance is ready. The instance
-// stays running when they do not become so: its record says what is wrong.
-func (o *operation) waitReady(ctx context.Context) error {
-	if o.inst.Ready {
-		return nil
-	}
-	o.job.waiting.Store(true)
-	if opened := o.job.req.opened; opened != nil {
-		opened()
-	}
-	defer o.job.waiting.Store(false)
-	ctx, cancel := context.WithTimeoutCause(ctx, o.a.opt.Timeouts.Ready,
-		mvm.Errorf(mvm.KindTimeout, "services were not ready within %s", o.a.opt.Timeouts.Ready))
-	defer cancel()
-	began, last := time.Now(), ""
-	for {
-		st, err := o.status(ctx)
-		if err == nil && st.Ready {
-			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
-			return o.recordReady()
-		}
-		if s := o.a.health.GaveUp(o.inst); err == nil && s != nil {
-			return o.crashLoopError(ctx, *s)
-		}
-		if d := notReady(st, err); d != last {
-			last = d
-			o.progress("waiting for services: " + d)
-		}
-		switch wait.For(ctx, o.vmmGone(), readyPoll) {
-		case wait.Gone:
-			return o.endedError()
-		case wait.Canceled:
-			return o.notReadyError(ctx, last)
-		}
-	}
-}
+// logsDelay is how long a guest that wakes is left to its own work before its log is
+// followed.
+const logsDelay = time.Second
 
-// endedError ends the wait for services whose machine is gone.
-func (o *operation) endedError() error {
-	how := "its VMM ended"
-	if l := o.a.live.Of(o.inst.ID); l != nil {
-		how = howEnded(l.Driver().Exit())
+// followLogs has the log of a guest that was let in followed: at once where it has booted,
+// and later where it woke, for then there are requests to be answered first.
+func (o *operation) followLogs() {
+	delay := logsDelay
+	if o.bootWay == "cold" {
+		delay = 0
 	}
-	return mvm.Errorf(mvm.KindUnavailable, "wait for services of %s: %s%s", o.inst.ID, how, display.QuoteLog(o.a.session.LastConsole(o.inst.ID))).
-		WithFix("see `mvm logs --console %s`", o.inst.ID)
-}
-
-// crashLoopError ends the wait for a service that does not come up.
-func (o *operation) crashLoopError(ctx context.Context, s mvm.ServiceHealth) error {
-	err := o.a.serviceError(ctx, "wait for services of "+o.inst.ID, o.inst, s)
-	return &serviceFails{errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = display.Clip(display.WithoutLog(err.Text)) }))}
-}
-
-func (o *operation) notReadyError(ctx context.Context, last string) error {
-	text, service := last, ""
-	if s := o.a.health.Of(o.inst).Worst(); s != nil {
-		service = s.Name
-	}
-	if mvm.IsKind(context.Cause(ctx), mvm.KindTimeout) && service != "" {
-		text += display.QuoteLog(o.a.session.LastLines(o.job.ctx, o.inst.ID, service))
-	}
-	err := mvm.Errorf(mvm.KindOf(context.Cause(ctx)), "wait for services of %s: %w: %s", o.inst.ID, context.Cause(ctx), text).
-		WithFix("see `mvm logs %s`", o.inst.ID)
-	if mvm.IsKind(err, mvm.KindTimeout) {
-		return errors.Join(err, o.save(func(i *mvm.Instance) { i.Problem = display.Clip(display.WithoutLog(err.Text)) }))
-	}
-	return err
-}
-
-// vmmGone is closed when the instance has no VMM any more.
-func (o *operation) vmmGone() <-chan struct{} {
-	if l := o.a.live.Of(o.inst.ID); l != nil {
-		return l.Driver().Done()
-	}
-	gone := make(chan struct{})
-	close(gone)
-	return gone
-}
-
-func (o *operation) status(ctx context.Context) (guestproto.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
-	defer cancel()
-	return o.a.health.Status(ctx, o.inst)
-}
-
-// notReady says which services are not ready, for people.
-func notReady(st guestproto.Status, err error) string {
-	if err != nil {
-		return display.Clip(err.Error())
-	}
-	var parts []string
-	for _, s := range st.Services {
-		if s.State == "ready" || s.State == "done" {
-			continue
-		}
-		d := s.Name + " is " + s.State
-		if s.Detail != "" {
-			d += " (" + s.Detail + ")"
-		}
-		parts = append(parts, d)
-	}
-	if len(parts) == 0 {
-		parts = append(parts, st.Detail)
-	}
-	return display.Clip(strings.Join(parts, ", "))
+	o.l.opt.VMMs.Follow(o.inst.ID, delay)
 }

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"slices"
@@ -77,7 +77,7 @@ func (o *operation) sleepsOn(why error) error {
 	default:
 		err = err.WithFix("see the agent's log; `mvm instance wake %s` tries again, `mvm instance stop %s` discards its memory", o.inst.ID, o.inst.ID)
 	}
-	o.a.wakeFaults.failed(o.inst.ID, err)
+	o.l.wakeFaults.failed(o.inst.ID, err)
 	if e := o.save(func(i *mvm.Instance) { i.Problem = display.Clip(err.Error()) }); e != nil {
 		o.log.Warn("record problem", "error", e) // such as a full disk, which this is about
 	}

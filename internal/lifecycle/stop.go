@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 // its memory held; its disks were synced before it slept.
 func (o *operation) stop(ctx context.Context) error {
 	problem, asker, died := o.vmmProblem(), o.stopAsker(), o.inst.State.HoldsMemory() && o.lost()
-	o.a.live.Of(o.inst.ID).Follow(0)
+	o.l.opt.VMMs.Follow(o.inst.ID, 0)
 	err := o.run(ctx, mvm.OpStop, []step{
 		{name: "intent", do: o.intendStop},
 		{name: "fence", do: o.fenceForStop},
@@ -26,11 +26,11 @@ func (o *operation) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.reason, o.unwanted = o.job.req.why, o.again || !asker.Kind.Person() && (died || asker.Kind == mvm.AskerReconcile)
+	o.reason, o.unwanted = o.job.req.Why, o.again || !asker.Kind.Person() && (died || asker.Kind == mvm.AskerReconcile)
 	return o.complete(mvm.StateStopped, mvm.InstanceStopped, func(i *mvm.Instance) {
 		i.Snapshot, i.Ready, i.Problem = nil, false, problem
 		if o.again {
-			i.Op = &mvm.Op{Kind: mvm.OpStart, By: o.job.req.by, Why: o.job.req.why, Started: time.Now(), Request: o.job.req.id}
+			i.Op = &mvm.Op{Kind: mvm.OpStart, By: o.job.req.By, Why: o.job.req.Why, Started: time.Now(), Request: o.job.req.id}
 		}
 		if o.died = died; died && !asker.Kind.Person() {
 			i.ManualOverrideUntil = time.Time{} // what a person did to it is over
@@ -48,19 +48,19 @@ func (o *operation) intendStop(context.Context) error {
 		if i.Op != nil && i.Op.Kind == mvm.OpRestart { // it was begun, and there is no way back
 			return nil
 		}
-		return o.a.admitRenewed(tx, i, o.pool)
+		return o.l.admitRenewed(tx, i, o.pool)
 	})
 }
 
 // restart stops the instance and starts it. The end of the stop and the intent of the
 // start are one transaction, so that a crash of the agent leaves no instance stopped.
 func (o *operation) restart(ctx context.Context) error {
-	if o.job.req.awake && !o.inst.State.HoldsMemory() {
+	if o.job.req.Awake && !o.inst.State.HoldsMemory() {
 		return nil
 	}
 	if o.inst.State.HoldsMemory() || o.inst.State == mvm.StateSleeping {
 		if o.inst.Op == nil || o.inst.Op.Kind != mvm.OpRestart {
-			if err := o.a.live.Bootable(ctx, renewed(o.inst, o.pool)); err != nil {
+			if err := o.l.opt.VMMs.Bootable(ctx, renewed(o.inst, o.pool)); err != nil {
 				return mvm.Errorf(mvm.KindOf(err), "restart %s: it did not start again: %w", o.inst.ID, err)
 			}
 		}
@@ -81,13 +81,13 @@ func (o *operation) restart(ctx context.Context) error {
 
 // stopAsker is who wants the instance stopped: of a stop that was cut off, who asked first.
 func (o *operation) stopAsker() mvm.Asker {
-	return firstAsker(o.inst.Op, mvm.OpStop, o.job.req.by)
+	return firstAsker(o.inst.Op, mvm.OpStop, o.job.req.By)
 }
 
 // wantStopped notes that a person wants an instance stopped that had crashed, or that
 // something else had stopped: it does not come back by itself then.
 func (o *operation) wantStopped() error {
-	if l := o.inst.Last; o.inst.State != mvm.StateStopped || l == nil || !l.Unwanted || !o.job.req.by.Kind.Person() {
+	if l := o.inst.Last; o.inst.State != mvm.StateStopped || l == nil || !l.Unwanted || !o.job.req.By.Kind.Person() {
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) {
@@ -108,13 +108,13 @@ func (o *operation) afterCrash(err error) error {
 
 // vmmProblem says how the VMM ended when nobody asked for it.
 func (o *operation) vmmProblem() string {
-	l := o.a.live.Of(o.inst.ID)
-	if l == nil {
+	v := o.l.opt.VMMs.Of(o.inst.ID)
+	if v == nil {
 		return ""
 	}
 	select {
-	case <-l.Driver().Done():
-		return howEnded(l.Driver().Exit())
+	case <-v.Driver().Done():
+		return howEnded(v.Driver().Exit())
 	default:
 	}
 	return ""
@@ -123,32 +123,32 @@ func (o *operation) vmmProblem() string {
 // fenceForStop keeps new requests away. Reconcile, which nobody waits for, lets those
 // under way end first.
 func (o *operation) fenceForStop(ctx context.Context) error {
-	if o.job.req.by.Kind == mvm.AskerReconcile && o.inst.State == mvm.StateRunning {
+	if o.job.req.By.Kind == mvm.AskerReconcile && o.inst.State == mvm.StateRunning {
 		return o.fence(ctx)
 	}
 	return o.fenceOnce(ctx)
 }
 
 func (o *operation) fenceOnce(ctx context.Context) error {
-	o.a.ingress.Fence(ctx, o.inst)
+	o.l.opt.Ingress.Fence(ctx, o.inst)
 	return nil
 }
 
 // shutdownGuest asks the guest to power off and waits, at most the pool's grace. A
 // guest that does not is killed by the step after it.
 func (o *operation) shutdownGuest(ctx context.Context) error {
-	l := o.a.live.Of(o.inst.ID)
-	if l == nil || o.job.req.force {
+	v := o.l.opt.VMMs.Of(o.inst.ID)
+	if v == nil || o.job.req.Force {
 		return nil
 	}
 	select {
-	case <-l.Driver().Done():
+	case <-v.Driver().Done():
 		return nil
 	default:
 	}
-	l.Expect()
+	v.Expect()
 	if o.inst.State == mvm.StateWarm {
-		if err := l.Driver().Resume(ctx); err != nil {
+		if err := v.Driver().Resume(ctx); err != nil {
 			o.log.Warn("resume for shutdown", "error", err)
 			return nil
 		}
@@ -158,14 +158,14 @@ func (o *operation) shutdownGuest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
 	req := guestproto.Request{Shutdown: &guestproto.Shutdown{GraceSecs: max(1, int(grace.Seconds())/2)}}
-	if _, err := o.a.live.Ask(ctx, o.inst.ID, req); err != nil {
+	if _, err := o.l.opt.Guests.Ask(ctx, o.inst.ID, req); err != nil {
 		o.log.Info("guest does not answer a shutdown", "error", err)
-		if err := l.Driver().Powerdown(ctx); err != nil {
+		if err := v.Driver().Powerdown(ctx); err != nil {
 			o.log.Info("power button", "error", err)
 		}
 	}
 	select {
-	case <-l.Driver().Done():
+	case <-v.Driver().Done():
 	case <-ctx.Done():
 		o.log.Warn("guest did not power off in time", "grace", grace)
 	}
@@ -177,13 +177,13 @@ func (o *operation) endMemory(ctx context.Context) error {
 	if err := o.releaseVMM(ctx); err != nil {
 		return err
 	}
-	o.a.ingress.Gone(ctx, o.inst)
+	o.l.opt.Ingress.Gone(ctx, o.inst)
 	return nil
 }
 
 // discardMemory removes the memory file and every snapshot.
 func (o *operation) discardMemory(context.Context) error {
-	return o.a.folders.Snapshots(o.inst).Discard()
+	return o.l.opt.Folders.Snapshots(o.inst).Discard()
 }
 
 // destroy removes the instance with everything it has. It only goes forward.
@@ -192,9 +192,9 @@ func (o *operation) destroy(ctx context.Context) error {
 		{name: "intent", do: func(context.Context) error { return o.intend(mvm.OpDestroy, o.stillUnproven) }},
 		{name: "fence", do: o.fenceOnce},
 		{name: "release", do: o.endMemory},
-		{name: "files", do: func(context.Context) error { return o.a.folders.Remove(o.inst.ID) }},
+		{name: "files", do: func(context.Context) error { return o.l.opt.Folders.Remove(o.inst.ID) }},
 		{name: "record", do: o.removeRecord},
-		{name: "network", do: o.a.networks.Apply},
+		{name: "network", do: o.l.opt.Networks.Apply},
 	})
 	if err != nil {
 		return err
@@ -205,15 +205,15 @@ func (o *operation) destroy(ctx context.Context) error {
 
 func (o *operation) removeRecord(context.Context) error {
 	ev := o.event(mvm.InstanceDestroyed, "")
-	err := o.a.store.Update(func(tx *store.Tx) error {
+	err := o.l.store.Update(func(tx *store.Tx) error {
 		if err := tx.DeleteInstance(o.inst.ID); err != nil {
 			return err
 		}
 		_, err := tx.AppendEvent(ev)
 		return err
 	})
-	o.a.networks.Changed()
-	o.a.ingress.Forget(o.inst.ID)
-	o.a.health.Forget(o.inst.ID)
+	o.l.opt.Networks.Changed()
+	o.l.opt.Ingress.Forget(o.inst.ID)
+	o.l.opt.Health.Forget(o.inst.ID)
 	return err
 }

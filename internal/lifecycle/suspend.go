@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -33,19 +33,19 @@ func (o *operation) suspend(ctx context.Context) error {
 	}
 	err := o.askSuspend(ctx)
 	if ctx.Err() == nil {
-		o.a.health.NoteIntegrations(ctx, o.inst)
+		o.l.opt.Health.NoteIntegrations(ctx, o.inst)
 	}
 	return err
 }
 
 func (o *operation) askSuspend(ctx context.Context) error {
 	secs, began := o.pool.Spec.Policy.DrainTimeoutSeconds, time.Now()
-	if o.job.req.force || o.byPolicy() { // which takes it for idle: if it is not, that is that
+	if o.job.req.Force || o.byPolicy() { // which takes it for idle: if it is not, that is that
 		secs = 0
 	}
-	call, cancel := context.WithTimeout(ctx, o.drainTimeout()+2*o.a.opt.Timeouts.Call)
+	call, cancel := context.WithTimeout(ctx, o.drainTimeout()+2*o.l.opt.Timeouts.Call)
 	defer cancel()
-	resp, err := o.a.live.Ask(call, o.inst.ID, guestproto.Request{Suspend: &guestproto.Suspend{DrainTimeoutSecs: secs}})
+	resp, err := o.l.opt.Guests.Ask(call, o.inst.ID, guestproto.Request{Suspend: &guestproto.Suspend{DrainTimeoutSecs: secs}})
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
@@ -62,7 +62,7 @@ func (o *operation) askSuspend(ctx context.Context) error {
 		return nil
 	}
 	why := detail(resp.SuspendAck.Detail)
-	if o.job.req.force {
+	if o.job.req.Force {
 		o.log.Warn("services do not hold still", "why", why)
 		return nil
 	}
@@ -75,7 +75,7 @@ func (o *operation) askSuspend(ctx context.Context) error {
 // what it asked for, and once however often it tries.
 func (o *operation) deferred(why string) {
 	if !o.byPolicy() {
-		o.a.journal.Record(o.event(mvm.TransitionDeferred, why))
+		o.l.opt.Journal.Record(o.event(mvm.TransitionDeferred, why))
 	}
 }
 
@@ -87,7 +87,7 @@ func (o *operation) renewLease(ctx context.Context) error {
 	if err := o.askSuspend(ctx); err != nil {
 		return err
 	}
-	if !o.leaseEnd.IsZero() && time.Until(o.leaseEnd) < leaseMargin && !o.job.req.force {
+	if !o.leaseEnd.IsZero() && time.Until(o.leaseEnd) < leaseMargin && !o.job.req.Force {
 		return mvm.Errorf(mvm.KindState, "the services pause for only %s, too short to pause the microVM", time.Until(o.leaseEnd).Round(time.Second))
 	}
 	return nil
@@ -99,7 +99,7 @@ func (o *operation) settleGuest(ctx context.Context) error {
 	if !o.inst.Held && !o.settling {
 		return nil
 	}
-	untold, err := o.a.askSettle(ctx, o.inst.ID, settleWait)
+	untold, err := o.l.askSettle(ctx, o.inst.ID, settleWait)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -112,10 +112,10 @@ func (o *operation) settleGuest(ctx context.Context) error {
 }
 
 // askSettle returns what services could not be told, "" when there is nothing.
-func (a *Agent) askSettle(ctx context.Context, id string, wait time.Duration) (untold string, err error) {
+func (l *Lifecycle) askSettle(ctx context.Context, id string, wait time.Duration) (untold string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	resp, err := a.live.Ask(ctx, id, guestproto.Request{Settle: true})
+	resp, err := l.opt.Guests.Ask(ctx, id, guestproto.Request{Settle: true})
 	switch {
 	case err != nil:
 		return "", err
@@ -137,13 +137,13 @@ func (o *operation) noteSettled(i *mvm.Instance) {
 	}
 }
 
-// noteTold waits, beside other work, until the services of a running instance know the
+// NoteTold waits, beside other work, until the services of a running instance know the
 // secrets that it was given, and records what they could not be told.
-func (a *Agent) noteTold(id string) {
-	a.goTracked(func() {
-		untold, err := a.askSettle(a.ctx, id, toldWait)
+func (l *Lifecycle) NoteTold(id string) {
+	l.group.Go(func() {
+		untold, err := l.askSettle(l.life, id, toldWait)
 		if err == nil {
-			err = a.store.Update(func(tx *store.Tx) error {
+			err = l.store.Update(func(tx *store.Tx) error {
 				i, err := tx.Instance(id)
 				if err != nil {
 					return err
@@ -152,8 +152,8 @@ func (a *Agent) noteTold(id string) {
 				return tx.PutInstance(i)
 			})
 		}
-		if err != nil && a.ctx.Err() == nil {
-			a.log.Warn("wait until services know the secrets", "instance", id, "error", err)
+		if err != nil && l.life.Err() == nil {
+			l.log.Warn("wait until services know the secrets", "instance", id, "error", err)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -32,7 +32,7 @@ func (o *operation) transition(to mvm.State) *mvm.Transition {
 // startedVMM notes which VMM the instance has. The driver has just started it, so it
 // knows; where it does not say, the record does without.
 func (o *operation) startedVMM(ctx context.Context) {
-	if info, err := o.a.driverInfo(ctx); err == nil {
+	if info, err := o.l.opt.Driver.Info(ctx); err == nil {
 		o.vmmName = snapshot.HostOf(info).VMM
 	}
 }
@@ -41,9 +41,9 @@ func (o *operation) startedVMM(ctx context.Context) {
 // the instance where it failed.
 func (o *operation) report(err error) {
 	t := o.transition(o.inst.State)
-	o.a.opt.Metrics.Operation(*t, err)
+	o.l.opt.Metrics.Operation(*t, err)
 	if err == nil {
-		o.a.wakeFaults.ended(o.inst.ID)
+		o.l.wakeFaults.ended(o.inst.ID)
 		if t.From != t.To {
 			o.log.Info("operation done", "op", t.Op, "by", t.By, "from", t.From, "to", t.To, "kind", t.Kind, "took", t.Took)
 		}
@@ -55,16 +55,16 @@ func (o *operation) report(err error) {
 	}
 	o.log.Log(o.job.ctx, level, "operation failed", "op", t.Op, "by", t.By, "error", display.WithoutLog(err.Error()))
 	t.Error = display.Recordable(err)
-	if e := o.a.keepFailure(o.inst.ID, *t); e != nil && !mvm.IsKind(e, mvm.KindNotFound) && !errors.Is(e, errClosing) {
+	if e := o.l.keepFailure(o.inst.ID, *t); e != nil && !mvm.IsKind(e, mvm.KindNotFound) && !errors.Is(e, ErrClosing) {
 		o.log.Warn("record a failed operation", "op", t.Op, "error", e)
 	}
 }
 
 // keepFailure adds a failed transition to the instance's record. One that failed just
 // like the last one counts there, and not at all where that was a moment ago.
-func (a *Agent) keepFailure(id string, t mvm.Transition) error {
+func (l *Lifecycle) keepFailure(id string, t mvm.Transition) error {
 	var last mvm.Transition
-	err := a.store.View(func(tx *store.Tx) error {
+	err := l.store.View(func(tx *store.Tx) error {
 		all, err := tx.Transitions(id)
 		if n := len(all); n > 0 {
 			last = all[n-1]
@@ -82,7 +82,7 @@ func (a *Agent) keepFailure(id string, t mvm.Transition) error {
 		last.Until = t.Started
 		t = last
 	}
-	return a.store.Update(func(tx *store.Tx) error { return tx.PutTransition(id, t) })
+	return l.store.Update(func(tx *store.Tx) error { return tx.PutTransition(id, t) })
 }
 
 // latest is when the transition was tried last.

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -21,7 +21,7 @@ const repairEvery = 5 * time.Second
 // its record has one, or an operation before it failed half-way. What is to be done is a
 // line of the table in package repair.
 func (o *operation) repair(ctx context.Context) error {
-	f := foundOf(o.inst)
+	f := repair.FoundOf(o.inst)
 	switch {
 	case o.kind == mvm.OpDestroy:
 		return nil
@@ -45,7 +45,7 @@ func (o *operation) repair(ctx context.Context) error {
 	case repair.Stop:
 		return o.stopFirst(ctx)
 	case repair.Conform:
-		swept, err := o.a.sweepSnapshots(o.inst), o.conform(ctx)
+		swept, err := o.l.opt.Folders.Snapshots(o.inst).KeepOwn(o.inst), o.conform(ctx)
 		if adopted && f.Paused != (f.State == mvm.StateWarm) && guestFault(err) {
 			return errors.Join(swept, o.stopFirst(ctx))
 		}
@@ -87,8 +87,8 @@ func (o *operation) look(ctx context.Context, f *repair.Found) (adopted bool, er
 			f.Alive, f.Paused, err = o.takeUp(ctx)
 		}
 	case f.Cut.Rises() && f.State == mvm.StateSleeping && f.Consumed:
-		if o.a.live.Of(o.inst.ID) == nil {
-			if _, _, err := o.a.live.TakeUp(ctx, o.inst); err != nil {
+		if o.l.opt.VMMs.Of(o.inst.ID) == nil {
+			if _, _, err := o.l.opt.VMMs.TakeUp(ctx, o.inst); err != nil {
 				return false, err
 			}
 		}
@@ -141,28 +141,33 @@ func (o *operation) repairCreated(ctx context.Context) error {
 
 // takeUp takes up the instance's VMM that could not be taken up when the agent started.
 func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) {
-	if o.a.live.Of(o.inst.ID) != nil {
+	if o.l.opt.VMMs.Of(o.inst.ID) != nil {
 		return false, false, nil // it was, and has ended
 	}
-	alive, paused, err = o.a.live.TakeUp(ctx, o.inst)
+	alive, paused, err = o.l.opt.VMMs.TakeUp(ctx, o.inst)
 	if alive && o.inst.State == mvm.StateRunning {
-		o.a.deliver.Owe(o.inst.ID) // a change may have been stored and not delivered
+		o.l.opt.Deliver.Owe(o.inst.ID) // a change may have been stored and not delivered
 	}
 	return alive, paused, err
 }
 
-// keepRepairing finishes what failing operations left half done, for as long as the
-// agent runs.
-func (a *Agent) keepRepairing() {
-	wait.Every(a.ctx, repairEvery, func() {
-		for _, id := range a.halfDone.All() {
-			if n, _ := a.Queued(id); n > 0 {
+// Run finishes what failing operations left half done, until ctx ends.
+func (l *Lifecycle) Run(ctx context.Context) {
+	wait.Every(ctx, repairEvery, func() {
+		for _, id := range l.halfDone.All() {
+			if n, _ := l.Queued(id); n > 0 {
 				continue
 			}
-			a.halfDone.Set(id, false) // it comes back when that fails, too
-			if _, err := a.enqueue(id, request{op: opRepair, by: byAgent(), why: "an operation was left half done"}); err != nil {
+			l.halfDone.Set(id, false) // it comes back when that fails, too
+			if _, err := l.Enqueue(id, Request{Op: opRepair, By: byAgent(), Why: "an operation was left half done"}); err != nil {
 				return
 			}
 		}
 	})
 }
+
+// HalfDone says that the instance may have been left half done.
+func (l *Lifecycle) HalfDone(id string) { l.halfDone.Set(id, true) }
+
+// IsHalfDone reports that.
+func (l *Lifecycle) IsHalfDone(id string) bool { return l.halfDone.Has(id) }

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/live"
 	"mvm/internal/store"
 )
 
@@ -29,8 +28,8 @@ type step struct {
 
 // operation is one run of an operation on an instance, by its runner.
 type operation struct {
-	a    *Agent
-	job  *job
+	l    *Lifecycle
+	job  *Job
 	kind mvm.OpKind
 	inst mvm.Instance // as it is in the store
 	pool mvm.Pool
@@ -51,7 +50,7 @@ type operation struct {
 	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
 	died    bool          // the VMM that it began with ended by itself, before or meanwhile
-	had     *live.VMM     // the VMM that it began with
+	had     VMM           // the VMM that it began with
 
 	unwanted bool // a stop that nobody wants to last
 	parked   bool // the instance was, before its sleep was committed
@@ -70,17 +69,17 @@ type operation struct {
 }
 
 // perform runs a job to its end. It is called by the instance's runner only.
-func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
+func (l *Lifecycle) perform(j *Job, id string) (mvm.Instance, error) {
 	if err := context.Cause(j.ctx); err != nil && j.ctx.Err() != nil {
 		if errors.Is(err, errWakeArrived) {
-			err = mvm.Errorf(mvm.KindState, "%s %s: %w", j.req.op, id, err)
+			err = mvm.Errorf(mvm.KindState, "%s %s: %w", j.req.Op, id, err)
 		}
 		return mvm.Instance{}, err
 	}
-	if err := a.opt.Seam(string(j.req.op)+".begin:before", id); err != nil {
+	if err := l.opt.Seam(string(j.req.Op)+".begin:before", id); err != nil {
 		return mvm.Instance{}, err
 	}
-	o, err := a.newOperation(j, id)
+	o, err := l.newOperation(j, id)
 	if err != nil {
 		return mvm.Instance{}, err
 	}
@@ -92,9 +91,9 @@ func (a *Agent) perform(j *job, id string) (mvm.Instance, error) {
 	return o.inst, err
 }
 
-func (a *Agent) newOperation(j *job, id string) (*operation, error) {
-	o := &operation{a: a, job: j, kind: j.req.op, began: time.Now(), had: a.live.Of(id)}
-	err := a.store.View(func(tx *store.Tx) (err error) {
+func (l *Lifecycle) newOperation(j *Job, id string) (*operation, error) {
+	o := &operation{l: l, job: j, kind: j.req.Op, began: time.Now(), had: l.opt.VMMs.Of(id)}
+	err := l.store.View(func(tx *store.Tx) (err error) {
 		if o.inst, err = tx.Instance(id); err != nil {
 			return err
 		}
@@ -107,14 +106,14 @@ func (a *Agent) newOperation(j *job, id string) (*operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.from, o.finishes = o.inst.State, j.req.finishes
+	o.from, o.finishes = o.inst.State, j.req.Finishes
 	if cut := o.inst.Op; o.kind == opRepair && cut != nil && cut.Kind.Rises() {
 		o.finishes = cut
 	}
 	if o.inst.Last != nil {
 		o.vmmName = o.inst.Last.VMM
 	}
-	o.log = a.log.With("tenant", o.inst.Tenant, "pool", o.inst.Pool, "instance", id)
+	o.log = l.log.With("tenant", o.inst.Tenant, "pool", o.inst.Pool, "instance", id)
 	if j.req.id != "" {
 		o.log = o.log.With("request", j.req.id)
 	}
@@ -123,7 +122,7 @@ func (a *Agent) newOperation(j *job, id string) (*operation, error) {
 
 // dispatch walks the instance from its state to where the operation leads.
 func (o *operation) dispatch(ctx context.Context) error {
-	if l := o.job.req.ended; l != nil && o.a.live.Of(o.inst.ID) != l {
+	if l := o.job.req.Ended; l != nil && o.l.opt.VMMs.Of(o.inst.ID) != l {
 		return nil
 	}
 	if err := o.repair(ctx); err != nil {
@@ -170,17 +169,23 @@ type lostError struct{ error }
 
 func (e lostError) Unwrap() error { return e.error }
 
+// Lost reports that an operation failed so.
+func Lost(err error) bool { return errors.As(err, &lostError{}) }
+
+// died reports whether there was a VMM and it ended, though the agent did not end it.
+func died(v VMM) bool { return v != nil && v.Died() }
+
 // lost reports that the instance has no VMM that runs.
-func (o *operation) lost() bool { return !o.a.live.Of(o.inst.ID).Runs() }
+func (o *operation) lost() bool { return !o.l.opt.VMMs.Lives(o.inst.ID) }
 
 func (o *operation) toRunning(ctx context.Context) error {
 	switch o.inst.State {
 	case mvm.StateRunning:
-		if why := o.a.live.Stalled(o.inst.ID); why != "" {
+		if why := o.l.opt.VMMs.Stalled(o.inst.ID); why != "" {
 			return mvm.Errorf(mvm.KindUnavailable, "%s %s: %w", o.kind, o.inst.ID, mvm.HostFault(errors.New(why)))
 		}
 		// Where it was ready once, requests get what its other services answer.
-		if !(o.inst.Ready && o.job.req.by.Kind.OnDemand()) {
+		if !(o.inst.Ready && o.job.req.By.Kind.OnDemand()) {
 			if err := o.servesNobody(ctx); err != nil {
 				return err
 			}
@@ -248,7 +253,7 @@ func (o *operation) runStep(ctx context.Context, op mvm.OpKind, s step) error {
 		return context.Cause(ctx)
 	}
 	point := string(op) + "." + s.name
-	if err := o.a.opt.Seam(point+":before", o.inst.ID); err != nil {
+	if err := o.l.opt.Seam(point+":before", o.inst.ID); err != nil {
 		return err
 	}
 	if err := s.do(ctx); err != nil {
@@ -257,7 +262,7 @@ func (o *operation) runStep(ctx context.Context, op mvm.OpKind, s step) error {
 		}
 		return err
 	}
-	return o.a.opt.Seam(point+":after", o.inst.ID)
+	return o.l.opt.Seam(point+":after", o.inst.ID)
 }
 
 // undo takes steps back, last first, and joins what fails to err.
@@ -265,13 +270,13 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(o.job.ctx), undoTimeout)
 	defer cancel()
 	o.failure = err
-	o.died = o.died || o.had.Died()
+	o.died = o.died || died(o.had)
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := steps[i]
 		if s.undo == nil {
 			continue
 		}
-		if e := o.a.opt.Seam(string(op)+"."+s.name+":undo", o.inst.ID); e != nil {
+		if e := o.l.opt.Seam(string(op)+"."+s.name+":undo", o.inst.ID); e != nil {
 			err = errors.Join(err, e)
 		}
 		if e := s.undo(ctx); e != nil {
@@ -289,7 +294,7 @@ func (o *operation) undo(err error, op mvm.OpKind, steps []step) error {
 // does. What the operation knows of the instance is what is durable.
 func (o *operation) update(change func(tx *store.Tx, i *mvm.Instance) error) error {
 	var now mvm.Instance
-	err := o.a.store.Update(func(tx *store.Tx) (err error) {
+	err := o.l.store.Update(func(tx *store.Tx) (err error) {
 		if now, err = tx.Instance(o.inst.ID); err != nil {
 			return err
 		}
@@ -333,7 +338,7 @@ func (o *operation) asker() (mvm.Asker, string) {
 	if f := o.finishes; f != nil {
 		return f.By, f.Why
 	}
-	return o.job.req.by, o.job.req.why
+	return o.job.req.By, o.job.req.Why
 }
 
 // firstAsker is who a stop is by: of one that was cut off, who asked first.
@@ -348,7 +353,7 @@ func firstAsker(was *mvm.Op, op mvm.OpKind, by mvm.Asker) mvm.Asker {
 // forget clears the intent of an operation that was taken back. It stays when that
 // failed half-way: something is left to be done, see repair.go.
 func (o *operation) forget(context.Context) error {
-	if o.torn || o.again && errors.Is(context.Cause(o.job.ctx), errClosing) { // the next agent starts it
+	if o.torn || o.again && errors.Is(context.Cause(o.job.ctx), ErrClosing) { // the next agent starts it
 		return nil
 	}
 	return o.save(func(i *mvm.Instance) { i.Op = nil })
@@ -391,7 +396,7 @@ func (o *operation) snapshotEvent(act mvm.Action, s *mvm.SnapshotRef) (mvm.Event
 
 func (o *operation) event(act mvm.Action, detail string) mvm.Event {
 	return mvm.Event{Time: time.Now(), Action: act, Tenant: o.inst.Tenant, Pool: o.inst.Pool,
-		Instance: o.inst.ID, By: o.job.req.by, Why: o.job.req.why, Detail: detail, Request: o.job.req.id}
+		Instance: o.inst.ID, By: o.job.req.By, Why: o.job.req.Why, Detail: detail, Request: o.job.req.id}
 }
 
 // progress tells those who wait.

@@ -1,4 +1,4 @@
-package agent
+package lifecycle
 
 import (
 	"context"
@@ -62,7 +62,7 @@ func (o *operation) correctClock(ctx context.Context, guest int64, sent, got tim
 			step = -c.middle()
 		}
 		sent := time.Now()
-		resp, err := o.a.live.Ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: int64(step)}})
+		resp, err := o.l.opt.Guests.Ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: int64(step)}})
 		if err != nil {
 			return err
 		}
@@ -89,10 +89,10 @@ func (o *operation) rightClock(ctx context.Context) error {
 	if o.silent {
 		return nil
 	}
-	callCtx, cancel := context.WithTimeout(ctx, o.a.opt.Timeouts.Call)
+	callCtx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Call)
 	defer cancel()
 	sent := time.Now()
-	resp, err := o.a.live.Ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
+	resp, err := o.l.opt.Guests.Ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
 	if err == nil && resp.ClockAck != nil {
 		err = o.correctClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
 	}

@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"mvm/internal/aside"
+	"mvm/internal/declare"
+	"mvm/internal/deliver"
+	"mvm/internal/fleet"
+	"mvm/internal/folders"
+	"mvm/internal/health"
+	"mvm/internal/idle"
+	"mvm/internal/ingress"
+	"mvm/internal/journal"
+	"mvm/internal/lifecycle"
+	"mvm/internal/live"
+	"mvm/internal/netstate"
+	"mvm/internal/reconcile"
+	"mvm/internal/recovery"
+	"mvm/internal/session"
+)
+
+// join makes the parts. One that is made later is behind a type of this package, which asks
+// for it when it is called.
+func (a *Agent) join() {
+	opt := a.opt
+	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log)
+	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
+	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
+		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
+	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Call: opt.Timeouts.Call})
+	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
+	a.networks = netstate.New(opt.Network, opt.Store)
+	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
+	a.ingress = ingress.New(a.ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
+		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,
+		DialGuest: opt.DialGuest, Recovered: a.recovered})
+	a.session = session.New(a.ctx, session.Options{Guests: looked{guests{a}}, Journal: a.journal, Console: folders.Console, Call: opt.Timeouts.Call})
+	a.idle = idle.New(idle.Options{Instances: resting{guests{a}}, Queue: resting{guests{a}}, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics,
+		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
+	a.reconciler = reconcile.New(a.ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
+		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
+	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a},
+		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Log: opt.Log, Rand: opt.Rand})
+	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: opt.Driver, VMMs: vmms{a.live}, Guests: a.live,
+		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
+		Reconcile: a.reconciler, Idle: a.idle, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})
+	a.recovery = recovery.New(recovery.Options{Store: opt.Store, VMMs: a.live, Networks: networks{a.networks, opt.Network}, Ports: a.ingress, Deliver: a.deliver,
+		Queue: a.lifecycle, Folders: a.folders, Log: opt.Log, Seam: opt.Seam, Recovered: a.recovered})
+	a.declare = declare.New(declare.Options{Records: records{a.fleet}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
+		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
+}
