@@ -101,9 +101,10 @@ type Deliver interface {
 	// Config is the instance's; Lock keeps others from giving it one meanwhile.
 	Config(i mvm.Instance, reason string) (guestproto.Configure, error)
 	Lock(id string) (unlock func())
-	// Push gives it now, and Owe later.
+	// Push gives it now, and Owe later. Later is Owe for all of a tenant.
 	Push(ctx context.Context, i mvm.Instance) error
 	Owe(id string)
+	Later(tenant string) error
 }
 
 // Health is how services are.

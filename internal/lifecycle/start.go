@@ -115,7 +115,7 @@ func (o *operation) completeRunning(ctx context.Context, act mvm.Action) error {
 		return err
 	}
 	o.followLogs()
-	o.a.gatewayUp(o.inst)
+	o.l.gatewayUp(o.inst)
 	if o.inst.Role == mvm.RoleGateway && o.bootWay == "warm" {
 		id := o.inst.ID
 		o.l.opt.Ingress.Doubt(id)
