@@ -214,8 +214,8 @@ func (l *Lifecycle) Enqueue(id string, req Request) (*Job, error) {
 	return j, nil
 }
 
-// Redo queues an operation of an instance that is recovered, in the agent's own name. One that rises
-// finishes the rise that i's intent was, if any.
+// Redo queues an operation of an instance that is recovered, in the agent's own name. One
+// that rises finishes the rise that i's intent was, if any.
 func (l *Lifecycle) Redo(i mvm.Instance, op mvm.OpKind) error {
 	req := Request{Op: op, By: byAgent(), Why: "taken up after a restart of the agent"}
 	if i.Op != nil && i.Op.Kind.Rises() && op.Rises() {
