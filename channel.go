@@ -28,6 +28,14 @@ type Channel struct {
 	ProxyPort int `json:"proxy_port,omitempty"`
 	// APIRoot is the platform's address; empty: the public one.
 	APIRoot string `json:"api_root,omitempty"`
+	// VerifySecret names the secret with which WhatsApp verifies the address.
+	VerifySecret string `json:"verify_secret,omitempty"`
+	// Of kind webhook: how a request shows that it may come, and where it has the id of its
+	// message, the chat and the sender.
+	Auth       HookAuth `json:"auth,omitempty"`
+	IDFrom     string   `json:"id_from,omitempty"`
+	ChatFrom   string   `json:"chat_from,omitempty"`
+	SenderFrom string   `json:"sender_from,omitempty"`
 }
 
 // ChannelKind is the platform of a channel.
@@ -163,7 +171,7 @@ func (c Channel) Validate() error {
 	if err := ValidateName("channel", c.Name); err != nil {
 		return err
 	}
-	for _, check := range []func() error{c.validateKind, c.validateAllow, c.validateAddresses, c.validateWebhook, c.To.validate} {
+	for _, check := range []func() error{c.validateKind, c.validateHook, c.validateAllow, c.validateAddresses, c.validateWebhook, c.To.validate} {
 		if err := check(); err != nil {
 			return Errorf(KindOf(err), "channel %s: %w", c.Name, err)
 		}

@@ -15,6 +15,8 @@ type Channel struct {
 	mvm.Channel
 	// Token is the value of the channel's secret; empty: the tenant has none of that name.
 	Token []byte `json:"token,omitempty"`
+	// Verify is the value of VerifySecret.
+	Verify []byte `json:"verify,omitempty"`
 	// Key makes what workers show the gateway, and it shows them: see Placeholder and
 	// WebhookSecret. It does not depend on Token.
 	Key []byte `json:"key"`

@@ -241,16 +241,24 @@ type channelRecord struct {
 	URL       string              `json:"url,omitempty"`
 	ProxyPort int                 `json:"proxy_port,omitempty"`
 	APIRoot   string              `json:"api_root,omitempty"`
+
+	VerifySecret string       `json:"verify_secret,omitempty"`
+	Auth         mvm.HookAuth `json:"auth,omitempty"`
+	IDFrom       string       `json:"id_from,omitempty"`
+	ChatFrom     string       `json:"chat_from,omitempty"`
+	SenderFrom   string       `json:"sender_from,omitempty"`
 }
 
 func recordOfChannel(v mvm.Channel) channelRecord {
 	return channelRecord{Name: v.Name, Kind: v.Kind, Secret: v.Secret, Mode: v.Mode, Allow: v.Allow, To: recordOfChannelTarget(v.To),
-		Port: v.Port, URL: v.URL, ProxyPort: v.ProxyPort, APIRoot: v.APIRoot}
+		Port: v.Port, URL: v.URL, ProxyPort: v.ProxyPort, APIRoot: v.APIRoot,
+		VerifySecret: v.VerifySecret, Auth: v.Auth, IDFrom: v.IDFrom, ChatFrom: v.ChatFrom, SenderFrom: v.SenderFrom}
 }
 
 func (r channelRecord) noun() mvm.Channel {
 	return mvm.Channel{Name: r.Name, Kind: r.Kind, Secret: r.Secret, Mode: r.Mode, Allow: r.Allow, To: r.To.noun(),
-		Port: r.Port, URL: r.URL, ProxyPort: r.ProxyPort, APIRoot: r.APIRoot}
+		Port: r.Port, URL: r.URL, ProxyPort: r.ProxyPort, APIRoot: r.APIRoot,
+		VerifySecret: r.VerifySecret, Auth: r.Auth, IDFrom: r.IDFrom, ChatFrom: r.ChatFrom, SenderFrom: r.SenderFrom}
 }
 
 // From is empty for "any".

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"mvm/internal/guest/requestkey"
 )
 
 // Exported for tests of this package only.
 var (
-	KeyOf   = keyOf
-	JSONKey = jsonKey
+	KeyOf   = requestkey.Of
+	JSONKey = requestkey.OfJSON
 	Busy    = busy
 )
 

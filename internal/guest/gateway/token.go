@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/requestkey"
 )
 
 // maxToken bounds a token, in bytes.
@@ -151,7 +152,7 @@ func (v *verifier) token(req *http.Request) (string, error) {
 // takes reports whether the token's header says the route's algorithm, and asks for
 // nothing that is not known here.
 func (v *verifier) takes(header []byte) bool {
-	alg, err := jsonKey(header, "/alg")
+	alg, err := requestkey.OfJSON(header, "/alg")
 	if err != nil || alg != v.auth.Algorithm {
 		return false
 	}
@@ -183,16 +184,16 @@ func (v *verifier) user(claims []byte, now time.Time) (string, error) {
 		return "", unauthorized("the token is expired")
 	}
 	starts, err := timeClaim(claims, "nbf")
-	if err != nil && !errors.Is(err, errNoValue) || err == nil && now.Before(starts.Add(-leeway)) {
+	if err != nil && !errors.Is(err, requestkey.ErrNoValue) || err == nil && now.Before(starts.Add(-leeway)) {
 		return "", unauthorized("the token is not valid yet")
 	}
-	if iss, err := jsonKey(claims, "/iss"); v.auth.Issuer != "" && (err != nil || iss != v.auth.Issuer) {
+	if iss, err := requestkey.OfJSON(claims, "/iss"); v.auth.Issuer != "" && (err != nil || iss != v.auth.Issuer) {
 		return "", unauthorized("the token is of another issuer")
 	}
 	if v.auth.Audience != "" && !hasAudience(claims, v.auth.Audience) {
 		return "", unauthorized("the token is for another audience")
 	}
-	user, err := jsonKey(claims, "/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(v.auth.Claim))
+	user, err := requestkey.OfJSON(claims, "/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(v.auth.Claim))
 	if err != nil || mvm.ValidateKey(user) != nil {
 		return "", unauthorized("the token has no claim that names a user")
 	}
@@ -201,20 +202,20 @@ func (v *verifier) user(claims []byte, now time.Time) (string, error) {
 
 // timeClaim returns a NumericDate (RFC 7519) of whole seconds.
 func timeClaim(claims []byte, name string) (time.Time, error) {
-	text, err := jsonKey(claims, "/"+name)
+	text, err := requestkey.OfJSON(claims, "/"+name)
 	if err != nil {
 		return time.Time{}, err
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || n > math.MaxInt32*100 {
-		return time.Time{}, errNotKey
+		return time.Time{}, requestkey.ErrNotKey
 	}
 	return time.Unix(n, 0), nil
 }
 
 // hasAudience reports whether the audience is, or is among, those of the claims.
 func hasAudience(claims []byte, want string) bool {
-	if one, err := jsonKey(claims, "/aud"); err == nil {
+	if one, err := requestkey.OfJSON(claims, "/aud"); err == nil {
 		return one == want
 	}
 	var all struct {

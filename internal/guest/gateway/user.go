@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/requestkey"
 )
 
 // userHeader tells an instance of a by_key route the key that led there.
@@ -49,14 +50,14 @@ func (x *exchange) key(req *http.Request) (string, error) {
 		return "", nil
 	}
 	var body []byte
-	if readsBody(s.From) {
+	if requestkey.ReadsBody(s.From) {
 		var err error
 		if body, err = x.readBody(req); err != nil {
 			return "", err
 		}
 	}
-	key, err := keyOf(s.From, x.route.Match.PathPrefix, req, body)
-	if none := missing(""); user != "" && (errors.As(err, &none) || errors.Is(err, errNoValue)) {
+	key, err := requestkey.Of(s.From, x.route.Match.PathPrefix, req, body)
+	if none := requestkey.Missing(""); user != "" && (errors.As(err, &none) || errors.Is(err, requestkey.ErrNoValue)) {
 		key, err = user, nil
 	}
 	if err == nil {

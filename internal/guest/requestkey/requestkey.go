@@ -1,4 +1,6 @@
-package gateway
+// Package requestkey finds what a request names: by a header, a parameter, its path or a
+// place in its JSON body. Nothing that could be read in two ways names anything.
+package requestkey
 
 import (
 	"bytes"
@@ -14,13 +16,13 @@ import (
 	"mvm"
 )
 
-// readsBody reports whether the key is looked for in the body.
-func readsBody(from string) bool { return strings.HasPrefix(from, "json:") }
+// ReadsBody reports whether the key is looked for in the body.
+func ReadsBody(from string) bool { return strings.HasPrefix(from, "json:") }
 
-// keyOf extracts the key that `from` of a by_key selector names. Nothing that could be read
+// Of extracts the key that `from` of a by_key selector names. Nothing that could be read
 // in two ways gives a key: repeated headers, parameters and JSON names, encoded
 // slashes and dot segments are errors. The key's own syntax is not checked.
-func keyOf(from, prefix string, req *http.Request, body []byte) (string, error) {
+func Of(from, prefix string, req *http.Request, body []byte) (string, error) {
 	kind, arg, _ := strings.Cut(from, ":")
 	switch kind {
 	case "path":
@@ -37,7 +39,7 @@ func keyOf(from, prefix string, req *http.Request, body []byte) (string, error) 
 		}
 		return single(q[arg], "query parameter")
 	case "json":
-		return jsonKey(body, arg)
+		return OfJSON(body, arg)
 	}
 	return "", fmt.Errorf("selector %q is unknown", from)
 }
@@ -59,15 +61,15 @@ func pathKey(prefix string, u *url.URL) (string, error) {
 		key = k
 	}
 	if key == "" {
-		return "", missing("path")
+		return "", Missing("path")
 	}
 	return key, nil
 }
 
-// missing says that a request names no key; one that names a bad one is another error.
-type missing string
+// Missing says that a request names no key; one that names a bad one is another error.
+type Missing string
 
-func (m missing) Error() string {
+func (m Missing) Error() string {
 	if m == "path" {
 		return "the path ends before it"
 	}
@@ -77,17 +79,17 @@ func (m missing) Error() string {
 func single(values []string, what string) (string, error) {
 	switch len(values) {
 	case 0:
-		return "", missing(what)
+		return "", Missing(what)
 	case 1:
 		return values[0], nil
 	}
 	return "", fmt.Errorf("the %s is there %d times", what, len(values))
 }
 
-// jsonKey returns the string or whole number at the RFC 6901 pointer of the JSON
+// OfJSON returns the string or whole number at the RFC 6901 pointer of the JSON
 // document. It keeps no copy of the document and reads all of it: syntax errors
 // anywhere, and a second value for a name on the way, are errors.
-func jsonKey(doc []byte, pointer string) (string, error) {
+func OfJSON(doc []byte, pointer string) (string, error) {
 	path := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
 	for i, p := range path {
 		path[i] = strings.ReplaceAll(strings.ReplaceAll(p, "~1", "/"), "~0", "~")
@@ -104,11 +106,13 @@ func jsonKey(doc []byte, pointer string) (string, error) {
 	return key, nil
 }
 
+// What a JSON document may have at the pointer: nothing, or something that is no key.
 var (
-	errNotJSON = errors.New("the body is not one valid JSON value")
-	errNoValue = errors.New("the body has no value there")
-	errNotKey  = errors.New("the value is not a string or whole number")
+	ErrNoValue = errors.New("the body has no value there")
+	ErrNotKey  = errors.New("the value is not a string or whole number")
 )
+
+var errNotJSON = errors.New("the body is not one valid JSON value")
 
 // jsonAt reads one value and returns the key at the path below it.
 func jsonAt(dec *json.Decoder, path []string) (string, error) {
@@ -121,7 +125,7 @@ func jsonAt(dec *json.Decoder, path []string) (string, error) {
 	}
 	delim, ok := tok.(json.Delim)
 	if !ok {
-		return "", errNoValue
+		return "", ErrNoValue
 	}
 	key, found := "", false
 	var skip skipped
@@ -153,7 +157,7 @@ func jsonAt(dec *json.Decoder, path []string) (string, error) {
 		return "", errNotJSON
 	}
 	if !found {
-		return "", errNoValue
+		return "", ErrNoValue
 	}
 	return key, nil
 }
@@ -177,7 +181,7 @@ func scalarKey(tok json.Token) (string, error) {
 			return s, nil
 		}
 	}
-	return "", errNotKey
+	return "", ErrNotKey
 }
 
 // skipped is a JSON value that is checked and not kept.
