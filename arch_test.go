@@ -86,7 +86,7 @@ var rules = map[string]rule{
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
 
 	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
-	"internal/netstate":            {"internal/network internal/store internal/wait", "records in, a whole network Config applied; who changes the records tells it", ""},
+	"internal/netstate":            {"internal/network internal/store internal/wait", "records in, a whole network Config applied; who changes the records tells it", "internal/network/fakenet"},
 	"internal/network":             {"", "the contract", "internal/network/networktest"},
 	"internal/network/networktest": {"internal/network", "the suite sees the contract, no network", ""},
 	"internal/network/fakenet":     {"internal/network", "a network in memory", "internal/network/networktest"},
