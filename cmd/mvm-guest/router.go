@@ -24,7 +24,7 @@ type router struct {
 }
 
 func newRouter(log *slog.Logger, host guest.Host) *router {
-	r := &router{Router: gateway.New(gateway.Options{Log: log, Host: gateway.HostOver(host), Begin: linux.CoarseTimers})}
+	r := &router{Router: gateway.New(gateway.Options{Log: log, Host: gateway.HostOver(host), Begin: beginGateway})}
 	r.chats = chat.NewSet(chat.Options{Log: log, Workers: workers{r.Router, host}, Host: host,
 		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open},
 		Changed: func() {
@@ -34,6 +34,9 @@ func newRouter(log *slog.Logger, host guest.Host) *router {
 		}})
 	return r
 }
+
+// beginGateway fits the process to a machine that is a gateway.
+func beginGateway() error { return errors.Join(linux.CoarseTimers(), linux.LimitMemory()) }
 
 // Configure implements guest.Router.
 func (r *router) Configure(c guestproto.Configure) error {

@@ -278,6 +278,7 @@ func (x *exchange) upgrade(req *http.Request, a *answer) {
 	c.endRequest() // from here on the stream looks for the client's end
 	c.makeRoom()
 	c.unlimited()
+	c.patience(0)
 	c.probe()
 	s := x.lease.asStream()
 	var head bytes.Buffer

@@ -52,11 +52,21 @@ func (x *exchange) readBody(req *http.Request) ([]byte, error) {
 			x.r.late.add(c) // from here on the client's end can be seen
 			return x.buffered, nil
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, refused(http.StatusRequestTimeout, 0, "the body did not come in time")
+			return nil, refusedBody(errSlowBody)
 		case err != nil:
-			return nil, refused(http.StatusBadRequest, 0, "the body broke off")
+			return nil, refusedBody(err)
 		}
 	}
+}
+
+var errSlowBody = errors.New("the body did not come in time")
+
+// refusedBody refuses a request whose body ended with the error.
+func refusedBody(err error) *refusal {
+	if errors.Is(err, errSlowBody) {
+		return refused(http.StatusRequestTimeout, 0, "%s", err)
+	}
+	return refused(http.StatusBadRequest, 0, "the body broke off")
 }
 
 // grow makes room in the buffer, up to limit bytes; false when the budget is used up.

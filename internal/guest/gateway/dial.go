@@ -41,7 +41,7 @@ type proof struct {
 // machine may just be coming up; all others to that port wait for it. After that each is
 // one try, a bounded number of them at a time to that port, the others queue in the order
 // of their coming.
-func (ro *roster) connect(ctx context.Context, b *backend, p *lane, addr string, pooled bool) (*gatedConn, *link, error) {
+func (ro *roster) connect(ctx context.Context, b *backend, p *lane, pooled bool) (*gatedConn, *link, error) {
 	if !ro.group.enter() {
 		return nil, nil, &dialError{net.ErrClosed}
 	}
@@ -49,7 +49,7 @@ func (ro *roster) connect(ctx context.Context, b *backend, p *lane, addr string,
 	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
-	conn, k, err := ro.connection(ctx, b, p, addr, pooled)
+	conn, k, err := ro.connection(ctx, b, p, pooled)
 	if k != nil {
 		return nil, k, nil
 	}
@@ -65,15 +65,15 @@ func (ro *roster) connect(ctx context.Context, b *backend, p *lane, addr string,
 }
 
 // connection makes the first connection, or one in its turn, or returns a link.
-func (ro *roster) connection(ctx context.Context, b *backend, p *lane, addr string, pooled bool) (net.Conn, *link, error) {
-	if conn, err := ro.prove(ctx, b, p, addr); conn != nil || err != nil {
+func (ro *roster) connection(ctx context.Context, b *backend, p *lane, pooled bool) (net.Conn, *link, error) {
+	if conn, err := ro.prove(ctx, b, p); conn != nil || err != nil {
 		return conn, nil, err
 	}
-	if k, err := ro.turn(ctx, b, p, pooled); k != nil || err != nil {
+	if k, err := ro.turn(ctx, p, pooled); k != nil || err != nil {
 		return nil, k, err
 	}
 	defer func() { <-p.dials }()
-	conn, err := ro.reconnect(ctx, p, addr)
+	conn, err := ro.reconnect(ctx, p)
 	return conn, nil, err
 }
 
@@ -83,7 +83,7 @@ var errCrowded = errors.New("too many requests are waiting for a connection to t
 // prove makes the first connection to a port of the backend, or waits until somebody else
 // has: then it returns neither a connection nor an error. One port says nothing of
 // another: it may be closed while that one serves.
-func (ro *roster) prove(ctx context.Context, b *backend, at *lane, addr string) (net.Conn, error) {
+func (ro *roster) prove(ctx context.Context, b *backend, at *lane) (net.Conn, error) {
 	for {
 		b.lanes.mu.Lock()
 		if at.proven {
@@ -95,7 +95,7 @@ func (ro *roster) prove(ctx context.Context, b *backend, at *lane, addr string) 
 			p = &proof{done: make(chan struct{})}
 			at.proof = p
 			b.lanes.mu.Unlock()
-			return ro.tryProof(ctx, b, at, p, addr)
+			return ro.tryProof(ctx, b, at, p)
 		}
 		b.lanes.mu.Unlock()
 		select {
@@ -111,10 +111,10 @@ func (ro *roster) prove(ctx context.Context, b *backend, at *lane, addr string) 
 
 // tryProof makes the first connection to a port of the backend. A failure counts for all
 // who wait for it, unless it is the end of this request only.
-func (ro *roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof, addr string) (net.Conn, error) {
+func (ro *roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof) (net.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, ro.lim.Connect)
 	defer cancel()
-	conn, err := ro.patiently(limited, addr, ro.race)
+	conn, err := ro.patiently(limited, at.addr, ro.race)
 	b.lanes.mu.Lock()
 	defer b.lanes.mu.Unlock()
 	at.proof = nil
@@ -128,21 +128,11 @@ func (ro *roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof, 
 }
 
 // turn waits for the turn to connect, which is a place in the lane's dials, or returns a
-// link that is offered before. To connect costs more than a request: while links come free
-// all the time, the next one has a moment.
-func (ro *roster) turn(ctx context.Context, b *backend, p *lane, pooled bool) (*link, error) {
-	dials, offers := p.dials, p.offers
-	var over <-chan time.Time
-	b.lanes.mu.Lock()
-	hot := p.hot(ro.mono(), ro.lim.Moment)
-	b.lanes.mu.Unlock()
-	switch {
-	case !pooled:
+// link that is offered before.
+func (ro *roster) turn(ctx context.Context, p *lane, pooled bool) (*link, error) {
+	offers := p.offers
+	if !pooled {
 		offers = nil
-	case hot:
-		timer := time.NewTimer(ro.lim.Moment)
-		defer timer.Stop()
-		dials, over = nil, timer.C
 	}
 	for {
 		select {
@@ -151,10 +141,8 @@ func (ro *roster) turn(ctx context.Context, b *backend, p *lane, pooled bool) (*
 				return k, nil
 			}
 			_ = k.Close()
-		case dials <- struct{}{}:
+		case p.dials <- struct{}{}:
 			return nil, nil
-		case <-over:
-			dials, over = p.dials, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -163,18 +151,18 @@ func (ro *roster) turn(ctx context.Context, b *backend, p *lane, pooled bool) (*
 
 // reconnect connects to a backend that took connections before. A failure while others
 // connect to the port or are answered is one of that try only: it is made again.
-func (ro *roster) reconnect(ctx context.Context, p *lane, addr string) (net.Conn, error) {
+func (ro *roster) reconnect(ctx context.Context, p *lane) (net.Conn, error) {
 	for {
 		began := ro.mono()
 		limited, cancel := context.WithTimeout(ctx, ro.lim.Reconnect)
-		conn, err := ro.dial(limited, "tcp", addr)
+		conn, err := ro.dial(limited, "tcp", p.addr)
 		timedOut := limited.Err() != nil
 		cancel()
 		if err == nil || ctx.Err() != nil || time.Duration(p.heard.Load()) < began {
 			return conn, err
 		}
 		if !timedOut { // it refuses: its service may come up again
-			return ro.patiently(ctx, addr, ro.once)
+			return ro.patiently(ctx, p.addr, ro.once)
 		}
 	}
 }

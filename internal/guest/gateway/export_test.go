@@ -51,12 +51,16 @@ func (r *Router) Links() int {
 	return n
 }
 
+// HeadMemory is how much memory there is for large heads.
+func (r *Router) HeadMemory() int { return int(r.heads.free.Load()) }
+
 // ReadRequests has a connection's server read the bytes of a client, and calls each for
 // every request with its body, or with the error that reading it ended with. It returns
 // the status that ended it, 0 where the bytes did.
 func ReadRequests(conn net.Conn, each func(req *http.Request, body []byte, err error)) int {
-	c := &clientConn{Conn: conn, r: New(Options{})}
-	c.in = inbox{from: c, buf: make([]byte, inboxSize)}
+	c := &clientConn{Conn: conn, r: New(Options{}), head: &head{}}
+	c.in = inbox{from: c, buf: make([]byte, inboxSize), most: c.r.lim.HeadBytes + 1, grown: &c.r.heads}
+	defer c.freeHead()
 	for {
 		if err := c.readHead(); err != nil {
 			var e *refusal

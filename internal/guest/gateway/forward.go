@@ -40,7 +40,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	case req.Body == nil || req.Body == http.NoBody:
 		length = 0
 	}
-	head, err := appendHead(k.out[:0], req, x.client, trusted(x.route.TrustedProxies, x.client), k.addr, length)
+	head, err := appendHead(k.out[:0], req, x.client, trusted(x.route.TrustedProxies, x.client), k.lane.addr, length)
 	if err != nil {
 		return err
 	}
@@ -255,10 +255,9 @@ func namedByConnection(h http.Header) []string {
 	var names []string
 	for _, v := range h["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
-			switch name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)); name {
-			case "", "Close", "Keep-Alive", "Upgrade":
-			default:
-				names = append(names, name)
+			name = textproto.TrimString(name)
+			if name != "" && !strings.EqualFold(name, "keep-alive") && !strings.EqualFold(name, "close") && !strings.EqualFold(name, "upgrade") {
+				names = append(names, textproto.CanonicalMIMEHeaderKey(name))
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 // appendForwarded appends who sent the request: what the gateway knows itself. Where it
 // comes from a proxy that the route trusts, that is added to the proxy's own word.
 func appendForwarded(b []byte, req *http.Request, source netip.Addr, trust bool) ([]byte, error) {
-	from, host, proto := source.String(), req.Host, "http"
+	host, proto, before := req.Host, "http", []string(nil)
 	if trust {
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
 			for _, v := range req.Header[name] {
@@ -18,9 +18,7 @@ func appendForwarded(b []byte, req *http.Request, source netip.Addr, trust bool)
 				}
 			}
 		}
-		if before := req.Header["X-Forwarded-For"]; len(before) > 0 {
-			from = strings.Join(before, ", ") + ", " + from
-		}
+		before = req.Header["X-Forwarded-For"]
 		if v := req.Header["X-Forwarded-Host"]; len(v) == 1 && v[0] != "" {
 			host = v[0]
 		}
@@ -31,7 +29,11 @@ func appendForwarded(b []byte, req *http.Request, source netip.Addr, trust bool)
 			b = appendField(b, "Forwarded", strings.Join(before, ", ")+", for="+forwardedNode(source)+";proto=http")
 		}
 	}
-	b = appendField(b, "X-Forwarded-For", from)
+	b = append(b, "X-Forwarded-For: "...)
+	for _, v := range before {
+		b = append(append(b, v...), ", "...)
+	}
+	b = append(source.AppendTo(b), "\r\n"...)
 	b = appendField(b, "X-Forwarded-Host", host)
 	return appendField(b, "X-Forwarded-Proto", proto), nil
 }

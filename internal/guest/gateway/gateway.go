@@ -65,6 +65,7 @@ type Router struct {
 	group  group
 	slots  chan struct{} // one per connection from outside
 	bodies budget
+	heads  budget
 
 	complaints complaints
 
@@ -112,6 +113,7 @@ func New(opt Options) *Router {
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.slots = make(chan struct{}, r.lim.Conns)
 	r.bodies.free.Store(int64(r.lim.KeyBodies))
+	r.heads.free.Store(int64(r.lim.Heads))
 	r.roster = newRoster(r.ctx, &r.group, opt, r.lim)
 	r.late.any = make(chan struct{}, 1)
 	r.crew = make(chan *clientConn)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -24,6 +25,36 @@ type head struct {
 	hosts  int
 	host   string
 	size   int // of its text
+	taken  int // from the budget of heads
+}
+
+// What a head costs is its text and its fields. What is within freeHead costs no budget.
+const (
+	freeHead  = 8 << 10
+	fieldCost = 112 // a map's entry, a string and a slice of strings
+)
+
+// charge takes what the head will cost from the budget, and reports whether that was there.
+func (h *head) charge(budget *budget, text []byte) bool {
+	cost := len(text) + fieldCost*min(bytes.Count(text, newline), maxFields) - freeHead
+	if cost <= 0 {
+		return true
+	}
+	if !budget.take(cost) {
+		return false
+	}
+	h.taken = cost
+	return true
+}
+
+var newline = []byte{'\n'}
+
+// free gives back what the head took.
+func (h *head) free(budget *budget) {
+	if h.taken > 0 {
+		budget.give(h.taken)
+		h.taken = 0
+	}
 }
 
 // shrink gives back what a large head needed, but for the method.
@@ -38,6 +69,20 @@ func (h *head) shrink() {
 	*h = head{req: http.Request{Method: method}}
 }
 
+// forget has nothing left of the requests but memory for the next ones.
+func (h *head) forget() {
+	fields := h.req.Header
+	if len(fields) > manyFields || h.size > inboxSize {
+		fields, h.values = nil, nil
+	}
+	clear(fields)
+	clear(h.values)
+	*h = head{req: http.Request{Header: fields}, values: h.values[:0]}
+}
+
+// manyFields is for how many fields memory is kept.
+const manyFields = 64
+
 // badHead refuses a head; the connection ends with it.
 func badHead(text string) *refusal { return refused(http.StatusBadRequest, 0, "bad request: %s", text) }
 
@@ -49,7 +94,7 @@ func (h *head) parse(text string) error {
 	}
 	clear(fields)
 	clear(h.values)
-	*h = head{req: http.Request{Header: fields}, values: h.values[:0], size: len(text)}
+	*h = head{req: http.Request{Header: fields}, values: h.values[:0], size: len(text), taken: h.taken}
 	line, rest, ok := cutLine(text)
 	if !ok {
 		return badHead("a line does not end with CR LF")
@@ -123,7 +168,10 @@ func (h *head) requestLine(line string) (err error) {
 // parseField reads "name: value".
 func parseField(line string) (name, value string, ok bool) {
 	name, value, ok = strings.Cut(line, ":")
-	if !ok || !isToken(name) {
+	if !ok {
+		return "", "", false
+	}
+	if name, ok = canonical(name); !ok {
 		return "", "", false
 	}
 	value = strings.Trim(value, " \t")
@@ -132,7 +180,27 @@ func parseField(line string) (name, value string, ok bool) {
 			return "", "", false
 		}
 	}
-	return textproto.CanonicalMIMEHeaderKey(name), value, true
+	return name, value, true
+}
+
+// canonical returns a token as net/http spells the names of headers; false where it is no
+// token.
+func canonical(name string) (string, bool) {
+	first, spelled := true, true
+	for i := range len(name) {
+		c := name[i]
+		if c < 64 && tokenLow>>c&1 == 0 || c >= 64 && (c > 127 || tokenHigh>>(c-64)&1 == 0) {
+			return "", false
+		}
+		if first && 'a' <= c && c <= 'z' || !first && 'A' <= c && c <= 'Z' {
+			spelled = false
+		}
+		first = c == '-'
+	}
+	if !spelled {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+	}
+	return name, name != ""
 }
 
 // add adds a field.

@@ -12,14 +12,24 @@ const inboxSize = 4 << 10
 
 // inbox buffers what comes from a client.
 type inbox struct {
-	from io.Reader
-	buf  []byte
-	r, w int // what is there: buf[r:w]
+	from  io.Reader
+	buf   []byte
+	r, w  int     // what is there: buf[r:w]
+	most  int     // to which buf may grow
+	grown *budget // what is more than inboxSize comes from it
 }
 
-// spaces is the memory that HTTP connections need while they are served: for an inbox, and
-// for heads that are sent.
-var spaces = sync.Pool{New: func() any { return new([inboxSize + outSize]byte) }}
+// errNoRoom says that there is no memory for a large head.
+var errNoRoom = errors.New("too many large heads are being read")
+
+// space is the memory that an HTTP connection needs while it is served.
+type space struct {
+	in   [inboxSize]byte
+	out  [outSize]byte // for heads
+	head head
+}
+
+var spaces = sync.Pool{New: func() any { return new(space) }}
 
 // len is how many bytes are there.
 func (b *inbox) len() int { return b.w - b.r }
@@ -41,8 +51,8 @@ func (b *inbox) fill() error {
 		if b.r > 0 {
 			b.w = copy(b.buf, b.buf[b.r:b.w])
 			b.r = 0
-		} else {
-			b.buf = append(b.buf, make([]byte, len(b.buf))...)
+		} else if err := b.grow(); err != nil {
+			return err
 		}
 	}
 	n, err := b.from.Read(b.buf[b.w:])
@@ -56,13 +66,34 @@ func (b *inbox) fill() error {
 	return err
 }
 
+// grow makes room for more of a large head.
+func (b *inbox) grow() error {
+	size := min(2*len(b.buf), b.most)
+	if more := size - len(b.buf); more <= 0 || !b.grown.take(more) {
+		return errNoRoom
+	}
+	buf := make([]byte, size)
+	copy(buf, b.buf)
+	b.buf = buf
+	return nil
+}
+
 // shrink gives back what a large head needed.
 func (b *inbox) shrink() {
 	if len(b.buf) > inboxSize && b.len() <= inboxSize {
 		buf := make([]byte, inboxSize)
 		n := copy(buf, b.bytes())
+		b.grown.give(len(b.buf) - inboxSize)
 		b.buf, b.r, b.w = buf, 0, n
 	}
+}
+
+// end gives back all memory.
+func (b *inbox) end() {
+	if more := len(b.buf) - inboxSize; more > 0 {
+		b.grown.give(more)
+	}
+	b.buf, b.r, b.w = nil, 0, 0
 }
 
 // Read takes what is there, or else reads.

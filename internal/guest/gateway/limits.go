@@ -14,7 +14,10 @@ type Limits struct {
 
 	Head       time.Duration // for a PROXY header, and for a request's head [10 s]
 	HeadBytes  int           // of a request's head [64 KiB]
+	Heads      int           // bytes of all heads at once, beyond what each connection has room for [16 MiB]
 	ClientIdle time.Duration // between two requests of a connection [2 min]
+	Body       time.Duration // in which no more of a request's body comes [60 s]
+	Send       time.Duration // in which a client takes nothing of an answer [60 s]
 
 	Silent time.Duration // for which an instance that is awake may acknowledge nothing [15 s]
 
@@ -34,6 +37,12 @@ type Limits struct {
 	Refused   time.Duration // of that, while its port is not open yet [5 s]
 	Reconnect time.Duration // to connect to one that took connections before [2 s]
 	Dials     int           // connections to one port of an instance that are being made at once [4]
+
+	// How long a connection to an instance is kept that nothing uses. A request that may be
+	// sent twice uses any of them: a close that is on its way costs it a second try. Others use
+	// one that was idle for less than the 5 s after which common servers close theirs.
+	Idle      time.Duration // [25 s], less than the 30 s after which it is probed
+	IdleBrief time.Duration // after which only requests use it that may be sent twice [4 s]
 
 	Quiet  time.Duration // without bytes, after which a stream isn't active any more [5 s]
 	Report time.Duration // between two reports of activity [3 s]
@@ -57,7 +66,10 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Hold, 60*time.Second)
 	or(&l.Head, 10*time.Second)
 	or(&l.HeadBytes, 64<<10)
+	or(&l.Heads, 16<<20)
 	or(&l.ClientIdle, 2*time.Minute)
+	or(&l.Body, 60*time.Second)
+	or(&l.Send, 60*time.Second)
 	or(&l.Silent, 15*time.Second)
 	or(&l.Late, 20*time.Millisecond)
 	or(&l.Moment, 20*time.Millisecond)
@@ -72,6 +84,8 @@ func (l Limits) withDefaults() Limits {
 	or(&l.Refused, 5*time.Second)
 	or(&l.Reconnect, 2*time.Second)
 	or(&l.Dials, 4)
+	or(&l.Idle, 25*time.Second)
+	or(&l.IdleBrief, 4*time.Second)
 	or(&l.Quiet, 5*time.Second)
 	or(&l.Report, 3*time.Second)
 	return l

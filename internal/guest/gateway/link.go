@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,7 +19,6 @@ type link struct {
 	*gatedConn
 	b    *backend
 	lane *lane
-	addr string
 	in   *bufio.Reader
 	out  []byte // for heads
 
@@ -41,8 +42,8 @@ const (
 
 var errHead = errors.New("the head of the answer is too large")
 
-func newLink(b *backend, p *lane, c *gatedConn, addr string) *link {
-	k := &link{gatedConn: c, b: b, lane: p, addr: addr, left: math.MaxInt64}
+func newLink(b *backend, p *lane, c *gatedConn) *link {
+	k := &link{gatedConn: c, b: b, lane: p, left: math.MaxInt64}
 	k.in = bufio.NewReaderSize(k, linkBuffer)
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -90,6 +91,7 @@ func (k *link) usable() bool {
 
 // lane is what there is of one port of a backend. lanes.mu guards it.
 type lane struct {
+	addr   string           // of the instance, with the port
 	proven bool             // it took a connection
 	proof  *proof           // the first connection, while it is being made
 	idle   []*link          // the newest last
@@ -116,32 +118,34 @@ func (p *lane) hot(now, moment time.Duration) bool {
 type lanes struct {
 	dials int // connections to one port that are being made at once
 	mu    sync.Mutex
-	at    map[string]*lane
+	at    map[int]*lane
 	count int // idle links
 	timer *time.Timer
 }
 
-// lane returns what there is of the address.
-func (b *backend) lane(addr string) *lane {
+// lane returns what there is of the port.
+func (b *backend) lane(port int) *lane {
 	b.lanes.mu.Lock()
 	defer b.lanes.mu.Unlock()
-	p := b.lanes.at[addr]
+	p := b.lanes.at[port]
 	if p == nil {
-		p = &lane{offers: make(chan *link), dials: make(chan struct{}, b.lanes.dials)}
+		p = &lane{addr: net.JoinHostPort(b.ip.String(), strconv.Itoa(port)),
+			offers: make(chan *link), dials: make(chan struct{}, b.lanes.dials)}
 		if b.lanes.at == nil {
-			b.lanes.at = map[string]*lane{}
+			b.lanes.at = map[int]*lane{}
 		}
-		b.lanes.at[addr] = p
+		b.lanes.at[port] = p
 	}
 	return p
 }
 
-// idleLink takes the newest link out of the pool, nil when there is none that is open.
-func (b *backend) idleLink(p *lane) *link {
+// idleLink takes the newest link out of the pool, nil when there is none that is open and was
+// idle for less than the time.
+func (b *backend) idleLink(p *lane, within time.Duration) *link {
 	for {
 		b.lanes.mu.Lock()
 		n := len(p.idle) - 1
-		if n < 0 {
+		if n < 0 || time.Since(p.idle[n].idle) >= within {
 			b.lanes.mu.Unlock()
 			return nil
 		}
@@ -182,18 +186,31 @@ func (ro *roster) put(k *link) {
 		return
 	default:
 	}
-	if b.lanes.count >= idlePerInstance {
-		b.lanes.mu.Unlock()
-		_ = k.Close()
-		return
-	}
 	k.idle = time.Now()
-	p.idle = append(p.idle, k)
-	b.lanes.count++
+	old := b.keep(p, k)
 	if b.lanes.timer == nil {
-		b.lanes.timer = time.AfterFunc(idleTime, func() { ro.expire(b) })
+		b.lanes.timer = time.AfterFunc(ro.lim.Idle, func() { ro.expire(b) })
 	}
 	b.lanes.mu.Unlock()
+	if old != nil {
+		_ = old.Close()
+	}
+}
+
+// keep puts the link into the pool. Where that is full it returns the one that is to be closed:
+// the lane's oldest, if it has any. b.lanes.mu is held.
+func (b *backend) keep(p *lane, k *link) (old *link) {
+	switch {
+	case b.lanes.count < idlePerInstance:
+		b.lanes.count++
+	case len(p.idle) == 0:
+		return k
+	default:
+		old = p.idle[0]
+		p.idle = append(p.idle[:0], p.idle[1:]...)
+	}
+	p.idle = append(p.idle, k)
+	return old
 }
 
 // expire closes the links that were idle for too long, and comes again for the others.
@@ -205,16 +222,16 @@ func (ro *roster) expire(b *backend) {
 	now := time.Now()
 	var old []*link
 	b.lanes.mu.Lock()
-	next := idleTime
+	next := ro.lim.Idle
 	for _, p := range b.lanes.at {
 		n := 0
-		for n < len(p.idle) && now.Sub(p.idle[n].idle) >= idleTime {
+		for n < len(p.idle) && now.Sub(p.idle[n].idle) >= ro.lim.Idle {
 			n++
 		}
 		old = append(old, p.idle[:n]...)
 		p.idle = append(p.idle[:0], p.idle[n:]...)
 		if len(p.idle) > 0 {
-			next = min(next, idleTime-now.Sub(p.idle[0].idle))
+			next = min(next, ro.lim.Idle-now.Sub(p.idle[0].idle))
 		}
 	}
 	b.lanes.count -= len(old)
@@ -250,18 +267,56 @@ func (b *backend) closeIdle() {
 	}
 }
 
-// link returns a connection to the backend for a request: a pooled one, unless fresh is
-// asked for, or a new one.
-func (ro *roster) link(ctx context.Context, b *backend, addr string, fresh bool) (*link, error) {
-	p := b.lane(addr)
-	if !fresh {
-		if k := b.idleLink(p); k != nil {
+// soon waits a moment for the next link, where links come free all the time: to connect costs
+// more than a request. Nobody looks for the end of the client meanwhile, nor for other ends than
+// the backend's: that would cost about as much again.
+func (ro *roster) soon(b *backend, p *lane) *link {
+	b.lanes.mu.Lock()
+	hot := p.hot(ro.mono(), ro.lim.Moment)
+	b.lanes.mu.Unlock()
+	if !hot {
+		return nil
+	}
+	timer := timers.Get().(*time.Timer)
+	defer timers.Put(timer)
+	timer.Reset(ro.lim.Moment)
+	defer timer.Stop()
+	for {
+		select {
+		case k := <-p.offers:
+			if k.usable() {
+				return k
+			}
+			_ = k.Close()
+		case <-timer.C:
+			return nil
+		case <-b.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// timers are ones that have been stopped.
+var timers = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}}
+
+// link returns a connection to the backend for a request: a pooled one that was idle for less
+// than the time, or a new one.
+func (ro *roster) link(ctx context.Context, b *backend, p *lane, within time.Duration) (*link, error) {
+	if within > 0 {
+		if k := b.idleLink(p, within); k != nil {
+			return k, nil
+		}
+		if k := ro.soon(b, p); k != nil {
 			return k, nil
 		}
 	}
-	c, k, err := ro.connect(ctx, b, p, addr, !fresh)
+	c, k, err := ro.connect(ctx, b, p, within > 0)
 	if k != nil || err != nil {
 		return k, err
 	}
-	return newLink(b, p, c, addr), nil
+	return newLink(b, p, c), nil
 }

@@ -29,7 +29,7 @@ type clientConn struct {
 	raw   syscall.RawConn // nil: can't be looked at
 	in    inbox
 	out   []byte // for heads
-	head  head
+	head  *head
 	body  sentBody
 	x     exchange
 	ctx   clientCtx
@@ -91,6 +91,13 @@ func (c *clientConn) probe() {
 		SetKeepAliveConfig(net.KeepAliveConfig) error
 	}); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+	}
+}
+
+// patience sets how long sending waits for the client to take something; 0: as long as it will.
+func (c *clientConn) patience(d time.Duration) {
+	if s, ok := c.Conn.(*sock); ok {
+		s.patience.Store(int64(d))
 	}
 }
 
@@ -159,6 +166,7 @@ func (r *Router) accept(l net.Listener, port int) {
 // serve serves the connection, and then others for which there is no goroutine yet: one
 // that has served already has a stack as large as that takes.
 func (r *Router) serve(c *clientConn) {
+	growStack(6)
 	for {
 		r.admit(c)
 		if r.idle.Add(1) > maxIdle {
@@ -177,6 +185,19 @@ func (r *Router) serve(c *clientConn) {
 			return
 		}
 	}
+}
+
+// growStack has the goroutine's stack grow to what serving a request takes, while there is
+// little on it that is to be moved: to grow step by step with all calls on it cost a tenth of a
+// request on a new connection.
+//
+//go:noinline
+func growStack(kib int) byte {
+	var room [1 << 10]byte
+	if kib > 1 {
+		return growStack(kib-1) + room[kib]
+	}
+	return room[0]
 }
 
 // await waits until few others are to have their first answer: those get it sooner, and
@@ -216,10 +237,13 @@ func (r *Router) admit(c *clientConn) {
 	http := t.http[c.port]
 	var from io.Reader = c.Conn
 	if http {
-		space := spaces.Get().(*[inboxSize + outSize]byte)
+		space := spaces.Get().(*space)
 		defer spaces.Put(space)
-		c.in, c.out = inbox{from: c, buf: space[:inboxSize:inboxSize]}, space[inboxSize:inboxSize]
+		c.in = inbox{from: c, buf: space.in[:], most: max(r.lim.HeadBytes, inboxSize) + 1, grown: &r.heads}
+		c.out, c.head = space.out[:0], &space.head
+		defer c.freeHead()
 		c.ctx.c = c
+		c.patience(r.lim.Send)
 		c.mu.Lock()
 		c.read = true
 		c.mu.Unlock()

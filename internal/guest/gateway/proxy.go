@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"syscall"
 
@@ -72,7 +73,7 @@ func (x *exchange) fail(req *http.Request, err error) {
 		return
 	}
 	if err := x.client.body.err; err != nil && !errors.Is(err, io.EOF) {
-		x.refuse(req, refused(http.StatusBadRequest, 0, "the body broke off"))
+		x.refuse(req, refusedBody(err))
 		return
 	}
 	x.r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "request", x.id, "error", err)
@@ -101,7 +102,7 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 		}
 		gaveUp := x.client.gaveUp() || errors.Is(err, errCrowded)
 		dialing := a == nil
-		serves := l.serves(l.b.lane(l.addr(x.port)), began)
+		serves := l.serves(l.b.lane(x.port), began)
 		final := again || gaveUp || dialing && (serves || l.fresh()) || !dialing && !x.repeatable(req, a)
 		if !gaveUp && !serves && (dialing || unanswering(err)) {
 			l.doubt()
@@ -119,11 +120,18 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 // failed before there was a connection it returns no answer, else one that has ended.
 func (x *exchange) try(ctx context.Context, req *http.Request, again bool) (*answer, error) {
 	l := x.lease
-	link, err := l.ro.link(ctx, l.b, l.addr(x.port), again)
+	within := l.ro.lim.IdleBrief
+	switch {
+	case again:
+		within = 0
+	case safe(req.Method) && req.ContentLength == 0:
+		within = l.ro.lim.Idle
+	}
+	link, err := l.ro.link(ctx, l.b, l.b.lane(x.port), within)
 	if err != nil {
 		return nil, err
 	}
-	a := &answer{ro: l.ro, link: link, client: x.client, body: keptBody{Reader: req.Body}}
+	a := &answer{ro: l.ro, link: link, client: x.client, body: keptBody{Reader: req.Body, client: x.client}}
 	if !x.client.hold(link) {
 		a.end()
 		return a, errGaveUp
@@ -154,11 +162,12 @@ func (x *exchange) repeatable(req *http.Request, a *answer) bool {
 	if !k.sent.Load() {
 		return true
 	}
-	switch req.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return k.reused && k.came == 0 && !k.w.gone.Load()
-	}
-	return false
+	return safe(req.Method) && k.reused && k.came == 0 && !k.w.gone.Load()
+}
+
+// safe reports whether to do it twice is the same as once.
+func safe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
 // explain says in the client's terms why an instance gave no response.
@@ -185,10 +194,11 @@ func (e *unanswered) Error() string   { return e.text + ": " + e.cause.Error() }
 func (e *unanswered) Unwrap() []error { return []error{e.refusal, e.cause} }
 
 // keptBody is a request's body for one try to send it. Once it is closed no reading
-// begins, and it is known whether any did.
+// begins, and it is known whether any did. Each Read has Limits.Body.
 type keptBody struct {
 	io.Reader
-	state atomic.Int32
+	client *clientConn
+	state  atomic.Int32
 }
 
 // States of a keptBody.
@@ -203,7 +213,16 @@ func (b *keptBody) Read(p []byte) (int, error) {
 	if !b.state.CompareAndSwap(bodyWhole, bodyRead) && b.state.Load() == bodyClosed {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	return b.Reader.Read(p)
+	c := b.client
+	c.readBy(c.r.lim.Body, false)
+	if b.state.Load() == bodyClosed { // who closed it waits for the end of this Read
+		_ = c.SetReadDeadline(longAgo)
+	}
+	n, err := b.Reader.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) && b.state.Load() != bodyClosed {
+		c.body.err, err = errSlowBody, errSlowBody
+	}
+	return n, err
 }
 
 // close ends reading, and reports whether the body is still whole.

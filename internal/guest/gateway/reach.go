@@ -39,9 +39,8 @@ func (l *Lease) Instance() (id string, boot int) { return l.w.id, l.w.boot }
 // Dial connects to a port of the instance. What is sent on the connection has the instance
 // awake first, and it ends when the instance's memory is gone.
 func (l *Lease) Dial(ctx context.Context, port int) (net.Conn, error) {
-	addr, began := l.l.addr(port), l.l.ro.mono()
-	p := l.l.b.lane(addr)
-	conn, _, err := l.r.roster.connect(ctx, l.l.b, p, addr, false)
+	p, began := l.l.b.lane(port), l.l.ro.mono()
+	conn, _, err := l.r.roster.connect(ctx, l.l.b, p, false)
 	if err != nil {
 		if !l.l.serves(p, began) && !errors.Is(err, errCrowded) && ctx.Err() == nil {
 			l.l.doubt()

@@ -94,7 +94,6 @@ func (ro *roster) configure(tenant string, pools map[string]bool) {
 type lease struct {
 	ro     *roster
 	b      *backend
-	ip     netip.Addr
 	asked  bool // the host was asked for it
 	stream *stream
 }
@@ -140,7 +139,7 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 			}
 			b.w.requests++
 			ro.touch(b.w)
-			return &lease{ro: ro, b: b, ip: b.w.ip}, nil, nil
+			return &lease{ro: ro, b: b}, nil, nil
 		}
 	}
 	if ro.held >= ro.lim.Held || e != nil && e.held >= ro.lim.HeldPerTarget {

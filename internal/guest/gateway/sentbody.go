@@ -28,7 +28,8 @@ type sentBody struct {
 	trailing bool  // the trailer comes next
 	trailer  int   // bytes of it
 	overhead int64
-	expects  bool // the client waits for the word to go on
+	waits    bool // the client waits for the word to go on before it sends it
+	expects  bool // and nobody has asked for the body
 	err      error
 	whole    atomic.Bool
 }
@@ -39,7 +40,8 @@ func (b *sentBody) begin(c *clientConn, req *http.Request) {
 	b.chunked, b.left = req.ContentLength < 0, max(req.ContentLength, 0)
 	b.gap, b.trailing, b.trailer, b.overhead = false, false, 0, 0
 	b.whole.Store(req.ContentLength == 0)
-	b.expects = req.ContentLength != 0 && req.ProtoAtLeast(1, 1) && hasToken(req.Header["Expect"], "100-continue")
+	b.waits = req.ContentLength != 0 && req.ProtoAtLeast(1, 1) && hasToken(req.Header["Expect"], "100-continue")
+	b.expects = b.waits
 	req.Body = http.NoBody
 	if req.ContentLength != 0 {
 		req.Body = b

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -20,6 +21,7 @@ func (c *clientConn) serveHTTP() {
 		}
 		c.r.late.remove(c)
 		c.makeRoom()
+		c.freeHead() // closing may take its time
 		_ = c.Close()
 	}()
 	for c.nextRequest() {
@@ -73,6 +75,7 @@ func (c *clientConn) endBody() bool {
 	}
 	c.owed.Store(c.in.len() > 0)
 	c.in.shrink()
+	c.head.free(&c.r.heads)
 	c.head.shrink()
 	return x.keep && c.r.ctx.Err() == nil
 }
@@ -103,6 +106,9 @@ func (c *clientConn) readHead() error {
 			if n > limit {
 				return largeHead()
 			}
+			if !c.head.charge(&c.r.heads, have[:n]) {
+				return noRoom()
+			}
 			text := string(have[:n])
 			in.skip(n)
 			in.shrink()
@@ -121,10 +127,23 @@ func (c *clientConn) readHead() error {
 			}
 		}
 		seen = len(have)
-		if err := in.fill(); err != nil {
+		if err := in.fill(); errors.Is(err, errNoRoom) {
+			return noRoom()
+		} else if err != nil {
 			return err
 		}
 	}
+}
+
+func noRoom() *refusal {
+	return refused(http.StatusServiceUnavailable, defaultRetry, "%s", errNoRoom)
+}
+
+// freeHead gives back the memory of heads.
+func (c *clientConn) freeHead() {
+	c.in.end()
+	c.head.free(&c.r.heads)
+	c.head.forget()
 }
 
 func largeHead() *refusal {
@@ -174,9 +193,12 @@ func (c *clientConn) refuseHead(e *refusal) {
 	_ = c.write(append(x.appendRefusal(nil, req, e), e.text+"\n"...))
 }
 
-// write sends to the client.
+// write sends to the client. One that took nothing for Limits.Send is cut off.
 func (c *clientConn) write(b []byte) error {
 	_, err := c.Conn.Write(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.cutOnClose()
+	}
 	return err
 }
 
@@ -202,11 +224,16 @@ func (c *clientConn) sayContinue() error {
 	return c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
-// begin notes that the answer begins.
+// begin notes that the answer begins. A client that waits for the word to send its body, and
+// gets the answer instead, may send the body or not: the connection ends.
 func (x *exchange) begin() {
-	x.client.word.Lock()
+	c := x.client
+	c.word.Lock()
 	x.began = true
-	x.client.word.Unlock()
+	if c.body.waits && !x.continued {
+		x.keep = false
+	}
+	c.word.Unlock()
 }
 
 // serve routes one request.

@@ -4,7 +4,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -17,6 +19,10 @@ type sock struct {
 	*net.TCPConn
 	raw     syscall.RawConn
 	in, out transfer
+
+	patience atomic.Int64 // how long a write waits for the other side to take some of it; 0: as long as it will
+	limited  bool         // the write under way has a deadline by that
+	taken    int          // bytes that had passed when it was set
 }
 
 // transfer is a read or a write under way.
@@ -67,7 +73,7 @@ func (s *sock) Read(p []byte) (int, error) {
 func (s *sock) tryRead(fd uintptr) bool {
 	t := &s.in
 	for {
-		n, _, err := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)))
+		n, _, err := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)), 0, 0, 0)
 		switch err {
 		case syscall.EINTR:
 			continue
@@ -84,6 +90,10 @@ func (s *sock) Write(p []byte) (int, error) {
 	s.out.p, s.out.n, s.out.err = p, 0, 0
 	err := s.raw.Write(s.out.try)
 	s.out.p = nil
+	if s.limited && err == nil {
+		s.limited = false
+		_ = s.SetWriteDeadline(noDeadline)
+	}
 	if err == nil && s.out.err != 0 {
 		err = os.NewSyscallError("write", s.out.err)
 	}
@@ -93,13 +103,14 @@ func (s *sock) Write(p []byte) (int, error) {
 func (s *sock) tryWrite(fd uintptr) bool {
 	t := &s.out
 	for len(t.p) > 0 {
-		n, _, err := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)))
+		n, _, err := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)), syscall.MSG_NOSIGNAL, 0, 0)
 		switch err {
 		case 0:
 			t.n += int(n)
 			t.p = t.p[n:]
 		case syscall.EINTR:
 		case syscall.EAGAIN:
+			s.limit()
 			return false
 		default:
 			t.err = err
@@ -107,6 +118,27 @@ func (s *sock) tryWrite(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// limit gives the write under way the time to make progress.
+func (s *sock) limit() {
+	if s.limited && s.taken == s.out.n {
+		return
+	}
+	for d := s.patience.Load(); d > 0; {
+		s.limited, s.taken = true, s.out.n
+		_ = s.SetWriteDeadline(time.Now().Add(time.Duration(d)))
+		was := d
+		if d = s.patience.Load(); d == was {
+			return
+		}
+	}
+}
+
+// hurry sets how long writes wait for progress, the one under way too.
+func (s *sock) hurry(d time.Duration) {
+	s.patience.Store(int64(d))
+	_ = s.SetWriteDeadline(time.Now().Add(d))
 }
 
 // peek looks whether anything has come, and takes nothing: 1 where something has, 0 where

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strconv"
 	"sync"
 
 	"mvm"
@@ -71,9 +70,8 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		addr, began := l.addr(port), l.ro.mono()
-		p := l.b.lane(addr)
-		conn, _, err := r.roster.connect(r.ctx, l.b, p, addr, false)
+		p, began := l.b.lane(port), l.ro.mono()
+		conn, _, err := r.roster.connect(r.ctx, l.b, p, false)
 		if err == nil {
 			return l, conn, nil
 		}
@@ -87,11 +85,6 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 			return nil, nil, err
 		}
 	}
-}
-
-// addr is the instance's address with the port.
-func (l *lease) addr(port int) string {
-	return net.JoinHostPort(l.ip.String(), strconv.Itoa(port))
 }
 
 // client is a connection from outside that can be cut off.

@@ -93,6 +93,9 @@ func (c *clientConn) giveUp() {
 	}
 	k := c.link
 	c.mu.Unlock()
+	if s, ok := c.Conn.(*sock); ok { // it may have ended its own side alone, and read what comes
+		s.hurry(min(c.r.lim.Send, c.r.lim.Linger))
+	}
 	if k != nil {
 		_ = k.Close()
 	}

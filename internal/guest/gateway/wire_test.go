@@ -255,7 +255,7 @@ func TestBodyThatWaitsForTheInstancesWord(t *testing.T) {
 
 // TestPoolIsBounded: of many connections that were needed at once some stay, for a while.
 func TestPoolIsBounded(t *testing.T) {
-	l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Idle: 4 * time.Second}, webRoute("web", 80, "/", anyOne))
 	let, all := make(chan struct{}), make(chan struct{}, 100)
 	var open sync.WaitGroup
 	a := l.spoken(func(c net.Conn, _ *bufio.Reader, head string) {
@@ -281,4 +281,79 @@ func TestPoolIsBounded(t *testing.T) {
 		t.Errorf("%d connections were made, want the 100 that were needed at once", n)
 	}
 	eventually(t, "none stays", func() bool { return l.router.Links() == 0 })
+}
+
+// TestWhichIdleConnectionsAreUsed: a close that is on its way loses a request that is not sent
+// twice, so those take no connection that was idle for long.
+func TestWhichIdleConnectionsAreUsed(t *testing.T) {
+	for _, c := range []struct {
+		method, body string
+		used         bool // one that was idle for long
+	}{
+		{"GET", "", true}, {"HEAD", "", true}, {"OPTIONS", "", true},
+		{"GET", "body", false}, {"POST", "", false}, {"POST", "body", false}, {"DELETE", "", false},
+	} {
+		for _, brief := range []bool{true, false} {
+			lim := gateway.Limits{Idle: time.Hour, IdleBrief: time.Nanosecond}
+			if brief {
+				lim.IdleBrief = time.Hour
+			}
+			l := newLab(t, lim, webRoute("web", 80, "/", anyOne))
+			a := l.spoken(func(c net.Conn, in *bufio.Reader, head string) {
+				if strings.Contains(head, "Content-Length: 4") {
+					_, _ = io.CopyN(io.Discard, in, 4)
+				}
+				_, _ = io.WriteString(c, length(""))
+			})
+			l.want(80, "/", 200, "")
+			eventually(t, "the connection is pooled", func() bool { return l.router.Active() == 0 })
+			if code, _, _ := l.do(c.method, 80, "/", c.body); code != 200 {
+				t.Errorf("%s with body %q: %d", c.method, c.body, code)
+			}
+			if got := a.conns.Load() == 1; got != (c.used || brief) {
+				t.Errorf("%s with body %q, idle for a short time %v: the connection was used: %v", c.method, c.body, brief, got)
+			}
+		}
+	}
+}
+
+// TestNewConnectionsReplaceOldOnes: what can't use the pool's old connections puts new ones in
+// their place, so that the next one like it can use those.
+func TestNewConnectionsReplaceOldOnes(t *testing.T) {
+	l := newLab(t, gateway.Limits{Idle: time.Hour, IdleBrief: 2 * time.Second}, webRoute("web", 80, "/", anyOne))
+	let, all := make(chan struct{}), make(chan struct{}, 32)
+	var open sync.WaitGroup
+	a := l.spoken(func(c net.Conn, _ *bufio.Reader, head string) {
+		if strings.Contains(head, "/wait") {
+			all <- struct{}{}
+			<-let
+		}
+		_, _ = io.WriteString(c, length(""))
+	})
+	for range 32 {
+		open.Go(func() { l.want(80, "/wait", 200, "") })
+	}
+	for range 32 {
+		<-all
+	}
+	close(let)
+	open.Wait()
+	eventually(t, "32 are idle", func() bool { return l.router.Active() == 0 && l.router.Links() == 32 })
+	time.Sleep(2 * time.Second) // none of them is for a POST any more
+	for began := time.Now(); ; began = time.Now() {
+		before := a.conns.Load()
+		for range 2 {
+			if code, _, _ := l.do("POST", 80, "/", ""); code != 200 {
+				t.Fatalf("POST: %d", code)
+			}
+		}
+		if time.Since(began) > time.Second { // the machine stood still: the second one could not use it
+			continue
+		}
+		if n := a.conns.Load() - before; n > 1 {
+			t.Errorf("two requests made %d connections, want one", n)
+		}
+		break
+	}
+	eventually(t, "no more than 32 stay", func() bool { return l.router.Links() == 32 })
 }

@@ -31,6 +31,7 @@ type worker struct {
 // pooled connections end with it.
 type backend struct {
 	w      *worker
+	ip     netip.Addr
 	lanes  lanes
 	ctx    context.Context // ends with it, and with it attempts to connect
 	cancel context.CancelFunc
@@ -54,10 +55,6 @@ type stream struct {
 // idlePerInstance bounds the pooled connections to one instance.
 const idlePerInstance = 32
 
-// idleTime is how long a pooled connection is kept: less than the 5 s after which
-// common servers close theirs, or a request could meet the close.
-const idleTime = 4 * time.Second
-
 // awaken returns the backend of an instance that the host says is awake. Where it has
 // booted anew, what is left of the former boot is added to gone. ro.mu is held.
 func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend {
@@ -73,7 +70,7 @@ func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend
 	ro.evict(w, a.IP)
 	w.ip = a.IP
 	if w.backend == nil {
-		b := &backend{w: w, lanes: lanes{dials: ro.lim.Dials}}
+		b := &backend{w: w, ip: a.IP, lanes: lanes{dials: ro.lim.Dials}}
 		b.ctx, b.cancel = context.WithCancel(ro.ctx)
 		w.backend = b
 		w.awake.Store(true)
