@@ -374,6 +374,22 @@ func TestPartsOfTheAgent(t *testing.T) {
 	if len(lines) != len(parts)+1 {
 		t.Errorf("parts names %d packages, of which %d are there", len(parts)+1, len(lines))
 	}
+	page, err := os.ReadFile("docs/ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "\n### The parts of an agent\n")
+	table, _, _ := strings.Cut(rest, "\n###")
+	var told []string
+	for line := range strings.Lines(table) {
+		if rest, ok := strings.CutPrefix(line, "| `"); ok {
+			name, _, _ := strings.Cut(rest, "`")
+			told = append(told, name)
+		}
+	}
+	if slices.Sort(told); !slices.Equal(told, parts) {
+		t.Errorf("docs/ARCHITECTURE.md has the parts %v, want %v", told, parts)
+	}
 }
 
 // inFolders are the packages that work in the folders of instances.
