@@ -113,6 +113,7 @@ var rules = map[string]rule{
 	"internal/guest/requestkey":    {"", "pure: a request in, what it names out", ""},
 	"internal/guest/gateway":       {"internal/guest/requestkey internal/guestproto", "routing inside the VM", "internal/testenv"},
 	"internal/guest/chat":          {"internal/guestproto", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
+	"internal/guest/chat/hook":     {"internal/guest/chat internal/guest/chat/inbox internal/guest/chat/posted internal/guestproto", "platforms that post messages and keep none", ""},
 	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},
 	"internal/guest/chat/inbox":    {"", "messages on a disk, whoever sends or gets them", "internal/testenv internal/testenv/durable"},
 
@@ -146,7 +147,7 @@ var rootDeny = []string{"os", "net/http", "sync", "sync/atomic", "os/exec", "os/
 const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux internal/strictjson"
 
 // guestMay are the modules of others that may be in the guest agent.
-var guestMay = []string{"github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink", "golang.org/x/sys"}
+var guestMay = []string{"go.etcd.io/bbolt", "github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink", "golang.org/x/sys"}
 
 // source is one parsed Go file of the module.
 type source struct {

@@ -230,8 +230,10 @@ func routesOf(s PoolSpec) []Route {
 // those that the tenant has.
 func (s PoolSpec) Warnings(secrets []string) (out []string) {
 	for _, c := range s.Channels {
-		if !slices.Contains(secrets, c.Secret) {
-			out = append(out, "channel "+c.Name+" needs the secret "+c.Secret+", which the tenant does not have")
+		for _, name := range c.Secrets() {
+			if !slices.Contains(secrets, name) {
+				out = append(out, "channel "+c.Name+" needs the secret "+name+", which the tenant does not have")
+			}
 		}
 	}
 	exposed := s.Exposed()

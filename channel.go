@@ -41,7 +41,7 @@ type Channel struct {
 // ChannelKind is the platform of a channel.
 type ChannelKind string
 
-// ChannelTelegram is the Telegram Bot API.
+// ChannelTelegram is the Telegram Bot API, which keeps messages until they are confirmed.
 const ChannelTelegram ChannelKind = "telegram"
 
 // ChannelMode is how messages arrive.
@@ -153,7 +153,7 @@ const (
 )
 
 // Polls reports whether the gateway asks the platform for messages.
-func (c Channel) Polls() bool { return c.Mode != ChannelWebhook }
+func (c Channel) Polls() bool { return !c.Keeps() && c.Mode != ChannelWebhook }
 
 // Proxy is the gateway's port at which the workers reach the platform.
 func (c Channel) Proxy() int {
@@ -188,23 +188,24 @@ func (c Channel) validateKind() error {
 
 // ValidateChannelKind checks that there is such a kind of channel.
 func ValidateChannelKind(kind string) error {
-	if ChannelKind(kind) != ChannelTelegram {
-		return Errorf(KindInvalid, "kind %q is not supported", clip(kind)).WithFix("use telegram")
+	switch ChannelKind(kind) {
+	case ChannelTelegram, ChannelSlack, ChannelWhatsApp, ChannelLine, ChannelHook:
+		return nil
 	}
-	return nil
+	return Errorf(KindInvalid, "kind %q is not supported", clip(kind)).WithFix("use telegram, slack, whatsapp, line or webhook")
 }
 
 func (c Channel) validateAllow() error {
 	switch {
 	case len(c.Allow) == 0:
 		return Errorf(KindInvalid, "allow is empty, so no message would be delivered").
-			WithFix(`list the numeric ids of senders and groups, or allow everybody with ["*"]`)
+			WithFix(`list the ids of senders and groups, or allow everybody with ["*"]`)
 	case len(c.Allow) > MaxChannelAllow:
 		return Errorf(KindInvalid, "allow has %d entries, more than %d", len(c.Allow), MaxChannelAllow)
 	}
 	seen := map[string]bool{}
 	for _, a := range c.Allow {
-		if err := ValidateChannelAllow(a); err != nil {
+		if err := ValidateChannelAllow(c.Kind, a); err != nil {
 			return err
 		}
 		if seen[a] {
@@ -218,9 +219,13 @@ func (c Channel) validateAllow() error {
 	return nil
 }
 
-// ValidateChannelAllow checks one entry of an allowlist: the numeric id of a sender, that
-// of a group, which is negative, or "*".
-func ValidateChannelAllow(a string) error {
+// ValidateChannelAllow checks one entry of an allowlist: the platform's id of a sender or
+// group, or "*". Telegram's ids are numbers, and those of groups negative.
+func ValidateChannelAllow(kind ChannelKind, a string) error {
+	switch kind {
+	case ChannelSlack, ChannelWhatsApp, ChannelLine, ChannelHook:
+		return ValidateKey(a)
+	}
 	n, err := strconv.ParseInt(a, 10, 64)
 	if a == AllowAll || err == nil && n != 0 && strconv.FormatInt(n, 10) == a {
 		return nil
@@ -248,6 +253,9 @@ func (c Channel) validateAddresses() error {
 func (c Channel) validateWebhook() error {
 	switch c.Mode {
 	case "", ChannelPolling:
+		if c.Keeps() {
+			return Errorf(KindInvalid, "kind %s has no mode %s", c.Kind, ChannelPolling).WithFix(`set mode = "webhook"`)
+		}
 		if c.Port != 0 || c.URL != "" {
 			return Errorf(KindInvalid, "port and url are for mode webhook").WithFix(`set mode = "webhook", or remove them`)
 		}
@@ -259,7 +267,10 @@ func (c Channel) validateWebhook() error {
 	if c.Port < 1 || c.Port > 65535 {
 		return Errorf(KindInvalid, "port %d is not in 1..65535", c.Port).WithFix("mode webhook needs the gateway's port that receives the messages")
 	}
-	if c.Port == c.Proxy() {
+	if c.Keeps() && c.URL == "" { // nobody has to be told
+		return nil
+	}
+	if !c.Keeps() && c.Port == c.Proxy() {
 		return Errorf(KindInvalid, "port and proxy_port are both %d", c.Port)
 	}
 	u, err := url.Parse(c.URL)
@@ -305,9 +316,9 @@ func (s PoolSpec) validateChannels() error {
 			s.Desired.Running, s.Desired.Warm, s.Desired.Sleeping).WithFix("set desired_running to 1 and the others to 0; two gateways would compete for the messages")
 	}
 	total := 0
-	names, secrets, ports := map[string]bool{}, map[string]string{}, map[int]string{}
+	names, secrets, ports := map[string]bool{}, map[string]string{}, map[string]string{}
 	for _, p := range s.routePorts() {
-		ports[p] = "a route"
+		ports[strconv.Itoa(p)] = usedByRoute
 	}
 	for _, c := range s.Channels {
 		if err := c.Validate(); err != nil {
@@ -316,25 +327,56 @@ func (s PoolSpec) validateChannels() error {
 		if names[c.Name] {
 			return Errorf(KindInvalid, "channel %q is given twice", c.Name)
 		}
-		if other := secrets[c.Secret]; other != "" {
-			return Errorf(KindInvalid, "channels %s and %s have the same secret: a bot has one channel", other, c.Name)
+		for _, secret := range c.Secrets() {
+			if other := secrets[secret]; other != "" {
+				return Errorf(KindInvalid, "channels %s and %s have the same secret: a bot has one channel", other, c.Name)
+			}
+			secrets[secret] = c.Name
 		}
-		names[c.Name], secrets[c.Secret] = true, c.Name
+		names[c.Name] = true
 		if total += len(c.Allow); total > MaxChannelAllow {
 			return Errorf(KindInvalid, "the channels allow %d senders and groups together, more than %d", total, MaxChannelAllow)
 		}
-		for _, p := range []int{c.Port, c.Proxy()} {
-			if other := ports[p]; other != "" && p != 0 && (p == c.Port || other == "a route" || other == "a webhook") {
-				return Errorf(KindInvalid, "channel %s: port %d is that of %s too", c.Name, p, other)
-			}
-		}
-		ports[c.Proxy()] = "a proxy"
-		if c.Port != 0 {
-			ports[c.Port] = "a webhook"
+		if err := s.validatePorts(c, ports); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// validatePorts checks a channel's ports against what others use, and adds them.
+func (s PoolSpec) validatePorts(c Channel, used map[string]string) error {
+	if c.Keeps() && s.Resources.DataDiskMiB == 0 {
+		return Errorf(KindInvalid, "channel %s: a gateway keeps the messages of kind %s on its data disk, and the pool has none", c.Name, c.Kind).
+			WithFix("set data_disk_mib, to 512 for example")
+	}
+	at := func(port int) string { return strconv.Itoa(port) }
+	taken := func(port int, by string) error {
+		return Errorf(KindInvalid, "channel %s: port %d is that of %s too", c.Name, port, by)
+	}
+	if c.Port != 0 {
+		hook := at(c.Port) + c.HookPath()
+		if by := used[at(c.Port)]; by != "" && (by != usedByHook || used[hook] != "") {
+			return taken(c.Port, by)
+		}
+		used[at(c.Port)], used[hook] = usedByHook, usedByHook
+	}
+	if c.Keeps() {
+		return nil
+	}
+	if by := used[at(c.Proxy())]; by != "" && by != usedByProxy {
+		return taken(c.Proxy(), by)
+	}
+	used[at(c.Proxy())] = usedByProxy
+	return nil
+}
+
+// What uses a gateway's port.
+const (
+	usedByRoute = "a route"
+	usedByHook  = "a webhook"
+	usedByProxy = "a proxy"
+)
 
 // routePorts are the ports on which the gateway routes requests.
 func (s PoolSpec) routePorts() []int {

@@ -108,3 +108,71 @@ func TestChannelSelectorForm(t *testing.T) {
 		}
 	}
 }
+
+// TestChannelsThatKeep: what the kinds that keep messages need, and what is of others.
+func TestChannelsThatKeep(t *testing.T) {
+	pool := func(kind mvm.ChannelKind, change func(s *mvm.PoolSpec, c *mvm.Channel)) mvm.PoolSpec {
+		s := chatPool()
+		s.Resources.DataDiskMiB = 512
+		c := &s.Channels[0]
+		c.Kind, c.Mode, c.Port, c.Allow, c.Secret = kind, mvm.ChannelWebhook, 8443, []string{"U1", "user@example.org"}, "signing"
+		switch kind {
+		case mvm.ChannelWhatsApp:
+			c.VerifySecret = "verify"
+		case mvm.ChannelHook:
+			c.ChatFrom, c.SenderFrom, c.IDFrom = "json:/a~1b/0", "header:X-Sender_Id", "header:X-Id"
+		}
+		if change != nil {
+			change(&s, c)
+		}
+		return s
+	}
+	for _, kind := range []mvm.ChannelKind{mvm.ChannelSlack, mvm.ChannelWhatsApp, mvm.ChannelLine, mvm.ChannelHook} {
+		if err := pool(kind, nil).Validate(); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	shared := pool(mvm.ChannelSlack, func(s *mvm.PoolSpec, c *mvm.Channel) {
+		second := *c
+		second.Name, second.Secret = "second", "other"
+		s.Channels = append(s.Channels, second)
+	})
+	if err := shared.Validate(); err != nil || shared.Channels[0].HookPath() != "/bot" || shared.Channels[1].HookPath() != "/second" {
+		t.Errorf("two at one port: %v", err)
+	}
+	slack, hook := mvm.ChannelSlack, mvm.ChannelHook
+	for want, s := range map[string]mvm.PoolSpec{
+		"data_disk_mib":                  pool(slack, func(s *mvm.PoolSpec, _ *mvm.Channel) { s.Resources.DataDiskMiB = 0 }),
+		"has no mode polling":            pool(slack, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.Mode = mvm.ChannelPolling }),
+		"port 0":                         pool(slack, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.Port = 0 }),
+		"for kind telegram":              pool(slack, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.APIRoot = "https://x" }),
+		"verify_secret is for":           pool(slack, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.VerifySecret = "x" }),
+		"are for kind webhook":           pool(slack, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.ChatFrom = "json:/x" }),
+		"verify_secret is missing":       pool(mvm.ChannelWhatsApp, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.VerifySecret = "" }),
+		"the same secret":                pool(mvm.ChannelWhatsApp, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.VerifySecret = c.Secret }),
+		"auth \"basic\"":                 pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.Auth = "basic" }),
+		"id_from \"path\"":               pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.IDFrom = "path" }),
+		"chat_from \"json:x\"":           pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.ChatFrom = "json:x" }),
+		"sender_from \"header:a b\"":     pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.SenderFrom = "header:a b" }),
+		"nothing says who the sender is": pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.SenderFrom = "" }),
+		"nothing says what the chat is":  pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.ChatFrom, c.To.Selector.From = "", mvm.KeyFromChat }),
+		"nothing says who that is": pool(hook, func(_ *mvm.PoolSpec, c *mvm.Channel) {
+			c.SenderFrom, c.Allow, c.To.Selector.From = "", []string{"*"}, mvm.KeyFromSender
+		}),
+		"has a character":                  pool(slack, func(_ *mvm.PoolSpec, c *mvm.Channel) { c.Allow = []string{"a b"} }),
+		"port 8443 is that of a route too": pool(slack, func(s *mvm.PoolSpec, _ *mvm.Channel) { s.Routes = routesAt(8443) }),
+		"port 8443 is that of a webhook too": pool(slack, func(s *mvm.PoolSpec, c *mvm.Channel) {
+			second := *c
+			second.Name, second.Secret, second.URL = "second", "other", "https://x/bot"
+			s.Channels = append(s.Channels, second)
+		}),
+	} {
+		if err := s.Validate(); !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+func routesAt(port int) *mvm.RoutingTable {
+	return &mvm.RoutingTable{Routes: []mvm.Route{{Name: "r", Match: mvm.MatchRule{Port: port}, To: mvm.Target{PoolID: "workers", Selector: mvm.Selector{Kind: mvm.SelectAny}, TargetPort: 80}}}}
+}

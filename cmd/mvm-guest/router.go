@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 
 	"mvm"
 	"mvm/internal/guest"
 	"mvm/internal/guest/chat"
+	"mvm/internal/guest/chat/hook"
 	"mvm/internal/guest/chat/telegram"
 	"mvm/internal/guest/gateway"
 	"mvm/internal/guest/linux"
@@ -20,13 +22,17 @@ import (
 type router struct {
 	*gateway.Router
 	chats   *chat.Set
+	shelf   *hook.Shelf
 	changed atomic.Pointer[func()] // tells that the channels' status is another
 }
 
-func newRouter(log *slog.Logger, host guest.Host) *router {
-	r := &router{Router: gateway.New(gateway.Options{Log: log, Host: gateway.HostOver(host), Begin: beginGateway})}
+func newRouter(log *slog.Logger, host guest.Host, data string) *router {
+	r := &router{Router: gateway.New(gateway.Options{Log: log, Host: gateway.HostOver(host), Begin: beginGateway}),
+		shelf: &hook.Shelf{Path: filepath.Join(data, "mvm", "inbox.db"), Ready: func() error { return linux.Outlasts(data) }, Log: log}}
+	post := hook.Opener(r.shelf)
 	r.chats = chat.NewSet(chat.Options{Log: log, Workers: workers{r.Router, host}, Host: host,
-		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open},
+		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open,
+			mvm.ChannelSlack: post, mvm.ChannelWhatsApp: post, mvm.ChannelLine: post, mvm.ChannelHook: post},
 		Changed: func() {
 			if tell := r.changed.Load(); tell != nil {
 				(*tell)()
@@ -50,7 +56,9 @@ func (r *router) Configure(c guestproto.Configure) error {
 func (r *router) Active() int { return r.Router.Active() + r.chats.Waiting() }
 
 // Close implements guest.Router.
-func (r *router) Close() error { return errors.Join(r.chats.Close(), r.Router.Close()) }
+func (r *router) Close() error {
+	return errors.Join(r.chats.Close(), r.shelf.Close(), r.Router.Close())
+}
 
 // workers are the instances to which the channels lead: the router has them awake, and the
 // host asks their guests.

@@ -214,7 +214,11 @@ func proxied(p mvm.Publish) string {
 func channelText(c mvm.Channel) string {
 	how := "polling"
 	if !c.Polls() {
-		how = fmt.Sprintf("webhook %s at port %d", c.URL, c.Port)
+		at := c.URL
+		if at == "" {
+			at = c.HookPath()
+		}
+		how = fmt.Sprintf("webhook %s at port %d", at, c.Port)
 	}
 	key := "any instance"
 	if c.To.Selector.From != "" {

@@ -48,7 +48,9 @@ func withheld(chats []chatPool, vals map[string][]byte) map[string][]byte {
 	vals = maps.Clone(vals)
 	for _, p := range chats {
 		for _, c := range p.Channels {
-			delete(vals, c.Secret)
+			for _, name := range c.Secrets() {
+				delete(vals, name)
+			}
 		}
 	}
 	return vals
@@ -64,7 +66,7 @@ func (d *Deliverer) channels(i mvm.Instance, p mvm.Pool, chats []chatPool, vals 
 			if !mine && spec.To.PoolID != p.Spec.ID {
 				continue
 			}
-			c := guestproto.Channel{Channel: spec, Token: vals[spec.Secret]}
+			c := guestproto.Channel{Channel: spec, Token: vals[spec.Secret], Verify: vals[spec.VerifySecret]}
 			if c.Key, err = d.opt.Secrets.ChannelKey(i.Tenant, chat.ID, spec.Name); err != nil {
 				return nil, nil, err
 			}
@@ -82,9 +84,11 @@ func (d *Deliverer) channels(i mvm.Instance, p mvm.Pool, chats []chatPool, vals 
 
 // workerChannel is the file of a worker. It has nothing of the real token but the bot's id.
 func workerChannel(i mvm.Instance, c guestproto.Channel, gateway netip.Addr) ([]byte, error) {
-	w := guestproto.WorkerChannel{Name: c.Name, Kind: c.Kind, Token: c.Placeholder(i.ID, i.Key),
-		Port: c.To.TargetPort, Path: c.To.Path, Secret: c.WebhookSecret(i.ID), Allow: c.Allow}
-	if gateway.IsValid() {
+	w := guestproto.WorkerChannel{Name: c.Name, Kind: c.Kind, Port: c.To.TargetPort, Path: c.To.Path, Secret: c.WebhookSecret(i.ID), Allow: c.Allow}
+	if !c.Keeps() {
+		w.Token = c.Placeholder(i.ID, i.Key)
+	}
+	if gateway.IsValid() && !c.Keeps() {
 		w.APIRoot = "http://" + netip.AddrPortFrom(gateway, uint16(c.Proxy())).String()
 	}
 	b, err := json.Marshal(w)

@@ -27,10 +27,12 @@ type Channel struct {
 type WorkerChannel struct {
 	Name string          `json:"name"`
 	Kind mvm.ChannelKind `json:"kind"`
-	// APIRoot is the gateway's proxy of the platform, which takes Token for the real one.
-	APIRoot string `json:"api_root"`
-	Token   string `json:"token"`
-	// Port and Path are where the gateway delivers, with Secret.
+	// APIRoot is the gateway's proxy of the platform, which takes Token for the real one; of
+	// Telegram.
+	APIRoot string `json:"api_root,omitempty"`
+	Token   string `json:"token,omitempty"`
+	// Port and Path are where the gateway delivers. Telegram's messages have Secret in a
+	// header; all others are signed with it, as the platform signs with the real one.
 	Port   int      `json:"port"`
 	Path   string   `json:"path"`
 	Secret string   `json:"secret"`

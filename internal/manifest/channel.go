@@ -37,16 +37,19 @@ func (t *table) channel(c *mvm.Channel) {
 	need("secret", c.Secret != "")
 	need("allow", c.Allow != nil)
 	need("target", c.To != mvm.ChannelTarget{})
+	t.str("kind", (*string)(&c.Kind), mvm.ValidateChannelKind)
 	if c.Mode == "" {
 		c.Mode = mvm.ChannelPolling
+		if c.Keeps() {
+			c.Mode = mvm.ChannelWebhook
+		}
 	}
-	t.str("kind", (*string)(&c.Kind), mvm.ValidateChannelKind)
 	t.str("secret", &c.Secret, mvm.ValidateSecretName)
 	t.str("mode", (*string)(&c.Mode), nil)
 	if list, ok := t.items("allow", mvm.MaxChannelAllow); ok {
 		c.Allow = []string{}
 		for _, i := range list {
-			if a, ok := i.str(); ok && i.check(mvm.ValidateChannelAllow(a)) {
+			if a, ok := i.str(); ok && i.check(mvm.ValidateChannelAllow(c.Kind, a)) {
 				c.Allow = append(c.Allow, a)
 			}
 		}
@@ -55,6 +58,11 @@ func (t *table) channel(c *mvm.Channel) {
 	t.str("url", &c.URL, nil)
 	t.integer("proxy_port", &c.ProxyPort, 1, maxPort)
 	t.str("api_root", &c.APIRoot, nil)
+	t.str("verify_secret", &c.VerifySecret, mvm.ValidateSecretName)
+	t.str("auth", (*string)(&c.Auth), nil)
+	t.str("id_from", &c.IDFrom, nil)
+	t.str("chat_from", &c.ChatFrom, nil)
+	t.str("sender_from", &c.SenderFrom, nil)
 	if i, ok := t.get("target"); ok {
 		if to := i.table(); to != nil {
 			to.channelTarget(&c.To)
@@ -97,8 +105,11 @@ func checkChannels(t *table, p mvm.PoolSpec, ids map[string]bool, secrets map[st
 		if c.To.PoolID != "" && !ids[c.To.PoolID] {
 			t.at("channels", n).at("target").at("pool_id").problem("there is no pool %q in this file", c.To.PoolID)
 		}
-		if _, ok := secrets[c.Secret]; !ok && secrets != nil && c.Secret != "" {
-			t.at("channels", n).at("secret").problem("%q is not one of the secrets in this file", c.Secret)
+		for i, key := range []string{"secret", "verify_secret"}[:len(c.Secrets())] {
+			name := c.Secrets()[i]
+			if _, ok := secrets[name]; !ok && secrets != nil && name != "" {
+				t.at("channels", n).at(key).problem("%q is not one of the secrets in this file", name)
+			}
 		}
 	}
 }

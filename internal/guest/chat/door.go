@@ -37,8 +37,10 @@ func (s *Set) openDoors(c guestproto.Configure) error {
 	wanted := map[netip.AddrPort]http.Handler{}
 	hooks := map[netip.AddrPort]bool{}
 	for _, ch := range c.Channels {
-		at := netip.AddrPortFrom(bind, uint16(ch.Proxy()))
-		wanted[at] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveWorker(w, r, subnet, host) })
+		if !ch.Keeps() {
+			at := netip.AddrPortFrom(bind, uint16(ch.Proxy()))
+			wanted[at] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.serveWorker(w, r, subnet, host) })
+		}
 		if !ch.Polls() {
 			at := netip.AddrPortFrom(bind, uint16(ch.Port))
 			hooks[at] = true

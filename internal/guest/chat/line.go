@@ -3,6 +3,7 @@ package chat
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -12,10 +13,11 @@ import (
 
 // line are the messages of one worker, in order.
 type line struct {
-	q    *Queue
-	key  string
-	news chan struct{} // something was added
-	told atomic.Bool   // the senders know that the worker is not up
+	q     *Queue
+	key   string
+	news  chan struct{} // something was added
+	nudge chan struct{} // no pause
+	told  atomic.Bool   // the senders know that the worker is not up
 
 	waiting []*Ticket // q.mu
 }
@@ -78,10 +80,34 @@ func (l *line) deliver(t *Ticket) bool {
 		case q.ctx.Err() != nil:
 			return false
 		}
+		var no *Refusal
+		later := pause
+		if errors.As(err, &no) {
+			later = max(pause, min(no.After, maxRetryAfter))
+		} else if q.opt.Keeper != nil {
+			q.opt.Keeper.Failed(t.Message, false, err.Error())
+		}
 		q.opt.Log.Info("message not delivered yet", "channel", q.opt.Channel.Name, "message", t.ID, "error", err)
-		if !wait(q.ctx, pause) {
+		if !l.pause(later) {
 			return false
 		}
+	}
+}
+
+// maxRetryAfter bounds what a worker can ask for.
+const maxRetryAfter = 10 * time.Minute
+
+// pause waits after a failure, and reports false when the queue is closed.
+func (l *line) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-l.nudge:
+		return true
+	case <-l.q.ctx.Done():
+		return false
 	}
 }
 
@@ -97,6 +123,15 @@ func (l *line) tellSlow(t *Ticket) {
 
 // attempt has the worker awake and delivers the ticket, and urgent ones that come meanwhile.
 func (l *line) attempt(t *Ticket) error {
+	body, err := l.read(t)
+	if errors.Is(err, ErrGone) {
+		l.remove(t)
+		l.q.settle(t, messageGone, "", "")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	lease, err := l.q.opt.Workers.Reach(l.q.ctx, l.q.opt.Channel.Name, l.q.opt.Channel.To.PoolID, l.key)
 	if err != nil {
 		return err
@@ -105,7 +140,15 @@ func (l *line) attempt(t *Ticket) error {
 	if err := l.await(lease, t); err != nil {
 		return err
 	}
-	return l.hand(lease, t)
+	return l.hand(lease, t, body)
+}
+
+// read returns the ticket's body.
+func (l *line) read(t *Ticket) ([]byte, error) {
+	if l.q.opt.Keeper == nil {
+		return t.Body, nil
+	}
+	return l.q.opt.Keeper.Read(t.Message)
 }
 
 // await waits until the worker may get the ticket.
@@ -142,7 +185,7 @@ func (l *line) await(lease Lease, t *Ticket) error {
 // passUrgent delivers what does not wait for the worker to become idle.
 func (l *line) passUrgent(lease Lease) error {
 	for u := l.urgent(); u != nil; u = l.urgent() {
-		if err := l.hand(lease, u); err != nil && !l.setAside(u, err) {
+		if err := l.hand(lease, u, u.Body); err != nil && !l.setAside(u, err) {
 			return err
 		}
 	}
@@ -159,12 +202,14 @@ func (l *line) preflight(instance string) (guestproto.PreflightAck, error) {
 }
 
 // hand posts the ticket to the worker and has it made durable.
-func (l *line) hand(lease Lease, t *Ticket) error {
+func (l *line) hand(lease Lease, t *Ticket, body []byte) error {
 	q := l.q
 	instance, boot := lease.Instance()
 	ctx, cancel := context.WithTimeout(q.ctx, q.lim.Post)
 	defer cancel()
-	if err := q.post(ctx, lease, t.Message); err != nil {
+	m := t.Message
+	m.Body = body
+	if err := q.post(ctx, lease, m); err != nil {
 		return err
 	}
 	if err := q.opt.Workers.Sync(ctx, q.opt.Channel.To.PoolID, instance, boot); err != nil {
@@ -181,12 +226,21 @@ func (l *line) setAside(t *Ticket, err error) bool {
 	if !errors.As(err, &no) {
 		return false
 	}
-	if no.Status >= 500 {
-		t.errors++
-	} else {
-		t.refusals++
+	keeper := l.q.opt.Keeper
+	switch later := no.Status == http.StatusTooManyRequests || no.Status == http.StatusServiceUnavailable; {
+	case no.Final:
+	case later && keeper != nil: // it is not the message that is wrong, and the keeper's bound is its age
+		keeper.Failed(t.Message, false, no.Error())
+		return false
+	case no.Status >= 500:
+		t.Errors++
+	default:
+		t.Refusals++
 	}
-	if t.refusals < l.q.lim.Refusals && t.errors < l.q.lim.Errors {
+	if !no.Final && t.Refusals < l.q.lim.Refusals && t.Errors < l.q.lim.Errors {
+		if keeper != nil {
+			keeper.Failed(t.Message, true, no.Error())
+		}
 		return false
 	}
 	l.remove(t)

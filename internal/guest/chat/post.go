@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"mvm"
 )
@@ -19,6 +20,8 @@ type Refusal struct {
 	Instance string
 	Status   int
 	Why      string
+	After    time.Duration // by the answer's Retry-After
+	Final    bool          // trying again is of no use
 }
 
 func (e *Refusal) Error() string { return e.Why }
@@ -40,7 +43,7 @@ func (q *Queue) post(ctx context.Context, lease Lease, m Message) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	resp, err := exchange(ctx, conn, c.To.Path, q.header(instance), m.Body)
+	resp, err := exchange(ctx, conn, c.To.Path, q.header(instance, m), m.Body)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -48,7 +51,7 @@ func (q *Queue) post(ctx context.Context, lease Lease, m Message) error {
 		return mvm.Errorf(mvm.KindUnavailable, "send message %d to instance %s: %w", m.ID, instance, err)
 	}
 	no := func(format string, args ...any) error {
-		return &Refusal{Instance: instance, Status: resp.StatusCode, Why: "the worker answered " + strconv.Itoa(resp.StatusCode) + fmt.Sprintf(format, args...)}
+		return &Refusal{Instance: instance, Status: resp.StatusCode, After: retryAfter(resp.Header, time.Now()), Why: "the worker answered " + strconv.Itoa(resp.StatusCode) + fmt.Sprintf(format, args...)}
 	}
 	switch {
 	case resp.StatusCode/100 != 2:
@@ -59,11 +62,23 @@ func (q *Queue) post(ctx context.Context, lease Lease, m Message) error {
 	return nil
 }
 
+// retryAfter reads Retry-After, in seconds or as a date; 0: there is none.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+		return time.Duration(max(n, 0)) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(at.Sub(now), 0)
+	}
+	return 0
+}
+
 // header is the head of a message to the instance.
-func (q *Queue) header(instance string) http.Header {
+func (q *Queue) header(instance string, m Message) http.Header {
 	h := http.Header{}
 	if q.opt.Header != nil {
-		h = q.opt.Header(instance)
+		h = q.opt.Header(instance, m)
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("User-Agent", "mvm")

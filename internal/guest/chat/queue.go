@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -18,7 +19,25 @@ type Message struct {
 	Key    string // of the worker; empty: any that belongs to no key
 	Body   []byte // JSON
 	Urgent bool   // it does not wait for the worker to become idle
+
+	// Of a message that a Keeper has: what the worker has answered so far.
+	Refusals, Errors int
 }
+
+// Keeper keeps messages until they are delivered, for a platform that does not. A Message of
+// it has no Body until Read. Its methods may be called concurrently.
+type Keeper interface {
+	// Read returns the message's body. ErrGone: it is not to be delivered any more. Another
+	// error of a *Refusal: it never will be, and is set aside.
+	Read(m Message) ([]byte, error)
+	// Failed notes a try that failed. Where it counts, m says how many of them there were.
+	Failed(m Message, counts bool, why string)
+	// Settled notes what became of the message, before the next one of the worker.
+	Settled(m Message, what, why string)
+}
+
+// ErrGone says of a message that it is not to be delivered any more.
+var ErrGone = errors.New("the message is gone")
 
 // Ticket is a Message that was offered.
 type Ticket struct {
@@ -28,8 +47,7 @@ type Ticket struct {
 	done    chan struct{}
 	kept    bool // it has not been delivered; done
 
-	refusals, errors int
-	up               atomic.Bool // the worker answers
+	up atomic.Bool // the worker answers
 }
 
 // Done is closed when the message is delivered, set aside or refused, or the queue is closed.
@@ -38,7 +56,7 @@ func (t *Ticket) Done() <-chan struct{} { return t.done }
 // Settled reports, once Done is closed, that the platform need not keep the message.
 func (t *Ticket) Settled() bool { return !t.kept }
 
-// QueueOptions are what a Queue works with. All but Limits and Header are required.
+// QueueOptions are what a Queue works with. All but Limits, Header and Keeper are required.
 type QueueOptions struct {
 	Channel  guestproto.Channel
 	Workers  Workers
@@ -46,8 +64,10 @@ type QueueOptions struct {
 	Recorder Recorder
 	Log      *slog.Logger
 	Limits   Limits
-	// Header is what an instance is shown with each message.
-	Header func(instance string) http.Header
+	// Header is what an instance is shown with a message.
+	Header func(instance string, m Message) http.Header
+	// Keeper has the messages; nil: the platform has.
+	Keeper Keeper
 }
 
 // Queue delivers the messages of a channel. Its methods may be called concurrently.
@@ -119,7 +139,7 @@ func (q *Queue) Offer(m Message) *Ticket {
 	}
 	t := &Ticket{Message: m, offered: time.Now(), done: make(chan struct{})}
 	switch {
-	case q.recent.has(m.ID):
+	case q.opt.Keeper == nil && q.recent.has(m.ID):
 		close(t.done)
 		return t
 	case q.closed, len(q.byID) >= q.lim.Waiting:
@@ -136,7 +156,7 @@ func (q *Queue) Offer(m Message) *Ticket {
 	q.byChat[m.Chat]++
 	l := q.lines[m.Key]
 	if l == nil {
-		l = &line{q: q, key: m.Key, news: make(chan struct{}, 1)}
+		l = &line{q: q, key: m.Key, news: make(chan struct{}, 1), nudge: make(chan struct{}, 1)}
 		q.lines[m.Key] = l
 		q.goDo(l.run)
 	}
@@ -157,6 +177,18 @@ func (q *Queue) crowded(t *Ticket) {
 	}
 }
 
+// Nudge has what waits after a failure tried at once.
+func (q *Queue) Nudge() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range q.lines {
+		select {
+		case l.nudge <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // Refuse counts and records a message that is not to be delivered.
 func (q *Queue) Refuse(m Message, why string) {
 	q.mu.Lock()
@@ -174,18 +206,27 @@ func (q *Queue) Counts() Counts {
 	return c
 }
 
-// settle ends the way of a ticket that was delivered or set aside.
+// messageGone is what became of a message that a person has dropped.
+const messageGone = ""
+
+// settle ends the way of a ticket that was delivered, set aside or dropped.
 func (q *Queue) settle(t *Ticket, what, instance, detail string) {
+	if q.opt.Keeper != nil {
+		q.opt.Keeper.Settled(t.Message, what, detail)
+	}
 	q.typist.remove(t.Chat)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if what == guestproto.MessageAccepted {
+	switch what {
+	case guestproto.MessageAccepted:
 		q.counts.Accepted++
 		q.counts.Last = time.Now()
-	} else {
+	case guestproto.MessageSetAside:
 		q.counts.SetAside++
 	}
-	q.record(t, what, instance, detail)
+	if what != messageGone {
+		q.record(t, what, instance, detail)
+	}
 	q.recent.add(t.ID)
 	delete(q.byID, t.ID)
 	if q.byChat[t.Chat]--; q.byChat[t.Chat] <= 0 {

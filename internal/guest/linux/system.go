@@ -185,3 +185,15 @@ func replaceText(path, text string) error {
 	}
 	return nil
 }
+
+// Outlasts returns an error where what is written to the folder is gone with the machine.
+func Outlasts(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil && !errors.Is(err, unix.ENOENT) {
+		return mvm.Errorf(mvm.KindInternal, "look at %s: %w", dir, err)
+	} else if err == nil && st.Type != unix.TMPFS_MAGIC && st.Type != unix.OVERLAYFS_SUPER_MAGIC && st.Type != unix.RAMFS_MAGIC {
+		return nil
+	}
+	return mvm.Errorf(mvm.KindState, "the gateway has no data disk at %s", dir).
+		WithFix("set data_disk_mib of its pool and restart it")
+}

@@ -61,6 +61,9 @@ type Entry struct {
 	Changed  time.Time // when one of these changed
 }
 
+// MaxWaiting is how many messages may wait by default.
+const MaxWaiting = 10_000
+
 // Limits bound an Inbox. A zero field means the default, which is in brackets.
 type Limits struct {
 	Body       int           // bytes of one message [1 MiB]
@@ -79,7 +82,7 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	or(&l.Body, 1<<20)
 	or(&l.ID, 256)
-	or(&l.Messages, 10_000)
+	or(&l.Messages, MaxWaiting)
 	or(&l.Bytes, 64<<20)
 	or(&l.Chat, 100)
 	or(&l.ChatBytes, 8<<20)
@@ -168,12 +171,15 @@ func (b *Inbox) Damage() string {
 }
 
 // Entries lists what is kept, by number; of one channel, or of all where it is empty.
-func (b *Inbox) Entries(channel string) []Entry {
+func (b *Inbox) Entries(channel string) []Entry { return b.After(channel, 0) }
+
+// After is Entries of the numbers that are larger.
+func (b *Inbox) After(channel string, number int64) []Entry {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []Entry
 	for _, e := range b.entries {
-		if channel == "" || e.Channel == channel {
+		if e.Number > number && (channel == "" || e.Channel == channel) {
 			out = append(out, *e)
 		}
 	}

@@ -39,9 +39,9 @@ func readLine(_ guestproto.Channel, r Request) (p Post, err error) {
 		m := Message{ID: e.ID, Chat: e.Source.User, Sender: e.Source.User}
 		switch {
 		case e.Source.Group != "":
-			m.Chat = e.Source.Group
+			m.Chat, m.Group = e.Source.Group, true
 		case e.Source.Room != "":
-			m.Chat = e.Source.Room
+			m.Chat, m.Group = e.Source.Room, true
 		}
 		if m.Body, err = wrap(raw, []object{top}, []string{"events"}); err != nil {
 			return p, err

@@ -38,6 +38,7 @@ type Message struct {
 	ID     string // empty: the sender gave none
 	Chat   string
 	Sender string
+	Group  bool // other people are in the chat, too
 	Body   []byte
 }
 

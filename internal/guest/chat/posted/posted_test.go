@@ -134,13 +134,15 @@ func TestMessages(t *testing.T) {
 		want []posted.Message // Body is compared as JSON
 	}{
 		"slack": {kinds["slack"], `{"type":"event_callback","event_id":"Ev1","event":{"type":"message","channel":"C1","user":"U1","text":"hi"}}`,
-			[]posted.Message{{ID: "Ev1", Chat: "C1", Sender: "U1", Body: []byte(`{"type":"event_callback","event_id":"Ev1","event":{"type":"message","channel":"C1","user":"U1","text":"hi"}}`)}}},
+			[]posted.Message{{ID: "Ev1", Chat: "C1", Sender: "U1", Group: true, Body: []byte(`{"type":"event_callback","event_id":"Ev1","event":{"type":"message","channel":"C1","user":"U1","text":"hi"}}`)}}},
+		"slack, direct": {kinds["slack"], `{"type":"event_callback","event_id":"Ev6","event":{"type":"message","channel":"D1","user":"U1"}}`,
+			[]posted.Message{{ID: "Ev6", Chat: "D1", Sender: "U1"}}},
 		"slack reaction": {kinds["slack"], `{"type":"event_callback","event_id":"Ev2","event":{"type":"reaction_added","user":"U1","item":{"channel":"C1"}}}`,
-			[]posted.Message{{ID: "Ev2", Chat: "C1", Sender: "U1"}}},
+			[]posted.Message{{ID: "Ev2", Chat: "C1", Sender: "U1", Group: true}}},
 		"slack edit": {kinds["slack"], `{"type":"event_callback","event_id":"Ev3","event":{"type":"message","subtype":"message_changed","channel":"C1","message":{"user":"U2"}}}`,
-			[]posted.Message{{ID: "Ev3", Chat: "C1", Sender: "U2"}}},
+			[]posted.Message{{ID: "Ev3", Chat: "C1", Sender: "U2", Group: true}}},
 		"slack objects": {kinds["slack"], `{"type":"event_callback","event_id":"Ev4","event":{"type":"channel_created","channel":{"id":"C9"},"user":{"id":"U9"}}}`,
-			[]posted.Message{{ID: "Ev4", Chat: "C9", Sender: "U9"}}},
+			[]posted.Message{{ID: "Ev4", Chat: "C9", Sender: "U9", Group: true}}},
 		"slack bot": {kinds["slack"], `{"type":"event_callback","event_id":"Ev5","event":{"type":"message","channel":"C1","bot_id":"B1","user":"U1"}}`, nil},
 		"whatsapp": {kinds["whatsapp"], `{"object":"whatsapp_business_account","entry":[{"id":"E","time":7,"changes":[{"field":"messages","value":{"metadata":{"phone_number_id":"P"},
 			"contacts":[{"wa_id":"491"}],"messages":[{"from":"491","id":"wamid.1","text":{"body":"a"}},{"from":"492","id":"wamid.2"}],"statuses":[{"id":"s"}]}}]},
@@ -154,7 +156,7 @@ func TestMessages(t *testing.T) {
 			{"type":"message","webhookEventId":"W2","source":{"type":"group","groupId":"G1","userId":"U1"}},{"type":"join","webhookEventId":"W3","source":{"type":"room","roomId":"R1"}}]}`,
 			[]posted.Message{
 				{ID: "W1", Chat: "U1", Sender: "U1", Body: []byte(`{"destination":"D","events":[{"type":"message","webhookEventId":"W1","source":{"type":"user","userId":"U1"},"replyToken":"r"}]}`)},
-				{ID: "W2", Chat: "G1", Sender: "U1"}, {ID: "W3", Chat: "R1"}}},
+				{ID: "W2", Chat: "G1", Sender: "U1", Group: true}, {ID: "W3", Chat: "R1", Group: true}}},
 		"line, a try":   {kinds["line"], `{"destination":"D","events":[]}`, nil},
 		"standard":      {hook("", "json:/thread/id", "json:/from"), `{"thread":{"id":42},"from":"bob"}`, []posted.Message{{ID: "id-1", Chat: "42", Sender: "bob"}}},
 		"standard, own": {hook("json:/a~1b", "", ""), `{"a/b":"x1"}`, []posted.Message{{ID: "x1"}}},
@@ -170,7 +172,7 @@ func TestMessages(t *testing.T) {
 		}
 		for n, want := range x.want {
 			got := p.Messages[n]
-			if got.ID != want.ID || got.Chat != want.Chat || got.Sender != want.Sender || want.Body != nil && compact(t, got.Body) != compact(t, want.Body) {
+			if got.ID != want.ID || got.Chat != want.Chat || got.Sender != want.Sender || got.Group != want.Group || want.Body != nil && compact(t, got.Body) != compact(t, want.Body) {
 				t.Errorf("%s, message %d: %+v %s", name, n, got, got.Body)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"mvm/internal/guestproto"
 )
@@ -69,7 +70,9 @@ func readSlack(_ guestproto.Channel, r Request) (p Post, err error) {
 	if e.BotID != "" || e.Message.BotID != "" {
 		return p, nil
 	}
-	p.Messages = []Message{{ID: in.EventID, Chat: string(first(e.Channel, e.Item.Channel)), Sender: string(first(e.User, e.Message.User)), Body: r.Body}}
+	chat := string(first(e.Channel, e.Item.Channel))
+	p.Messages = []Message{{ID: in.EventID, Chat: chat, Sender: string(first(e.User, e.Message.User)),
+		Group: chat != "" && !strings.HasPrefix(chat, "D"), Body: r.Body}} // D is a direct message
 	return p, nil
 }
 

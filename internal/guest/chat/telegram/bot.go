@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"mvm"
 	"mvm/internal/guest/chat"
 	"mvm/internal/guestproto"
 )
@@ -24,7 +23,7 @@ type Bot struct {
 	opt       chat.AdapterOptions
 	api       *api
 	queue     *chat.Queue
-	newcomers newcomers
+	newcomers *chat.Newcomers
 	proxy     proxy
 	group     sync.WaitGroup
 	ctx       context.Context
@@ -42,13 +41,11 @@ var _ chat.Adapter = (*Bot)(nil)
 // Open starts a bot.
 func Open(opt chat.AdapterOptions) chat.Adapter {
 	c := opt.Channel
-	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c.Channel, c.Token), state: chat.StateStarting}
-	from := c.To.Selector.From
-	b.newcomers.on = c.Open() && (from == mvm.KeyFromChat || from == mvm.KeyFromSender)
+	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c.Channel, c.Token), newcomers: chat.NewNewcomers(c.Channel), state: chat.StateStarting}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.proxy.init(b)
 	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits,
-		Header: func(instance string) http.Header {
+		Header: func(instance string, _ chat.Message) http.Header {
 			return http.Header{secretHeader: {c.WebhookSecret(instance)}}
 		}})
 	if b.api.token == "" {

@@ -143,7 +143,7 @@ func (b *Bot) read(raw json.RawMessage) (m chat.Message, why string, err error) 
 	switch {
 	case !allowed(b.channel.Channel, sender, in):
 		why = "its sender or group is not in the channel's allow"
-	case !b.newcomers.allow(m.Key):
+	case !b.newcomers.Allow(m.Key):
 		why = "too many new chats at once"
 	}
 	return m, why, nil

@@ -1,8 +1,10 @@
-package telegram
+package chat
 
 import (
 	"sync"
 	"time"
+
+	"mvm"
 )
 
 // Bounds of chats that are new, in a channel that is open to everybody: each costs an
@@ -13,8 +15,8 @@ const (
 	maxNewcomers  = 10_000
 )
 
-// newcomers bounds how often a new key is named. The zero value does not.
-type newcomers struct {
+// Newcomers bounds how often a new key is named in a channel. The zero value does not.
+type Newcomers struct {
 	on bool
 
 	mu     sync.Mutex
@@ -23,7 +25,14 @@ type newcomers struct {
 	last   time.Time
 }
 
-func (n *newcomers) allow(key string) bool {
+// NewNewcomers bounds new keys where the channel is open to everybody and each has an instance.
+func NewNewcomers(c mvm.Channel) *Newcomers {
+	from := c.To.Selector.From
+	return &Newcomers{on: c.Open() && (from == mvm.KeyFromChat || from == mvm.KeyFromSender)}
+}
+
+// Allow reports whether the key is known or may be new now.
+func (n *Newcomers) Allow(key string) bool {
 	if !n.on {
 		return true
 	}

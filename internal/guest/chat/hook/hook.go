@@ -1,0 +1,301 @@
+// Package hook is the adapter of platforms that post messages and do not keep one that was
+// answered: Slack, the WhatsApp Cloud API, LINE, and whatever signs its requests.
+//
+// A request is checked by the platform's rule (package posted), and its messages by the
+// channel's allowlist. What is left is in the inbox, on the disk, before the platform has
+// its answer. From there a chat.Queue delivers it, whatever happens meanwhile: what is in
+// the inbox when the gateway starts is delivered first.
+package hook
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/guest/chat"
+	"mvm/internal/guest/chat/inbox"
+	"mvm/internal/guest/chat/posted"
+	"mvm/internal/guestproto"
+)
+
+// Hook is one channel. Its methods may be called concurrently.
+type Hook struct {
+	channel   guestproto.Channel
+	opt       chat.AdapterOptions
+	shelf     *Shelf
+	queue     *chat.Queue
+	newcomers *chat.Newcomers
+	group     sync.WaitGroup
+	ctx       context.Context
+	cancel    context.CancelFunc
+
+	offering sync.Mutex // one offers at a time, in order
+	offered  int64      // the last number that was
+
+	mu     sync.Mutex
+	state  string
+	detail string
+	notes  map[int64]string // why the last try failed, where that is not worth a write
+}
+
+var (
+	_ chat.Adapter = (*Hook)(nil)
+	_ chat.Keeper  = (*Hook)(nil)
+)
+
+// Opener returns what opens channels that keep their messages on the shelf.
+func Opener(shelf *Shelf) func(chat.AdapterOptions) chat.Adapter {
+	return func(opt chat.AdapterOptions) chat.Adapter { return open(opt, shelf) }
+}
+
+func open(opt chat.AdapterOptions, shelf *Shelf) *Hook {
+	c := opt.Channel
+	h := &Hook{channel: c, opt: opt, shelf: shelf, newcomers: chat.NewNewcomers(c.Channel), state: chat.StateStarting, notes: map[int64]string{}}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	limits := opt.Limits
+	limits.Waiting, limits.PerChat = inbox.MaxWaiting, inbox.MaxWaiting // the inbox has the bounds
+	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: nobody{}, Recorder: opt.Recorder, Log: opt.Log,
+		Limits: limits, Keeper: h, Header: h.header})
+	shelf.enter(h)
+	h.group.Go(h.begin)
+	return h
+}
+
+// Pauses of a channel whose inbox can't be opened.
+const (
+	firstPause   = time.Second
+	longestPause = time.Minute
+)
+
+// begin offers what the inbox has, as soon as it can be opened.
+func (h *Hook) begin() {
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		err := h.offer()
+		if err == nil && len(h.channel.Token) == 0 {
+			err = errors.New("the tenant has no secret " + h.channel.Secret + "; set it with `mvm tenant secrets set`")
+		}
+		if err == nil && h.channel.VerifySecret != "" && len(h.channel.Verify) == 0 {
+			err = errors.New("the tenant has no secret " + h.channel.VerifySecret + "; set it with `mvm tenant secrets set`")
+		}
+		if err == nil {
+			h.tell(chat.StateReady, h.shelf.damage())
+			return
+		}
+		h.tell(chat.StateFailing, err.Error())
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-h.ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// offer gives the queue what the inbox has and the queue has not had yet, in order.
+func (h *Hook) offer() error {
+	h.offering.Lock()
+	defer h.offering.Unlock()
+	box, err := h.shelf.open()
+	if err != nil {
+		return err
+	}
+	for _, e := range box.After(h.channel.Name, h.offered) {
+		h.offered = e.Number
+		if !e.Aside {
+			h.queue.Offer(h.message(e))
+		}
+	}
+	return nil
+}
+
+func (h *Hook) message(e inbox.Entry) chat.Message {
+	return chat.Message{ID: e.Number, Chat: e.Chat, Key: keyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}
+}
+
+// keyOf is the key of the worker.
+func keyOf(c mvm.Channel, sender, in string) string {
+	if key, ok := c.To.Selector.Fixed(); ok {
+		return key
+	}
+	switch c.To.Selector.From {
+	case mvm.KeyFromChat:
+		return in
+	case mvm.KeyFromSender:
+		return sender
+	}
+	return ""
+}
+
+// why says for what a message is not delivered, "" where it is.
+func (h *Hook) why(m posted.Message) string {
+	key := keyOf(h.channel.Channel, m.Sender, m.Chat)
+	switch {
+	case !allowed(h.channel.Channel, m):
+		return "its sender or group is not in the channel's allow"
+	case h.channel.To.Selector.From != "" && mvm.ValidateKey(key) != nil:
+		return "its chat or sender can't be the key of an instance"
+	case !h.newcomers.Allow(key):
+		return "too many new chats at once"
+	}
+	return ""
+}
+
+// allowed reports whether the channel delivers the message: in a group both the sender, if
+// the message has one, and the group have to be listed.
+func allowed(c mvm.Channel, m posted.Message) bool {
+	switch {
+	case c.Open():
+		return true
+	case m.Group && !slices.Contains(c.Allow, m.Chat):
+		return false
+	case m.Sender == "":
+		return m.Group
+	}
+	return slices.Contains(c.Allow, m.Sender)
+}
+
+// header is the head of a message to an instance: it is signed as the platform would, with
+// the instance's own secret.
+func (h *Hook) header(instance string, m chat.Message) http.Header {
+	id := ""
+	if box, err := h.shelf.open(); err == nil {
+		if e, err := box.Entry(m.ID); err == nil {
+			id = e.ID
+		}
+	}
+	head := posted.Sign(h.channel, h.channel.WebhookSecret(instance), id, m.Body, time.Now())
+	head.Set("X-Mvm-Channel", h.channel.Name)
+	head.Set("X-Mvm-Message-Id", id)
+	return head
+}
+
+// Close implements chat.Adapter.
+func (h *Hook) Close() {
+	h.shelf.leave(h)
+	h.cancel()
+	h.queue.Close()
+	h.group.Wait()
+}
+
+// Status implements chat.Adapter.
+func (h *Hook) Status() guestproto.ChannelStatus {
+	n := h.queue.Counts()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := guestproto.ChannelStatus{Name: h.channel.Name, Kind: h.channel.Kind, State: h.state, Detail: h.detail,
+		Waiting: n.Waiting, Accepted: n.Accepted, Refused: n.Refused, SetAside: n.SetAside}
+	if !n.Last.IsZero() {
+		s.Last = &n.Last
+	}
+	return s
+}
+
+func (h *Hook) tell(state, detail string) {
+	h.mu.Lock()
+	changed := h.state != state || h.detail != detail
+	h.state, h.detail = state, detail
+	h.mu.Unlock()
+	if changed {
+		h.opt.Log.Info("channel", "name", h.channel.Name, "state", state, "detail", detail)
+		h.opt.Changed()
+	}
+}
+
+// Proxy implements chat.Adapter: workers reach these platforms by themselves.
+func (h *Hook) Proxy(http.ResponseWriter, *http.Request) bool { return false }
+
+// nobody is a platform in which mvm itself says nothing.
+type nobody struct{}
+
+func (nobody) Typing(context.Context, string) error      { return nil }
+func (nobody) Say(context.Context, string, string) error { return nil }
+
+// Shelf is where the channels of a gateway keep their messages: one inbox, opened on the
+// first use. Its methods may be called concurrently.
+type Shelf struct {
+	Path string
+	// Ready says whether what is written at Path outlives the machine.
+	Ready  func() error
+	Log    *slog.Logger
+	Limits inbox.Limits
+
+	mu     sync.Mutex
+	box    *inbox.Inbox
+	closed bool
+	bodies chan struct{}
+	hooks  map[string]*Hook
+}
+
+// enter makes the hook the one of its channel, and leave ends that.
+func (s *Shelf) enter(h *Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hooks == nil {
+		s.hooks = map[string]*Hook{}
+	}
+	s.hooks[h.channel.Name] = h
+}
+
+func (s *Shelf) leave(h *Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hooks[h.channel.Name] == h {
+		delete(s.hooks, h.channel.Name)
+	}
+}
+
+// large has a slot for each large body that may be read now.
+func (s *Shelf) large() chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bodies == nil {
+		s.bodies = make(chan struct{}, maxLarge)
+	}
+	return s.bodies
+}
+
+func (s *Shelf) open() (*inbox.Inbox, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.box != nil {
+		return s.box, nil
+	}
+	if s.closed {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "open the inbox: the gateway is closing")
+	}
+	if err := s.Ready(); err != nil {
+		return nil, err
+	}
+	box, err := inbox.Open(s.Path, inbox.Options{Log: s.Log, Limits: s.Limits})
+	if err != nil {
+		return nil, err
+	}
+	s.box = box
+	return box, nil
+}
+
+func (s *Shelf) damage() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.box == nil {
+		return ""
+	}
+	return s.box.Damage()
+}
+
+// Close closes the inbox, once the channels are closed.
+func (s *Shelf) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.box == nil {
+		return nil
+	}
+	return s.box.Close()
+}
