@@ -18,6 +18,7 @@ type line struct {
 	news  chan struct{} // something was added
 	nudge chan struct{} // no pause
 	told  atomic.Bool   // the senders know that the worker is not up
+	upAt  time.Time     // when the worker last answered; of run
 
 	waiting []*Ticket // q.mu
 }
@@ -70,7 +71,11 @@ func (l *line) urgent() *Ticket {
 // deliver tries until the first ticket is delivered or set aside; false: the queue is closed.
 func (l *line) deliver(t *Ticket) bool {
 	q := l.q
-	slow := time.AfterFunc(q.lim.Slow-time.Since(t.offered), func() { l.tellSlow(t) })
+	since := t.offered
+	if l.upAt.After(since) { // it has waited for others' turns, not for the worker
+		since = l.upAt
+	}
+	slow := time.AfterFunc(q.lim.Slow-time.Since(since), func() { l.tellSlow(t) })
 	defer slow.Stop()
 	for pause := q.lim.Retry; ; pause = min(2*pause, q.lim.RetryMax) {
 		err := l.attempt(t)
@@ -162,6 +167,7 @@ func (l *line) await(lease Lease, t *Ticket) error {
 		}
 		if !now.Held {
 			t.up.Store(true)
+			l.upAt = time.Now()
 			l.told.Store(false)
 			if now.Safe || t.Urgent {
 				return nil

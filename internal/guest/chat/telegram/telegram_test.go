@@ -27,8 +27,9 @@ func TestMessageReachesItsWorker(t *testing.T) {
 			t.Errorf("on disk %v, heads %v", w.disk, w.heads)
 		}
 	})
+	s.until("a sign of typing", func() bool { return len(s.api.Calls("sendChatAction")) > 0 })
 	typing := s.api.Calls("sendChatAction")
-	if len(typing) == 0 || fmt.Sprint(typing[0].Params["chat_id"]) != "7" || typing[0].Params["action"] != "typing" {
+	if fmt.Sprint(typing[0].Params["chat_id"]) != "7" || typing[0].Params["action"] != "typing" {
 		t.Errorf("signs of typing: %+v", typing)
 	}
 	if st := s.bot.Status(); st.State != chat.StateReady || st.Bot != "@standin_bot" || st.Accepted != 1 || st.Last == nil || s.events.count("accepted") != 1 {
@@ -191,9 +192,7 @@ func TestFloodOfOneChat(t *testing.T) {
 	s.open()
 	s.until("the other chat", func() bool { return len(s.fleet.of("8").texts()) == 1 })
 	s.until("told", func() bool { return len(s.api.Sent()) == 1 })
-	if n := s.bot.Status().Waiting; n != 10 {
-		t.Errorf("%d wait, want 10", n)
-	}
+	s.until("10 wait", func() bool { return s.bot.Status().Waiting == 10 })
 	w.set(func() { w.reach = nil })
 	s.until("confirmed", s.confirmed)
 	if got := w.texts(); len(got) != 10 || got[0] != "0" || got[9] != "9" {
