@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -19,19 +20,24 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// How much is asked in a round, and how many rounds there are of each kind.
+// How much is asked in a round, and how many rounds there are of each kind: an even number, for
+// each order of the ways there is the opposite one.
 const (
-	gatewayRounds  = 5
+	gatewayRounds  = 6
 	gatewayClients = 8
-	roundTime      = 4 * time.Second
-	burstRounds    = 5
+	roundTime      = 3 * time.Second
+	burstRounds    = 6
 )
+
+// vcpusFlag is for the gateway and the nginx that it is measured against.
+var vcpusFlag = flag.Int("vcpus", 1, "vCPUs of the gateway's and nginx's VM in BenchmarkGateway")
 
 var burstSizes = []int{100, 200, 400, 800}
 
 // The ways to the worker.
 const (
 	viaNginx     = "nginx"
+	viaStock     = "nginx as it comes"
 	viaGateway   = "gateway"
 	viaPublished = "gateway and the agent's published port"
 )
@@ -53,16 +59,12 @@ const helloServer = `
 		location /status { stub_status; }
 	}`
 
-// proxyServer is nginx as it is set up to pass requests on.
+// proxyServer is nginx as it is set up to pass requests on, with the gateway's queue of new
+// connections at port 8000 and its own at 8001.
 func proxyServer(to netip.Addr) string {
-	return fmt.Sprintf(`
-	upstream workers {
-		server %s:8000;
-		keepalive 32;
-		keepalive_requests 100000000;
-	}
+	const listen = `
 	server {
-		listen 8000 proxy_protocol backlog=4096;
+		listen %s;
 		location / {
 			proxy_pass http://workers;
 			proxy_http_version 1.1;
@@ -72,7 +74,18 @@ func proxyServer(to netip.Addr) string {
 			proxy_set_header X-Forwarded-Host $host;
 			proxy_set_header X-Forwarded-Proto $scheme;
 		}
-	}`, to)
+	}`
+	return fmt.Sprintf(`
+	upstream workers {
+		server %s:8000;
+		keepalive 32;
+		keepalive_requests 100000000;
+	}`+listen+listen, to, "8000 proxy_protocol backlog=4096", "8001 proxy_protocol")
+}
+
+// onVCPUs has the pool's instances have that many, and an nginx in them a worker process for each.
+func onVCPUs(pool string, n int) string {
+	return strings.NewReplacer("vcpus = 1", fmt.Sprintf("vcpus = %d", n), "worker_processes 1;", fmt.Sprintf("worker_processes %d;", n)).Replace(pool)
 }
 
 // BenchmarkGateway measures the gateway's way to a worker that is awake against
@@ -80,13 +93,16 @@ func proxyServer(to netip.Addr) string {
 // connections, and bursts of new ones.
 func BenchmarkGateway(b *testing.B) {
 	h := newHost(b, "qemu")
-	pools := gatewayPool + noPeople + nginxPool("workers", helloServer)
+	pools := onVCPUs(gatewayPool, *vcpusFlag) + noPeople + nginxPool("workers", helloServer)
 	h.deploy(pools)
 	at := h.only("workers").IP
-	h.deploy(pools + nginxPool("proxies", proxyServer(at)))
-	g := &gatewayBench{b: b, worker: at.String() + ":8000", ways: map[string]string{
-		viaNginx: h.only("proxies").IP.String() + ":8000", viaGateway: h.only("gateways").IP.String() + ":8080", viaPublished: h.web()},
-		vmms: map[string]int{viaNginx: h.vmm(h.only("proxies").ID), viaGateway: h.vmm(h.only("gateways").ID), viaPublished: h.vmm(h.only("gateways").ID)}}
+	h.deploy(pools + onVCPUs(nginxPool("proxies", proxyServer(at)), *vcpusFlag))
+	proxies, gateways := h.only("proxies"), h.only("gateways")
+	nginx, gateway := h.vmm(proxies.ID), h.vmm(gateways.ID)
+	g := &gatewayBench{b: b, worker: at.String() + ":8000",
+		ways: map[string]string{viaNginx: proxies.IP.String() + ":8000", viaStock: proxies.IP.String() + ":8001",
+			viaGateway: gateways.IP.String() + ":8080", viaPublished: h.web()},
+		vmms: map[string]int{viaNginx: nginx, viaStock: nginx, viaGateway: gateway, viaPublished: gateway}}
 	for b.Loop() {
 		for _, to := range g.ways {
 			g.keepAlive(to, time.Second) // warm up
@@ -187,11 +203,16 @@ func (g *gatewayBench) cpu(way string) time.Duration {
 	return time.Duration(used.Nano())
 }
 
-// turn is the order of the ways in a round.
+// turn is the order of the ways in a round: the next one begins in every second round, and the
+// one after goes the other way round.
 func turn(n int) []string {
-	ways := []string{viaNginx, viaGateway, viaPublished}
-	n %= len(ways)
-	return append(ways[n:len(ways):len(ways)], ways[:n]...)
+	ways := []string{viaNginx, viaGateway, viaStock, viaPublished}
+	first := n / 2 % len(ways)
+	ways = append(ways[first:len(ways):len(ways)], ways[:first]...)
+	if n%2 == 1 {
+		slices.Reverse(ways)
+	}
+	return ways
 }
 
 func (g *gatewayBench) table(print func(io.Writer)) {
