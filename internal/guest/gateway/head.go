@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // maxFields bounds the fields of a head.
@@ -27,6 +28,8 @@ type head struct {
 	size   int // of its text
 	taken  int // from the budget of heads
 }
+
+var heads = sync.Pool{New: func() any { return new(head) }}
 
 // What a head costs is its text and its fields. What is within freeHead costs no budget.
 const (

@@ -22,14 +22,9 @@ type inbox struct {
 // errNoRoom says that there is no memory for a large head.
 var errNoRoom = errors.New("too many large heads are being read")
 
-// space is the memory that an HTTP connection needs while it is served.
-type space struct {
-	in   [inboxSize]byte
-	out  [outSize]byte // for heads
-	head head
-}
-
-var spaces = sync.Pool{New: func() any { return new(space) }}
+// spaces is the memory that HTTP connections need while they are served: for an inbox, and
+// for heads that are sent.
+var spaces = sync.Pool{New: func() any { return new([inboxSize + outSize]byte) }}
 
 // len is how many bytes are there.
 func (b *inbox) len() int { return b.w - b.r }

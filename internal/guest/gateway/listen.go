@@ -237,10 +237,11 @@ func (r *Router) admit(c *clientConn) {
 	http := t.http[c.port]
 	var from io.Reader = c.Conn
 	if http {
-		space := spaces.Get().(*space)
+		space, head := spaces.Get().(*[inboxSize + outSize]byte), heads.Get().(*head)
 		defer spaces.Put(space)
-		c.in = inbox{from: c, buf: space.in[:], most: max(r.lim.HeadBytes, inboxSize) + 1, grown: &r.heads}
-		c.out, c.head = space.out[:0], &space.head
+		defer heads.Put(head)
+		c.in = inbox{from: c, buf: space[:inboxSize:inboxSize], most: max(r.lim.HeadBytes, inboxSize) + 1, grown: &r.heads}
+		c.out, c.head = space[inboxSize:inboxSize], head
 		defer c.freeHead()
 		c.ctx.c = c
 		c.patience(r.lim.Send)
