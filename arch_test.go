@@ -44,7 +44,7 @@ var rules = map[string]rule{
 	"internal/api":        {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
 	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/netprobe internal/netstate internal/network internal/policy" +
-		" internal/reconcile internal/recovery internal/session internal/snapshot internal/store internal/sys internal/wait",
+		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
@@ -53,6 +53,7 @@ var rules = map[string]rule{
 	"internal/declare":   {"internal/desired internal/display internal/plan internal/store internal/wait", "what people declare goes on record, planned; tenants, pools and reconcile are behind interfaces", ""},
 	"internal/deliver":   {"internal/guestproto internal/secrets internal/store internal/wait", "it builds configurations from records and asks guests to take them; who the guests are and what opens secrets is behind interfaces", ""},
 	"internal/reconcile": {"internal/display internal/plan internal/store internal/wait", "passes and tasks; plan says what is to be done, and who makes instances, builds images and runs operations is behind interfaces", ""},
+	"internal/schedule":  {"internal/store internal/wait", "next wakes: a pure decision and one loop; who wakes instances and what the clock is are behind interfaces", ""},
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
 	"internal/aside":     {"internal/folders internal/snapshot internal/store internal/wait", "records and files of snapshots that were set aside; what of the host they fit is behind an interface", ""},
 	"internal/fleet":     {"internal/delta internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
@@ -348,7 +349,7 @@ func TestGuestIsSmall(t *testing.T) {
 
 // parts are what internal/agent is made of. Each has a state of its own, asks for others by
 // interfaces, and imports none of them: so each can be read, tested and changed by itself.
-var parts = []string{"aside", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "lifecycle", "live", "netstate", "reconcile", "recovery", "session"}
+var parts = []string{"aside", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "lifecycle", "live", "netstate", "reconcile", "recovery", "schedule", "session"}
 
 // maxPart is how many lines the agent and each of its parts have at most, tests apart.
 const maxPart = 3_500

@@ -25,6 +25,7 @@ const (
 	AskerPublish AskerKind = "publish" // connections to a published port, by host address
 	AskerChannel AskerKind = "channel" // a message of a chat, by the channel's name
 	AskerGuest   AskerKind = "guest"   // what a guest itself wants of the host, by instance
+	AskerTimer   AskerKind = "timer"   // the next wake that a workload asked for, by its instance
 	// AskerPolicy is the policy for idle instances: what it makes warm or puts to sleep is
 	// Parked.
 	AskerPolicy AskerKind = "policy"

@@ -60,6 +60,11 @@ const (
 	MessageAccepted Action = "MessageAccepted"
 	MessageRefused  Action = "MessageRefused"
 	MessageSetAside Action = "MessageSetAside"
+	// TimerSet: an instance went to sleep with a next wake. TimerFired: it was woken for it.
+	// TimerSkipped: it was not, as Detail says.
+	TimerSet     Action = "TimerSet"
+	TimerFired   Action = "TimerFired"
+	TimerSkipped Action = "TimerSkipped"
 	// AuditBroken: the agent found that somebody else had changed the audit log.
 	AuditBroken Action = "AuditBroken"
 )
@@ -87,7 +92,8 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, AuditBroken}
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside,
+		TimerSet, TimerFired, TimerSkipped, AuditBroken}
 }
 
 // AuditReport says whether the audit log is what was written.

@@ -93,6 +93,9 @@ type Instance struct {
 	Held     bool `json:"held,omitempty"`
 	// Untold says which services could not be told of the secrets in force, and why.
 	Untold string `json:"untold,omitempty"`
+	// NextWake is when its workload wants to be awake next, as its guest said last; zero: it
+	// does not say. See MaxNextWake.
+	NextWake time.Time `json:"next_wake,omitzero"`
 	// Idle says how idle an instance is that holds memory. It is measured, not stored.
 	Idle *IdleStatus `json:"idle,omitempty"`
 	// Problem says what is wrong with the instance; empty when nothing is.

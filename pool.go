@@ -297,6 +297,8 @@ type PoolSpec struct {
 	Env map[string]string `json:"env,omitempty"`
 	// Integrations are checkpointed before a sleep (formats.md section 6).
 	Integrations []Integration `json:"integrations,omitempty"`
+	// WakeCatchUp says what becomes of wakes that were missed; empty: CatchUpOnce.
+	WakeCatchUp CatchUp `json:"wake_catch_up,omitempty"`
 }
 
 // SecretScope gives a pool the listed keys of an integration, at
@@ -329,7 +331,7 @@ func (s PoolSpec) Validate() error {
 	}
 	for _, check := range []func() error{
 		s.validateKind, s.Resources.Validate, s.Desired.Validate, s.Policy.Validate, s.validateRoutes,
-		s.validateScopes, s.validateEnv, s.validateIntegrations, s.validateChannels,
+		s.validateScopes, s.validateEnv, s.validateIntegrations, s.validateChannels, s.WakeCatchUp.Validate,
 	} {
 		if err := check(); err != nil {
 			return Errorf(KindOf(err), "pool %s: %w", s.ID, err)

@@ -41,6 +41,7 @@ import (
 	"mvm/internal/policy"
 	"mvm/internal/reconcile"
 	"mvm/internal/recovery"
+	"mvm/internal/schedule"
 	"mvm/internal/session"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -106,6 +107,8 @@ type Options struct {
 	Parallel int
 	// DialGuest connects to a port of a guest over its tenant's network; nil: TCP.
 	DialGuest func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Clock waits for the time of day; default: it is never set.
+	Clock schedule.Clock
 	// HostMemory measures the host's memory; default reads /proc.
 	HostMemory func() (policy.Memory, error)
 	// MemoryLimits say when idle instances make room; zero: never.
@@ -144,6 +147,7 @@ type Agent struct {
 	reconciler *reconcile.Reconciler
 	lifecycle  *lifecycle.Lifecycle
 	recovery   *recovery.Recovery
+	schedule   *schedule.Loop
 }
 
 var _ api.Service = (*Agent)(nil)
@@ -172,6 +176,9 @@ func (opt Options) withDefaults() Options {
 	}
 	if opt.HostMemory == nil {
 		opt.HostMemory = hostMemory
+	}
+	if opt.Clock == nil {
+		opt.Clock = steadyClock{}
 	}
 	return opt
 }
@@ -212,6 +219,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.loops.Go(func() { a.fleet.Run(a.ctx) })
 	a.reconciler.Start(a.declare)
 	a.loops.Go(func() { a.idle.Run(a.ctx) })
+	a.loops.Go(func() { a.schedule.Run(a.ctx) })
 	return nil
 }
 

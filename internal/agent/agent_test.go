@@ -27,6 +27,7 @@ import (
 	"mvm/internal/network/fakenet"
 	"mvm/internal/policy"
 	"mvm/internal/publish"
+	"mvm/internal/schedule"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -58,6 +59,7 @@ type host struct {
 	// Of agents that run on a virtual clock; nil: the host's own.
 	memory func() (policy.Memory, error)
 	limits policy.MemoryLimits
+	clock  schedule.Clock
 
 	mu   sync.Mutex
 	seam func(point string) error
@@ -114,7 +116,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics, KeepLogs: true,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
-		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns, Rand: h.rand,
+		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, Clock: h.clock, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns, Rand: h.rand,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

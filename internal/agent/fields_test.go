@@ -157,6 +157,7 @@ func poolFields() map[string]field {
 		"Pool.Desired.Sleeping": counts(func(c *mvm.Counts) { c.Sleeping = 2 }, mvm.Counts{Running: 2, Sleeping: 2}),
 		"Pool.Pinned":           ofPool(func(s *mvm.PoolSpec) { s.Pinned = true }),
 		"Pool.Critical":         ofPool(func(s *mvm.PoolSpec) { s.Critical = true }),
+		"Pool.WakeCatchUp":      ofPool(func(s *mvm.PoolSpec) { s.WakeCatchUp = mvm.CatchUpAll }),
 		"Pool.Routes": {func(d *mvm.Deployment) {
 			d.Pools[0].Routes.Routes = append(d.Pools[0].Routes.Routes, route("more", 9090))
 		}, func(h *host) error {

@@ -37,6 +37,7 @@ func (r reached) Stalled(id string) string { return r.a.live.Stalled(id) }
 // Reported implements ingress.Instances.
 func (r reached) Reported(i mvm.Instance, st guestproto.Status) {
 	r.a.health.Reported(i, st)
+	r.a.toldTimer(i, st)
 }
 
 // ListenHost implements ingress.Instances.

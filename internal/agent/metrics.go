@@ -20,6 +20,8 @@ type Metrics interface {
 	HostBound(request, result string)
 	// Reconciled is told of a run of the reconcile loop over one tenant.
 	Reconciled(took time.Duration, err error)
+	// Timer is told of a next wake that was due: "ok", "missed", "failed" or "skipped".
+	Timer(result string)
 }
 
 // noMetrics counts nothing.
@@ -31,3 +33,4 @@ func (noMetrics) Operation(mvm.Transition, error) {}
 func (noMetrics) Deferred(mvm.OpKind, string)     {}
 func (noMetrics) HostBound(string, string)        {}
 func (noMetrics) Reconciled(time.Duration, error) {}
+func (noMetrics) Timer(string)                    {}

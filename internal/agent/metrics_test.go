@@ -35,6 +35,14 @@ func (c *counter) Operation(t mvm.Transition, err error) {
 func (c *counter) Deferred(op mvm.OpKind, reason string)    { c.count("deferred %s %s", op, reason) }
 func (c *counter) HostBound(request, result string)         { c.count("host %s %s", request, result) }
 func (c *counter) Reconciled(took time.Duration, err error) { c.count("reconciled") }
+func (c *counter) Timer(result string)                      { c.count("timer %s", result) }
+
+// of is how often that was counted.
+func (c *counter) of(what string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.got[what]
+}
 
 // The agent tells who counts of each operation, with its stages, and of each request of
 // a guest, with its result.

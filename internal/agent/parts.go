@@ -15,6 +15,7 @@ import (
 	"mvm/internal/netstate"
 	"mvm/internal/reconcile"
 	"mvm/internal/recovery"
+	"mvm/internal/schedule"
 	"mvm/internal/session"
 )
 
@@ -40,11 +41,12 @@ func (a *Agent) join() {
 		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
 	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a},
 		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Log: opt.Log, Rand: opt.Rand})
+	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: opt.Driver, VMMs: vmms{a.live}, Guests: a.live,
 		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
-		Reconcile: a.reconciler, Idle: a.idle, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})
+		Reconcile: a.reconciler, Idle: a.idle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})
 	a.recovery = recovery.New(recovery.Options{Store: opt.Store, VMMs: a.live, Networks: networks{a.networks, opt.Network}, Ports: a.ingress, Deliver: a.deliver,
-		Queue: a.lifecycle, Folders: a.folders, Log: opt.Log, Seam: opt.Seam, Recovered: a.recovered})
+		Queue: a.lifecycle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Seam: opt.Seam, Recovered: a.recovered})
 	a.declare = declare.New(declare.Options{Records: records{a.fleet}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
 		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
 }

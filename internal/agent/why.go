@@ -30,7 +30,7 @@ func (a *Agent) Why(ctx context.Context, addr mvm.Address) (s mvm.Story, err err
 			return err
 		}
 		s.Notes, err = tx.TailEvents(mvm.EventFilter{Instance: s.Instance.ID, Since: s.Instance.Changed,
-			Actions: []mvm.Action{mvm.TransitionDeferred, mvm.DrainTimedOut, mvm.WakeRefused, mvm.QuotaExceeded}}, storyNotes, storyLook)
+			Actions: []mvm.Action{mvm.TransitionDeferred, mvm.DrainTimedOut, mvm.WakeRefused, mvm.QuotaExceeded, mvm.TimerSkipped}}, storyNotes, storyLook)
 		return err
 	})
 	if err != nil {

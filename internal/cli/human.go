@@ -15,6 +15,18 @@ func (a *app) ago(t time.Time) string {
 	return age(a.Now().Sub(t))
 }
 
+// in says when a time comes.
+func (a *app) in(t time.Time) string {
+	switch d := t.Sub(a.Now()); {
+	case t.IsZero():
+		return "-"
+	case d < 0:
+		return age(-d) + " ago"
+	default:
+		return "in " + age(d)
+	}
+}
+
 func age(d time.Duration) string {
 	d = max(d, 0)
 	switch {

@@ -143,6 +143,9 @@ func (a *app) instanceInfoTable(i mvm.Instance) table {
 	t.add("size", fmt.Sprintf("%s, %s memory, data disk %s", plural(i.Res.VCPUs, "vcpu", "vcpus"),
 		size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20)))
 	t.add("build", dash(i.BuildID)+" "+clip(i.Image, 19))
+	if !i.NextWake.IsZero() {
+		t.add("next wake", a.wakeText(i.NextWake))
+	}
 	t.add("secrets", fmt.Sprintf("generation %d", i.SecretsGeneration))
 	if i.Untold != "" {
 		t.add("not delivered", i.Untold)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -121,6 +122,7 @@ func (a *app) poolInfoTable(p mvm.Pool) table {
 	}
 	t.add("pinned", yesNo(s.Pinned))
 	t.add("critical", yesNo(s.Critical))
+	t.add("missed timers", string(cmp.Or(s.WakeCatchUp, mvm.CatchUpOnce)))
 	addPolicy(&t, s.Policy)
 	for i, pub := range s.Publish {
 		if i < len(p.Bound) && p.Bound[i].IsValid() {

@@ -31,6 +31,7 @@ type poolFlags struct {
 	warmAfter, sleepAfter              int
 	idleCPU, idleBytes                 int
 	quietConns                         int
+	catchUp                            mvm.CatchUp
 	apply                              map[string]func(*mvm.PoolSpec) error
 }
 
@@ -79,6 +80,8 @@ func (o *poolFlags) countFlags(cmd *cobra.Command) {
 func (o *poolFlags) boolFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.pinned, "pinned", false, "mvm never pauses the instances or puts them to sleep by itself")
 	cmd.Flags().BoolVar(&o.critical, "critical", false, "mvm never changes existing instances by itself; it only creates missing ones")
+	cmd.Flags().StringVar((*string)(&o.catchUp), "wake-catch-up", string(mvm.CatchUpOnce), "what to do with missed wakes of timers: once, skip or all")
+	o.apply["wake-catch-up"] = func(s *mvm.PoolSpec) error { s.WakeCatchUp = o.catchUp; return o.catchUp.Validate() }
 	o.apply["pinned"] = func(s *mvm.PoolSpec) error { s.Pinned = o.pinned; return nil }
 	o.apply["critical"] = func(s *mvm.PoolSpec) error { s.Critical = o.critical; return nil }
 }

@@ -13,8 +13,8 @@ import (
 	"mvm/internal/api"
 )
 
-const psHelp = `List instances in all states, also sleeping and stopped ones. -o wide adds sizes, the build
-and the age.
+const psHelp = `List instances in all states, also sleeping and stopped ones. -o wide adds sizes, the build,
+the age and the time until the next wake.
 `
 
 type psOptions struct {
@@ -71,12 +71,12 @@ func optionalAddress(args []string) (mvm.Address, error) {
 func (a *app) instanceTable(is []mvm.Instance, wide bool) table {
 	t := table{head: []string{"INSTANCE", "ROLE", "STATE", "HEALTH", "SINCE", "IP", "KEY", "NOTE"}, none: "no instances"}
 	if wide {
-		t.head = slices.Insert(t.head, 7, "VCPUS", "MEMORY", "DATA", "BUILD", "AGE")
+		t.head = slices.Insert(t.head, 7, "VCPUS", "MEMORY", "DATA", "BUILD", "AGE", "NEXT WAKE")
 	}
 	for _, i := range is {
 		row := []string{i.Address().String(), string(i.Role), string(i.State), healthText(i), a.ago(i.Changed), addrText(i), dash(i.Key), note(i)}
 		if wide {
-			row = slices.Insert(row, 7, strconv.Itoa(i.Res.VCPUs), size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20), dash(i.BuildID), a.ago(i.Created))
+			row = slices.Insert(row, 7, strconv.Itoa(i.Res.VCPUs), size(int64(i.Res.MemMiB)<<20), size(int64(i.Res.DataDiskMiB)<<20), dash(i.BuildID), a.ago(i.Created), a.in(i.NextWake))
 		}
 		t.add(row...)
 	}

@@ -47,6 +47,9 @@ func (a *app) present(s mvm.Story) []string {
 	if s := i.Snapshot; s != nil {
 		add("snapshot %s holds %s for %d MiB of memory", s.ID, size(s.Bytes), s.MemMiB)
 	}
+	if !i.NextWake.IsZero() {
+		add("next wake: %s", a.wakeText(i.NextWake))
+	}
 	behind := ""
 	if i.SecretsGeneration != s.TenantSecrets {
 		behind = fmt.Sprintf("; the tenant has %d, which the next wake or rotation delivers", s.TenantSecrets)
@@ -94,10 +97,15 @@ func (a *app) present(s mvm.Story) []string {
 	return out
 }
 
+// wakeText says when an instance is due.
+func (a *app) wakeText(t time.Time) string {
+	return fmt.Sprintf("%s (%s)", t.Local().Format("2006-01-02 15:04:05"), a.in(t))
+}
+
 // notEvent says what did not go as wanted.
 func notEvent(e mvm.Event) string {
 	what := map[mvm.Action]string{mvm.TransitionDeferred: "put off", mvm.DrainTimedOut: "drain timed out",
-		mvm.WakeRefused: "refused", mvm.QuotaExceeded: "refused by the quota"}[e.Action]
+		mvm.WakeRefused: "refused", mvm.QuotaExceeded: "refused by the quota", mvm.TimerSkipped: "timer skipped"}[e.Action]
 	text := fmt.Sprintf("%s, asked by %s%s", what, e.By, because(e.Why))
 	if e.Detail != "" {
 		text += ": " + e.Detail

@@ -76,7 +76,7 @@ func TestNothingOfAPoolIsLost(t *testing.T) {
 	fill(t, reflect.ValueOf(&spec).Elem(), "tenant")
 	spec.Quota.MaxPools = 1
 	pool.Resources.MemMiB = mvm.MinMemMiB
-	pool.Publish[0].ProxyFrom = "10.0.0.0/8"
+	pool.Publish[0].ProxyFrom, pool.WakeCatchUp = "10.0.0.0/8", mvm.CatchUpAll
 	pool.Desired = mvm.Counts{Running: 1}
 	pool.Channels[0] = mvm.Channel{Name: "w", Kind: mvm.ChannelTelegram, Secret: "w", Mode: mvm.ChannelWebhook, Allow: []string{"7"}, Port: 9, URL: "https://w/w",
 		ProxyPort: 10, APIRoot: "https://w", To: mvm.ChannelTarget{PoolID: "w", Selector: mvm.ChannelSelector{From: "fixed:w"}, TargetPort: 7, Path: "/w", Accept: mvm.AcceptDurable}}

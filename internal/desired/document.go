@@ -72,6 +72,7 @@ type Pool struct {
 	Publish             []mvm.Publish     `json:"publish,omitempty"`
 	Env                 map[string]string `json:"env,omitempty"`
 	Integrations        []mvm.Integration `json:"integrations,omitempty"`
+	WakeCatchUp         mvm.CatchUp       `json:"wake_catch_up,omitempty"`
 	Channels            []mvm.Channel     `json:"channels,omitempty"`
 }
 

@@ -66,6 +66,7 @@ type Agent struct {
 	suspension   *suspension
 	settler      *settler
 	health       *health
+	nextWake     *nextWake
 	worker       worker
 	shutdown     chan time.Duration // the grace of the first Shutdown
 	ending       atomic.Bool        // there was one
@@ -97,6 +98,7 @@ func New(o Options) (*Agent, error) {
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	a.suspension, a.settler, a.health = newSuspension(a), newSettler(a), &health{a: a, host: o.Host}
+	a.nextWake = newNextWake(a)
 	a.sup = workload.NewSupervisor(workload.SupervisorConfig{Processes: o.Processes, Journal: o.Journal, Log: o.Log.Logger, Etc: o.Paths.Etc,
 		Secrets: o.Paths.Secrets, Console: o.Console, Changed: a.readiness, Starting: a.settler.starts})
 	services, err := workload.LoadServices(o.Paths.Services)
@@ -158,8 +160,11 @@ func (a *Agent) readiness() {
 	if a.stopping.Err() != nil {
 		return
 	}
-	if a.configured && a.health.changed() {
-		a.background.Go(a.health.tell)
+	if a.configured {
+		a.nextWake.follow()
+		if a.health.changed() {
+			a.background.Go(a.health.tell)
+		}
 	}
 	if ready && !a.restored {
 		a.restored = true
@@ -171,7 +176,10 @@ func (a *Agent) readiness() {
 }
 
 // ChannelsChanged has the host told how the channels are. It does not block.
-func (a *Agent) ChannelsChanged() {
+func (a *Agent) ChannelsChanged() { a.tellHealth() }
+
+// tellHealth tells the host that something of the status has changed.
+func (a *Agent) tellHealth() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.configured && a.stopping.Err() == nil && a.health.changed() {
@@ -244,7 +252,7 @@ func (a *Agent) prepareData() {
 
 // status tells how far the guest is.
 func (a *Agent) status() guestproto.Status {
-	s := guestproto.Status{}
+	s := guestproto.Status{NextWake: a.nextWake.at()}
 	s.Services, s.Version = a.health.look()
 	if up, err := a.sys.Uptime(); err == nil {
 		s.UptimeSecs = up.Seconds()

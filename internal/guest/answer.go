@@ -68,7 +68,9 @@ func (a *Agent) answerWake(ctx context.Context) guestproto.Response {
 
 func (a *Agent) answerSleepPrep(ctx context.Context, p guestproto.SleepPrep) guestproto.Response {
 	timeout := min(time.Duration(max(p.DrainTimeoutSecs, 0))*time.Second, maxDrain)
-	return guestproto.Response{SleepPrepAck: ack(a.sleepPrep(ctx, timeout))}
+	result := ack(a.sleepPrep(ctx, timeout))
+	a.nextWake.read()
+	return guestproto.Response{SleepPrepAck: &guestproto.SleepPrepAck{Success: result.Success, Detail: result.Detail, NextWake: a.nextWake.at()}}
 }
 
 // answerConfigure returns the answer and, for the log, what failed.

@@ -52,6 +52,7 @@ func (t *settler) changed() {
 // does not hold still.
 func (t *settler) starts(service string) {
 	t.agent.suspension.set(service, false, "")
+	t.agent.nextWake.said(service, "")
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.told[service] = t.version

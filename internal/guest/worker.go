@@ -37,7 +37,7 @@ func (a *Agent) busy(ctx context.Context) (bool, string) {
 			break
 		}
 		if !a.suspension.isHeld(d.Name) { // it would have said so when it was asked to hold still
-			reason = askBusy(ctx, d)
+			reason = a.askBusy(ctx, d)
 		}
 	}
 	if reason != "" {
@@ -90,8 +90,9 @@ func mtime(path string) time.Time {
 	return st.ModTime()
 }
 
-// askBusy returns why a service is busy, "" when it is not.
-func askBusy(ctx context.Context, d workload.Service) string {
+// askBusy returns why a service is busy, "" when it is not. Beside that the service may say
+// when it has something to do next.
+func (a *Agent) askBusy(ctx context.Context, d workload.Service) string {
 	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
 	defer cancel()
 	b, err := workload.HTTPGet(ctx, d.Busy)
@@ -99,12 +100,14 @@ func askBusy(ctx context.Context, d workload.Service) string {
 		return fmt.Sprintf("%s does not say whether it is busy: %v", d.Name, err)
 	}
 	var answer struct {
-		Busy   *bool  `json:"busy"`
-		Reason string `json:"reason"`
+		Busy     *bool  `json:"busy"`
+		Reason   string `json:"reason"`
+		NextWake string `json:"next_wake"`
 	}
 	if err := json.Unmarshal(b, &answer); err != nil || answer.Busy == nil {
 		return fmt.Sprintf("%s does not answer {\"busy\":…} at %s", d.Name, d.Busy)
 	}
+	a.nextWake.said(d.Name, answer.NextWake)
 	switch {
 	case !*answer.Busy:
 		return ""

@@ -21,7 +21,7 @@ func (m *machine) worker() guestproto.WorkerStatus {
 	return *m.must(guestproto.Request{WorkerStatus: true}).WorkerStatus
 }
 
-func (m *machine) sleepPrep(secs int) *guestproto.Ack {
+func (m *machine) sleepPrep(secs int) *guestproto.SleepPrepAck {
 	m.t.Helper()
 	return m.must(guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}}).SleepPrepAck
 }

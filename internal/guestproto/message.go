@@ -60,7 +60,7 @@ type Request struct {
 type Response struct {
 	Pong                    bool // "Pong"
 	WorkerStatus            *WorkerStatus
-	SleepPrepAck            *Ack
+	SleepPrepAck            *SleepPrepAck
 	WakeAck                 *WakeAck
 	IntegrationStatusReport *IntegrationStatusReport
 	CheckpointResult        *CheckpointResult
@@ -144,6 +144,14 @@ type SleepPrep struct {
 	DrainTimeoutSecs int `json:"drain_timeout_secs"`
 
 	RequestID string `json:"request_id,omitempty"` // see Request.WithID
+}
+
+// SleepPrepAck answers SleepPrep.
+type SleepPrepAck struct {
+	Success bool    `json:"success"`
+	Detail  *string `json:"detail"`
+	// NextWake is when the workload wants to be awake next; zero: it does not say. Extension.
+	NextWake time.Time `json:"next_wake,omitzero"`
 }
 
 // IntegrationStatusReport answers "IntegrationStatus".
@@ -258,6 +266,8 @@ type Status struct {
 	Version uint64 `json:"version,omitempty"`
 	// Channels are those of a gateway.
 	Channels []ChannelStatus `json:"channels,omitempty"`
+	// NextWake is when the workload wants to be awake next; zero: it does not say.
+	NextWake time.Time `json:"next_wake,omitzero"`
 }
 
 // ServiceStatus is one service of the image.

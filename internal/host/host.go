@@ -148,7 +148,7 @@ func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Met
 		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		Trust: stateTrust(o.Trust), KeepLogs: true,
-		MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
+		Clock: sys.WallClock{}, MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }
 

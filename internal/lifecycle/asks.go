@@ -153,5 +153,13 @@ type Reconcile interface {
 	Operated(tenant string)
 }
 
+// Schedule wakes instances for what their workloads want to do next.
+type Schedule interface {
+	// Rests returns the next wake that goes on record of an instance which goes to rest, of
+	// what its guest said. Changed says that an operation on an instance has ended.
+	Rests(id string, at time.Time) time.Time
+	Changed(i mvm.Instance)
+}
+
 // Idle is told that instances changed.
 type Idle interface{ Poke() }

@@ -39,6 +39,7 @@ type Options struct {
 	Aside     Aside
 	Reconcile Reconcile
 	Idle      Idle
+	Schedule  Schedule
 	Folders   folders.Folders
 	Log       *slog.Logger
 	Timeouts  Timeouts

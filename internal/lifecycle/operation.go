@@ -52,9 +52,10 @@ type operation struct {
 	died    bool          // the VMM that it began with ended by itself, before or meanwhile
 	had     VMM           // the VMM that it began with
 
-	unwanted bool // a stop that nobody wants to last
-	parked   bool // the instance was, before its sleep was committed
-	again    bool // it is a restart's stop or start
+	nextWake time.Time // of the workload, as its guest told when it got ready to rest
+	unwanted bool      // a stop that nobody wants to last
+	parked   bool      // the instance was, before its sleep was committed
+	again    bool      // it is a restart's stop or start
 
 	vmmName   string // that the instance has or had
 	snapBytes int64  // of the snapshot that was written or read
@@ -366,6 +367,11 @@ func (o *operation) complete(to mvm.State, act mvm.Action, change func(i *mvm.In
 	ev := o.event(act, o.reason)
 	return o.update(func(tx *store.Tx, i *mvm.Instance) error {
 		if e, ok := o.snapshotEvent(act, i.Snapshot); ok {
+			if _, err := tx.AppendEvent(e); err != nil {
+				return err
+			}
+		}
+		if e, ok := o.timerEvent(act, *i); ok {
 			if _, err := tx.AppendEvent(e); err != nil {
 				return err
 			}

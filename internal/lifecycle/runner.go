@@ -261,6 +261,7 @@ func (l *Lifecycle) drainQueue(r *runner) {
 			l.opt.Reconcile.Operated(t)
 		}
 		l.opt.Idle.Poke()
+		l.opt.Schedule.Changed(j.inst)
 	}
 }
 

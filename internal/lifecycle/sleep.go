@@ -145,6 +145,7 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 	if o.job.req.Force {
 		secs = 0
 	}
+	o.nextWake = o.l.opt.Schedule.Rests(o.inst.ID, o.inst.NextWake) // where the guest does not answer
 	ctx2, cancel := context.WithTimeout(ctx, o.drainTimeout()+o.l.opt.Timeouts.Call)
 	defer cancel()
 	resp, err := o.l.opt.Guests.Ask(ctx2, o.inst.ID, guestproto.Request{SleepPrep: &guestproto.SleepPrep{DrainTimeoutSecs: secs}})
@@ -157,9 +158,10 @@ func (o *operation) sleepPrep(ctx context.Context) error {
 	case resp.SleepPrepAck == nil:
 		return o.notDrained("unexpected answer from the guest")
 	case !resp.SleepPrepAck.Success:
+		o.nextWake = o.l.opt.Schedule.Rests(o.inst.ID, resp.SleepPrepAck.NextWake)
 		return o.notDrained(detail(resp.SleepPrepAck.Detail))
 	}
-	return nil
+	return o.restsWith(resp.SleepPrepAck.NextWake)
 }
 
 func (o *operation) vmm() (driver.VMM, error) {
@@ -238,7 +240,7 @@ func (l *Lifecycle) SnapshotHost(ctx context.Context) (snapshot.Host, error) {
 // commitSleep is the point of no return: from here on the instance sleeps.
 func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
 	return o.save(func(i *mvm.Instance) {
-		i.State, i.Snapshot, i.Changed = mvm.StateSleeping, ref, time.Now()
+		i.State, i.Snapshot, i.Changed, i.NextWake = mvm.StateSleeping, ref, time.Now(), o.nextWake
 		o.parked, i.Parked = i.Parked, o.job.req.By.Kind == mvm.AskerPolicy
 		if i.Op != nil {
 			i.Op.Step = "release"
@@ -280,7 +282,7 @@ func (o *operation) warm(ctx context.Context) error {
 		return err
 	}
 	o.reason = o.job.req.Why
-	return o.complete(mvm.StateWarm, mvm.InstanceWarmed, nil)
+	return o.complete(mvm.StateWarm, mvm.InstanceWarmed, func(i *mvm.Instance) { i.NextWake = o.nextWake })
 }
 
 // resume lets a warm instance run: warm -> running.

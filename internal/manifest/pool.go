@@ -27,6 +27,7 @@ func (t *table) pool() mvm.PoolSpec {
 	t.policy(&s.Policy)
 	t.boolean("pinned", &s.Pinned)
 	t.boolean("critical", &s.Critical)
+	t.str("wake_catch_up", (*string)(&s.WakeCatchUp), validCatchUp)
 	s.Env = t.env()
 	s.Publish = t.publish()
 	s.Routes = t.routes()
@@ -49,6 +50,13 @@ func validRole(s string) error {
 		return fmt.Errorf("%q is not one of gateway, builder, worker, capability-imessage", clip(s))
 	}
 	return nil
+}
+
+func validCatchUp(s string) error {
+	if s == "" {
+		return fmt.Errorf("%q is not one of once, skip, all", s)
+	}
+	return mvm.CatchUp(s).Validate()
 }
 
 func (t *table) resources(r *mvm.Resources) {

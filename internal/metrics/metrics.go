@@ -32,6 +32,7 @@ type Metrics struct {
 	reconcileErrors  prometheus.Counter
 	reconcileSeconds prometheus.Histogram
 
+	timers    *prometheus.CounterVec
 	deferred  *prometheus.CounterVec
 	hostBound *prometheus.CounterVec
 
@@ -86,6 +87,12 @@ func (m *Metrics) makeReconcile() {
 	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mvm_reconcile_duration_seconds", Help: "Duration of a reconcile run.", Buckets: seconds()})
 	m.registry.MustRegister(h)
 	m.reconcileSeconds = h
+	m.timers = m.counter("mvm_timer_wakes_total", "Next wakes of workloads that were due, by result: ok, missed (woken more than a minute late), skipped, or failed (tried again).", "result")
+}
+
+// Timer counts a next wake that was due.
+func (m *Metrics) Timer(result string) {
+	m.timers.WithLabelValues(m.words.bounded("result", result)).Inc()
 }
 
 // Reconciled counts a run of the reconcile loop over one tenant.

@@ -151,6 +151,9 @@ func (e *evaluation) judge(s Subject) Decision {
 		if d.Guard == "manual_override" {
 			d.Next = s.Instance.ManualOverrideUntil
 		}
+		if d.Guard == "next_wake" {
+			d.Next = s.Instance.NextWake.Add(mvm.AfterTimer)
+		}
 		return d
 	}
 	if s.Awake != "" {
@@ -200,6 +203,8 @@ func guard(s Subject, now time.Time) (name, reason string) {
 		return "manual_override", fmt.Sprintf("somebody changed it by hand: it is left alone for %s more", span(i.ManualOverrideUntil.Sub(now)))
 	case !i.Ready:
 		return "not_ready", "its services have not become ready yet"
+	case mvm.AwaitsTimer(i.NextWake, now):
+		return "next_wake", timerText(i.NextWake, now)
 	}
 	return "", ""
 }

@@ -63,6 +63,9 @@ type Queue interface {
 	HalfDone(id string)
 }
 
+// Schedule wakes instances for their timers, which it is told of here.
+type Schedule interface{ Changed(i mvm.Instance) }
+
 // Options are what a recovery is made of. All of them are required.
 type Options struct {
 	Store    Store
@@ -71,6 +74,7 @@ type Options struct {
 	Ports    Ports
 	Deliver  Deliver
 	Queue    Queue
+	Schedule Schedule
 	Folders  folders.Folders
 	Log      *slog.Logger
 	// Seam is called with "recover.take:before" before each instance is taken up.
@@ -129,6 +133,9 @@ func (r *Recovery) Recover(ctx context.Context) error {
 		}
 	})
 	r.opt.VMMs.Surveyed()
+	for _, i := range instances {
+		r.opt.Schedule.Changed(i)
+	}
 	if ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindCanceled, "recover instances: %w", context.Cause(ctx))
 	}

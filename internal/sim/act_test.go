@@ -436,8 +436,10 @@ func (w *world) behave() {
 	if !ok {
 		return
 	}
-	w.note("guest %s behaves %d", i.ID, n)
-	w.host.Behave(i.ID, kinds[n])
+	b := kinds[n]
+	b.NextWake = w.nextWake()
+	w.note("guest %s behaves %d, next wake %s", i.ID, n, b.NextWake.Format(time.TimeOnly))
+	w.host.Behave(i.ID, b)
 	w.model.behaved[i.ID] = true
 }
 

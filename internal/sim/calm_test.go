@@ -189,6 +189,8 @@ func (w *world) restOf(i mvm.Instance, v fake.VMM, has bool) string {
 			i.ID, g.Generation, i.SecretsGeneration, t.SecretsGeneration)
 	case w.staysDown(i, t):
 		return fmt.Sprintf("instance %s of user %s is stopped since its VMM ended by itself", i.ID, i.Key)
+	case w.oversleeps(i, t):
+		return fmt.Sprintf("instance %s is %s, and its next wake was at %s", i.ID, i.State, i.NextWake.Format(time.TimeOnly))
 	case i.State != mvm.StateSleeping && len(snaps) > 0 || len(snaps) > 1:
 		return fmt.Sprintf("instance %s is %s and has snapshots %v", i.ID, i.State, snaps)
 	}
@@ -203,7 +205,12 @@ func (w *world) staysDown(i mvm.Instance, t mvm.Tenant) bool {
 		i.ManualOverrideUntil.After(time.Now()) || i.Last == nil || !i.Last.Unwanted {
 		return false
 	}
-	running, vcpus, mem := 1, p.Resources.VCPUs, p.Resources.MemMiB
+	return w.fits(i, t, p.Resources)
+}
+
+// fits reports that one more instance of the tenant may run, of the size.
+func (w *world) fits(i mvm.Instance, t mvm.Tenant, r mvm.Resources) bool {
+	running, vcpus, mem := 1, r.VCPUs, r.MemMiB
 	for _, s := range w.model.instances {
 		if o := s.now; o.Tenant == i.Tenant && o.State.HoldsMemory() {
 			running, vcpus, mem = running+1, vcpus+o.Res.VCPUs, mem+o.Res.MemMiB

@@ -104,6 +104,7 @@ func (w *world) checkEvents(events []mvm.Event) {
 		}
 		w.model.lastSeq = e.Seq
 		w.checkMemory(e)
+		w.checkTimer(e)
 		w.note("event %d %s %s by %s", e.Seq, e.Action, cmp.Or(e.Instance, e.Tenant+"/"+e.Pool), e.By)
 	}
 }

@@ -39,6 +39,7 @@ type faults struct {
 type world struct {
 	seed  uint64
 	rng   *rand.Rand
+	later *rand.Rand // of next wakes
 	ids   *seeded
 	s     *sched
 	dir   string
@@ -92,7 +93,7 @@ func newWorld(t testing.TB, seed uint64) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), ids: newSeeded(seed), s: newSched(), dir: filepath.Join(dir, "d"),
+	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), later: rand.New(rand.NewPCG(seed, 2)), ids: newSeeded(seed), s: newSched(), dir: filepath.Join(dir, "d"),
 		run: filepath.Join(dir, "r"), host: fake.NewHost(), net: fakenet.New(), key: key,
 		socks: &sockets{by: map[string]*socket{}}, began: time.Now(), cmds: map[int]*command{}, builds: map[string]time.Time{}, model: newModel()}
 	w.trace.began = w.began

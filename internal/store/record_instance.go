@@ -42,6 +42,7 @@ type instanceRecord struct {
 	Held                bool                     `json:"held,omitempty"`
 	Untold              string                   `json:"untold,omitempty"`
 	Problem             string                   `json:"problem,omitempty"`
+	NextWake            time.Time                `json:"next_wake,omitzero"`
 }
 
 func recordOfInstance(v mvm.Instance) instanceRecord {
@@ -53,7 +54,7 @@ func recordOfInstance(v mvm.Instance) instanceRecord {
 		Last: one(v.Last, recordOfTransition), Snapshot: one(v.Snapshot, recordOfSnapshotRef), SetAside: each(v.SetAside, recordOfSetAside), DiskGeneration: v.DiskGeneration,
 		UID: v.UID, SecretsGeneration: v.SecretsGeneration, ManualOverrideUntil: v.ManualOverrideUntil, Parked: v.Parked,
 		Unproven: v.Unproven, Ready: v.Ready, Integrations: each(v.Integrations, recordOfIntegrationState), Suspends: v.Suspends,
-		Held: v.Held, Untold: v.Untold, Problem: v.Problem,
+		Held: v.Held, Untold: v.Untold, Problem: v.Problem, NextWake: v.NextWake,
 	}
 }
 
@@ -66,7 +67,7 @@ func (r instanceRecord) noun() mvm.Instance {
 		Last: one(r.Last, transitionRecord.noun), Snapshot: one(r.Snapshot, snapshotRefRecord.noun), SetAside: each(r.SetAside, setAsideRecord.noun), DiskGeneration: r.DiskGeneration,
 		UID: r.UID, SecretsGeneration: r.SecretsGeneration, ManualOverrideUntil: r.ManualOverrideUntil, Parked: r.Parked,
 		Unproven: r.Unproven, Ready: r.Ready, Integrations: each(r.Integrations, integrationStateRecord.noun), Suspends: r.Suspends,
-		Held: r.Held, Untold: r.Untold, Problem: r.Problem,
+		Held: r.Held, Untold: r.Untold, Problem: r.Problem, NextWake: r.NextWake,
 	}
 }
 

@@ -48,11 +48,13 @@ type Behavior struct {
 	// NoChannel: the guest never comes up on the channel; Dial gets no stream.
 	NoChannel bool `json:"no_channel,omitempty"`
 	// Answers that say no, with the detail.
-	NackConfigure string   `json:"nack_configure,omitempty"`
-	NackSleepPrep string   `json:"nack_sleep_prep,omitempty"`
-	NackWake      bool     `json:"nack_wake,omitempty"`
-	NackShutdown  string   `json:"nack_shutdown,omitempty"`
-	FailedSaves   []string `json:"failed_checkpoints,omitempty"` // integrations whose checkpoint fails
+	NackConfigure string `json:"nack_configure,omitempty"`
+	NackSleepPrep string `json:"nack_sleep_prep,omitempty"`
+	// NextWake is when the workload says that it wants to be awake next.
+	NextWake     time.Time `json:"next_wake,omitzero"`
+	NackWake     bool      `json:"nack_wake,omitempty"`
+	NackShutdown string    `json:"nack_shutdown,omitempty"`
+	FailedSaves  []string  `json:"failed_checkpoints,omitempty"` // integrations whose checkpoint fails
 	// Suspends: it has a service that can hold still, which the reason keeps from it.
 	Suspends    bool          `json:"suspends,omitempty"`
 	SuspendBusy string        `json:"suspend_busy,omitempty"`

@@ -98,7 +98,7 @@ func (g *guestState) configure(c guestproto.Configure, b Behavior) guestproto.Co
 }
 
 func (g *guestState) status(b Behavior) guestproto.Status {
-	s := guestproto.Status{ActiveRequests: b.Active, UptimeSecs: time.Since(g.Booted).Seconds()}
+	s := guestproto.Status{NextWake: b.NextWake, ActiveRequests: b.Active, UptimeSecs: time.Since(g.Booted).Seconds()}
 	svc := guestproto.ServiceStatus{Name: "main", State: "ready", PID: 42}
 	switch {
 	case g.Config == nil:

@@ -183,7 +183,8 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 	case req.Wake:
 		return guestproto.Response{WakeAck: g.wake(b)}
 	case req.SleepPrep != nil:
-		return guestproto.Response{SleepPrepAck: ack(b.NackSleepPrep)}
+		a := ack(b.NackSleepPrep)
+		return guestproto.Response{SleepPrepAck: &guestproto.SleepPrepAck{Success: a.Success, Detail: a.Detail, NextWake: b.NextWake}}
 	case req.Status:
 		s := g.status(b)
 		return guestproto.Response{Status: &s}

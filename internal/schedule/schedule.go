@@ -1,0 +1,395 @@
+// Package schedule wakes instances for what their workloads want to do next. A guest tells
+// its host of one time, its next wake; the host keeps it on the instance's record and wakes
+// the instance a little before.
+//
+// Next is pure: what is known of one timer and a clock in, what to do out. Loop has one timer
+// for all instances, and does nothing while nothing is due and nothing changes.
+package schedule
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"mvm"
+	"mvm/internal/store"
+	"mvm/internal/wait"
+)
+
+// Bounds of the loop.
+const (
+	flushGap   = 10 * time.Second // between two times of an instance that are put on record while it runs
+	wakes      = 8                // at once
+	retryFirst = 5 * time.Second  // after a wake that failed, doubled for each more, up to
+	retryMost  = 5 * time.Minute
+)
+
+// Queue takes operations on instances.
+type Queue interface {
+	// Wake has the instance run and its services ready.
+	Wake(ctx context.Context, id string, by mvm.Asker, why string) (mvm.Instance, error)
+}
+
+// Clock is the time of day, which may be set.
+type Clock interface {
+	Now() time.Time
+	// Wait returns when it is later than until (zero: never), when poked gives a value, when
+	// the clock was set, or when ctx ends.
+	Wait(ctx context.Context, poked <-chan struct{}, until time.Time)
+}
+
+// Store has the records.
+type Store interface {
+	View(fn func(*store.Tx) error) error
+	Update(fn func(*store.Tx) error) error
+}
+
+// Journal records what was done.
+type Journal interface{ Record(mvm.Event) }
+
+// Metrics counts timers by what became of them: "ok", "missed" (woken late), "failed",
+// "skipped".
+type Metrics interface{ Timer(result string) }
+
+// Options are what a loop is made of. All of them are required.
+type Options struct {
+	Queue   Queue
+	Clock   Clock
+	Store   Store
+	Journal Journal
+	Metrics Metrics
+	Log     *slog.Logger
+}
+
+// Loop wakes instances at their next wake. All methods may be called concurrently.
+type Loop struct {
+	opt   Options
+	poked chan struct{}
+	slots chan struct{}
+	wg    sync.WaitGroup
+
+	mu sync.Mutex
+	by map[string]*entry
+}
+
+// entry is what is known of an instance beside its record. l.mu guards it.
+type entry struct {
+	look bool      // something may have changed
+	next time.Time // when it is looked at again; zero: when something changes
+
+	told  *told     // by the guest that runs
+	saved time.Time // when that was put on record last
+
+	met, last, retry time.Time
+	tries            int
+	waking           bool
+}
+
+type told struct {
+	boot int
+	at   time.Time
+}
+
+// New makes a loop that does nothing before Run.
+func New(opt Options) *Loop {
+	return &Loop{opt: opt, poked: make(chan struct{}, 1), slots: make(chan struct{}, wakes), by: map[string]*entry{}}
+}
+
+// Told takes in the next wake of an instance that runs, as its guest said; zero: it has none.
+func (l *Loop) Told(i mvm.Instance, at time.Time) {
+	at = l.sane(i.ID, at)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.by[i.ID]
+	switch {
+	case e == nil && at.Equal(i.NextWake):
+		return // as it is on record
+	case e == nil:
+		e = &entry{}
+		l.by[i.ID] = e
+	case e.told != nil && e.told.boot == i.DiskGeneration && e.told.at.Equal(at):
+		return
+	}
+	e.told = &told{i.DiskGeneration, at}
+	l.changed(e)
+}
+
+// Rests returns what goes on record of an instance that goes to rest, as its guest said just
+// now: nothing, where it was awake at that time already.
+func (l *Loop) Rests(id string, at time.Time) time.Time {
+	at = l.sane(id, at)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.by[id]; e != nil && e.met.Equal(at) {
+		return time.Time{}
+	}
+	return at
+}
+
+// sane is the time that a guest told, where it is one.
+func (l *Loop) sane(id string, at time.Time) time.Time {
+	at, err := mvm.NextWake(at, l.opt.Clock.Now())
+	if err != nil {
+		l.opt.Log.Debug("next wake is ignored", "instance", id, "error", err)
+	}
+	return at
+}
+
+// Changed has an instance looked at: an operation on it has ended, or the agent has begun.
+func (l *Loop) Changed(i mvm.Instance) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.by[i.ID]
+	if e == nil && i.NextWake.IsZero() {
+		return
+	}
+	if e == nil {
+		e = &entry{}
+		l.by[i.ID] = e
+	}
+	l.changed(e)
+}
+
+// changed has the entry looked at. l.mu is held.
+func (l *Loop) changed(e *entry) {
+	e.look = true
+	select {
+	case l.poked <- struct{}{}:
+	default:
+	}
+}
+
+// Run wakes instances until ctx ends, and then waits for what it started.
+func (l *Loop) Run(ctx context.Context) {
+	defer l.wg.Wait()
+	for ctx.Err() == nil {
+		l.opt.Clock.Wait(ctx, l.poked, l.round(ctx))
+	}
+}
+
+// round looks at what has changed or is due, and returns when something is due next; zero:
+// nothing is.
+func (l *Loop) round(ctx context.Context) (next time.Time) {
+	for _, id := range l.due(l.opt.Clock.Now()) {
+		l.lookAt(ctx, id)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.by {
+		if !e.next.IsZero() && (next.IsZero() || e.next.Before(next)) {
+			next = e.next
+		}
+	}
+	return next
+}
+
+// due takes the instances that are to be looked at.
+func (l *Loop) due(now time.Time) (ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, e := range l.by {
+		if e.look || !e.next.IsZero() && !e.next.After(now) {
+			e.look, e.next = false, time.Time{}
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// lookAt does what the instance's timer calls for.
+func (l *Loop) lookAt(ctx context.Context, id string) {
+	i, pool, took, err := l.read(id)
+	if mvm.IsKind(err, mvm.KindNotFound) {
+		l.mu.Lock()
+		delete(l.by, id)
+		l.mu.Unlock()
+		return
+	}
+	if err != nil {
+		l.opt.Log.Error("read timer", "instance", id, "error", err)
+		l.again(id, l.opt.Clock.Now().Add(retryMost))
+		return
+	}
+	now := l.opt.Clock.Now()
+	at, save := l.save(i, now)
+	if save {
+		l.record(i, at)
+	}
+	t, step := l.decide(i, pool, took, at, now)
+	switch step.Do {
+	case Wake:
+		l.wake(ctx, i, t, step.Why)
+	case Skip:
+		l.skip(i, t, step.Why)
+	}
+}
+
+// read reads the instance, its pool and how long its last wake took.
+func (l *Loop) read(id string) (i mvm.Instance, pool mvm.Pool, took time.Duration, err error) {
+	err = l.opt.Store.View(func(tx *store.Tx) (err error) {
+		if i, err = tx.Instance(id); err != nil {
+			return err
+		}
+		if pool, err = tx.Pool(i.Tenant, i.Pool); err != nil || i.NextWake.IsZero() || i.State == mvm.StateRunning {
+			return err
+		}
+		all, err := tx.Transitions(id)
+		took = lastRise(all, i.State == mvm.StateStopped)
+		return err
+	})
+	return i, pool, took, err
+}
+
+// lastRise is how long the instance took last to run, from its disks or otherwise.
+func lastRise(all []mvm.Transition, cold bool) time.Duration {
+	for n := len(all) - 1; n >= 0; n-- {
+		if t := all[n]; t.Op.Rises() && t.Error == "" && t.To == mvm.StateRunning && (t.Kind == "cold") == cold {
+			return t.Took
+		}
+	}
+	return 0
+}
+
+// save returns the instance's next wake, and whether it is to be put on record now: what a
+// guest tells while it runs is so after pauses.
+func (l *Loop) save(i mvm.Instance, now time.Time) (at time.Time, save bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.by[i.ID]
+	if e == nil || e.told == nil || e.told.boot != i.DiskGeneration || i.State != mvm.StateRunning {
+		return i.NextWake, false
+	}
+	if e.told.at.Equal(i.NextWake) {
+		return i.NextWake, false
+	}
+	if until := e.saved.Add(flushGap); now.Before(until) {
+		e.next = until
+		return e.told.at, false
+	}
+	e.saved = now
+	return e.told.at, true
+}
+
+// record puts the next wake of an instance that runs on record.
+func (l *Loop) record(i mvm.Instance, at time.Time) {
+	err := l.change(i, func(now *mvm.Instance) { now.NextWake = at })
+	if err != nil {
+		l.opt.Log.Error("record next wake", "instance", i.ID, "error", err)
+		l.again(i.ID, l.opt.Clock.Now().Add(flushGap))
+	}
+}
+
+// change changes the record of an instance that is as it was.
+func (l *Loop) change(i mvm.Instance, change func(*mvm.Instance)) error {
+	return l.opt.Store.Update(func(tx *store.Tx) error {
+		now, err := tx.Instance(i.ID)
+		if mvm.IsKind(err, mvm.KindNotFound) || err == nil && (now.State != i.State || now.DiskGeneration != i.DiskGeneration || !now.NextWake.Equal(i.NextWake)) {
+			return nil // its change has it looked at again
+		}
+		if err != nil {
+			return err
+		}
+		change(&now)
+		return tx.PutInstance(now)
+	})
+}
+
+// again has the instance looked at then.
+func (l *Loop) again(id string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.by[id]; e != nil {
+		e.sooner(at)
+	}
+}
+
+func (e *entry) sooner(at time.Time) {
+	if e.next.IsZero() || at.Before(e.next) {
+		e.next = at
+	}
+}
+
+// decide asks Next, and notes when to look again.
+func (l *Loop) decide(i mvm.Instance, pool mvm.Pool, took time.Duration, at, now time.Time) (Timer, Step) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.by[i.ID]
+	if e == nil { // it was destroyed meanwhile
+		return Timer{}, Step{}
+	}
+	t := Timer{ID: i.ID, At: at, CatchUp: pool.Spec.WakeCatchUp, State: i.State, Changed: i.Changed, Busy: i.Op != nil || e.waking,
+		Kept: i.Last == nil || !i.Last.Unwanted, Took: took, Met: e.met, Last: e.last, Retry: e.retry}
+	step := Next(t, now)
+	switch {
+	case step.Do == Meet:
+		e.met = at
+	case step.Do == Wake:
+		e.waking = true
+	case !step.Next.IsZero():
+		e.sooner(step.Next)
+	case at.IsZero() && !e.waking && !e.look && e.next.IsZero() && now.Sub(e.met) > mvm.OldNextWake:
+		delete(l.by, i.ID) // there is nothing to know of it
+	}
+	return t, step
+}
+
+// wake wakes the instance, beside others.
+func (l *Loop) wake(ctx context.Context, i mvm.Instance, t Timer, why string) {
+	l.wg.Go(func() {
+		release, err := wait.Slot(ctx, l.slots)
+		if err == nil {
+			_, err = l.opt.Queue.Wake(ctx, i.ID, mvm.Asker{Kind: mvm.AskerTimer, ID: i.ID}, why)
+			release()
+		}
+		l.woken(ctx, i, t, why, err)
+	})
+}
+
+// woken notes how a wake ended.
+func (l *Loop) woken(ctx context.Context, i mvm.Instance, t Timer, why string, err error) {
+	now := l.opt.Clock.Now()
+	l.mu.Lock()
+	if e := l.by[i.ID]; e != nil {
+		e.waking = false
+		if err == nil {
+			e.tries, e.last, e.retry = 0, now, time.Time{}
+		} else {
+			e.retry = now.Add(min(retryFirst<<min(e.tries, 10), retryMost))
+			e.tries++
+		}
+		l.changed(e)
+	}
+	l.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		l.opt.Metrics.Timer("failed")
+		l.opt.Log.Warn("wake for a timer", "instance", i.ID, "due", t.At, "error", err)
+		return
+	}
+	result := "ok"
+	if now.Sub(t.At) > Grace {
+		result = "missed"
+	}
+	l.opt.Metrics.Timer(result)
+	l.opt.Journal.Record(event(mvm.TimerFired, i, why, now))
+}
+
+// skip takes the next wake off the record.
+func (l *Loop) skip(i mvm.Instance, t Timer, why string) {
+	if err := l.change(i, func(now *mvm.Instance) { now.NextWake = time.Time{} }); err != nil {
+		l.opt.Log.Error("skip timer", "instance", i.ID, "error", err)
+		l.again(i.ID, l.opt.Clock.Now().Add(retryMost))
+		return
+	}
+	l.opt.Metrics.Timer("skipped")
+	l.opt.Journal.Record(event(mvm.TimerSkipped, i, t.At.UTC().Format(time.RFC3339)+": "+why, l.opt.Clock.Now()))
+}
+
+func event(act mvm.Action, i mvm.Instance, detail string, now time.Time) mvm.Event {
+	return mvm.Event{Time: now, Action: act, Tenant: i.Tenant, Pool: i.Pool, Instance: i.ID, By: mvm.Asker{Kind: mvm.AskerTimer, ID: i.ID}, Detail: detail}
+}
