@@ -314,7 +314,7 @@ func (c *control) wantWake(want time.Time) {
 	}
 	testenv.Eventually(c.t, time.Minute, func() error {
 		if got, err := os.ReadFile(c.wake); err != nil || string(got) != text {
-			return fmt.Errorf("the next wake is %q, %v, want %q", got, err, text)
+			return fmt.Errorf("the next wake is %q, %w, want %q", got, err, text)
 		}
 		return nil
 	})

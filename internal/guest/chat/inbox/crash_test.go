@@ -216,8 +216,8 @@ func TestPowerLossLosesNothing(t *testing.T) {
 	kept, ends := map[string]bool{}, map[string]bool{}
 	w := startWriter(t, filepath.Join(at, "inbox.db"))
 	type moment struct {
-		disk       string
-		kept, ends map[string]bool
+		disk string
+		kept map[string]bool
 	}
 	var moments []moment
 	for n := range 4 {
