@@ -43,7 +43,7 @@ var rules = map[string]rule{
 	"internal/spelling":   {"", "a function on strings", ""},
 	"internal/api":        {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
 
-	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/netprobe internal/netstate internal/network internal/policy" +
+	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
@@ -65,6 +65,7 @@ var rules = map[string]rule{
 	"internal/guestlog":  {"internal/guestproto internal/sys", "lines from whatever stream it is given, to files in whatever folder; it knows of no instance", "internal/testenv"},
 	"internal/publish":   {"internal/guestproto", "TCP on the host to whatever is given to connect with; it knows of no instance", "internal/testenv"},
 	"internal/plan":      {"internal/delta internal/quota", "pure: desired and observed in, steps out", ""},
+	"internal/mailbox":   {"internal/display internal/guestproto", "messages that gateways keep, as their guests say; guests and records are behind an interface", "internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted"},
 	"internal/quota":     {"", "pure: instances and limits in, what counts and what is refused out", ""},
 	"internal/repair":    {"", "pure: what a crash left of an instance in, what to do about it out", ""},
 	"internal/delta":     {"", "pure: two values in, what differs out", ""},

@@ -65,6 +65,11 @@ const (
 	TimerSet     Action = "TimerSet"
 	TimerFired   Action = "TimerFired"
 	TimerSkipped Action = "TimerSkipped"
+	// MessageRead: somebody was shown a message of an inbox. MessageRetried, MessageDropped:
+	// somebody had one tried again, or given up.
+	MessageRead    Action = "MessageRead"
+	MessageRetried Action = "MessageRetried"
+	MessageDropped Action = "MessageDropped"
 	// AuditBroken: the agent found that somebody else had changed the audit log.
 	AuditBroken Action = "AuditBroken"
 )
@@ -92,7 +97,7 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside,
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, MessageRead, MessageRetried, MessageDropped,
 		TimerSet, TimerFired, TimerSkipped, AuditBroken}
 }
 

@@ -152,6 +152,32 @@ func (c *Client) Snapshots(ctx context.Context, filter mvm.Address) ([]mvm.Aside
 	return call[[]mvm.AsideSnapshot](ctx, c, "GET", "/v1/snapshots?address="+url.QueryEscape(filter.String()), nil)
 }
 
+// Messages implements Service.
+func (c *Client) Messages(ctx context.Context, tenant string) ([]mvm.Message, error) {
+	return call[[]mvm.Message](ctx, c, "GET", tenantPath(tenant)+"/inbox", nil)
+}
+
+func messagePath(tenant, pool string, number int64) string {
+	return poolPath(tenant, pool) + "/inbox/" + strconv.FormatInt(number, 10)
+}
+
+// Message implements Service.
+func (c *Client) Message(ctx context.Context, tenant, pool string, number int64) (mvm.Message, error) {
+	return call[mvm.Message](ctx, c, "GET", messagePath(tenant, pool, number), nil)
+}
+
+// RetryMessage implements Service.
+func (c *Client) RetryMessage(ctx context.Context, tenant, pool string, number int64) error {
+	_, err := call[none](ctx, c, "POST", messagePath(tenant, pool, number)+"/retry", nil)
+	return err
+}
+
+// DropMessage implements Service.
+func (c *Client) DropMessage(ctx context.Context, tenant, pool string, number int64) error {
+	_, err := call[none](ctx, c, "DELETE", messagePath(tenant, pool, number), nil)
+	return err
+}
+
 func snapshotPath(a mvm.Address, id string) string {
 	return instancePath(a) + "/snapshots/" + url.PathEscape(id)
 }

@@ -26,6 +26,7 @@ type params struct {
 	after        uint64
 	expect       string
 	snapshot     string
+	message      int64
 }
 
 // newParams reads path and query; what is unknown, doubled or malformed is refused.
@@ -34,7 +35,7 @@ func newParams(r *http.Request) (params, error) {
 	if err != nil {
 		return params{}, mvm.Errorf(mvm.KindInvalid, "parameters of the request: %w", err)
 	}
-	for _, name := range []string{"tenant", "pool", "address", "snapshot"} {
+	for _, name := range []string{"tenant", "pool", "address", "snapshot", "message"} {
 		if v := r.PathValue(name); v != "" {
 			vals[name] = append(vals[name], v)
 		}
@@ -71,6 +72,9 @@ func (p *params) set(name, v string) (err error) {
 	case "snapshot":
 		p.snapshot = v
 		return mvm.ValidateSnapshotID(v)
+	case "message":
+		p.message, err = mvm.ParseMessageNumber(v)
+		return err
 	case "service":
 		p.service = v
 		return mvm.ValidateName("service", v)

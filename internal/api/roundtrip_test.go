@@ -196,6 +196,18 @@ func calls() []call {
 		{name: "Snapshots", asks: js([]any{inst}), want: []mvm.AsideSnapshot{asideSnapshot()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.Snapshots(x, inst))
 		}},
+		{name: "Messages", asks: `["acme"]`, want: []mvm.Message{message()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Messages(x, "acme"))
+		}},
+		{name: "Message", asks: `["acme","gateways",7]`, want: func() mvm.Message { m := message(); m.Body = []byte("{}"); return m }(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.Message(x, "acme", "gateways", 7))
+		}},
+		{name: "RetryMessage", asks: `["acme","gateways",7]`, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return nil, c.RetryMessage(x, "acme", "gateways", 7)
+		}},
+		{name: "DropMessage", asks: `["acme","gateways",7]`, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return nil, c.DropMessage(x, "acme", "gateways", 7)
+		}},
 		{name: "RestoreSnapshot", asks: js([]any{inst, "s-00000001"}), want: instance(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.RestoreSnapshot(x, inst, "s-00000001"))
 		}},

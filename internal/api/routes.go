@@ -17,6 +17,7 @@ func (s *Server) routes() *table {
 	s.poolRoutes(t)
 	s.instanceRoutes(t)
 	s.snapshotRoutes(t)
+	s.inboxRoutes(t)
 	s.nodeRoutes(t)
 	return t
 }
@@ -153,6 +154,22 @@ func (s *Server) snapshotRoutes(t *table) {
 			return none{}, err
 		}
 		return none{}, s.svc(ctx).RemoveSnapshot(ctx, p.addr, p.snapshot)
+	}))
+}
+
+func (s *Server) inboxRoutes(t *table) {
+	const message = "/v1/tenants/{tenant}/pools/{pool}/inbox/{message}"
+	t.add("GET /v1/tenants/{tenant}/inbox", forTenants, "List the messages of chats that the tenant's gateways keep", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]mvm.Message, error) {
+		return list(s.svc(ctx).Messages(ctx, p.tenant))
+	}))
+	t.add("GET "+message, forTenants, "A message of a chat with its text, which is recorded", unary(s, ofClient, func(ctx context.Context, p params, _ none) (mvm.Message, error) {
+		return s.svc(ctx).Message(ctx, p.tenant, p.pool, p.message)
+	}))
+	t.add("POST "+message+"/retry", forTenants, "Have a message tried again at once", unary(s, ofClient, func(ctx context.Context, p params, _ none) (none, error) {
+		return none{}, s.svc(ctx).RetryMessage(ctx, p.tenant, p.pool, p.message)
+	}))
+	t.add("DELETE "+message, forTenants, "Give a message up", unary(s, ofClient, func(ctx context.Context, p params, _ none) (none, error) {
+		return none{}, s.svc(ctx).DropMessage(ctx, p.tenant, p.pool, p.message)
 	}))
 }
 

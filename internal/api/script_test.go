@@ -126,6 +126,23 @@ func asideSnapshot() mvm.AsideSnapshot {
 func (s *script) Snapshots(ctx context.Context, f mvm.Address) ([]mvm.AsideSnapshot, error) {
 	return []mvm.AsideSnapshot{asideSnapshot()}, s.note(ctx, "Snapshots", f)
 }
+func message() mvm.Message {
+	return mvm.Message{Tenant: "acme", Pool: "gateways", Number: 7, Channel: "support", ID: "Ev1", Chat: "c0ffee", Size: 2, Received: day, Changed: day, SetAside: true, Why: "the worker answered 400", Refusals: 5}
+}
+func (s *script) Messages(ctx context.Context, tenant string) ([]mvm.Message, error) {
+	return []mvm.Message{message()}, s.note(ctx, "Messages", tenant)
+}
+func (s *script) Message(ctx context.Context, tenant, pool string, number int64) (mvm.Message, error) {
+	m := message()
+	m.Body = []byte("{}")
+	return m, s.note(ctx, "Message", tenant, pool, number)
+}
+func (s *script) RetryMessage(ctx context.Context, tenant, pool string, number int64) error {
+	return s.note(ctx, "RetryMessage", tenant, pool, number)
+}
+func (s *script) DropMessage(ctx context.Context, tenant, pool string, number int64) error {
+	return s.note(ctx, "DropMessage", tenant, pool, number)
+}
 func (s *script) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string) (mvm.Instance, error) {
 	return instance(), s.note(ctx, "RestoreSnapshot", addr, id)
 }

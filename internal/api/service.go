@@ -68,6 +68,15 @@ type Service interface {
 	// RemoveSnapshot removes a snapshot that was set aside.
 	RemoveSnapshot(ctx context.Context, addr mvm.Address, snapshot string) error
 
+	// Messages lists the messages of chats that the tenant's gateways keep, without their text.
+	Messages(ctx context.Context, tenant string) ([]mvm.Message, error)
+	// Message returns a message of the pool's gateway with its text, which is recorded.
+	Message(ctx context.Context, tenant, pool string, number int64) (mvm.Message, error)
+	// RetryMessage has a message tried again at once, also one that was set aside.
+	RetryMessage(ctx context.Context, tenant, pool string, number int64) error
+	// DropMessage gives a message up.
+	DropMessage(ctx context.Context, tenant, pool string, number int64) error
+
 	// Apply makes the deployment so, and returns the steps that it took, or would take when dry. It waits
 	// until all is as it should be, or only until it is on record.
 	Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error)

@@ -48,7 +48,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		}
 	}
 	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.topCmd(), a.logsCmd(), a.execCmd(), a.cpCmd(), a.whyCmd(), a.eventsCmd())
-	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd())
+	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd(), a.inboxCmd())
 	add("host", a.agentCmd(), a.hostdCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.helpCmd(root), a.versionCmd())
 }
 

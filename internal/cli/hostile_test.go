@@ -182,6 +182,20 @@ func (s wickedService) RemoveSnapshot(context.Context, mvm.Address, string) erro
 	_, err := some[int](s)
 	return err
 }
+func (s wickedService) Messages(context.Context, string) ([]mvm.Message, error) {
+	return some[[]mvm.Message](s)
+}
+func (s wickedService) Message(context.Context, string, string, int64) (mvm.Message, error) {
+	return some[mvm.Message](s)
+}
+func (s wickedService) RetryMessage(context.Context, string, string, int64) error {
+	_, err := some[bool](s)
+	return err
+}
+func (s wickedService) DropMessage(context.Context, string, string, int64) error {
+	_, err := some[bool](s)
+	return err
+}
 func (s wickedService) Why(context.Context, mvm.Address) (mvm.Story, error) {
 	return some[mvm.Story](s)
 }

@@ -133,3 +133,32 @@ func TestWorkerOfAChannel(t *testing.T) {
 		t.Error("a worker to which no channel leads has one")
 	}
 }
+
+// TestSecretsOfAChannelThatKeeps: both secrets of a WhatsApp channel go to its gateway, and
+// to no other guest; a worker gets what the gateway signs with, and no token.
+func TestSecretsOfAChannelThatKeeps(t *testing.T) {
+	h := newChatHouse(t, nil)
+	if err := h.store.Update(func(tx *store.Tx) error {
+		p, err := tx.Pool("acme", "gateways")
+		if err != nil {
+			return err
+		}
+		p.Spec.Channels = append(p.Spec.Channels, mvm.Channel{Name: "wa", Kind: mvm.ChannelWhatsApp, Mode: mvm.ChannelWebhook, Secret: "app_secret", VerifySecret: "model_key", Allow: []string{"49"},
+			Port: 8443, To: mvm.ChannelTarget{PoolID: "agents", TargetPort: 80, Path: "/wa"}})
+		return tx.PutPool(p)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if c := h.config(t, "i-00000003").Channels[1]; string(c.Verify) != "m" {
+		t.Errorf("the gateway has %+v", c)
+	}
+	for _, id := range []string{"i-00000001", "i-00000002", "i-00000004"} {
+		if _, ok := h.config(t, id).Secrets["model_key"]; ok {
+			t.Errorf("%s has the verify token", id)
+		}
+	}
+	var w guestproto.WorkerChannel
+	if err := json.Unmarshal(h.config(t, "i-00000001").Secrets["channels/wa.json"], &w); err != nil || w.Secret == "" || w.Token != "" || w.APIRoot != "" || w.Path != "/wa" {
+		t.Errorf("the worker has %+v, %v", w, err)
+	}
+}

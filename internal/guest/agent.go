@@ -47,6 +47,8 @@ type Options struct {
 	Host      Host      // is told how the services are; nil: it asks
 	// Channels says how the gateway's channels are; nil: there are none.
 	Channels func() []guestproto.ChannelStatus
+	// Inbox answers what is asked of the messages that the gateway keeps; nil: it keeps none.
+	Inbox func(guestproto.Inbox) guestproto.InboxReport
 }
 
 // Agent is the guest agent: it answers the host's requests, configures the guest
@@ -59,6 +61,7 @@ type Agent struct {
 	paths    Paths
 	router   Router
 	channels func() []guestproto.ChannelStatus
+	inbox    func(guestproto.Inbox) guestproto.InboxReport
 	sup      *workload.Supervisor
 	services []workload.Service
 
@@ -94,7 +97,7 @@ func New(o Options) (*Agent, error) {
 	if err := os.Chmod(o.Paths.Run, 0o777|os.ModeSticky); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "open %s to workloads: %w", o.Paths.Run, err)
 	}
-	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router, channels: o.Channels,
+	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router, channels: o.Channels, inbox: o.Inbox,
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	a.suspension, a.settler, a.health = newSuspension(a), newSettler(a), &health{a: a, host: o.Host}

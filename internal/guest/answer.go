@@ -43,6 +43,9 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 		return a.answerPreflight(ctx)
 	case req.Sync:
 		return guestproto.Response{SyncAck: ack(a.sys.SyncFolder(a.dataFolder()))}
+	case req.Inbox != nil && a.inbox != nil:
+		r := a.inbox(*req.Inbox)
+		return guestproto.Response{InboxReport: &r}
 	}
 	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
 }

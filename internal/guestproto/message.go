@@ -54,6 +54,7 @@ type Request struct {
 	Settle      bool // "Settle"
 	Preflight   bool // "Preflight": whether the workload may get a message now
 	Sync        bool // "Sync": what the workload has written is made durable
+	Inbox       *Inbox
 }
 
 // Response answers a Request. Exactly one field is set.
@@ -80,6 +81,7 @@ type Response struct {
 	SettleAck    *SettleAck
 	PreflightAck *PreflightAck
 	SyncAck      *Ack
+	InboxReport  *InboxReport
 }
 
 // HostRequest is a message of port 53, from a guest. Tenant ids in it are only

@@ -30,7 +30,7 @@ func limit(act mvm.Action) (perSec rate.Limit, burst int, limited bool) {
 		return messageLimitPerSec, messageLimitBurst, true
 	case mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred:
 		return eventLimitPerSec, eventLimitBurst, true
-	case mvm.ExecStarted, mvm.LogsRead:
+	case mvm.ExecStarted, mvm.LogsRead, mvm.MessageRead:
 		return useLimitPerSec, useLimitBurst, true
 	}
 	return 0, 0, false
@@ -73,7 +73,7 @@ func (l *limits) allow(e mvm.Event) (skipped int, ok bool) {
 	if e.Action == mvm.TransitionDeferred || e.Action == mvm.DrainTimedOut {
 		k.instance = e.Instance
 	}
-	if e.Action == mvm.ExecStarted || e.Action == mvm.LogsRead {
+	if e.Action == mvm.ExecStarted || e.Action == mvm.LogsRead || e.Action == mvm.MessageRead {
 		k.by = e.By // nobody hides what another does
 	}
 	if len(l.by) >= maxLimits {

@@ -3,7 +3,87 @@ package hook
 import (
 	"mvm"
 	"mvm/internal/guest/chat/inbox"
+	"mvm/internal/guestproto"
 )
+
+// Answer answers the host.
+func (s *Shelf) Answer(q guestproto.Inbox) (r guestproto.InboxReport) {
+	var err error
+	switch q.Do {
+	case guestproto.InboxList:
+		r, err = s.list(q.Number)
+	case guestproto.InboxShow:
+		r, err = s.show(q.Number, q.Offset)
+	case guestproto.InboxRetry:
+		err = s.Retry(q.Number)
+	case guestproto.InboxDrop:
+		err = s.Drop(q.Number)
+	default:
+		err = mvm.Errorf(mvm.KindInvalid, "the inbox can't do %.20q", q.Do)
+	}
+	if err != nil {
+		r.Problem, r.NotFound = err.Error(), mvm.IsKind(err, mvm.KindNotFound)
+	}
+	r.Damage = s.damage()
+	return r
+}
+
+func (s *Shelf) list(after int64) (r guestproto.InboxReport, err error) {
+	if s.unused() {
+		return r, nil
+	}
+	entries, err := s.Entries()
+	for _, e := range entries {
+		if e.Number <= after {
+			continue
+		}
+		if len(r.Entries) == guestproto.MaxInboxEntries {
+			r.More = true
+			break
+		}
+		r.Entries = append(r.Entries, s.entry(e))
+	}
+	return r, err
+}
+
+// show returns the message with a part of its body.
+func (s *Shelf) show(number int64, offset int) (r guestproto.InboxReport, err error) {
+	box, err := s.open()
+	if err != nil {
+		return r, err
+	}
+	e, err := box.Entry(number)
+	if err != nil {
+		return r, err
+	}
+	body, err := box.Body(number)
+	if err != nil {
+		return r, err
+	}
+	offset = min(max(offset, 0), len(body))
+	r.Body = body[offset:min(len(body), offset+guestproto.MaxInboxBody)]
+	told := s.entry(e)
+	told.Sender = e.Sender
+	r.Entries = []guestproto.InboxEntry{told}
+	return r, nil
+}
+
+// entry is what the host is told of a message: of its chat a digest.
+func (s *Shelf) entry(e inbox.Entry) guestproto.InboxEntry {
+	out := guestproto.InboxEntry{Number: e.Number, Channel: e.Channel, ID: e.ID, Size: e.Size, Received: e.Received,
+		Refusals: e.Refusals, Errors: e.Errors, Why: e.Why, Aside: e.Aside, Changed: e.Changed}
+	if h := s.hook(e.Channel); h != nil && e.Chat != "" {
+		out.Chat = h.channel.Digest(e.Chat)
+	}
+	return out
+}
+
+// unused reports that no channel has kept anything in this boot, and that none is open.
+func (s *Shelf) unused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.box == nil && len(s.hooks) == 0
+}
 
 // Entries lists what the shelf's inbox keeps; of an entry that waits, with why the last try
 // to deliver it failed.
