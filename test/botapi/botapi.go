@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -501,9 +502,7 @@ func read(r *http.Request) (map[string]any, error) {
 	kind, params, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch kind {
 	case "application/json":
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber()
-		return p, d.Decode(&p)
+		return p, firstWins(b, p)
 	case "multipart/form-data":
 		f, err := multipart.NewReader(bytes.NewReader(b), params["boundary"]).ReadForm(maxBody)
 		if err != nil {
@@ -537,4 +536,27 @@ func (s *Server) Renumber(next int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nextUpdate = next
+}
+
+// firstWins decodes an object. Of a name that is given twice the first counts, as in Telegram.
+func firstWins(b []byte, p map[string]any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return errors.Join(errors.New("can't parse JSON object"), err)
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return err
+		}
+		var v any
+		if err := d.Decode(&v); err != nil {
+			return err
+		}
+		if _, there := p[str(name)]; !there {
+			p[str(name)] = v
+		}
+	}
+	return nil
 }

@@ -214,7 +214,13 @@ func TestReports(t *testing.T) {
 		}
 		p.host.mu.Unlock()
 	}
-	if total != 1000 {
-		t.Errorf("%d of 1000 messages were told", total)
+	told := 0
+	p.host.mu.Lock()
+	for _, r := range p.host.told {
+		told += len(r.Messages)
+	}
+	p.host.mu.Unlock()
+	if total != 1000 || told >= 1000 {
+		t.Errorf("%d of 1000 messages were told, each of %d by itself", total, told)
 	}
 }

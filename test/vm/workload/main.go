@@ -21,7 +21,11 @@ func main() {
 	if os.Getpid() == 1 {
 		hostile(os.Getenv("mvmtest")) // the kernel makes its arguments the environment of init
 	}
-	if err := serve(); err != nil {
+	run := serve
+	if slices.Contains(os.Args, "chat") {
+		run = serveChat
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -61,6 +61,9 @@ type answer struct {
 
 // call makes a request and decodes its result, where that is wanted.
 func (a *api) call(ctx context.Context, method string, params map[string]any, result any) error {
+	if params == nil {
+		params = map[string]any{}
+	}
 	body, err := json.Marshal(params)
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "encode %s: %w", method, err)

@@ -64,7 +64,7 @@ func (b *Bot) poll() {
 // be delivered.
 func (b *Bot) getUpdates(w *window) (raw []json.RawMessage, err error) {
 	timeout := longPoll
-	if len(w.tickets) > 0 {
+	if len(w.tickets) > 0 || w.confirm > 0 { // a confirmation whose answer is lost is made again, soon
 		timeout = 0
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, time.Duration(timeout)*time.Second+pollGrace)

@@ -288,9 +288,15 @@ func TestNumbersThatStartAnew(t *testing.T) {
 	s := newStage(t, nil).open()
 	high := s.api.Write(7, 7, "old")
 	s.until("confirmed", s.confirmed)
-	s.until("the confirming poll waits", func() bool { return len(s.api.Calls("getUpdates")) >= 2 })
+	s.until("a poll waits that confirms nothing", func() bool {
+		calls := s.api.Calls("getUpdates")
+		return calls[len(calls)-1].Params["offset"] == nil && len(calls) > 1
+	})
+	s.api.SetDown(true)
+	s.server.CloseClientConnections() // the poll that waits ends, and the next one is made anew
 	s.api.Renumber(high - 500)
 	s.api.Write(7, 7, "new")
+	s.api.SetDown(false)
 	s.until("confirmed", s.confirmed)
 	if got := s.fleet.of("alice").texts(); len(got) != 2 {
 		t.Errorf("accepted %q", got)
