@@ -69,10 +69,12 @@ func TestSlowBody(t *testing.T) {
 	t.Fatalf("this machine stood still in each of %d tries", tries)
 }
 
-// endless is an instance that answers for as long as it can, and says when it can't any more.
-func (l *lab) endless() (ended chan struct{}) {
-	ended = make(chan struct{}, 1)
+// endless is an instance that answers for as long as it can, and says when it begins and when
+// it can't any more.
+func (l *lab) endless() (began, ended chan struct{}) {
+	began, ended = make(chan struct{}, 50), make(chan struct{}, 50)
 	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began <- struct{}{}
 		for part := make([]byte, 64<<10); ; {
 			if _, err := w.Write(part); err != nil || r.Context().Err() != nil {
 				ended <- struct{}{}
@@ -80,7 +82,7 @@ func (l *lab) endless() (ended chan struct{}) {
 			}
 		}
 	}))
-	return ended
+	return began, ended
 }
 
 // deaf asks on a connection with small buffers, and reads nothing.
@@ -102,8 +104,9 @@ func TestClientThatTakesNothing(t *testing.T) {
 			lim = gateway.Limits{Send: time.Hour, Linger: 100 * time.Millisecond, Watch: time.Millisecond, Late: time.Millisecond}
 		}
 		l := newLab(t, lim, webRoute("web", 80, "/", anyOne))
-		ended := l.endless()
+		began, ended := l.endless()
 		c := l.deaf()
+		<-began // a client that ends sooner has nothing asked
 		if ends {
 			_ = c.(*net.TCPConn).CloseWrite()
 		}
