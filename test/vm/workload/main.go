@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +56,7 @@ func serve() error {
 	mux.HandleFunc("/noise", s.noise)
 	mux.HandleFunc("/once", s.once)
 	mux.HandleFunc("/arrived", s.arrived)
+	mux.HandleFunc("/in", s.in)
 	server := &http.Server{Addr: ":8000", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		mux.ServeHTTP(w, r)
@@ -167,6 +170,19 @@ func (s *server) once(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	<-r.Context().Done()
+}
+
+// in takes a message of a channel, or answers as /data/answer has it.
+func (s *server) in(w http.ResponseWriter, r *http.Request) {
+	if b, err := os.ReadFile("/data/answer"); err == nil {
+		if status, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			w.WriteHeader(status)
+			return
+		}
+	}
+	if err := s.note(r.Header.Get("X-Mvm-Message-Id")); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
 }
 
 // note adds a line to the list of requests, durably.
