@@ -88,6 +88,9 @@ func TestMessagesAreRecordedWithinLimits(t *testing.T) {
 	if a, r := count(got, mvm.MessageAccepted), count(got, mvm.MessageRefused); a != 10 || r < 10 || r > 100 {
 		t.Errorf("%d accepted and %d refused are recorded", a, r)
 	}
+	if a, r, none := h.metrics.of("messages telegram accepted"), h.metrics.of("messages telegram refused"), h.metrics.of("messages telegram invented"); a != 10 || r < 600 || none != 0 {
+		t.Errorf("%d accepted and %d refused are counted, %d invented", a, r, none)
+	}
 	if !slices.Contains(got, mvm.ChannelUpdated) {
 		t.Error("that the channel was added is not recorded")
 	}

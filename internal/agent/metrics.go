@@ -18,6 +18,9 @@ type Metrics interface {
 	// HostBound is told of a guest's request: its variant, and "ok", "failed",
 	// "refused", "invalid" or "limited".
 	HostBound(request, result string)
+	// Messages is told of messages of chats: the channel's kind, and "accepted", "refused" or
+	// "set_aside".
+	Messages(kind mvm.ChannelKind, result string, n int)
 	// Reconciled is told of a run of the reconcile loop over one tenant.
 	Reconciled(took time.Duration, err error)
 	// Timer is told of a next wake that was due: "ok", "missed", "failed" or "skipped".
@@ -29,8 +32,9 @@ type noMetrics struct{}
 
 var _ Metrics = noMetrics{}
 
-func (noMetrics) Operation(mvm.Transition, error) {}
-func (noMetrics) Deferred(mvm.OpKind, string)     {}
-func (noMetrics) HostBound(string, string)        {}
-func (noMetrics) Reconciled(time.Duration, error) {}
-func (noMetrics) Timer(string)                    {}
+func (noMetrics) Operation(mvm.Transition, error)       {}
+func (noMetrics) Deferred(mvm.OpKind, string)           {}
+func (noMetrics) HostBound(string, string)              {}
+func (noMetrics) Messages(mvm.ChannelKind, string, int) {}
+func (noMetrics) Reconciled(time.Duration, error)       {}
+func (noMetrics) Timer(string)                          {}

@@ -32,7 +32,12 @@ func (c *counter) Operation(t mvm.Transition, err error) {
 	defer c.mu.Unlock()
 	c.ops = append(c.ops, t)
 }
-func (c *counter) Deferred(op mvm.OpKind, reason string)    { c.count("deferred %s %s", op, reason) }
+func (c *counter) Deferred(op mvm.OpKind, reason string) { c.count("deferred %s %s", op, reason) }
+func (c *counter) Messages(kind mvm.ChannelKind, result string, n int) {
+	for range n {
+		c.count("messages %s %s", kind, result)
+	}
+}
 func (c *counter) HostBound(request, result string)         { c.count("host %s %s", request, result) }
 func (c *counter) Reconciled(took time.Duration, err error) { c.count("reconciled") }
 func (c *counter) Timer(result string)                      { c.count("timer %s", result) }

@@ -105,7 +105,8 @@ func (h *Listener) askGuest(ctx context.Context, n guestproto.InstanceName, req 
 // messages records what a gateway says became of messages. Its words are bounded, and only
 // their form is believed.
 func (h *Listener) messages(r reach, rep guestproto.ReportMessages) guestproto.HostResponse {
-	if _, ok := r.channel(rep.Channel); !ok {
+	channel, ok := r.channel(rep.Channel)
+	if !ok {
 		return refuse("its pool has no channel %q", display.Clip(rep.Channel))
 	}
 	actions := map[string]mvm.Action{guestproto.MessageAccepted: mvm.MessageAccepted,
@@ -122,9 +123,13 @@ func (h *Listener) messages(r reach, rep guestproto.ReportMessages) guestproto.H
 			e.Pool, e.Instance = i.Pool, i.ID
 		}
 		h.in.opt.Journal.Record(e)
+		h.in.opt.Metrics.Messages(channel.Kind, m.What, min(max(m.Count, 1), maxLike))
 	}
 	return guestproto.HostResponse{MessagesAck: true}
 }
+
+// maxLike bounds the messages for which a guest's one report counts.
+const maxLike = 10_000
 
 // messageText says of a message what is not in the event's other fields.
 func messageText(m guestproto.MessageEvent) string {

@@ -73,7 +73,10 @@ type Store interface {
 type Journal interface{ Record(mvm.Event) }
 
 // Metrics counts guests' requests.
-type Metrics interface{ HostBound(request, result string) }
+type Metrics interface {
+	HostBound(request, result string)
+	Messages(kind mvm.ChannelKind, result string, n int)
+}
 
 // Options are what an ingress is made of. All of them are required.
 type Options struct {

@@ -88,6 +88,7 @@ func (h *house) CallOff(string)                                           {}
 func (h *house) ServesNobody(error) bool                                  { return false }
 func (h *house) Changed()                                                 {}
 func (h *house) Push(context.Context, mvm.Instance) error                 { return nil }
+func (h *house) Messages(mvm.ChannelKind, string, int)                    {}
 func (h *house) HostBound(string, string)                                 {}
 func (h *house) Record(e mvm.Event)                                       { h.note(func() { h.events = append(h.events, e) }) }
 func (h *house) Apply([]publish.Binding) ([]publish.Outcome, error)       { return nil, nil }

@@ -35,6 +35,7 @@ type Metrics struct {
 	timers    *prometheus.CounterVec
 	deferred  *prometheus.CounterVec
 	hostBound *prometheus.CounterVec
+	messages  *prometheus.CounterVec
 
 	words words
 }

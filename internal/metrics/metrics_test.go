@@ -50,6 +50,7 @@ func busy() *metrics.Metrics {
 	m.Operation(mvm.Transition{Op: mvm.OpWarm, From: mvm.StateRunning, To: mvm.StateWarm, Took: time.Millisecond}, nil)
 	m.Deferred(mvm.OpSleep, "min_running")
 	m.HostBound("Acquire", "ok")
+	m.Messages(mvm.ChannelSlack, "accepted", 3)
 	m.Remote(func() metrics.Remote {
 		return metrics.Remote{Connections: 2, Refused: map[string]uint64{"rate": 5}, CertificateUntil: 1_800_000_000}
 	})
@@ -106,6 +107,7 @@ func TestScrapeHasWhatWasCounted(t *testing.T) {
 		`mvm_sleep_duration_seconds_count{kind="warm",stage="total"} 1`,
 		`mvm_deferred_transitions_total{op="sleep",reason="min_running"} 1`,
 		`mvm_host_bound_requests_total{request="Acquire",result="ok"} 1`,
+		`mvm_messages_total{kind="slack",result="accepted"} 3`,
 		`mvm_api_requests_total{result="ok",route="GET /v1/tenants"} 1`,
 		`mvm_reconcile_runs_total 2`, `mvm_reconcile_errors_total 1`, `mvm_reconcile_duration_seconds_count 2`,
 		`mvm_audit_last_seq 41`,

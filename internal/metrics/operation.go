@@ -20,6 +20,7 @@ func (m *Metrics) makeOperations() {
 		"Time to pause an instance or put it to sleep, by kind (warm: paused in memory, cold: snapshot on disk) and stage.", "kind", "stage")
 	m.deferred = m.counter("mvm_deferred_transitions_total", "Transitions that were deferred, by operation and reason.", "op", "reason")
 	m.hostBound = m.counter("mvm_host_bound_requests_total", "Requests from guests to the host, by request and result.", "request", "result")
+	m.messages = m.counter("mvm_messages_total", "Messages of chats as gateways report them, by the channel's kind and result: accepted, refused or set_aside.", "kind", "result")
 }
 
 // Operation counts an operation that has ended, and where it succeeded and changed
@@ -67,6 +68,12 @@ func (m *Metrics) Deferred(op mvm.OpKind, reason string) {
 // "refused", "invalid" or "limited".
 func (m *Metrics) HostBound(request, result string) {
 	m.hostBound.WithLabelValues(m.words.request(request), result).Inc()
+}
+
+// Messages counts messages of chats: by the channel's kind, and "accepted", "refused" or
+// "set_aside".
+func (m *Metrics) Messages(kind mvm.ChannelKind, result string, n int) {
+	m.messages.WithLabelValues(string(kind), result).Add(float64(n))
 }
 
 // result is "ok" or the error's kind.
