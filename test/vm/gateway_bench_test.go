@@ -308,5 +308,6 @@ func middle[T int | float64 | time.Duration](of []T) T {
 		return zero
 	}
 	sorted := slices.Sorted(slices.Values(of))
-	return sorted[len(sorted)/2]
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
