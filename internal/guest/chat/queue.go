@@ -211,8 +211,8 @@ const messageGone = ""
 
 // settle ends the way of a ticket that was delivered, set aside or dropped.
 func (q *Queue) settle(t *Ticket, what, instance, detail string) {
-	if q.opt.Keeper != nil {
-		q.opt.Keeper.Settled(t.Message, what, detail)
+	if q.opt.Keeper != nil { // when it is told, the message may be offered again
+		defer q.opt.Keeper.Settled(t.Message, what, detail)
 	}
 	q.typist.remove(t.Chat)
 	q.mu.Lock()

@@ -489,3 +489,18 @@ func TestNoDataDisk(t *testing.T) {
 	g.accepts("a", text("1", "a"))
 	f.wait("delivered", func() bool { return len(f.bodies()) == 1 })
 }
+
+// TestChannelChangesMeanwhile: a request that the channel took before its configuration was
+// replaced, and kept after that, is delivered.
+func TestChannelChangesMeanwhile(t *testing.T) {
+	f := newFleet(t)
+	old := f.open(t.TempDir(), channel(mvm.ChannelHook, "", "*"), inbox.Limits{})
+	f.wait("ready", func() bool { return old.Status().State == chat.StateReady })
+	log := slog.New(slog.DiscardHandler)
+	now := hook.Opener(old.shelf)(chat.AdapterOptions{Channel: old.c, Workers: f, Recorder: f, Log: log, Limits: quick(), Changed: func() {}})
+	f.wait("ready", func() bool { return now.Status().State == chat.StateReady })
+	defer now.Close()
+	old.Close()
+	old.accepts("a", text("1", "a"))
+	f.wait("delivered", func() bool { return len(f.bodies()) == 1 })
+}

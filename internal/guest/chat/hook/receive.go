@@ -135,7 +135,10 @@ func (h *Hook) keep(messages []posted.Message) error {
 			h.queue.Refuse(chat.Message{Chat: wanted[n].Chat}, "too many messages of its chat wait")
 		}
 	}
-	return h.offer()
+	if now := h.shelf.hook(h.channel.Name); now != nil { // another one, where the channel has changed meanwhile
+		return now.offer()
+	}
+	return nil
 }
 
 // Read implements chat.Keeper.
