@@ -112,7 +112,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{store: st}
 	life, end := context.WithCancelCause(context.Background())
 	h.Lifecycle = lifecycle.New(life, lifecycle.Options{Store: st, Journal: h, Metrics: h, VMMs: vmms{h: h}, Networks: h, Ingress: ingress{}, Health: health{}, Logs: h,
-		Quota: h, IDs: h, Aside: h, Reconcile: h, Idle: h, Folders: f, Log: log, Timeouts: lifecycle.Timeouts{}.WithDefaults(), KeepAside: time.Hour,
+		Quota: h, IDs: h, Aside: h, Reconcile: h, Idle: h, Schedule: noTimers{}, Folders: f, Log: log, Timeouts: lifecycle.Timeouts{}.WithDefaults(), KeepAside: time.Hour,
 		Seam: func(string, string) error { return nil }})
 	t.Cleanup(func() {
 		end(lifecycle.ErrClosing)
@@ -222,3 +222,9 @@ func TestClosedTakesNoRequest(t *testing.T) {
 		t.Errorf("a request after the end: %v", err)
 	}
 }
+
+// noTimers is a schedule of guests that want nothing.
+type noTimers struct{}
+
+func (noTimers) Rests(string, time.Time) time.Time { return time.Time{} }
+func (noTimers) Changed(mvm.Instance)              {}

@@ -26,7 +26,7 @@ next ""
 exec sleep 100000`
 
 // ahead is how far ahead the workload's times are.
-const ahead = 40 * time.Second
+const ahead = 35 * time.Second
 
 // TestTimer: a workload that sleeps is woken for what it wants to do, and does that in time;
 // also one whose time comes while no agent runs.
