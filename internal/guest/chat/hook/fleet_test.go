@@ -504,3 +504,35 @@ func TestChannelChangesMeanwhile(t *testing.T) {
 	old.accepts("a", text("1", "a"))
 	f.wait("delivered", func() bool { return len(f.bodies()) == 1 })
 }
+
+// TestSlowBodies: requests whose bodies don't come end after a time, and keep no other from
+// being taken meanwhile, large or small.
+func TestSlowBodies(t *testing.T) {
+	f := newFleet(t)
+	g := f.open(t.TempDir(), channel(mvm.ChannelHook, "", "*"), inbox.Limits{})
+	g.shelf.BodyTime = 2 * time.Second
+	path, h := g.Webhook()
+	server := httptest.NewServer(h)
+	defer server.Close()
+	var conns []net.Conn
+	for range 40 {
+		c, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "POST "+path+" HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"+strings.Repeat("x", 50_000)); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	g.accepts("small", text("1", "a"))
+	g.accepts("large", text("1", strings.Repeat("a", 200_000)))
+	f.wait("delivered", func() bool { return len(f.bodies()) == 2 })
+	for _, c := range conns {
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+		if b, err := io.ReadAll(c); err != nil || !strings.Contains(string(b), "400") {
+			t.Fatalf("a slow body is answered %q, %v", b, err)
+		}
+	}
+}

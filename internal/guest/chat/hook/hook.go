@@ -224,6 +224,8 @@ type Shelf struct {
 	Ready  func() error
 	Log    *slog.Logger
 	Limits inbox.Limits
+	// BodyTime bounds the reading of a request's body; 0: 10 s.
+	BodyTime time.Duration
 
 	mu     sync.Mutex
 	box    *inbox.Inbox
@@ -248,6 +250,13 @@ func (s *Shelf) leave(h *Hook) {
 	if s.hooks[h.channel.Name] == h {
 		delete(s.hooks, h.channel.Name)
 	}
+}
+
+func (s *Shelf) bodyTime() time.Duration {
+	if s.BodyTime == 0 {
+		return bodyTime
+	}
+	return s.BodyTime
 }
 
 // large has a slot for each large body that may be read now.

@@ -34,7 +34,7 @@ func (h *Hook) Webhook() (string, http.Handler) {
 // and 503 where that can't be now: then the platform sends them again.
 func (h *Hook) receive(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTime)) // a connection that can't have one has none
+	_ = control.SetReadDeadline(time.Now().Add(h.shelf.bodyTime())) // a connection that can't have one has none
 	body, status := h.body(w, r)
 	_ = control.SetWriteDeadline(time.Now().Add(answerTime))
 	if status != 0 {
