@@ -240,12 +240,12 @@ func locals(f *ast.FuncDecl) map[string]bool {
 // raw says which files of the command line write sequences for the terminal and output of
 // programs past the writers that show text of others safely.
 var raw = map[string]string{
-	"internal/cli/output.go":   "colours of tables, whose cells are made safe",
-	"internal/cli/progress.go": "the line that changes, whose text is made safe",
-	"internal/cli/top.go":      "the table that is drawn anew, whose cells are made safe",
-	"internal/cli/logs.go":     "output of programs to a pipe, and its colours",
-	"internal/cli/exec.go":     "output of programs to a pipe, or to the terminal that it was given",
-	"internal/cli/app.go":      "it asks whether there is a terminal behind a writer",
+	"internal/cli/command/output.go":   "colours of tables, whose cells are made safe",
+	"internal/cli/command/progress.go": "the line that changes, whose text is made safe",
+	"internal/cli/instances/top.go":    "the table that is drawn anew, whose cells are made safe",
+	"internal/cli/instances/logs.go":   "output of programs to a pipe, and its colours",
+	"internal/cli/instances/exec.go":   "output of programs to a pipe, or to the terminal that it was given",
+	"internal/cli/command/app.go":      "it asks whether there is a terminal behind a writer",
 }
 
 // TestOutputIsSafe: only the mains name the streams of the process, and only files with

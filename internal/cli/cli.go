@@ -1,6 +1,7 @@
 // Package cli is the command line of mvm: it parses, asks the agent, prints. Data
-// goes to stdout, progress and prose to stderr. Every noun has its files, each verb
-// with its options, its command and its run.
+// goes to stdout, progress and prose to stderr. What all commands have is in package
+// command. The commands are in tenants, instances and hosts: every noun has its files, each
+// verb with its options, its command and its run.
 package cli
 
 import (
@@ -10,6 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"mvm"
+	"mvm/internal/cli/command"
+	"mvm/internal/cli/hosts"
+	"mvm/internal/cli/instances"
+	"mvm/internal/cli/tenants"
 	"mvm/internal/display"
 )
 
@@ -20,25 +25,39 @@ Names have the form tenant, tenant/pool and tenant/pool/instance. For an instanc
 also give its id alone, or tenant/pool@key for the instance of a user.
 `
 
+// Env is all that the command line takes from its process.
+type Env = command.Env
+
+// ServeOptions say how an agent works.
+type ServeOptions = command.ServeOptions
+
+// ExitCode is the exit code of a command that ended with the error.
+func ExitCode(err error) int { return command.ExitCode(err) }
+
+// app is one run of the command line, with the commands of this package.
+type app struct{ *command.App }
+
 // New returns the command tree.
 func New(env Env) *cobra.Command {
-	a := newApp(env)
+	a := &app{command.NewApp(env)}
 	root := &cobra.Command{
-		Use: "mvm", Short: "Run assistants in microVMs that sleep when idle", Long: rootHelp + exitHelp,
-		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: group,
+		Use: "mvm", Short: "Run assistants in microVMs that sleep when idle", Long: rootHelp + command.ExitHelp,
+		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: command.Group,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetIn(env.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageOf(cmd, flagError(err)) })
-	a.globalFlags(root)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return command.UsageOf(cmd, command.FlagError(err)) })
+	a.GlobalFlags(root)
 	a.addCommands(root)
-	finish(root)
+	command.Finish(root)
 	return root
 }
 
 func (a *app) addCommands(root *cobra.Command) {
+	t, i := tenants.New(a.App), instances.New(a.App)
+	h := hosts.New(a.App, t.OfAgent)
 	root.AddGroup(&cobra.Group{ID: "daily", Title: "Daily use:"}, &cobra.Group{ID: "nouns", Title: "Nouns:"},
 		&cobra.Group{ID: "host", Title: "The host:"})
 	add := func(id string, cmds ...*cobra.Command) {
@@ -47,9 +66,9 @@ func (a *app) addCommands(root *cobra.Command) {
 			root.AddCommand(c)
 		}
 	}
-	add("daily", a.newCmd(), a.deployCmd(), a.connectCmd(), a.psCmd(), a.topCmd(), a.logsCmd(), a.execCmd(), a.cpCmd(), a.whyCmd(), a.eventsCmd())
-	add("nouns", a.tenantCmd(), a.poolCmd(), a.instanceCmd(), a.inboxCmd())
-	add("host", a.agentCmd(), a.hostdCmd(), a.nodeCmd(), a.netCmd(), a.doctorCmd(), a.desiredCmd(), a.completionCmd(root), a.helpCmd(root), a.versionCmd())
+	add("daily", t.New, t.Deploy, t.Connect, i.PS, i.Top, i.Logs, i.Exec, i.CP, i.Why, i.Events)
+	add("nouns", t.Tenant, t.Pool, i.Instance, t.Inbox)
+	add("host", h.Agent, h.Hostd, h.Node, h.Net, h.Doctor, t.Desired, a.completionCmd(root), a.helpCmd(root), a.versionCmd())
 }
 
 // Run executes the command line and returns the exit code. Errors go to Stderr.
@@ -57,9 +76,9 @@ func Run(ctx context.Context, env Env, args []string) int {
 	root := New(env)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err != nil && ctx.Err() != nil && !errors.Is(err, interrupted) && mvm.KindOf(err) != mvm.KindCanceled {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, command.Interrupted) && mvm.KindOf(err) != mvm.KindCanceled {
 		err = mvm.Errorf(mvm.KindCanceled, "interrupted: %w", err)
 	}
-	report(display.NewWriter(env.Stderr), err)
+	command.Report(display.NewWriter(env.Stderr), err)
 	return ExitCode(err)
 }

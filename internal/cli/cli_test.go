@@ -16,6 +16,7 @@ import (
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/cli"
+	base "mvm/internal/cli/command"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -174,31 +175,9 @@ func TestFollowedEndsByItsError(t *testing.T) {
 		{"it ended as it was interrupted", over, true, nil, 0},
 		{"not followed", over, false, gone, 3},
 	} {
-		err := cli.Followed(c.ctx, c.follow, c.err)
+		err := base.Followed(c.ctx, c.follow, c.err)
 		if got := cli.ExitCode(err); got != c.want || c.want == 3 && !errors.Is(err, gone) {
 			t.Errorf("%s: %v, exit code %d, want %d", c.name, err, got, c.want)
-		}
-	}
-}
-
-// TestReachable: what connect says can be dialled from where it is asked, or it names the
-// only host that can.
-func TestReachable(t *testing.T) {
-	for _, c := range []struct{ bound, remote, address, only string }{
-		{"127.0.0.1:8080", "", "127.0.0.1:8080", ""},
-		{"0.0.0.0:8080", "", "127.0.0.1:8080", ""},
-		{"[::]:8080", "", "127.0.0.1:8080", ""},
-		{"192.0.2.7:8080", "", "192.0.2.7:8080", ""},
-		{"127.0.0.1:8080", "node.example", "127.0.0.1:8080", "node.example"},
-		{"[::1]:8080", "192.0.2.7", "[::1]:8080", "192.0.2.7"},
-		{"0.0.0.0:8080", "node.example", "node.example:8080", ""},
-		{"[::]:8080", "2001:db8::1", "[2001:db8::1]:8080", ""},
-		{"192.0.2.7:8080", "node.example", "192.0.2.7:8080", ""},
-		{"127.0.0.1:8080", "localhost", "127.0.0.1:8080", ""},
-		{"127.0.0.1:8080", "127.0.0.1", "127.0.0.1:8080", ""},
-	} {
-		if address, only := cli.Reachable(c.bound, c.remote); address != c.address || only != c.only {
-			t.Errorf("%s, asked of %q: %s, only on %q; want %s, only on %q", c.bound, c.remote, address, only, c.address, c.only)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func (a *app) completionCmd(root *cobra.Command) *cobra.Command {
 			if err := root.GenBashCompletionV2(&b, true); err != nil {
 				return mvm.Errorf(mvm.KindInternal, "make completion script: %w", err)
 			}
-			return a.writeText(bytes.Replace(b.Bytes(), []byte(wordsByPackage), []byte(wordsByOurselves), 1))
+			return a.WriteText(bytes.Replace(b.Bytes(), []byte(wordsByPackage), []byte(wordsByOurselves), 1))
 		}}
 }
 

@@ -4,28 +4,29 @@ import (
 	"github.com/spf13/cobra"
 
 	"mvm/internal/api"
+	"mvm/internal/cli/command"
 )
 
 func (a *app) versionCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "version [-o FORMAT]", Short: "Show the version of mvm, and of the agent if it answers", Args: cobra.NoArgs}
-	out := outputFlag(cmd)
+	out := command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		v := struct {
 			Client api.Version  `json:"client"`
 			Agent  *api.Version `json:"agent,omitempty"`
 		}{Client: a.Version}
 		v.Client.API = api.APIVersion
-		if c, err := a.peek(cmd.Context()); err == nil {
+		if c, err := a.Peek(cmd.Context()); err == nil {
 			defer c.Close()
 			if got, err := c.Version(cmd.Context()); err == nil {
 				v.Agent = &got
 			}
 		}
-		return a.print(*out, v, func() table {
-			var t table
-			t.add("mvm", versionText(v.Client))
+		return a.Print(*out, v, func() command.Table {
+			var t command.Table
+			t.Add("mvm", versionText(v.Client))
 			if v.Agent != nil {
-				t.add("agent", versionText(*v.Agent))
+				t.Add("agent", versionText(*v.Agent))
 			}
 			return t
 		})
@@ -53,7 +54,7 @@ func (a *app) helpCmd(root *cobra.Command) *cobra.Command {
 				return err
 			}
 			if len(rest) > 0 {
-				return group(cmd, rest)
+				return command.Group(cmd, rest)
 			}
 			cmd.InitDefaultHelpFlag()
 			return cmd.Help()

@@ -1,12 +1,12 @@
 package cli_test
 
 import (
+	base "mvm/internal/cli/command"
 	"strings"
 	"testing"
 
 	"gopkg.in/yaml.v3"
 
-	"mvm/internal/cli"
 	"mvm/internal/display"
 )
 
@@ -19,7 +19,7 @@ func FuzzYAML(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		s = strings.ToValidUTF8(s, "\ufffd")
 		key := "k" + string([]rune(s)[:min(len([]rune(s)), 60)]) // YAML bounds keys
-		b, err := cli.EncodeYAML(map[string]any{key: []string{s, s + "\n", "x" + s}})
+		b, err := base.Encode("yaml", map[string]any{key: []string{s, s + "\n", "x" + s}})
 		if err != nil {
 			t.Fatalf("%q: %v", s, err)
 		}

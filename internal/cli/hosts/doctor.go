@@ -1,0 +1,59 @@
+package hosts
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"mvm"
+	"mvm/internal/api"
+	"mvm/internal/cli/command"
+	"mvm/internal/doctor"
+)
+
+func (a *app) doctorCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "doctor [-o FORMAT]", Short: "Check whether the host has what mvm needs; exit with 1 if something is missing", Args: cobra.NoArgs,
+		Long: "Check whether the host has what mvm needs, and check the agent if one answers. Each finding\nsays what to do. The command works without an agent and changes nothing. It exits with 1 if\nsomething is missing.\n"}
+	out := command.OutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		url, err := a.RemoteURL()
+		if err != nil {
+			return err
+		}
+		if url != "" {
+			return a.doctorThere(cmd, *out)
+		}
+		cfg, err := a.Settings(nil, true)
+		if err != nil {
+			return err
+		}
+		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir, Hostd: cfg.Hostd.Socket})
+		found = append(found, a.checkProduction(cfg)...)
+		c, err := a.Peek(ctx)
+		if err != nil {
+			text, fix := command.TextOf(err)
+			found = append(found, mvm.Finding{Severity: "warning", What: text, Fix: fix})
+			return a.printFindings(*out, found)
+		}
+		defer c.Close()
+		found = append(found, mvm.Finding{Severity: "ok", What: "agent answers at", Where: cfg.Socket})
+		more, err := c.Doctor(ctx)
+		if err != nil {
+			return err
+		}
+		return a.printFindings(*out, append(found, more...))
+	}
+	return cmd
+}
+
+// doctorThere has another machine's agent check its host.
+func (a *app) doctorThere(cmd *cobra.Command, out command.Format) error {
+	return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		found, err := c.Doctor(ctx)
+		if err != nil {
+			return err
+		}
+		return a.printFindings(out, found)
+	})
+}

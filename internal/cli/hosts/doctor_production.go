@@ -1,0 +1,21 @@
+package hosts
+
+import (
+	"os"
+
+	"mvm"
+	"mvm/internal/manifest"
+)
+
+// checkProduction is what keeps an agent of the config from starting in production
+// mode; nothing outside that mode.
+func (a *app) checkProduction(cfg manifest.AgentConfig) []mvm.Finding {
+	if !cfg.Trust.Production {
+		return nil
+	}
+	if cfg.Hostd.Socket != "" && os.Geteuid() == 0 { // the agent is another user, who owns the keys
+		return []mvm.Finding{{Severity: "warning", What: "production: not checked, because only the agent's user can read the keys",
+			Fix: "runuser -u " + cfg.Hostd.User + " -- mvm doctor"}}
+	}
+	return a.CheckProduction(cfg)
+}
