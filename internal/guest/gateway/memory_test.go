@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"mvm/internal/guest/gateway"
 )
@@ -43,10 +44,14 @@ func (l *lab) statusOf(send string) int {
 func TestLargeHeadsShareMemory(t *testing.T) {
 	l := newLab(t, gateway.Limits{Heads: 3 * headSize}, webRoute("web", 80, "/", anyOne))
 	let, waits := make(chan struct{}), make(chan struct{})
+	defer close(let)
 	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
-			waits <- struct{}{}
-			<-let
+			select {
+			case waits <- struct{}{}:
+				<-let
+			case <-r.Context().Done():
+			}
 		}
 		fmt.Fprint(w, "hello")
 	}))
@@ -72,17 +77,27 @@ func TestLargeHeadsShareMemory(t *testing.T) {
 		}
 		eventually(t, "a large head is taken", func() bool { return l.statusOf(large) == 200 })
 		eventually(t, "a head of many fields is taken", func() bool { return l.statusOf(many+"\r\n") == 200 })
+		eventually(t, "all memory is given back", func() bool { return l.router.HeadMemory() == 3*headSize })
 
 		for n := range 2 {
 			c := l.raw(80, netip.Addr{})
 			_, _ = io.WriteString(c, strings.Replace([]string{large, many + "\r\n"}[n], "GET", "PUT", 1))
-			<-waits
+			select {
+			case <-waits:
+			case <-time.After(patience):
+				t.Fatalf("round %d: large request %d does not reach the instance", round, n)
+			}
 		}
 		if got := l.statusOf(many + "\r\n"); got != 503 {
 			t.Errorf("round %d: two large heads are under way, and a third is answered with %d", round, got)
 		}
-		let <- struct{}{}
-		let <- struct{}{}
+		for range 2 {
+			select {
+			case let <- struct{}{}:
+			case <-time.After(patience):
+				t.Fatalf("round %d: a large request has ended by itself", round)
+			}
+		}
 	}
 	eventually(t, "nothing is under way", func() bool { return l.router.Active() == 0 })
 	eventually(t, "all memory is given back", func() bool { return l.router.HeadMemory() == 3*headSize })
