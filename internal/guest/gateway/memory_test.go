@@ -62,11 +62,13 @@ func TestLargeHeadsShareMemory(t *testing.T) {
 		many += fmt.Sprintf("X%03d:\r\n", n)
 	}
 	for round := range 5 {
+		eventually(t, "all memory is given back", func() bool { return l.router.HeadMemory() == 3*headSize })
 		var open []net.Conn
-		for range 3 {
+		for n := range 3 {
 			c := l.raw(80, netip.Addr{})
 			_, _ = io.WriteString(c, begun(60<<10))
 			open = append(open, c)
+			eventually(t, "the head has memory", func() bool { return l.router.HeadMemory() == 3*headSize-(n+1)*(headSize-4<<10) })
 		}
 		eventually(t, "there is no memory for another large head", func() bool { return l.statusOf(large) == 503 })
 		if got := l.statusOf("GET / HTTP/1.1\r\nHost: x\r\n\r\n"); got != 200 {
