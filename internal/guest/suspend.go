@@ -72,7 +72,8 @@ func (s *suspension) suspend(ctx context.Context, timeout time.Duration) (lease 
 	return lease, err
 }
 
-// suspendOne asks until the service holds still or the time is over.
+// suspendOne asks until the service holds still or the time is over. One that takes too long
+// to answer is asked again: on a slow or loaded host its next answer comes in time.
 func (s *suspension) suspendOne(ctx context.Context, d workload.Service, deadline time.Time) (time.Duration, error) {
 	for {
 		var answer struct {
@@ -81,6 +82,9 @@ func (s *suspension) suspendOne(ctx context.Context, d workload.Service, deadlin
 			LeaseMS int64  `json:"lease_ms"`
 		}
 		err := s.ask(ctx, d, "suspend", &answer)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && time.Now().Before(deadline) {
+			err, answer.Reason = nil, err.Error()
+		}
 		switch {
 		case err != nil:
 			return 0, err

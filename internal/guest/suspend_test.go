@@ -24,6 +24,7 @@ type workloadServer struct {
 	fails bool   // it answers with errors
 	lease int
 	held  bool
+	mute  int // how often it does not answer
 	asked []string
 }
 
@@ -44,6 +45,9 @@ func (w *workloadServer) serve(rw http.ResponseWriter, r *http.Request) {
 	_ = json.Unmarshal(b, &req)
 	w.asked = append(w.asked, strings.TrimPrefix(r.URL.Path+" "+req.Action, "/"))
 	switch {
+	case w.mute > 0:
+		w.mute--
+		<-r.Context().Done() // who asks gives up
 	case w.fails:
 		rw.WriteHeader(http.StatusServiceUnavailable)
 		fmt.Fprint(rw, `{"error":"not now"}`)
@@ -153,6 +157,22 @@ func TestSuspendOfTheBusy(t *testing.T) {
 	}
 	w.set(func() { w.fails = false })
 	eventually(t, "it goes on in the end", func() bool { return !w.isHeld() })
+}
+
+// TestSuspendOfTheSlow: a service that does not answer one question in time is asked again as
+// long as there is time, and where there is none the instance stays awake.
+func TestSuspendOfTheSlow(t *testing.T) {
+	t.Parallel()
+	for secs, want := range map[int]bool{0: false, 60: true} {
+		t.Run(fmt.Sprint(secs, " seconds"), func(t *testing.T) {
+			t.Parallel()
+			w, m := suspending(t)
+			w.set(func() { w.mute = 1 })
+			if ack := m.suspend(secs); ack.Success != want || w.isHeld() != want {
+				t.Errorf("suspend: %+v, held %v; want success %v", ack, w.isHeld(), want)
+			}
+		})
+	}
 }
 
 // TestWakeGoesOnByItself: a guest that runs again tells its services without being asked.
