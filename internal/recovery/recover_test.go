@@ -68,6 +68,11 @@ func (v vmms) Sweep(_ context.Context, owned func(id string) bool) ([]string, er
 	return nil, nil
 }
 
+// timers are those of the house's instances.
+type timers struct{ known []string }
+
+func (t *timers) Changed(i mvm.Instance) { t.known = append(t.known, i.ID) }
+
 // instances are one of each way in which an agent may have left them.
 func instances() []mvm.Instance {
 	cut := func(kind mvm.OpKind) *mvm.Op { return &mvm.Op{Kind: kind, By: mvm.Asker{Kind: mvm.AskerCLI}} }
@@ -126,7 +131,8 @@ func TestRecover(t *testing.T) {
 	h := &house{paused: map[string]bool{"i-00000001": false, "i-00000003": true, "i-00000006": true}, broken: map[string]bool{"i-00000007": true}}
 	st, done := newStore(t, instances()), make(chan struct{})
 	log := slog.New(slog.DiscardHandler)
-	r := recovery.New(recovery.Options{Store: st, VMMs: vmms{h}, Networks: h, Ports: h, Deliver: h, Queue: h, Folders: folders.New(t.TempDir(), t.TempDir(), log),
+	sched := &timers{}
+	r := recovery.New(recovery.Options{Store: st, VMMs: vmms{h}, Networks: h, Ports: h, Deliver: h, Queue: h, Schedule: sched, Folders: folders.New(t.TempDir(), t.TempDir(), log),
 		Log: log, Seam: func(string, string) error { return nil }, Recovered: done})
 	if err := r.Recover(t.Context()); err != nil {
 		t.Fatal(err)
@@ -135,6 +141,9 @@ func TestRecover(t *testing.T) {
 	case <-done:
 	default:
 		t.Error("clients wait on")
+	}
+	if len(sched.known) != len(instances()) {
+		t.Errorf("the timers of %v are known, want those of all", sched.known)
 	}
 	order := []string{"networks", "publish", "sweep VMMs", "sweep networks", "survey"}
 	if len(h.did) < len(order) || !slices.Equal(h.did[:len(order)], order) {
