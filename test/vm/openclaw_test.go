@@ -173,9 +173,22 @@ func (o *openClaw) say(text string) time.Duration {
 	o.t.Helper()
 	answer, took, err := o.chat(text)
 	if err != nil || !strings.Contains(answer, text) {
-		o.t.Fatalf("chat: %q, %v\n%s", answer, err, o.log())
+		o.t.Fatalf("chat: %q, %v\n%s\nOpenClaw:\n%s", answer, err, o.log(), o.said())
 	}
 	return took
+}
+
+// said is what OpenClaw printed last.
+func (o *openClaw) said() string {
+	var b strings.Builder
+	err := o.client.Logs(o.ctx(), mvm.Address{Instance: o.id}, mvm.LogsSpec{Service: "openclaw", Tail: 40}, func(l mvm.LogLine) error {
+		b.WriteString(l.Text + "\n")
+		return nil
+	})
+	if err != nil {
+		b.WriteString(err.Error())
+	}
+	return b.String()
 }
 
 // process is OpenClaw's process in the guest: pid and start time.
