@@ -133,10 +133,11 @@ func (h *host) post(text, from, secret string, want int) {
 			return err
 		}
 		defer resp.Body.Close()
-		if b, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != want {
-			return fmt.Errorf("%s: %d %s, %v", text, resp.StatusCode, b, err)
+		b, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != want {
+			err = fmt.Errorf("%s: %d %s", text, resp.StatusCode, b)
 		}
-		return nil
+		return err
 	})
 }
 
@@ -149,10 +150,10 @@ func (h *host) taken(want ...string) {
 				continue
 			}
 			out, err := h.exec(i.ID, "cat", "/data/once")
-			if got := strings.Split(strings.TrimSpace(out), "\n"); err != nil || !slices.Equal(got, want) {
-				return fmt.Errorf("the worker has %q, %v, want %q", got, err, want)
+			if got := strings.Split(strings.TrimSpace(out), "\n"); err == nil && !slices.Equal(got, want) {
+				err = fmt.Errorf("the worker has %q, want %q", got, want)
 			}
-			return nil
+			return err
 		}
 		return errors.New("no worker runs")
 	})
