@@ -418,7 +418,7 @@ func TestDrop(t *testing.T) {
 func TestAge(t *testing.T) {
 	f := newFleet(t)
 	f.down = errors.New("the host refuses")
-	g := f.open(t.TempDir(), channel(mvm.ChannelHook, "", "*"), inbox.Limits{Age: 50 * time.Millisecond})
+	g := f.open(t.TempDir(), channel(mvm.ChannelHook, "", "*"), inbox.Limits{Age: 3 * time.Second})
 	g.accepts("a", text("1", "a"))
 	f.wait("set aside", func() bool { e := g.kept(); return len(e) == 1 && e[0].Aside })
 	if e := g.kept()[0]; !strings.Contains(e.Why, "waited") || !strings.Contains(e.Why, "the host refuses") {
