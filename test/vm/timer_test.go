@@ -99,12 +99,12 @@ func (h *host) doneAt(id string, n int) (at [2]time.Time) {
 			return err
 		}
 		lines := strings.Split(strings.TrimSpace(out), "\n")
-		if len(lines) != n+1 {
+		if len(lines) != n+1 || len(strings.Fields(lines[n])) != len(at) { // it may be read while it is written
 			return fmt.Errorf("it has done %q", lines)
 		}
 		for k, text := range strings.Fields(lines[n]) {
 			secs, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || k > 1 {
+			if err != nil {
 				return fmt.Errorf("it has done %q", lines)
 			}
 			at[k] = time.Unix(secs, 0)
