@@ -87,6 +87,9 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	}
 	v.con.drain()
 	v.ch.Close()
+	v.mu.Lock()
+	v.lastWords = tail(v.spec.RunDir) // which is about to be removed
+	v.mu.Unlock()
 	v.exit = v.explainExit(code, sig, known)
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
@@ -126,8 +129,8 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 	case e.Detail == "":
 		e.Detail = "ended; its status went to the process that had started it"
 	}
-	if said := tail(v.spec.RunDir); said != "" && !e.Guest && !v.killed {
-		e.Detail += ": " + said
+	if v.lastWords != "" && !e.Guest && !v.killed {
+		e.Detail += ": " + v.lastWords
 	}
 	return e
 }

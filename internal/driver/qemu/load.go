@@ -67,7 +67,7 @@ func (v *vmm) loadError(ctx context.Context, err error) error {
 	said, crashed := "", false
 	switch {
 	case errors.Is(err, errMigration):
-		said = err.Error() + " " + tail(v.spec.RunDir)
+		said = err.Error() + " " + v.said()
 	case v.ended(ctx):
 		said, crashed = v.exit.Detail, crash(syscall.Signal(v.exit.Signal))
 	default: // it lives, and does not answer

@@ -50,6 +50,7 @@ type vmm struct {
 	mu        sync.Mutex  // guards what follows; never held while waiting
 	shutdown  *shutdown   // why QEMU says that it ends
 	killed    bool        // by this agent
+	lastWords string      // of QEMU, once it has ended
 	migration chan string // gets the states of a migration under way
 	memory    memoryState
 	stopped   time.Time // when the vCPUs last stood still, and ran again; zero: not seen
@@ -234,7 +235,17 @@ func (v *vmm) Exit() driver.Exit {
 
 // explain adds to an error of a VMM that ended what it said before, and what the host
 // lacks where it said that.
-func (v *vmm) explain(err error) error { return explain(err, tail(v.spec.RunDir)) }
+func (v *vmm) explain(err error) error { return explain(err, v.said()) }
+
+// said is what QEMU said last. It is known after its end too, when its log is gone.
+func (v *vmm) said() string {
+	if words := tail(v.spec.RunDir); words != "" {
+		return words
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.lastWords
+}
 
 func explain(err error, said string) error {
 	if said == "" {
