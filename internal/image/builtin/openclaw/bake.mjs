@@ -36,7 +36,7 @@ Object.assign(process.env, {
   OPENCLAW_CONFIG: JSON.stringify({ agents: { defaults: { workspace: `${stateDir}/workspace` } } }),
 });
 prepare(process.env);
-serve(process.env);
+serve(process.env, { nextWake: `${stateDir}/next-wake` });
 process.argv = [process.argv[0], "/opt/openclaw/node_modules/openclaw/openclaw.mjs", "gateway"];
 import(process.argv[1]).catch((error) => {
   console.error(error);
