@@ -228,7 +228,8 @@ func TestControl(t *testing.T) {
 	node := imageNode(t, testenv.Dir(t))
 	for name, test := range map[string]func(*testing.T, *control){
 		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
-		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
+		"requests wait while secrets are taken": requestsWaitAtTheDoor,
+		"holding still is asked for seldom":     holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newControl(t, node)) })
 	}
@@ -252,6 +253,37 @@ func holdsStillWhenIdle(t *testing.T, c *control) {
 	p := c.gw.called("gateway.suspend.prepare")
 	if len(p) != 1 || json.Unmarshal([]byte(p[0]), &params) != nil || params.Drain == nil || *params.Drain {
 		t.Errorf("asked with %v, want drain false, once", p)
+	}
+}
+
+// A request that comes while the door is shut is served when it opens, and others as ever.
+func requestsWaitAtTheDoor(t *testing.T, c *control) {
+	out, err := exec.Command(c.node, "--input-type=module", "-e", `import http from "node:http";
+		import { Door } from "./openclaw/control.mjs";
+		const said = [];
+		const serve = async () => {
+			const s = http.createServer((req, res) => { said.push(req.url); res.end("ok"); });
+			await new Promise((done) => s.listen(0, "127.0.0.1", done));
+			return s;
+		};
+		const [held, other] = [await serve(), await serve()];
+		const at = (s, path) => fetch("http://127.0.0.1:" + s.address().port + path).then((r) => r.text());
+		const door = new Door(held.address().port);
+		await at(held, "/before");
+		let waits;
+		await door.whileShut(async () => {
+			waits = at(held, "/held");
+			await at(other, "/other");
+			await new Promise((later) => setTimeout(later, 300));
+			said.push("opens");
+		});
+		await waits;
+		await door.whileShut(() => Promise.reject(new Error("no"))).catch(() => {});
+		await at(held, "/after");
+		console.log(said.join(" "));
+		process.exit(0);`).CombinedOutput()
+	if got := strings.TrimSpace(string(out)); err != nil || got != "/before /other opens /held /after" {
+		t.Errorf("served %q, %v", got, err)
 	}
 }
 

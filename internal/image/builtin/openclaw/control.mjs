@@ -18,6 +18,8 @@ const callTimeout = 9_000; // the guest agent waits 10 s
 const renewBelow = 90_000; // of a lease of two minutes
 const prepareMinute = 28; // tries a minute: OpenClaw takes 30
 const prepareAgain = 2_200; // after one that found OpenClaw busy
+const quietFor = 5_000; // before new secrets; a longer turn keeps them back no longer
+const quietPoll = 100;
 const cronSettles = 200; // changes of its jobs that come together are read once
 const day = 24 * 60 * 60 * 1000;
 
@@ -242,6 +244,43 @@ class Timers {
   }
 }
 
+// Door holds requests to OpenClaw back for a while. A turn that begins while OpenClaw takes
+// new secrets fails: it reads settings that are replaced meanwhile.
+export class Door {
+  #shut;
+
+  // The door is before the HTTP server of this process that listens on the port.
+  constructor(port) {
+    const emit = http.Server.prototype.emit;
+    const door = this;
+    http.Server.prototype.emit = function (event, ...args) {
+      if (event !== "request" || !door.#shut || this.address()?.port !== port) return emit.call(this, event, ...args);
+      door.#shut.then(() => emit.call(this, event, ...args));
+      return true;
+    };
+  }
+
+  // whileShut does what fn does, and lets no new request in meanwhile.
+  async whileShut(fn) {
+    let open;
+    this.#shut = new Promise((resolve) => (open = resolve));
+    try {
+      return await fn();
+    } finally {
+      this.#shut = undefined;
+      open();
+    }
+  }
+}
+
+// quiet waits until OpenClaw has nothing under way, at most quietFor.
+async function quiet(link) {
+  const end = performance.now() + quietFor;
+  while (!(await link.call("gateway.restart.preflight", {})).safe && performance.now() < end) {
+    await new Promise((later) => setTimeout(later, quietPoll));
+  }
+}
+
 function readSecret(secret) {
   try {
     return readFileSync(path.join(secretsDir, secret), "utf8").replace(/\n$/, "");
@@ -254,7 +293,7 @@ function readSecret(secret) {
 // takeSecrets puts the secrets as they are now into the environment, in which OpenClaw
 // looks for them, and has it resolve its references to them again. A channel's settings go
 // into its configuration.
-async function takeSecrets(link, env) {
+async function takeSecrets(link, door, env) {
   let later = "";
   for (const [name, secret] of Object.entries(JSON.parse(readFileSync(definition, "utf8")).secret_env)) {
     const value = readSecret(secret);
@@ -264,8 +303,11 @@ async function takeSecrets(link, env) {
     } else if (value !== undefined) env[name] = value;
     else delete env[name];
   }
-  refresh(env); // channels may have changed; OpenClaw takes them from the file
-  const done = await link.call("secrets.reload", {});
+  const done = await door.whileShut(async () => {
+    await quiet(link); // a turn that has just begun fails, too
+    refresh(env); // channels may have changed; OpenClaw takes them from the file
+    return link.call("secrets.reload", {});
+  });
   if (done.warningCount > 0) throw new Error(`OpenClaw could not take ${done.warningCount} secrets; its log says which`);
   if (later) throw new Error(`${later} takes effect when OpenClaw is started again`);
   return {};
@@ -287,6 +329,7 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
   const ingress = new Ingress(env);
   const suspension = new Suspension(link, ingress);
   const timers = new Timers(link, nextWake);
+  const door = new Door(gateway);
   link.onopen = () => timers.changed();
   link.onevent = (event) => event === "cron" && timers.changed();
   const answers = {
@@ -299,7 +342,7 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
       if (!suspension.held) await timers.tell(); // an event may have been lost
       return suspension.suspend();
     },
-    "POST /secrets": () => takeSecrets(link, env),
+    "POST /secrets": () => takeSecrets(link, door, env),
   };
   const server = http.createServer(async (req, res) => {
     let status = 200;
