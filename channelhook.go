@@ -2,6 +2,7 @@ package mvm
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -32,6 +33,9 @@ const (
 
 // Keeps reports whether the gateway keeps the channel's messages on its data disk.
 func (c Channel) Keeps() bool { return c.Kind != ChannelTelegram }
+
+// Keeps reports whether gateways of the pool keep messages on their data disks.
+func (s PoolSpec) Keeps() bool { return slices.ContainsFunc(s.Channels, Channel.Keeps) }
 
 // Secrets are the names of the tenant's secrets that the channel's gateway gets, and no
 // other guest.

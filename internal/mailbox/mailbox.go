@@ -36,16 +36,6 @@ const maxPages = 200
 // maxParts bounds the parts in which a message is told.
 const maxParts = mvm.MaxMessageBytes/guestproto.MaxInboxBody + 1
 
-// keeps reports whether gateways of the pool keep messages.
-func keeps(p mvm.Pool) bool {
-	for _, c := range p.Spec.Channels {
-		if c.Keeps() {
-			return true
-		}
-	}
-	return false
-}
-
 // List lists the messages that the tenant's gateways keep, by pool and number.
 func (b *Box) List(ctx context.Context, tenant string) ([]mvm.Message, error) {
 	pools, err := b.Guests.Pools(ctx, tenant)
@@ -54,7 +44,7 @@ func (b *Box) List(ctx context.Context, tenant string) ([]mvm.Message, error) {
 	}
 	var out []mvm.Message
 	for _, p := range pools {
-		if !keeps(p) {
+		if !p.Spec.Keeps() {
 			continue
 		}
 		i, err := b.gateway(ctx, p)
@@ -136,7 +126,7 @@ func (b *Box) record(ctx context.Context, act mvm.Action, i mvm.Instance, m mvm.
 // of is the gateway of the pool, which keeps messages.
 func (b *Box) of(ctx context.Context, tenant, pool string) (mvm.Instance, error) {
 	p, err := b.Guests.Pool(ctx, tenant, pool)
-	if err == nil && !keeps(p) {
+	if err == nil && !p.Spec.Keeps() {
 		err = mvm.Errorf(mvm.KindNotFound, "pool %s has no channel that keeps messages", p.Address())
 	}
 	if err != nil {

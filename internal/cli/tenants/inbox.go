@@ -157,10 +157,8 @@ func (a *app) onMessage(cmd *cobra.Command, tenant, name string, f func(ctx cont
 func keepingPool(tenant string, pools []mvm.Pool) (string, error) {
 	var found []string
 	for _, p := range pools {
-		for _, c := range p.Spec.Channels {
-			if c.Keeps() && (len(found) == 0 || found[len(found)-1] != p.Spec.ID) {
-				found = append(found, p.Spec.ID)
-			}
+		if p.Spec.Keeps() {
+			found = append(found, p.Spec.ID)
 		}
 	}
 	switch len(found) {

@@ -18,6 +18,7 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"time"
@@ -72,29 +73,22 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	or(&l.Waiting, 200)
-	or(&l.PerChat, 50)
-	or(&l.Typing, 4500*time.Millisecond)
-	or(&l.Post, 30*time.Second)
-	or(&l.Poll, 150*time.Millisecond)
-	or(&l.PollMax, 2*time.Second)
-	or(&l.Retry, 500*time.Millisecond)
-	or(&l.RetryMax, 30*time.Second)
-	or(&l.Refusals, 5)
-	or(&l.Errors, 20)
-	or(&l.Slow, 45*time.Second)
+	l.Waiting = cmp.Or(l.Waiting, 200)
+	l.PerChat = cmp.Or(l.PerChat, 50)
+	l.Typing = cmp.Or(l.Typing, 4500*time.Millisecond)
+	l.Post = cmp.Or(l.Post, 30*time.Second)
+	l.Poll = cmp.Or(l.Poll, 150*time.Millisecond)
+	l.PollMax = cmp.Or(l.PollMax, 2*time.Second)
+	l.Retry = cmp.Or(l.Retry, 500*time.Millisecond)
+	l.RetryMax = cmp.Or(l.RetryMax, 30*time.Second)
+	l.Refusals = cmp.Or(l.Refusals, 5)
+	l.Errors = cmp.Or(l.Errors, 20)
+	l.Slow = cmp.Or(l.Slow, 45*time.Second)
 	return l
 }
 
-func or[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
-// wait waits for d, and reports false when ctx ended first.
-func wait(ctx context.Context, d time.Duration) bool {
+// Wait waits for d, and reports false when ctx ended first.
+func Wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -18,7 +18,7 @@ type line struct {
 	news  chan struct{} // something was added
 	nudge chan struct{} // no pause
 	told  atomic.Bool   // the senders know that the worker is not up
-	upAt  time.Time     // when the worker last answered; of run
+	upAt  time.Time     // when the worker last answered; used by run alone
 
 	waiting []*Ticket // q.mu
 }
@@ -128,14 +128,20 @@ func (l *line) tellSlow(t *Ticket) {
 
 // attempt has the worker awake and delivers the ticket, and urgent ones that come meanwhile.
 func (l *line) attempt(t *Ticket) error {
-	body, err := l.read(t)
+	err := l.try(t)
 	if errors.Is(err, ErrGone) {
 		l.remove(t)
 		l.q.settle(t, messageGone, "", "")
 		return nil
 	}
-	if err != nil {
-		return err
+	return err
+}
+
+func (l *line) try(t *Ticket) error {
+	if l.q.opt.Keeper != nil { // a worker is not woken for what is gone
+		if err := l.q.opt.Keeper.Check(t.Message); err != nil {
+			return err
+		}
 	}
 	lease, err := l.q.opt.Workers.Reach(l.q.ctx, l.q.opt.Channel.Name, l.q.opt.Channel.To.PoolID, l.key)
 	if err != nil {
@@ -145,7 +151,7 @@ func (l *line) attempt(t *Ticket) error {
 	if err := l.await(lease, t); err != nil {
 		return err
 	}
-	return l.hand(lease, t, body)
+	return l.hand(lease, t)
 }
 
 // read returns the ticket's body.
@@ -191,7 +197,7 @@ func (l *line) await(lease Lease, t *Ticket) error {
 // passUrgent delivers what does not wait for the worker to become idle.
 func (l *line) passUrgent(lease Lease) error {
 	for u := l.urgent(); u != nil; u = l.urgent() {
-		if err := l.hand(lease, u, u.Body); err != nil && !l.setAside(u, err) {
+		if err := l.hand(lease, u); err != nil && !l.setAside(u, err) {
 			return err
 		}
 	}
@@ -208,8 +214,12 @@ func (l *line) preflight(instance string) (guestproto.PreflightAck, error) {
 }
 
 // hand posts the ticket to the worker and has it made durable.
-func (l *line) hand(lease Lease, t *Ticket, body []byte) error {
+func (l *line) hand(lease Lease, t *Ticket) error {
 	q := l.q
+	body, err := l.read(t) // only now: it may have waited for long, and been dropped
+	if err != nil {
+		return err
+	}
 	instance, boot := lease.Instance()
 	ctx, cancel := context.WithTimeout(q.ctx, q.lim.Post)
 	defer cancel()

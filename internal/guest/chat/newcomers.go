@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -19,16 +20,16 @@ const (
 type Newcomers struct {
 	on bool
 
-	mu     sync.Mutex
-	known  map[string]bool
-	tokens float64
-	last   time.Time
+	mu    sync.Mutex
+	known map[string]bool
+	rate  mvm.RateTable // of all together
 }
 
 // NewNewcomers bounds new keys where the channel is open to everybody and each has an instance.
 func NewNewcomers(c mvm.Channel) *Newcomers {
 	from := c.To.Selector.From
-	return &Newcomers{on: c.Open() && (from == mvm.KeyFromChat || from == mvm.KeyFromSender)}
+	return &Newcomers{known: map[string]bool{}, rate: mvm.RateTable{Burst: newcomerBurst, Every: newcomerEvery, Max: 1},
+		on: c.Open() && (from == mvm.KeyFromChat || from == mvm.KeyFromSender)}
 }
 
 // Allow reports whether the key is known or may be new now.
@@ -41,17 +42,9 @@ func (n *Newcomers) Allow(key string) bool {
 	if n.known[key] {
 		return true
 	}
-	now := time.Now()
-	if n.known == nil {
-		n.known, n.tokens = map[string]bool{}, newcomerBurst
-	} else {
-		n.tokens = min(newcomerBurst, n.tokens+float64(now.Sub(n.last))/float64(newcomerEvery))
-	}
-	n.last = now
-	if n.tokens < 1 {
+	if _, ok := n.rate.Allow(netip.Addr{}, time.Now()); !ok {
 		return false
 	}
-	n.tokens--
 	if len(n.known) >= maxNewcomers {
 		clear(n.known)
 	}

@@ -15,6 +15,7 @@ import (
 // Message is one message for a worker. ID is the platform's, unique in the channel.
 type Message struct {
 	ID     int64
+	Ref    string // what the platform calls it, where that is no number
 	Chat   string // where signs of typing and mvm's own texts go; empty: nowhere
 	Key    string // of the worker; empty: any that belongs to no key
 	Body   []byte // JSON
@@ -27,8 +28,10 @@ type Message struct {
 // Keeper keeps messages until they are delivered, for a platform that does not. A Message of
 // it has no Body until Read. Its methods may be called concurrently.
 type Keeper interface {
-	// Read returns the message's body. ErrGone: it is not to be delivered any more. Another
-	// error of a *Refusal: it never will be, and is set aside.
+	// Check reports whether the message is still to be delivered. ErrGone: it is not. A
+	// *Refusal: it never will be, and is set aside.
+	Check(m Message) error
+	// Read does as Check, and returns the message's body.
 	Read(m Message) ([]byte, error)
 	// Failed notes a try that failed. Where it counts, m says how many of them there were.
 	Failed(m Message, counts bool, why string)
@@ -42,10 +45,9 @@ var ErrGone = errors.New("the message is gone")
 // Ticket is a Message that was offered.
 type Ticket struct {
 	Message
-	seq     uint64
-	offered time.Time
-	done    chan struct{}
-	kept    bool // it has not been delivered; done
+	offered   time.Time
+	done      chan struct{}
+	unsettled bool // the platform must keep it; valid once done is closed
 
 	up atomic.Bool // the worker answers
 }
@@ -54,13 +56,14 @@ type Ticket struct {
 func (t *Ticket) Done() <-chan struct{} { return t.done }
 
 // Settled reports, once Done is closed, that the platform need not keep the message.
-func (t *Ticket) Settled() bool { return !t.kept }
+func (t *Ticket) Settled() bool { return !t.unsettled }
 
-// QueueOptions are what a Queue works with. All but Limits, Header and Keeper are required.
+// QueueOptions are what a Queue works with. All but Platform, Limits, Header and Keeper are
+// required.
 type QueueOptions struct {
 	Channel  guestproto.Channel
 	Workers  Workers
-	Platform Platform
+	Platform Platform // nil: mvm itself says nothing there
 	Recorder Recorder
 	Log      *slog.Logger
 	Limits   Limits
@@ -81,7 +84,6 @@ type Queue struct {
 
 	mu     sync.Mutex
 	closed bool
-	seq    uint64
 	lines  map[string]*line
 	byID   map[int64]*Ticket
 	byChat map[string]int
@@ -115,7 +117,7 @@ func (q *Queue) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, t := range q.byID {
-		t.kept = true
+		t.unsettled = true
 		close(t.done)
 	}
 	clear(q.byID)
@@ -143,15 +145,13 @@ func (q *Queue) Offer(m Message) *Ticket {
 		close(t.done)
 		return t
 	case q.closed, len(q.byID) >= q.lim.Waiting:
-		t.kept = true
+		t.unsettled = true
 		close(t.done)
 		return t
 	case m.Chat != "" && q.byChat[m.Chat] >= q.lim.PerChat:
 		q.crowded(t)
 		return t
 	}
-	q.seq++
-	t.seq = q.seq
 	q.byID[m.ID] = t
 	q.byChat[m.Chat]++
 	l := q.lines[m.Key]
@@ -255,7 +255,7 @@ const (
 const sayTimeout = 15 * time.Second
 
 func (q *Queue) say(chat, text string) {
-	if chat == "" {
+	if chat == "" || q.opt.Platform == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(q.ctx, sayTimeout)

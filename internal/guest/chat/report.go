@@ -61,7 +61,7 @@ func (r *reporter) Record(channel string, e guestproto.MessageEvent) {
 }
 
 func (r *reporter) run() {
-	for wait(r.ctx, reportEvery) && r.report() {
+	for Wait(r.ctx, reportEvery) && r.report() {
 	}
 }
 

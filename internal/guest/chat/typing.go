@@ -25,7 +25,7 @@ type typist struct {
 
 // add counts a message of the chat. q.mu is held.
 func (y *typist) add(chat string) {
-	if chat == "" {
+	if chat == "" || y.q.opt.Platform == nil {
 		return
 	}
 	y.mu.Lock()

@@ -61,6 +61,8 @@ type fleet struct {
 
 	mu      sync.Mutex
 	reaches int
+	busy    bool // its worker has a turn under way
+	asked   int  // how often that was looked at
 	down    error
 	answer  func(g got) (status int, header http.Header) // nil: 200
 	got     []got
@@ -102,7 +104,10 @@ func (f *fleet) Reach(_ context.Context, _, _, key string) (chat.Lease, error) {
 }
 
 func (f *fleet) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
-	return guestproto.PreflightAck{Safe: true}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	return guestproto.PreflightAck{Safe: !f.busy}, nil
 }
 
 func (f *fleet) Sync(context.Context, string, string, int) error { return nil }
@@ -411,6 +416,24 @@ func TestDrop(t *testing.T) {
 	f.wait("the next one", func() bool { return len(g.kept()) == 0 && f.count(guestproto.MessageAccepted) > 0 })
 	if b := f.bodies(); len(b) != 1 || b[0] != text("1", "b") {
 		t.Errorf("workers have %q, events %+v", f.bodies(), f.events)
+	}
+}
+
+// TestDropWhileTheWorkerIsBusy: a message that waits for a worker's turn to end can be dropped
+// as well.
+func TestDropWhileTheWorkerIsBusy(t *testing.T) {
+	f := newFleet(t)
+	f.busy = true
+	g := f.open(t.TempDir(), channel(mvm.ChannelHook, "", "*"), inbox.Limits{})
+	g.accepts("a", text("1", "a"))
+	f.wait("the worker is asked", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.asked > 0 })
+	if err := g.shelf.Drop(g.kept()[0].Number); err != nil {
+		t.Fatal(err)
+	}
+	f.set(func() { f.busy = false })
+	f.wait("nothing waits", func() bool { return g.Status().Waiting == 0 })
+	if b := f.bodies(); len(b) != 0 {
+		t.Errorf("workers have %q", b)
 	}
 }
 

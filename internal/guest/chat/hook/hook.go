@@ -9,10 +9,8 @@ package hook
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -37,10 +35,10 @@ type Hook struct {
 	offering sync.Mutex // one offers at a time, in order
 	offered  int64      // the last number that was
 
-	mu     sync.Mutex
-	state  string
-	detail string
-	notes  map[int64]string // why the last try failed, where that is not worth a write
+	standing *chat.Standing
+
+	mu    sync.Mutex
+	notes map[int64]string // why the last try failed, where that is not worth a write
 }
 
 var (
@@ -55,11 +53,11 @@ func Opener(shelf *Shelf) func(chat.AdapterOptions) chat.Adapter {
 
 func open(opt chat.AdapterOptions, shelf *Shelf) *Hook {
 	c := opt.Channel
-	h := &Hook{channel: c, opt: opt, shelf: shelf, newcomers: chat.NewNewcomers(c.Channel), state: chat.StateStarting, notes: map[int64]string{}}
+	h := &Hook{channel: c, opt: opt, shelf: shelf, newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt), notes: map[int64]string{}}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	limits := opt.Limits
 	limits.Waiting, limits.PerChat = inbox.MaxWaiting, inbox.MaxWaiting // the inbox has the bounds
-	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: nobody{}, Recorder: opt.Recorder, Log: opt.Log,
+	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Recorder: opt.Recorder, Log: opt.Log,
 		Limits: limits, Keeper: h, Header: h.header})
 	shelf.enter(h)
 	h.group.Go(h.begin)
@@ -76,25 +74,33 @@ const (
 func (h *Hook) begin() {
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		err := h.offer()
-		if err == nil && len(h.channel.Token) == 0 {
-			err = errors.New("the tenant has no secret " + h.channel.Secret + "; set it with `mvm tenant secrets set`")
-		}
-		if err == nil && h.channel.VerifySecret != "" && len(h.channel.Verify) == 0 {
-			err = errors.New("the tenant has no secret " + h.channel.VerifySecret + "; set it with `mvm tenant secrets set`")
-		}
-		if err == nil {
-			h.tell(chat.StateReady, h.shelf.damage())
+		lacks := h.lacks()
+		switch {
+		case err != nil:
+			h.standing.Tell(chat.StateFailing, err.Error())
+		case lacks != "": // with it comes another adapter
+			h.standing.Tell(chat.StateFailing, "the tenant has no secret "+lacks+"; set it with `mvm tenant secrets set`")
+			return
+		default:
+			h.standing.Tell(chat.StateReady, h.shelf.damage())
 			return
 		}
-		h.tell(chat.StateFailing, err.Error())
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-h.ctx.Done():
-			timer.Stop()
+		if !chat.Wait(h.ctx, pause) {
 			return
 		}
 	}
+}
+
+// lacks is the name of a secret that the channel needs and the tenant does not have, "" for
+// none.
+func (h *Hook) lacks() string {
+	switch {
+	case len(h.channel.Token) == 0:
+		return h.channel.Secret
+	case h.channel.VerifySecret != "" && len(h.channel.Verify) == 0:
+		return h.channel.VerifySecret
+	}
+	return ""
 }
 
 // offer gives the queue what the inbox has and the queue has not had yet, in order.
@@ -115,63 +121,29 @@ func (h *Hook) offer() error {
 }
 
 func (h *Hook) message(e inbox.Entry) chat.Message {
-	return chat.Message{ID: e.Number, Chat: e.Chat, Key: keyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}
-}
-
-// keyOf is the key of the worker.
-func keyOf(c mvm.Channel, sender, in string) string {
-	if key, ok := c.To.Selector.Fixed(); ok {
-		return key
-	}
-	switch c.To.Selector.From {
-	case mvm.KeyFromChat:
-		return in
-	case mvm.KeyFromSender:
-		return sender
-	}
-	return ""
+	return chat.Message{ID: e.Number, Ref: e.ID, Chat: e.Chat, Key: chat.KeyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}
 }
 
 // why says for what a message is not delivered, "" where it is.
 func (h *Hook) why(m posted.Message) string {
-	key := keyOf(h.channel.Channel, m.Sender, m.Chat)
+	key := chat.KeyOf(h.channel.Channel, m.Sender, m.Chat)
 	switch {
-	case !allowed(h.channel.Channel, m):
-		return "its sender or group is not in the channel's allow"
+	case !chat.Allowed(h.channel.Channel, m.Sender, m.Chat, m.Group):
+		return chat.WhyNotAllowed
 	case h.channel.To.Selector.From != "" && mvm.ValidateKey(key) != nil:
 		return "its chat or sender can't be the key of an instance"
 	case !h.newcomers.Allow(key):
-		return "too many new chats at once"
+		return chat.WhyTooManyNew
 	}
 	return ""
-}
-
-// allowed reports whether the channel delivers the message: in a group both the sender, if
-// the message has one, and the group have to be listed.
-func allowed(c mvm.Channel, m posted.Message) bool {
-	switch {
-	case c.Open():
-		return true
-	case m.Group && !slices.Contains(c.Allow, m.Chat):
-		return false
-	case m.Sender == "":
-		return m.Group
-	}
-	return slices.Contains(c.Allow, m.Sender)
 }
 
 // header is the head of a message to an instance: it is signed as the platform would, with
 // the instance's own secret.
 func (h *Hook) header(instance string, m chat.Message) http.Header {
-	id := ""
-	if box, err := h.shelf.open(); err == nil {
-		if e, err := box.Entry(m.ID); err == nil {
-			id = e.ID
-		}
-	}
-	head := posted.Sign(h.channel, h.channel.WebhookSecret(instance), id, m.Body, time.Now())
+	head := posted.Sign(h.channel, h.channel.WebhookSecret(instance), m.Ref, m.Body, time.Now())
 	head.Set("X-Mvm-Channel", h.channel.Name)
-	head.Set("X-Mvm-Message-Id", id)
+	head.Set("X-Mvm-Message-Id", m.Ref)
 	return head
 }
 
@@ -184,37 +156,10 @@ func (h *Hook) Close() {
 }
 
 // Status implements chat.Adapter.
-func (h *Hook) Status() guestproto.ChannelStatus {
-	n := h.queue.Counts()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := guestproto.ChannelStatus{Name: h.channel.Name, Kind: h.channel.Kind, State: h.state, Detail: h.detail,
-		Waiting: n.Waiting, Accepted: n.Accepted, Refused: n.Refused, SetAside: n.SetAside}
-	if !n.Last.IsZero() {
-		s.Last = &n.Last
-	}
-	return s
-}
-
-func (h *Hook) tell(state, detail string) {
-	h.mu.Lock()
-	changed := h.state != state || h.detail != detail
-	h.state, h.detail = state, detail
-	h.mu.Unlock()
-	if changed {
-		h.opt.Log.Info("channel", "name", h.channel.Name, "state", state, "detail", detail)
-		h.opt.Changed()
-	}
-}
+func (h *Hook) Status() guestproto.ChannelStatus { return h.standing.Status(h.queue.Counts()) }
 
 // Proxy implements chat.Adapter: workers reach these platforms by themselves.
 func (h *Hook) Proxy(http.ResponseWriter, *http.Request) bool { return false }
-
-// nobody is a platform in which mvm itself says nothing.
-type nobody struct{}
-
-func (nobody) Typing(context.Context, string) error      { return nil }
-func (nobody) Say(context.Context, string, string) error { return nil }
 
 // Shelf is where the channels of a gateway keep their messages: one inbox, opened on the
 // first use. Its methods may be called concurrently.

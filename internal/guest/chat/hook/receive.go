@@ -141,8 +141,14 @@ func (h *Hook) keep(messages []posted.Message) error {
 	return nil
 }
 
-// Read implements chat.Keeper.
-func (h *Hook) Read(m chat.Message) ([]byte, error) {
+// Check implements chat.Keeper.
+func (h *Hook) Check(m chat.Message) error {
+	_, err := h.due(m)
+	return err
+}
+
+// due returns the inbox that has the message, which is still to be delivered.
+func (h *Hook) due(m chat.Message) (*inbox.Inbox, error) {
 	box, err := h.shelf.open()
 	if err != nil {
 		return nil, err
@@ -155,6 +161,15 @@ func (h *Hook) Read(m chat.Message) ([]byte, error) {
 		return nil, err
 	case box.Old(e):
 		return nil, &chat.Refusal{Final: true, Why: "it has waited for more than " + box.Age().String() + "; the last try: " + h.note(e)}
+	}
+	return box, nil
+}
+
+// Read implements chat.Keeper.
+func (h *Hook) Read(m chat.Message) ([]byte, error) {
+	box, err := h.due(m)
+	if err != nil {
+		return nil, err
 	}
 	body, err := box.Body(m.ID)
 	if mvm.IsKind(err, mvm.KindInternal) {

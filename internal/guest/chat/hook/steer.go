@@ -32,11 +32,8 @@ func (s *Shelf) list(after int64) (r guestproto.InboxReport, err error) {
 	if s.unused() {
 		return r, nil
 	}
-	entries, err := s.Entries()
+	entries, err := s.entries(after)
 	for _, e := range entries {
-		if e.Number <= after {
-			continue
-		}
 		if len(r.Entries) == guestproto.MaxInboxEntries {
 			r.More = true
 			break
@@ -87,27 +84,21 @@ func (s *Shelf) unused() bool {
 
 // Entries lists what the shelf's inbox keeps; of an entry that waits, with why the last try
 // to deliver it failed.
-func (s *Shelf) Entries() ([]inbox.Entry, error) {
+func (s *Shelf) Entries() ([]inbox.Entry, error) { return s.entries(0) }
+
+// entries are those behind a number.
+func (s *Shelf) entries(after int64) ([]inbox.Entry, error) {
 	box, err := s.open()
 	if err != nil {
 		return nil, err
 	}
-	entries := box.Entries("")
+	entries := box.After("", after)
 	for n, e := range entries {
 		if h := s.hook(e.Channel); h != nil && !e.Aside {
 			entries[n].Why = h.note(e)
 		}
 	}
 	return entries, nil
-}
-
-// Body returns a message's bytes.
-func (s *Shelf) Body(number int64) ([]byte, error) {
-	box, err := s.open()
-	if err != nil {
-		return nil, err
-	}
-	return box.Body(number)
 }
 
 // Retry has a message tried at once, also one that was set aside.

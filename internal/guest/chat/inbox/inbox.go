@@ -22,6 +22,7 @@
 package inbox
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"slices"
@@ -80,25 +81,18 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	or(&l.Body, 1<<20)
-	or(&l.ID, 256)
-	or(&l.Messages, MaxWaiting)
-	or(&l.Bytes, 64<<20)
-	or(&l.Chat, 100)
-	or(&l.ChatBytes, 8<<20)
-	or(&l.Aside, 1000)
-	or(&l.AsideBytes, 16<<20)
-	or(&l.Age, 7*24*time.Hour)
-	or(&l.Remember, 7*24*time.Hour)
-	or(&l.Known, 20_000)
+	l.Body = cmp.Or(l.Body, 1<<20)
+	l.ID = cmp.Or(l.ID, 256)
+	l.Messages = cmp.Or(l.Messages, MaxWaiting)
+	l.Bytes = cmp.Or(l.Bytes, 64<<20)
+	l.Chat = cmp.Or(l.Chat, 100)
+	l.ChatBytes = cmp.Or(l.ChatBytes, 8<<20)
+	l.Aside = cmp.Or(l.Aside, 1000)
+	l.AsideBytes = cmp.Or(l.AsideBytes, 16<<20)
+	l.Age = cmp.Or(l.Age, 7*24*time.Hour)
+	l.Remember = cmp.Or(l.Remember, 7*24*time.Hour)
+	l.Known = cmp.Or(l.Known, 20_000)
 	return l
-}
-
-func or[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }
 
 // Options are what an Inbox works with. Only Log is required.

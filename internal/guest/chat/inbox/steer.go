@@ -3,6 +3,7 @@ package inbox
 import (
 	"bytes"
 	"hash/crc32"
+	"strings"
 
 	"go.etcd.io/bbolt"
 
@@ -121,7 +122,7 @@ const maxWhy = 300
 
 func clip(s string) string {
 	if len(s) > maxWhy {
-		return s[:maxWhy]
+		return strings.ToValidUTF8(s[:maxWhy], "") // not half a character
 	}
 	return s
 }

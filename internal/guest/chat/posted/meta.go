@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 
 	"mvm/internal/guestproto"
 )
@@ -29,10 +30,7 @@ func (o object) with(field string, v any) (object, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := object{}
-	for k, old := range o {
-		out[k] = old
-	}
+	out := maps.Clone(o)
 	out[field] = raw
 	return out, nil
 }

@@ -1,6 +1,7 @@
 package posted
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,16 +71,8 @@ func readSlack(_ guestproto.Channel, r Request) (p Post, err error) {
 	if e.BotID != "" || e.Message.BotID != "" {
 		return p, nil
 	}
-	chat := string(first(e.Channel, e.Item.Channel))
-	p.Messages = []Message{{ID: in.EventID, Chat: chat, Sender: string(first(e.User, e.Message.User)),
+	chat := string(cmp.Or(e.Channel, e.Item.Channel))
+	p.Messages = []Message{{ID: in.EventID, Chat: chat, Sender: string(cmp.Or(e.User, e.Message.User)),
 		Group: chat != "" && !strings.HasPrefix(chat, "D"), Body: r.Body}} // D is a direct message
 	return p, nil
-}
-
-// first returns the first that is not empty.
-func first(a, b slackName) slackName {
-	if a != "" {
-		return a
-	}
-	return b
 }

@@ -29,11 +29,7 @@ type Bot struct {
 	ctx       context.Context
 	cancel    context.CancelFunc
 	hooked    bool // Telegram has our address and secret; of keepWebhook
-
-	mu     sync.Mutex
-	state  string
-	detail string
-	name   string // of the bot
+	standing  *chat.Standing
 }
 
 var _ chat.Adapter = (*Bot)(nil)
@@ -41,7 +37,7 @@ var _ chat.Adapter = (*Bot)(nil)
 // Open starts a bot.
 func Open(opt chat.AdapterOptions) chat.Adapter {
 	c := opt.Channel
-	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c.Channel, c.Token), newcomers: chat.NewNewcomers(c.Channel), state: chat.StateStarting}
+	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c.Channel, c.Token), newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.proxy.init(b)
 	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits,
@@ -49,7 +45,7 @@ func Open(opt chat.AdapterOptions) chat.Adapter {
 			return http.Header{secretHeader: {c.WebhookSecret(instance)}}
 		}})
 	if b.api.token == "" {
-		b.tell(chat.StateFailing, "the tenant has no secret "+c.Secret+"; set it with `mvm tenant secrets set`")
+		b.standing.Tell(chat.StateFailing, "the tenant has no secret "+c.Secret+"; set it with `mvm tenant secrets set`")
 		return b
 	}
 	if c.Polls() {
@@ -68,29 +64,7 @@ func (b *Bot) Close() {
 }
 
 // Status implements chat.Adapter.
-func (b *Bot) Status() guestproto.ChannelStatus {
-	n := b.queue.Counts()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := guestproto.ChannelStatus{Name: b.channel.Name, Kind: b.channel.Kind, State: b.state, Detail: b.detail, Bot: b.name,
-		Waiting: n.Waiting, Accepted: n.Accepted, Refused: n.Refused, SetAside: n.SetAside}
-	if !n.Last.IsZero() {
-		s.Last = &n.Last
-	}
-	return s
-}
-
-// tell notes how the channel is.
-func (b *Bot) tell(state, detail string) {
-	b.mu.Lock()
-	changed := b.state != state || b.detail != detail
-	b.state, b.detail = state, detail
-	b.mu.Unlock()
-	if changed {
-		b.opt.Log.Info("channel", "name", b.channel.Name, "state", state, "detail", detail)
-		b.opt.Changed()
-	}
-}
+func (b *Bot) Status() guestproto.ChannelStatus { return b.standing.Status(b.queue.Counts()) }
 
 // Typing implements chat.Platform.
 func (b *Bot) Typing(ctx context.Context, chatID string) error {
@@ -111,10 +85,7 @@ func numeric(id string) any {
 
 // learnName asks who the bot is, which also shows that the token is good.
 func (b *Bot) learnName(ctx context.Context) error {
-	b.mu.Lock()
-	known := b.name != ""
-	b.mu.Unlock()
-	if known {
+	if b.standing.Bot() != "" {
 		return nil
 	}
 	var me struct {
@@ -123,9 +94,7 @@ func (b *Bot) learnName(ctx context.Context) error {
 	if err := b.api.call(ctx, "getMe", nil, &me); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	b.name = "@" + clip(me.Username)
-	b.mu.Unlock()
+	b.standing.SetBot("@" + clip(me.Username))
 	return nil
 }
 
@@ -155,7 +124,7 @@ func (b *Bot) failed(err error, pause time.Duration) time.Duration {
 	default:
 		detail = said.Error()
 	}
-	b.tell(chat.StateFailing, detail)
+	b.standing.Tell(chat.StateFailing, detail)
 	return pause
 }
 
@@ -173,16 +142,4 @@ func reason(err error) string {
 		return err.Error()
 	}
 	return text
-}
-
-// pauseFor waits, and reports false where the bot is closed.
-func (b *Bot) pauseFor(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-b.ctx.Done():
-		return false
-	}
 }

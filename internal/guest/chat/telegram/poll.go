@@ -45,14 +45,14 @@ func (b *Bot) poll() {
 		w.settle()
 		raw, err := b.getUpdates(&w)
 		if err != nil {
-			if b.ctx.Err() != nil || !b.pauseFor(b.recover(err, pause)) {
+			if b.ctx.Err() != nil || !chat.Wait(b.ctx, b.recover(err, pause)) {
 				return
 			}
 			pause = min(stepFactor*pause, longestPause)
 			continue
 		}
 		pause = firstPause
-		b.tell(chat.StateReady, "")
+		b.standing.Tell(chat.StateReady, "")
 		for _, u := range raw {
 			b.take(&w, u)
 		}

@@ -1,8 +1,8 @@
 package telegram
 
 import (
+	"cmp"
 	"encoding/json"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -88,42 +88,17 @@ func (u update) origin() (sender, chat int64) {
 // what the worker does, or is no message.
 func (u update) urgent() bool { return u.Message == nil || strings.HasPrefix(u.Message.Text, "/") }
 
-// allowed reports whether the channel delivers what the sender wrote in the chat: in a
-// group both have to be listed.
-func allowed(c mvm.Channel, sender, chat int64) bool {
-	if c.Open() {
-		return true
-	}
-	has := func(id int64) bool { return slices.Contains(c.Allow, strconv.FormatInt(id, 10)) }
-	switch {
-	case sender == 0 && chat == 0:
-		return false
-	case chat < 0 && !has(chat):
-		return false
-	case sender == 0: // a post of a channel, or of an anonymous administrator
-		return chat < 0
-	}
-	return has(sender)
+// keyOf is the key of the worker. Where the chat or the sender is not known, it is the other.
+func keyOf(c mvm.Channel, sender, in int64) string {
+	return chat.KeyOf(c, strconv.FormatInt(cmp.Or(sender, in), 10), strconv.FormatInt(cmp.Or(in, sender), 10))
 }
 
-// keyOf is the key of the worker.
-func keyOf(c mvm.Channel, sender, chat int64) string {
-	if key, ok := c.To.Selector.Fixed(); ok {
-		return key
+// listed is an id as allowlists have it, "" for none.
+func listed(id int64) string {
+	if id == 0 {
+		return ""
 	}
-	switch c.To.Selector.From {
-	case mvm.KeyFromChat:
-		if chat == 0 {
-			chat = sender
-		}
-		return strconv.FormatInt(chat, 10)
-	case mvm.KeyFromSender:
-		if sender == 0 {
-			sender = chat
-		}
-		return strconv.FormatInt(sender, 10)
-	}
-	return ""
+	return strconv.FormatInt(id, 10)
 }
 
 // secretHeader is where Telegram, and to a worker the gateway, shows the secret.
@@ -136,15 +111,12 @@ func (b *Bot) read(raw json.RawMessage) (m chat.Message, why string, err error) 
 		return m, "", mvm.Errorf(mvm.KindInvalid, "read an update: it has another form")
 	}
 	sender, in := u.origin()
-	m = chat.Message{ID: u.ID, Body: raw, Urgent: u.urgent(), Key: keyOf(b.channel.Channel, sender, in)}
-	if in != 0 {
-		m.Chat = strconv.FormatInt(in, 10)
-	}
+	m = chat.Message{ID: u.ID, Chat: listed(in), Body: raw, Urgent: u.urgent(), Key: keyOf(b.channel.Channel, sender, in)}
 	switch {
-	case !allowed(b.channel.Channel, sender, in):
-		why = "its sender or group is not in the channel's allow"
+	case !chat.Allowed(b.channel.Channel, listed(sender), m.Chat, in < 0):
+		why = chat.WhyNotAllowed
 	case !b.newcomers.Allow(m.Key):
-		why = "too many new chats at once"
+		why = chat.WhyTooManyNew
 	}
 	return m, why, nil
 }

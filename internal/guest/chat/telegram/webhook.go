@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"net/url"
 	"time"
 
 	"mvm/internal/guest/chat"
@@ -31,7 +30,7 @@ func (b *Bot) keepWebhook() {
 		} else {
 			pause = firstPause
 		}
-		if !b.pauseFor(next) {
+		if !chat.Wait(b.ctx, next) {
 			return
 		}
 	}
@@ -61,10 +60,10 @@ func (b *Bot) setWebhook() error {
 		b.hooked, info.LastError = true, 0
 	}
 	if info.LastError > 0 && time.Since(time.Unix(info.LastError, 0)) < webhookCheck {
-		b.tell(chat.StateFailing, "Telegram can't deliver to "+b.channel.URL+": "+clip(info.LastText))
+		b.standing.Tell(chat.StateFailing, "Telegram can't deliver to "+b.channel.URL+": "+clip(info.LastText))
 		return nil
 	}
-	b.tell(chat.StateReady, "")
+	b.standing.Tell(chat.StateReady, "")
 	return nil
 }
 
@@ -73,15 +72,7 @@ func (b *Bot) Webhook() (string, http.Handler) {
 	if b.channel.Polls() || b.api.token == "" {
 		return "", nil
 	}
-	u, err := url.Parse(b.channel.URL)
-	if err != nil {
-		return "", nil
-	}
-	path := u.Path
-	if path == "" {
-		path = "/"
-	}
-	return path, http.HandlerFunc(b.receive)
+	return b.channel.HookPath(), http.HandlerFunc(b.receive)
 }
 
 // receive takes an update from Telegram. It answers 200 once the update is settled, and
