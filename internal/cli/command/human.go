@@ -139,7 +139,7 @@ func (a *App) IntegrationText(s mvm.IntegrationState) string {
 }
 
 // FirstOf reports all errors but the first, which is returned.
-func FirstOf(errs []error, a *App) error {
+func (a *App) FirstOf(errs []error) error {
 	var first error
 	for _, err := range errs {
 		switch {

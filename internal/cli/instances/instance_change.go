@@ -162,7 +162,7 @@ func (a *app) runOperate(ctx context.Context, c *api.Client, addrs []mvm.Address
 	if out != command.AsTable {
 		errs = append(errs, a.Print(out, done, nil))
 	}
-	return command.FirstOf(errs, a.App)
+	return a.FirstOf(errs)
 }
 
 func instanceAddresses(cmd *cobra.Command, args []string) ([]mvm.Address, error) {
@@ -216,5 +216,5 @@ func (a *app) runInstanceDestroy(ctx context.Context, cmd *cobra.Command, c *api
 		p.Done()
 		a.Say("%s destroyed", i.Address())
 	}
-	return command.FirstOf(errs, a.App)
+	return a.FirstOf(errs)
 }

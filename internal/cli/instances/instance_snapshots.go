@@ -110,7 +110,7 @@ func (a *app) snapshotsRmCmd() *cobra.Command {
 				}
 				errs = append(errs, err)
 			}
-			return command.FirstOf(errs, a.App)
+			return a.FirstOf(errs)
 		})
 	}
 	return cmd

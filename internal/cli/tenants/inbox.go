@@ -124,7 +124,7 @@ func (a *app) messagesCmd(cmd *cobra.Command, do func(ctx context.Context, c *ap
 				return do(ctx, c, args[0], pool, number)
 			}))
 		}
-		return command.FirstOf(errs, a.App)
+		return a.FirstOf(errs)
 	}
 	return cmd
 }
