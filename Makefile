@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-unit test-sim test-vm sim soak peers proof-docs mutate check figures bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers proof-docs mutate check figures bench fuzz clean
 
 all: build
 
@@ -26,7 +26,13 @@ demo: setup build
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/demo ./test/demo
 	bin/demo
 
-test: setup-test build test-unit test-sim test-vm
+# test has the simulation run in what the other tests leave of the CPU.
+test: setup-test build
+	$(MAKE) --jobs=2 test-sim test-host
+
+test-host:
+	$(MAKE) test-unit
+	$(MAKE) test-vm
 
 test-unit:
 	$(GO) vet ./...
@@ -35,7 +41,7 @@ test-unit:
 # test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.
 test-sim:
-	$(GO) test -timeout 30m ./internal/sim
+	nice -n 19 $(GO) test -timeout 90m ./internal/sim
 
 # sim simulates more: make sim SEEDS=5000 STEPS=2000 FIRST=1
 SEEDS ?= 2000
