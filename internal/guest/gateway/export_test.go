@@ -8,16 +8,10 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"mvm/internal/guest/requestkey"
 )
 
-// Exported for tests of this package only.
-var (
-	KeyOf   = requestkey.Of
-	JSONKey = requestkey.OfJSON
-	Busy    = busy
-)
+// Busy is exported for tests of this package only.
+var Busy = busy
 
 // Known counts targets and instances on the roster.
 func (r *Router) Known() (targets, instances int) {
