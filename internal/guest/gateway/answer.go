@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"maps"
-	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,7 +14,6 @@ import (
 
 // answer is an instance's answer as it comes over a link.
 type answer struct {
-	ro     *roster
 	link   *link
 	client *clientConn
 	res    *http.Response
@@ -33,8 +31,8 @@ const uploadTime = 50 * time.Millisecond
 // readHead reads the head of the answer, and passes what comes before it.
 func (a *answer) readHead(x *exchange, req *http.Request) error {
 	k := a.link
-	k.left = maxHead
-	defer func() { k.left = math.MaxInt64 }()
+	k.bound()
+	defer k.unbound()
 	for {
 		res, err := k.readResponse(req)
 		if err != nil {
@@ -116,7 +114,7 @@ func (a *answer) copyBody(x *exchange, req *http.Request, head []byte) error {
 	buf := x.r.buffers.Get()
 	defer x.r.buffers.Put(buf)
 	chunked := false
-	if a.link.in.Buffered() == 0 {
+	if a.link.waiting() == 0 {
 		head, chunked = x.appendFraming(head, req, res, -1)
 		if err := c.send(head); err != nil {
 			return err
@@ -213,7 +211,7 @@ func (a *answer) end() {
 	again := a.client.letGo() && a.whole && !a.res.Close && a.uploaded()
 	a.unread = a.body.close()
 	if again {
-		a.ro.put(a.link)
+		a.link.put()
 		return
 	}
 	_ = a.link.Close()
@@ -287,7 +285,7 @@ func (x *exchange) upgrade(req *http.Request, a *answer) {
 		_ = a.link.Close()
 		return
 	}
-	x.r.splice(s, hijacked{c}, buffered{a.link})
+	x.r.splice(s, hijacked{c}, a.link.plain())
 }
 
 // hijacked is a client's connection that carries plain bytes.
@@ -295,9 +293,3 @@ type hijacked struct{ *clientConn }
 
 // Read reads what came behind the head, and then from the client.
 func (h hijacked) Read(p []byte) (int, error) { return h.in.Read(p) }
-
-// buffered is a link that carries plain bytes.
-type buffered struct{ *link }
-
-// Read reads what came behind the head, and then from the instance.
-func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }

@@ -13,6 +13,21 @@ import (
 // maxAwake bounds the instances that are taken from one answer.
 const maxAwake = 256
 
+type (
+	strangerKey struct{}
+	channelKey  struct{}
+)
+
+// withStranger has what is asked be for a client at the address, whose key nobody vouches for.
+func withStranger(ctx context.Context, source netip.Addr) context.Context {
+	return context.WithValue(ctx, strangerKey{}, source)
+}
+
+// withChannel has what is asked be in the name of the channel.
+func withChannel(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, channelKey{}, name)
+}
+
 // ask begins the question to the host for the target. ro.mu is held.
 //
 // The question has the id of the request that caused it. Where that has none, it gets

@@ -5,21 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"sync/atomic"
 )
-
-// budget bounds bytes that are buffered at once.
-type budget struct{ free atomic.Int64 }
-
-func (b *budget) take(n int) bool {
-	if b.free.Add(-int64(n)) >= 0 {
-		return true
-	}
-	b.free.Add(int64(n))
-	return false
-}
-
-func (b *budget) give(n int) { b.free.Add(int64(n)) }
 
 // firstBuffer is the first size of a buffered body; it doubles as bytes come.
 const firstBuffer = 4 << 10

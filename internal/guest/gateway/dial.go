@@ -19,8 +19,6 @@ const (
 	longestRefuse = 200 * time.Millisecond
 )
 
-var noDeadline time.Time
-
 // dialError says that no connection came about: nothing was sent.
 type dialError struct{ err error }
 

@@ -46,14 +46,14 @@ func (r *Router) Links() int {
 }
 
 // HeadMemory is how much memory there is for large heads.
-func (r *Router) HeadMemory() int { return int(r.heads.free.Load()) }
+func (r *Router) HeadMemory() int { return r.heads.left() }
 
 // ReadRequests has a connection's server read the bytes of a client, and calls each for
 // every request with its body, or with the error that reading it ended with. It returns
 // the status that ended it, 0 where the bytes did.
 func ReadRequests(conn net.Conn, each func(req *http.Request, body []byte, err error)) int {
 	c := &clientConn{Conn: conn, r: New(Options{}), head: &head{}}
-	c.in = inbox{from: c, buf: make([]byte, inboxSize), most: c.r.lim.HeadBytes + 1, grown: &c.r.heads}
+	c.in.begin(c, make([]byte, inboxSize), c.r.lim.HeadBytes+1, &c.r.heads)
 	defer c.freeHead()
 	for {
 		if err := c.readHead(); err != nil {
@@ -64,7 +64,7 @@ func ReadRequests(conn net.Conn, each func(req *http.Request, body []byte, err e
 			return 0
 		}
 		req := &c.head.req
-		c.body.begin(c, req)
+		c.body.begin(&c.in, c, req)
 		body, err := io.ReadAll(req.Body)
 		each(req, body, err)
 		if err != nil || req.Close {
@@ -76,7 +76,7 @@ func ReadRequests(conn net.Conn, each func(req *http.Request, body []byte, err e
 // ReadAnswer has the head of an answer read in place, and says whether it was.
 func ReadAnswer(raw []byte, method string) (*http.Response, bool) {
 	in := bufio.NewReaderSize(bytes.NewReader(raw), linkBuffer)
-	k := &link{in: in}
-	res, err := k.readResponse(&http.Request{Method: method})
-	return res, err == nil && res == &k.answer.res
+	var a answerHead
+	res, err := a.read(in, &http.Request{Method: method})
+	return res, err == nil && res == &a.res
 }

@@ -3,13 +3,9 @@ package gateway
 import (
 	"maps"
 	"slices"
-	"time"
 
 	"mvm/internal/guestproto"
 )
-
-// longAgo is a deadline that has passed.
-var longAgo = time.Unix(1, 0)
 
 // fence forgets that the instance is awake and counts what is under way to it.
 func (ro *roster) fence(f guestproto.Fence) int {
@@ -66,7 +62,7 @@ func (d dead) end() {
 		d.b.closeIdle()
 	}
 	for _, c := range d.conns {
-		c.cut()
+		c.Cut()
 	}
 }
 
@@ -133,8 +129,13 @@ func (ro *roster) sweepEntries() {
 	}
 }
 
-// close closes every connection to instances.
+// wait waits for all that it started. It is closed before.
+func (ro *roster) wait() { ro.group.wait() }
+
+// close closes every connection to instances, and begins nothing any more. Its context has
+// ended before.
 func (ro *roster) close() {
+	ro.group.close()
 	ro.fenceAll() // before they are listed: none is used from here on that is not
 	ro.mu.Lock()
 	var all []*gatedConn

@@ -135,35 +135,28 @@ func (c *gatedConn) wake() error {
 	if err != nil {
 		return mvm.Errorf(mvm.KindUnavailable, "wake instance %s for a parked connection: %w", c.w.id, err)
 	}
-	defer l.end()
+	defer l.End()
 	if l.b.w != c.w {
 		return mvm.Errorf(mvm.KindState, "the address %s of instance %s now belongs to another instance", ip, c.w.id)
 	}
 	return nil
 }
 
-// cut closes the connection so that a program that is still at its other end sees that
+// Cut closes the connection so that a program that is still at its other end sees that
 // it was cut off.
-func (c *gatedConn) cut() {
+func (c *gatedConn) Cut() {
 	resetOnClose(c.Conn)
 	_ = c.Close()
 }
 
-// cutOff closes any connection as cut does.
+// cutOff closes any connection as Cut does.
 func cutOff(c net.Conn) {
-	if g, ok := c.(interface{ cut() }); ok {
-		g.cut()
+	if g, ok := c.(interface{ Cut() }); ok {
+		g.Cut()
 		return
 	}
 	resetOnClose(c)
 	_ = c.Close()
-}
-
-// resetOnClose has a TCP connection reset when it is closed, and not ended in order.
-func resetOnClose(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
-		_ = l.SetLinger(0)
-	}
 }
 
 // Close closes the connection and ends a wake that a write waits for.

@@ -34,14 +34,8 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// Host is what the router asks of the host, over port 53. Its methods may be called
-// concurrently, and return soon after their context ends.
-type Host interface {
-	// Acquire has an instance awake. An error means that the host gave no answer; its
-	// refusal is an AcquireResult without success.
-	Acquire(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error)
-	ReportActivity(ctx context.Context, r guestproto.ReportActivity) error
-}
+// Host is what the router asks of the host, over port 53.
+type Host = asked
 
 // Options are what a Router works with. Only Host is required.
 type Options struct {
@@ -112,9 +106,9 @@ func New(opt Options) *Router {
 		ports: map[netip.AddrPort]net.Listener{}, conns: map[*clientConn]struct{}{}, sources: map[netip.Addr]int{}}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.slots = make(chan struct{}, r.lim.Conns)
-	r.bodies.free.Store(int64(r.lim.KeyBodies))
-	r.heads.free.Store(int64(r.lim.Heads))
-	r.roster = newRoster(r.ctx, &r.group, opt, r.lim)
+	r.bodies.set(r.lim.KeyBodies)
+	r.heads.set(r.lim.Heads)
+	r.roster = newRoster(r.ctx, rosterOptions{log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: r.lim.Roster})
 	r.late.any = make(chan struct{}, 1)
 	r.crew = make(chan *clientConn)
 	r.fresh = make(chan struct{}, maxFresh)
@@ -134,8 +128,7 @@ func (r *Router) start() {
 		}
 	}
 	r.group.goDo(r.watchLate)
-	r.group.goDo(r.roster.report)
-	r.group.goDo(r.roster.watchSilence)
+	r.roster.start()
 }
 
 // Fence forgets that the instance is awake and returns how many requests and busy
@@ -169,6 +162,7 @@ func (r *Router) Close() error {
 	r.closeConns()
 	r.roster.close()
 	r.group.wait()
+	r.roster.wait()
 	return nil
 }
 

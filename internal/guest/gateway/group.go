@@ -1,6 +1,10 @@
 package gateway
 
-import "sync"
+import (
+	"context"
+	"sync"
+	"time"
+)
 
 // group joins goroutines that come and go: after close no more enter, and wait
 // returns when all have left.
@@ -42,3 +46,15 @@ func (g *group) close() {
 }
 
 func (g *group) wait() { g.wg.Wait() }
+
+// wait waits for d, and reports false when ctx ended first.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 )
 
 // maxFields bounds the fields of a head.
@@ -28,8 +27,6 @@ type head struct {
 	size   int // of its text
 	taken  int // from the budget of heads
 }
-
-var heads = sync.Pool{New: func() any { return new(head) }}
 
 // What a head costs is its text and its fields. What is within freeHead costs no budget.
 const (

@@ -14,12 +14,6 @@ var errHTTP2 = errors.New("the client speaks HTTP/2")
 // noHTTP2 is what such a client is told.
 const noHTTP2 = "HTTP/2 is not served here: use HTTP/1.1"
 
-// refuseHTTP2 tells the client in its own protocol that HTTP/1.1 is served here.
-func (c *clientConn) refuseHTTP2() {
-	c.r.log.Debug("connection refused", "port", c.port, "source", c.source, "error", errHTTP2)
-	_ = c.write(appendGoAway(nil, noHTTP2))
-}
-
 // Frames of HTTP/2 (RFC 9113, sections 6.5, 6.8 and 7).
 const (
 	frameSettings  = 4

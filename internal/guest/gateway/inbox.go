@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"sync"
 )
 
 // inboxSize is what an inbox has room for, but for a head that is larger.
@@ -22,9 +21,10 @@ type inbox struct {
 // errNoRoom says that there is no memory for a large head.
 var errNoRoom = errors.New("too many large heads are being read")
 
-// spaces is the memory that HTTP connections need while they are served: for an inbox, and
-// for heads that are sent.
-var spaces = sync.Pool{New: func() any { return new([inboxSize + outSize]byte) }}
+// begin makes it what comes from there, within most bytes at once. The buffer has inboxSize.
+func (b *inbox) begin(from io.Reader, buf []byte, most int, grown *budget) {
+	*b = inbox{from: from, buf: buf, most: most, grown: grown}
+}
 
 // len is how many bytes are there.
 func (b *inbox) len() int { return b.w - b.r }

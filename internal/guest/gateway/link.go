@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"net"
+	"net/http"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,7 @@ type link struct {
 	in   *bufio.Reader
 	out  []byte // for heads
 
-	answer plainAnswer
+	answer answerHead
 
 	left   int64       // bytes that may still come: while a head is read
 	came   int64       // bytes
@@ -71,6 +72,11 @@ func (k *link) Write(p []byte) (int, error) {
 		k.sent.Store(true)
 	}
 	return n, err
+}
+
+// readResponse reads the head of an answer.
+func (k *link) readResponse(req *http.Request) (*http.Response, error) {
+	return k.answer.read(k.in, req)
 }
 
 // lookAt notes whether the connection is open and silent.
@@ -167,6 +173,39 @@ func (k *link) begin() {
 	k.came, k.reused = 0, true
 	k.sent.Store(false)
 }
+
+// room is memory for a head that is sent, and keep keeps it for the next one.
+func (k *link) room() []byte  { return k.out[:0] }
+func (k *link) keep(b []byte) { k.out = b[:0] }
+
+// addr is the instance's address, with the port.
+func (k *link) addr() string { return k.lane.addr }
+
+// bound has no more come than the head of an answer may have, and unbound undoes that.
+func (k *link) bound()   { k.left = maxHead }
+func (k *link) unbound() { k.left = math.MaxInt64 }
+
+// waiting is how much has come that was not read.
+func (k *link) waiting() int { return k.in.Buffered() }
+
+// unsent reports whether nothing of the request was sent.
+func (k *link) unsent() bool { return !k.sent.Load() }
+
+// ended reports whether the connection was used before, and its end may have been on its way
+// when the request was sent: nothing came, and the instance is there.
+func (k *link) ended() bool { return k.reused && k.came == 0 && !k.w.gone.Load() }
+
+// put gives the link back, which has nothing under way.
+func (k *link) put() { k.ro.put(k) }
+
+// plain is the link as a connection that carries plain bytes: what came behind the head first.
+func (k *link) plain() net.Conn { return buffered{k} }
+
+// buffered is a link that carries plain bytes.
+type buffered struct{ *link }
+
+// Read reads what came behind the head, and then from the instance.
+func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
 
 // put gives a link back that has nothing under way: to who waits for one, or to the pool.
 func (ro *roster) put(k *link) {

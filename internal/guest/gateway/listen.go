@@ -34,6 +34,7 @@ type clientConn struct {
 	x     exchange
 	ctx   clientCtx
 	until time.Time   // of the deadline for reading, where it is known
+	first bool        // the request is its first
 	fresh atomic.Bool // it counts as one that had no answer yet
 
 	mu       sync.Mutex
@@ -85,6 +86,9 @@ func (c *clientConn) Close() error {
 	return err
 }
 
+// peer is the other side, as the table knows it.
+func (c *clientConn) peer() peer { return peer{c.port, c.source.Addr(), c.local} }
+
 // probe has the kernel find out about a client that went away without a word.
 func (c *clientConn) probe() {
 	if tcp, ok := c.Conn.(interface {
@@ -97,7 +101,7 @@ func (c *clientConn) probe() {
 // patience sets how long sending waits for the client to take something; 0: as long as it will.
 func (c *clientConn) patience(d time.Duration) {
 	if s, ok := c.Conn.(*sock); ok {
-		s.patience.Store(int64(d))
+		s.wait(d)
 	}
 }
 
@@ -146,7 +150,7 @@ func (r *Router) accept(l net.Listener, port int) {
 			return
 		}
 		c := &clientConn{Conn: newSock(conn), r: r, port: port}
-		if r.table.Load().http[port] {
+		if r.table.Load().isHTTP(port) {
 			c.await()
 		}
 		r.connsMu.Lock()
@@ -219,28 +223,22 @@ func (c *clientConn) makeRoom() {
 	}
 }
 
-// wait waits for d, and reports false when ctx ended first.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+// spaces is the memory that HTTP connections need while they are served: for an inbox, and
+// for heads that are sent.
+var spaces = sync.Pool{New: func() any { return new([inboxSize + outSize]byte) }}
+
+var heads = sync.Pool{New: func() any { return new(head) }}
 
 // admit finds out where the connection comes from and serves it by its protocol.
 func (r *Router) admit(c *clientConn) {
 	t := r.table.Load()
-	http := t.http[c.port]
+	http := t.isHTTP(c.port)
 	var from io.Reader = c.Conn
 	if http {
 		space, head := spaces.Get().(*[inboxSize + outSize]byte), heads.Get().(*head)
 		defer spaces.Put(space)
 		defer heads.Put(head)
-		c.in = inbox{from: c, buf: space[:inboxSize:inboxSize], most: max(r.lim.HeadBytes, inboxSize) + 1, grown: &r.heads}
+		c.in.begin(c, space[:inboxSize:inboxSize], max(r.lim.HeadBytes, inboxSize)+1, &r.heads)
 		c.out, c.head = space[inboxSize:inboxSize], head
 		defer c.freeHead()
 		c.ctx.c = c
@@ -283,7 +281,7 @@ func (c *clientConn) identify(t *table, from io.Reader) error {
 	}
 	ap := peer.AddrPort()
 	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	if ap.Addr() == t.gateway && t.published[c.port] {
+	if t.headed(c.port, ap.Addr()) {
 		var err error
 		if ap, _, err = guestproto.ReadProxyHeader(from); err != nil {
 			return err
@@ -291,7 +289,7 @@ func (c *clientConn) identify(t *table, from io.Reader) error {
 		if ap.Addr().IsLoopback() {
 			// The host's own programs come from the host, as guests see it: its loopback
 			// addresses would pass for a guest's own.
-			ap = netip.AddrPortFrom(t.gateway, ap.Port())
+			ap = netip.AddrPortFrom(t.host(), ap.Port())
 			c.local = true
 		}
 	}

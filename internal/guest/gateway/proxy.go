@@ -34,7 +34,7 @@ type exchange struct {
 
 func (x *exchange) end() {
 	if x.lease != nil {
-		x.lease.end()
+		x.lease.End()
 	}
 	x.r.bodies.give(x.budgeted)
 	x.buffered, x.budgeted = nil, 0 // the connection may be idle for long
@@ -72,7 +72,7 @@ func (x *exchange) fail(req *http.Request, err error) {
 		x.refuse(req, refused(503, defaultRetry, "the request was given up"))
 		return
 	}
-	if err := x.client.body.err; err != nil && !errors.Is(err, io.EOF) {
+	if err := x.client.body.failed(); err != nil && !errors.Is(err, io.EOF) {
 		x.refuse(req, refusedBody(err))
 		return
 	}
@@ -92,23 +92,23 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 			return nil, err
 		}
 		x.lease = l
-		began := l.ro.mono()
+		began := l.mono()
 		a, err := x.try(ctx, req, again)
 		if err == nil {
 			if x.target.key != "" && a.res.StatusCode < 400 {
-				l.b.w.answered.Store(true)
+				l.answered()
 			}
 			return a, nil
 		}
 		gaveUp := x.client.gaveUp() || errors.Is(err, errCrowded)
 		dialing := a == nil
-		serves := l.serves(l.b.lane(x.port), began)
+		serves := l.serves(x.port, began)
 		final := again || gaveUp || dialing && (serves || l.fresh()) || !dialing && !x.repeatable(req, a)
 		if !gaveUp && !serves && (dialing || unanswering(err)) {
 			l.doubt()
 		}
-		gone := l.b.w.gone.Load()
-		l.end()
+		gone := l.gone()
+		l.End()
 		x.lease = nil
 		if final {
 			return nil, explain(err, dialing, gone)
@@ -120,18 +120,18 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 // failed before there was a connection it returns no answer, else one that has ended.
 func (x *exchange) try(ctx context.Context, req *http.Request, again bool) (*answer, error) {
 	l := x.lease
-	within := l.ro.lim.IdleBrief
+	use := useBrief
 	switch {
 	case again:
-		within = 0
+		use = useNone
 	case safe(req.Method) && req.ContentLength == 0:
-		within = l.ro.lim.Idle
+		use = useAll
 	}
-	link, err := l.ro.link(ctx, l.b, l.b.lane(x.port), within)
+	link, err := l.link(ctx, x.port, use)
 	if err != nil {
 		return nil, err
 	}
-	a := &answer{ro: l.ro, link: link, client: x.client, body: keptBody{Reader: req.Body, client: x.client}}
+	a := &answer{link: link, client: x.client, body: keptBody{Reader: req.Body, client: x.client}}
 	if !x.client.hold(link) {
 		a.end()
 		return a, errGaveUp
@@ -159,10 +159,10 @@ func (x *exchange) repeatable(req *http.Request, a *answer) bool {
 		return false // some of the body is lost
 	}
 	k := a.link
-	if !k.sent.Load() {
+	if k.unsent() {
 		return true
 	}
-	return safe(req.Method) && k.reused && k.came == 0 && !k.w.gone.Load()
+	return safe(req.Method) && k.ended()
 }
 
 // safe reports whether to do it twice is the same as once.
@@ -220,7 +220,8 @@ func (b *keptBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.Reader.Read(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) && b.state.Load() != bodyClosed {
-		c.body.err, err = errSlowBody, errSlowBody
+		err = errSlowBody
+		c.body.fail(err)
 	}
 	return n, err
 }

@@ -74,18 +74,3 @@ func (x *exchange) appendAnswer(b []byte, req *http.Request, res *http.Response)
 	}
 	return b
 }
-
-// appendValue appends a value and the end of its line, which nothing in it can be.
-func appendValue(b []byte, v string) []byte {
-	if plain(v) {
-		return append(append(b, v...), "\r\n"...)
-	}
-	for i := range len(v) {
-		c := v[i]
-		if c == '\r' || c == '\n' || c == 0 {
-			c = ' '
-		}
-		b = append(b, c)
-	}
-	return append(b, "\r\n"...)
-}

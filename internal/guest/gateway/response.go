@@ -8,29 +8,29 @@ import (
 	"strings"
 )
 
-// plainAnswer is the memory that a link keeps for the heads of answers.
-type plainAnswer struct {
+// answerHead is the memory for the heads of a connection's answers, one after another.
+type answerHead struct {
 	res    http.Response
 	fields http.Header
 	values []string
 	body   sizedBody
 }
 
-// readResponse reads the head of an answer.
-func (k *link) readResponse(req *http.Request) (*http.Response, error) {
-	if _, err := k.in.Peek(1); err == nil {
-		have, _ := k.in.Peek(k.in.Buffered())
-		if n := bytes.Index(have, []byte("\r\n\r\n")); n >= 0 && k.answer.parse(string(have[:n+2]), req.Method, k.in) {
-			_, _ = k.in.Discard(n + 4)
-			return &k.answer.res, nil
+// read reads the head of an answer: in place where all of it is there and it is as most are.
+func (a *answerHead) read(in *bufio.Reader, req *http.Request) (*http.Response, error) {
+	if _, err := in.Peek(1); err == nil {
+		have, _ := in.Peek(in.Buffered())
+		if n := bytes.Index(have, []byte("\r\n\r\n")); n >= 0 && a.parse(string(have[:n+2]), req.Method, in) {
+			_, _ = in.Discard(n + 4)
+			return &a.res, nil
 		}
 	}
-	return http.ReadResponse(k.in, req)
+	return http.ReadResponse(in, req)
 }
 
 // parse reads the head of an answer as most are: whose body has a length, and in which
 // nothing is odd. What it does not take is for net/http to read.
-func (a *plainAnswer) parse(text, method string, in *bufio.Reader) bool {
+func (a *answerHead) parse(text, method string, in *bufio.Reader) bool {
 	line, rest, ok := cutLine(text)
 	if !ok || len(line) < 12 || !strings.HasPrefix(line, "HTTP/1.1 ") || len(line) > 12 && line[12] != ' ' {
 		return false

@@ -11,17 +11,35 @@ import (
 	"mvm/internal/guestproto"
 )
 
+// asked is what a roster asks of the host, over port 53. Its methods may be called
+// concurrently, and return soon after their context ends.
+type asked interface {
+	// Acquire has an instance awake. An error means that the host gave no answer; its
+	// refusal is an AcquireResult without success.
+	Acquire(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error)
+	ReportActivity(ctx context.Context, r guestproto.ReportActivity) error
+}
+
+// rosterOptions are what a roster works with.
+type rosterOptions struct {
+	log  *slog.Logger
+	host asked
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	now  func() time.Time
+	lim  RosterLimits
+}
+
 // roster is what the router knows of instances: which are awake, what is under way
 // to each, and who waits for one.
 type roster struct {
 	ctx   context.Context
-	group *group
+	group group
 	log   *slog.Logger
-	host  Host
+	host  asked
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	now   func() time.Time
-	lim   Limits
-	start time.Time     // origin of mono
+	lim   RosterLimits
+	began time.Time     // origin of mono
 	calls chan struct{} // one per question under way
 	dirty chan struct{} // there is activity to report
 	// sending: something is sent to an instance.
@@ -68,14 +86,20 @@ type call struct {
 // for again, while the old one serves.
 const refreshSpread = 15 * time.Second
 
-func newRoster(ctx context.Context, g *group, opt Options, lim Limits) *roster {
-	return &roster{ctx: ctx, group: g, log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: lim,
-		start: time.Now(), calls: make(chan struct{}, maxCalls), dirty: make(chan struct{}, 1), sending: make(chan struct{}, 1),
+func newRoster(ctx context.Context, opt rosterOptions) *roster {
+	return &roster{ctx: ctx, log: opt.log, host: opt.host, dial: opt.dial, now: opt.now, lim: opt.lim.withDefaults(),
+		began: time.Now(), calls: make(chan struct{}, maxCalls), dirty: make(chan struct{}, 1), sending: make(chan struct{}, 1),
 		entries: map[target]*entry{}, workers: map[string]*worker{}, inFlight: map[*call]struct{}{}}
 }
 
+// start starts what runs until its context ends.
+func (ro *roster) start() {
+	ro.group.goDo(ro.report)
+	ro.group.goDo(ro.watchSilence)
+}
+
 // mono is the time since the roster was made; it does not jump with the clock.
-func (ro *roster) mono() time.Duration { return time.Since(ro.start) }
+func (ro *roster) mono() time.Duration { return time.Since(ro.began) }
 
 // configure sets the tenant and forgets the targets of pools that are not reachable any more.
 func (ro *roster) configure(tenant string, pools map[string]bool) {
@@ -88,14 +112,6 @@ func (ro *roster) configure(tenant string, pools map[string]bool) {
 			ro.tidy(t, e)
 		}
 	}
-}
-
-// lease is one request's or stream's use of an awake instance, until end.
-type lease struct {
-	ro     *roster
-	b      *backend
-	asked  bool // the host was asked for it
-	stream *stream
 }
 
 // lease returns an awake instance for the target. Where none is known it asks the
@@ -122,10 +138,6 @@ func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
 		}
 	}
 }
-
-// fresh reports whether the host was asked for this lease and nothing has come to
-// contradict its answer: asking again would not help.
-func (l *lease) fresh() bool { return l.asked && l.b.ctx.Err() == nil }
 
 // take returns a lease, or the call to wait for, counted as held.
 func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {

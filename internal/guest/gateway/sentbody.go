@@ -17,10 +17,14 @@ const (
 
 var errChunk = errors.New("malformed chunk")
 
+// expectant is a client that may wait for the word to go on before it sends a body.
+type expectant interface{ SayContinue() error }
+
 // sentBody is the body of a request on its way from the client. One goroutine at a time
 // reads it. A time-out ends a Read and not the body.
 type sentBody struct {
-	c        *clientConn
+	in       *inbox
+	client   expectant
 	req      *http.Request
 	chunked  bool
 	left     int64 // of the body, or of the chunk
@@ -35,8 +39,8 @@ type sentBody struct {
 }
 
 // begin makes it the body of the request. Without one it is whole at once.
-func (b *sentBody) begin(c *clientConn, req *http.Request) {
-	b.c, b.req, b.err = c, req, nil
+func (b *sentBody) begin(in *inbox, client expectant, req *http.Request) {
+	b.in, b.client, b.req, b.err = in, client, req, nil
 	b.chunked, b.left = req.ContentLength < 0, max(req.ContentLength, 0)
 	b.gap, b.trailing, b.trailer, b.overhead = false, false, 0, 0
 	b.whole.Store(req.ContentLength == 0)
@@ -48,6 +52,20 @@ func (b *sentBody) begin(c *clientConn, req *http.Request) {
 	}
 }
 
+// complete reports whether all of it was read.
+func (b *sentBody) complete() bool { return b.whole.Load() }
+
+// failed returns the error that reading it ended with: io.EOF where it is complete.
+func (b *sentBody) failed() error { return b.err }
+
+// fail has reading it end with the error.
+func (b *sentBody) fail(err error) { b.err = err }
+
+// waited reports whether the client waits, or waited, for the word to send it, and unasked
+// whether nobody has asked for it.
+func (b *sentBody) waited() bool  { return b.waits }
+func (b *sentBody) unasked() bool { return b.expects }
+
 // Close does nothing: what is left is for the connection to drop.
 func (b *sentBody) Close() error { return nil }
 
@@ -58,7 +76,7 @@ func (b *sentBody) Read(p []byte) (n int, err error) {
 	}
 	if b.expects {
 		b.expects = false
-		if err := b.c.sayContinue(); err != nil {
+		if err := b.client.SayContinue(); err != nil {
 			b.err = err
 			return 0, err
 		}
@@ -80,7 +98,7 @@ func (b *sentBody) read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n, err := b.c.in.Read(p[:min(int64(len(p)), b.left)])
+	n, err := b.in.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -107,7 +125,7 @@ func (b *sentBody) nextChunk() error {
 
 // chunkHead reads what is between two chunks' data, and the trailer behind the last one.
 func (b *sentBody) chunkHead() error {
-	in := &b.c.in
+	in := b.in
 	if b.gap {
 		line, err := in.line(1)
 		if err != nil {

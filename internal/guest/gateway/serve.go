@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/requestkey"
 )
 
 // serveHTTP serves the requests of a connection, one after another.
@@ -40,7 +40,7 @@ func (c *clientConn) nextRequest() bool {
 		}
 		return false
 	}
-	c.body.begin(c, &c.head.req)
+	c.body.begin(&c.in, c, &c.head.req)
 	if c.head.req.ContentLength != 0 {
 		c.unlimited()
 	}
@@ -65,12 +65,12 @@ func (c *clientConn) endBody() bool {
 	if x.taken || c.gone {
 		return false
 	}
-	if !c.body.whole.Load() && x.keep && !c.body.expects && c.body.err == nil {
+	if !c.body.complete() && x.keep && !c.body.unasked() && c.body.failed() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.r.lim.Linger))
 		_, _ = io.CopyN(io.Discard, &c.body, restOfBody)
 		c.unlimited()
 	}
-	if !c.body.whole.Load() {
+	if !c.body.complete() {
 		return false
 	}
 	c.owed.Store(c.in.len() > 0)
@@ -86,57 +86,17 @@ const restOfBody = 256 << 10
 // readHead reads the head of the next request. The error is a *refusal, or says that
 // nothing is to be answered.
 func (c *clientConn) readHead() error {
-	in, limit := &c.in, c.r.lim.HeadBytes
-	behind := c.head.req.Method == http.MethodPost // old clients send a line's end behind a body (RFC 9112, section 2.2)
-	first := c.head.req.Method == ""
-	if !first {
+	if c.first = c.head.req.Method == ""; !c.first {
 		c.readBy(c.r.lim.ClientIdle, false)
 	}
-	begun, seen := false, 0
-	for {
-		have := in.bytes()
-		if behind && len(have) > 1 {
-			behind = false
-			if have[0] == '\r' && have[1] == '\n' {
-				in.skip(2)
-				continue
-			}
-		}
-		if n := headEnd(have, seen); n > 0 {
-			if n > limit {
-				return largeHead()
-			}
-			if !c.head.charge(&c.r.heads, have[:n]) {
-				return noRoom()
-			}
-			text := string(have[:n])
-			in.skip(n)
-			in.shrink()
-			if text == http2Preface {
-				return errHTTP2
-			}
-			return c.head.parse(text)
-		}
-		if len(have) > limit {
-			return largeHead()
-		}
-		if len(have) > 0 && !begun {
-			begun = true
-			if !first { // its time has been running since the connection came
-				c.readBy(c.r.lim.Head, true)
-			}
-		}
-		seen = len(have)
-		if err := in.fill(); errors.Is(err, errNoRoom) {
-			return noRoom()
-		} else if err != nil {
-			return err
-		}
-	}
+	return c.head.readFrom(&c.in, c.r.lim.HeadBytes, &c.r.heads, c)
 }
 
-func noRoom() *refusal {
-	return refused(http.StatusServiceUnavailable, defaultRetry, "%s", errNoRoom)
+// Started implements starter.
+func (c *clientConn) Started() {
+	if !c.first { // its time has been running since the connection came
+		c.readBy(c.r.lim.Head, true)
+	}
 }
 
 // freeHead gives back the memory of heads.
@@ -144,28 +104,6 @@ func (c *clientConn) freeHead() {
 	c.in.end()
 	c.head.free(&c.r.heads)
 	c.head.forget()
-}
-
-func largeHead() *refusal {
-	return refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head of the request is too large")
-}
-
-// headEnd is where the head ends, 0 where it goes on. The first seen bytes were looked at
-// before.
-func headEnd(b []byte, seen int) int {
-	for at := max(0, seen-2); ; {
-		n := bytes.IndexByte(b[at:], '\n')
-		if n < 0 {
-			return 0
-		}
-		at += n + 1
-		switch rest := b[at:]; {
-		case len(rest) > 0 && rest[0] == '\n':
-			return at + 1
-		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
-			return at + 2
-		}
-	}
 }
 
 // readBy has reading fail after the time. Unless it is exact, it may be an eighth less.
@@ -182,6 +120,12 @@ func (c *clientConn) readBy(limit time.Duration, exact bool) {
 func (c *clientConn) unlimited() {
 	c.until = time.Time{}
 	_ = c.Conn.SetReadDeadline(noDeadline)
+}
+
+// refuseHTTP2 tells the client in its own protocol that HTTP/1.1 is served here.
+func (c *clientConn) refuseHTTP2() {
+	c.r.log.Debug("connection refused", "port", c.port, "source", c.source, "error", errHTTP2)
+	_ = c.write(appendGoAway(nil, noHTTP2))
 }
 
 // refuseHead answers a request that can't be read; the connection ends with it.
@@ -213,8 +157,8 @@ func (c *clientConn) send(b []byte) error {
 	return c.write(b)
 }
 
-// sayContinue tells the client to send its body, unless it has the answer already.
-func (c *clientConn) sayContinue() error {
+// SayContinue tells the client to send its body, unless it has the answer already.
+func (c *clientConn) SayContinue() error {
 	c.word.Lock()
 	defer c.word.Unlock()
 	if c.x.began || c.x.continued {
@@ -230,11 +174,14 @@ func (x *exchange) begin() {
 	c := x.client
 	c.word.Lock()
 	x.began = true
-	if c.body.waits && !x.continued {
+	if c.body.waited() && !x.continued {
 		x.keep = false
 	}
 	c.word.Unlock()
 }
+
+// requestHeader is where a client says the id of its request, which is a stranger's word.
+const requestHeader = "X-Request-Id"
 
 // serve routes one request.
 func (x *exchange) serve(req *http.Request) {
@@ -249,13 +196,13 @@ func (x *exchange) serve(req *http.Request) {
 		return
 	}
 	t := r.table.Load()
-	route, err := t.routeOf(c, req)
+	route, err := t.routeOf(c.peer(), req)
 	if err != nil {
 		x.refuse(req, err)
 		return
 	}
 	x.port, x.route = route.To.TargetPort, route
-	user, err := t.authenticate(c, req, route, r.opt.Now())
+	user, err := t.authenticate(c.peer(), req, route, r.opt.Now())
 	if err == nil {
 		x.user = user
 		err = x.choose(req)
@@ -265,8 +212,24 @@ func (x *exchange) serve(req *http.Request) {
 		x.refuse(req, err)
 		return
 	}
-	x.tellUser(req)
+	tellUser(req, route, x.target.key, x.user)
 	x.pass(req)
+}
+
+// key returns the request's key where the route chooses by key.
+func (x *exchange) key(req *http.Request) (string, error) {
+	s := x.route.To.Selector
+	if s.Kind != mvm.SelectByKey {
+		return "", nil
+	}
+	var body []byte
+	if requestkey.ReadsBody(s.From) {
+		var err error
+		if body, err = x.readBody(req); err != nil {
+			return "", err
+		}
+	}
+	return keyOf(x.route, x.user, req, body)
 }
 
 // choose finds out which instance the request is for.

@@ -70,7 +70,7 @@ func (ro *roster) watchSilence() {
 			silent, more = ro.findSilent(since)
 			for _, c := range silent {
 				ro.log.Info("instance acknowledges nothing", "instance", c.w.id)
-				c.cut()
+				c.Cut()
 			}
 		}
 	}

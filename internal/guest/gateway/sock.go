@@ -135,6 +135,9 @@ func (s *sock) limit() {
 	}
 }
 
+// wait sets how long writes wait for the other side to take some; 0: as long as it will.
+func (s *sock) wait(d time.Duration) { s.patience.Store(int64(d)) }
+
 // hurry sets how long writes wait for progress, the one under way too.
 func (s *sock) hurry(d time.Duration) {
 	s.patience.Store(int64(d))
@@ -151,3 +154,16 @@ func peek(fd uintptr) (n int, err syscall.Errno) {
 	}
 	return int(r), 0
 }
+
+// resetOnClose has a TCP connection reset when it is closed, and not ended in order.
+func resetOnClose(c net.Conn) {
+	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// noDeadline is none.
+var noDeadline time.Time

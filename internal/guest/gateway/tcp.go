@@ -32,7 +32,7 @@ func (p *copyBuffers) Put(b []byte) {
 
 // tunnel serves a plain TCP connection to its end.
 func (r *Router) tunnel(t *table, c *clientConn) {
-	route, ok := t.routes.Match(c.port, "", c.source.Addr())
+	route, ok := t.stream(c.peer())
 	if !ok {
 		r.log.Debug("connection refused: no route", "port", c.port, "source", c.source)
 		c.reset()
@@ -44,7 +44,7 @@ func (r *Router) tunnel(t *table, c *clientConn) {
 		c.reset()
 		return
 	}
-	defer l.end()
+	defer l.End()
 	r.splice(l.asStream(), c, back)
 }
 
@@ -70,17 +70,17 @@ func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		p, began := l.b.lane(port), l.ro.mono()
-		conn, _, err := r.roster.connect(r.ctx, l.b, p, false)
+		began := l.mono()
+		conn, err := l.connect(r.ctx, port)
 		if err == nil {
 			return l, conn, nil
 		}
-		serves := l.serves(p, began)
+		serves := l.serves(port, began)
 		final := again || serves || l.fresh() || errors.Is(err, errCrowded)
 		if !serves && !errors.Is(err, errCrowded) {
 			l.doubt()
 		}
-		l.end()
+		l.End()
 		if final {
 			return nil, nil, err
 		}

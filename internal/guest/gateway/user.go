@@ -13,12 +13,9 @@ import (
 	"mvm/internal/guest/requestkey"
 )
 
-// userHeader tells an instance of a by_key route the key that led there.
-const userHeader = "X-Mvm-User"
-
 // authenticate does what the route asks for and returns the user that a token names; ""
 // where the route takes none.
-func (t *table) authenticate(c *clientConn, req *http.Request, route mvm.Route, now time.Time) (user string, err error) {
+func (t *table) authenticate(c peer, req *http.Request, route mvm.Route, now time.Time) (user string, err error) {
 	switch route.AuthMode() {
 	case mvm.AuthJWT:
 		v := t.auth[route.Name]
@@ -36,27 +33,17 @@ func (t *table) authenticate(c *clientConn, req *http.Request, route mvm.Route, 
 
 // trusted reports whether the connection comes from one of the ranges. A loopback range
 // means programs of the host: they come from the host's address in the subnet.
-func trusted(ranges []netip.Prefix, c *clientConn) bool {
+func trusted(ranges []netip.Prefix, c peer) bool {
 	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool {
-		return p.Contains(c.source.Addr()) || c.local && p.Addr().IsLoopback()
+		return p.Contains(c.addr) || c.local && p.Addr().IsLoopback()
 	})
 }
 
-// key returns the request's key where the route chooses by key. With a token it is the
-// token's user; where the request names one too, it must be the same.
-func (x *exchange) key(req *http.Request) (string, error) {
-	s, user := x.route.To.Selector, x.user
-	if s.Kind != mvm.SelectByKey {
-		return "", nil
-	}
-	var body []byte
-	if requestkey.ReadsBody(s.From) {
-		var err error
-		if body, err = x.readBody(req); err != nil {
-			return "", err
-		}
-	}
-	key, err := requestkey.Of(s.From, x.route.Match.PathPrefix, req, body)
+// keyOf returns the request's key, of a route that chooses by key. With a token it is the
+// token's user; where the request names one too, it must be the same. The error is a *refusal.
+func keyOf(route mvm.Route, user string, req *http.Request, body []byte) (string, error) {
+	s := route.To.Selector
+	key, err := requestkey.Of(s.From, route.Match.PathPrefix, req, body)
 	if none := requestkey.Missing(""); user != "" && (errors.As(err, &none) || errors.Is(err, requestkey.ErrNoValue)) {
 		key, err = user, nil
 	}
@@ -72,22 +59,18 @@ func (x *exchange) key(req *http.Request) (string, error) {
 	return strings.Clone(key), nil // and not with the head that it is of
 }
 
-// strangerKey is the context key of the address of a client whose key nobody vouches for.
-type strangerKey struct{}
-
 // tellUser makes the request tell the instance what led there: a client's Connection
 // header may have it removed, and what names a user under a similar name, or a token, is
 // not for the instance.
-func (x *exchange) tellUser(req *http.Request) {
+func tellUser(req *http.Request, route mvm.Route, key, user string) {
 	dropConnectionHeaders(req.Header)
-	if x.route.AuthMode() == mvm.AuthJWT {
-		dropToken(req.Header, x.route.Auth.WithDefaults().Token)
+	if route.AuthMode() == mvm.AuthJWT {
+		dropToken(req.Header, route.Auth.WithDefaults().Token)
 	}
-	user := cmp.Or(x.target.key, x.user)
-	if user == "" {
+	if user = cmp.Or(key, user); user == "" {
 		return
 	}
-	for _, name := range keyHeaders(x.route.To.Selector.From) {
+	for _, name := range keyHeaders(route.To.Selector.From) {
 		for have := range req.Header {
 			if alike(have, name) {
 				delete(req.Header, have)
@@ -115,16 +98,6 @@ func dropConnectionHeaders(h http.Header) {
 	dropH2C(h)
 }
 
-// repeats reports whether a header has the name, or one that is alike.
-func repeats(h http.Header, name string) bool {
-	for have := range h {
-		if alike(have, name) {
-			return true
-		}
-	}
-	return false
-}
-
 // keyHeaders are the headers that tell an instance the key.
 func keyHeaders(from string) []string {
 	kind, name, _ := strings.Cut(from, ":")
@@ -133,12 +106,6 @@ func keyHeaders(from string) []string {
 		return []string{userHeader, name}
 	}
 	return []string{userHeader}
-}
-
-// alike reports whether some server may take the one header for the other: many make
-// '-' and '_' the same.
-func alike(a, b string) bool {
-	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
 }
 
 // dropToken removes the token that the gateway took: it is no business of the instance,

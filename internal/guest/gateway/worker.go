@@ -129,65 +129,10 @@ func (ro *roster) touch(w *worker) {
 	}
 }
 
-// asStream counts the lease as a stream from now on, no longer as a request.
-func (l *lease) asStream() *stream {
-	s := &stream{ro: l.ro, w: l.b.w}
-	s.last.Store(int64(l.ro.mono()))
-	l.ro.mu.Lock()
-	l.b.w.requests--
-	l.b.w.streams[s] = struct{}{}
-	l.ro.mu.Unlock()
-	l.stream = s
-	return s
-}
-
 // touch notes that the stream carried bytes.
 func (s *stream) touch() {
 	s.last.Store(int64(s.ro.mono()))
 	s.ro.touch(s.w)
-}
-
-// end gives the lease back. Calling it again does nothing.
-func (l *lease) end() {
-	b, ro := l.b, l.ro
-	if b == nil {
-		return
-	}
-	ro.mu.Lock()
-	if l.stream != nil {
-		delete(b.w.streams, l.stream)
-	} else {
-		b.w.requests--
-	}
-	ro.mu.Unlock()
-	ro.touch(b.w)
-	l.b = nil
-}
-
-// doubt forgets that the lease's instance is awake, unless that is newer than the lease.
-func (l *lease) doubt() {
-	l.ro.mu.Lock()
-	var b *backend
-	if l.b.w.backend == l.b {
-		b = l.ro.retire(l.b.w)
-	}
-	l.ro.mu.Unlock()
-	if b != nil {
-		b.closeIdle()
-	}
-}
-
-// serves reports whether something was heard from the instance since then: that a port takes
-// no connection is then the port's matter, and asking the host would not help. For a port
-// that never took one Limits.Reconnect before now count too.
-func (l *lease) serves(p *lane, since time.Duration) bool {
-	l.b.lanes.mu.Lock()
-	if !p.proven {
-		since = min(since, l.ro.mono()-l.ro.lim.Reconnect)
-	}
-	l.b.lanes.mu.Unlock()
-	heard := time.Duration(l.b.heard.Load())
-	return heard > 0 && heard >= since && l.b.ctx.Err() == nil
 }
 
 // forgettable reports whether nothing of the worker matters any more.
