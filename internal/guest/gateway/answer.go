@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"slices"
 	"strconv"
@@ -165,7 +166,7 @@ func (x *exchange) appendFraming(b []byte, req *http.Request, res *http.Response
 		return x.appendConnection(b, req), false
 	}
 	if len(res.Trailer) > 0 {
-		b = appendField(b, "Trailer", strings.Join(slices.Collect(maps.Keys(res.Trailer)), ", "))
+		b = wire.AppendField(b, "Trailer", strings.Join(slices.Collect(maps.Keys(res.Trailer)), ", "))
 	}
 	b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	return x.appendConnection(b, req), true
@@ -191,8 +192,8 @@ func frame(buf, head []byte, n int, chunked, last bool, trailer http.Header) []b
 		out = append(out, "0\r\n"...)
 		for name, values := range trailer {
 			for _, v := range values {
-				if name != "Content-Length" && isToken(name) && endToEnd(name) {
-					out = appendValue(append(append(out, name...), ": "...), v)
+				if name != "Content-Length" && wire.IsToken(name) && wire.EndToEnd(name) {
+					out = wire.AppendValue(append(append(out, name...), ": "...), v)
 				}
 			}
 		}
@@ -254,15 +255,15 @@ func (a *answer) uploaded() bool {
 
 // upgrade passes the instance's word to switch protocols, and then bytes both ways.
 func (x *exchange) upgrade(req *http.Request, a *answer) {
-	want, got := upgradeOf(req.Header), upgradeOf(a.res.Header)
+	want, got := wire.UpgradeOf(req.Header), wire.UpgradeOf(a.res.Header)
 	if want == "" || !strings.EqualFold(want, got) {
 		a.end() // the body may be on its way, and two would read from the client
-		x.fail(req, refused(http.StatusBadGateway, 0, "the instance switched to a protocol that was not asked for"))
+		x.fail(req, wire.Refused(http.StatusBadGateway, 0, "the instance switched to a protocol that was not asked for"))
 		return
 	}
 	if !a.uploaded() { // two would read from the client, and send to the instance
 		a.end()
-		x.fail(req, refused(http.StatusBadGateway, 0, "the instance switched protocols before it had all of the request"))
+		x.fail(req, wire.Refused(http.StatusBadGateway, 0, "the instance switched protocols before it had all of the request"))
 		return
 	}
 	c := x.client

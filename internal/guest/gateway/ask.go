@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
 
@@ -43,7 +44,7 @@ func (ro *roster) ask(ctx context.Context, t target, e *entry) *call {
 		question.RequestID = newRequestID()
 	}
 	if !ro.group.goDo(func() { ro.run(t, c, question) }) {
-		ro.finish(t, c, refused(503, defaultRetry, "the gateway is closing"))
+		ro.finish(t, c, wire.Refused(503, wire.DefaultRetry, "the gateway is closing"))
 	}
 	return c
 }
@@ -87,12 +88,12 @@ func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
 func noAnswer(err error) error {
 	var remote *guestproto.RemoteError
 	if errors.As(err, &remote) { // the log has what it said
-		return refused(503, defaultRetry, notNow)
+		return wire.Refused(503, wire.DefaultRetry, notNow)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return refused(503, defaultRetry, notInTime)
+		return wire.Refused(503, wire.DefaultRetry, notInTime)
 	}
-	return refused(503, defaultRetry, "the host does not answer")
+	return wire.Refused(503, wire.DefaultRetry, "the host does not answer")
 }
 
 // finish ends the question. ro.mu is held.
@@ -128,7 +129,7 @@ func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake, gone *[]d
 		}
 	}
 	if !named {
-		return refused(503, defaultRetry, "the host named no instance")
+		return wire.Refused(503, wire.DefaultRetry, "the host named no instance")
 	}
 	e.backends = backends
 	return nil

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"os"
 )
@@ -18,7 +19,7 @@ func (x *exchange) readBody(req *http.Request) ([]byte, error) {
 	if req.Body == nil || req.ContentLength == 0 {
 		return nil, nil
 	}
-	tooLarge := refused(http.StatusRequestEntityTooLarge, 0, "the body is larger than the %d bytes in which a key is looked for", lim.KeyBody)
+	tooLarge := wire.Refused(http.StatusRequestEntityTooLarge, 0, "the body is larger than the %d bytes in which a key is looked for", lim.KeyBody)
 	if req.ContentLength > int64(lim.KeyBody) {
 		return nil, tooLarge
 	}
@@ -26,7 +27,7 @@ func (x *exchange) readBody(req *http.Request) ([]byte, error) {
 	c.readBy(lim.KeyBodyTime, true)
 	for {
 		if len(x.buffered) == cap(x.buffered) && !x.grow(lim.KeyBody+1) {
-			return nil, refused(http.StatusServiceUnavailable, defaultRetry, "too many bodies are being read")
+			return nil, wire.Refused(http.StatusServiceUnavailable, wire.DefaultRetry, "too many bodies are being read")
 		}
 		n, err := req.Body.Read(x.buffered[len(x.buffered):cap(x.buffered)])
 		x.buffered = x.buffered[:len(x.buffered)+n]
@@ -48,18 +49,18 @@ func (x *exchange) readBody(req *http.Request) ([]byte, error) {
 var errSlowBody = errors.New("the body did not come in time")
 
 // refusedBody refuses a request whose body ended with the error.
-func refusedBody(err error) *refusal {
+func refusedBody(err error) *wire.Refusal {
 	if errors.Is(err, errSlowBody) {
-		return refused(http.StatusRequestTimeout, 0, "%s", err)
+		return wire.Refused(http.StatusRequestTimeout, 0, "%s", err)
 	}
-	return refused(http.StatusBadRequest, 0, "the body broke off")
+	return wire.Refused(http.StatusBadRequest, 0, "the body broke off")
 }
 
 // grow makes room in the buffer, up to limit bytes; false when the budget is used up.
 func (x *exchange) grow(limit int) bool {
 	size := min(max(firstBuffer, 2*cap(x.buffered)), limit)
 	more := size - cap(x.buffered)
-	if !x.r.bodies.take(more) {
+	if !x.r.bodies.Take(more) {
 		return false
 	}
 	x.budgeted += more

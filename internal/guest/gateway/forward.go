@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"strconv"
 	"syscall"
@@ -38,7 +39,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	case req.Body == nil || req.Body == http.NoBody:
 		length = 0
 	}
-	head, err := appendHead(k.room(), req, x.client.source.Addr(), trusted(x.route.TrustedProxies, x.client.peer()), k.addr(), length)
+	head, err := wire.AppendHead(k.room(), req, x.client.source.Addr(), trusted(x.route.TrustedProxies, x.client.peer()), k.addr(), length)
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 		return err
 	}
 	u := &upload{done: make(chan struct{}), word: make(chan struct{})}
-	if !hasToken(req.Header["Expect"], "100-continue") {
+	if !wire.HasToken(req.Header["Expect"], "100-continue") {
 		u.proceed()
 	}
 	run := func() {
@@ -116,7 +117,7 @@ func sendBody(k *link, src io.Reader, length int64, req *http.Request) error {
 		case err == io.EOF && length > 0:
 			return io.ErrUnexpectedEOF
 		case err == io.EOF && length < 0:
-			_, err := k.Write(appendTrailer(buf[:0], req))
+			_, err := k.Write(wire.AppendTrailer(buf[:0], req))
 			return err
 		case err != nil && err != io.EOF:
 			return err

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
 
@@ -58,8 +59,8 @@ type Router struct {
 	cancel context.CancelCauseFunc
 	group  group
 	slots  chan struct{} // one per connection from outside
-	bodies budget
-	heads  budget
+	bodies wire.Budget
+	heads  wire.Budget
 
 	complaints complaints
 
@@ -106,8 +107,8 @@ func New(opt Options) *Router {
 		ports: map[netip.AddrPort]net.Listener{}, conns: map[*clientConn]struct{}{}, sources: map[netip.Addr]int{}}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.slots = make(chan struct{}, r.lim.Conns)
-	r.bodies.set(r.lim.KeyBodies)
-	r.heads.set(r.lim.Heads)
+	r.bodies.Set(r.lim.KeyBodies)
+	r.heads.Set(r.lim.Heads)
 	r.roster = newRoster(r.ctx, rosterOptions{log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: r.lim.Roster})
 	r.late.any = make(chan struct{}, 1)
 	r.crew = make(chan *clientConn)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
 
@@ -22,24 +23,26 @@ const (
 // Where a retry may help it is a 503 with the time that the host names, or a 429 where
 // the client's address asked for too much; else a 502: the client did nothing wrong, and
 // trying again changes nothing.
-func hostRefusal(res guestproto.AcquireResult) *refusal {
+func hostRefusal(res guestproto.AcquireResult) *wire.Refusal {
 	switch retry := min(res.RetrySecs, 3600); {
 	case res.Limited:
 		return tooMany(max(retry, 1))
 	case res.Failing:
-		return refused(http.StatusServiceUnavailable, max(retry, 1), failing)
+		return wire.Refused(http.StatusServiceUnavailable, max(retry, 1), failing)
 	case retry > 0:
-		return refused(http.StatusServiceUnavailable, retry, notNow)
+		return wire.Refused(http.StatusServiceUnavailable, retry, notNow)
 	}
-	return refused(http.StatusBadGateway, 0, notAtAll)
+	return wire.Refused(http.StatusBadGateway, 0, notAtAll)
 }
 
-func tooMany(retry int) *refusal { return refused(http.StatusTooManyRequests, retry, tooManyNew) }
+func tooMany(retry int) *wire.Refusal {
+	return wire.Refused(http.StatusTooManyRequests, retry, tooManyNew)
+}
 
 // detailOf is the host's reason, for the log.
 func detailOf(res guestproto.AcquireResult) string {
 	if res.Detail == nil || *res.Detail == "" {
 		return "no reason given"
 	}
-	return printable(*res.Detail, maxDetail)
+	return wire.Printable(*res.Detail, wire.MaxDetail)
 }

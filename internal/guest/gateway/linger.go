@@ -54,9 +54,9 @@ func (c *clientConn) linger() {
 func (c *clientConn) rest(req *http.Request) bool {
 	b := &c.body
 	switch {
-	case b.complete():
+	case b.Complete():
 		return true
-	case b.failed() != nil, req.ContentLength > smallBody, req.Header.Get("Expect") != "": // nobody has asked for it yet
+	case b.Failed() != nil, req.ContentLength > smallBody, req.Header.Get("Expect") != "": // nobody has asked for it yet
 		return false
 	}
 	c.readBy(atOnce, true)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"mvm/internal/guest/gateway/wire"
 	"net"
 	"net/http"
 	"strconv"
@@ -23,7 +24,7 @@ type link struct {
 	in   *bufio.Reader
 	out  []byte // for heads
 
-	answer answerHead
+	answer wire.AnswerHead
 
 	left   int64       // bytes that may still come: while a head is read
 	came   int64       // bytes
@@ -76,7 +77,7 @@ func (k *link) Write(p []byte) (int, error) {
 
 // readResponse reads the head of an answer.
 func (k *link) readResponse(req *http.Request) (*http.Response, error) {
-	return k.answer.read(k.in, req)
+	return k.answer.Read(k.in, req)
 }
 
 // lookAt notes whether the connection is open and silent.

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
 
@@ -27,10 +28,10 @@ type clientConn struct {
 
 	// Of an HTTP connection.
 	raw   syscall.RawConn // nil: can't be looked at
-	in    inbox
+	in    wire.Inbox
 	out   []byte // for heads
-	head  *head
-	body  sentBody
+	head  *wire.Head
+	body  wire.Body
 	x     exchange
 	ctx   clientCtx
 	until time.Time   // of the deadline for reading, where it is known
@@ -225,9 +226,9 @@ func (c *clientConn) makeRoom() {
 
 // spaces is the memory that HTTP connections need while they are served: for an inbox, and
 // for heads that are sent.
-var spaces = sync.Pool{New: func() any { return new([inboxSize + outSize]byte) }}
+var spaces = sync.Pool{New: func() any { return new([wire.InboxSize + outSize]byte) }}
 
-var heads = sync.Pool{New: func() any { return new(head) }}
+var heads = sync.Pool{New: func() any { return new(wire.Head) }}
 
 // admit finds out where the connection comes from and serves it by its protocol.
 func (r *Router) admit(c *clientConn) {
@@ -235,11 +236,11 @@ func (r *Router) admit(c *clientConn) {
 	http := t.isHTTP(c.port)
 	var from io.Reader = c.Conn
 	if http {
-		space, head := spaces.Get().(*[inboxSize + outSize]byte), heads.Get().(*head)
+		space, head := spaces.Get().(*[wire.InboxSize + outSize]byte), heads.Get().(*wire.Head)
 		defer spaces.Put(space)
 		defer heads.Put(head)
-		c.in.begin(c, space[:inboxSize:inboxSize], max(r.lim.HeadBytes, inboxSize)+1, &r.heads)
-		c.out, c.head = space[inboxSize:inboxSize], head
+		c.in.Begin(c, space[:wire.InboxSize:wire.InboxSize], max(r.lim.HeadBytes, wire.InboxSize)+1, &r.heads)
+		c.out, c.head = space[wire.InboxSize:wire.InboxSize], head
 		defer c.freeHead()
 		c.ctx.c = c
 		c.patience(r.lim.Send)
@@ -255,7 +256,7 @@ func (r *Router) admit(c *clientConn) {
 	}
 	c.readBy(r.lim.Head, true)
 	err := c.identify(t, from)
-	c.owed.Store(c.in.len() > 0)
+	c.owed.Store(c.in.Len() > 0)
 	if err == nil && !r.withinSource(c) {
 		err = errors.New("too many from its source")
 	}

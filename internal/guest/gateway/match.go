@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"net/netip"
 
@@ -27,7 +28,7 @@ func (t *table) routeOf(c peer, req *http.Request) (mvm.Route, error) {
 	case !same:
 		return route, badPath(mvm.Ambiguous(req.URL.EscapedPath()))
 	case !ok:
-		return route, refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port)
+		return route, wire.Refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port)
 	}
 	return route, nil
 }
@@ -47,6 +48,6 @@ func readingsOf(req *http.Request) ([]string, error) {
 	return readings, nil
 }
 
-func badPath(err error) *refusal {
-	return refused(http.StatusBadRequest, 0, "the request is refused for its path: %s", printable(err.Error(), maxDetail))
+func badPath(err error) *wire.Refusal {
+	return wire.Refused(http.StatusBadRequest, 0, "the request is refused for its path: %s", wire.Printable(err.Error(), wire.MaxDetail))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"os"
 	"sync/atomic"
@@ -36,7 +37,7 @@ func (x *exchange) end() {
 	if x.lease != nil {
 		x.lease.End()
 	}
-	x.r.bodies.give(x.budgeted)
+	x.r.bodies.Give(x.budgeted)
 	x.buffered, x.budgeted = nil, 0 // the connection may be idle for long
 }
 
@@ -69,14 +70,14 @@ func (x *exchange) breakOff(req *http.Request) {
 // fail answers a request that got no response.
 func (x *exchange) fail(req *http.Request, err error) {
 	if x.client.gaveUp() {
-		x.refuse(req, refused(503, defaultRetry, "the request was given up"))
+		x.refuse(req, wire.Refused(503, wire.DefaultRetry, "the request was given up"))
 		return
 	}
-	if err := x.client.body.failed(); err != nil && !errors.Is(err, io.EOF) {
+	if err := x.client.body.Failed(); err != nil && !errors.Is(err, io.EOF) {
 		x.refuse(req, refusedBody(err))
 		return
 	}
-	x.r.complain("request not answered by an instance", "path", printable(req.URL.Path, 200), "request", x.id, "error", err)
+	x.r.complain("request not answered by an instance", "path", wire.Printable(req.URL.Path, 200), "request", x.id, "error", err)
 	x.refuse(req, err)
 }
 
@@ -173,25 +174,25 @@ func safe(method string) bool {
 // explain says in the client's terms why an instance gave no response.
 func explain(err error, dialing, gone bool) error {
 	if errors.Is(err, errCrowded) {
-		return &unanswered{refused(503, defaultRetry, "%s", errCrowded), err}
+		return &unanswered{wire.Refused(503, wire.DefaultRetry, "%s", errCrowded), err}
 	}
 	if gone && !dialing {
-		return &unanswered{refused(http.StatusBadGateway, 0, "the instance ended before it answered"), err}
+		return &unanswered{wire.Refused(http.StatusBadGateway, 0, "the instance ended before it answered"), err}
 	}
 	if dialing {
-		return &unanswered{refused(503, defaultRetry, "the instance takes no connections"), err}
+		return &unanswered{wire.Refused(503, wire.DefaultRetry, "the instance takes no connections"), err}
 	}
-	return &unanswered{refused(http.StatusBadGateway, 0, "the instance broke off the connection"), err}
+	return &unanswered{wire.Refused(http.StatusBadGateway, 0, "the instance broke off the connection"), err}
 }
 
 // unanswered is a refusal with its cause, for the log.
 type unanswered struct {
-	*refusal
+	*wire.Refusal
 	cause error
 }
 
-func (e *unanswered) Error() string   { return e.text + ": " + e.cause.Error() }
-func (e *unanswered) Unwrap() []error { return []error{e.refusal, e.cause} }
+func (e *unanswered) Error() string   { return e.Text + ": " + e.cause.Error() }
+func (e *unanswered) Unwrap() []error { return []error{e.Refusal, e.cause} }
 
 // keptBody is a request's body for one try to send it. Once it is closed no reading
 // begins, and it is known whether any did. Each Read has Limits.Body.
@@ -221,7 +222,7 @@ func (b *keptBody) Read(p []byte) (int, error) {
 	n, err := b.Reader.Read(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) && b.state.Load() != bodyClosed {
 		err = errSlowBody
-		c.body.fail(err)
+		c.body.Fail(err)
 	}
 	return n, err
 }

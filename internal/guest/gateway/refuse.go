@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"strconv"
 	"sync"
@@ -35,9 +36,9 @@ func (r *Router) complain(msg string, args ...any) {
 // of the request: where that is not there yet the connection ends with the answer, and
 // lingers until the client has read it.
 func (x *exchange) refuse(req *http.Request, err error) {
-	var e *refusal
+	var e *wire.Refusal
 	if !errors.As(err, &e) {
-		e = refused(http.StatusBadGateway, 0, "the instance gave no valid answer")
+		e = wire.Refused(http.StatusBadGateway, 0, "the instance gave no valid answer")
 	}
 	c := x.client
 	if !c.rest(req) {
@@ -46,7 +47,7 @@ func (x *exchange) refuse(req *http.Request, err error) {
 	x.begin()
 	b := x.appendRefusal(c.out[:0], req, e)
 	if req.Method != http.MethodHead {
-		b = append(append(b, e.text...), '\n')
+		b = append(append(b, e.Text...), '\n')
 	}
 	if c.send(b) != nil {
 		x.keep = false
@@ -54,17 +55,17 @@ func (x *exchange) refuse(req *http.Request, err error) {
 }
 
 // appendRefusal appends the head of the answer.
-func (x *exchange) appendRefusal(b []byte, req *http.Request, e *refusal) []byte {
-	b = x.appendStatus(b, req, e.status)
-	b = appendField(b, "Content-Type", "text/plain; charset=utf-8")
-	b = appendField(b, "X-Content-Type-Options", "nosniff")
-	b = appendField(b, "Cache-Control", "no-store")
-	if e.challenge != "" {
-		b = appendField(b, "WWW-Authenticate", e.challenge)
+func (x *exchange) appendRefusal(b []byte, req *http.Request, e *wire.Refusal) []byte {
+	b = x.appendStatus(b, req, e.Status)
+	b = wire.AppendField(b, "Content-Type", "text/plain; charset=utf-8")
+	b = wire.AppendField(b, "X-Content-Type-Options", "nosniff")
+	b = wire.AppendField(b, "Cache-Control", "no-store")
+	if e.Challenge != "" {
+		b = wire.AppendField(b, "WWW-Authenticate", e.Challenge)
 	}
-	if e.retry > 0 {
-		b = appendField(b, "Retry-After", strconv.Itoa(e.retry))
+	if e.Retry > 0 {
+		b = wire.AppendField(b, "Retry-After", strconv.Itoa(e.Retry))
 	}
 	b = append(b, x.r.today()...)
-	return x.appendLength(b, req, int64(len(e.text))+1)
+	return x.appendLength(b, req, int64(len(e.Text))+1)
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"strconv"
 	"time"
@@ -17,7 +18,7 @@ func (r *Router) today() []byte {
 	now := time.Now()
 	d := r.date.Load()
 	if d == nil || d.second != now.Unix() {
-		d = &dated{now.Unix(), appendField(nil, "Date", now.UTC().Format(http.TimeFormat))}
+		d = &dated{now.Unix(), wire.AppendField(nil, "Date", now.UTC().Format(http.TimeFormat))}
 		r.date.Store(d)
 	}
 	return d.line
@@ -63,13 +64,13 @@ func (x *exchange) appendLength(b []byte, req *http.Request, length int64) []byt
 // that are about the connection or the length.
 func (x *exchange) appendAnswer(b []byte, req *http.Request, res *http.Response) []byte {
 	b = x.appendStatus(b, req, res.StatusCode)
-	named := namedByConnection(res.Header)
+	named := wire.NamedByConnection(res.Header)
 	for name, values := range res.Header {
-		if name == "Content-Length" || !isToken(name) || !endToEnd(name) || contains(named, name) {
+		if name == "Content-Length" || !wire.IsToken(name) || !wire.EndToEnd(name) || wire.Contains(named, name) {
 			continue
 		}
 		for _, v := range values {
-			b = appendValue(append(append(b, name...), ": "...), v)
+			b = wire.AppendValue(append(append(b, name...), ": "...), v)
 		}
 	}
 	return b

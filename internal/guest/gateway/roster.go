@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
 
@@ -155,7 +156,7 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 		}
 	}
 	if ro.held >= ro.lim.Held || e != nil && e.held >= ro.lim.HeldPerTarget {
-		return nil, nil, refused(503, defaultRetry, "too many requests are waiting for an instance")
+		return nil, nil, wire.Refused(503, wire.DefaultRetry, "too many requests are waiting for an instance")
 	}
 	if e == nil {
 		e = &entry{}
@@ -179,9 +180,9 @@ func (ro *roster) await(ctx context.Context, t target, c *call, expired <-chan t
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-ro.ctx.Done():
-		err = refused(503, defaultRetry, "the gateway is closing")
+		err = wire.Refused(503, wire.DefaultRetry, "the gateway is closing")
 	case <-expired:
-		err = refused(503, defaultRetry, notInTime)
+		err = wire.Refused(503, wire.DefaultRetry, notInTime)
 	}
 	ro.mu.Lock()
 	defer ro.mu.Unlock()

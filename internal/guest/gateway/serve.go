@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guest/requestkey"
 )
 
@@ -31,20 +32,20 @@ func (c *clientConn) serveHTTP() {
 // nextRequest serves a request, and reports whether another one may come.
 func (c *clientConn) nextRequest() bool {
 	if err := c.readHead(); err != nil {
-		var e *refusal
+		var e *wire.Refusal
 		switch {
 		case errors.As(err, &e):
 			c.refuseHead(e)
-		case errors.Is(err, errHTTP2):
+		case errors.Is(err, wire.ErrHTTP2):
 			c.refuseHTTP2()
 		}
 		return false
 	}
-	c.body.begin(&c.in, c, &c.head.req)
-	if c.head.req.ContentLength != 0 {
+	c.body.Begin(&c.in, c, &c.head.Req)
+	if c.head.Req.ContentLength != 0 {
 		c.unlimited()
 	}
-	c.x = exchange{r: c.r, client: c, keep: !c.head.req.Close}
+	c.x = exchange{r: c.r, client: c, keep: !c.head.Req.Close}
 	c.answerRequest()
 	return c.endBody()
 }
@@ -55,7 +56,7 @@ func (c *clientConn) answerRequest() {
 	defer c.makeRoom()
 	defer c.endRequest()
 	defer c.x.end()
-	c.x.serve(&c.head.req)
+	c.x.serve(&c.head.Req)
 }
 
 // endBody reports whether the connection can be used again. A client that still sends a
@@ -65,18 +66,18 @@ func (c *clientConn) endBody() bool {
 	if x.taken || c.gone {
 		return false
 	}
-	if !c.body.complete() && x.keep && !c.body.unasked() && c.body.failed() == nil {
+	if !c.body.Complete() && x.keep && !c.body.Unasked() && c.body.Failed() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(c.r.lim.Linger))
 		_, _ = io.CopyN(io.Discard, &c.body, restOfBody)
 		c.unlimited()
 	}
-	if !c.body.complete() {
+	if !c.body.Complete() {
 		return false
 	}
-	c.owed.Store(c.in.len() > 0)
-	c.in.shrink()
-	c.head.free(&c.r.heads)
-	c.head.shrink()
+	c.owed.Store(c.in.Len() > 0)
+	c.in.Shrink()
+	c.head.Free(&c.r.heads)
+	c.head.Shrink()
 	return x.keep && c.r.ctx.Err() == nil
 }
 
@@ -86,13 +87,13 @@ const restOfBody = 256 << 10
 // readHead reads the head of the next request. The error is a *refusal, or says that
 // nothing is to be answered.
 func (c *clientConn) readHead() error {
-	if c.first = c.head.req.Method == ""; !c.first {
+	if c.first = c.head.Req.Method == ""; !c.first {
 		c.readBy(c.r.lim.ClientIdle, false)
 	}
-	return c.head.readFrom(&c.in, c.r.lim.HeadBytes, &c.r.heads, c)
+	return c.head.ReadFrom(&c.in, c.r.lim.HeadBytes, &c.r.heads, c)
 }
 
-// Started implements starter.
+// Started implements Starter.
 func (c *clientConn) Started() {
 	if !c.first { // its time has been running since the connection came
 		c.readBy(c.r.lim.Head, true)
@@ -101,9 +102,9 @@ func (c *clientConn) Started() {
 
 // freeHead gives back the memory of heads.
 func (c *clientConn) freeHead() {
-	c.in.end()
-	c.head.free(&c.r.heads)
-	c.head.forget()
+	c.in.End()
+	c.head.Free(&c.r.heads)
+	c.head.Forget()
 }
 
 // readBy has reading fail after the time. Unless it is exact, it may be an eighth less.
@@ -124,17 +125,17 @@ func (c *clientConn) unlimited() {
 
 // refuseHTTP2 tells the client in its own protocol that HTTP/1.1 is served here.
 func (c *clientConn) refuseHTTP2() {
-	c.r.log.Debug("connection refused", "port", c.port, "source", c.source, "error", errHTTP2)
-	_ = c.write(appendGoAway(nil, noHTTP2))
+	c.r.log.Debug("connection refused", "port", c.port, "source", c.source, "error", wire.ErrHTTP2)
+	_ = c.write(wire.AppendGoAway(nil, wire.NoHTTP2))
 }
 
 // refuseHead answers a request that can't be read; the connection ends with it.
-func (c *clientConn) refuseHead(e *refusal) {
+func (c *clientConn) refuseHead(e *wire.Refusal) {
 	c.r.log.Debug("request refused", "port", c.port, "source", c.source, "error", e)
-	req := &c.head.req
+	req := &c.head.Req
 	req.Method, req.ProtoMajor, req.ProtoMinor = http.MethodGet, 1, 1
 	x := &exchange{r: c.r, client: c}
-	_ = c.write(append(x.appendRefusal(nil, req, e), e.text+"\n"...))
+	_ = c.write(append(x.appendRefusal(nil, req, e), e.Text+"\n"...))
 }
 
 // write sends to the client. One that took nothing for Limits.Send is cut off.
@@ -174,7 +175,7 @@ func (x *exchange) begin() {
 	c := x.client
 	c.word.Lock()
 	x.began = true
-	if c.body.waited() && !x.continued {
+	if c.body.Waited() && !x.continued {
 		x.keep = false
 	}
 	c.word.Unlock()
@@ -187,12 +188,12 @@ const requestHeader = "X-Request-Id"
 func (x *exchange) serve(req *http.Request) {
 	c, r := x.client, x.r
 	x.id = mvm.RequestID(req.Header.Get(requestHeader))
-	if v := req.Header["Expect"]; len(v) > 0 && !hasToken(v, "100-continue") {
-		x.refuse(req, refused(http.StatusExpectationFailed, 0, "the expectation is not known"))
+	if v := req.Header["Expect"]; len(v) > 0 && !wire.HasToken(v, "100-continue") {
+		x.refuse(req, wire.Refused(http.StatusExpectationFailed, 0, "the expectation is not known"))
 		return
 	}
 	if req.Method == http.MethodConnect {
-		x.refuse(req, refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
+		x.refuse(req, wire.Refused(http.StatusMethodNotAllowed, 0, "CONNECT is not served here"))
 		return
 	}
 	t := r.table.Load()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guest/requestkey"
 )
 
@@ -91,13 +92,13 @@ func tokenKeys(algorithm string, secret []byte) ([]tokenKey, error) {
 }
 
 // unauthorized asks the client for a token, or a better one.
-func unauthorized(format string, args ...any) *refusal {
-	e := refused(http.StatusUnauthorized, 0, format, args...)
-	e.challenge = `Bearer error="invalid_token"`
+func unauthorized(format string, args ...any) *wire.Refusal {
+	e := wire.Refused(http.StatusUnauthorized, 0, format, args...)
+	e.Challenge = `Bearer error="invalid_token"`
 	return e
 }
 
-func invalidToken() *refusal { return unauthorized("the token is not valid") }
+func invalidToken() *wire.Refusal { return unauthorized("the token is not valid") }
 
 // verify returns the user that the request's token names. The error is a *refusal.
 func (v *verifier) verify(req *http.Request, now time.Time) (string, error) {
@@ -134,14 +135,14 @@ func (v *verifier) token(req *http.Request) (string, error) {
 	}
 	if len(found) != 1 {
 		e := unauthorized("a token is needed, and there are %d", len(found))
-		e.challenge = "Bearer"
+		e.Challenge = "Bearer"
 		return "", e
 	}
 	if kind == "header" && strings.EqualFold(name, "authorization") {
 		scheme, token, ok := strings.Cut(found[0], " ")
 		if !ok || !strings.EqualFold(scheme, "Bearer") {
 			e := unauthorized("a token is needed, as Bearer")
-			e.challenge = "Bearer"
+			e.Challenge = "Bearer"
 			return "", e
 		}
 		return token, nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guest/requestkey"
 )
 
@@ -20,12 +21,12 @@ func (t *table) authenticate(c peer, req *http.Request, route mvm.Route, now tim
 	case mvm.AuthJWT:
 		v := t.auth[route.Name]
 		if v == nil || len(v.keys) == 0 {
-			return "", refused(http.StatusServiceUnavailable, defaultRetry, "tokens can't be verified now")
+			return "", wire.Refused(http.StatusServiceUnavailable, wire.DefaultRetry, "tokens can't be verified now")
 		}
 		return v.verify(req, now)
 	case mvm.AuthProxy:
 		if !trusted(route.Auth.Trusted, c) {
-			return "", refused(http.StatusForbidden, 0, "requests are taken from a trusted proxy alone")
+			return "", wire.Refused(http.StatusForbidden, 0, "requests are taken from a trusted proxy alone")
 		}
 	}
 	return "", nil
@@ -51,10 +52,10 @@ func keyOf(route mvm.Route, user string, req *http.Request, body []byte) (string
 		err = mvm.ValidateKey(key)
 	}
 	if err != nil {
-		return "", refused(http.StatusBadRequest, 0, "no key for an instance from %s: %s", printable(s.From, 200), printable(err.Error(), maxDetail))
+		return "", wire.Refused(http.StatusBadRequest, 0, "no key for an instance from %s: %s", wire.Printable(s.From, 200), wire.Printable(err.Error(), wire.MaxDetail))
 	}
 	if user != "" && key != user {
-		return "", refused(http.StatusForbidden, 0, "the token is another user's")
+		return "", wire.Refused(http.StatusForbidden, 0, "the token is another user's")
 	}
 	return strings.Clone(key), nil // and not with the head that it is of
 }
@@ -72,7 +73,7 @@ func tellUser(req *http.Request, route mvm.Route, key, user string) {
 	}
 	for _, name := range keyHeaders(route.To.Selector.From) {
 		for have := range req.Header {
-			if alike(have, name) {
+			if wire.Alike(have, name) {
 				delete(req.Header, have)
 			}
 		}
@@ -83,13 +84,13 @@ func tellUser(req *http.Request, route mvm.Route, key, user string) {
 // dropConnectionHeaders removes what the client's Connection header names, so that it
 // can't name what the gateway sets, and an offer of another version of HTTP.
 func dropConnectionHeaders(h http.Header) {
-	if names := namedByConnection(h); len(names) > 0 {
+	if names := wire.NamedByConnection(h); len(names) > 0 {
 		for _, name := range names {
 			h.Del(name)
 		}
 		kept := ""
 		for _, token := range []string{"upgrade", "close", "keep-alive"} {
-			if hasToken(h["Connection"], token) {
+			if wire.HasToken(h["Connection"], token) {
 				kept += ", " + token
 			}
 		}
@@ -102,10 +103,10 @@ func dropConnectionHeaders(h http.Header) {
 func keyHeaders(from string) []string {
 	kind, name, _ := strings.Cut(from, ":")
 	name = http.CanonicalHeaderKey(name)
-	if kind == "header" && name != userHeader && name != "Host" {
-		return []string{userHeader, name}
+	if kind == "header" && name != wire.UserHeader && name != "Host" {
+		return []string{wire.UserHeader, name}
 	}
-	return []string{userHeader}
+	return []string{wire.UserHeader}
 }
 
 // dropToken removes the token that the gateway took: it is no business of the instance,

@@ -56,10 +56,10 @@ var errGaveUp = errors.New("the client has gone away")
 func (c *clientConn) watch() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.serving && !c.body.complete() { // one that died in the middle of its body says nothing more
+	if c.serving && !c.body.Complete() { // one that died in the middle of its body says nothing more
 		c.probe()
 	}
-	if !c.serving || c.watching != nil || c.gone || !c.body.complete() || c.raw == nil {
+	if !c.serving || c.watching != nil || c.gone || !c.body.Complete() || c.raw == nil {
 		return
 	}
 	done := make(chan struct{})
@@ -262,7 +262,7 @@ func (r *Router) watchLate() {
 func (c *clientConn) silent() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.read && (!c.serving || !c.body.complete())
+	return c.read && (!c.serving || !c.body.Complete())
 }
 
 var _ context.Context = (*clientCtx)(nil)

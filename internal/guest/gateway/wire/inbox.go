@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"bytes"
@@ -6,34 +6,34 @@ import (
 	"io"
 )
 
-// inboxSize is what an inbox has room for, but for a head that is larger.
-const inboxSize = 4 << 10
+// InboxSize is what an inbox has room for, but for a head that is larger.
+const InboxSize = 4 << 10
 
-// inbox buffers what comes from a client.
-type inbox struct {
+// Inbox buffers what comes from a client.
+type Inbox struct {
 	from  io.Reader
 	buf   []byte
 	r, w  int     // what is there: buf[r:w]
 	most  int     // to which buf may grow
-	grown *budget // what is more than inboxSize comes from it
+	grown *Budget // what is more than inboxSize comes from it
 }
 
 // errNoRoom says that there is no memory for a large head.
 var errNoRoom = errors.New("too many large heads are being read")
 
-// begin makes it what comes from there, within most bytes at once. The buffer has inboxSize.
-func (b *inbox) begin(from io.Reader, buf []byte, most int, grown *budget) {
-	*b = inbox{from: from, buf: buf, most: most, grown: grown}
+// Begin makes it what comes from there, within most bytes at once. The buffer has inboxSize.
+func (b *Inbox) Begin(from io.Reader, buf []byte, most int, grown *Budget) {
+	*b = Inbox{from: from, buf: buf, most: most, grown: grown}
 }
 
-// len is how many bytes are there.
-func (b *inbox) len() int { return b.w - b.r }
+// Len is how many bytes are there.
+func (b *Inbox) Len() int { return b.w - b.r }
 
 // bytes is what is there. It is valid until the next call.
-func (b *inbox) bytes() []byte { return b.buf[b.r:b.w] }
+func (b *Inbox) bytes() []byte { return b.buf[b.r:b.w] }
 
 // skip takes n bytes that are there.
-func (b *inbox) skip(n int) {
+func (b *Inbox) skip(n int) {
 	b.r += n
 	if b.r == b.w {
 		b.r, b.w = 0, 0
@@ -41,7 +41,7 @@ func (b *inbox) skip(n int) {
 }
 
 // fill reads more, once. The caller bounds how much is there.
-func (b *inbox) fill() error {
+func (b *Inbox) fill() error {
 	if b.w == len(b.buf) {
 		if b.r > 0 {
 			b.w = copy(b.buf, b.buf[b.r:b.w])
@@ -62,9 +62,9 @@ func (b *inbox) fill() error {
 }
 
 // grow makes room for more of a large head.
-func (b *inbox) grow() error {
+func (b *Inbox) grow() error {
 	size := min(2*len(b.buf), b.most)
-	if more := size - len(b.buf); more <= 0 || !b.grown.take(more) {
+	if more := size - len(b.buf); more <= 0 || !b.grown.Take(more) {
 		return errNoRoom
 	}
 	buf := make([]byte, size)
@@ -73,27 +73,27 @@ func (b *inbox) grow() error {
 	return nil
 }
 
-// shrink gives back what a large head needed.
-func (b *inbox) shrink() {
-	if len(b.buf) > inboxSize && b.len() <= inboxSize {
-		buf := make([]byte, inboxSize)
+// Shrink gives back what a large head needed.
+func (b *Inbox) Shrink() {
+	if len(b.buf) > InboxSize && b.Len() <= InboxSize {
+		buf := make([]byte, InboxSize)
 		n := copy(buf, b.bytes())
-		b.grown.give(len(b.buf) - inboxSize)
+		b.grown.Give(len(b.buf) - InboxSize)
 		b.buf, b.r, b.w = buf, 0, n
 	}
 }
 
-// end gives back all memory.
-func (b *inbox) end() {
-	if more := len(b.buf) - inboxSize; more > 0 {
-		b.grown.give(more)
+// End gives back all memory.
+func (b *Inbox) End() {
+	if more := len(b.buf) - InboxSize; more > 0 {
+		b.grown.Give(more)
 	}
 	b.buf, b.r, b.w = nil, 0, 0
 }
 
 // Read takes what is there, or else reads.
-func (b *inbox) Read(p []byte) (int, error) {
-	if b.len() == 0 {
+func (b *Inbox) Read(p []byte) (int, error) {
+	if b.Len() == 0 {
 		if len(p) >= len(b.buf) {
 			return b.from.Read(p)
 		}
@@ -110,7 +110,7 @@ var errLine = errors.New("a line is too long, or does not end as it should")
 
 // line takes a line of at most limit bytes and returns it without its end, valid until the
 // next call. When it fails nothing was taken.
-func (b *inbox) line(limit int) ([]byte, error) {
+func (b *Inbox) line(limit int) ([]byte, error) {
 	for seen := 0; ; {
 		have := b.bytes()
 		if n := bytes.IndexByte(have[seen:], '\n'); n >= 0 {

@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"bytes"
@@ -6,13 +6,13 @@ import (
 	"net/http"
 )
 
-// starter is told when the first bytes of a head are there.
-type starter interface{ Started() }
+// Starter is told when the first bytes of a head are there.
+type Starter interface{ Started() }
 
-// readFrom reads the head of the next request, of at most limit bytes. The error is a
+// ReadFrom reads the head of the next request, of at most limit bytes. The error is a
 // *refusal, or says that nothing is to be answered.
-func (h *head) readFrom(in *inbox, limit int, heads *budget, s starter) error {
-	behind := h.req.Method == http.MethodPost // old clients send a line's end behind a body (RFC 9112, section 2.2)
+func (h *Head) ReadFrom(in *Inbox, limit int, heads *Budget, s Starter) error {
+	behind := h.Req.Method == http.MethodPost // old clients send a line's end behind a body (RFC 9112, section 2.2)
 	begun, seen := false, 0
 	for {
 		have := in.bytes()
@@ -43,7 +43,7 @@ func (h *head) readFrom(in *inbox, limit int, heads *budget, s starter) error {
 }
 
 // take takes the head, which is there.
-func (h *head) take(in *inbox, n, limit int, heads *budget) error {
+func (h *Head) take(in *Inbox, n, limit int, heads *Budget) error {
 	if n > limit {
 		return largeHead()
 	}
@@ -53,19 +53,19 @@ func (h *head) take(in *inbox, n, limit int, heads *budget) error {
 	}
 	text := string(have)
 	in.skip(n)
-	in.shrink()
+	in.Shrink()
 	if text == http2Preface {
-		return errHTTP2
+		return ErrHTTP2
 	}
 	return h.parse(text)
 }
 
-func noRoom() *refusal {
-	return refused(http.StatusServiceUnavailable, defaultRetry, "%s", errNoRoom)
+func noRoom() *Refusal {
+	return Refused(http.StatusServiceUnavailable, DefaultRetry, "%s", errNoRoom)
 }
 
-func largeHead() *refusal {
-	return refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head of the request is too large")
+func largeHead() *Refusal {
+	return Refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head of the request is too large")
 }
 
 // headEnd is where the head ends, 0 where it goes on. The first seen bytes were looked at

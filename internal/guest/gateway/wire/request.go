@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"net/http"
@@ -6,34 +6,34 @@ import (
 	"strconv"
 )
 
-// appendHead appends the head of the request to the instance: everything as it came,
+// AppendHead appends the head of the request to the instance: everything as it came,
 // but what is about the client's connection, and that who sent it is told by the
 // gateway alone.
-func appendHead(b []byte, req *http.Request, source netip.Addr, trust bool, addr string, length int64) ([]byte, error) {
+func AppendHead(b []byte, req *http.Request, source netip.Addr, trust bool, addr string, length int64) ([]byte, error) {
 	host := req.Host
 	if host == "" {
 		host = addr
 	}
 	uri := req.URL.RequestURI()
-	upgrade := upgradeOf(req.Header)
+	upgrade := UpgradeOf(req.Header)
 	if !plain(host) || !plain(uri) || !plain(upgrade) {
-		return b, refused(http.StatusBadRequest, 0, "the request has characters that may not be there")
+		return b, Refused(http.StatusBadRequest, 0, "the request has characters that may not be there")
 	}
 	b = append(b, req.Method...)
 	b = append(b, ' ')
 	b = append(b, uri...)
 	b = append(b, " HTTP/1.1\r\n"...)
-	b = appendField(b, "Host", host)
-	named := namedByConnection(req.Header)
+	b = AppendField(b, "Host", host)
+	named := NamedByConnection(req.Header)
 	for name, values := range req.Header {
-		if !forwarded(name) || contains(named, name) {
+		if !forwarded(name) || Contains(named, name) {
 			continue
 		}
 		for _, v := range values {
 			if !plain(v) {
-				return b, refused(http.StatusBadRequest, 0, "the header %s has characters that may not be there", printable(name, 100))
+				return b, Refused(http.StatusBadRequest, 0, "the header %s has characters that may not be there", Printable(name, 100))
 			}
-			b = appendField(b, name, v)
+			b = AppendField(b, name, v)
 		}
 	}
 	b, err := appendForwarded(b, req, source, trust)
@@ -41,11 +41,11 @@ func appendHead(b []byte, req *http.Request, source netip.Addr, trust bool, addr
 		return b, err
 	}
 	if upgrade != "" {
-		b = appendField(b, "Connection", "Upgrade")
-		b = appendField(b, "Upgrade", upgrade)
+		b = AppendField(b, "Connection", "Upgrade")
+		b = AppendField(b, "Upgrade", upgrade)
 	}
-	if hasToken(req.Header["Te"], "trailers") {
-		b = appendField(b, "Te", "trailers")
+	if HasToken(req.Header["Te"], "trailers") {
+		b = AppendField(b, "Te", "trailers")
 	}
 	return append(appendFraming(b, req, length), "\r\n"...), nil
 }
@@ -54,10 +54,10 @@ func appendHead(b []byte, req *http.Request, source netip.Addr, trust bool, addr
 func appendFraming(b []byte, req *http.Request, length int64) []byte {
 	switch {
 	case length < 0:
-		b = appendField(b, "Transfer-Encoding", "chunked")
+		b = AppendField(b, "Transfer-Encoding", "chunked")
 		for name := range req.Trailer {
 			if trailing(req, name) {
-				b = appendField(b, "Trailer", name)
+				b = AppendField(b, "Trailer", name)
 			}
 		}
 	case length > 0 || req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch:
@@ -71,11 +71,11 @@ func appendFraming(b []byte, req *http.Request, length int64) []byte {
 // trailing reports whether the field goes to the instance behind the body. What a header
 // says, or the gateway alone, no trailer says otherwise.
 func trailing(req *http.Request, name string) bool {
-	return forwarded(name) && !alike(name, userHeader) && !repeats(req.Header, name)
+	return forwarded(name) && !Alike(name, UserHeader) && !repeats(req.Header, name)
 }
 
-// appendTrailer appends the end of a body in chunks.
-func appendTrailer(b []byte, req *http.Request) []byte {
+// AppendTrailer appends the end of a body in chunks.
+func AppendTrailer(b []byte, req *http.Request) []byte {
 	b = append(b, "0\r\n"...)
 	for name, values := range req.Trailer {
 		if !trailing(req, name) {
@@ -83,7 +83,7 @@ func appendTrailer(b []byte, req *http.Request) []byte {
 		}
 		for _, v := range values {
 			if plain(v) {
-				b = appendField(b, name, v)
+				b = AppendField(b, name, v)
 			}
 		}
 	}

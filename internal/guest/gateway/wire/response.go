@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"bufio"
@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// answerHead is the memory for the heads of a connection's answers, one after another.
-type answerHead struct {
+// AnswerHead is the memory for the heads of a connection's answers, one after another.
+type AnswerHead struct {
 	res    http.Response
 	fields http.Header
 	values []string
 	body   sizedBody
 }
 
-// read reads the head of an answer: in place where all of it is there and it is as most are.
-func (a *answerHead) read(in *bufio.Reader, req *http.Request) (*http.Response, error) {
+// Read reads the head of an answer: in place where all of it is there and it is as most are.
+func (a *AnswerHead) Read(in *bufio.Reader, req *http.Request) (*http.Response, error) {
 	if _, err := in.Peek(1); err == nil {
 		have, _ := in.Peek(in.Buffered())
 		if n := bytes.Index(have, []byte("\r\n\r\n")); n >= 0 && a.parse(string(have[:n+2]), req.Method, in) {
@@ -30,7 +30,7 @@ func (a *answerHead) read(in *bufio.Reader, req *http.Request) (*http.Response, 
 
 // parse reads the head of an answer as most are: whose body has a length, and in which
 // nothing is odd. What it does not take is for net/http to read.
-func (a *answerHead) parse(text, method string, in *bufio.Reader) bool {
+func (a *AnswerHead) parse(text, method string, in *bufio.Reader) bool {
 	line, rest, ok := cutLine(text)
 	if !ok || len(line) < 12 || !strings.HasPrefix(line, "HTTP/1.1 ") || len(line) > 12 && line[12] != ' ' {
 		return false
@@ -64,7 +64,7 @@ func (a *answerHead) parse(text, method string, in *bufio.Reader) bool {
 		return false
 	}
 	a.res = http.Response{StatusCode: int(status), ProtoMajor: 1, ProtoMinor: 1, Header: a.fields, Body: http.NoBody,
-		ContentLength: size, Close: hasToken(a.fields["Connection"], "close")}
+		ContentLength: size, Close: HasToken(a.fields["Connection"], "close")}
 	if size > 0 && method != http.MethodHead {
 		a.body = sizedBody{in, size}
 		a.res.Body = &a.body

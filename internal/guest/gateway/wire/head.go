@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"bytes"
@@ -12,15 +12,15 @@ import (
 // maxFields bounds the fields of a head.
 const maxFields = 1000
 
-// head is the head of a request, and what it takes to read the next one into the same
+// Head is the head of a request, and what it takes to read the next one into the same
 // memory.
 //
 // It is strict (RFC 9112): lines end with CR LF, none is folded, a name is a token that
 // the colon follows at once, and there is one way to tell the length of the body. What
 // another server may read otherwise is refused, for the gateway stands before one and may
 // stand behind one.
-type head struct {
-	req    http.Request
+type Head struct {
+	Req    http.Request
 	values []string
 	hosts  int
 	host   string
@@ -35,12 +35,12 @@ const (
 )
 
 // charge takes what the head will cost from the budget, and reports whether that was there.
-func (h *head) charge(budget *budget, text []byte) bool {
+func (h *Head) charge(budget *Budget, text []byte) bool {
 	cost := len(text) + fieldCost*min(bytes.Count(text, newline), maxFields) - freeHead
 	if cost <= 0 {
 		return true
 	}
-	if !budget.take(cost) {
+	if !budget.Take(cost) {
 		return false
 	}
 	h.taken = cost
@@ -49,52 +49,52 @@ func (h *head) charge(budget *budget, text []byte) bool {
 
 var newline = []byte{'\n'}
 
-// free gives back what the head took.
-func (h *head) free(budget *budget) {
+// Free gives back what the head took.
+func (h *Head) Free(budget *Budget) {
 	if h.taken > 0 {
-		budget.give(h.taken)
+		budget.Give(h.taken)
 		h.taken = 0
 	}
 }
 
-// shrink gives back what a large head needed, but for the method.
-func (h *head) shrink() {
-	if h.size <= inboxSize {
+// Shrink gives back what a large head needed, but for the method.
+func (h *Head) Shrink() {
+	if h.size <= InboxSize {
 		return
 	}
 	method := http.MethodGet
-	if h.req.Method == http.MethodPost {
+	if h.Req.Method == http.MethodPost {
 		method = http.MethodPost
 	}
-	*h = head{req: http.Request{Method: method}}
+	*h = Head{Req: http.Request{Method: method}}
 }
 
-// forget has nothing left of the requests but memory for the next ones.
-func (h *head) forget() {
-	fields := h.req.Header
-	if len(fields) > manyFields || h.size > inboxSize {
+// Forget has nothing left of the requests but memory for the next ones.
+func (h *Head) Forget() {
+	fields := h.Req.Header
+	if len(fields) > manyFields || h.size > InboxSize {
 		fields, h.values = nil, nil
 	}
 	clear(fields)
 	clear(h.values)
-	*h = head{req: http.Request{Header: fields}, values: h.values[:0]}
+	*h = Head{Req: http.Request{Header: fields}, values: h.values[:0]}
 }
 
 // manyFields is for how many fields memory is kept.
 const manyFields = 64
 
 // badHead refuses a head; the connection ends with it.
-func badHead(text string) *refusal { return refused(http.StatusBadRequest, 0, "bad request: %s", text) }
+func badHead(text string) *Refusal { return Refused(http.StatusBadRequest, 0, "bad request: %s", text) }
 
 // parse reads a head, which is text up to and with the empty line. The error is a *refusal.
-func (h *head) parse(text string) error {
-	fields := h.req.Header
+func (h *Head) parse(text string) error {
+	fields := h.Req.Header
 	if fields == nil {
 		fields = http.Header{}
 	}
 	clear(fields)
 	clear(h.values)
-	*h = head{req: http.Request{Header: fields}, values: h.values[:0], size: len(text), taken: h.taken}
+	*h = Head{Req: http.Request{Header: fields}, values: h.values[:0], size: len(text), taken: h.taken}
 	line, rest, ok := cutLine(text)
 	if !ok {
 		return badHead("a line does not end with CR LF")
@@ -110,7 +110,7 @@ func (h *head) parse(text string) error {
 			break
 		}
 		if n == maxFields {
-			return refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head has more than %d fields", maxFields)
+			return Refused(http.StatusRequestHeaderFieldsTooLarge, 0, "the head has more than %d fields", maxFields)
 		}
 		name, value, ok := parseField(line)
 		if !ok {
@@ -134,13 +134,13 @@ func cutLine(text string) (line, rest string, ok bool) {
 }
 
 // requestLine reads the first line.
-func (h *head) requestLine(line string) (err error) {
+func (h *Head) requestLine(line string) (err error) {
 	method, rest, ok := strings.Cut(line, " ")
 	target, proto, both := strings.Cut(rest, " ")
-	if !ok || !both || !isToken(method) || target == "" {
+	if !ok || !both || !IsToken(method) || target == "" {
 		return badHead("malformed request line")
 	}
-	req := &h.req
+	req := &h.Req
 	switch proto {
 	case "HTTP/1.1":
 		req.ProtoMinor = 1
@@ -149,7 +149,7 @@ func (h *head) requestLine(line string) (err error) {
 		if _, _, ok := http.ParseHTTPVersion(proto); !ok {
 			return badHead("malformed request line")
 		}
-		return refused(http.StatusHTTPVersionNotSupported, 0, "%s is not served here: HTTP/1.1 is", proto)
+		return Refused(http.StatusHTTPVersionNotSupported, 0, "%s is not served here: HTTP/1.1 is", proto)
 	}
 	req.Method, req.RequestURI, req.Proto, req.ProtoMajor = method, target, proto, 1
 	authority := method == http.MethodConnect && target[0] != '/'
@@ -204,13 +204,13 @@ func canonical(name string) (string, bool) {
 }
 
 // add adds a field.
-func (h *head) add(name, value string) {
+func (h *Head) add(name, value string) {
 	if name == "Host" {
 		h.hosts++
 		h.host = value
 		return
 	}
-	h.values = addField(h.req.Header, h.values, name, value)
+	h.values = addField(h.Req.Header, h.values, name, value)
 }
 
 // addField adds a field, whose value is kept among values where it is the first of its
@@ -227,8 +227,8 @@ func addField(fields http.Header, values []string, name, value string) []string 
 }
 
 // setHost finds out whom the request is for.
-func (h *head) setHost() error {
-	req := &h.req
+func (h *Head) setHost() error {
+	req := &h.Req
 	switch {
 	case h.hosts > 1:
 		return badHead("more than one Host")
@@ -247,10 +247,10 @@ func (h *head) setHost() error {
 }
 
 // setFraming finds out how long the body is and whether the connection ends.
-func (h *head) setFraming() error {
-	req := &h.req
+func (h *Head) setFraming() error {
+	req := &h.Req
 	options := req.Header["Connection"]
-	req.Close = hasToken(options, "close") || req.ProtoMinor == 0 && !hasToken(options, "keep-alive")
+	req.Close = HasToken(options, "close") || req.ProtoMinor == 0 && !HasToken(options, "keep-alive")
 	lengths, codings := req.Header["Content-Length"], req.Header["Transfer-Encoding"]
 	switch {
 	case len(codings) > 0 && (len(lengths) > 0 || req.ProtoMinor == 0):
@@ -258,7 +258,7 @@ func (h *head) setFraming() error {
 	case len(lengths) > 1:
 		return badHead("more than one Content-Length")
 	case len(codings) > 1, len(codings) == 1 && !strings.EqualFold(codings[0], "chunked"):
-		return refused(http.StatusNotImplemented, 0, "of the transfer codings chunked alone is served here")
+		return Refused(http.StatusNotImplemented, 0, "of the transfer codings chunked alone is served here")
 	case len(codings) == 1:
 		req.ContentLength = -1
 		delete(req.Header, "Transfer-Encoding")
@@ -285,8 +285,8 @@ func parseLength(s string) (int64, bool) {
 }
 
 // setTrailer notes the names that are announced for the trailer.
-func (h *head) setTrailer() error {
-	req := &h.req
+func (h *Head) setTrailer() error {
+	req := &h.Req
 	for _, v := range req.Header["Trailer"] {
 		for name := range strings.SplitSeq(v, ",") {
 			switch name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)); name {
@@ -295,7 +295,7 @@ func (h *head) setTrailer() error {
 			case "Transfer-Encoding", "Trailer", "Content-Length":
 				return badHead("malformed Trailer")
 			}
-			if !isToken(name) {
+			if !IsToken(name) {
 				return badHead("malformed Trailer")
 			}
 			if req.Trailer == nil {
@@ -315,8 +315,8 @@ const (
 	tokenHigh = 0x57ffffffc7fffffe
 )
 
-// isToken reports whether s is a token (RFC 9110).
-func isToken(s string) bool {
+// IsToken reports whether s is a token (RFC 9110).
+func IsToken(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if c < 64 && tokenLow>>c&1 == 0 || c >= 64 && (c > 127 || tokenHigh>>(c-64)&1 == 0) {

@@ -1,4 +1,4 @@
-package gateway_test
+package wire_test
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/wire"
 )
 
 // wireSeeds are what clients may send, and what attackers have sent: each is the bytes of
@@ -200,7 +200,7 @@ func told(req *http.Request, body []byte, err error) string {
 }
 
 func readByGateway(raw []byte) (seen []string) {
-	gateway.ReadRequests(&said{in: bytes.NewReader(raw)}, func(req *http.Request, body []byte, err error) { seen = append(seen, told(req, body, err)) })
+	wire.ReadRequests(bytes.NewReader(raw), func(req *http.Request, body []byte, err error) { seen = append(seen, told(req, body, err)) })
 	return seen
 }
 

@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"net/http"
@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// userHeader tells an instance of a by_key route the key that led there.
-const userHeader = "X-Mvm-User"
+// UserHeader tells an instance of a by_key route the key that led there.
+const UserHeader = "X-Mvm-User"
 
-func appendField(b []byte, name, value string) []byte {
+func AppendField(b []byte, name, value string) []byte {
 	b = append(b, name...)
 	b = append(b, ": "...)
 	b = append(b, value...)
@@ -36,11 +36,11 @@ func forwarded(name string) bool {
 	case "Host", "Content-Length", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip":
 		return false
 	}
-	return endToEnd(name)
+	return EndToEnd(name)
 }
 
-// endToEnd reports whether the header is not about one connection only.
-func endToEnd(name string) bool {
+// EndToEnd reports whether the header is not about one connection only.
+func EndToEnd(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
 		return false
@@ -48,8 +48,8 @@ func endToEnd(name string) bool {
 	return true
 }
 
-// namedByConnection lists the headers that are about one connection by their own word.
-func namedByConnection(h http.Header) []string {
+// NamedByConnection lists the headers that are about one connection by their own word.
+func NamedByConnection(h http.Header) []string {
 	var names []string
 	for _, v := range h["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
@@ -62,7 +62,7 @@ func namedByConnection(h http.Header) []string {
 	return names
 }
 
-func contains(names []string, name string) bool {
+func Contains(names []string, name string) bool {
 	for _, n := range names {
 		if n == name {
 			return true
@@ -71,16 +71,16 @@ func contains(names []string, name string) bool {
 	return false
 }
 
-// upgradeOf returns the protocol that the head's sender wants to go on with, "" for none.
-func upgradeOf(h http.Header) string {
-	if !hasToken(h["Connection"], "upgrade") {
+// UpgradeOf returns the protocol that the head's sender wants to go on with, "" for none.
+func UpgradeOf(h http.Header) string {
+	if !HasToken(h["Connection"], "upgrade") {
 		return ""
 	}
 	return h.Get("Upgrade")
 }
 
-// hasToken reports whether one of the lists of tokens has the token.
-func hasToken(values []string, token string) bool {
+// HasToken reports whether one of the lists of tokens has the token.
+func HasToken(values []string, token string) bool {
 	for _, v := range values {
 		for t := range strings.SplitSeq(v, ",") {
 			if strings.EqualFold(textproto.TrimString(t), token) {
@@ -91,8 +91,8 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// appendValue appends a value and the end of its line, which nothing in it can be.
-func appendValue(b []byte, v string) []byte {
+// AppendValue appends a value and the end of its line, which nothing in it can be.
+func AppendValue(b []byte, v string) []byte {
 	if plain(v) {
 		return append(append(b, v...), "\r\n"...)
 	}
@@ -109,15 +109,15 @@ func appendValue(b []byte, v string) []byte {
 // repeats reports whether a header has the name, or one that is alike.
 func repeats(h http.Header, name string) bool {
 	for have := range h {
-		if alike(have, name) {
+		if Alike(have, name) {
 			return true
 		}
 	}
 	return false
 }
 
-// alike reports whether some server may take the one header for the other: many make
+// Alike reports whether some server may take the one header for the other: many make
 // '-' and '_' the same.
-func alike(a, b string) bool {
+func Alike(a, b string) bool {
 	return strings.EqualFold(strings.ReplaceAll(a, "_", "-"), strings.ReplaceAll(b, "_", "-"))
 }

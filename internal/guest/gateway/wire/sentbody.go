@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"errors"
@@ -17,14 +17,14 @@ const (
 
 var errChunk = errors.New("malformed chunk")
 
-// expectant is a client that may wait for the word to go on before it sends a body.
-type expectant interface{ SayContinue() error }
+// Expectant is a client that may wait for the word to go on before it sends a body.
+type Expectant interface{ SayContinue() error }
 
-// sentBody is the body of a request on its way from the client. One goroutine at a time
+// Body is the body of a request on its way from the client. One goroutine at a time
 // reads it. A time-out ends a Read and not the body.
-type sentBody struct {
-	in       *inbox
-	client   expectant
+type Body struct {
+	in       *Inbox
+	client   Expectant
 	req      *http.Request
 	chunked  bool
 	left     int64 // of the body, or of the chunk
@@ -38,13 +38,13 @@ type sentBody struct {
 	whole    atomic.Bool
 }
 
-// begin makes it the body of the request. Without one it is whole at once.
-func (b *sentBody) begin(in *inbox, client expectant, req *http.Request) {
+// Begin makes it the body of the request. Without one it is whole at once.
+func (b *Body) Begin(in *Inbox, client Expectant, req *http.Request) {
 	b.in, b.client, b.req, b.err = in, client, req, nil
 	b.chunked, b.left = req.ContentLength < 0, max(req.ContentLength, 0)
 	b.gap, b.trailing, b.trailer, b.overhead = false, false, 0, 0
 	b.whole.Store(req.ContentLength == 0)
-	b.waits = req.ContentLength != 0 && req.ProtoAtLeast(1, 1) && hasToken(req.Header["Expect"], "100-continue")
+	b.waits = req.ContentLength != 0 && req.ProtoAtLeast(1, 1) && HasToken(req.Header["Expect"], "100-continue")
 	b.expects = b.waits
 	req.Body = http.NoBody
 	if req.ContentLength != 0 {
@@ -52,25 +52,25 @@ func (b *sentBody) begin(in *inbox, client expectant, req *http.Request) {
 	}
 }
 
-// complete reports whether all of it was read.
-func (b *sentBody) complete() bool { return b.whole.Load() }
+// Complete reports whether all of it was read.
+func (b *Body) Complete() bool { return b.whole.Load() }
 
-// failed returns the error that reading it ended with: io.EOF where it is complete.
-func (b *sentBody) failed() error { return b.err }
+// Failed returns the error that reading it ended with: io.EOF where it is complete.
+func (b *Body) Failed() error { return b.err }
 
-// fail has reading it end with the error.
-func (b *sentBody) fail(err error) { b.err = err }
+// Fail has reading it end with the error.
+func (b *Body) Fail(err error) { b.err = err }
 
-// waited reports whether the client waits, or waited, for the word to send it, and unasked
+// Waited reports whether the client waits, or waited, for the word to send it, and Unasked
 // whether nobody has asked for it.
-func (b *sentBody) waited() bool  { return b.waits }
-func (b *sentBody) unasked() bool { return b.expects }
+func (b *Body) Waited() bool  { return b.waits }
+func (b *Body) Unasked() bool { return b.expects }
 
 // Close does nothing: what is left is for the connection to drop.
-func (b *sentBody) Close() error { return nil }
+func (b *Body) Close() error { return nil }
 
 // Read reads from the client, which is told to go on where it waits for that.
-func (b *sentBody) Read(p []byte) (n int, err error) {
+func (b *Body) Read(p []byte) (n int, err error) {
 	if b.err != nil || len(p) == 0 {
 		return 0, b.err
 	}
@@ -92,7 +92,7 @@ func (b *sentBody) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-func (b *sentBody) read(p []byte) (int, error) {
+func (b *Body) read(p []byte) (int, error) {
 	if b.chunked && b.left == 0 {
 		if err := b.nextChunk(); err != nil {
 			return 0, err
@@ -112,7 +112,7 @@ func (b *sentBody) read(p []byte) (int, error) {
 }
 
 // nextChunk reads up to the next chunk's data; at the end of the body it is io.EOF.
-func (b *sentBody) nextChunk() error {
+func (b *Body) nextChunk() error {
 	err := b.chunkHead()
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -124,7 +124,7 @@ func (b *sentBody) nextChunk() error {
 }
 
 // chunkHead reads what is between two chunks' data, and the trailer behind the last one.
-func (b *sentBody) chunkHead() error {
+func (b *Body) chunkHead() error {
 	in := b.in
 	if b.gap {
 		line, err := in.line(1)

@@ -1,4 +1,4 @@
-package gateway_test
+package wire_test
 
 import (
 	"bufio"
@@ -10,7 +10,7 @@ import (
 	"slices"
 	"testing"
 
-	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/wire"
 )
 
 // FuzzAnswer has the head of an answer read in place, where that is done, and by net/http:
@@ -27,7 +27,7 @@ func FuzzAnswer(f *testing.F) {
 		if len(raw) > 4000 {
 			return
 		}
-		got, inPlace := gateway.ReadAnswer(raw, method)
+		got, inPlace := wire.ReadAnswer(raw, method)
 		if !inPlace {
 			return
 		}

@@ -1,4 +1,4 @@
-package gateway
+package wire
 
 import (
 	"net/http"
@@ -14,7 +14,7 @@ func appendForwarded(b []byte, req *http.Request, source netip.Addr, trust bool)
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
 			for _, v := range req.Header[name] {
 				if !plain(v) {
-					return b, refused(http.StatusBadRequest, 0, "the header %s has characters that may not be there", name)
+					return b, Refused(http.StatusBadRequest, 0, "the header %s has characters that may not be there", name)
 				}
 			}
 		}
@@ -26,7 +26,7 @@ func appendForwarded(b []byte, req *http.Request, source netip.Addr, trust bool)
 			proto = v[0]
 		}
 		if before := req.Header["Forwarded"]; len(before) > 0 {
-			b = appendField(b, "Forwarded", strings.Join(before, ", ")+", for="+forwardedNode(source)+";proto=http")
+			b = AppendField(b, "Forwarded", strings.Join(before, ", ")+", for="+forwardedNode(source)+";proto=http")
 		}
 	}
 	b = append(b, "X-Forwarded-For: "...)
@@ -34,8 +34,8 @@ func appendForwarded(b []byte, req *http.Request, source netip.Addr, trust bool)
 		b = append(append(b, v...), ", "...)
 	}
 	b = append(source.AppendTo(b), "\r\n"...)
-	b = appendField(b, "X-Forwarded-Host", host)
-	return appendField(b, "X-Forwarded-Proto", proto), nil
+	b = AppendField(b, "X-Forwarded-Host", host)
+	return AppendField(b, "X-Forwarded-Proto", proto), nil
 }
 
 // forwardedNode is how Forwarded names an address (RFC 7239).
