@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"slices"
@@ -230,7 +231,7 @@ func (a *answer) endUpload() {
 		return
 	default:
 	}
-	_ = a.client.SetReadDeadline(longAgo)
+	_ = a.client.SetReadDeadline(sock.LongAgo)
 	<-a.upload.done
 	a.client.unlimited()
 }

@@ -43,7 +43,7 @@ func (ro *roster) ask(ctx context.Context, t target, e *entry) *call {
 	if question.RequestID = mvm.RequestFrom(ctx); question.RequestID == "" {
 		question.RequestID = newRequestID()
 	}
-	if !ro.group.goDo(func() { ro.run(t, c, question) }) {
+	if !ro.group.Go(func() { ro.run(t, c, question) }) {
 		ro.finish(t, c, wire.Refused(503, wire.DefaultRetry, "the gateway is closing"))
 	}
 	return c

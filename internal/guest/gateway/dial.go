@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"mvm/internal/guest/gateway/group"
 	"net"
 	"syscall"
 	"time"
@@ -40,10 +41,10 @@ type proof struct {
 // one try, a bounded number of them at a time to that port, the others queue in the order
 // of their coming.
 func (ro *roster) connect(ctx context.Context, b *backend, p *lane, pooled bool) (*gatedConn, *link, error) {
-	if !ro.group.enter() {
+	if !ro.group.Enter() {
 		return nil, nil, &dialError{net.ErrClosed}
 	}
-	defer ro.group.leave()
+	defer ro.group.Leave()
 	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
@@ -178,7 +179,7 @@ func (ro *roster) patiently(ctx context.Context, addr string, try func(context.C
 		if err == nil || !notYet(err) || time.Since(began)+pause > ro.lim.Refused {
 			return conn, err
 		}
-		if !wait(ctx, pause) {
+		if !group.Pause(ctx, pause) {
 			return nil, err
 		}
 		pause = min(2*pause, longestRefuse)

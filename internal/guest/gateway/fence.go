@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guestproto"
 )
 
@@ -107,7 +108,7 @@ func wind(b *backend, busy []*gatedConn) {
 		b.closeIdle()
 	}
 	for _, c := range busy {
-		_ = c.Conn.SetWriteDeadline(longAgo)
+		_ = c.Conn.SetWriteDeadline(sock.LongAgo)
 	}
 }
 
@@ -130,12 +131,12 @@ func (ro *roster) sweepEntries() {
 }
 
 // wait waits for all that it started. It is closed before.
-func (ro *roster) wait() { ro.group.wait() }
+func (ro *roster) wait() { ro.group.Wait() }
 
 // close closes every connection to instances, and begins nothing any more. Its context has
 // ended before.
 func (ro *roster) close() {
-	ro.group.close()
+	ro.group.Close()
 	ro.fenceAll() // before they are listed: none is used from here on that is not
 	ro.mu.Lock()
 	var all []*gatedConn

@@ -59,7 +59,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 		defer x.r.late.add(x.client) // from here on the client's end can be seen
 		u.run(k, src, length, req)
 	}
-	if !x.r.group.goDo(run) {
+	if !x.r.group.Go(run) {
 		return mvm.Errorf(mvm.KindUnavailable, "send the body: the gateway is closing")
 	}
 	a.upload = u // which ends

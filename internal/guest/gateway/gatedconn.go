@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"mvm/internal/guest/gateway/sock"
 	"net"
 	"os"
 	"sync"
@@ -31,7 +32,7 @@ var errGone = errors.New("the instance has ended")
 // gate makes the connection one that sends only while its instance is awake. Where the
 // instance is gone already it closes it.
 func (ro *roster) gate(w *worker, conn net.Conn) (*gatedConn, error) {
-	c := &gatedConn{Conn: newSock(conn), ro: ro, w: w}
+	c := &gatedConn{Conn: sock.New(conn), ro: ro, w: w}
 	ro.mu.Lock()
 	gone := w.gone.Load()
 	if !gone {
@@ -103,7 +104,7 @@ func (c *gatedConn) whileAwake(send func() error) error {
 		err := send()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			_ = c.Conn.SetWriteDeadline(noDeadline)
+			_ = c.Conn.SetWriteDeadline(sock.NoDeadline)
 		case err != nil && c.w.gone.Load():
 			return errGone
 		case err != nil:
@@ -145,7 +146,7 @@ func (c *gatedConn) wake() error {
 // Cut closes the connection so that a program that is still at its other end sees that
 // it was cut off.
 func (c *gatedConn) Cut() {
-	resetOnClose(c.Conn)
+	sock.ResetOnClose(c.Conn)
 	_ = c.Close()
 }
 
@@ -155,7 +156,7 @@ func cutOff(c net.Conn) {
 		g.Cut()
 		return
 	}
-	resetOnClose(c)
+	sock.ResetOnClose(c)
 	_ = c.Close()
 }
 

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/group"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
@@ -57,7 +58,7 @@ type Router struct {
 	log    *slog.Logger
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
-	group  group
+	group  group.Group
 	slots  chan struct{} // one per connection from outside
 	bodies wire.Budget
 	heads  wire.Budget
@@ -128,7 +129,7 @@ func (r *Router) start() {
 			r.log.Warn("gateway works with what it has", "error", err)
 		}
 	}
-	r.group.goDo(r.watchLate)
+	r.group.Go(r.watchLate)
 	r.roster.start()
 }
 
@@ -159,10 +160,10 @@ func (r *Router) Close() error {
 		delete(r.ports, at)
 	}
 	r.mu.Unlock()
-	r.group.close()
+	r.group.Close()
 	r.closeConns()
 	r.roster.close()
-	r.group.wait()
+	r.group.Wait()
 	r.roster.wait()
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/sock"
 	"net/http"
 	"time"
 )
@@ -35,7 +36,7 @@ func (c *clientConn) Read(p []byte) (int, error) {
 // cutOnClose has the connection reset when it is closed.
 func (c *clientConn) cutOnClose() {
 	c.plain.Store(true)
-	resetOnClose(c.Conn)
+	sock.ResetOnClose(c.Conn)
 }
 
 // linger ends the sending side and drops what the client sends, until it ends.
@@ -44,7 +45,7 @@ func (c *clientConn) linger() {
 		return
 	}
 	_ = c.Conn.SetReadDeadline(time.Now().Add(c.r.lim.Linger))
-	stop := context.AfterFunc(c.r.ctx, func() { _ = c.Conn.SetReadDeadline(longAgo) })
+	stop := context.AfterFunc(c.r.ctx, func() { _ = c.Conn.SetReadDeadline(sock.LongAgo) })
 	defer stop()
 	_, _ = io.CopyN(io.Discard, c.Conn, int64(c.r.lim.LingerBytes))
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"net"
 	"net/http"
@@ -82,7 +83,7 @@ func (k *link) readResponse(req *http.Request) (*http.Response, error) {
 
 // lookAt notes whether the connection is open and silent.
 func (k *link) lookAt(fd uintptr) bool {
-	_, err := peek(fd)
+	_, err := sock.Peek(fd)
 	k.silent = err == syscall.EAGAIN
 	return true
 }
@@ -255,10 +256,10 @@ func (b *backend) keep(p *lane, k *link) (old *link) {
 
 // expire closes the links that were idle for too long, and comes again for the others.
 func (ro *roster) expire(b *backend) {
-	if !ro.group.enter() {
+	if !ro.group.Enter() {
 		return
 	}
-	defer ro.group.leave()
+	defer ro.group.Leave()
 	now := time.Now()
 	var old []*link
 	b.lanes.mu.Lock()

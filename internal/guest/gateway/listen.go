@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"mvm/internal/guest/gateway/group"
+	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
@@ -101,8 +103,8 @@ func (c *clientConn) probe() {
 
 // patience sets how long sending waits for the client to take something; 0: as long as it will.
 func (c *clientConn) patience(d time.Duration) {
-	if s, ok := c.Conn.(*sock); ok {
-		s.wait(d)
+	if s, ok := c.Conn.(*sock.Conn); ok {
+		s.Wait(d)
 	}
 }
 
@@ -114,7 +116,7 @@ func (c *clientConn) reset() {
 
 // goAccept takes connections until the listener is closed.
 func (r *Router) goAccept(l net.Listener, port int) {
-	if !r.group.goDo(func() { r.accept(l, port) }) {
+	if !r.group.Go(func() { r.accept(l, port) }) {
 		_ = l.Close()
 	}
 }
@@ -137,7 +139,7 @@ func (r *Router) accept(l net.Listener, port int) {
 			return
 		case err != nil:
 			r.log.Warn("connection not accepted", "port", port, "error", err)
-			if !wait(r.ctx, pause) {
+			if !group.Pause(r.ctx, pause) {
 				return
 			}
 			pause = min(2*pause, longestPause)
@@ -150,7 +152,7 @@ func (r *Router) accept(l net.Listener, port int) {
 			_ = conn.Close()
 			return
 		}
-		c := &clientConn{Conn: newSock(conn), r: r, port: port}
+		c := &clientConn{Conn: sock.New(conn), r: r, port: port}
 		if r.table.Load().isHTTP(port) {
 			c.await()
 		}
@@ -160,7 +162,7 @@ func (r *Router) accept(l net.Listener, port int) {
 		select {
 		case r.crew <- c:
 		default:
-			if !r.group.goDo(func() { r.serve(c) }) {
+			if !r.group.Go(func() { r.serve(c) }) {
 				_ = c.Close()
 				c.makeRoom()
 			}

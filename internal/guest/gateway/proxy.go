@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"os"
@@ -217,7 +218,7 @@ func (b *keptBody) Read(p []byte) (int, error) {
 	c := b.client
 	c.readBy(c.r.lim.Body, false)
 	if b.state.Load() == bodyClosed { // who closed it waits for the end of this Read
-		_ = c.SetReadDeadline(longAgo)
+		_ = c.SetReadDeadline(sock.LongAgo)
 	}
 	n, err := b.Reader.Read(p)
 	if errors.Is(err, os.ErrDeadlineExceeded) && b.state.Load() != bodyClosed {

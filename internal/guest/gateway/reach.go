@@ -13,10 +13,10 @@ type Lease = lease
 // Reach has the instance of the pool awake that the key names, or any that belongs to no
 // key, in the name of a channel of the gateway's pool. It waits as a request would.
 func (r *Router) Reach(ctx context.Context, channel, pool, key string) (*Lease, error) {
-	if !r.group.enter() {
+	if !r.group.Enter() {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "have an instance of pool %s awake: the gateway is closing", pool)
 	}
-	defer r.group.leave()
+	defer r.group.Leave()
 	l, err := r.roster.lease(withChannel(ctx, channel), target{pool: pool, key: key})
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "have an instance of pool %s awake: %w", pool, err)

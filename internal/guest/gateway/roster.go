@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"mvm/internal/guest/gateway/group"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
@@ -34,7 +35,7 @@ type rosterOptions struct {
 // to each, and who waits for one.
 type roster struct {
 	ctx   context.Context
-	group group
+	group group.Group
 	log   *slog.Logger
 	host  asked
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -95,8 +96,8 @@ func newRoster(ctx context.Context, opt rosterOptions) *roster {
 
 // start starts what runs until its context ends.
 func (ro *roster) start() {
-	ro.group.goDo(ro.report)
-	ro.group.goDo(ro.watchSilence)
+	ro.group.Go(ro.report)
+	ro.group.Go(ro.watchSilence)
 }
 
 // mono is the time since the roster was made; it does not jump with the clock.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guest/requestkey"
 )
@@ -120,7 +121,7 @@ func (c *clientConn) readBy(limit time.Duration, exact bool) {
 // unlimited has reading take as long as it may.
 func (c *clientConn) unlimited() {
 	c.until = time.Time{}
-	_ = c.Conn.SetReadDeadline(noDeadline)
+	_ = c.Conn.SetReadDeadline(sock.NoDeadline)
 }
 
 // refuseHTTP2 tells the client in its own protocol that HTTP/1.1 is served here.

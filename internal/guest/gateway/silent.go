@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"mvm/internal/guest/gateway/group"
 	"net"
 	"syscall"
 	"time"
@@ -63,7 +64,7 @@ func (ro *roster) watchSilence() {
 			return
 		}
 		for more := true; more; {
-			if !wait(ro.ctx, ro.lim.Silent/4) {
+			if !group.Pause(ro.ctx, ro.lim.Silent/4) {
 				return
 			}
 			var silent []*gatedConn

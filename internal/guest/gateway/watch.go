@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"mvm/internal/guest/gateway/group"
+	"mvm/internal/guest/gateway/sock"
 	"sync"
 	"syscall"
 	"time"
@@ -63,8 +65,8 @@ func (c *clientConn) watch() {
 		return
 	}
 	done := make(chan struct{})
-	_ = c.Conn.SetReadDeadline(noDeadline)
-	if c.r.group.goDo(func() { c.watchGone(done) }) {
+	_ = c.Conn.SetReadDeadline(sock.NoDeadline)
+	if c.r.group.Go(func() { c.watchGone(done) }) {
 		c.watching = done
 		c.probe()
 	}
@@ -75,7 +77,7 @@ func (c *clientConn) watchGone(done chan struct{}) {
 	defer close(done)
 	more := false
 	err := c.raw.Read(func(fd uintptr) bool {
-		n, err := peek(fd)
+		n, err := sock.Peek(fd)
 		more = n > 0
 		return err != syscall.EAGAIN
 	})
@@ -93,8 +95,8 @@ func (c *clientConn) giveUp() {
 	}
 	k := c.link
 	c.mu.Unlock()
-	if s, ok := c.Conn.(*sock); ok { // it may have ended its own side alone, and read what comes
-		s.hurry(min(c.r.lim.Send, c.r.lim.Linger))
+	if s, ok := c.Conn.(*sock.Conn); ok { // it may have ended its own side alone, and read what comes
+		s.Hurry(min(c.r.lim.Send, c.r.lim.Linger))
 	}
 	if k != nil {
 		_ = k.Close()
@@ -142,7 +144,7 @@ func (c *clientConn) endRequest() {
 	c.watching = nil
 	c.mu.Unlock()
 	if done != nil {
-		_ = c.Conn.SetReadDeadline(longAgo)
+		_ = c.Conn.SetReadDeadline(sock.LongAgo)
 		<-done
 		c.unlimited()
 	}
@@ -236,7 +238,7 @@ func (r *Router) watchLate() {
 		}
 		r.opt.Busy()
 		for more := true; more; {
-			if !wait(r.ctx, r.lim.Late) {
+			if !group.Pause(r.ctx, r.lim.Late) {
 				return
 			}
 			var over, past, slow []*clientConn

@@ -1,4 +1,5 @@
-package gateway
+// Package sock has TCP connections whose reads and writes are raw system calls.
+package sock
 
 import (
 	"io"
@@ -10,12 +11,12 @@ import (
 	"unsafe"
 )
 
-// sock is a TCP connection whose reads and writes Go's scheduler is not told of. None of
+// Conn is a TCP connection whose reads and writes Go's scheduler is not told of. None of
 // them waits, for the socket does not block; and what the scheduler does about a system
 // call that might wait, with a thread that looks after it, cost a tenth of a request.
 //
 // One goroutine at a time reads, and one writes.
-type sock struct {
+type Conn struct {
 	*net.TCPConn
 	raw     syscall.RawConn
 	in, out transfer
@@ -33,8 +34,8 @@ type transfer struct {
 	err syscall.Errno
 }
 
-// newSock returns the connection as a sock where it is one of TCP.
-func newSock(c net.Conn) net.Conn {
+// New returns the connection as a Conn where it is one of TCP.
+func New(c net.Conn) net.Conn {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
 		return c
@@ -43,16 +44,16 @@ func newSock(c net.Conn) net.Conn {
 	if err != nil {
 		return c
 	}
-	s := &sock{TCPConn: tcp, raw: raw}
+	s := &Conn{TCPConn: tcp, raw: raw}
 	s.in.try, s.out.try = s.tryRead, s.tryWrite
 	return s
 }
 
 // SyscallConn is that of the connection.
-func (s *sock) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
+func (s *Conn) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
 
 // Read reads what is there, or waits.
-func (s *sock) Read(p []byte) (int, error) {
+func (s *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -70,7 +71,7 @@ func (s *sock) Read(p []byte) (int, error) {
 	return s.in.n, nil
 }
 
-func (s *sock) tryRead(fd uintptr) bool {
+func (s *Conn) tryRead(fd uintptr) bool {
 	t := &s.in
 	for {
 		n, _, err := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)), 0, 0, 0)
@@ -86,13 +87,13 @@ func (s *sock) tryRead(fd uintptr) bool {
 }
 
 // Write writes all of p, unless it fails.
-func (s *sock) Write(p []byte) (int, error) {
+func (s *Conn) Write(p []byte) (int, error) {
 	s.out.p, s.out.n, s.out.err = p, 0, 0
 	err := s.raw.Write(s.out.try)
 	s.out.p = nil
 	if s.limited && err == nil {
 		s.limited = false
-		_ = s.SetWriteDeadline(noDeadline)
+		_ = s.SetWriteDeadline(NoDeadline)
 	}
 	if err == nil && s.out.err != 0 {
 		err = os.NewSyscallError("write", s.out.err)
@@ -100,7 +101,7 @@ func (s *sock) Write(p []byte) (int, error) {
 	return s.out.n, err
 }
 
-func (s *sock) tryWrite(fd uintptr) bool {
+func (s *Conn) tryWrite(fd uintptr) bool {
 	t := &s.out
 	for len(t.p) > 0 {
 		n, _, err := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(t.p))), uintptr(len(t.p)), syscall.MSG_NOSIGNAL, 0, 0)
@@ -121,7 +122,7 @@ func (s *sock) tryWrite(fd uintptr) bool {
 }
 
 // limit gives the write under way the time to make progress.
-func (s *sock) limit() {
+func (s *Conn) limit() {
 	if s.limited && s.taken == s.out.n {
 		return
 	}
@@ -135,18 +136,18 @@ func (s *sock) limit() {
 	}
 }
 
-// wait sets how long writes wait for the other side to take some; 0: as long as it will.
-func (s *sock) wait(d time.Duration) { s.patience.Store(int64(d)) }
+// Wait sets how long writes wait for the other side to take some; 0: as long as it will.
+func (s *Conn) Wait(d time.Duration) { s.patience.Store(int64(d)) }
 
-// hurry sets how long writes wait for progress, the one under way too.
-func (s *sock) hurry(d time.Duration) {
+// Hurry sets how long writes wait for progress, the one under way too.
+func (s *Conn) Hurry(d time.Duration) {
 	s.patience.Store(int64(d))
 	_ = s.SetWriteDeadline(time.Now().Add(d))
 }
 
-// peek looks whether anything has come, and takes nothing: 1 where something has, 0 where
+// Peek looks whether anything has come, and takes nothing: 1 where something has, 0 where
 // the other side has ended.
-func peek(fd uintptr) (n int, err syscall.Errno) {
+func Peek(fd uintptr) (n int, err syscall.Errno) {
 	var b [1]byte
 	r, _, err := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
 	if err != 0 {
@@ -155,15 +156,15 @@ func peek(fd uintptr) (n int, err syscall.Errno) {
 	return int(r), 0
 }
 
-// resetOnClose has a TCP connection reset when it is closed, and not ended in order.
-func resetOnClose(c net.Conn) {
+// ResetOnClose has a TCP connection reset when it is closed, and not ended in order.
+func ResetOnClose(c net.Conn) {
 	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0)
 	}
 }
 
-// longAgo is a deadline that has passed.
-var longAgo = time.Unix(1, 0)
+// LongAgo is a deadline that has passed.
+var LongAgo = time.Unix(1, 0)
 
-// noDeadline is none.
-var noDeadline time.Time
+// NoDeadline lets a read or a write take as long as it will.
+var NoDeadline time.Time
