@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"mvm"
+	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guestproto"
 )
 
@@ -20,16 +21,16 @@ func (r *Router) Configure(c guestproto.Configure) error {
 	if r.ctx.Err() != nil {
 		return mvm.Errorf(mvm.KindState, "configure router: it is closed")
 	}
-	t, err := newTable(c, r.log)
+	t, err := table.New(c, r.log)
 	if err != nil {
 		return mvm.Errorf(mvm.KindInvalid, "configure router: %w", err)
 	}
-	return r.switchTo(t, t.addresses(), c)
+	return r.switchTo(t, t.Addresses(), c)
 }
 
 // switchTo opens the ports that are new, puts the table in force and closes the
 // ports that are gone.
-func (r *Router) switchTo(t *table, wanted map[netip.AddrPort]bool, c guestproto.Configure) error {
+func (r *Router) switchTo(t *table.Table, wanted map[netip.AddrPort]bool, c guestproto.Configure) error {
 	opened := map[netip.AddrPort]net.Listener{}
 	for at := range wanted {
 		if r.ports[at] != nil {
@@ -47,7 +48,7 @@ func (r *Router) switchTo(t *table, wanted map[netip.AddrPort]bool, c guestproto
 	if c.Reason != "update" {
 		r.roster.fenceAll()
 	}
-	r.roster.configure(c.TenantID, reachable(t.routing(), c.Channels))
+	r.roster.configure(c.TenantID, reachable(t.Routing(), c.Channels))
 	r.table.Store(t)
 	r.start()
 	for at, l := range opened {
@@ -60,6 +61,6 @@ func (r *Router) switchTo(t *table, wanted map[netip.AddrPort]bool, c guestproto
 			delete(r.ports, at)
 		}
 	}
-	r.log.Info("routing table in force", "routes", len(t.routing().Routes), "ports", len(r.ports))
+	r.log.Info("routing table in force", "routes", len(t.Routing().Routes), "ports", len(r.ports))
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
 	"net/http"
 	"strconv"
@@ -39,7 +40,7 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	case req.Body == nil || req.Body == http.NoBody:
 		length = 0
 	}
-	head, err := wire.AppendHead(k.room(), req, x.client.source.Addr(), trusted(x.route.TrustedProxies, x.client.peer()), k.addr(), length)
+	head, err := wire.AppendHead(k.room(), req, x.client.source.Addr(), table.Trusted(x.route.TrustedProxies, x.client.peer()), k.addr(), length)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/gateway/group"
+	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
@@ -73,7 +74,7 @@ type Router struct {
 	idle    atomic.Int32     // such goroutines
 	date    atomic.Pointer[dated]
 
-	table atomic.Pointer[table]
+	table atomic.Pointer[table.Table]
 
 	mu     sync.Mutex // held by Configure and Close
 	ports  map[netip.AddrPort]net.Listener
@@ -114,7 +115,7 @@ func New(opt Options) *Router {
 	r.late.any = make(chan struct{}, 1)
 	r.crew = make(chan *clientConn)
 	r.fresh = make(chan struct{}, maxFresh)
-	r.table.Store(&table{})
+	r.table.Store(&table.Table{})
 	return r
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"mvm/internal/guest/gateway/group"
 	"mvm/internal/guest/gateway/sock"
+	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
@@ -90,7 +91,9 @@ func (c *clientConn) Close() error {
 }
 
 // peer is the other side, as the table knows it.
-func (c *clientConn) peer() peer { return peer{c.port, c.source.Addr(), c.local} }
+func (c *clientConn) peer() table.Peer {
+	return table.Peer{Port: c.port, Addr: c.source.Addr(), Local: c.local}
+}
 
 // probe has the kernel find out about a client that went away without a word.
 func (c *clientConn) probe() {
@@ -153,7 +156,7 @@ func (r *Router) accept(l net.Listener, port int) {
 			return
 		}
 		c := &clientConn{Conn: sock.New(conn), r: r, port: port}
-		if r.table.Load().isHTTP(port) {
+		if r.table.Load().IsHTTP(port) {
 			c.await()
 		}
 		r.connsMu.Lock()
@@ -235,7 +238,7 @@ var heads = sync.Pool{New: func() any { return new(wire.Head) }}
 // admit finds out where the connection comes from and serves it by its protocol.
 func (r *Router) admit(c *clientConn) {
 	t := r.table.Load()
-	http := t.isHTTP(c.port)
+	http := t.IsHTTP(c.port)
 	var from io.Reader = c.Conn
 	if http {
 		space, head := spaces.Get().(*[wire.InboxSize + outSize]byte), heads.Get().(*wire.Head)
@@ -277,14 +280,14 @@ func (r *Router) admit(c *clientConn) {
 }
 
 // identify sets the source: the peer, or what the host's PROXY header names.
-func (c *clientConn) identify(t *table, from io.Reader) error {
+func (c *clientConn) identify(t *table.Table, from io.Reader) error {
 	peer, ok := c.Conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return errors.New("peer has no TCP address")
 	}
 	ap := peer.AddrPort()
 	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	if t.headed(c.port, ap.Addr()) {
+	if t.Headed(c.port, ap.Addr()) {
 		var err error
 		if ap, _, err = guestproto.ReadProxyHeader(from); err != nil {
 			return err
@@ -292,7 +295,7 @@ func (c *clientConn) identify(t *table, from io.Reader) error {
 		if ap.Addr().IsLoopback() {
 			// The host's own programs come from the host, as guests see it: its loopback
 			// addresses would pass for a guest's own.
-			ap = netip.AddrPortFrom(t.host(), ap.Port())
+			ap = netip.AddrPortFrom(t.Host(), ap.Port())
 			c.local = true
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/gateway/sock"
+	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guest/requestkey"
 )
@@ -198,13 +199,13 @@ func (x *exchange) serve(req *http.Request) {
 		return
 	}
 	t := r.table.Load()
-	route, err := t.routeOf(c.peer(), req)
+	route, err := t.RouteOf(c.peer(), req)
 	if err != nil {
 		x.refuse(req, err)
 		return
 	}
 	x.port, x.route = route.To.TargetPort, route
-	user, err := t.authenticate(c.peer(), req, route, r.opt.Now())
+	user, err := t.Authenticate(c.peer(), req, route, r.opt.Now())
 	if err == nil {
 		x.user = user
 		err = x.choose(req)
@@ -214,7 +215,7 @@ func (x *exchange) serve(req *http.Request) {
 		x.refuse(req, err)
 		return
 	}
-	tellUser(req, route, x.target.key, x.user)
+	table.TellUser(req, route, x.target.key, x.user)
 	x.pass(req)
 }
 
@@ -231,7 +232,7 @@ func (x *exchange) key(req *http.Request) (string, error) {
 			return "", err
 		}
 	}
-	return keyOf(x.route, x.user, req, body)
+	return table.KeyOf(x.route, x.user, req, body)
 }
 
 // choose finds out which instance the request is for.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/table"
 	"net"
 	"sync"
 
@@ -31,8 +32,8 @@ func (p *copyBuffers) Put(b []byte) {
 }
 
 // tunnel serves a plain TCP connection to its end.
-func (r *Router) tunnel(t *table, c *clientConn) {
-	route, ok := t.stream(c.peer())
+func (r *Router) tunnel(t *table.Table, c *clientConn) {
+	route, ok := t.Stream(c.peer())
 	if !ok {
 		r.log.Debug("connection refused: no route", "port", c.port, "source", c.source)
 		c.reset()

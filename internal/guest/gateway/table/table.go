@@ -1,4 +1,4 @@
-package gateway
+package table
 
 import (
 	"log/slog"
@@ -8,8 +8,8 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// table is a Configure in force; it is never changed.
-type table struct {
+// Table is a Configure in force; it is never changed.
+type Table struct {
 	routes    mvm.RoutingTable
 	gateway   netip.Addr           // the host's address in the subnet
 	bind      netip.Addr           // of the ports
@@ -18,9 +18,9 @@ type table struct {
 	auth      map[string]*verifier // of the routes that take tokens, by name
 }
 
-// newTable makes the table of a Configure. Keys that can't be used are logged.
-func newTable(c guestproto.Configure, log *slog.Logger) (*table, error) {
-	t := &table{published: map[int]bool{}, http: map[int]bool{}}
+// New makes the table of a Configure. Keys that can't be used are logged.
+func New(c guestproto.Configure, log *slog.Logger) (*Table, error) {
+	t := &Table{published: map[int]bool{}, http: map[int]bool{}}
 	if c.Routes != nil {
 		t.routes = *c.Routes
 	}
@@ -53,8 +53,8 @@ func newTable(c guestproto.Configure, log *slog.Logger) (*table, error) {
 	return t, nil
 }
 
-// addresses are where the ports of the table are.
-func (t *table) addresses() map[netip.AddrPort]bool {
+// Addresses are where the ports of the table are.
+func (t *Table) Addresses() map[netip.AddrPort]bool {
 	at := map[netip.AddrPort]bool{}
 	for port := range t.http {
 		at[netip.AddrPortFrom(t.bind, uint16(port))] = true
@@ -62,22 +62,22 @@ func (t *table) addresses() map[netip.AddrPort]bool {
 	return at
 }
 
-// isHTTP reports whether the port is HTTP.
-func (t *table) isHTTP(port int) bool { return t.http[port] }
+// IsHTTP reports whether the port is HTTP.
+func (t *Table) IsHTTP(port int) bool { return t.http[port] }
 
-// headed reports whether a connection from there to the port begins with a PROXY header of
+// Headed reports whether a connection from there to the port begins with a PROXY header of
 // the host.
-func (t *table) headed(port int, from netip.Addr) bool { return from == t.gateway && t.published[port] }
+func (t *Table) Headed(port int, from netip.Addr) bool { return from == t.gateway && t.published[port] }
 
-// host is the host's address in the subnet.
-func (t *table) host() netip.Addr { return t.gateway }
+// Host is the host's address in the subnet.
+func (t *Table) Host() netip.Addr { return t.gateway }
 
-// routing is the routing table.
-func (t *table) routing() mvm.RoutingTable { return t.routes }
+// Routing is the routing table.
+func (t *Table) Routing() mvm.RoutingTable { return t.routes }
 
 // anyRoute reports whether some route may match on the port. Where none may, the
 // port speaks HTTP, so that a misconfiguration is told and not just a hang-up.
-func (t *table) anyRoute(port int) bool {
+func (t *Table) anyRoute(port int) bool {
 	for _, r := range t.routes.Routes {
 		if r.Match.Port == 0 || r.Match.Port == port {
 			return true

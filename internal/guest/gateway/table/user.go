@@ -1,4 +1,4 @@
-package gateway
+package table
 
 import (
 	"cmp"
@@ -14,9 +14,9 @@ import (
 	"mvm/internal/guest/requestkey"
 )
 
-// authenticate does what the route asks for and returns the user that a token names; ""
+// Authenticate does what the route asks for and returns the user that a token names; ""
 // where the route takes none.
-func (t *table) authenticate(c peer, req *http.Request, route mvm.Route, now time.Time) (user string, err error) {
+func (t *Table) Authenticate(c Peer, req *http.Request, route mvm.Route, now time.Time) (user string, err error) {
 	switch route.AuthMode() {
 	case mvm.AuthJWT:
 		v := t.auth[route.Name]
@@ -25,24 +25,24 @@ func (t *table) authenticate(c peer, req *http.Request, route mvm.Route, now tim
 		}
 		return v.verify(req, now)
 	case mvm.AuthProxy:
-		if !trusted(route.Auth.Trusted, c) {
+		if !Trusted(route.Auth.Trusted, c) {
 			return "", wire.Refused(http.StatusForbidden, 0, "requests are taken from a trusted proxy alone")
 		}
 	}
 	return "", nil
 }
 
-// trusted reports whether the connection comes from one of the ranges. A loopback range
+// Trusted reports whether the connection comes from one of the ranges. A loopback range
 // means programs of the host: they come from the host's address in the subnet.
-func trusted(ranges []netip.Prefix, c peer) bool {
+func Trusted(ranges []netip.Prefix, c Peer) bool {
 	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool {
-		return p.Contains(c.addr) || c.local && p.Addr().IsLoopback()
+		return p.Contains(c.Addr) || c.Local && p.Addr().IsLoopback()
 	})
 }
 
-// keyOf returns the request's key, of a route that chooses by key. With a token it is the
+// KeyOf returns the request's key, of a route that chooses by key. With a token it is the
 // token's user; where the request names one too, it must be the same. The error is a *refusal.
-func keyOf(route mvm.Route, user string, req *http.Request, body []byte) (string, error) {
+func KeyOf(route mvm.Route, user string, req *http.Request, body []byte) (string, error) {
 	s := route.To.Selector
 	key, err := requestkey.Of(s.From, route.Match.PathPrefix, req, body)
 	if none := requestkey.Missing(""); user != "" && (errors.As(err, &none) || errors.Is(err, requestkey.ErrNoValue)) {
@@ -60,10 +60,10 @@ func keyOf(route mvm.Route, user string, req *http.Request, body []byte) (string
 	return strings.Clone(key), nil // and not with the head that it is of
 }
 
-// tellUser makes the request tell the instance what led there: a client's Connection
+// TellUser makes the request tell the instance what led there: a client's Connection
 // header may have it removed, and what names a user under a similar name, or a token, is
 // not for the instance.
-func tellUser(req *http.Request, route mvm.Route, key, user string) {
+func TellUser(req *http.Request, route mvm.Route, key, user string) {
 	dropConnectionHeaders(req.Header)
 	if route.AuthMode() == mvm.AuthJWT {
 		dropToken(req.Header, route.Auth.WithDefaults().Token)

@@ -1,4 +1,4 @@
-package gateway
+package table
 
 import (
 	"mvm/internal/guest/gateway/wire"
@@ -8,33 +8,33 @@ import (
 	"mvm"
 )
 
-// peer is who asks: at which port, from where, and whether it is a program of the host,
+// Peer is who asks: at which port, from where, and whether it is a program of the host,
 // which came through a published port.
-type peer struct {
-	port  int
-	addr  netip.Addr
-	local bool
+type Peer struct {
+	Port  int
+	Addr  netip.Addr
+	Local bool
 }
 
-// routeOf returns the route of a request. What is matched is what is sent on: where
+// RouteOf returns the route of a request. What is matched is what is sent on: where
 // servers differ in what they take the path for, all readings must lead to one route.
-func (t *table) routeOf(c peer, req *http.Request) (mvm.Route, error) {
+func (t *Table) RouteOf(c Peer, req *http.Request) (mvm.Route, error) {
 	readings, err := readingsOf(req)
 	if err != nil {
 		return mvm.Route{}, err
 	}
-	route, ok, same := t.routes.MatchEvery(c.port, readings, c.addr)
+	route, ok, same := t.routes.MatchEvery(c.Port, readings, c.Addr)
 	switch {
 	case !same:
 		return route, badPath(mvm.Ambiguous(req.URL.EscapedPath()))
 	case !ok:
-		return route, wire.Refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.port)
+		return route, wire.Refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.Port)
 	}
 	return route, nil
 }
 
-// stream returns the route of a connection that is not HTTP.
-func (t *table) stream(c peer) (mvm.Route, bool) { return t.routes.Match(c.port, "", c.addr) }
+// Stream returns the route of a connection that is not HTTP.
+func (t *Table) Stream(c Peer) (mvm.Route, bool) { return t.routes.Match(c.Port, "", c.Addr) }
 
 // readingsOf returns the readings of the request's path.
 func readingsOf(req *http.Request) ([]string, error) {
