@@ -107,7 +107,10 @@ func targets(root string) []target {
 		own("internal/driver/fake", 6),
 		own("internal/hostd", 20),
 		own("internal/guest", 30),
-		own("internal/guest/gateway", 30),
+		own("internal/guest/gateway", 12),
+		own("internal/guest/gateway/roster", 10, tests{pkg: "internal/guest/gateway"}),
+		own("internal/guest/gateway/table", 5, tests{pkg: "internal/guest/gateway"}),
+		own("internal/guest/gateway/wire", 5, tests{pkg: "internal/guest/gateway"}),
 		agent(root, 60),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"net/http"
@@ -16,7 +17,7 @@ import (
 
 // answer is an instance's answer as it comes over a link.
 type answer struct {
-	link   *link
+	link   *roster.Link
 	client *clientConn
 	res    *http.Response
 	body   keptBody // of the request
@@ -33,10 +34,10 @@ const uploadTime = 50 * time.Millisecond
 // readHead reads the head of the answer, and passes what comes before it.
 func (a *answer) readHead(x *exchange, req *http.Request) error {
 	k := a.link
-	k.bound()
-	defer k.unbound()
+	k.Bound()
+	defer k.Unbound()
 	for {
-		res, err := k.readResponse(req)
+		res, err := k.ReadResponse(req)
 		if err != nil {
 			return err
 		}
@@ -116,7 +117,7 @@ func (a *answer) copyBody(x *exchange, req *http.Request, head []byte) error {
 	buf := x.r.buffers.Get()
 	defer x.r.buffers.Put(buf)
 	chunked := false
-	if a.link.waiting() == 0 {
+	if a.link.Waiting() == 0 {
 		head, chunked = x.appendFraming(head, req, res, -1)
 		if err := c.send(head); err != nil {
 			return err
@@ -213,7 +214,7 @@ func (a *answer) end() {
 	again := a.client.letGo() && a.whole && !a.res.Close && a.uploaded()
 	a.unread = a.body.close()
 	if again {
-		a.link.put()
+		a.link.Put()
 		return
 	}
 	_ = a.link.Close()
@@ -280,14 +281,14 @@ func (x *exchange) upgrade(req *http.Request, a *answer) {
 	c.unlimited()
 	c.patience(0)
 	c.probe()
-	s := x.lease.asStream()
+	s := x.lease.AsStream()
 	var head bytes.Buffer
 	a.res.Body = nil
 	if a.res.Write(&head) != nil || c.write(head.Bytes()) != nil {
 		_ = a.link.Close()
 		return
 	}
-	x.r.splice(s, hijacked{c}, a.link.plain())
+	x.r.splice(s, hijacked{c}, a.link.Plain())
 }
 
 // hijacked is a client's connection that carries plain bytes.

@@ -12,7 +12,7 @@ import (
 const firstBuffer = 4 << 10
 
 // readBody buffers the request's body within its bounds in size, time and memory of
-// the gateway, to look for a key in it and to send it on. The error is a *refusal.
+// the gateway, to look for a key in it and to send it on. The error is a *wire.Refusal.
 func (x *exchange) readBody(req *http.Request) ([]byte, error) {
 	lim := x.r.lim
 	x.has = true

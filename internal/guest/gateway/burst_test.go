@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 )
 
 const at3 = "10.240.5.3:80"
@@ -58,7 +59,7 @@ func TestBurstIsNotMultiplied(t *testing.T) {
 }
 
 func testBurst(t *testing.T, size int, awake bool) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Reconnect: patience}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Reconnect: patience}}, webRoute("web", 80, "/", anyOne))
 	a := l.counted()
 	sent := int32(size)
 	if awake {
@@ -92,7 +93,7 @@ func testBurst(t *testing.T, size int, awake bool) {
 // TestTimeOutWhileOthersSucceed: a connection that does not come about is made again,
 // and the host is not asked.
 func TestTimeOutWhileOthersSucceed(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Reconnect: 300 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Reconnect: 300 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
 	l.counted()
 	l.want(80, "/close", 200, "hello")
 	l.lose(at3, 1)
@@ -118,7 +119,7 @@ func TestTimeOutWhileOthersSucceed(t *testing.T) {
 // TestQueueForConnectionsIsBounded: who waits too long for a connection gets a 503, and
 // the instance is not asked for again.
 func TestQueueForConnectionsIsBounded(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Dials: 2, Hold: 300 * time.Millisecond, Reconnect: patience}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Dials: 2, Hold: 300 * time.Millisecond, Reconnect: patience}}, webRoute("web", 80, "/", anyOne))
 	l.counted()
 	l.want(80, "/close", 200, "hello")
 	answer := l.stall(at3)
@@ -146,7 +147,7 @@ func TestQueueForConnectionsIsBounded(t *testing.T) {
 func TestClosedPortHoldsUpNoOther(t *testing.T) {
 	closed := webRoute("metrics", 80, "/metrics", anyOne)
 	closed.To.TargetPort = 9090
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Refused: patience, Connect: patience}}, webRoute("web", 80, "/", anyOne), closed)
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Refused: patience, Connect: patience}}, webRoute("web", 80, "/", anyOne), closed)
 	a := l.counted()
 	waits := l.raw(80, netip.Addr{})
 	fmt.Fprint(waits, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -168,7 +169,7 @@ func TestClosedPortHoldsUpNoOther(t *testing.T) {
 func TestClosedPortDoubtsNoOther(t *testing.T) {
 	closed := webRoute("metrics", 80, "/metrics", anyOne)
 	closed.To.TargetPort = 9090
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Refused: 30 * time.Millisecond, Reconnect: patience}}, webRoute("web", 80, "/", anyOne), closed, tcpRoute("ssh", 22, "", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Refused: 30 * time.Millisecond, Reconnect: patience}}, webRoute("web", 80, "/", anyOne), closed, tcpRoute("ssh", 22, "", anyOne))
 	a := l.counted()
 	l.want(80, "/", 200, "hello")
 	for range 3 {
@@ -191,7 +192,7 @@ func TestClosedPortDoubtsNoOther(t *testing.T) {
 func TestStalledPortHoldsUpNoOther(t *testing.T) {
 	other := webRoute("metrics", 80, "/metrics", anyOne)
 	other.To.TargetPort = 9090
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Dials: 1, Reconnect: 10 * patience}}, webRoute("web", 80, "/", anyOne), other)
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Dials: 1, Reconnect: 10 * patience}}, webRoute("web", 80, "/", anyOne), other)
 	second := l.counted()
 	l.mu.Lock()
 	l.network["10.240.5.3:9090"] = l.network[at3]
@@ -322,7 +323,7 @@ func TestSlowRequestsLoseTheirTurn(t *testing.T) {
 
 // TestBurstSharesFewConnections: while they come free all the time they are used again.
 func TestBurstSharesFewConnections(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Moment: patience}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Moment: patience}}, webRoute("web", 80, "/", anyOne))
 	a := l.counted()
 	for range 5 {
 		l.want(80, "/", 200, "hello")
@@ -342,7 +343,7 @@ func TestBurstSharesFewConnections(t *testing.T) {
 func TestNobodyWaitsForWhatStays(t *testing.T) {
 	for _, path := range []string{"/slow", "/close"} {
 		t.Run(path, func(t *testing.T) {
-			l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Moment: patience}, Watch: time.Hour, Turn: time.Hour}, webRoute("web", 80, "/", anyOne))
+			l := newLab(t, gateway.Limits{Roster: roster.Limits{Moment: patience}, Watch: time.Hour, Turn: time.Hour}, webRoute("web", 80, "/", anyOne))
 			l.busy.Store(true)
 			var under atomic.Int32
 			let := make(chan struct{})
@@ -463,7 +464,7 @@ func TestTurnsWaitForNoClient(t *testing.T) {
 // TestTimeOutWhileOthersAreAnswered: a connection that does not come about is made again also
 // where the others' requests need no new ones, and the host is not asked.
 func TestTimeOutWhileOthersAreAnswered(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Reconnect: 300 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Reconnect: 300 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
 	came, let := make(chan struct{}), make(chan struct{})
 	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {

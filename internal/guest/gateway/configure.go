@@ -46,9 +46,9 @@ func (r *Router) switchTo(t *table.Table, wanted map[netip.AddrPort]bool, c gues
 		opened[at] = l
 	}
 	if c.Reason != "update" {
-		r.roster.fenceAll()
+		r.roster.FenceAll()
 	}
-	r.roster.configure(c.TenantID, reachable(t.Routing(), c.Channels))
+	r.roster.Configure(c.TenantID, reachable(t.Routing(), c.Channels))
 	r.table.Store(t)
 	r.start()
 	for at, l := range opened {

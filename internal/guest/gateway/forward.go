@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
 	"net/http"
@@ -40,11 +41,11 @@ func (x *exchange) ask(a *answer, req *http.Request) error {
 	case req.Body == nil || req.Body == http.NoBody:
 		length = 0
 	}
-	head, err := wire.AppendHead(k.room(), req, x.client.source.Addr(), table.Trusted(x.route.TrustedProxies, x.client.peer()), k.addr(), length)
+	head, err := wire.AppendHead(k.Room(), req, x.client.source.Addr(), table.Trusted(x.route.TrustedProxies, x.client.peer()), k.Addr(), length)
 	if err != nil {
 		return err
 	}
-	k.keep(head)
+	k.Keep(head)
 	if x.has && length <= inlineBody {
 		head, length = append(head, x.buffered...), 0
 	}
@@ -77,7 +78,7 @@ func (u *upload) proceed() {
 
 // run sends the body, of unknown length where that is negative. When it fails for
 // another reason than that the instance takes no more, it ends the exchange.
-func (u *upload) run(k *link, src io.Reader, length int64, req *http.Request) {
+func (u *upload) run(k *roster.Link, src io.Reader, length int64, req *http.Request) {
 	timer := time.NewTimer(continueTime)
 	defer timer.Stop()
 	select {
@@ -92,7 +93,7 @@ func (u *upload) run(k *link, src io.Reader, length int64, req *http.Request) {
 }
 
 // sendBody copies the body as it comes.
-func sendBody(k *link, src io.Reader, length int64, req *http.Request) error {
+func sendBody(k *roster.Link, src io.Reader, length int64, req *http.Request) error {
 	const room = 16 // for the length of a chunk
 	buf := make([]byte, copyBuffer)
 	for length != 0 {

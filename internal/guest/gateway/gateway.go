@@ -32,13 +32,14 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/gateway/group"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
 	"mvm/internal/guestproto"
 )
 
 // Host is what the router asks of the host, over port 53.
-type Host = asked
+type Host = roster.Host
 
 // Options are what a Router works with. Only Host is required.
 type Options struct {
@@ -66,7 +67,7 @@ type Router struct {
 
 	complaints complaints
 
-	roster  *roster
+	roster  *roster.Roster
 	buffers copyBuffers
 	late    late
 	fresh   chan struct{}    // one per connection that is to have its first answer
@@ -111,7 +112,7 @@ func New(opt Options) *Router {
 	r.slots = make(chan struct{}, r.lim.Conns)
 	r.bodies.Set(r.lim.KeyBodies)
 	r.heads.Set(r.lim.Heads)
-	r.roster = newRoster(r.ctx, rosterOptions{log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: r.lim.Roster})
+	r.roster = roster.New(r.ctx, roster.Options{Log: opt.Log, Host: opt.Host, Dial: opt.Dial, Now: opt.Now, Limits: r.lim.Roster})
 	r.late.any = make(chan struct{}, 1)
 	r.crew = make(chan *clientConn)
 	r.fresh = make(chan struct{}, maxFresh)
@@ -131,7 +132,7 @@ func (r *Router) start() {
 		}
 	}
 	r.group.Go(r.watchLate)
-	r.roster.start()
+	r.roster.Start()
 }
 
 // Fence forgets that the instance is awake and returns how many requests and busy
@@ -139,18 +140,18 @@ func (r *Router) start() {
 // instance before the host has been asked, but for what those requests still send.
 // Where the instance's memory is gone there is no other end that they could reach: they
 // are cut off, and count no more.
-func (r *Router) Fence(f guestproto.Fence) int { return r.roster.fence(f) }
+func (r *Router) Fence(f guestproto.Fence) int { return r.roster.Fence(f) }
 
 // Peers lists the instances to which there are connections.
-func (r *Router) Peers() guestproto.Peers { return r.roster.peers() }
+func (r *Router) Peers() guestproto.Peers { return r.roster.Peers() }
 
 // Use returns how many requests and streams to the instance there are, quiet ones too,
 // and when bytes last passed; zeroes where nothing is known of it.
-func (r *Router) Use(instance string) (open int, last time.Time) { return r.roster.use(instance) }
+func (r *Router) Use(instance string) (open int, last time.Time) { return r.roster.Use(instance) }
 
 // Active returns how many requests are under way or held, and streams that carried
 // bytes lately.
-func (r *Router) Active() int { return r.roster.active() }
+func (r *Router) Active() int { return r.roster.Active() }
 
 // Close stops listening, ends every connection and waits for all that it started.
 func (r *Router) Close() error {
@@ -163,9 +164,9 @@ func (r *Router) Close() error {
 	r.mu.Unlock()
 	r.group.Close()
 	r.closeConns()
-	r.roster.close()
+	r.roster.Close()
 	r.group.Wait()
-	r.roster.wait()
+	r.roster.Wait()
 	return nil
 }
 

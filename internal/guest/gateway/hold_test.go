@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
@@ -50,7 +51,7 @@ func TestTwentyRequestsAreOneQuestion(t *testing.T) {
 }
 
 func TestHoldingIsBounded(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Held: 5, HeldPerTarget: 3}}, webRoute("path", 80, "/u", byKey("path")))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Held: 5, HeldPerTarget: 3}}, webRoute("path", 80, "/u", byKey("path")))
 	l.instance(ip3, named("three"))
 	gate := make(chan struct{})
 	l.host.script(holdUntil(gate))
@@ -80,7 +81,7 @@ func TestHoldingIsBounded(t *testing.T) {
 }
 
 func TestHoldingTimeIsBounded(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Hold: 50 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Hold: 50 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
 	l.host.script(holdUntil(nil))
 	code, h, got := l.do("GET", 80, "/", "")
 	if code != 503 || h.Get("Retry-After") != "5" || h.Get("Content-Type") != "text/plain; charset=utf-8" {
@@ -122,7 +123,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 }
 
 func TestClientThatGivesUpFreesItsPlace(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Held: 1}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Held: 1}}, webRoute("web", 80, "/", anyOne))
 	l.instance(ip3, named("three"))
 	gate := make(chan struct{})
 	l.host.script(holdUntil(gate))
@@ -153,7 +154,7 @@ func TestWorkloadThatIsStillComingUp(t *testing.T) {
 }
 
 func TestWorkloadThatNeverComesUp(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Refused: 30 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Refused: 30 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
 	code, h, got := l.do("GET", 80, "/", "")
 	if code != 503 || h.Get("Retry-After") == "" || !strings.Contains(got, "takes no connections") {
 		t.Errorf("got %d %v %q", code, h, got)

@@ -1,11 +1,15 @@
 package gateway
 
-import "time"
+import (
+	"cmp"
+	"mvm/internal/guest/gateway/roster"
+	"time"
+)
 
 // Limits bound what a Router takes and how long it waits. A zero field means the
 // default, which is in brackets.
 type Limits struct {
-	Roster RosterLimits // of instances: who waits for them, and connections to them
+	Roster roster.Limits // of instances: who waits for them, and connections to them
 
 	Conns          int // connections from outside at once; past it, accepting pauses [4096]
 	ConnsPerSource int // of them from one source address [1024]
@@ -31,27 +35,27 @@ type Limits struct {
 
 // maxFresh bounds the connections that are to have their first answer at once: about as
 // many as there are pooled connections to pass their requests on.
-const maxFresh = idlePerInstance
+const maxFresh = roster.IdlePerInstance
 
 // maxIdle bounds the goroutines that wait for a connection to serve.
 const maxIdle = maxFresh
 
 func (l Limits) withDefaults() Limits {
-	or(&l.Conns, 4096)
-	or(&l.ConnsPerSource, 1024)
-	or(&l.Head, 10*time.Second)
-	or(&l.HeadBytes, 64<<10)
-	or(&l.Heads, 16<<20)
-	or(&l.ClientIdle, 2*time.Minute)
-	or(&l.Body, 60*time.Second)
-	or(&l.Send, 60*time.Second)
-	or(&l.Late, 20*time.Millisecond)
-	or(&l.Turn, 80*time.Millisecond)
-	or(&l.Watch, 250*time.Millisecond)
-	or(&l.Linger, 10*time.Second)
-	or(&l.LingerBytes, 16<<20)
-	or(&l.KeyBody, 1<<20)
-	or(&l.KeyBodies, 32<<20)
-	or(&l.KeyBodyTime, 30*time.Second)
+	l.Conns = cmp.Or(l.Conns, 4096)
+	l.ConnsPerSource = cmp.Or(l.ConnsPerSource, 1024)
+	l.Head = cmp.Or(l.Head, 10*time.Second)
+	l.HeadBytes = cmp.Or(l.HeadBytes, 64<<10)
+	l.Heads = cmp.Or(l.Heads, 16<<20)
+	l.ClientIdle = cmp.Or(l.ClientIdle, 2*time.Minute)
+	l.Body = cmp.Or(l.Body, 60*time.Second)
+	l.Send = cmp.Or(l.Send, 60*time.Second)
+	l.Late = cmp.Or(l.Late, 20*time.Millisecond)
+	l.Turn = cmp.Or(l.Turn, 80*time.Millisecond)
+	l.Watch = cmp.Or(l.Watch, 250*time.Millisecond)
+	l.Linger = cmp.Or(l.Linger, 10*time.Second)
+	l.LingerBytes = cmp.Or(l.LingerBytes, 16<<20)
+	l.KeyBody = cmp.Or(l.KeyBody, 1<<20)
+	l.KeyBodies = cmp.Or(l.KeyBodies, 32<<20)
+	l.KeyBodyTime = cmp.Or(l.KeyBodyTime, 30*time.Second)
 	return l
 }

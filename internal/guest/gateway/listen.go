@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mvm/internal/guest/gateway/group"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/table"
 	"mvm/internal/guest/gateway/wire"
@@ -47,7 +48,7 @@ type clientConn struct {
 	serving  bool          // a request is under way
 	watching chan struct{} // closed when nobody watches for the client's going away; nil: nobody does
 	gone     bool          // it has gone away
-	link     *link         // what the request is under way on
+	link     *roster.Link  // what the request is under way on
 	within   context.Context
 	end      context.CancelCauseFunc
 

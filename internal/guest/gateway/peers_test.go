@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
@@ -231,7 +232,7 @@ func TestGoneBeforeConnectedAsksAgain(t *testing.T) {
 
 // TestHalfCloseWakes: the end of a client's input is something that it sent.
 func TestHalfCloseWakes(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Quiet: time.Millisecond}}, tcpRoute("ssh", 22, "", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Quiet: time.Millisecond}}, tcpRoute("ssh", 22, "", anyOne))
 	l.tcp(ip3, func(c *net.TCPConn) {
 		n, _ := io.Copy(io.Discard, c)
 		fmt.Fprintf(c, "%d bytes", n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/sock"
 	"mvm/internal/guest/gateway/wire"
 	"net/http"
@@ -18,12 +19,12 @@ import (
 type exchange struct {
 	r        *Router
 	client   *clientConn
-	target   target
+	target   roster.Target
 	port     int
 	route    mvm.Route
 	id       string // the client's for the request, or ""
 	user     string // whom a token names
-	lease    *lease
+	lease    *roster.Lease
 	buffered []byte // the whole body, where a key was looked for in it
 	has      bool   // buffered is the body
 	budgeted int    // bytes to give back
@@ -89,27 +90,27 @@ func (x *exchange) fail(req *http.Request, err error) {
 func (x *exchange) answer(req *http.Request) (*answer, error) {
 	ctx := x.requestCtx()
 	for again := false; ; again = true {
-		l, err := x.r.roster.lease(ctx, x.target)
+		l, err := x.r.roster.Lease(ctx, x.target)
 		if err != nil {
 			return nil, err
 		}
 		x.lease = l
-		began := l.mono()
+		began := l.Mono()
 		a, err := x.try(ctx, req, again)
 		if err == nil {
-			if x.target.key != "" && a.res.StatusCode < 400 {
-				l.answered()
+			if x.target.Key != "" && a.res.StatusCode < 400 {
+				l.Answered()
 			}
 			return a, nil
 		}
-		gaveUp := x.client.gaveUp() || errors.Is(err, errCrowded)
+		gaveUp := x.client.gaveUp() || errors.Is(err, roster.ErrCrowded)
 		dialing := a == nil
-		serves := l.serves(x.port, began)
-		final := again || gaveUp || dialing && (serves || l.fresh()) || !dialing && !x.repeatable(req, a)
+		serves := l.Serves(x.port, began)
+		final := again || gaveUp || dialing && (serves || l.Fresh()) || !dialing && !x.repeatable(req, a)
 		if !gaveUp && !serves && (dialing || unanswering(err)) {
-			l.doubt()
+			l.Doubt()
 		}
-		gone := l.gone()
+		gone := l.Gone()
 		l.End()
 		x.lease = nil
 		if final {
@@ -122,14 +123,14 @@ func (x *exchange) answer(req *http.Request) (*answer, error) {
 // failed before there was a connection it returns no answer, else one that has ended.
 func (x *exchange) try(ctx context.Context, req *http.Request, again bool) (*answer, error) {
 	l := x.lease
-	use := useBrief
+	use := roster.UseBrief
 	switch {
 	case again:
-		use = useNone
+		use = roster.UseNone
 	case safe(req.Method) && req.ContentLength == 0:
-		use = useAll
+		use = roster.UseAll
 	}
-	link, err := l.link(ctx, x.port, use)
+	link, err := l.Link(ctx, x.port, use)
 	if err != nil {
 		return nil, err
 	}
@@ -161,10 +162,10 @@ func (x *exchange) repeatable(req *http.Request, a *answer) bool {
 		return false // some of the body is lost
 	}
 	k := a.link
-	if k.unsent() {
+	if k.Unsent() {
 		return true
 	}
-	return safe(req.Method) && k.ended()
+	return safe(req.Method) && k.Ended()
 }
 
 // safe reports whether to do it twice is the same as once.
@@ -174,8 +175,8 @@ func safe(method string) bool {
 
 // explain says in the client's terms why an instance gave no response.
 func explain(err error, dialing, gone bool) error {
-	if errors.Is(err, errCrowded) {
-		return &unanswered{wire.Refused(503, wire.DefaultRetry, "%s", errCrowded), err}
+	if errors.Is(err, roster.ErrCrowded) {
+		return &unanswered{wire.Refused(503, wire.DefaultRetry, "%s", roster.ErrCrowded), err}
 	}
 	if gone && !dialing {
 		return &unanswered{wire.Refused(http.StatusBadGateway, 0, "the instance ended before it answered"), err}

@@ -4,11 +4,12 @@ import (
 	"context"
 
 	"mvm"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
 // Lease is one use of an instance by a channel, until End.
-type Lease = lease
+type Lease = roster.Lease
 
 // Reach has the instance of the pool awake that the key names, or any that belongs to no
 // key, in the name of a channel of the gateway's pool. It waits as a request would.
@@ -17,7 +18,7 @@ func (r *Router) Reach(ctx context.Context, channel, pool, key string) (*Lease, 
 		return nil, mvm.Errorf(mvm.KindUnavailable, "have an instance of pool %s awake: the gateway is closing", pool)
 	}
 	defer r.group.Leave()
-	l, err := r.roster.lease(withChannel(ctx, channel), target{pool: pool, key: key})
+	l, err := r.roster.Lease(roster.WithChannel(ctx, channel), roster.Target{Pool: pool, Key: key})
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "have an instance of pool %s awake: %w", pool, err)
 	}

@@ -86,7 +86,7 @@ func (c *clientConn) endBody() bool {
 // restOfBody bounds what is read of a body after the answer, to keep the connection.
 const restOfBody = 256 << 10
 
-// readHead reads the head of the next request. The error is a *refusal, or says that
+// readHead reads the head of the next request. The error is a *wire.Refusal, or says that
 // nothing is to be answered.
 func (c *clientConn) readHead() error {
 	if c.first = c.head.Req.Method == ""; !c.first {
@@ -215,7 +215,7 @@ func (x *exchange) serve(req *http.Request) {
 		x.refuse(req, err)
 		return
 	}
-	table.TellUser(req, route, x.target.key, x.user)
+	table.TellUser(req, route, x.target.Key, x.user)
 	x.pass(req)
 }
 

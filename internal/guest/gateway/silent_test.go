@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
@@ -38,7 +39,7 @@ func standStill(t *testing.T, c *net.TCPConn) {
 // TestInstanceThatStandsStill: nobody says that the instance is gone, and it acknowledges
 // nothing: what is sent to it is answered with an error.
 func TestInstanceThatStandsStill(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Silent: 400 * time.Millisecond}}, webRoute("web", 80, "/", anyOne), tcpRoute("ssh", 22, "", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Silent: 400 * time.Millisecond}}, webRoute("web", 80, "/", anyOne), tcpRoute("ssh", 22, "", anyOne))
 	l.instance(ip3, named("three"))
 	l.tcp(ip3, echo)
 	l.want(80, "/", 200, "three")

@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
@@ -22,7 +23,7 @@ import (
 func TestStrangersAreToldApart(t *testing.T) {
 	none, proxied := webRoute("none", 80, "/", byKey("header:x-mvm-user")), webRoute("proxied", 81, "/", byKey("header:x-mvm-user"))
 	proxied.Auth = &mvm.Auth{Mode: mvm.AuthProxy, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Report: 10 * time.Millisecond}}, none, proxied, webRoute("any", 82, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Report: 10 * time.Millisecond}}, none, proxied, webRoute("any", 82, "/", anyOne))
 	var status atomic.Int32
 	status.Store(404)
 	l.instance(ip3, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(int(status.Load())) }))

@@ -14,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
@@ -155,7 +156,7 @@ func say(ctx context.Context, t *testing.T, c *websocket.Conn, msg string) {
 func TestParkedSocketWakesItsInstance(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Quiet: 20 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Quiet: 20 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
 	l.instance(ip3, http.HandlerFunc(echoSocket))
 	c := l.socket(ctx)
 	defer c.CloseNow()
@@ -254,7 +255,7 @@ func TestInstanceThatVanishedIsAskedForAgain(t *testing.T) {
 }
 
 func TestActivityIsReported(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Report: 5 * time.Millisecond, Quiet: 50 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Report: 5 * time.Millisecond, Quiet: 50 * time.Millisecond}}, webRoute("web", 80, "/", anyOne))
 	l.instance(ip3, http.HandlerFunc(echoSocket))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/table"
 	"net"
 	"sync"
@@ -46,40 +47,40 @@ func (r *Router) tunnel(t *table.Table, c *clientConn) {
 		return
 	}
 	defer l.End()
-	r.splice(l.asStream(), c, back)
+	r.splice(l.AsStream(), c, back)
 }
 
 // targetOf is what the route's target means with the key.
-func targetOf(to mvm.Target, key string) target {
-	t := target{pool: to.PoolID, key: key}
+func targetOf(to mvm.Target, key string) roster.Target {
+	t := roster.Target{Pool: to.PoolID, Key: key}
 	switch to.Selector.Kind {
 	case mvm.SelectByIP:
-		t.ip = to.Selector.IP
+		t.IP = to.Selector.IP
 	case mvm.SelectAny:
-		t.spread, t.inTurn = true, true
+		t.Spread, t.InTurn = true, true
 	case mvm.SelectLeastConnections:
-		t.spread = true
+		t.Spread = true
 	}
 	return t
 }
 
 // reach returns a connection to an instance for the target. When one that was known
 // to be awake does not take it, the host is asked once more.
-func (r *Router) reach(t target, port int) (*lease, net.Conn, error) {
+func (r *Router) reach(t roster.Target, port int) (*roster.Lease, net.Conn, error) {
 	for again := false; ; again = true {
-		l, err := r.roster.lease(r.ctx, t)
+		l, err := r.roster.Lease(r.ctx, t)
 		if err != nil {
 			return nil, nil, err
 		}
-		began := l.mono()
-		conn, err := l.connect(r.ctx, port)
+		began := l.Mono()
+		conn, err := l.Connect(r.ctx, port)
 		if err == nil {
 			return l, conn, nil
 		}
-		serves := l.serves(port, began)
-		final := again || serves || l.fresh() || errors.Is(err, errCrowded)
-		if !serves && !errors.Is(err, errCrowded) {
-			l.doubt()
+		serves := l.Serves(port, began)
+		final := again || serves || l.Fresh() || errors.Is(err, roster.ErrCrowded)
+		if !serves && !errors.Is(err, roster.ErrCrowded) {
+			l.Doubt()
 		}
 		l.End()
 		if final {
@@ -97,11 +98,11 @@ type client interface {
 // splice copies both ways until both ends have ended, or one failed. A failure is
 // passed on as one: the other end sees a reset, and not an end that may be taken for a
 // whole answer.
-func (r *Router) splice(s *stream, c client, back net.Conn) {
+func (r *Router) splice(s *roster.Stream, c client, back net.Conn) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	stop := context.AfterFunc(ctx, func() {
 		c.reset()
-		cutOff(back)
+		roster.CutOff(back)
 	})
 	done := make(chan struct{})
 	go func() {
@@ -121,13 +122,13 @@ func (r *Router) splice(s *stream, c client, back net.Conn) {
 }
 
 // oneWay copies from src to dst, and passes the end on.
-func (r *Router) oneWay(s *stream, dst, src net.Conn) error {
+func (r *Router) oneWay(s *roster.Stream, dst, src net.Conn) error {
 	buf := r.buffers.Get()
 	defer r.buffers.Put(buf)
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			s.touch()
+			s.Touch()
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return err
 			}

@@ -17,6 +17,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guestproto"
 )
 
@@ -101,7 +102,7 @@ func TestTCPSourceDecides(t *testing.T) {
 }
 
 func TestTCPRefusalsReset(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Refused: time.Millisecond}}, tcpRoute("ssh", 22, "", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Refused: time.Millisecond}}, tcpRoute("ssh", 22, "", anyOne))
 	for name, script := range map[string]func(){
 		"refused by the host":     func() { l.host.script(refuses("quota", 0)) },
 		"not accepting":           func() { l.host.script(says(awake3)) },
@@ -113,7 +114,7 @@ func TestTCPRefusalsReset(t *testing.T) {
 }
 
 func TestParkedTCPWakesItsInstance(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Quiet: time.Millisecond}}, tcpRoute("ssh", 22, "", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Quiet: time.Millisecond}}, tcpRoute("ssh", 22, "", anyOne))
 	l.tcp(ip3, echo)
 	c := l.raw(22, netip.Addr{})
 	tell(t, c, "hello")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"mvm/internal/guest/gateway/group"
+	"mvm/internal/guest/gateway/roster"
 	"mvm/internal/guest/gateway/sock"
 	"sync"
 	"syscall"
@@ -112,7 +113,7 @@ func (c *clientConn) gaveUp() bool {
 
 // hold notes the connection that the request is under way on: it ends when the client
 // goes away. False means that it has.
-func (c *clientConn) hold(k *link) bool {
+func (c *clientConn) hold(k *roster.Link) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link = k
@@ -276,8 +277,8 @@ func (x *exchange) requestCtx() context.Context {
 	if x.id != "" {
 		ctx = mvm.WithRequest(ctx, x.id)
 	}
-	if x.target.key != "" && x.route.AuthMode() == mvm.AuthNone {
-		ctx = withStranger(ctx, x.client.source.Addr())
+	if x.target.Key != "" && x.route.AuthMode() == mvm.AuthNone {
+		ctx = roster.WithStranger(ctx, x.client.source.Addr())
 	}
 	return ctx
 }

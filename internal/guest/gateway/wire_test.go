@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mvm/internal/guest/gateway"
+	"mvm/internal/guest/gateway/roster"
 )
 
 // spoken is an instance at ip3 that says what it is told, after each head that it reads.
@@ -255,7 +256,7 @@ func TestBodyThatWaitsForTheInstancesWord(t *testing.T) {
 
 // TestPoolIsBounded: of many connections that were needed at once some stay, for a while.
 func TestPoolIsBounded(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Idle: 4 * time.Second}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Idle: 4 * time.Second}}, webRoute("web", 80, "/", anyOne))
 	let, all := make(chan struct{}), make(chan struct{}, 100)
 	var open sync.WaitGroup
 	a := l.spoken(func(c net.Conn, _ *bufio.Reader, head string) {
@@ -294,7 +295,7 @@ func TestWhichIdleConnectionsAreUsed(t *testing.T) {
 		{"GET", "body", false}, {"POST", "", false}, {"POST", "body", false}, {"DELETE", "", false},
 	} {
 		for _, brief := range []bool{true, false} {
-			lim := gateway.Limits{Roster: gateway.RosterLimits{Idle: time.Hour, IdleBrief: time.Nanosecond}}
+			lim := gateway.Limits{Roster: roster.Limits{Idle: time.Hour, IdleBrief: time.Nanosecond}}
 			if brief {
 				lim.Roster.IdleBrief = time.Hour
 			}
@@ -320,7 +321,7 @@ func TestWhichIdleConnectionsAreUsed(t *testing.T) {
 // TestNewConnectionsReplaceOldOnes: what can't use the pool's old connections puts new ones in
 // their place, so that the next one like it can use those.
 func TestNewConnectionsReplaceOldOnes(t *testing.T) {
-	l := newLab(t, gateway.Limits{Roster: gateway.RosterLimits{Idle: time.Hour, IdleBrief: 2 * time.Second}}, webRoute("web", 80, "/", anyOne))
+	l := newLab(t, gateway.Limits{Roster: roster.Limits{Idle: time.Hour, IdleBrief: 2 * time.Second}}, webRoute("web", 80, "/", anyOne))
 	let, all := make(chan struct{}), make(chan struct{}, 32)
 	var open sync.WaitGroup
 	a := l.spoken(func(c net.Conn, _ *bufio.Reader, head string) {

@@ -100,7 +100,7 @@ func unauthorized(format string, args ...any) *wire.Refusal {
 
 func invalidToken() *wire.Refusal { return unauthorized("the token is not valid") }
 
-// verify returns the user that the request's token names. The error is a *refusal.
+// verify returns the user that the request's token names. The error is a *wire.Refusal.
 func (v *verifier) verify(req *http.Request, now time.Time) (string, error) {
 	token, err := v.token(req)
 	if err != nil {

@@ -41,7 +41,7 @@ func Trusted(ranges []netip.Prefix, c Peer) bool {
 }
 
 // KeyOf returns the request's key, of a route that chooses by key. With a token it is the
-// token's user; where the request names one too, it must be the same. The error is a *refusal.
+// token's user; where the request names one too, it must be the same. The error is a *wire.Refusal.
 func KeyOf(route mvm.Route, user string, req *http.Request, body []byte) (string, error) {
 	s := route.To.Selector
 	key, err := requestkey.Of(s.From, route.Match.PathPrefix, req, body)

@@ -86,7 +86,7 @@ const manyFields = 64
 // badHead refuses a head; the connection ends with it.
 func badHead(text string) *Refusal { return Refused(http.StatusBadRequest, 0, "bad request: %s", text) }
 
-// parse reads a head, which is text up to and with the empty line. The error is a *refusal.
+// parse reads a head, which is text up to and with the empty line. The error is a *Refusal.
 func (h *Head) parse(text string) error {
 	fields := h.Req.Header
 	if fields == nil {

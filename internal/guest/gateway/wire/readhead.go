@@ -10,7 +10,7 @@ import (
 type Starter interface{ Started() }
 
 // ReadFrom reads the head of the next request, of at most limit bytes. The error is a
-// *refusal, or says that nothing is to be answered.
+// *Refusal, or says that nothing is to be answered.
 func (h *Head) ReadFrom(in *Inbox, limit int, heads *Budget, s Starter) error {
 	behind := h.Req.Method == http.MethodPost // old clients send a line's end behind a body (RFC 9112, section 2.2)
 	begun, seen := false, 0

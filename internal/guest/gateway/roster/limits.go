@@ -1,10 +1,13 @@
-package gateway
+package roster
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
-// RosterLimits bound what a roster takes and how long it waits. A zero field means the
+// Limits bound what a roster takes and how long it waits. A zero field means the
 // default, which is in brackets.
-type RosterLimits struct {
+type Limits struct {
 	Held          int           // requests and connections that wait for an instance [1024]
 	HeldPerTarget int           // of them for the same one [256]
 	Hold          time.Duration // how long each waits at most [60 s]
@@ -30,27 +33,19 @@ type RosterLimits struct {
 // maxCalls bounds the questions to the host that are under way at once.
 const maxCalls = 64
 
-func (l RosterLimits) withDefaults() RosterLimits {
-	or(&l.Held, 1024)
-	or(&l.HeldPerTarget, 256)
-	or(&l.Hold, 60*time.Second)
-	or(&l.Silent, 15*time.Second)
-	or(&l.Moment, 20*time.Millisecond)
-	or(&l.Connect, 10*time.Second)
-	or(&l.Refused, 5*time.Second)
-	or(&l.Reconnect, 2*time.Second)
-	or(&l.Dials, 4)
-	or(&l.Idle, 25*time.Second)
-	or(&l.IdleBrief, 4*time.Second)
-	or(&l.Quiet, 5*time.Second)
-	or(&l.Report, 3*time.Second)
+func (l Limits) withDefaults() Limits {
+	l.Held = cmp.Or(l.Held, 1024)
+	l.HeldPerTarget = cmp.Or(l.HeldPerTarget, 256)
+	l.Hold = cmp.Or(l.Hold, 60*time.Second)
+	l.Silent = cmp.Or(l.Silent, 15*time.Second)
+	l.Moment = cmp.Or(l.Moment, 20*time.Millisecond)
+	l.Connect = cmp.Or(l.Connect, 10*time.Second)
+	l.Refused = cmp.Or(l.Refused, 5*time.Second)
+	l.Reconnect = cmp.Or(l.Reconnect, 2*time.Second)
+	l.Dials = cmp.Or(l.Dials, 4)
+	l.Idle = cmp.Or(l.Idle, 25*time.Second)
+	l.IdleBrief = cmp.Or(l.IdleBrief, 4*time.Second)
+	l.Quiet = cmp.Or(l.Quiet, 5*time.Second)
+	l.Report = cmp.Or(l.Report, 3*time.Second)
 	return l
-}
-
-// or sets what is not set.
-func or[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }

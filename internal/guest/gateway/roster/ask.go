@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"context"
@@ -19,13 +19,13 @@ type (
 	channelKey  struct{}
 )
 
-// withStranger has what is asked be for a client at the address, whose key nobody vouches for.
-func withStranger(ctx context.Context, source netip.Addr) context.Context {
+// WithStranger has what is asked be for a client at the address, whose key nobody vouches for.
+func WithStranger(ctx context.Context, source netip.Addr) context.Context {
 	return context.WithValue(ctx, strangerKey{}, source)
 }
 
-// withChannel has what is asked be in the name of the channel.
-func withChannel(ctx context.Context, name string) context.Context {
+// WithChannel has what is asked be in the name of the channel.
+func WithChannel(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, channelKey{}, name)
 }
 
@@ -33,7 +33,7 @@ func withChannel(ctx context.Context, name string) context.Context {
 //
 // The question has the id of the request that caused it. Where that has none, it gets
 // one here, so that it can be found in the host's log all the same.
-func (ro *roster) ask(ctx context.Context, t target, e *entry) *call {
+func (ro *Roster) ask(ctx context.Context, t Target, e *entry) *call {
 	c := &call{done: make(chan struct{})}
 	e.call = c
 	ro.inFlight[c] = struct{}{}
@@ -50,12 +50,12 @@ func (ro *roster) ask(ctx context.Context, t target, e *entry) *call {
 }
 
 // run asks, and puts what the answer names on the roster.
-func (ro *roster) run(t target, c *call, question guestproto.Acquire) {
+func (ro *Roster) run(t Target, c *call, question guestproto.Acquire) {
 	ctx, cancel := context.WithTimeout(ro.ctx, ro.lim.Hold)
 	defer cancel()
 	var res guestproto.AcquireResult
 	var err error
-	began, log := time.Now(), ro.log.With("pool", t.pool, "request", question.RequestID)
+	began, log := time.Now(), ro.log.With("pool", t.Pool, "request", question.RequestID)
 	select {
 	case ro.calls <- struct{}{}:
 		res, err = ro.host.Acquire(ctx, question)
@@ -97,7 +97,7 @@ func noAnswer(err error) error {
 }
 
 // finish ends the question. ro.mu is held.
-func (ro *roster) finish(t target, c *call, err error) {
+func (ro *Roster) finish(t Target, c *call, err error) {
 	c.err = err
 	delete(ro.inFlight, c)
 	if e := ro.entries[t]; e != nil && e.call == c {
@@ -112,7 +112,7 @@ func (ro *roster) finish(t target, c *call, err error) {
 // the question was under way is left out, for the answer may be older than the
 // fence: who waits asks again. So is an answer that names an earlier boot than another
 // answer did. ro.mu is held.
-func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake, gone *[]dead) error {
+func (ro *Roster) welcome(t Target, c *call, awake []guestproto.Awake, gone *[]dead) error {
 	e := ro.entries[t]
 	if e == nil {
 		return nil // nobody waits, and its pool is gone from the table
@@ -120,12 +120,12 @@ func (ro *roster) welcome(t target, c *call, awake []guestproto.Awake, gone *[]d
 	var backends []*backend
 	named := false
 	for _, a := range awake[:min(len(awake), maxAwake)] {
-		if mvm.ValidateInstanceID(a.InstanceID) != nil || !a.IP.IsValid() || t.ip.IsValid() && a.IP != t.ip {
+		if mvm.ValidateInstanceID(a.InstanceID) != nil || !a.IP.IsValid() || t.IP.IsValid() && a.IP != t.IP {
 			continue
 		}
 		named = true
 		if w := ro.workers[a.InstanceID]; !c.all && !c.fenced[a.InstanceID] && (w == nil || a.Boot == 0 || a.Boot >= w.boot) {
-			backends = append(backends, ro.awaken(t.pool, a, gone))
+			backends = append(backends, ro.awaken(t.Pool, a, gone))
 		}
 	}
 	if !named {

@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"maps"
@@ -8,8 +8,8 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// fence forgets that the instance is awake and counts what is under way to it.
-func (ro *roster) fence(f guestproto.Fence) int {
+// Fence forgets that the instance is awake and counts what is under way to it.
+func (ro *Roster) Fence(f guestproto.Fence) int {
 	ro.mu.Lock()
 	for c := range ro.inFlight {
 		if c.fenced == nil {
@@ -48,7 +48,7 @@ type dead struct {
 
 // bury forgets the worker: its memory is gone. The caller ends what is left of it after
 // it has let go of ro.mu, which is held.
-func (ro *roster) bury(w *worker) dead {
+func (ro *Roster) bury(w *worker) dead {
 	d := dead{w: w, b: ro.retire(w), conns: slices.Collect(maps.Keys(w.conns))}
 	w.gone.Store(true)
 	if ro.workers[w.id] == w {
@@ -67,8 +67,8 @@ func (d dead) end() {
 	}
 }
 
-// peers lists the instances to which there are connections.
-func (ro *roster) peers() guestproto.Peers {
+// Peers lists the instances to which there are connections.
+func (ro *Roster) Peers() guestproto.Peers {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	p := guestproto.Peers{Instances: []guestproto.Peer{}}
@@ -80,8 +80,8 @@ func (ro *roster) peers() guestproto.Peers {
 	return p
 }
 
-// fenceAll forgets that any instance is awake.
-func (ro *roster) fenceAll() {
+// FenceAll forgets that any instance is awake.
+func (ro *Roster) FenceAll() {
 	ro.mu.Lock()
 	for c := range ro.inFlight {
 		c.all = true
@@ -124,20 +124,20 @@ func (w *worker) writing() []*gatedConn {
 }
 
 // sweepEntries forgets entries that say nothing. ro.mu is held.
-func (ro *roster) sweepEntries() {
+func (ro *Roster) sweepEntries() {
 	for t, e := range ro.entries {
 		ro.tidy(t, e)
 	}
 }
 
-// wait waits for all that it started. It is closed before.
-func (ro *roster) wait() { ro.group.Wait() }
+// Wait waits for all that it started. It is closed before.
+func (ro *Roster) Wait() { ro.group.Wait() }
 
-// close closes every connection to instances, and begins nothing any more. Its context has
+// Close closes every connection to instances, and begins nothing any more. Its context has
 // ended before.
-func (ro *roster) close() {
+func (ro *Roster) Close() {
 	ro.group.Close()
-	ro.fenceAll() // before they are listed: none is used from here on that is not
+	ro.FenceAll() // before they are listed: none is used from here on that is not
 	ro.mu.Lock()
 	var all []*gatedConn
 	for _, w := range ro.workers {

@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 // may sleep: a write first has it awake.
 type gatedConn struct {
 	net.Conn
-	ro   *roster
+	ro   *Roster
 	w    *worker
 	busy atomic.Bool  // a write is under way
 	sent atomic.Int64 // roster.mono of the last write
@@ -31,7 +31,7 @@ var errGone = errors.New("the instance has ended")
 
 // gate makes the connection one that sends only while its instance is awake. Where the
 // instance is gone already it closes it.
-func (ro *roster) gate(w *worker, conn net.Conn) (*gatedConn, error) {
+func (ro *Roster) gate(w *worker, conn net.Conn) (*gatedConn, error) {
 	c := &gatedConn{Conn: sock.New(conn), ro: ro, w: w}
 	ro.mu.Lock()
 	gone := w.gone.Load()
@@ -132,7 +132,7 @@ func (c *gatedConn) wake() error {
 	c.ro.mu.Lock()
 	ip, pool := c.w.ip, c.w.pool
 	c.ro.mu.Unlock()
-	l, err := c.ro.lease(ctx, target{pool: pool, ip: ip, id: c.w.id})
+	l, err := c.ro.Lease(ctx, Target{Pool: pool, IP: ip, id: c.w.id})
 	if err != nil {
 		return mvm.Errorf(mvm.KindUnavailable, "wake instance %s for a parked connection: %w", c.w.id, err)
 	}
@@ -150,8 +150,8 @@ func (c *gatedConn) Cut() {
 	_ = c.Close()
 }
 
-// cutOff closes any connection as Cut does.
-func cutOff(c net.Conn) {
+// CutOff closes any connection as Cut does.
+func CutOff(c net.Conn) {
 	if g, ok := c.(interface{ Cut() }); ok {
 		g.Cut()
 		return

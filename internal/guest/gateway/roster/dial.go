@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"context"
@@ -40,12 +40,12 @@ type proof struct {
 // machine may just be coming up; all others to that port wait for it. After that each is
 // one try, a bounded number of them at a time to that port, the others queue in the order
 // of their coming.
-func (ro *roster) connect(ctx context.Context, b *backend, p *lane, pooled bool) (*gatedConn, *link, error) {
+func (ro *Roster) connect(ctx context.Context, b *backend, p *lane, pooled bool) (*gatedConn, *Link, error) {
 	if !ro.group.Enter() {
 		return nil, nil, &dialError{net.ErrClosed}
 	}
 	defer ro.group.Leave()
-	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, errCrowded)
+	ctx, cancel := context.WithTimeoutCause(ctx, ro.lim.Hold, ErrCrowded)
 	defer cancel()
 	defer context.AfterFunc(b.ctx, cancel)()
 	conn, k, err := ro.connection(ctx, b, p, pooled)
@@ -53,8 +53,8 @@ func (ro *roster) connect(ctx context.Context, b *backend, p *lane, pooled bool)
 		return nil, k, nil
 	}
 	if err != nil {
-		if errors.Is(context.Cause(ctx), errCrowded) {
-			err = errCrowded
+		if errors.Is(context.Cause(ctx), ErrCrowded) {
+			err = ErrCrowded
 		}
 		return nil, nil, &dialError{mvm.Errorf(mvm.KindUnavailable, "connect to instance %s: %w", b.w.id, err)}
 	}
@@ -64,7 +64,7 @@ func (ro *roster) connect(ctx context.Context, b *backend, p *lane, pooled bool)
 }
 
 // connection makes the first connection, or one in its turn, or returns a link.
-func (ro *roster) connection(ctx context.Context, b *backend, p *lane, pooled bool) (net.Conn, *link, error) {
+func (ro *Roster) connection(ctx context.Context, b *backend, p *lane, pooled bool) (net.Conn, *Link, error) {
 	if conn, err := ro.prove(ctx, b, p); conn != nil || err != nil {
 		return conn, nil, err
 	}
@@ -76,13 +76,13 @@ func (ro *roster) connection(ctx context.Context, b *backend, p *lane, pooled bo
 	return conn, nil, err
 }
 
-// errCrowded ends a wait in the queue for a connection to an instance.
-var errCrowded = errors.New("too many requests are waiting for a connection to the instance")
+// ErrCrowded ends a wait in the queue for a connection to an instance.
+var ErrCrowded = errors.New("too many requests are waiting for a connection to the instance")
 
 // prove makes the first connection to a port of the backend, or waits until somebody else
 // has: then it returns neither a connection nor an error. One port says nothing of
 // another: it may be closed while that one serves.
-func (ro *roster) prove(ctx context.Context, b *backend, at *lane) (net.Conn, error) {
+func (ro *Roster) prove(ctx context.Context, b *backend, at *lane) (net.Conn, error) {
 	for {
 		b.lanes.mu.Lock()
 		if at.proven {
@@ -110,7 +110,7 @@ func (ro *roster) prove(ctx context.Context, b *backend, at *lane) (net.Conn, er
 
 // tryProof makes the first connection to a port of the backend. A failure counts for all
 // who wait for it, unless it is the end of this request only.
-func (ro *roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof) (net.Conn, error) {
+func (ro *Roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof) (net.Conn, error) {
 	limited, cancel := context.WithTimeout(ctx, ro.lim.Connect)
 	defer cancel()
 	conn, err := ro.patiently(limited, at.addr, ro.race)
@@ -128,7 +128,7 @@ func (ro *roster) tryProof(ctx context.Context, b *backend, at *lane, p *proof) 
 
 // turn waits for the turn to connect, which is a place in the lane's dials, or returns a
 // link that is offered before.
-func (ro *roster) turn(ctx context.Context, p *lane, pooled bool) (*link, error) {
+func (ro *Roster) turn(ctx context.Context, p *lane, pooled bool) (*Link, error) {
 	offers := p.offers
 	if !pooled {
 		offers = nil
@@ -150,7 +150,7 @@ func (ro *roster) turn(ctx context.Context, p *lane, pooled bool) (*link, error)
 
 // reconnect connects to a backend that took connections before. A failure while others
 // connect to the port or are answered is one of that try only: it is made again.
-func (ro *roster) reconnect(ctx context.Context, p *lane) (net.Conn, error) {
+func (ro *Roster) reconnect(ctx context.Context, p *lane) (net.Conn, error) {
 	for {
 		began := ro.mono()
 		limited, cancel := context.WithTimeout(ctx, ro.lim.Reconnect)
@@ -167,12 +167,12 @@ func (ro *roster) reconnect(ctx context.Context, p *lane) (net.Conn, error) {
 }
 
 // once is a single try.
-func (ro *roster) once(ctx context.Context, addr string) (net.Conn, error) {
+func (ro *Roster) once(ctx context.Context, addr string) (net.Conn, error) {
 	return ro.dial(ctx, "tcp", addr)
 }
 
 // patiently connects, and while the port refuses tries again for Limits.Refused.
-func (ro *roster) patiently(ctx context.Context, addr string, try func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
+func (ro *Roster) patiently(ctx context.Context, addr string, try func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
 	began, pause := time.Now(), firstRefused
 	for {
 		conn, err := try(ctx, addr)
@@ -193,7 +193,7 @@ func notYet(err error) bool {
 
 // race connects with further tries that start while the former ones still wait; the
 // first answer counts, and the others are given up before it returns.
-func (ro *roster) race(ctx context.Context, addr string) (net.Conn, error) {
+func (ro *Roster) race(ctx context.Context, addr string) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
 		err  error

@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"context"
@@ -13,34 +13,34 @@ import (
 	"mvm/internal/guestproto"
 )
 
-// asked is what a roster asks of the host, over port 53. Its methods may be called
+// Host is what a roster asks of the host, over port 53. Its methods may be called
 // concurrently, and return soon after their context ends.
-type asked interface {
+type Host interface {
 	// Acquire has an instance awake. An error means that the host gave no answer; its
 	// refusal is an AcquireResult without success.
 	Acquire(ctx context.Context, a guestproto.Acquire) (guestproto.AcquireResult, error)
 	ReportActivity(ctx context.Context, r guestproto.ReportActivity) error
 }
 
-// rosterOptions are what a roster works with.
-type rosterOptions struct {
-	log  *slog.Logger
-	host asked
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	now  func() time.Time
-	lim  RosterLimits
+// Options are what a roster works with.
+type Options struct {
+	Log    *slog.Logger
+	Host   Host
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Now    func() time.Time
+	Limits Limits
 }
 
-// roster is what the router knows of instances: which are awake, what is under way
+// Roster is what the router knows of instances: which are awake, what is under way
 // to each, and who waits for one.
-type roster struct {
+type Roster struct {
 	ctx   context.Context
 	group group.Group
 	log   *slog.Logger
-	host  asked
+	host  Host
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	now   func() time.Time
-	lim   RosterLimits
+	lim   Limits
 	began time.Time     // origin of mono
 	calls chan struct{} // one per question under way
 	dirty chan struct{} // there is activity to report
@@ -49,21 +49,21 @@ type roster struct {
 
 	mu       sync.Mutex
 	tenant   string
-	entries  map[target]*entry
+	entries  map[Target]*entry
 	workers  map[string]*worker // by instance id
 	inFlight map[*call]struct{}
 	held     int
 }
 
-// target is what a request needs: an instance of the pool that has the key, or the
+// Target is what a request needs: an instance of the pool that has the key, or the
 // address, or any. With spread every instance that is awake takes its share: the one with
 // the fewest connections is next, or, inTurn, the one that waited longest.
-type target struct {
-	pool, key string
-	ip        netip.Addr
+type Target struct {
+	Pool, Key string
+	IP        netip.Addr
 	id        string // of an open connection's own instance, which has the address
-	spread    bool
-	inTurn    bool
+	Spread    bool
+	InTurn    bool
 }
 
 // entry is what is known of a target.
@@ -88,38 +88,38 @@ type call struct {
 // for again, while the old one serves.
 const refreshSpread = 15 * time.Second
 
-func newRoster(ctx context.Context, opt rosterOptions) *roster {
-	return &roster{ctx: ctx, log: opt.log, host: opt.host, dial: opt.dial, now: opt.now, lim: opt.lim.withDefaults(),
+func New(ctx context.Context, opt Options) *Roster {
+	return &Roster{ctx: ctx, log: opt.Log, host: opt.Host, dial: opt.Dial, now: opt.Now, lim: opt.Limits.withDefaults(),
 		began: time.Now(), calls: make(chan struct{}, maxCalls), dirty: make(chan struct{}, 1), sending: make(chan struct{}, 1),
-		entries: map[target]*entry{}, workers: map[string]*worker{}, inFlight: map[*call]struct{}{}}
+		entries: map[Target]*entry{}, workers: map[string]*worker{}, inFlight: map[*call]struct{}{}}
 }
 
-// start starts what runs until its context ends.
-func (ro *roster) start() {
+// Start starts what runs until its context ends.
+func (ro *Roster) Start() {
 	ro.group.Go(ro.report)
 	ro.group.Go(ro.watchSilence)
 }
 
 // mono is the time since the roster was made; it does not jump with the clock.
-func (ro *roster) mono() time.Duration { return time.Since(ro.began) }
+func (ro *Roster) mono() time.Duration { return time.Since(ro.began) }
 
-// configure sets the tenant and forgets the targets of pools that are not reachable any more.
-func (ro *roster) configure(tenant string, pools map[string]bool) {
+// Configure sets the tenant and forgets the targets of pools that are not reachable any more.
+func (ro *Roster) Configure(tenant string, pools map[string]bool) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	ro.tenant = tenant
 	for t, e := range ro.entries {
-		if !pools[t.pool] {
+		if !pools[t.Pool] {
 			e.backends = nil
 			ro.tidy(t, e)
 		}
 	}
 }
 
-// lease returns an awake instance for the target. Where none is known it asks the
+// Lease returns an awake instance for the target. Where none is known it asks the
 // host, once for all who ask meanwhile, and waits within the bounds. The error is
-// a *refusal, or ctx's.
-func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
+// a *wire.Refusal, or ctx's.
+func (ro *Roster) Lease(ctx context.Context, t Target) (*Lease, error) {
 	var expired <-chan time.Time
 	for asked := false; ; asked = true {
 		l, c, err := ro.take(ctx, t)
@@ -142,18 +142,18 @@ func (ro *roster) lease(ctx context.Context, t target) (*lease, error) {
 }
 
 // take returns a lease, or the call to wait for, counted as held.
-func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
+func (ro *Roster) take(ctx context.Context, t Target) (*Lease, *call, error) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	e := ro.entries[t]
 	if e != nil {
-		if b := e.next(t.inTurn); b != nil {
-			if t.spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
+		if b := e.next(t.InTurn); b != nil {
+			if t.Spread && e.call == nil && ro.mono()-e.asked > refreshSpread {
 				ro.ask(ctx, t, e)
 			}
 			b.w.requests++
 			ro.touch(b.w)
-			return &lease{ro: ro, b: b}, nil, nil
+			return &Lease{ro: ro, b: b}, nil, nil
 		}
 	}
 	if ro.held >= ro.lim.Held || e != nil && e.held >= ro.lim.HeldPerTarget {
@@ -173,7 +173,7 @@ func (ro *roster) take(ctx context.Context, t target) (*lease, *call, error) {
 }
 
 // await waits for the call and returns its error.
-func (ro *roster) await(ctx context.Context, t target, c *call, expired <-chan time.Time) error {
+func (ro *Roster) await(ctx context.Context, t Target, c *call, expired <-chan time.Time) error {
 	var err error
 	select {
 	case <-c.done:
@@ -196,7 +196,7 @@ func (ro *roster) await(ctx context.Context, t target, c *call, expired <-chan t
 }
 
 // tidy forgets the entry when it says nothing. ro.mu is held.
-func (ro *roster) tidy(t target, e *entry) {
+func (ro *Roster) tidy(t Target, e *entry) {
 	if e.held == 0 && e.call == nil && e.next(false) == nil {
 		delete(ro.entries, t)
 	}
@@ -225,8 +225,8 @@ func (e *entry) next(inTurn bool) *backend {
 	return best
 }
 
-// active counts what is under way or held.
-func (ro *roster) active() int {
+// Active counts what is under way or held.
+func (ro *Roster) Active() int {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	n, now := ro.held, ro.mono()
@@ -237,6 +237,6 @@ func (ro *roster) active() int {
 }
 
 // acquireOf is the question for a target. ro.mu is held.
-func (ro *roster) acquireOf(t target) guestproto.Acquire {
-	return guestproto.Acquire{TenantID: ro.tenant, PoolID: t.pool, Key: t.key, IP: t.ip, InstanceID: t.id, Spread: t.spread}
+func (ro *Roster) acquireOf(t Target) guestproto.Acquire {
+	return guestproto.Acquire{TenantID: ro.tenant, PoolID: t.Pool, Key: t.Key, IP: t.IP, InstanceID: t.id, Spread: t.Spread}
 }

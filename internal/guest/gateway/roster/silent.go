@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"mvm/internal/guest/gateway/group"
@@ -55,7 +55,7 @@ func (c *gatedConn) unacknowledged() (again bool) {
 
 // watchSilence ends connections to instances that acknowledge nothing. It runs while
 // something was sent lately.
-func (ro *roster) watchSilence() {
+func (ro *Roster) watchSilence() {
 	since := map[*gatedConn]time.Duration{} // when it was seen to be unacknowledged
 	for {
 		select {
@@ -79,7 +79,7 @@ func (ro *roster) watchSilence() {
 
 // findSilent returns the connections whose instance has been silent for too long, and
 // whether something may become so without anything being sent.
-func (ro *roster) findSilent(since map[*gatedConn]time.Duration) (silent []*gatedConn, more bool) {
+func (ro *Roster) findSilent(since map[*gatedConn]time.Duration) (silent []*gatedConn, more bool) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	now, seen := ro.mono(), map[*gatedConn]bool{}

@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"context"
@@ -24,7 +24,7 @@ const (
 
 // report tells the host how busy instances are, while something changes and at
 // most every Limits.Report. An idle gateway does not wake for it.
-func (ro *roster) report() {
+func (ro *Roster) report() {
 	for {
 		select {
 		case <-ro.dirty:
@@ -46,7 +46,7 @@ func (ro *roster) report() {
 
 // reportOnce sends what has changed, and says whether more is to come without
 // further traffic: a failed report, or a stream that will count as quiet.
-func (ro *roster) reportOnce() bool {
+func (ro *Roster) reportOnce() bool {
 	now := ro.now()
 	changed, told, more := ro.changes(now)
 	if len(changed) == 0 {
@@ -65,7 +65,7 @@ func (ro *roster) reportOnce() bool {
 }
 
 // changes lists the workers that differ from what the host was told.
-func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told map[string]report, more bool) {
+func (ro *Roster) changes(now time.Time) (changed []guestproto.Activity, told map[string]report, more bool) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	mono := ro.mono()
@@ -89,9 +89,9 @@ func (ro *roster) changes(now time.Time) (changed []guestproto.Activity, told ma
 	return changed, told, more
 }
 
-// use says how many requests and streams to the instance there are, and when bytes
+// Use says how many requests and streams to the instance there are, and when bytes
 // last passed.
-func (ro *roster) use(instance string) (open int, last time.Time) {
+func (ro *Roster) Use(instance string) (open int, last time.Time) {
 	now := ro.now()
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
@@ -103,7 +103,7 @@ func (ro *roster) use(instance string) (open int, last time.Time) {
 }
 
 // confirm notes that the host knows the part, and forgets workers that are history.
-func (ro *roster) confirm(part []guestproto.Activity, told map[string]report) {
+func (ro *Roster) confirm(part []guestproto.Activity, told map[string]report) {
 	ro.mu.Lock()
 	defer ro.mu.Unlock()
 	for _, a := range part {

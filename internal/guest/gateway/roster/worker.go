@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"context"
@@ -17,7 +17,7 @@ type worker struct {
 	ip       netip.Addr
 	backend  *backend // nil: ask the host before anything is sent
 	requests int
-	streams  map[*stream]struct{}
+	streams  map[*Stream]struct{}
 	conns    map[*gatedConn]struct{}
 	reported report
 
@@ -45,26 +45,26 @@ func (b *backend) hear(p *lane, now time.Duration) {
 	b.heard.Store(int64(now))
 }
 
-// stream is a connection that carries bytes both ways: TCP or after an Upgrade.
-type stream struct {
-	ro   *roster
+// Stream is a connection that carries bytes both ways: TCP or after an Upgrade.
+type Stream struct {
+	ro   *Roster
 	w    *worker
 	last atomic.Int64 // roster.mono of the last bytes
 }
 
-// idlePerInstance bounds the pooled connections to one instance.
-const idlePerInstance = 32
+// IdlePerInstance bounds the pooled connections to one instance.
+const IdlePerInstance = 32
 
 // awaken returns the backend of an instance that the host says is awake. Where it has
 // booted anew, what is left of the former boot is added to gone. ro.mu is held.
-func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend {
+func (ro *Roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend {
 	w := ro.workers[a.InstanceID]
 	if w != nil && a.Boot > w.boot {
 		*gone = append(*gone, ro.bury(w))
 		w = nil
 	}
 	if w == nil {
-		w = &worker{id: a.InstanceID, pool: pool, boot: a.Boot, streams: map[*stream]struct{}{}, conns: map[*gatedConn]struct{}{}}
+		w = &worker{id: a.InstanceID, pool: pool, boot: a.Boot, streams: map[*Stream]struct{}{}, conns: map[*gatedConn]struct{}{}}
 		ro.workers[a.InstanceID] = w
 	}
 	ro.evict(w, a.IP)
@@ -81,7 +81,7 @@ func (ro *roster) awaken(pool string, a guestproto.Awake, gone *[]dead) *backend
 
 // evict retires what the host's answer, that the address is the worker's, makes
 // stale: the worker at another address, and others at this one. ro.mu is held.
-func (ro *roster) evict(w *worker, ip netip.Addr) {
+func (ro *Roster) evict(w *worker, ip netip.Addr) {
 	if w.ip != ip {
 		ro.retire(w)
 	}
@@ -94,7 +94,7 @@ func (ro *roster) evict(w *worker, ip netip.Addr) {
 
 // retire ends the worker's backend, if it has one, and returns it. ro.mu is held;
 // the caller closes the backend's idle connections after it has let go of it.
-func (ro *roster) retire(w *worker) *backend {
+func (ro *Roster) retire(w *worker) *backend {
 	b := w.backend
 	if b == nil {
 		return nil
@@ -121,7 +121,7 @@ func (w *worker) active(now, quiet time.Duration) int {
 }
 
 // touch notes that the worker is in use.
-func (ro *roster) touch(w *worker) {
+func (ro *Roster) touch(w *worker) {
 	w.last.Store(int64(ro.mono()))
 	select {
 	case ro.dirty <- struct{}{}:
@@ -129,8 +129,8 @@ func (ro *roster) touch(w *worker) {
 	}
 }
 
-// touch notes that the stream carried bytes.
-func (s *stream) touch() {
+// Touch notes that the stream carried bytes.
+func (s *Stream) Touch() {
 	s.last.Store(int64(s.ro.mono()))
 	s.ro.touch(s.w)
 }

@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"bufio"
@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// link is a connection to an instance for HTTP: one request at a time, and between two
+// Link is a connection to an instance for HTTP: one request at a time, and between two
 // of them in the backend's pool.
-type link struct {
+type Link struct {
 	*gatedConn
 	b    *backend
 	lane *lane
@@ -45,8 +45,8 @@ const (
 
 var errHead = errors.New("the head of the answer is too large")
 
-func newLink(b *backend, p *lane, c *gatedConn) *link {
-	k := &link{gatedConn: c, b: b, lane: p, left: math.MaxInt64}
+func newLink(b *backend, p *lane, c *gatedConn) *Link {
+	k := &Link{gatedConn: c, b: b, lane: p, left: math.MaxInt64}
 	k.in = bufio.NewReaderSize(k, linkBuffer)
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -57,7 +57,7 @@ func newLink(b *backend, p *lane, c *gatedConn) *link {
 }
 
 // Read reads from the instance, within what may come.
-func (k *link) Read(p []byte) (int, error) {
+func (k *Link) Read(p []byte) (int, error) {
 	if k.left <= 0 {
 		return 0, errHead
 	}
@@ -68,7 +68,7 @@ func (k *link) Read(p []byte) (int, error) {
 }
 
 // Write sends to the instance.
-func (k *link) Write(p []byte) (int, error) {
+func (k *Link) Write(p []byte) (int, error) {
 	n, err := k.gatedConn.Write(p)
 	if err == nil || n > 0 {
 		k.sent.Store(true)
@@ -76,20 +76,20 @@ func (k *link) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// readResponse reads the head of an answer.
-func (k *link) readResponse(req *http.Request) (*http.Response, error) {
+// ReadResponse reads the head of an answer.
+func (k *Link) ReadResponse(req *http.Request) (*http.Response, error) {
 	return k.answer.Read(k.in, req)
 }
 
 // lookAt notes whether the connection is open and silent.
-func (k *link) lookAt(fd uintptr) bool {
+func (k *Link) lookAt(fd uintptr) bool {
 	_, err := sock.Peek(fd)
 	k.silent = err == syscall.EAGAIN
 	return true
 }
 
 // usable reports whether the instance keeps the idle connection open.
-func (k *link) usable() bool {
+func (k *Link) usable() bool {
 	if k.raw == nil {
 		return true
 	}
@@ -102,8 +102,8 @@ type lane struct {
 	addr   string           // of the instance, with the port
 	proven bool             // it took a connection
 	proof  *proof           // the first connection, while it is being made
-	idle   []*link          // the newest last
-	offers chan *link       // to who waits for a connection
+	idle   []*Link          // the newest last
+	offers chan *Link       // to who waits for a connection
 	dials  chan struct{}    // one per connection that is being made, once proven
 	heard  atomic.Int64     // roster.mono of the last connection made, or request answered
 	freed  [4]time.Duration // roster.mono of when links came free the last times
@@ -138,7 +138,7 @@ func (b *backend) lane(port int) *lane {
 	p := b.lanes.at[port]
 	if p == nil {
 		p = &lane{addr: net.JoinHostPort(b.ip.String(), strconv.Itoa(port)),
-			offers: make(chan *link), dials: make(chan struct{}, b.lanes.dials)}
+			offers: make(chan *Link), dials: make(chan struct{}, b.lanes.dials)}
 		if b.lanes.at == nil {
 			b.lanes.at = map[int]*lane{}
 		}
@@ -149,7 +149,7 @@ func (b *backend) lane(port int) *lane {
 
 // idleLink takes the newest link out of the pool, nil when there is none that is open and was
 // idle for less than the time.
-func (b *backend) idleLink(p *lane, within time.Duration) *link {
+func (b *backend) idleLink(p *lane, within time.Duration) *Link {
 	for {
 		b.lanes.mu.Lock()
 		n := len(p.idle) - 1
@@ -171,46 +171,46 @@ func (b *backend) idleLink(p *lane, within time.Duration) *link {
 }
 
 // begin makes the link ready for the next request.
-func (k *link) begin() {
+func (k *Link) begin() {
 	k.came, k.reused = 0, true
 	k.sent.Store(false)
 }
 
-// room is memory for a head that is sent, and keep keeps it for the next one.
-func (k *link) room() []byte  { return k.out[:0] }
-func (k *link) keep(b []byte) { k.out = b[:0] }
+// Room is memory for a head that is sent, and keep keeps it for the next one.
+func (k *Link) Room() []byte  { return k.out[:0] }
+func (k *Link) Keep(b []byte) { k.out = b[:0] }
 
-// addr is the instance's address, with the port.
-func (k *link) addr() string { return k.lane.addr }
+// Addr is the instance's address, with the port.
+func (k *Link) Addr() string { return k.lane.addr }
 
-// bound has no more come than the head of an answer may have, and unbound undoes that.
-func (k *link) bound()   { k.left = maxHead }
-func (k *link) unbound() { k.left = math.MaxInt64 }
+// Bound has no more come than the head of an answer may have, and unbound undoes that.
+func (k *Link) Bound()   { k.left = maxHead }
+func (k *Link) Unbound() { k.left = math.MaxInt64 }
 
-// waiting is how much has come that was not read.
-func (k *link) waiting() int { return k.in.Buffered() }
+// Waiting is how much has come that was not read.
+func (k *Link) Waiting() int { return k.in.Buffered() }
 
-// unsent reports whether nothing of the request was sent.
-func (k *link) unsent() bool { return !k.sent.Load() }
+// Unsent reports whether nothing of the request was sent.
+func (k *Link) Unsent() bool { return !k.sent.Load() }
 
-// ended reports whether the connection was used before, and its end may have been on its way
+// Ended reports whether the connection was used before, and its end may have been on its way
 // when the request was sent: nothing came, and the instance is there.
-func (k *link) ended() bool { return k.reused && k.came == 0 && !k.w.gone.Load() }
+func (k *Link) Ended() bool { return k.reused && k.came == 0 && !k.w.gone.Load() }
 
-// put gives the link back, which has nothing under way.
-func (k *link) put() { k.ro.put(k) }
+// Put gives the link back, which has nothing under way.
+func (k *Link) Put() { k.ro.put(k) }
 
-// plain is the link as a connection that carries plain bytes: what came behind the head first.
-func (k *link) plain() net.Conn { return buffered{k} }
+// Plain is the link as a connection that carries plain bytes: what came behind the head first.
+func (k *Link) Plain() net.Conn { return buffered{k} }
 
 // buffered is a link that carries plain bytes.
-type buffered struct{ *link }
+type buffered struct{ *Link }
 
 // Read reads what came behind the head, and then from the instance.
 func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
 
 // put gives a link back that has nothing under way: to who waits for one, or to the pool.
-func (ro *roster) put(k *link) {
+func (ro *Roster) put(k *Link) {
 	b, p, now := k.b, k.lane, ro.mono()
 	b.hear(p, now)
 	b.lanes.mu.Lock()
@@ -240,9 +240,9 @@ func (ro *roster) put(k *link) {
 
 // keep puts the link into the pool. Where that is full it returns the one that is to be closed:
 // the lane's oldest, if it has any. b.lanes.mu is held.
-func (b *backend) keep(p *lane, k *link) (old *link) {
+func (b *backend) keep(p *lane, k *Link) (old *Link) {
 	switch {
-	case b.lanes.count < idlePerInstance:
+	case b.lanes.count < IdlePerInstance:
 		b.lanes.count++
 	case len(p.idle) == 0:
 		return k
@@ -255,13 +255,13 @@ func (b *backend) keep(p *lane, k *link) (old *link) {
 }
 
 // expire closes the links that were idle for too long, and comes again for the others.
-func (ro *roster) expire(b *backend) {
+func (ro *Roster) expire(b *backend) {
 	if !ro.group.Enter() {
 		return
 	}
 	defer ro.group.Leave()
 	now := time.Now()
-	var old []*link
+	var old []*Link
 	b.lanes.mu.Lock()
 	next := ro.lim.Idle
 	for _, p := range b.lanes.at {
@@ -291,7 +291,7 @@ func (ro *roster) expire(b *backend) {
 
 // closeIdle closes the links in the pools. No lock is held.
 func (b *backend) closeIdle() {
-	var all []*link
+	var all []*Link
 	b.lanes.mu.Lock()
 	for _, p := range b.lanes.at {
 		all = append(all, p.idle...)
@@ -311,7 +311,7 @@ func (b *backend) closeIdle() {
 // soon waits a moment for the next link, where links come free all the time: to connect costs
 // more than a request. Nobody looks for the end of the client meanwhile, nor for other ends than
 // the backend's: that would cost about as much again.
-func (ro *roster) soon(b *backend, p *lane) *link {
+func (ro *Roster) soon(b *backend, p *lane) *Link {
 	b.lanes.mu.Lock()
 	hot := p.hot(ro.mono(), ro.lim.Moment)
 	b.lanes.mu.Unlock()
@@ -346,7 +346,7 @@ var timers = sync.Pool{New: func() any {
 
 // link returns a connection to the backend for a request: a pooled one that was idle for less
 // than the time, or a new one.
-func (ro *roster) link(ctx context.Context, b *backend, p *lane, within time.Duration) (*link, error) {
+func (ro *Roster) link(ctx context.Context, b *backend, p *lane, within time.Duration) (*Link, error) {
 	if within > 0 {
 		if k := b.idleLink(p, within); k != nil {
 			return k, nil

@@ -1,4 +1,4 @@
-package gateway
+package roster
 
 import (
 	"crypto/rand"
