@@ -1,6 +1,7 @@
 package guestproto
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -20,6 +21,20 @@ type Channel struct {
 	// Key makes what workers show the gateway, and it shows them: see Placeholder and
 	// WebhookSecret. It does not depend on Token.
 	Key []byte `json:"key"`
+}
+
+// Bare returns the token without the white space that a secret's file may have around it.
+// KindState: the tenant has none; white space alone is none.
+func (c Channel) Bare() ([]byte, error) { return bare(c.Secret, c.Token) }
+
+// BareVerify does so with what answers the platform's verification.
+func (c Channel) BareVerify() ([]byte, error) { return bare(c.VerifySecret, c.Verify) }
+
+func bare(name string, secret []byte) ([]byte, error) {
+	if secret = bytes.TrimSpace(secret); len(secret) > 0 {
+		return secret, nil
+	}
+	return nil, mvm.Errorf(mvm.KindState, "the tenant has no secret %s; set it with `mvm tenant secrets set`", name)
 }
 
 // WorkerChannel is what a worker gets of a channel that leads to it, as
@@ -87,7 +102,8 @@ func (c Channel) mac(what, instance, key string) string {
 }
 
 func (c Channel) botID() (string, bool) {
-	bot, rest, ok := strings.Cut(strings.TrimSpace(string(c.Token)), ":")
+	token, _ := c.Bare()
+	bot, rest, ok := strings.Cut(string(token), ":")
 	return bot, ok && rest != "" && bot != "" && len(bot) <= 20 && strings.Trim(bot, "0123456789") == ""
 }
 

@@ -16,6 +16,8 @@ import (
 // Bounds of what comes in from workers and platforms.
 const (
 	doorConns  = 256
+	doorTenant = 32  // of them from one instance of the tenant
+	doorClient = 128 // and from one client that the host lets in
 	doorHead   = 10 * time.Second
 	doorHeads  = 64 << 10
 	doorLinger = 2 * time.Second
@@ -61,10 +63,8 @@ func (s *Set) openDoors(c guestproto.Configure) error {
 		if err != nil {
 			return mvm.Errorf(mvm.KindUnavailable, "listen on %s for channels: %w", at, err)
 		}
-		if hooks[at] {
-			l = &proxied{l, host}
-		}
-		s.doors[at] = openDoor(&bounded{Listener: l, slots: make(chan struct{}, doorConns)}, h)
+		b := &bounded{Listener: l, slots: make(chan struct{}, doorConns), host: host, from: map[netip.Addr]int{}, headed: hooks[at]}
+		s.doors[at] = openDoor(b, h)
 	}
 	return nil
 }
@@ -121,58 +121,102 @@ func (s *Set) servePlatform(w http.ResponseWriter, r *http.Request, port int) {
 	http.NotFound(w, r)
 }
 
-// bounded takes at most as many connections at once as there are slots.
+// bounded takes at most as many connections at once as there are slots, and of one source
+// only a part of them: more are closed at once, so that nobody keeps others out.
 type bounded struct {
 	net.Listener
-	slots chan struct{}
+	slots  chan struct{}
+	host   netip.Addr
+	headed bool // connections from the host begin with a PROXY header, which names the client
+
+	mu   sync.Mutex
+	from map[netip.Addr]int // connections, by who they are counted for
 }
 
 func (b *bounded) Accept() (net.Conn, error) {
 	b.slots <- struct{}{}
-	c, err := b.Listener.Accept()
-	if err != nil {
-		<-b.slots
-		return nil, err
+	for {
+		c, err := b.Listener.Accept()
+		if err != nil {
+			<-b.slots
+			return nil, err
+		}
+		s := &slotConn{Conn: c, b: b}
+		ip := addressOf(c)
+		if b.headed && ip == b.host {
+			return &headedConn{slotConn: s}, nil
+		}
+		if s.countFor(ip, doorTenant) {
+			return s, nil
+		}
+		_ = c.Close()
 	}
-	return &slotConn{Conn: c, leave: sync.OnceFunc(func() { <-b.slots })}, nil
 }
 
+func addressOf(c net.Conn) netip.Addr {
+	a, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return a.AddrPort().Addr().Unmap()
+}
+
+// slotConn has a slot, and is counted for its source.
 type slotConn struct {
 	net.Conn
-	leave func()
+	b    *bounded
+	once sync.Once
+
+	counted bool // b.mu
+	ip      netip.Addr
+	closed  bool
+}
+
+// countFor counts the connection for the source, and reports false where that has too many.
+func (c *slotConn) countFor(ip netip.Addr, most int) bool {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	if c.b.from[ip] >= most || c.closed {
+		return false
+	}
+	c.b.from[ip]++
+	c.counted, c.ip = true, ip
+	return true
+}
+
+func (c *slotConn) leave() {
+	<-c.b.slots
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	c.closed = true
+	if !c.counted {
+		return
+	}
+	if c.b.from[c.ip]--; c.b.from[c.ip] == 0 {
+		delete(c.b.from, c.ip)
+	}
 }
 
 func (c *slotConn) Close() error {
-	defer c.leave()
+	defer c.once.Do(c.leave)
 	return c.Conn.Close()
 }
 
-// proxied are connections from the host that begin with a PROXY header, which names the
-// client; nobody here asks who that is.
-type proxied struct {
-	net.Listener
-	host netip.Addr
-}
-
-func (p *proxied) Accept() (net.Conn, error) {
-	c, err := p.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && a.AddrPort().Addr().Unmap() == p.host {
-		return &headedConn{Conn: c}, nil
-	}
-	return c, nil
-}
-
+// headedConn reads the PROXY header before anything else. Nobody here asks who the client is
+// but to count its connections.
 type headedConn struct {
-	net.Conn
-	once sync.Once
+	*slotConn
+	head sync.Once
 	err  error
 }
 
 func (c *headedConn) Read(p []byte) (int, error) {
-	c.once.Do(func() { _, _, c.err = guestproto.ReadProxyHeader(c.Conn) })
+	c.head.Do(func() {
+		var client netip.AddrPort
+		if client, _, c.err = guestproto.ReadProxyHeader(c.Conn); c.err == nil && !c.countFor(client.Addr().Unmap(), doorClient) {
+			c.err = errors.New("the client has too many connections")
+		}
+	})
 	if c.err != nil {
 		return 0, c.err
 	}

@@ -36,15 +36,26 @@ func (a *adapter) Webhook() (string, http.Handler) {
 	if a.opt.Channel.Polls() {
 		return "", nil
 	}
-	return "/hook", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "hook of %s", a.opt.Channel.Name) })
+	return "/hook", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		waitFor(r)
+		fmt.Fprintf(w, "hook of %s", a.opt.Channel.Name)
+	})
 }
 
 func (a *adapter) Proxy(w http.ResponseWriter, r *http.Request) bool {
 	ok := strings.HasPrefix(r.URL.Path, "/"+a.opt.Channel.Name)
 	if ok {
+		waitFor(r)
 		fmt.Fprintf(w, "%s has %s", a.opt.Channel.Name, a.opt.Channel.Token)
 	}
 	return ok
+}
+
+// waitFor has a request that asks for it stay unanswered until its client is gone.
+func waitFor(r *http.Request) {
+	if r.URL.RawQuery == "wait" {
+		<-r.Context().Done()
+	}
 }
 
 func (a *adapter) Close() { a.closed = true }
@@ -96,14 +107,28 @@ func newPlace(t *testing.T) *place {
 // comes before a request.
 func (p *place) get(port int, path, first string) string {
 	p.t.Helper()
+	return p.getFrom("127.0.0.1", port, path, first)
+}
+
+// dial connects to a port from the address; nil: nothing listens.
+func (p *place) dial(from string, port int) net.Conn {
 	p.mu.Lock()
 	l := p.ports[fmt.Sprintf("127.0.0.2:%d", port)]
 	p.mu.Unlock()
 	if l == nil {
-		return "no such port"
+		return nil
 	}
-	c, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+	c, err := (&net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", l.Addr().String())
 	if err != nil {
+		return nil
+	}
+	return c
+}
+
+func (p *place) getFrom(from string, port int, path, first string) string {
+	p.t.Helper()
+	c := p.dial(from, port)
+	if c == nil {
 		return "closed"
 	}
 	defer func() { _ = c.Close() }()
@@ -187,6 +212,42 @@ func TestHostReachesNoProxy(t *testing.T) {
 	}
 	if got := p.get(8443, "/other", string(header)); !strings.Contains(got, "not found") {
 		t.Errorf("another path: %q", got)
+	}
+}
+
+// TestOneSourceLeavesRoom: an instance, or a client that the host lets in, keeps nobody else
+// out, however many connections it makes.
+func TestOneSourceLeavesRoom(t *testing.T) {
+	p := newPlace(t)
+	hook := channelOf("one", "a")
+	hook.Mode, hook.Port, hook.URL = mvm.ChannelWebhook, 8443, "https://bots.example.org/hook"
+	if err := p.Configure(configure("127.0.0.9", hook)); err != nil {
+		t.Fatal(err)
+	}
+	fill := func(from string, port int, path, first string) {
+		for range 300 {
+			c := p.dial(from, port)
+			if c == nil {
+				t.Fatal("no connection")
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			_, _ = io.WriteString(c, first+"GET "+path+"?wait HTTP/1.1\r\nHost: x\r\n\r\n") // it may be closed already
+		}
+	}
+	client := func(ip string) string {
+		return string(guestproto.AppendProxyHeader(nil, netip.MustParseAddrPort(ip+":99"), netip.MustParseAddrPort("192.0.2.8:443")))
+	}
+	fill("127.0.0.5", 8081, "/one", "")
+	if got := p.getFrom("127.0.0.6", 8081, "/one", ""); got != "one has a" {
+		t.Errorf("another instance is answered %q", got)
+	}
+	fill("127.0.0.5", 8443, "/hook", "")
+	if got := p.getFrom("127.0.0.9", 8443, "/hook", client("192.0.2.7")); got != "hook of one" {
+		t.Errorf("with an instance at the door, a platform is answered %q", got)
+	}
+	fill("127.0.0.9", 8443, "/hook", client("192.0.2.66"))
+	if got := p.getFrom("127.0.0.9", 8443, "/hook", client("192.0.2.7")); got != "hook of one" {
+		t.Errorf("with a client at the door, another is answered %q", got)
 	}
 }
 

@@ -559,3 +559,44 @@ func TestSlowBodies(t *testing.T) {
 		}
 	}
 }
+
+// TestBlankSecret: a secret of white space alone is none, for the status as for requests.
+func TestBlankSecret(t *testing.T) {
+	c := channel(mvm.ChannelHook, "", "*")
+	c.Token = []byte(" \n")
+	g := newFleet(t).open(t.TempDir(), c, inbox.Limits{})
+	g.f.wait("failing", func() bool { return g.Status().State == chat.StateFailing })
+	if s := g.Status(); !strings.Contains(s.Detail, "the tenant has no secret s") {
+		t.Errorf("status %+v", s)
+	}
+	if w := g.post("a", text("1", "a")); w.Code != 503 {
+		t.Errorf("a request is answered with %d", w.Code)
+	}
+}
+
+// TestDamageThatIsFoundLater: an inbox that is found damaged while the channel works is said
+// to be so in its status.
+func TestDamageThatIsFoundLater(t *testing.T) {
+	dir := t.TempDir()
+	f := newFleet(t)
+	f.down = errors.New("no room")
+	g := f.open(dir, channel(mvm.ChannelHook, "", "*"), inbox.Limits{})
+	g.accepts("a", text("1", "a"))
+	path := filepath.Join(dir, "mvm", "inbox.db")
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noise := make([]byte, st.Size())
+	for n := range noise {
+		noise[n] = byte(7 * n)
+	}
+	if err := os.WriteFile(path, noise, 0o600); err != nil { // the file is mapped: it is seen at once
+		t.Fatal(err)
+	}
+	f.wait("taken by a new inbox", func() bool { return g.post("b", text("1", "b")).Code == 200 })
+	f.wait("told", func() bool { return strings.Contains(g.Status().Detail, "the inbox was damaged and is kept as "+path) })
+	if s := g.Status(); s.State != chat.StateReady {
+		t.Errorf("status %+v", s)
+	}
+}

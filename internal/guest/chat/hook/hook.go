@@ -10,7 +10,9 @@ package hook
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,8 +80,8 @@ func (h *Hook) begin() {
 		switch {
 		case err != nil:
 			h.standing.Tell(chat.StateFailing, err.Error())
-		case lacks != "": // with it comes another adapter
-			h.standing.Tell(chat.StateFailing, "the tenant has no secret "+lacks+"; set it with `mvm tenant secrets set`")
+		case lacks != nil: // with it comes another adapter
+			h.standing.Tell(chat.StateFailing, lacks.Error())
 			return
 		default:
 			h.standing.Tell(chat.StateReady, h.shelf.damage())
@@ -91,16 +93,13 @@ func (h *Hook) begin() {
 	}
 }
 
-// lacks is the name of a secret that the channel needs and the tenant does not have, "" for
-// none.
-func (h *Hook) lacks() string {
-	switch {
-	case len(h.channel.Token) == 0:
-		return h.channel.Secret
-	case h.channel.VerifySecret != "" && len(h.channel.Verify) == 0:
-		return h.channel.VerifySecret
+// lacks says which secret the channel needs and the tenant does not have; nil: none.
+func (h *Hook) lacks() error {
+	_, err := h.channel.Bare()
+	if err == nil && h.channel.VerifySecret != "" {
+		_, err = h.channel.BareVerify()
 	}
-	return ""
+	return err
 }
 
 // offer gives the queue what the inbox has and the queue has not had yet, in order.
@@ -226,7 +225,7 @@ func (s *Shelf) open() (*inbox.Inbox, error) {
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
-	box, err := inbox.Open(s.Path, inbox.Options{Log: s.Log, Limits: s.Limits})
+	box, err := inbox.Open(s.Path, inbox.Options{Log: s.Log, Limits: s.Limits, Damaged: s.damaged})
 	if err != nil {
 		return nil, err
 	}
@@ -236,20 +235,34 @@ func (s *Shelf) open() (*inbox.Inbox, error) {
 
 func (s *Shelf) damage() string {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.box == nil {
+	box := s.box
+	s.mu.Unlock()
+	if box == nil {
 		return ""
 	}
-	return s.box.Damage()
+	return box.Damage()
+}
+
+// damaged says so in the status of every channel.
+func (s *Shelf) damaged(text string) {
+	s.mu.Lock()
+	hooks := slices.Collect(maps.Values(s.hooks))
+	s.mu.Unlock()
+	for _, h := range hooks {
+		if h.lacks() == nil {
+			h.standing.Tell(chat.StateReady, text)
+		}
+	}
 }
 
 // Close closes the inbox, once the channels are closed.
 func (s *Shelf) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
-	if s.box == nil {
+	box := s.box
+	s.mu.Unlock()
+	if box == nil {
 		return nil
 	}
-	return s.box.Close()
+	return box.Close()
 }

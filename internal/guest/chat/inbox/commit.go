@@ -64,8 +64,13 @@ func (b *Inbox) run() {
 			return
 		}
 		b.mu.Lock()
+		before := b.damage
 		b.commit(batch)
+		after := b.damage
 		b.mu.Unlock()
+		if after != before && b.tell != nil {
+			b.tell(after)
+		}
 		for _, o := range batch {
 			close(o.done)
 		}
@@ -81,7 +86,7 @@ func (b *Inbox) commit(batch []*op) {
 		}
 	}
 	c := &change{b: b, now: b.now()}
-	err := guarded(func() error {
+	err := b.guarded(func() error {
 		return b.db.Update(func(tx *bbolt.Tx) error {
 			c.tx = tx
 			for _, o := range batch {

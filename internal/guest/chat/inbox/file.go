@@ -39,11 +39,12 @@ const lockTimeout = 2 * time.Second
 var errDamaged = errors.New("the inbox is damaged")
 
 // guarded runs fn, which reads the file, and returns an error where the library panics on
-// what it finds there: the file is mapped into memory.
-func guarded(fn func() error) (err error) {
+// what it finds there: the file is mapped into memory. b.mu is held.
+func (b *Inbox) guarded(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
+			b.stuck = true
 			err = fmt.Errorf("%w: %v", errDamaged, p)
 		}
 	}()
@@ -74,13 +75,21 @@ func (b *Inbox) open() error {
 }
 
 // close closes the file, where it is open. b.mu is held.
+//
+// After a panic the library's locks may be held for good, and its Close would wait for them:
+// then the file is closed under it, so that it can be opened again, and its mapping stays.
 func (b *Inbox) close() error {
-	db := b.db
-	b.db, b.reserved = nil, 0
-	if db == nil {
-		return nil
+	db, f, stuck := b.db, b.file, b.stuck
+	b.db, b.file, b.stuck, b.reserved = nil, nil, false, 0
+	var err error
+	if db != nil && !stuck {
+		err = b.guarded(db.Close)
+		stuck, b.stuck = b.stuck, false
 	}
-	return guarded(db.Close)
+	if stuck && f != nil {
+		err = errors.Join(err, unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+	}
+	return err
 }
 
 // The file beside the inbox that counts attempts to open it, and how many of them may end
@@ -123,8 +132,13 @@ func (b *Inbox) attempt() error {
 func (b *Inbox) load() error {
 	b.entries, b.chats = map[int64]*Entry{}, map[chatKey]tally{}
 	b.waiting, b.aside, b.known = tally{}, tally{}, 0
-	err := guarded(func() error {
-		db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, OpenFile: openRegular})
+	err := b.guarded(func() error {
+		open := func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
+			f, err = openRegular(path, flag, mode)
+			b.file = f
+			return f, err
+		}
+		db, err := bbolt.Open(b.path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, OpenFile: open})
 		if err != nil {
 			return damagedBy(err)
 		}
@@ -280,25 +294,9 @@ const headSums = 8
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-type storedHead struct {
-	Number   int64     `json:"number"`
-	Channel  string    `json:"channel"`
-	ID       string    `json:"id"`
-	Chat     string    `json:"chat,omitempty"`
-	Sender   string    `json:"sender,omitempty"`
-	Type     string    `json:"type,omitempty"`
-	Size     int       `json:"size"`
-	Received time.Time `json:"received"`
-	Refusals int       `json:"refusals,omitempty"`
-	Errors   int       `json:"errors,omitempty"`
-	Why      string    `json:"why,omitempty"`
-	Aside    bool      `json:"aside,omitempty"`
-	Changed  time.Time `json:"changed"`
-}
-
 // encode returns the stored form of a head.
 func encode(e Entry, bodySum uint32) ([]byte, error) {
-	text, err := json.Marshal(storedHead(e))
+	text, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("encode message %d: %w", e.Number, err)
 	}
@@ -306,13 +304,12 @@ func encode(e Entry, bodySum uint32) ([]byte, error) {
 	return append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(rest, castagnoli)), rest...), nil
 }
 
-func decode(v []byte) (Entry, error) {
+func decode(v []byte) (e Entry, err error) {
 	if len(v) < headSums || crc32.Checksum(v[4:], castagnoli) != binary.BigEndian.Uint32(v) {
 		return Entry{}, errDamaged
 	}
-	var h storedHead
-	err := json.Unmarshal(v[headSums:], &h)
-	return Entry(h), err
+	err = json.Unmarshal(v[headSums:], &e)
+	return e, err
 }
 
 func bodySum(head []byte) uint32 { return binary.BigEndian.Uint32(head[4:]) }

@@ -25,6 +25,7 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -44,22 +45,22 @@ type Message struct {
 	Body    []byte
 }
 
-// Entry is a kept message without its body.
+// Entry is a kept message without its body, as it is in the file.
 type Entry struct {
-	Number   int64
-	Channel  string
-	ID       string
-	Chat     string
-	Sender   string
-	Type     string
-	Size     int
-	Received time.Time
+	Number   int64     `json:"number"`
+	Channel  string    `json:"channel"`
+	ID       string    `json:"id"`
+	Chat     string    `json:"chat,omitempty"`
+	Sender   string    `json:"sender,omitempty"`
+	Type     string    `json:"type,omitempty"`
+	Size     int       `json:"size"`
+	Received time.Time `json:"received"`
 	// Refusals and Errors count the answers of the worker that did not count as delivered.
-	Refusals int
-	Errors   int
-	Why      string    // the last of them, or why it was set aside
-	Aside    bool      // it is not delivered until Retry
-	Changed  time.Time // when one of these changed
+	Refusals int       `json:"refusals,omitempty"`
+	Errors   int       `json:"errors,omitempty"`
+	Why      string    `json:"why,omitempty"`   // the last of them, or why it was set aside
+	Aside    bool      `json:"aside,omitempty"` // it is not delivered until Retry
+	Changed  time.Time `json:"changed"`         // when one of these changed
 }
 
 // MaxWaiting is how many messages may wait by default.
@@ -100,6 +101,9 @@ type Options struct {
 	Log    *slog.Logger
 	Limits Limits
 	Now    func() time.Time
+	// Damaged is called when Damage says something new, after Open has returned. It must not
+	// wait for Close.
+	Damaged func(text string)
 }
 
 // Inbox is an open inbox. Its methods may be called concurrently.
@@ -108,6 +112,7 @@ type Inbox struct {
 	log   *slog.Logger
 	lim   Limits
 	now   func() time.Time
+	tell  func(damage string)
 	group sync.WaitGroup
 
 	queueMu sync.Mutex
@@ -117,6 +122,8 @@ type Inbox struct {
 
 	mu       sync.Mutex // held by a commit, so that nobody sees what is not on the disk yet
 	db       *bbolt.DB  // nil: closed, or to be opened again
+	file     *os.File   // that of db
+	stuck    bool       // the library has panicked, and may hold its locks
 	reserved int64      // bytes of the file that have blocks
 	damage   string
 	entries  map[int64]*Entry
@@ -137,7 +144,7 @@ type chatKey struct{ channel, chat string }
 // Open opens the inbox at the path, and makes it where it is not there. A damaged one is
 // set aside; see Damage.
 func Open(path string, opt Options) (*Inbox, error) {
-	b := &Inbox{path: path, log: opt.Log, lim: opt.Limits.withDefaults(), now: opt.Now}
+	b := &Inbox{path: path, log: opt.Log, lim: opt.Limits.withDefaults(), now: opt.Now, tell: opt.Damaged}
 	if b.now == nil {
 		b.now = time.Now
 	}

@@ -21,7 +21,7 @@ func (b *Inbox) Body(n int64) (body []byte, err error) {
 	if b.db == nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "read message %d: %w", n, errClosed)
 	}
-	err = guarded(func() error {
+	err = b.guarded(func() error {
 		return b.db.View(func(tx *bbolt.Tx) error {
 			body = bytes.Clone(bucket(tx, bodies).Get(number(n)))
 			sum := bucket(tx, heads).Get(number(n))
@@ -45,14 +45,19 @@ func (b *Inbox) Drop(n int64) error { return b.end(n) }
 
 func (b *Inbox) end(n int64) error {
 	return b.of(n, func(c *change, e Entry) error {
-		if err := c.remove(e); err != nil {
-			return err
-		}
-		if err := c.remember(e); err != nil {
+		if err := c.leave(e); err != nil {
 			return err
 		}
 		return c.forget()
 	})
+}
+
+// leave takes the entry out, and keeps its id.
+func (c *change) leave(e Entry) error {
+	if err := c.remove(e); err != nil {
+		return err
+	}
+	return c.remember(e)
 }
 
 // of makes a change of one entry.
@@ -85,10 +90,7 @@ func (b *Inbox) SetAside(n int64, why string) error {
 		for b.aside.n > b.lim.Aside || b.aside.n > 1 && b.aside.bytes > b.lim.AsideBytes {
 			oldest := b.oldestAside()
 			b.log.Warn("message given up: too many are set aside", "channel", oldest.Channel, "message", oldest.Number)
-			if err := c.remove(oldest); err != nil {
-				return err
-			}
-			if err := c.remember(oldest); err != nil {
+			if err := c.leave(oldest); err != nil {
 				return err
 			}
 		}

@@ -62,9 +62,9 @@ const Content = "application/json"
 // Read checks the request and reads it. KindPolicy: it is not the platform's. KindInvalid:
 // it is, and can't be read. KindState: the channel lacks a secret.
 func Read(c guestproto.Channel, r Request, now time.Time) (Post, error) {
-	secret := trim(c.Token)
-	if len(secret) == 0 {
-		return Post{}, mvm.Errorf(mvm.KindState, "the tenant has no secret %s", c.Secret).WithFix("set it with: mvm tenant secrets set")
+	secret, err := c.Bare()
+	if err != nil {
+		return Post{}, err
 	}
 	if c.Kind == mvm.ChannelWhatsApp && r.Method == http.MethodGet {
 		return verification(c, r)

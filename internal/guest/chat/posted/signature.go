@@ -30,9 +30,6 @@ const (
 
 var errSignature = errors.New("its signature is wrong")
 
-// trim takes off the line end that a secret's file may have.
-func trim(secret []byte) []byte { return bytes.TrimSpace(secret) }
-
 func mac(secret []byte, parts ...[]byte) []byte {
 	m := hmac.New(sha256.New, secret)
 	for _, p := range parts {
@@ -193,9 +190,9 @@ func signBearer(h http.Header, secret []byte, _ string, _ []byte, _ time.Time) {
 
 // verification answers Meta's question whether the address is the app's.
 func verification(c guestproto.Channel, r Request) (Post, error) {
-	want := trim(c.Verify)
-	if len(want) == 0 {
-		return Post{}, mvm.Errorf(mvm.KindState, "the tenant has no secret %s", c.VerifySecret).WithFix("set it with: mvm tenant secrets set")
+	want, err := c.BareVerify()
+	if err != nil {
+		return Post{}, err
 	}
 	got, sum := sha256.Sum256([]byte(r.Query.Get("hub.verify_token"))), sha256.Sum256(want)
 	if r.Query.Get("hub.mode") != "subscribe" || same(string(got[:]), sum[:]) != nil {

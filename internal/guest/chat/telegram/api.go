@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/guestproto"
 )
 
 // publicRoot is the public Bot API server.
@@ -31,12 +32,13 @@ type api struct {
 	token string
 }
 
-func newAPI(client *http.Client, c mvm.Channel, token []byte) *api {
+func newAPI(client *http.Client, c guestproto.Channel) *api {
 	root := strings.TrimSuffix(c.APIRoot, "/")
 	if root == "" {
 		root = publicRoot
 	}
-	return &api{http: client, root: root, token: strings.TrimSpace(string(token))}
+	token, _ := c.Bare()
+	return &api{http: client, root: root, token: string(token)}
 }
 
 // apiError is an answer that is not ok.

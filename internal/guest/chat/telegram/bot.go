@@ -37,15 +37,15 @@ var _ chat.Adapter = (*Bot)(nil)
 // Open starts a bot.
 func Open(opt chat.AdapterOptions) chat.Adapter {
 	c := opt.Channel
-	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c.Channel, c.Token), newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt)}
+	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c), newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.proxy.init(b)
 	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits,
 		Header: func(instance string, _ chat.Message) http.Header {
 			return http.Header{secretHeader: {c.WebhookSecret(instance)}}
 		}})
-	if b.api.token == "" {
-		b.standing.Tell(chat.StateFailing, "the tenant has no secret "+c.Secret+"; set it with `mvm tenant secrets set`")
+	if _, err := c.Bare(); err != nil {
+		b.standing.Tell(chat.StateFailing, err.Error())
 		return b
 	}
 	if c.Polls() {
