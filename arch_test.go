@@ -45,7 +45,8 @@ var rules = map[string]rule{
 	"internal/trust":         {"internal/desired internal/sys", "keys on disk", ""},
 	"internal/production":    {"internal/desired internal/manifest internal/pki internal/secrets internal/sys internal/trust", "it looks at what the agent would start with, and starts nothing", ""},
 	"internal/spelling":      {"", "a function on strings", ""},
-	"internal/api":           {"internal/strictjson internal/sys", "wire types, server and client speak in nouns; the agent is behind an interface", ""},
+	"internal/api":           {"internal/api/wire internal/strictjson internal/sys", "server and client speak in nouns to who uses them; the agent is behind an interface", ""},
+	"internal/api/wire":      {"", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
 	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/wait",
@@ -75,7 +76,7 @@ var rules = map[string]rule{
 	"internal/delta":     {"", "pure: two values in, what differs out", ""},
 	"internal/policy":    {"internal/quota", "pure: measures, settings and a clock in, decisions with their reasons out", ""},
 	"internal/secrets":   {"internal/sys", "bytes at rest", ""},
-	"internal/store":     {"internal/audit internal/sys", "durable state: it takes and returns nouns, and keeps records of its own", "internal/testenv internal/testenv/durable"},
+	"internal/store":     {"internal/audit internal/sys", "durable state: it takes and returns nouns, and keeps records of its own", "internal/testenv internal/testenv/durable internal/testenv/filled"},
 	"internal/audit":     {"", "pure: entries in, hashes and a verdict out", ""},
 	"internal/sim":       {"", "a simulation of a host is only tests", "*"},
 	"internal/metrics":   {"", "it counts what it is told of, and knows nobody", ""},
@@ -135,6 +136,7 @@ var rules = map[string]rule{
 	"internal/wait":            {"", "ways to wait, for whatever the caller waits for", ""},
 	"internal/testenv":         {"internal/image internal/image/builtin", "what tests need of the machine", ""},
 	"internal/testenv/durable": {"internal/testenv", "what a process has written, seen in its system calls", ""},
+	"internal/testenv/filled":  {"", "values with every field set", ""},
 	"internal/testenv/inject":  {"", "system calls in processes that a test has started", ""},
 
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},

@@ -158,7 +158,7 @@ func watch[Out any](ctx context.Context, c *Client, method, path string, in any,
 	err := readLines(ctx, c, method, path, in, func(l line[Out]) error {
 		switch {
 		case l.Progress != nil && progress != nil:
-			progress(*l.Progress)
+			progress(l.Progress.Noun())
 		case l.Result != nil:
 			out = *l.Result
 		}

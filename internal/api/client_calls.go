@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"mvm/internal/api/wire"
 	"net/url"
 	"strconv"
 	"strings"
@@ -21,23 +22,23 @@ func instancePath(a mvm.Address) string { return "/v1/instances/" + url.PathEsca
 
 // CreateTenant implements Service.
 func (c *Client) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
-	return call[mvm.Tenant](ctx, c, "POST", "/v1/tenants", spec)
+	return wire.From(call[wire.Tenant](ctx, c, "POST", "/v1/tenants", wire.TenantSpec{}.Of(spec)))
 }
 
 // UpdateTenant implements Service.
 func (c *Client) UpdateTenant(ctx context.Context, id string, up mvm.TenantUpdate) (mvm.Tenant, error) {
-	return call[mvm.Tenant](ctx, c, "PATCH", tenantPath(id), up)
+	return wire.From(call[wire.Tenant](ctx, c, "PATCH", tenantPath(id), wire.TenantUpdate{}.Of(up)))
 }
 
 // Tenants implements Service.
 func (c *Client) Tenants(ctx context.Context) ([]mvm.Tenant, error) {
-	return call[[]mvm.Tenant](ctx, c, "GET", "/v1/tenants", nil)
+	return wire.FromList(call[[]wire.Tenant](ctx, c, "GET", "/v1/tenants", nil))
 }
 
 // Tenant implements Service.
 func (c *Client) Tenant(ctx context.Context, id string) (mvm.Tenant, mvm.Usage, error) {
 	a, err := call[tenantAnswer](ctx, c, "GET", tenantPath(id), nil)
-	return a.Tenant, a.Usage, err
+	return a.Tenant.Noun(), a.Usage.Noun(), err
 }
 
 // DestroyTenant implements Service.
@@ -60,37 +61,37 @@ func (c *Client) RotateSecrets(ctx context.Context, tenant string) (int, error) 
 
 // CreatePool implements Service.
 func (c *Client) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
-	return call[mvm.Pool](ctx, c, "POST", tenantPath(tenant)+"/pools", spec)
+	return wire.From(call[wire.Pool](ctx, c, "POST", tenantPath(tenant)+"/pools", wire.PoolSpec{}.Of(spec)))
 }
 
 // UpdatePool implements Service.
 func (c *Client) UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error) {
-	return call[mvm.Pool](ctx, c, "PATCH", poolPath(tenant, pool), up)
+	return wire.From(call[wire.Pool](ctx, c, "PATCH", poolPath(tenant, pool), wire.PoolUpdate{}.Of(up)))
 }
 
 // Pools implements Service.
 func (c *Client) Pools(ctx context.Context, tenant string) ([]mvm.Pool, error) {
-	return call[[]mvm.Pool](ctx, c, "GET", "/v1/pools?tenant="+url.QueryEscape(tenant), nil)
+	return wire.FromList(call[[]wire.Pool](ctx, c, "GET", "/v1/pools?tenant="+url.QueryEscape(tenant), nil))
 }
 
 // Pool implements Service.
 func (c *Client) Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error) {
-	return call[mvm.Pool](ctx, c, "GET", poolPath(tenant, pool), nil)
+	return wire.From(call[wire.Pool](ctx, c, "GET", poolPath(tenant, pool), nil))
 }
 
 // BuildPool implements Service.
 func (c *Client) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
-	return watch[mvm.Build](ctx, c, "POST", poolPath(tenant, pool)+"/build", nil, progress)
+	return wire.From(watch[wire.Build](ctx, c, "POST", poolPath(tenant, pool)+"/build", nil, progress))
 }
 
 // RollbackPool implements Service.
 func (c *Client) RollbackPool(ctx context.Context, tenant, pool, build string) (mvm.Build, error) {
-	return call[mvm.Build](ctx, c, "POST", poolPath(tenant, pool)+"/rollback", rollbackRequest{Build: build})
+	return wire.From(call[wire.Build](ctx, c, "POST", poolPath(tenant, pool)+"/rollback", rollbackRequest{Build: build}))
 }
 
 // GCPool implements Service.
 func (c *Client) GCPool(ctx context.Context, tenant, pool string) ([]mvm.Build, error) {
-	return call[[]mvm.Build](ctx, c, "POST", poolPath(tenant, pool)+"/gc", nil)
+	return wire.FromList(call[[]wire.Build](ctx, c, "POST", poolPath(tenant, pool)+"/gc", nil))
 }
 
 // DestroyPool implements Service.
@@ -101,27 +102,27 @@ func (c *Client) DestroyPool(ctx context.Context, tenant, pool string, progress 
 
 // CreateInstance implements Service.
 func (c *Client) CreateInstance(ctx context.Context, tenant, pool, key string) (mvm.Instance, error) {
-	return call[mvm.Instance](ctx, c, "POST", poolPath(tenant, pool)+"/instances", createInstanceRequest{Key: key})
+	return wire.From(call[wire.Instance](ctx, c, "POST", poolPath(tenant, pool)+"/instances", createInstanceRequest{Key: key}))
 }
 
 // Instances implements Service.
 func (c *Client) Instances(ctx context.Context, filter mvm.Address) ([]mvm.Instance, error) {
-	return call[[]mvm.Instance](ctx, c, "GET", "/v1/instances?address="+url.QueryEscape(filter.String()), nil)
+	return wire.FromList(call[[]wire.Instance](ctx, c, "GET", "/v1/instances?address="+url.QueryEscape(filter.String()), nil))
 }
 
 // Instance implements Service.
 func (c *Client) Instance(ctx context.Context, addr mvm.Address) (mvm.Instance, error) {
-	return call[mvm.Instance](ctx, c, "GET", instancePath(addr), nil)
+	return wire.From(call[wire.Instance](ctx, c, "GET", instancePath(addr), nil))
 }
 
 // Why implements Service.
 func (c *Client) Why(ctx context.Context, addr mvm.Address) (mvm.Story, error) {
-	return call[mvm.Story](ctx, c, "GET", instancePath(addr)+"/why", nil)
+	return wire.From(call[wire.Story](ctx, c, "GET", instancePath(addr)+"/why", nil))
 }
 
 // Operate implements Service.
 func (c *Client) Operate(ctx context.Context, addr mvm.Address, req mvm.OpRequest, progress func(mvm.Progress)) (mvm.Instance, error) {
-	return watch[mvm.Instance](ctx, c, "POST", instancePath(addr)+"/operate", req, progress)
+	return wire.From(watch[wire.Instance](ctx, c, "POST", instancePath(addr)+"/operate", wire.OpRequest{}.Of(req), progress))
 }
 
 // Logs implements Service.
@@ -134,27 +135,27 @@ func (c *Client) Logs(ctx context.Context, addr mvm.Address, spec mvm.LogsSpec, 
 	if spec.Previous { // agents before it came refuse the parameter
 		q.Set("previous", "true")
 	}
-	return items(ctx, c, instancePath(addr)+"/logs?"+q.Encode(), each)
+	return items(ctx, c, instancePath(addr)+"/logs?"+q.Encode(), func(l wire.LogLine) error { return each(l.Noun()) })
 }
 
 // Stats implements Service.
 func (c *Client) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats, error) {
-	return call[mvm.InstanceStats](ctx, c, "GET", instancePath(addr)+"/stats", nil)
+	return wire.From(call[wire.InstanceStats](ctx, c, "GET", instancePath(addr)+"/stats", nil))
 }
 
 // Usage implements Service.
 func (c *Client) Usage(ctx context.Context, filter mvm.Address) ([]mvm.InstanceUsage, error) {
-	return call[[]mvm.InstanceUsage](ctx, c, "GET", "/v1/usage?address="+url.QueryEscape(filter.String()), nil)
+	return wire.FromList(call[[]wire.InstanceUsage](ctx, c, "GET", "/v1/usage?address="+url.QueryEscape(filter.String()), nil))
 }
 
 // Snapshots implements Service.
 func (c *Client) Snapshots(ctx context.Context, filter mvm.Address) ([]mvm.AsideSnapshot, error) {
-	return call[[]mvm.AsideSnapshot](ctx, c, "GET", "/v1/snapshots?address="+url.QueryEscape(filter.String()), nil)
+	return wire.FromList(call[[]wire.AsideSnapshot](ctx, c, "GET", "/v1/snapshots?address="+url.QueryEscape(filter.String()), nil))
 }
 
 // Messages implements Service.
 func (c *Client) Messages(ctx context.Context, tenant string) ([]mvm.Message, error) {
-	return call[[]mvm.Message](ctx, c, "GET", tenantPath(tenant)+"/inbox", nil)
+	return wire.FromList(call[[]wire.Message](ctx, c, "GET", tenantPath(tenant)+"/inbox", nil))
 }
 
 func messagePath(tenant, pool string, number int64) string {
@@ -163,7 +164,7 @@ func messagePath(tenant, pool string, number int64) string {
 
 // Message implements Service.
 func (c *Client) Message(ctx context.Context, tenant, pool string, number int64) (mvm.Message, error) {
-	return call[mvm.Message](ctx, c, "GET", messagePath(tenant, pool, number), nil)
+	return wire.From(call[wire.Message](ctx, c, "GET", messagePath(tenant, pool, number), nil))
 }
 
 // RetryMessage implements Service.
@@ -184,7 +185,7 @@ func snapshotPath(a mvm.Address, id string) string {
 
 // RestoreSnapshot implements Service.
 func (c *Client) RestoreSnapshot(ctx context.Context, addr mvm.Address, id string) (mvm.Instance, error) {
-	return call[mvm.Instance](ctx, c, "POST", snapshotPath(addr, id)+"/restore", nil)
+	return wire.From(call[wire.Instance](ctx, c, "POST", snapshotPath(addr, id)+"/restore", nil))
 }
 
 // RemoveSnapshot implements Service.
@@ -195,13 +196,13 @@ func (c *Client) RemoveSnapshot(ctx context.Context, addr mvm.Address, id string
 
 // Apply implements Service.
 func (c *Client) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptions, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	req := deployRequest{Deployment: d, NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait, Force: opts.Force, Manifest: opts.Manifest}
-	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/deploy", req, progress)
+	req := deployRequest{Deployment: wire.Deployment{}.Of(d), NoSecrets: d.Secrets != nil && len(d.Secrets) == 0, Dry: opts.Dry, NoWait: opts.NoWait, Force: opts.Force, Manifest: opts.Manifest}
+	return wire.FromList(watch[[]wire.PlanStep](ctx, c, "POST", "/v1/deploy", req, progress))
 }
 
 // Reconcile implements Service.
 func (c *Client) Reconcile(ctx context.Context, req mvm.ReconcileRequest, progress func(mvm.Progress)) ([]mvm.PlanStep, error) {
-	return watch[[]mvm.PlanStep](ctx, c, "POST", "/v1/reconcile", req, progress)
+	return wire.FromList(watch[[]wire.PlanStep](ctx, c, "POST", "/v1/reconcile", wire.ReconcileRequest{}.Of(req), progress))
 }
 
 // Desired implements Service.
@@ -226,27 +227,27 @@ func (c *Client) Events(ctx context.Context, f mvm.EventFilter, each func(mvm.Ev
 	if len(actions) > 0 {
 		q.Set("action", strings.Join(actions, ","))
 	}
-	return items(ctx, c, "/v1/events?"+q.Encode(), each)
+	return items(ctx, c, "/v1/events?"+q.Encode(), func(e wire.Event) error { return each(e.Noun()) })
 }
 
 // VerifyEvents implements Service.
 func (c *Client) VerifyEvents(ctx context.Context, expect string) (mvm.AuditReport, error) {
-	return call[mvm.AuditReport](ctx, c, "GET", "/v1/events/verify?expect="+url.QueryEscape(expect), nil)
+	return wire.From(call[wire.AuditReport](ctx, c, "GET", "/v1/events/verify?expect="+url.QueryEscape(expect), nil))
 }
 
 // NodeInfo implements Service.
 func (c *Client) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
-	return call[mvm.NodeInfo](ctx, c, "GET", "/v1/node/info", nil)
+	return wire.From(call[wire.NodeInfo](ctx, c, "GET", "/v1/node/info", nil))
 }
 
 // NodeStats implements Service.
 func (c *Client) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
-	return call[mvm.NodeStats](ctx, c, "GET", "/v1/node/stats", nil)
+	return wire.From(call[wire.NodeStats](ctx, c, "GET", "/v1/node/stats", nil))
 }
 
 // NodeDisk implements Service.
 func (c *Client) NodeDisk(ctx context.Context) (mvm.NodeDisk, error) {
-	return call[mvm.NodeDisk](ctx, c, "GET", "/v1/node/disk", nil)
+	return wire.From(call[wire.NodeDisk](ctx, c, "GET", "/v1/node/disk", nil))
 }
 
 // NodeGC implements Service.
@@ -257,10 +258,10 @@ func (c *Client) NodeGC(ctx context.Context) (int64, error) {
 
 // NetVerify implements Service.
 func (c *Client) NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error) {
-	return watch[[]mvm.Finding](ctx, c, "POST", "/v1/net/verify", verifyRequest{Live: live}, progress)
+	return wire.FromList(watch[[]wire.Finding](ctx, c, "POST", "/v1/net/verify", verifyRequest{Live: live}, progress))
 }
 
 // Doctor implements Service.
 func (c *Client) Doctor(ctx context.Context) ([]mvm.Finding, error) {
-	return call[[]mvm.Finding](ctx, c, "GET", "/v1/doctor", nil)
+	return wire.FromList(call[[]wire.Finding](ctx, c, "GET", "/v1/doctor", nil))
 }

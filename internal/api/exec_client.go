@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mvm/internal/api/wire"
 	"net/http"
 	"sync"
 
@@ -15,12 +16,12 @@ import (
 // Exec implements Service. When the context ends the command is killed. A Read of
 // Stdin that is under way when the command ends is not waited for.
 func (c *Client) Exec(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, streams mvm.ExecIO) (int, error) {
-	return c.session(ctx, instancePath(addr)+"/exec", spec, streams)
+	return c.session(ctx, instancePath(addr)+"/exec", wire.ExecSpec{}.Of(spec), streams)
 }
 
 // Copy implements Service, like Exec.
 func (c *Client) Copy(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, streams mvm.ExecIO) (int, error) {
-	return c.session(ctx, instancePath(addr)+"/copy", spec, streams)
+	return c.session(ctx, instancePath(addr)+"/copy", wire.CopySpec{}.Of(spec), streams)
 }
 
 // session carries streams over an upgraded connection until the other side says how it

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"mvm/internal/api/wire"
 	"net"
 	"net/http"
 	"reflect"
@@ -57,25 +58,25 @@ func session[Spec any](s *Server, check func(p params, spec Spec) error, run fun
 
 // execEndpoint runs a command.
 func (s *Server) execEndpoint() endpoint {
-	return session(s, func(p params, spec mvm.ExecSpec) error {
+	return session(s, func(p params, spec wire.ExecSpec) error {
 		if len(spec.Argv) == 0 || spec.Argv[0] == "" {
 			return mvm.Errorf(mvm.KindInvalid, "exec on %s: no command given", p.addr)
 		}
 		return nil
-	}, func(ctx context.Context, addr mvm.Address, spec mvm.ExecSpec, io mvm.ExecIO) (int, error) {
-		return s.svc(ctx).Exec(ctx, addr, spec, io)
+	}, func(ctx context.Context, addr mvm.Address, spec wire.ExecSpec, io mvm.ExecIO) (int, error) {
+		return s.svc(ctx).Exec(ctx, addr, spec.Noun(), io)
 	})
 }
 
 // copyEndpoint copies files.
 func (s *Server) copyEndpoint() endpoint {
-	return session(s, func(p params, spec mvm.CopySpec) error {
-		if err := spec.Validate(); err != nil {
+	return session(s, func(p params, spec wire.CopySpec) error {
+		if err := spec.Noun().Validate(); err != nil {
 			return mvm.Errorf(mvm.KindInvalid, "copy with %s: %w", p.addr, err)
 		}
 		return nil
-	}, func(ctx context.Context, addr mvm.Address, spec mvm.CopySpec, io mvm.ExecIO) (int, error) {
-		return s.svc(ctx).Copy(ctx, addr, spec, io)
+	}, func(ctx context.Context, addr mvm.Address, spec wire.CopySpec, io mvm.ExecIO) (int, error) {
+		return s.svc(ctx).Copy(ctx, addr, spec.Noun(), io)
 	})
 }
 

@@ -1,6 +1,9 @@
 package api
 
-import "net/http"
+import (
+	"net/http"
+	"reflect"
+)
 
 // Wrap puts a handler around the server's, so that tests see what goes over the wire.
 // It must be called before Serve.
@@ -15,4 +18,12 @@ func Routes() (patterns []string) {
 		patterns = append(patterns, r.method+" "+r.path)
 	}
 	return patterns
+}
+
+// WireTypes are the types of everything that is sent, but for errors.
+func WireTypes() (types []reflect.Type) {
+	for _, r := range (&Server{}).routes().routes {
+		types = append(types, r.in, r.out)
+	}
+	return append(types, reflect.TypeFor[line[none]](), reflect.TypeFor[execEnd]())
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"mvm/internal/api/wire"
 	"net/http"
 	"sync"
 	"time"
@@ -36,7 +37,8 @@ func newLines(w http.ResponseWriter, timeout time.Duration) *lines {
 	go func() {
 		defer close(l.idle)
 		for p := range l.queue {
-			_ = l.write(line[none]{Progress: &p})
+			said := wire.Progress{}.Of(p)
+			_ = l.write(line[none]{Progress: &said})
 		}
 	}()
 	return l

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"mvm/internal/api/wire"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -95,7 +96,7 @@ func (s *schemas) answer(r route) (code string, o object) {
 	switch r.shape {
 	case asResult:
 		return "200", object{"description": "lines: progress, and at the end the result or an error",
-			"content": content("application/x-ndjson", lineOf(last, "progress", s.ref(reflect.TypeFor[mvm.Progress]()), "result", s.ref(r.out)))}
+			"content": content("application/x-ndjson", lineOf(last, "progress", s.ref(reflect.TypeFor[wire.Progress]()), "result", s.ref(r.out)))}
 	case asItems:
 		return "200", object{"description": "lines: items, and at the end an empty result or an error",
 			"content": content("application/x-ndjson", lineOf(last, "item", s.ref(r.out), "result", object{"type": "object"}))}

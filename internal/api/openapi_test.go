@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -303,5 +305,33 @@ func TestTheSchemaIsAsStrictAsTheServer(t *testing.T) {
 		if err := doc.Components.Schemas[name].Value.VisitJSON(v, openapi3.VisitAsRequest()); err == nil {
 			t.Errorf("%s takes %s", name, text)
 		}
+	}
+}
+
+// TestNoNounIsSent: what is sent has types of its own, so that a noun may get other names. What
+// writes itself as text, or as a selector, has one form everywhere.
+func TestNoNounIsSent(t *testing.T) {
+	own := []reflect.Type{reflect.TypeFor[encoding.TextMarshaler](), reflect.TypeFor[json.Marshaler]()}
+	seen := map[reflect.Type]bool{}
+	var look func(from string, typ reflect.Type)
+	look = func(from string, typ reflect.Type) {
+		if seen[typ] || slices.ContainsFunc(own, typ.Implements) {
+			return
+		}
+		seen[typ] = true
+		switch typ.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Array:
+			look(from, typ.Elem())
+		case reflect.Struct:
+			if typ.PkgPath() == "mvm" {
+				t.Errorf("%s sends the noun %s: give it a type in package wire", from, typ)
+			}
+			for n := range typ.NumField() {
+				look(typ.String()+"."+typ.Field(n).Name, typ.Field(n).Type)
+			}
+		}
+	}
+	for _, typ := range api.WireTypes() {
+		look("a route", typ)
 	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"mvm/internal/api/wire"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -183,14 +184,14 @@ func fieldsOf(t reflect.Type) func(func(reflect.StructField) bool) {
 // needed are the fields that a request must have.
 func needed() map[reflect.Type][]string {
 	return map[reflect.Type][]string{
-		reflect.TypeFor[mvm.TenantSpec](): {"id"},
-		reflect.TypeFor[mvm.PoolSpec]():   {"id", "role", "profile", "flake", "resources"},
-		reflect.TypeFor[mvm.OpRequest]():  {"op"},
-		reflect.TypeFor[mvm.ExecSpec]():   {"argv"},
-		reflect.TypeFor[mvm.CopySpec]():   {"path"},
-		reflect.TypeFor[deployRequest]():  {"deployment"},
-		reflect.TypeFor[mvm.Deployment](): {"tenant"},
-		reflect.TypeFor[secretsRequest](): {"secrets"},
+		reflect.TypeFor[wire.TenantSpec](): {"id"},
+		reflect.TypeFor[wire.PoolSpec]():   {"id", "role", "profile", "flake", "resources"},
+		reflect.TypeFor[wire.OpRequest]():  {"op"},
+		reflect.TypeFor[wire.ExecSpec]():   {"argv"},
+		reflect.TypeFor[wire.CopySpec]():   {"path"},
+		reflect.TypeFor[deployRequest]():   {"deployment"},
+		reflect.TypeFor[wire.Deployment](): {"tenant"},
+		reflect.TypeFor[secretsRequest]():  {"secrets"},
 	}
 }
 

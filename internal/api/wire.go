@@ -1,9 +1,8 @@
 package api
 
 import (
+	"mvm/internal/api/wire"
 	"time"
-
-	"mvm"
 )
 
 // Bounds of what the server takes and holds.
@@ -42,8 +41,8 @@ const APIVersion = 1
 type none struct{}
 
 type tenantAnswer struct {
-	Tenant mvm.Tenant `json:"tenant"`
-	Usage  mvm.Usage  `json:"usage"`
+	Tenant wire.Tenant `json:"tenant"`
+	Usage  wire.Usage  `json:"usage"`
 }
 
 // secretsRequest sets secrets; null removes one. Values are base64.
@@ -66,12 +65,12 @@ type createInstanceRequest struct {
 // deployRequest carries the deployment. NoSecrets says that the tenant shall have
 // none, which JSON can't tell from "leave them alone".
 type deployRequest struct {
-	Deployment mvm.Deployment `json:"deployment"`
-	NoSecrets  bool           `json:"no_secrets,omitempty"`
-	Dry        bool           `json:"dry,omitempty"`
-	NoWait     bool           `json:"no_wait,omitempty"`
-	Force      bool           `json:"force,omitempty"`
-	Manifest   string         `json:"manifest,omitempty"`
+	Deployment wire.Deployment `json:"deployment"`
+	NoSecrets  bool            `json:"no_secrets,omitempty"`
+	Dry        bool            `json:"dry,omitempty"`
+	NoWait     bool            `json:"no_wait,omitempty"`
+	Force      bool            `json:"force,omitempty"`
+	Manifest   string          `json:"manifest,omitempty"`
 }
 
 type verifyRequest struct {
@@ -85,8 +84,8 @@ type freedAnswer struct {
 // line is one line of an NDJSON stream: any number with progress or item, then one
 // with result or error, and the stream ends.
 type line[T any] struct {
-	Progress *mvm.Progress `json:"progress,omitempty"`
-	Item     *T            `json:"item,omitempty"`
-	Result   *T            `json:"result,omitempty"`
-	Error    *errorBody    `json:"error,omitempty"`
+	Progress *wire.Progress `json:"progress,omitempty"`
+	Item     *T             `json:"item,omitempty"`
+	Result   *T             `json:"result,omitempty"`
+	Error    *errorBody     `json:"error,omitempty"`
 }

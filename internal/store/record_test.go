@@ -2,84 +2,22 @@ package store_test
 
 import (
 	_ "embed"
-	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"mvm"
 	"mvm/internal/store"
+	"mvm/internal/testenv/filled"
 )
 
 // notKept are the fields of nouns that are measured or told, and not on disk.
 var notKept = map[string]bool{"Instance.Idle": true, "Instance.Health": true, "Instance.Stalled": true,
 	"Pool.Instances": true, "Pool.Warnings": true, "Pool.Health": true}
-
-// fill sets v, and all that it holds, to values that come from their names: no two fields
-// that could be mistaken for each other are the same.
-func fill(t *testing.T, v reflect.Value, name string) {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	n := int64(h.Sum32()%30000) + 1
-	switch p := v.Addr().Interface().(type) {
-	case *time.Time:
-		*p = time.Unix(n, n).UTC()
-		return
-	case *netip.Addr:
-		*p = netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
-		return
-	case *netip.AddrPort:
-		*p = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}), uint16(n))
-		return
-	case *netip.Prefix:
-		*p = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 0}), 24)
-		return
-	case *mvm.Selector:
-		*p = mvm.Selector{Kind: mvm.SelectByKey, From: fmt.Sprintf("header:x-%d", n)}
-		return
-	case *mvm.Asker:
-		*p = mvm.Asker{Kind: mvm.AskerGateway, ID: fmt.Sprint(n)}
-		return
-	}
-	switch v.Kind() {
-	case reflect.String:
-		v.SetString(fmt.Sprintf("text <%d>", n))
-	case reflect.Bool:
-		v.SetBool(true)
-	case reflect.Int, reflect.Int64:
-		v.SetInt(n)
-	case reflect.Uint64:
-		v.SetUint(uint64(n))
-	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		fill(t, v.Elem(), name)
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
-		for i := range v.Len() {
-			fill(t, v.Index(i), fmt.Sprint(name, i))
-		}
-	case reflect.Map:
-		key, val := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
-		fill(t, key, name+" key")
-		fill(t, val, name+" value")
-		v.Set(reflect.MakeMap(v.Type()))
-		v.SetMapIndex(key, val)
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if field := v.Type().Name() + "." + v.Type().Field(i).Name; !notKept[field] {
-				fill(t, v.Field(i), name+" "+field)
-			}
-		}
-	default:
-		t.Fatalf("the test does not know how to fill a %s", v.Type())
-	}
-}
 
 func nouns() []any {
 	return []any{mvm.Tenant{}, mvm.Pool{}, mvm.Instance{}, mvm.Transition{}, mvm.Event{}}
@@ -116,7 +54,7 @@ func TestRecordsLoseNothing(t *testing.T) {
 		t.Run(reflect.TypeOf(noun).Name(), func(t *testing.T) {
 			v := reflect.New(reflect.TypeOf(noun)).Elem()
 			again(t, v.Interface())
-			fill(t, v, "")
+			filled.Set(t, v, "", notKept)
 			if diff := cmp.Diff(lines[n], string(again(t, v.Interface()))); diff != "" {
 				t.Errorf("on disk (-want +got):\n%s", diff)
 			}
