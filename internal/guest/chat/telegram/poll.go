@@ -26,6 +26,7 @@ type window struct {
 	tickets []*ticket
 	known   map[int64]bool
 	confirm int64 // the offset that confirms what is settled; 0: nothing is to be confirmed
+	probe   bool  // how the channel is shows with the next answer, which must not wait for a message
 }
 
 type ticket struct {
@@ -39,12 +40,14 @@ type ticket struct {
 // the oldest ones that it has not forgotten, so none is asked for but to confirm: after a
 // quiet week Telegram numbers updates anew, and not always upwards.
 func (b *Bot) poll() {
-	w := window{known: map[int64]bool{}}
+	w := window{known: map[int64]bool{}, probe: true}
 	pause := firstPause
 	for b.ctx.Err() == nil {
 		w.settle()
 		raw, err := b.getUpdates(&w)
 		if err != nil {
+			_, poller := conflict(err)
+			w.probe = !poller // which shows only while both wait
 			if b.ctx.Err() != nil || !chat.Wait(b.ctx, b.recover(err, pause)) {
 				return
 			}
@@ -64,7 +67,7 @@ func (b *Bot) poll() {
 // be delivered.
 func (b *Bot) getUpdates(w *window) (raw []json.RawMessage, err error) {
 	timeout := longPoll
-	if len(w.tickets) > 0 || w.confirm > 0 { // a confirmation whose answer is lost is made again, soon
+	if len(w.tickets) > 0 || w.confirm > 0 || w.probe { // a confirmation whose answer is lost is made again, soon
 		timeout = 0
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, time.Duration(timeout)*time.Second+pollGrace)
@@ -78,15 +81,25 @@ func (b *Bot) getUpdates(w *window) (raw []json.RawMessage, err error) {
 	}
 	err = b.api.call(ctx, "getUpdates", params, &raw)
 	if err == nil {
-		w.confirm = 0
+		w.confirm, w.probe = 0, false
 	}
 	return raw, err
 }
 
+// conflict reports whether the bot's messages go elsewhere: to a webhook, or to another
+// program that polls.
+func conflict(err error) (webhook, poller bool) {
+	var said *apiError
+	if !errors.As(err, &said) || said.Code != http.StatusConflict {
+		return false, false
+	}
+	webhook = strings.Contains(strings.ToLower(said.Text), "webhook")
+	return webhook, !webhook
+}
+
 // recover does what can be done about an error, and returns for how long to wait.
 func (b *Bot) recover(err error, pause time.Duration) time.Duration {
-	var said *apiError
-	if errors.As(err, &said) && said.Code == http.StatusConflict && strings.Contains(strings.ToLower(said.Text), "webhook") {
+	if webhook, _ := conflict(err); webhook {
 		ctx, cancel := context.WithTimeout(b.ctx, pollGrace)
 		defer cancel()
 		b.opt.Log.Info("remove a webhook that is left", "channel", b.channel.Name)

@@ -366,3 +366,15 @@ func TestForgedWebhook(t *testing.T) {
 		t.Error("a forged update woke a worker")
 	}
 }
+
+// TestKnownAtOnce: how a bot is that gets no messages is known at its start, and after a
+// failure, and not only when the long poll ends.
+func TestKnownAtOnce(t *testing.T) {
+	s := newStage(t, nil).open()
+	s.until("ready", func() bool { return s.bot.Status().State == chat.StateReady })
+	s.api.SetWebhook("https://elsewhere.example.org/", "s") // the poll that waits is told
+	s.until("ready again, without the webhook", func() bool { return s.api.WebhookURL() == "" && s.bot.Status().State == chat.StateReady })
+	s.api.SetToken("111:another")
+	s.api.Write(7, 7, "hello")
+	s.until("failing", func() bool { return s.bot.Status().State == chat.StateFailing })
+}
