@@ -48,7 +48,7 @@ var rules = map[string]rule{
 	"internal/api":           {"internal/api/wire internal/strictjson internal/sys", "server and client speak in nouns to who uses them; the agent is behind an interface", ""},
 	"internal/api/wire":      {"", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
-	"internal/agent": {"internal/api internal/aside internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
+	"internal/agent": {"internal/api internal/aside internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
@@ -92,6 +92,7 @@ var rules = map[string]rule{
 	"internal/driver/vmproc":     {"internal/sys", "processes of VMMs, whatever VMM they are: it knows no driver", ""},
 	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
 
+	"internal/channelcheck":        {"internal/display internal/guestproto", "channels of a tenant, in its records and as its gateways say; guests and records are behind an interface", "internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guest/chat/telegram internal/testenv test/botapi"},
 	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
 	"internal/netstate":            {"internal/network internal/store internal/wait", "records in, a whole network Config applied; who changes the records tells it", "internal/network/fakenet"},
 	"internal/network":             {"", "the contract", "internal/network/networktest"},

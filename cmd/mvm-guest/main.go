@@ -120,7 +120,8 @@ func (m *machine) serve(ctx context.Context, sys *linux.System) error {
 	}()
 	router := newRouter(m.log.Logger, channel.host, m.cfg.paths.Data)
 	agent, err := guest.New(guest.Options{System: sys, Processes: m.procs, Journal: m.journal, Log: m.log,
-		Paths: m.cfg.paths, Console: m.console, Router: router, Host: channel.host, Channels: router.chats.Status, Inbox: router.shelf.Answer})
+		Paths: m.cfg.paths, Console: m.console, Router: router, Host: channel.host, Channels: router.chats.Status, Inbox: router.shelf.Answer,
+		CheckChannels: router.chats.Check})
 	if err != nil {
 		return err
 	}

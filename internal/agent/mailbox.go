@@ -2,16 +2,21 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"mvm"
+	"mvm/internal/channelcheck"
 	"mvm/internal/guestproto"
 	"mvm/internal/mailbox"
 )
 
-// mailboxOf is what the mailbox asks of the agent.
+// mailboxOf is what the mailbox, and who checks channels, ask of the agent.
 type mailboxOf struct{ *Agent }
 
-var _ mailbox.Guests = mailboxOf{}
+var (
+	_ mailbox.Guests      = mailboxOf{}
+	_ channelcheck.Guests = mailboxOf{}
+)
 
 // Ask implements mailbox.Guests.
 func (o mailboxOf) Ask(ctx context.Context, id string, req guestproto.Request) (guestproto.Response, error) {
@@ -19,6 +24,11 @@ func (o mailboxOf) Ask(ctx context.Context, id string, req guestproto.Request) (
 }
 
 func (a *Agent) mailbox() *mailbox.Box { return &mailbox.Box{Guests: mailboxOf{a}, Journal: a.journal} }
+
+// DoctorTenant implements api.Service.
+func (a *Agent) DoctorTenant(ctx context.Context, tenant string) ([]mvm.Finding, error) {
+	return channelcheck.Tenant(ctx, mailboxOf{a}, tenant, time.Now())
+}
 
 // Messages implements api.Service.
 func (a *Agent) Messages(ctx context.Context, tenant string) ([]mvm.Message, error) {

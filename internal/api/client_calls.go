@@ -265,3 +265,8 @@ func (c *Client) NetVerify(ctx context.Context, live bool, progress func(mvm.Pro
 func (c *Client) Doctor(ctx context.Context) ([]mvm.Finding, error) {
 	return wire.FromList(call[[]wire.Finding](ctx, c, "GET", "/v1/doctor", nil))
 }
+
+// DoctorTenant implements Service.
+func (c *Client) DoctorTenant(ctx context.Context, tenant string) ([]mvm.Finding, error) {
+	return wire.FromList(call[[]wire.Finding](ctx, c, "GET", tenantPath(tenant)+"/doctor", nil))
+}

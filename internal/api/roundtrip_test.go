@@ -196,6 +196,9 @@ func calls() []call {
 		{name: "Snapshots", asks: js([]any{inst}), want: []mvm.AsideSnapshot{asideSnapshot()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.Snapshots(x, inst))
 		}},
+		{name: "DoctorTenant", asks: `["acme"]`, want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return value(c.DoctorTenant(x, "acme"))
+		}},
 		{name: "Messages", asks: `["acme"]`, want: []mvm.Message{message()}, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.Messages(x, "acme"))
 		}},

@@ -216,4 +216,7 @@ func (s *Server) nodeRoutes(t *table) {
 	t.add("GET /v1/doctor", forOperators, "Check the host", unary(s, ofClient, func(ctx context.Context, _ params, _ none) ([]wire.Finding, error) {
 		return wire.ToList[wire.Finding](s.svc(ctx).Doctor(ctx))
 	}))
+	t.add("GET /v1/tenants/{tenant}/doctor", forTenants, "Check the tenant's channels", unary(s, ofClient, func(ctx context.Context, p params, _ none) ([]wire.Finding, error) {
+		return wire.ToList[wire.Finding](s.svc(ctx).DoctorTenant(ctx, p.tenant))
+	}))
 }

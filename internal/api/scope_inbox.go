@@ -14,6 +14,14 @@ func (s *scope) Messages(ctx context.Context, tenant string) ([]mvm.Message, err
 	return s.svc.Messages(ctx, tenant)
 }
 
+// DoctorTenant implements Service.
+func (s *scope) DoctorTenant(ctx context.Context, tenant string) ([]mvm.Finding, error) {
+	if err := s.own(tenant); err != nil {
+		return nil, err
+	}
+	return s.svc.DoctorTenant(ctx, tenant)
+}
+
 // Message implements Service.
 func (s *scope) Message(ctx context.Context, tenant, pool string, number int64) (mvm.Message, error) {
 	if err := s.own(tenant); err != nil {

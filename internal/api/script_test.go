@@ -129,6 +129,9 @@ func (s *script) Snapshots(ctx context.Context, f mvm.Address) ([]mvm.AsideSnaps
 func message() mvm.Message {
 	return mvm.Message{Tenant: "acme", Pool: "gateways", Number: 7, Channel: "support", ID: "Ev1", Chat: "c0ffee", Size: 2, Received: day, Changed: day, SetAside: true, Why: "the worker answered 400", Refusals: 5}
 }
+func (s *script) DoctorTenant(ctx context.Context, tenant string) ([]mvm.Finding, error) {
+	return []mvm.Finding{finding()}, s.note(ctx, "DoctorTenant", tenant)
+}
 func (s *script) Messages(ctx context.Context, tenant string) ([]mvm.Message, error) {
 	return []mvm.Message{message()}, s.note(ctx, "Messages", tenant)
 }

@@ -102,4 +102,7 @@ type Service interface {
 	NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error)
 	// Doctor checks the host for what mvm needs.
 	Doctor(ctx context.Context) ([]mvm.Finding, error)
+	// DoctorTenant checks the tenant's channels: its records, and what its gateways and the
+	// platforms say.
+	DoctorTenant(ctx context.Context, tenant string) ([]mvm.Finding, error)
 }

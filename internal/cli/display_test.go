@@ -56,7 +56,7 @@ var argsOf = map[string][]string{
 	"desired keygen":             {"DIR/EVIL"},
 	"desired sign":               {"FILE --key EVIL", "FILE --key FILE"},
 	"desired verify":             {"FILE", "EVIL"},
-	"doctor":                     {"", "--config FILE"},
+	"doctor":                     {"", "--config FILE", "--tenant acme", "--tenant EVIL"},
 	"events":                     {"", "acme -n 3", "--action EVIL", "--since EVIL"},
 	"exec":                       {at + " -- ls", at + " -- EVIL", "--wake " + at + " -- ls"},
 	"help":                       {"", "EVIL", "ps"},

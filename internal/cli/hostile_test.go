@@ -269,3 +269,6 @@ func (s wickedService) NetVerify(_ context.Context, _ bool, progress func(mvm.Pr
 	return some[[]mvm.Finding](s)
 }
 func (s wickedService) Doctor(context.Context) ([]mvm.Finding, error) { return some[[]mvm.Finding](s) }
+func (s wickedService) DoctorTenant(context.Context, string) ([]mvm.Finding, error) {
+	return some[[]mvm.Finding](s)
+}

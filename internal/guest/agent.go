@@ -49,6 +49,8 @@ type Options struct {
 	Channels func() []guestproto.ChannelStatus
 	// Inbox answers what is asked of the messages that the gateway keeps; nil: it keeps none.
 	Inbox func(guestproto.Inbox) guestproto.InboxReport
+	// CheckChannels looks at how the gateway's channels are just now; nil: there are none.
+	CheckChannels func(context.Context) guestproto.ChannelChecks
 }
 
 // Agent is the guest agent: it answers the host's requests, configures the guest
@@ -62,6 +64,7 @@ type Agent struct {
 	router   Router
 	channels func() []guestproto.ChannelStatus
 	inbox    func(guestproto.Inbox) guestproto.InboxReport
+	checks   func(context.Context) guestproto.ChannelChecks
 	sup      *workload.Supervisor
 	services []workload.Service
 
@@ -97,7 +100,7 @@ func New(o Options) (*Agent, error) {
 	if err := os.Chmod(o.Paths.Run, 0o777|os.ModeSticky); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "open %s to workloads: %w", o.Paths.Run, err)
 	}
-	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router, channels: o.Channels, inbox: o.Inbox,
+	a := &Agent{sys: o.System, procs: o.Processes, journal: o.Journal, log: o.Log, paths: o.Paths, router: o.Router, channels: o.Channels, inbox: o.Inbox, checks: o.CheckChannels,
 		shutdown: make(chan time.Duration, 1), conns: make(chan struct{}, maxConns)}
 	a.stopping, a.stop = context.WithCancel(context.Background())
 	a.suspension, a.settler, a.health = newSuspension(a), newSettler(a), &health{a: a, host: o.Host}

@@ -46,6 +46,9 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 	case req.Inbox != nil && a.inbox != nil:
 		r := a.inbox(*req.Inbox)
 		return guestproto.Response{InboxReport: &r}
+	case req.CheckChannels && a.checks != nil:
+		c := a.checks(ctx)
+		return guestproto.Response{ChannelChecks: &c}
 	}
 	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
 }

@@ -55,6 +55,8 @@ type Request struct {
 	Preflight   bool // "Preflight": whether the workload may get a message now
 	Sync        bool // "Sync": what the workload has written is made durable
 	Inbox       *Inbox
+
+	CheckChannels bool // "CheckChannels", to gateways: how their channels are
 }
 
 // Response answers a Request. Exactly one field is set.
@@ -82,6 +84,8 @@ type Response struct {
 	PreflightAck *PreflightAck
 	SyncAck      *Ack
 	InboxReport  *InboxReport
+
+	ChannelChecks *ChannelChecks
 }
 
 // HostRequest is a message of port 53, from a guest. Tenant ids in it are only

@@ -208,6 +208,8 @@ func (g *guestState) answer(req guestproto.Request, b Behavior) guestproto.Respo
 		return guestproto.Response{SyncAck: ack("")}
 	case req.Inbox != nil: // it keeps no messages
 		return guestproto.Response{InboxReport: &guestproto.InboxReport{NotFound: req.Inbox.Do != guestproto.InboxList}}
+	case req.CheckChannels:
+		return guestproto.Response{ChannelChecks: &guestproto.ChannelChecks{Channels: b.Channels}}
 	case req.Peers:
 		return guestproto.Response{Peers: &guestproto.Peers{}}
 	case req.Fence != nil:

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 
@@ -18,6 +19,12 @@ type Adapter interface {
 	Proxy(w http.ResponseWriter, r *http.Request) bool
 	// Close gives up what is not delivered, and waits for what the adapter started.
 	Close()
+}
+
+// Inspector is an Adapter that can look at how its channel is, beyond its Status.
+type Inspector interface {
+	// Inspect asks the platform, or looks into the inbox. It changes nothing.
+	Inspect(ctx context.Context) guestproto.ChannelCheck
 }
 
 // AdapterOptions are what an Adapter works with. All are required.

@@ -120,6 +120,29 @@ func (s *Set) Status() (out []guestproto.ChannelStatus) {
 	return out
 }
 
+// checkTime bounds a look at all channels.
+const checkTime = 10 * time.Second
+
+// Check looks at how the channels are just now, all at the same time.
+func (s *Set) Check(ctx context.Context) guestproto.ChannelChecks {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	all := s.all()
+	out := guestproto.ChannelChecks{Channels: make([]guestproto.ChannelCheck, len(all))}
+	var looking sync.WaitGroup
+	for n, c := range all {
+		looking.Go(func() {
+			if a, ok := c.adapter.(Inspector); ok {
+				out.Channels[n] = a.Inspect(ctx)
+				return
+			}
+			out.Channels[n].ChannelStatus = c.adapter.Status()
+		})
+	}
+	looking.Wait()
+	return out
+}
+
 // all are the channels, by name.
 func (s *Set) all() (out []*channel) {
 	s.mu.Lock()

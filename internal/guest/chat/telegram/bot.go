@@ -107,25 +107,37 @@ const (
 
 // failed notes why Telegram could not be asked and returns for how long to leave it alone.
 func (b *Bot) failed(err error, pause time.Duration) time.Duration {
+	result, detail := b.explain(err)
 	var said *apiError
-	detail := ""
 	switch {
-	case !errors.As(err, &said):
-		detail = b.host() + " can't be reached: " + clip(reason(err))
-	case said.Code == http.StatusUnauthorized || said.Code == http.StatusNotFound:
-		detail = "Telegram refuses the token; set the secret " + b.channel.Secret + " anew, with the token that @BotFather shows"
+	case result == guestproto.PlatformToken:
 		pause = deniedPause
-	case said.Code == http.StatusConflict:
-		detail = "another program receives this bot's messages; end it, or give it a bot of its own"
+	case detail == textConflict:
 		pause = min(pause, 5*time.Second)
-	case said.Code == http.StatusTooManyRequests:
-		detail = "Telegram asks to wait for " + said.RetryAfter.String()
+	case result == guestproto.PlatformLimited && errors.As(err, &said):
 		pause = max(pause, said.RetryAfter)
-	default:
-		detail = said.Error()
 	}
 	b.standing.Tell(chat.StateFailing, detail)
 	return pause
+}
+
+const textConflict = "another program receives this bot's messages; end it, or give it a bot of its own"
+
+// explain says for people why Telegram could not be asked.
+func (b *Bot) explain(err error) (result, detail string) {
+	var said *apiError
+	if !errors.As(err, &said) {
+		return guestproto.PlatformUnreachable, b.host() + " can't be reached: " + clip(reason(err))
+	}
+	switch said.Code {
+	case http.StatusUnauthorized, http.StatusNotFound:
+		return guestproto.PlatformToken, "Telegram refuses the token; set the secret " + b.channel.Secret + " anew, with the token that @BotFather shows"
+	case http.StatusConflict:
+		return guestproto.PlatformError, textConflict
+	case http.StatusTooManyRequests:
+		return guestproto.PlatformLimited, "Telegram asks to wait for " + said.RetryAfter.String()
+	}
+	return guestproto.PlatformError, said.Error()
 }
 
 func (b *Bot) host() string {

@@ -36,6 +36,19 @@ func (b *Bot) keepWebhook() {
 	}
 }
 
+// webhookInfo is what Telegram says of a bot's webhook.
+type webhookInfo struct {
+	URL       string `json:"url"`
+	Pending   int    `json:"pending_update_count"`
+	LastError int64  `json:"last_error_date"`
+	LastText  string `json:"last_error_message"`
+}
+
+func (b *Bot) webhookInfo(ctx context.Context) (info webhookInfo, err error) {
+	err = b.api.call(ctx, "getWebhookInfo", nil, &info)
+	return info, err
+}
+
 // setWebhook tells Telegram the channel's address, unless it has it, and notes how
 // deliveries went.
 func (b *Bot) setWebhook() error {
@@ -44,12 +57,8 @@ func (b *Bot) setWebhook() error {
 	if err := b.learnName(ctx); err != nil {
 		return err
 	}
-	var info struct {
-		URL       string `json:"url"`
-		LastError int64  `json:"last_error_date"`
-		LastText  string `json:"last_error_message"`
-	}
-	if err := b.api.call(ctx, "getWebhookInfo", nil, &info); err != nil {
+	info, err := b.webhookInfo(ctx)
+	if err != nil {
 		return err
 	}
 	if info.URL != b.channel.URL || !b.hooked { // its secret may be another one
