@@ -128,6 +128,7 @@ var rules = map[string]rule{
 	"internal/guest/gateway/wire":  {"", "HTTP/1.1 as bytes, whoever sends them", ""},
 	"internal/guest/chat":          {"internal/guestproto", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
 	"internal/guest/chat/hook":     {"internal/guest/chat internal/guest/chat/inbox internal/guest/chat/posted internal/guestproto", "platforms that post messages and keep none", ""},
+	"internal/guest/chat/discord":  {"internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guestproto", "one platform, whose messages are kept as those of hook are", "internal/guest/chat/inbox test/discordapi"},
 	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},
 	"internal/guest/chat/inbox":    {"", "messages on a disk, whoever sends or gets them", "internal/testenv internal/testenv/durable"},
 
@@ -143,6 +144,7 @@ var rules = map[string]rule{
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli"},
 	"test/botapi":      {"", "a Bot API server for tests and the demo", ""},
+	"test/discordapi":  {"", "Discord for tests", ""},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/demo":        {"internal/owner test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
 	"test/durable":     {"", "commands, and what of them outlives a crash of the host", "*"},
@@ -162,7 +164,7 @@ var rootDeny = []string{"os", "net/http", "sync", "sync/atomic", "os/exec", "os/
 const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux internal/strictjson"
 
 // guestMay are the modules of others that may be in the guest agent.
-var guestMay = []string{"go.etcd.io/bbolt", "github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink", "golang.org/x/sys"}
+var guestMay = []string{"go.etcd.io/bbolt", "github.com/coder/websocket", "github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink", "golang.org/x/sys"}
 
 // source is one parsed Go file of the module.
 type source struct {

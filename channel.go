@@ -152,8 +152,9 @@ const (
 	DefaultProxyPort = 8081
 )
 
-// Polls reports whether the gateway asks the platform for messages.
-func (c Channel) Polls() bool { return !c.Keeps() && c.Mode != ChannelWebhook }
+// Polls reports whether the gateway connects to the platform to get messages, and not the
+// platform to the gateway.
+func (c Channel) Polls() bool { return c.Mode != ChannelWebhook }
 
 // Proxy is the gateway's port at which the workers reach the platform.
 func (c Channel) Proxy() int {
@@ -189,10 +190,10 @@ func (c Channel) validateKind() error {
 // ValidateChannelKind checks that there is such a kind of channel.
 func ValidateChannelKind(kind string) error {
 	switch ChannelKind(kind) {
-	case ChannelTelegram, ChannelSlack, ChannelWhatsApp, ChannelLine, ChannelHook:
+	case ChannelTelegram, ChannelDiscord, ChannelSlack, ChannelWhatsApp, ChannelLine, ChannelHook:
 		return nil
 	}
-	return Errorf(KindInvalid, "kind %q is not supported", clip(kind)).WithFix("use telegram, slack, whatsapp, line or webhook")
+	return Errorf(KindInvalid, "kind %q is not supported", clip(kind)).WithFix("use telegram, discord, slack, whatsapp, line or webhook")
 }
 
 func (c Channel) validateAllow() error {
@@ -220,11 +221,18 @@ func (c Channel) validateAllow() error {
 }
 
 // ValidateChannelAllow checks one entry of an allowlist: the platform's id of a sender or
-// group, or "*". Telegram's ids are numbers, and those of groups negative.
+// group, or "*". Telegram's and Discord's ids are numbers, and those of Telegram's groups
+// negative.
 func ValidateChannelAllow(kind ChannelKind, a string) error {
 	switch kind {
 	case ChannelSlack, ChannelWhatsApp, ChannelLine, ChannelHook:
 		return ValidateKey(a)
+	case ChannelDiscord:
+		if n, err := strconv.ParseUint(a, 10, 63); a == AllowAll || err == nil && n != 0 && strconv.FormatUint(n, 10) == a {
+			return nil
+		}
+		return Errorf(KindInvalid, `allow: %q is not the numeric id of a user, channel or server, or "*"`, clip(a)).
+			WithFix("in Discord, turn on Developer Mode in Advanced settings, then right-click and choose Copy ID")
 	}
 	n, err := strconv.ParseInt(a, 10, 64)
 	if a == AllowAll || err == nil && n != 0 && strconv.FormatInt(n, 10) == a {
@@ -244,13 +252,22 @@ func (c Channel) validateAddresses() error {
 	u, err := url.Parse(c.APIRoot)
 	if err != nil || len(c.APIRoot) > maxChannelText || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
 		u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Contains(u.Path, "/bot") {
-		return Errorf(KindInvalid, "api_root %q is not an address such as https://api.telegram.org", clip(c.APIRoot)).
-			WithFix("give the address of the Bot API server, without /bot and the token")
+		example, fix := "https://api.telegram.org", "give the address of the Bot API server, without /bot and the token"
+		if c.Kind == ChannelDiscord {
+			example, fix = "https://discord.com/api/v10", "give the address of the API with its version"
+		}
+		return Errorf(KindInvalid, "api_root %q is not an address such as %s", clip(c.APIRoot), example).WithFix("%s", fix)
 	}
 	return nil
 }
 
 func (c Channel) validateWebhook() error {
+	if c.Kind == ChannelDiscord {
+		if c.Mode != "" || c.Port != 0 || c.URL != "" {
+			return Errorf(KindInvalid, "mode, port and url are not for kind discord: the gateway connects to Discord").WithFix("remove them")
+		}
+		return nil
+	}
 	switch c.Mode {
 	case "", ChannelPolling:
 		if c.Keeps() {

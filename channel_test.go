@@ -31,7 +31,7 @@ func TestChannelsAreChecked(t *testing.T) {
 		"has one gateway":                          func(s *mvm.PoolSpec) { s.Desired.Running = 2 },
 		"more than 16":                             func(s *mvm.PoolSpec) { s.Channels = slices.Repeat(s.Channels, 17) },
 		"channel id \"Bot\"":                       func(s *mvm.PoolSpec) { s.Channels[0].Name = "Bot" },
-		"kind \"discord\" is not supported":        func(s *mvm.PoolSpec) { s.Channels[0].Kind = "discord" },
+		"kind \"matrix\" is not supported":         func(s *mvm.PoolSpec) { s.Channels[0].Kind = "matrix" },
 		"secret name":                              func(s *mvm.PoolSpec) { s.Channels[0].Secret = "../x" },
 		"allow is empty":                           func(s *mvm.PoolSpec) { s.Channels[0].Allow = nil },
 		"\"@alice\" is not the numeric id":         func(s *mvm.PoolSpec) { s.Channels[0].Allow = []string{"@alice"} },

@@ -15,6 +15,10 @@ const (
 	ChannelHook     ChannelKind = "webhook" // whatever signs its requests
 )
 
+// ChannelDiscord is Discord, to which the gateway has a connection. What was sent is not sent
+// again to a connection that comes later, so the gateway keeps it as well.
+const ChannelDiscord ChannelKind = "discord"
+
 // HookAuth is how a request of kind webhook shows that it may come.
 type HookAuth string
 
@@ -70,8 +74,10 @@ func (c Channel) validateHook() error {
 	switch {
 	case !c.Keeps():
 		return nil
-	case c.APIRoot != "" || c.ProxyPort != 0:
-		return Errorf(KindInvalid, "api_root and proxy_port are for kind telegram")
+	case c.ProxyPort != 0:
+		return Errorf(KindInvalid, "proxy_port is for kind telegram")
+	case c.APIRoot != "" && c.Kind != ChannelDiscord:
+		return Errorf(KindInvalid, "api_root is for kind telegram or discord")
 	case c.Kind == ChannelWhatsApp && c.VerifySecret == "":
 		return Errorf(KindInvalid, "verify_secret is missing").WithFix("name the secret that has the verify token which you gave to Meta")
 	case c.Kind == ChannelWhatsApp:

@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/guest"
 	"mvm/internal/guest/chat"
+	"mvm/internal/guest/chat/discord"
 	"mvm/internal/guest/chat/hook"
 	"mvm/internal/guest/chat/telegram"
 	"mvm/internal/guest/gateway"
@@ -31,7 +32,7 @@ func newRouter(log *slog.Logger, host guest.Host, data string) *router {
 		shelf: &hook.Shelf{Path: filepath.Join(data, "mvm", "inbox.db"), Ready: func() error { return linux.Outlasts(data) }, Log: log}}
 	post := hook.Opener(r.shelf)
 	r.chats = chat.NewSet(chat.Options{Log: log, Workers: workers{r.Router, host}, Host: host,
-		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open,
+		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open, mvm.ChannelDiscord: discord.Opener(r.shelf),
 			mvm.ChannelSlack: post, mvm.ChannelWhatsApp: post, mvm.ChannelLine: post, mvm.ChannelHook: post},
 		Changed: func() {
 			if tell := r.changed.Load(); tell != nil {

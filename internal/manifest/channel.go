@@ -39,10 +39,7 @@ func (t *table) channel(c *mvm.Channel) {
 	need("target", c.To != mvm.ChannelTarget{})
 	t.str("kind", (*string)(&c.Kind), mvm.ValidateChannelKind)
 	if c.Mode == "" {
-		c.Mode = mvm.ChannelPolling
-		if c.Keeps() {
-			c.Mode = mvm.ChannelWebhook
-		}
+		c.Mode = defaultMode(c.Kind)
 	}
 	t.str("secret", &c.Secret, mvm.ValidateSecretName)
 	t.str("mode", (*string)(&c.Mode), nil)
@@ -72,6 +69,17 @@ func (t *table) channel(c *mvm.Channel) {
 	if len(t.doc.problems) == before && c.Name != "" { // what no key alone shows
 		t.here().check(c.Validate())
 	}
+}
+
+// defaultMode is how messages of the kind arrive unless the manifest says otherwise.
+func defaultMode(kind mvm.ChannelKind) mvm.ChannelMode {
+	switch kind {
+	case mvm.ChannelTelegram:
+		return mvm.ChannelPolling
+	case mvm.ChannelDiscord:
+		return ""
+	}
+	return mvm.ChannelWebhook
 }
 
 func (t *table) channelTarget(to *mvm.ChannelTarget) {

@@ -216,6 +216,9 @@ func proxied(p mvm.Publish) string {
 
 func channelText(c mvm.Channel) string {
 	how := "polling"
+	if c.Kind == mvm.ChannelDiscord {
+		how = "gateway connection"
+	}
 	if !c.Polls() {
 		at := c.URL
 		if at == "" {

@@ -148,10 +148,17 @@ func (l *line) try(t *Ticket) error {
 		return err
 	}
 	defer lease.End()
-	if err := l.await(lease, t); err != nil {
-		return err
+	for {
+		if err := l.await(lease, t); err != nil {
+			return err
+		}
+		if err := l.hand(lease, t); !errors.Is(err, ErrLater) {
+			return err
+		}
+		if !Wait(l.q.ctx, l.q.lim.PollMax) {
+			return context.Cause(l.q.ctx)
+		}
 	}
-	return l.hand(lease, t)
 }
 
 // read returns the ticket's body.
@@ -197,7 +204,10 @@ func (l *line) await(lease Lease, t *Ticket) error {
 // passUrgent delivers what does not wait for the worker to become idle.
 func (l *line) passUrgent(lease Lease) error {
 	for u := l.urgent(); u != nil; u = l.urgent() {
-		if err := l.hand(lease, u); err != nil && !l.setAside(u, err) {
+		switch err := l.hand(lease, u); {
+		case errors.Is(err, ErrLater):
+			return nil // with the next look
+		case err != nil && !l.setAside(u, err):
 			return err
 		}
 	}
@@ -225,7 +235,11 @@ func (l *line) hand(lease Lease, t *Ticket) error {
 	defer cancel()
 	m := t.Message
 	m.Body = body
-	if err := q.post(ctx, lease, m); err != nil {
+	deliver := q.opt.Deliver
+	if deliver == nil {
+		deliver = q.post
+	}
+	if err := deliver(ctx, lease, m); err != nil {
 		return err
 	}
 	if err := q.opt.Workers.Sync(ctx, q.opt.Channel.To.PoolID, instance, boot); err != nil {

@@ -32,34 +32,33 @@ const durableHeader = "X-Openclaw-Delivery-Accepted"
 // maxAnswer bounds what is read of a worker's answer.
 const maxAnswer = 64 << 10
 
-// post sends the message to the worker, on a connection of its own, and looks at the answer.
+// post sends the message to the worker, and looks at the answer.
 func (q *Queue) post(ctx context.Context, lease Lease, m Message) error {
 	c := q.opt.Channel
 	instance, _ := lease.Instance()
-	conn, err := lease.Dial(ctx, c.To.TargetPort)
-	if err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "connect to port %d of instance %s: %w", c.To.TargetPort, instance, err)
-	}
-	defer func() { _ = conn.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	resp, err := exchange(ctx, conn, c.To.Path, q.header(instance, m), m.Body)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return mvm.Errorf(mvm.KindUnavailable, "send message %d to instance %s: %w", m.ID, instance, err)
-	}
-	no := func(format string, args ...any) error {
-		return &Refusal{Instance: instance, Status: resp.StatusCode, After: retryAfter(resp.Header, time.Now()), Why: "the worker answered " + strconv.Itoa(resp.StatusCode) + fmt.Sprintf(format, args...)}
-	}
+	a, err := Exchange(ctx, lease, c.Channel, m, q.header(instance, m), 0)
 	switch {
-	case resp.StatusCode/100 != 2:
-		return no("")
-	case c.To.Accept == mvm.AcceptDurable && resp.Header.Get(durableHeader) != "durable":
-		return no(" without %s: durable", durableHeader)
+	case err != nil:
+		return err
+	case a.Status/100 != 2:
+		return a.Refused("")
+	case c.To.Accept == mvm.AcceptDurable && a.Header.Get(durableHeader) != "durable":
+		return a.Refused(" without " + durableHeader + ": durable")
 	}
 	return nil
+}
+
+// Answer is what a worker answered to a message.
+type Answer struct {
+	Instance string
+	Status   int
+	Header   http.Header
+	Body     []byte // as far as it was wanted
+}
+
+// Refused is the answer as one that does not count as delivered.
+func (a Answer) Refused(detail string) *Refusal {
+	return &Refusal{Instance: a.Instance, Status: a.Status, After: retryAfter(a.Header, time.Now()), Why: "the worker answered " + strconv.Itoa(a.Status) + detail}
 }
 
 // retryAfter reads Retry-After, in seconds or as a date; 0: there is none.
@@ -80,22 +79,51 @@ func (q *Queue) header(instance string, m Message) http.Header {
 	if q.opt.Header != nil {
 		h = q.opt.Header(instance, m)
 	}
-	h.Set("Content-Type", "application/json")
-	h.Set("User-Agent", "mvm")
 	return h
 }
 
-// exchange sends the request and reads the answer, all of which is bounded.
-func exchange(ctx context.Context, conn net.Conn, path string, header http.Header, body []byte) (*http.Response, error) {
+// Exchange posts the message to where the channel leads, on a connection of its own, and
+// reads the answer, with up to most bytes of its body.
+func Exchange(ctx context.Context, lease Lease, c mvm.Channel, m Message, header http.Header, most int64) (Answer, error) {
+	instance, _ := lease.Instance()
+	header.Set("Content-Type", "application/json")
+	header.Set("User-Agent", "mvm")
+	conn, err := lease.Dial(ctx, c.To.TargetPort)
+	if err != nil {
+		return Answer{}, mvm.Errorf(mvm.KindUnavailable, "connect to port %d of instance %s: %w", c.To.TargetPort, instance, err)
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	a, err := exchange(ctx, conn, c.To.Path, header, m.Body, most)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return Answer{}, mvm.Errorf(mvm.KindUnavailable, "send message %d to instance %s: %w", m.ID, instance, err)
+	}
+	a.Instance = instance
+	return a, nil
+}
+
+func exchange(ctx context.Context, conn net.Conn, path string, header http.Header, body []byte, most int64) (a Answer, err error) {
 	req := (&http.Request{Method: http.MethodPost, URL: &url.URL{Scheme: "http", Host: conn.RemoteAddr().String(), Path: path},
 		ProtoMajor: 1, ProtoMinor: 1, Host: conn.RemoteAddr().String(), Header: header, Close: true,
 		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body))}).WithContext(ctx)
 	if err := req.Write(conn); err != nil {
-		return nil, err
+		return a, err
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswer)), req)
-	if err == nil { // nobody wants to know the body
-		_ = resp.Body.Close()
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxAnswer+most)), req)
+	if err != nil {
+		return a, err
 	}
-	return resp, err
+	a.Status, a.Header = resp.StatusCode, resp.Header
+	if most > 0 {
+		a.Body, err = io.ReadAll(io.LimitReader(resp.Body, most+1))
+		if err == nil && int64(len(a.Body)) > most {
+			err = fmt.Errorf("its answer has more than %d bytes", most)
+		}
+	}
+	_ = resp.Body.Close()
+	return a, err
 }

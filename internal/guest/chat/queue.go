@@ -42,6 +42,9 @@ type Keeper interface {
 // ErrGone says of a message that it is not to be delivered any more.
 var ErrGone = errors.New("the message is gone")
 
+// ErrLater says of a message that the instance has it and is not done with it.
+var ErrLater = errors.New("the worker is not done with the message")
+
 // Ticket is a Message that was offered.
 type Ticket struct {
 	Message
@@ -58,8 +61,8 @@ func (t *Ticket) Done() <-chan struct{} { return t.done }
 // Settled reports, once Done is closed, that the platform need not keep the message.
 func (t *Ticket) Settled() bool { return !t.unsettled }
 
-// QueueOptions are what a Queue works with. All but Platform, Limits, Header and Keeper are
-// required.
+// QueueOptions are what a Queue works with. All but Platform, Limits, Header, Keeper and
+// Deliver are required.
 type QueueOptions struct {
 	Channel  guestproto.Channel
 	Workers  Workers
@@ -71,6 +74,9 @@ type QueueOptions struct {
 	Header func(instance string, m Message) http.Header
 	// Keeper has the messages; nil: the platform has.
 	Keeper Keeper
+	// Deliver hands a message to an instance; nil: a POST does, whose answer says all there is
+	// to know. ErrLater: the instance works on the message, and is asked again once it is idle.
+	Deliver func(ctx context.Context, lease Lease, m Message) error
 }
 
 // Queue delivers the messages of a channel. Its methods may be called concurrently.
@@ -163,6 +169,13 @@ func (q *Queue) Offer(m Message) *Ticket {
 	l.add(t)
 	q.typist.add(m.Chat)
 	return t
+}
+
+// Crowded refuses a message of a chat of which too many wait, and says so once.
+func (q *Queue) Crowded(m Message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.crowded(&Ticket{Message: m, done: make(chan struct{})})
 }
 
 // crowded refuses a message of a chat of which too many wait, and says so once. q.mu is held.

@@ -38,6 +38,7 @@ type Hook struct {
 	offered  int64      // the last number that was
 
 	standing *chat.Standing
+	extra    Extra
 
 	mu    sync.Mutex
 	notes map[int64]string // why the last try failed, where that is not worth a write
@@ -50,20 +51,45 @@ var (
 
 // Opener returns what opens channels that keep their messages on the shelf.
 func Opener(shelf *Shelf) func(chat.AdapterOptions) chat.Adapter {
-	return func(opt chat.AdapterOptions) chat.Adapter { return open(opt, shelf) }
+	return func(opt chat.AdapterOptions) chat.Adapter {
+		h := New(opt, shelf, Extra{})
+		h.Begin()
+		return h
+	}
 }
 
-func open(opt chat.AdapterOptions, shelf *Shelf) *Hook {
+// Extra is what a channel has whose platform does not post. All or none of it is there.
+type Extra struct {
+	Platform chat.Platform
+	Deliver  func(ctx context.Context, lease chat.Lease, m chat.Message) error
+	// Run receives messages until ctx ends, once the inbox is open, and tells how the channel
+	// is; damage says what is wrong with the inbox.
+	Run func(ctx context.Context, damage func() string)
+	// Kept is told of a message that was kept just now, before it is delivered.
+	Kept func(id string)
+	// Standing is where Run tells.
+	Standing *chat.Standing
+}
+
+// New makes a channel that keeps its messages on the shelf, and does nothing until Begin.
+func New(opt chat.AdapterOptions, shelf *Shelf, x Extra) *Hook {
 	c := opt.Channel
-	h := &Hook{channel: c, opt: opt, shelf: shelf, newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt), notes: map[int64]string{}}
+	h := &Hook{channel: c, opt: opt, shelf: shelf, newcomers: chat.NewNewcomers(c.Channel), standing: x.Standing, extra: x, notes: map[int64]string{}}
+	if h.standing == nil {
+		h.standing = chat.NewStanding(opt)
+	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	limits := opt.Limits
 	limits.Waiting, limits.PerChat = inbox.MaxWaiting, inbox.MaxWaiting // the inbox has the bounds
 	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Recorder: opt.Recorder, Log: opt.Log,
-		Limits: limits, Keeper: h, Header: h.header})
-	shelf.enter(h)
-	h.group.Go(h.begin)
+		Limits: limits, Keeper: h, Header: h.header, Platform: x.Platform, Deliver: x.Deliver})
 	return h
+}
+
+// Begin has the channel receive and deliver messages.
+func (h *Hook) Begin() {
+	h.shelf.enter(h)
+	h.group.Go(h.begin)
 }
 
 // Pauses of a channel whose inbox can't be opened.
@@ -82,6 +108,9 @@ func (h *Hook) begin() {
 			h.standing.Tell(chat.StateFailing, err.Error())
 		case lacks != nil: // with it comes another adapter
 			h.standing.Tell(chat.StateFailing, lacks.Error())
+			return
+		case h.extra.Run != nil:
+			h.extra.Run(h.ctx, h.shelf.damage)
 			return
 		default:
 			h.standing.Tell(chat.StateReady, h.shelf.damage())
@@ -120,7 +149,7 @@ func (h *Hook) offer() error {
 }
 
 func (h *Hook) message(e inbox.Entry) chat.Message {
-	return chat.Message{ID: e.Number, Ref: e.ID, Chat: e.Chat, Key: chat.KeyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}
+	return chat.Message{ID: e.Number, Ref: e.ID, Urgent: e.Urgent, Chat: e.Chat, Key: chat.KeyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}
 }
 
 // why says for what a message is not delivered, "" where it is.
@@ -249,7 +278,7 @@ func (s *Shelf) damaged(text string) {
 	hooks := slices.Collect(maps.Values(s.hooks))
 	s.mu.Unlock()
 	for _, h := range hooks {
-		if h.lacks() == nil {
+		if h.lacks() == nil && (h.extra.Run == nil || h.Status().State == chat.StateReady) {
 			h.standing.Tell(chat.StateReady, text)
 		}
 	}

@@ -52,7 +52,7 @@ func (h *Hook) receive(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, p.Answer)
 		return
 	}
-	if err := h.keep(p.Messages); err != nil {
+	if err := h.Keep(p.Messages); err != nil {
 		h.opt.Log.Warn("messages not kept", "channel", h.channel.Name, "messages", len(p.Messages), "error", err)
 		h.refuseRequest(w, err)
 		return
@@ -105,9 +105,9 @@ func (h *Hook) refuseRequest(w http.ResponseWriter, err error) {
 
 func fail(w http.ResponseWriter, status int, text string) { http.Error(w, text, status) }
 
-// keep has the messages that the channel delivers on the disk when it returns, and then
+// Keep has the messages that the channel delivers on the disk when it returns, and then
 // has them delivered. What it refuses is recorded.
-func (h *Hook) keep(messages []posted.Message) error {
+func (h *Hook) Keep(messages []posted.Message) error {
 	var wanted []inbox.Message
 	for _, m := range messages {
 		if why := h.why(m); why != "" {
@@ -117,7 +117,8 @@ func (h *Hook) keep(messages []posted.Message) error {
 		if m.ID == "" {
 			m.ID = "mvm-" + rand.Text()
 		}
-		wanted = append(wanted, inbox.Message{Channel: h.channel.Name, ID: m.ID, Chat: m.Chat, Sender: m.Sender, Type: posted.Content, Body: m.Body})
+		wanted = append(wanted, inbox.Message{Channel: h.channel.Name, ID: m.ID, Chat: m.Chat, Sender: m.Sender, Type: posted.Content, Body: m.Body,
+			Urgent: m.Urgent, Track: h.extra.Run != nil})
 	}
 	if len(wanted) == 0 {
 		return nil
@@ -131,14 +132,29 @@ func (h *Hook) keep(messages []posted.Message) error {
 		return err
 	}
 	for n, v := range verdicts {
+		if v == inbox.Kept && h.extra.Kept != nil {
+			h.extra.Kept(wanted[n].ID)
+		}
 		if v == inbox.ChatFull {
-			h.queue.Refuse(chat.Message{Chat: wanted[n].Chat}, "too many messages of its chat wait")
+			h.queue.Crowded(chat.Message{Chat: wanted[n].Chat})
 		}
 	}
 	if now := h.shelf.hook(h.channel.Name); now != nil { // another one, where the channel has changed meanwhile
 		return now.offer()
 	}
 	return nil
+}
+
+// Refuse records a message that is not to be delivered.
+func (h *Hook) Refuse(chatID, why string) { h.queue.Refuse(chat.Message{Chat: chatID}, why) }
+
+// Last tells, by chat, which message was kept last.
+func (h *Hook) Last() (map[string]string, error) {
+	box, err := h.shelf.open()
+	if err != nil {
+		return nil, err
+	}
+	return box.Last(h.channel.Name)
 }
 
 // Check implements chat.Keeper.

@@ -28,6 +28,7 @@ const (
 	bodies = "bodies"
 	ids    = "ids"
 	gone   = "gone"
+	newest = "last" // made when it is needed
 )
 
 func bucket(tx *bbolt.Tx, name string) *bbolt.Bucket { return tx.Bucket([]byte(name)) }

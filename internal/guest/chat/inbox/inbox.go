@@ -19,6 +19,7 @@
 //	bodies  number                       -> the message's bytes
 //	ids     channel 0x00 id              -> number: kept, or delivered lately
 //	gone    time (8) number (8)          -> key in ids, of what is delivered, oldest first
+//	last    channel 0x00 chat            -> the platform's id of its last message that was kept
 package inbox
 
 import (
@@ -43,6 +44,8 @@ type Message struct {
 	Sender  string
 	Type    string // content type of Body
 	Body    []byte
+	Urgent  bool // see Entry
+	Track   bool // Last tells of it
 }
 
 // Entry is a kept message without its body, as it is in the file.
@@ -58,9 +61,10 @@ type Entry struct {
 	// Refusals and Errors count the answers of the worker that did not count as delivered.
 	Refusals int       `json:"refusals,omitempty"`
 	Errors   int       `json:"errors,omitempty"`
-	Why      string    `json:"why,omitempty"`   // the last of them, or why it was set aside
-	Aside    bool      `json:"aside,omitempty"` // it is not delivered until Retry
-	Changed  time.Time `json:"changed"`         // when one of these changed
+	Why      string    `json:"why,omitempty"`    // the last of them, or why it was set aside
+	Aside    bool      `json:"aside,omitempty"`  // it is not delivered until Retry
+	Changed  time.Time `json:"changed"`          // when one of these changed
+	Urgent   bool      `json:"urgent,omitempty"` // it does not wait for the worker to become idle
 }
 
 // MaxWaiting is how many messages may wait by default.

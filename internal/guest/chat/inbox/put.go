@@ -98,9 +98,14 @@ func (c *change) add(m Message) error {
 	if err != nil {
 		return err
 	}
-	e := Entry{Number: int64(seq), Channel: m.Channel, ID: m.ID, Chat: m.Chat, Sender: m.Sender, Type: m.Type, Size: len(m.Body), Received: c.now, Changed: c.now}
+	e := Entry{Number: int64(seq), Channel: m.Channel, ID: m.ID, Chat: m.Chat, Sender: m.Sender, Type: m.Type, Size: len(m.Body), Received: c.now, Changed: c.now, Urgent: m.Urgent}
 	if err := c.put(e, m.Body); err != nil {
 		return err
+	}
+	if m.Track {
+		if err := c.track(m); err != nil {
+			return err
+		}
 	}
 	return bucket(c.tx, ids).Put(idKey(m.Channel, m.ID), number(e.Number))
 }

@@ -40,6 +40,7 @@ type Message struct {
 	Sender string
 	Group  bool // other people are in the chat, too
 	Body   []byte
+	Urgent bool // it does not wait for the worker to become idle
 }
 
 // Post is what is in a request.
