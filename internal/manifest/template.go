@@ -18,7 +18,8 @@ type Template struct {
 	builtin string // image of the workers where Nix flakes cannot be built
 	quota   mvm.Quota
 	pools   func() []mvm.PoolSpec // without image references; fresh at each call
-	channel func() mvm.Channel    // what a channel has unless it says otherwise; nil: nothing
+	// channel is what a channel of the kind has unless it says otherwise; nil: nothing.
+	channel func(mvm.ChannelKind) mvm.Channel
 }
 
 // builtinGateway is the image of gateways, unless a flake brings its own.

@@ -191,6 +191,65 @@ func TestNewConfigChannel(t *testing.T) {
 	}
 }
 
+// TestNewConfigKinds: a channel has the kind of its name; Discord needs a token and who may
+// write, and the others what the platform and the worker need. Its gateway keeps messages, so
+// it has a disk.
+func TestNewConfigKinds(t *testing.T) {
+	read := func(string) ([]byte, error) { return []byte("x"), nil }
+	to := func(port int, path string) mvm.ChannelTarget {
+		return mvm.ChannelTarget{PoolID: "workers", Selector: mvm.ChannelSelector{From: "fixed:me"}, TargetPort: port, Path: path}
+	}
+	const target = "target = { pool_id = \"workers\", instance_selector = { by_key = { from = \"fixed:me\" } }, target_port = 80, path = \"/in\" }\n"
+	for text, want := range map[string]mvm.Channel{
+		"[secrets]\ndiscord_token = { file = \"t\" }\n[channels.discord]\nallow = [\"7\"]\n": {
+			Name: "discord", Kind: mvm.ChannelDiscord, Secret: "discord_token", Allow: []string{"7"}, To: to(8788, "/chat")},
+		"[secrets]\nd2 = { file = \"t\" }\n[channels.bot]\nkind = \"discord\"\nsecret = \"d2\"\nallow = [\"7\"]\n": {
+			Name: "bot", Kind: mvm.ChannelDiscord, Secret: "d2", Allow: []string{"7"}, To: to(8788, "/chat")},
+		"[secrets]\ns = { file = \"t\" }\n[channels.slack]\nsecret = \"s\"\nallow = [\"U1\"]\nport = 8443\n" + target: {
+			Name: "slack", Kind: mvm.ChannelSlack, Secret: "s", Mode: mvm.ChannelWebhook, Allow: []string{"U1"}, Port: 8443, To: to(80, "/in")},
+		"[secrets]\ns = { file = \"t\" }\n[channels.line]\nsecret = \"s\"\nallow = [\"U1\"]\nport = 8443\n" + target: {
+			Name: "line", Kind: mvm.ChannelLine, Secret: "s", Mode: mvm.ChannelWebhook, Allow: []string{"U1"}, Port: 8443, To: to(80, "/in")},
+		"[secrets]\ns = { file = \"t\" }\nv = { file = \"t\" }\n[channels.whatsapp]\nsecret = \"s\"\nverify_secret = \"v\"\nallow = [\"49\"]\nport = 8443\n" + target: {
+			Name: "whatsapp", Kind: mvm.ChannelWhatsApp, Secret: "s", VerifySecret: "v", Mode: mvm.ChannelWebhook, Allow: []string{"49"}, Port: 8443, To: to(80, "/in")},
+		"[secrets]\ns = { file = \"t\" }\n[channels.webhook]\nsecret = \"s\"\nallow = [\"*\"]\nport = 8443\n" + target: {
+			Name: "webhook", Kind: mvm.ChannelHook, Secret: "s", Mode: mvm.ChannelWebhook, Allow: []string{"*"}, Port: 8443, To: to(80, "/in")},
+	} {
+		for _, name := range []string{"openclaw", "minimal"} {
+			if name == "minimal" && want.Kind == mvm.ChannelDiscord {
+				continue // it has no target
+			}
+			tpl := template(t, name)
+			c, err := tpl.ParseNewConfig("new.toml", []byte(text), read)
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+				continue
+			}
+			d, _, err := tpl.Deployment("alice", c, manifest.NewOptions{})
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+				continue
+			}
+			g := d.Pools[0]
+			if diff := cmp.Diff([]mvm.Channel{want}, g.Channels); diff != "" || g.Resources.DataDiskMiB != 512 {
+				t.Errorf("%s: disk %d MiB, channels (-want +got):\n%s", text, g.Resources.DataDiskMiB, diff)
+			}
+		}
+	}
+	for text, want := range map[string]string{
+		"[secrets]\ndiscord_token = { file = \"t\" }\n":                                                  "add [channels.discord] with allow",
+		"[secrets]\n[channels.discord]\nallow = [\"7\"]\n":                                               "channels.discord: needs the secret discord_token",
+		"[channels.discord]\nallow = [\"@me\"]\n":                                                        "Developer Mode",
+		"[channels.discord]\nallow = [\"7\"]\nport = 80\n":                                               "the gateway connects to Discord",
+		"[channels.slack]\nallow = [\"U1\"]\n":                                                           "channels.slack: secret is missing",
+		"[channels.slack]\nallow = [\"U1\"]\nsecret = \"s\"\n":                                           "channels.slack: target is missing",
+		"[secrets]\ns = { file = \"t\" }\n[channels.slack]\nallow = [\"U1\"]\nsecret = \"s\"\n" + target: "needs the gateway's port",
+	} {
+		if _, err := template(t, "openclaw").ParseNewConfig("new.toml", []byte(text), read); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestNewConfigProblems(t *testing.T) {
 	const text = `[overrides]
 flake = ""
