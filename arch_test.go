@@ -105,9 +105,10 @@ var rules = map[string]rule{
 	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/driver/vmproc internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 
 	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/strictjson internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", ""},
-	"internal/image/builtin":   {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "one builder", "internal/testenv"},
+	"internal/image/builtin":   {"internal/image internal/image/cpio internal/image/erofs internal/image/vmlinux internal/sys", "one builder", "internal/testenv"},
 	"internal/image/fakeimage": {"internal/image internal/sys", "images for tests, built in no time", ""},
 	"internal/image/cpio":      {"", "a file format", ""},
+	"internal/image/erofs":     {"", "a file format", ""},
 	"internal/image/ext4":      {"", "a file format", ""},
 	"internal/image/vmlinux":   {"", "a file format", ""},
 

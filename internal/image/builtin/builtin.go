@@ -26,7 +26,7 @@ import (
 )
 
 // version changes whenever the same inputs give other images.
-const version = "3"
+const version = "4"
 
 // scheme is the prefix of this builder's references.
 const scheme = "builtin:"
