@@ -12,7 +12,10 @@ import (
 	"mvm/internal/host"
 )
 
-func main() { os.Exit(run()) }
+func main() {
+	host.RunChild()
+	os.Exit(run())
+}
 
 func serve(ctx context.Context, o cli.ServeOptions) error {
 	return host.Serve(ctx, host.Options(o), nil)

@@ -10,8 +10,10 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/image"
+	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
 	"mvm/internal/image/fakeimage"
+	"mvm/internal/image/oci"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/owner"
@@ -68,7 +70,7 @@ func qemuParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (p
 }
 
 func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
-	b, err := builtinBuilder(o, log)
+	b, err := builders(o, log)
 	if err != nil {
 		return parts{}, err
 	}
@@ -84,18 +86,24 @@ func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
 	if err != nil {
 		return parts{}, mvm.Errorf(mvm.KindOf(err), "open network: %w", err).WithFix("run as root; see `mvm doctor`")
 	}
-	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{Base: b}}, close: n.Close}, nil
+	return parts{driver: d, network: n, builders: b, close: n.Close}, nil
 }
 
-// builtinBuilder builds the images that come with mvm. Without mvm-guest the agent
-// works all the same, and says so at the first build.
-func builtinBuilder(o Options, log *slog.Logger) (image.Builder, error) {
-	guest, err := builtin.FindGuestBinary(o.GuestBinary)
+// builders build images. Without mvm-guest the agent works all the same, and says so at the
+// first build.
+func builders(o Options, log *slog.Logger) ([]image.Builder, error) {
+	guest, err := boot.FindGuestBinary(o.GuestBinary)
 	if err != nil && o.GuestBinary != "" {
 		return nil, err
 	}
 	if err != nil {
-		log.Warn("built-in images can't be built", "error", err)
+		log.Warn("images can't be built", "error", err)
 	}
-	return builtin.New(builtin.Options{Dir: filepath.Join(o.DataDir, "images", "parts"), GuestBinary: guest, Log: log})
+	base, err := boot.Open(boot.Options{Dir: filepath.Join(o.DataDir, "images", "parts"), GuestBinary: guest, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	b := builtin.New(base)
+	containers := oci.New(oci.Options{Base: base, Credentials: o.Registries.Credentials, PrivateRegistries: o.Registries.Private})
+	return append([]image.Builder{b, image.DirBuilder{Base: b}}, containers...), nil
 }

@@ -15,7 +15,6 @@ import (
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
-	"mvm/internal/image"
 	"mvm/internal/manifest"
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/owner"
@@ -133,7 +132,7 @@ func lookupUser(name string) (uid, gid int, err error) {
 
 // splitParts are a real host whose rights mvm hostd has.
 func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
-	b, err := builtinBuilder(o, log)
+	b, err := builders(o, log)
 	if err != nil {
 		return parts{}, err
 	}
@@ -153,7 +152,7 @@ func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (
 		return parts{}, err
 	}
 	n := client.Network()
-	return parts{driver: d, network: n, builders: []image.Builder{b, image.DirBuilder{Base: b}}, close: n.Close}, nil
+	return parts{driver: d, network: n, builders: b, close: n.Close}, nil
 }
 
 // checkOwner refuses to work on the state of another user: what this one made there

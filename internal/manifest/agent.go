@@ -26,6 +26,7 @@ type AgentConfig struct {
 	Hostd       HostdConfig  // who has the rights
 	Memory      MemoryConfig // when the host has too little
 	Snapshots   SnapshotConfig
+	Registries  RegistryConfig
 	Trust       TrustConfig // trusted keys, production mode, source of the master key
 
 	Observe ObserveConfig // what it tells of itself
@@ -58,6 +59,7 @@ type agentKey struct {
 
 	number  bool // in the file it is an integer
 	boolean bool // in the file it is a boolean
+	list    int  // in the file it is an array of at most so many strings; 0: it is none
 }
 
 // maxSocketPath is what the kernel lets a socket's path have; maxRunDir leaves room in
@@ -79,9 +81,9 @@ func agentKeys() []agentKey {
 		{name: "node_id", value: "", check: validName("node")},
 		{name: "log_level", value: "info", check: oneOf("debug", "info", "warn", "error")},
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
-		{name: "dns", value: "", check: validResolvers},
+		{name: "dns", value: "", check: validResolvers, list: maxResolvers},
 	}
-	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), snapshotKeys(), remoteKeys(), observeKeys(), trustKeys())
+	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), snapshotKeys(), registryKeys(), remoteKeys(), observeKeys(), trustKeys())
 }
 
 func absolute(limit int) func(string) error {

@@ -70,8 +70,8 @@ func parseAgentFile(file string, data []byte) (values map[string]string, lines m
 		}
 		var s string
 		switch {
-		case k.name == "dns":
-			s = root.joined("dns")
+		case k.list > 0:
+			s = root.joined(k.name, k.list)
 			if len(s) > 0 {
 				i.check(k.check(s))
 			}
@@ -89,8 +89,8 @@ func parseAgentFile(file string, data []byte) (values map[string]string, lines m
 }
 
 // joined reads an array of strings as one, with commas.
-func (t *table) joined(key string) string {
-	list, _ := t.items(key, maxResolvers)
+func (t *table) joined(key string, most int) string {
+	list, _ := t.items(key, most)
 	var words []string
 	for _, i := range list {
 		if s, ok := i.str(); ok {
@@ -134,7 +134,7 @@ func (l *layers) config() AgentConfig {
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
 		RunDir: l.values["run_dir"], Driver: l.values["driver"], UIDBase: uid, KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
 		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(), Hostd: l.hostd(),
-		Observe: l.observe(), Memory: l.memory(), Snapshots: l.snapshots(), Trust: l.trust(), origins: l.origins,
+		Observe: l.observe(), Memory: l.memory(), Snapshots: l.snapshots(), Registries: l.registries(), Trust: l.trust(), origins: l.origins,
 	}
 	if s := l.values["dns"]; s != "" {
 		c.DNS, _ = resolvers(s) // a bad list is a problem already

@@ -18,6 +18,7 @@ import (
 
 	"mvm"
 	"mvm/internal/image"
+	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
 )
 
@@ -161,14 +162,20 @@ func removeOld(t testing.TB, bin, keep string) {
 	}
 }
 
-// Builtin returns the built-in images' builder of the cache, with this source's mvm-guest.
-func Builtin(t testing.TB) image.Builder {
+// Base returns what images of the cache boot with, with this source's mvm-guest.
+func Base(t testing.TB) *boot.Base {
 	t.Helper()
-	b, err := builtin.New(builtin.Options{Dir: filepath.Join(Cache(t), "builtin"), GuestBinary: Guest(t), Log: slog.New(slog.DiscardHandler)})
+	b, err := boot.Open(boot.Options{Dir: filepath.Join(Cache(t), "builtin"), GuestBinary: Guest(t), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// Builtin returns the built-in images' builder of the cache, with this source's mvm-guest.
+func Builtin(t testing.TB) image.Builder {
+	t.Helper()
+	return builtin.New(Base(t))
 }
 
 // Images returns the image store of the cache, with the built-in images' builder

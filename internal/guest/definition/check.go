@@ -90,6 +90,9 @@ func (s Service) validate() error {
 	default:
 		return fmt.Errorf("restart %q is not always, on-failure or never", clip(s.Restart))
 	}
+	if _, ok := s.StopNumber(); !ok {
+		return fmt.Errorf("stop_signal %q is not a signal's name without SIG, or its number", clip(s.StopSignal))
+	}
 	if s.StopGraceSecs < 0 || s.StopGraceSecs > 600 {
 		return fmt.Errorf("stop_grace_secs %d is not in 0..600", s.StopGraceSecs)
 	}

@@ -8,11 +8,12 @@ const Dir = "/etc/mvm/services"
 // Service is a service definition of an image: Dir/<name>.json. Strict: an
 // unknown field is an error that the console and Status show.
 type Service struct {
-	Name    string            `json:"name"`
-	Command []string          `json:"command"` // argv, no shell
-	User    string            `json:"user,omitempty"`
-	Dir     string            `json:"dir,omitempty"`
-	Env     map[string]string `json:"env,omitempty"` // below the pool's env, which wins
+	Name    string   `json:"name"`
+	Command []string `json:"command"` // argv, no shell
+	// User is a name or number, and may have a group behind a colon.
+	User string            `json:"user,omitempty"`
+	Dir  string            `json:"dir,omitempty"`
+	Env  map[string]string `json:"env,omitempty"` // below the pool's env, which wins
 	// SecretEnv sets a variable to the content of a secret, when the secret is there.
 	SecretEnv map[string]string `json:"secret_env,omitempty"`
 	// IfEnv names a variable of the pool's env: the service is started only while it
@@ -27,7 +28,9 @@ type Service struct {
 	// run that failed) or, for one whose Restart is not "always", once it has
 	// ended with code 0.
 	Ready *Ready `json:"ready,omitempty"`
-	// StopGraceSecs is the time between SIGTERM and SIGKILL, default 10.
+	// StopSignal asks the service to end: a signal's name without SIG, or its number, default "TERM".
+	StopSignal string `json:"stop_signal,omitempty"`
+	// StopGraceSecs is the time between StopSignal and SIGKILL, default 10.
 	StopGraceSecs int `json:"stop_grace_secs,omitempty"`
 	// Busy is a URL on loopback that answers {"busy":bool,"reason":"…"} for
 	// WorkerStatus; optional.

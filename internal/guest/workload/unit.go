@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -194,7 +195,7 @@ func (u *unit) stop(proc *Process) {
 	u.terminate(proc)
 }
 
-// terminate sends SIGTERM and, past the grace or the supervisor's, SIGKILL.
+// terminate sends the service's stop signal and, past the grace or the supervisor's, SIGKILL.
 func (u *unit) terminate(proc *Process) {
 	u.sup.mu.Lock()
 	hard := u.sup.hard
@@ -203,7 +204,8 @@ func (u *unit) terminate(proc *Process) {
 	if u.def.StopGraceSecs > 0 {
 		grace = time.Duration(u.def.StopGraceSecs) * time.Second
 	}
-	proc.Signal(unix.SIGTERM)
+	number, _ := u.def.StopNumber()
+	proc.Signal(syscall.Signal(number))
 	if hard != nil {
 		select {
 		case <-proc.Done():

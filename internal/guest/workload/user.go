@@ -24,8 +24,36 @@ type User struct {
 }
 
 // LookupUser finds a user by name or number in etc/passwd and etc/group below the
-// root. Root is known without these files, and "" is root.
+// root. Root is known without these files, and "" is root. A group, by name or number,
+// may follow a colon: it takes the place of the user's. A number that is not in etc/passwd
+// is a user too, with root's group where none is given, as in containers.
 func LookupUser(etc, name string) (User, error) {
+	name, group, grouped := strings.Cut(name, ":")
+	gid, known := lookupGroup(etc, group)
+	if grouped && !known {
+		return User{}, mvm.Errorf(mvm.KindNotFound, "look up group %q: not in %s/group", Clip(group), etc)
+	}
+	u, err := lookupName(etc, name)
+	if uid, bad := strconv.ParseUint(name, 10, 31); err != nil && bad == nil {
+		u, err = User{Name: name, UID: int(uid), Home: "/"}, nil
+	}
+	if grouped {
+		u.GID = gid
+	}
+	return u, err
+}
+
+func lookupGroup(etc, name string) (gid int, ok bool) {
+	for _, f := range colonLines(etc+"/group", 4) {
+		if gid, err := strconv.Atoi(f[2]); f[0] == name && err == nil {
+			return gid, true
+		}
+	}
+	n, err := strconv.ParseUint(name, 10, 31)
+	return int(n), err == nil
+}
+
+func lookupName(etc, name string) (User, error) {
 	if name == "" {
 		name = "root"
 	}

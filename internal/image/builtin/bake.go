@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
+	"mvm/internal/image/boot"
 )
 
 // bakeTimeout bounds the one start of OpenClaw during a build.
@@ -111,10 +112,10 @@ func runIn(ctx context.Context, tree string, argv ...string) error {
 	cmd.Env = openclawEnv
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
-	var out tail
+	var out boot.Tail
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := runOffline(cmd); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "run %s in the image: %w: %s", argv[1], err, out.last())
+		return mvm.Errorf(mvm.KindInternal, "run %s in the image: %w: %s", argv[1], err, out.Last())
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/image"
+	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
 	"mvm/internal/testenv"
 )
@@ -40,11 +41,11 @@ func newBuilder(t *testing.T, guest string) (*builtin.Builder, string) {
 			}
 		}
 	}
-	b, err := builtin.New(builtin.Options{Dir: dir, GuestBinary: guest, Log: slog.New(slog.DiscardHandler)})
+	base, err := boot.Open(boot.Options{Dir: dir, GuestBinary: guest, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b, dir
+	return builtin.New(base), dir
 }
 
 func openStore(t *testing.T, dir string, b *builtin.Builder) *image.DirStore {
@@ -131,7 +132,7 @@ func TestMinimalAndGateway(t *testing.T) {
 
 func TestModulesComeAfterWhatTheyNeed(t *testing.T) {
 	img := testenv.Image(t, "builtin:gateway")
-	list := strings.Fields(initrdFile(t, img, strings.TrimPrefix(builtin.ModulesFile, "/")))
+	list := strings.Fields(initrdFile(t, img, strings.TrimPrefix(boot.ModulesFile, "/")))
 	at := func(name string) int { return slices.Index(list, "/lib/modules/"+name+".ko") }
 	for _, pair := range [][2]string{
 		{"virtio_ring", "virtio"}, {"virtio", "virtio_pci"}, {"virtio_pci_modern_dev", "virtio_pci"},
@@ -170,11 +171,11 @@ func TestAnotherGuestMakesOnlyAnotherInitrd(t *testing.T) {
 	if err := os.WriteFile(other, append(text, "another"...), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b2, err := builtin.New(builtin.Options{Dir: dir, GuestBinary: other, Log: slog.New(slog.DiscardHandler)})
+	base, err := boot.Open(boot.Options{Dir: dir, GuestBinary: other, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := mustBuild(t, openStore(t, store, b2), "builtin:gateway")
+	second := mustBuild(t, openStore(t, store, builtin.New(base)), "builtin:gateway")
 	if first.Kernel != second.Kernel || first.Initrd == second.Initrd {
 		t.Errorf("kernel %v -> %v, initrd %v -> %v", first.Kernel, second.Kernel, first.Initrd, second.Initrd)
 	}
@@ -248,13 +249,13 @@ func TestCutOffPartIsBuiltAgain(t *testing.T) {
 }
 
 func TestBuildEndsWithTheContext(t *testing.T) {
-	b, err := builtin.New(builtin.Options{Dir: t.TempDir(), GuestBinary: testenv.Guest(t), Log: slog.New(slog.DiscardHandler)})
+	base, err := boot.Open(boot.Options{Dir: t.TempDir(), GuestBinary: testenv.Guest(t), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	dir := t.TempDir()
-	_, err = openStore(t, dir, b).Build(ctx, "builtin:gateway", func(p mvm.Progress) {
+	_, err = openStore(t, dir, builtin.New(base)).Build(ctx, "builtin:gateway", func(p mvm.Progress) {
 		if strings.HasPrefix(p.Text, "downloading") {
 			cancel()
 		}
@@ -270,10 +271,11 @@ func TestBuildEndsWithTheContext(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	noGuest, err := builtin.New(builtin.Options{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	base, err := boot.Open(boot.Options{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	noGuest := builtin.New(base)
 	if _, err := noGuest.Key(t.Context(), "builtin:nothing"); !mvm.IsKind(err, mvm.KindInvalid) {
 		t.Errorf("builtin:nothing gives %v, want invalid", err)
 	}
@@ -292,7 +294,7 @@ func TestWithoutApt(t *testing.T) {
 
 func TestFindGuestBinary(t *testing.T) {
 	guest := testenv.Guest(t)
-	if got, err := builtin.FindGuestBinary(guest); err != nil || got != guest {
+	if got, err := boot.FindGuestBinary(guest); err != nil || got != guest {
 		t.Errorf("got %q (%v), want %q", got, err, guest)
 	}
 	text := filepath.Join(t.TempDir(), "mvm-guest")
@@ -300,7 +302,7 @@ func TestFindGuestBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{"/bin/ls": "not static", text: "is not a program", text + "x": "no such file"} {
-		if _, err := builtin.FindGuestBinary(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := boot.FindGuestBinary(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("FindGuestBinary(%s) gives %v, want %q", path, err, want)
 		}
 	}

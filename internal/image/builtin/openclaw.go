@@ -13,11 +13,11 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/image/boot"
 )
 
 const (
 	rootfsFile  = "rootfs.erofs"
-	rootfsType  = "erofs"
 	rootfsSpace = 3 << 30 // taken while the root filesystem is made
 )
 
@@ -45,7 +45,7 @@ var openclawUnneeded = []string{
 // openclawInputs are all that the root filesystem is made of.
 type openclawInputs struct {
 	Version string            `json:"version"`
-	Debs    []deb             `json:"debs"`
+	Debs    []boot.Deb        `json:"debs"`
 	Files   map[string]string `json:"files"` // of the openclaw folder: SHA-256
 	digest  string
 }
@@ -54,7 +54,7 @@ func (in *openclawInputs) key() string { return in.digest }
 
 func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress)) (*openclawInputs, error) {
 	in := &openclawInputs{Version: version, Files: map[string]string{}}
-	debs, err := b.apt.closure(ctx, openclawPackages, progress)
+	debs, err := b.base.Packages(ctx, openclawPackages, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress
 		unneeded[name] = true
 	}
 	for _, d := range debs {
-		if !unneeded[d.name()] {
+		if !unneeded[d.Name()] {
 			in.Debs = append(in.Debs, d)
 		}
 	}
@@ -75,20 +75,20 @@ func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress
 		if err != nil {
 			return err
 		}
-		sum, err := hashReader(f)
+		sum, err := boot.HashReader(f)
 		in.Files[name] = sum
 		return errors.Join(err, f.Close())
 	})
 	if err != nil {
 		return nil, err
 	}
-	in.digest, err = hashJSON(in)
+	in.digest, err = boot.HashJSON(in)
 	return in, err
 }
 
 // rootfsPart returns a folder with the root filesystem of builtin:openclaw.
 func (b *Builder) rootfsPart(ctx context.Context, in *openclawInputs, progress func(mvm.Progress)) (string, error) {
-	return b.parts.get(ctx, "openclaw", in.key(), rootfsSpace, progress, func(dir string) error {
+	return b.base.Part(ctx, "openclaw", in.key(), rootfsSpace, progress, func(dir string) error {
 		if os.Geteuid() != 0 {
 			return mvm.Errorf(mvm.KindPolicy, "build builtin:openclaw: the build runs OpenClaw once in separate namespaces, which needs root").
 				WithFix("build it on a host whose agent is root, copy the image's folder, and use dir:FOLDER")
@@ -106,7 +106,7 @@ func (b *Builder) rootfsPart(ctx context.Context, in *openclawInputs, progress f
 			return err
 		}
 		progress(mvm.Progress{Text: "starting OpenClaw once, to fill its compile cache"})
-		if err := bake(ctx, tree, b.parts.log); err != nil {
+		if err := bake(ctx, tree, b.base.Log()); err != nil {
 			return err
 		}
 		progress(mvm.Progress{Text: "writing the root filesystem"})
@@ -142,7 +142,7 @@ func installOpenClaw(ctx context.Context, npm, tree string, progress func(mvm.Pr
 		}
 	}
 	progress(mvm.Progress{Text: "fetching OpenClaw and Node with npm"})
-	if _, err := run(ctx, dir, npm, "ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"); err != nil {
+	if _, err := boot.Run(ctx, dir, npm, "ci", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--loglevel=error"); err != nil {
 		return err
 	}
 	for link, target := range map[string]string{

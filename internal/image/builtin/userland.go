@@ -1,13 +1,12 @@
 package builtin
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 
 	"mvm"
+	"mvm/internal/image/boot"
 )
 
 // rootUser and the assistant's user, and their groups, in the root filesystem.
@@ -23,7 +22,7 @@ const (
 )
 
 // userland unpacks the packages into tree. dir holds the downloads meanwhile.
-func (b *Builder) userland(ctx context.Context, dir, tree string, debs []deb, progress func(mvm.Progress)) error {
+func (b *Builder) userland(ctx context.Context, dir, tree string, debs []boot.Deb, progress func(mvm.Progress)) error {
 	if err := skeleton(tree); err != nil {
 		return err
 	}
@@ -31,12 +30,12 @@ func (b *Builder) userland(ctx context.Context, dir, tree string, debs []deb, pr
 	if err := os.Mkdir(downloads, 0o755); err != nil {
 		return err
 	}
-	if err := b.apt.download(ctx, downloads, debs, progress); err != nil {
+	if err := b.base.Download(ctx, downloads, debs, progress); err != nil {
 		return err
 	}
 	for i, d := range debs {
 		progress(mvm.Progress{Text: "unpacking packages", Done: int64(i + 1), Total: int64(len(debs))})
-		if err := unpack(ctx, filepath.Join(downloads, d.File), tree); err != nil {
+		if err := boot.Unpack(ctx, filepath.Join(downloads, d.File), tree); err != nil {
 			return err
 		}
 	}
@@ -101,32 +100,5 @@ func configureUserland(tree string) error {
 			return err
 		}
 	}
-	return caBundle(tree)
-}
-
-// caFile is where programs look for the certificates of public CAs.
-const caFile = "etc/ssl/certs/ca-certificates.crt"
-
-// caBundle joins the certificates of ca-certificates into the file that programs read.
-func caBundle(tree string) error {
-	files, err := filepath.Glob(filepath.Join(tree, "usr/share/ca-certificates/mozilla/*.crt"))
-	if err != nil {
-		return err
-	}
-	if len(files) == 0 {
-		return fmt.Errorf("package ca-certificates has no certificates")
-	}
-	var bundle bytes.Buffer
-	for _, f := range files {
-		pem, err := os.ReadFile(f)
-		if err != nil {
-			return err
-		}
-		bundle.Write(append(bytes.TrimSpace(pem), '\n'))
-	}
-	file := filepath.Join(tree, caFile)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(file, bundle.Bytes(), 0o644)
+	return boot.CABundle(tree)
 }

@@ -1,4 +1,4 @@
-package builtin
+package boot
 
 import (
 	"bufio"
@@ -122,7 +122,7 @@ func (rd initrd) addCerts(w *cpio.Writer) error {
 	if rd.certs == "" {
 		return nil
 	}
-	return errors.Join(w.MkdirAll("/"+filepath.Dir(caFile)), addFile(w, "/"+caFile, 0o644, filepath.Join(rd.certs, filepath.Base(caFile))))
+	return errors.Join(w.MkdirAll("/"+filepath.Dir(CAFile)), addFile(w, "/"+CAFile, 0o644, filepath.Join(rd.certs, filepath.Base(CAFile))))
 }
 
 func addFile(w *cpio.Writer, name string, perm uint32, from string) error {

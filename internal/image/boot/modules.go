@@ -1,4 +1,4 @@
-package builtin
+package boot
 
 import (
 	"debug/elf"

@@ -1,4 +1,4 @@
-package builtin
+package boot
 
 import (
 	"context"
@@ -28,13 +28,13 @@ type apt struct {
 	dir string
 }
 
-// deb is a package at an exact version: the name of its file has both.
-type deb struct {
+// Deb is a package at an exact version: the name of its file has both.
+type Deb struct {
 	File string `json:"file"`
 }
 
-// name is the package's name.
-func (d deb) name() string { n, _, _ := strings.Cut(d.File, "_"); return n }
+// Name is the package's name.
+func (d Deb) Name() string { n, _, _ := strings.Cut(d.File, "_"); return n }
 
 func openAPT(dir string) (*apt, error) {
 	a := &apt{dir: dir}
@@ -53,38 +53,38 @@ func openAPT(dir string) (*apt, error) {
 func (a *apt) status() string { return filepath.Join(a.dir, "state", "status") }
 
 // kernel resolves the kernel's versioned package, whose modules fit it.
-func (a *apt) kernel(ctx context.Context, progress func(mvm.Progress)) (deb, error) {
+func (a *apt) kernel(ctx context.Context, progress func(mvm.Progress)) (Deb, error) {
 	debs, err := a.closure(ctx, []string{kernelPackage}, progress)
 	if err != nil {
-		return deb{}, err
+		return Deb{}, err
 	}
 	for _, d := range debs {
-		if versioned.MatchString(d.name()) {
+		if versioned.MatchString(d.Name()) {
 			return d, nil
 		}
 	}
-	return deb{}, mvm.Errorf(mvm.KindUnavailable, "package %s depends on no versioned kernel", kernelPackage)
+	return Deb{}, mvm.Errorf(mvm.KindUnavailable, "package %s depends on no versioned kernel", kernelPackage)
 }
 
 var versioned = regexp.MustCompile(`^linux-image-[0-9][0-9a-z.+-]*-cloud-amd64$`)
 
 // one resolves a single package without what it depends on.
-func (a *apt) one(ctx context.Context, name string, progress func(mvm.Progress)) (deb, error) {
+func (a *apt) one(ctx context.Context, name string, progress func(mvm.Progress)) (Deb, error) {
 	debs, err := a.closure(ctx, []string{name}, progress)
 	if err != nil {
-		return deb{}, err
+		return Deb{}, err
 	}
 	for _, d := range debs {
-		if d.name() == name {
+		if d.Name() == name {
 			return d, nil
 		}
 	}
-	return deb{}, mvm.Errorf(mvm.KindUnavailable, "apt offers no package %s", name)
+	return Deb{}, mvm.Errorf(mvm.KindUnavailable, "apt offers no package %s", name)
 }
 
 // closure resolves the packages and all that they depend on. Where apt knows none of
 // them, its lists are fetched once.
-func (a *apt) closure(ctx context.Context, names []string, progress func(mvm.Progress)) ([]deb, error) {
+func (a *apt) closure(ctx context.Context, names []string, progress func(mvm.Progress)) ([]Deb, error) {
 	args := append([]string{"install", "--print-uris", "-y", "-qq", "--no-install-recommends"}, names...)
 	out, err := a.run(ctx, a.dir, args...)
 	if err != nil && ctx.Err() == nil {
@@ -109,11 +109,11 @@ func (a *apt) update(ctx context.Context, progress func(mvm.Progress)) error {
 // uriLine matches "'uri' file size hash"; the hash is not there for local files.
 var uriLine = regexp.MustCompile(`^'[^']*' ([A-Za-z0-9][A-Za-z0-9.+~%:-]*_[A-Za-z0-9.+~%:-]+_(?:amd64|all)\.deb) [0-9]+`)
 
-func parseURIs(out string) ([]deb, error) {
-	var debs []deb
+func parseURIs(out string) ([]Deb, error) {
+	var debs []Deb
 	for line := range strings.Lines(out) {
 		if m := uriLine.FindStringSubmatch(line); m != nil {
-			debs = append(debs, deb{File: m[1]})
+			debs = append(debs, Deb{File: m[1]})
 		}
 	}
 	if len(debs) == 0 {
@@ -124,7 +124,7 @@ func parseURIs(out string) ([]deb, error) {
 
 // download fetches exactly these packages into dir; apt checks their signatures. When
 // the mirror has gone on to newer ones, the error says to try again.
-func (a *apt) download(ctx context.Context, dir string, debs []deb, progress func(mvm.Progress)) error {
+func (a *apt) download(ctx context.Context, dir string, debs []Deb, progress func(mvm.Progress)) error {
 	progress(mvm.Progress{Text: fmt.Sprintf("downloading %d packages", len(debs)), Total: int64(len(debs))})
 	args := []string{"download", "-qq"}
 	for _, d := range debs {
@@ -156,25 +156,25 @@ func (a *apt) run(ctx context.Context, dir string, args ...string) (string, erro
 		"-o", "APT::Architecture=amd64",
 		"-o", "Acquire::Retries=3",
 	}, args...)
-	return run(ctx, dir, "apt-get", args...)
+	return Run(ctx, dir, "apt-get", args...)
 }
 
-// unpack puts the content of a package file below dir. None of its scripts run. A
+// Unpack puts the content of a package file below dir. None of its scripts run. A
 // folder that is a symbolic link in dir, as /bin is, stays one.
-func unpack(ctx context.Context, file, dir string) (err error) {
+func Unpack(ctx context.Context, file, dir string) (err error) {
 	read := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", file)
 	content, err := read.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	var readErr tail
+	var readErr Tail
 	read.Stderr, read.WaitDelay = &readErr, killDelay
 	if err := read.Start(); err != nil {
 		return notStarted("dpkg-deb", err)
 	}
 	_, err = runWith(ctx, content, dir, "tar", "--extract", "--keep-directory-symlink", "--no-same-owner", "--file=-")
 	if werr := read.Wait(); werr != nil && ctx.Err() == nil {
-		err = errors.Join(err, mvm.Errorf(mvm.KindInternal, "read package %s: %w: %s", filepath.Base(file), werr, readErr.last()))
+		err = errors.Join(err, mvm.Errorf(mvm.KindInternal, "read package %s: %w: %s", filepath.Base(file), werr, readErr.Last()))
 	}
 	return err
 }
@@ -182,9 +182,9 @@ func unpack(ctx context.Context, file, dir string) (err error) {
 // killDelay is how long a program that was killed may hold its pipes.
 const killDelay = 5 * time.Second
 
-// run runs a program of the host and returns its standard output. Its errors are
+// Run runs a program of the host and returns its standard output. Its errors are
 // KindUnavailable: mostly a source that can't be reached.
-func run(ctx context.Context, dir, name string, args ...string) (string, error) {
+func Run(ctx context.Context, dir, name string, args ...string) (string, error) {
 	return runWith(ctx, nil, dir, name, args...)
 }
 
@@ -192,7 +192,7 @@ func runWith(ctx context.Context, stdin io.Reader, dir, name string, args ...str
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Stdin, cmd.WaitDelay = dir, stdin, killDelay
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	var out, errOut tail
+	var out, errOut Tail
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
 	if ctx.Err() != nil {
@@ -202,7 +202,7 @@ func runWith(ctx context.Context, stdin io.Reader, dir, name string, args ...str
 		return "", notStarted(name, err)
 	}
 	if err != nil {
-		return "", mvm.Errorf(mvm.KindUnavailable, "run %s %s: %w: %s", name, verb(args), err, errOut.last())
+		return "", mvm.Errorf(mvm.KindUnavailable, "run %s %s: %w: %s", name, verb(args), err, errOut.Last())
 	}
 	return out.String(), nil
 }

@@ -1,4 +1,4 @@
-package builtin
+package boot
 
 import (
 	"context"
@@ -20,8 +20,8 @@ const (
 )
 
 // kernelPart returns a folder with vmlinux and every module that some image needs.
-func (b *Builder) kernelPart(ctx context.Context, d deb, progress func(mvm.Progress)) (string, error) {
-	key, err := hashJSON([]any{kernelVersion, d, baseModules, rootModules})
+func (b *Base) kernelPart(ctx context.Context, d Deb, progress func(mvm.Progress)) (string, error) {
+	key, err := HashJSON([]any{kernelVersion, d, baseModules, rootModules})
 	if err != nil {
 		return "", err
 	}
@@ -43,8 +43,8 @@ func (b *Builder) kernelPart(ctx context.Context, d deb, progress func(mvm.Progr
 }
 
 // busyboxPart returns a folder with the static busybox.
-func (b *Builder) busyboxPart(ctx context.Context, d deb, progress func(mvm.Progress)) (string, error) {
-	key, err := hashJSON(d)
+func (b *Base) busyboxPart(ctx context.Context, d Deb, progress func(mvm.Progress)) (string, error) {
+	key, err := HashJSON(d)
 	if err != nil {
 		return "", err
 	}
@@ -60,7 +60,7 @@ func (b *Builder) busyboxPart(ctx context.Context, d deb, progress func(mvm.Prog
 		if err != nil {
 			return err
 		}
-		list, err := run(ctx, dir, filepath.Join(dir, "busybox"), "--list")
+		list, err := Run(ctx, dir, filepath.Join(dir, "busybox"), "--list")
 		if err != nil {
 			return err
 		}
@@ -72,8 +72,8 @@ func (b *Builder) busyboxPart(ctx context.Context, d deb, progress func(mvm.Prog
 }
 
 // certsPart returns a folder with the certificates of public CAs.
-func (b *Builder) certsPart(ctx context.Context, d deb, progress func(mvm.Progress)) (string, error) {
-	key, err := hashJSON(d)
+func (b *Base) certsPart(ctx context.Context, d Deb, progress func(mvm.Progress)) (string, error) {
+	key, err := HashJSON(d)
 	if err != nil {
 		return "", err
 	}
@@ -82,10 +82,10 @@ func (b *Builder) certsPart(ctx context.Context, d deb, progress func(mvm.Progre
 		if err != nil {
 			return err
 		}
-		if err := caBundle(tree); err != nil {
+		if err := CABundle(tree); err != nil {
 			return err
 		}
-		if err := os.Rename(filepath.Join(tree, caFile), filepath.Join(dir, filepath.Base(caFile))); err != nil {
+		if err := os.Rename(filepath.Join(tree, CAFile), filepath.Join(dir, filepath.Base(CAFile))); err != nil {
 			return err
 		}
 		return os.RemoveAll(tree)
@@ -94,16 +94,16 @@ func (b *Builder) certsPart(ctx context.Context, d deb, progress func(mvm.Progre
 
 // fetch downloads one package and unpacks it into a folder below dir, which the
 // caller removes.
-func (b *Builder) fetch(ctx context.Context, dir string, d deb, progress func(mvm.Progress)) (string, error) {
+func (b *Base) fetch(ctx context.Context, dir string, d Deb, progress func(mvm.Progress)) (string, error) {
 	tree := filepath.Join(dir, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return "", err
 	}
-	if err := b.apt.download(ctx, dir, []deb{d}, progress); err != nil {
+	if err := b.apt.download(ctx, dir, []Deb{d}, progress); err != nil {
 		return "", err
 	}
 	file := filepath.Join(dir, d.File)
-	if err := unpack(ctx, file, tree); err != nil {
+	if err := Unpack(ctx, file, tree); err != nil {
 		return "", err
 	}
 	return tree, os.Remove(file)

@@ -1,14 +1,14 @@
-package builtin
+package boot
 
 import "strings"
 
-// tail keeps what a program wrote, bounded by maxOutput: the beginning is dropped.
-type tail struct{ b []byte }
+// Tail keeps what a program wrote, bounded by maxOutput: the beginning is dropped.
+type Tail struct{ b []byte }
 
 const maxOutput = 1 << 20
 
 // Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	t.b = append(t.b, p...)
 	if over := len(t.b) - maxOutput; over > 0 {
 		t.b = append(t.b[:0], t.b[over:]...)
@@ -16,10 +16,10 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) String() string { return string(t.b) }
+func (t *Tail) String() string { return string(t.b) }
 
-// last is the end of what was written, in one line, for an error.
-func (t *tail) last() string {
+// Last is the end of what was written, in one line, for an error.
+func (t *Tail) Last() string {
 	s := strings.TrimSpace(string(t.b))
 	if len(s) > 600 {
 		s = "…" + s[len(s)-600:]

@@ -1,4 +1,4 @@
-package builtin
+package boot
 
 import (
 	"crypto/sha256"
@@ -57,7 +57,7 @@ func checkStatic(path string) error {
 	return nil
 }
 
-func hashReader(r io.Reader) (string, error) {
+func HashReader(r io.Reader) (string, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, r); err != nil {
 		return "", fmt.Errorf("hash: %w", err)

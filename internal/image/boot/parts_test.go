@@ -1,11 +1,11 @@
-package builtin_test
+package boot_test
 
 import (
 	"os"
 	"path/filepath"
 	"testing"
 
-	"mvm/internal/image/builtin"
+	"mvm/internal/image/boot"
 )
 
 // TestDamagedPartIsBuiltAgain: images share a part's files by hard links, so a build that
@@ -14,7 +14,7 @@ func TestDamagedPartIsBuiltAgain(t *testing.T) {
 	dir, built := t.TempDir(), 0
 	get := func() string {
 		t.Helper()
-		part, err := builtin.Part(t.Context(), dir, "kernel", "1", func(dir string) error {
+		part, err := boot.Part(t.Context(), dir, "kernel", "1", func(dir string) error {
 			built++
 			return os.WriteFile(filepath.Join(dir, "vmlinux"), []byte("kernel"), 0o644)
 		})

@@ -1,0 +1,233 @@
+// Package oci builds images from container images: of a registry, of an OCI layout, or of
+// an archive of one or of docker save.
+//
+// A container image is from a stranger. This process reads its manifest and configuration,
+// which are bounded and compared with their digests. A process without rights reads the
+// layers (see confine), in memory but for a file without a name that keeps contents, and
+// writes one EROFS root filesystem; no path of an image is ever one of the host. Kernel and
+// initrd are mvm's own, and the image's configuration becomes a service of the guest.
+package oci
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"mvm"
+	"mvm/internal/image"
+	"mvm/internal/image/boot"
+	"mvm/internal/image/flatten"
+	"mvm/internal/sys"
+)
+
+// The schemes of references.
+const (
+	Registry = "oci:"
+	Archive  = "oci-archive:"
+)
+
+// version changes whenever the same image gives another result.
+const version = "1"
+
+const (
+	arch       = "amd64"
+	rootfsFile = "rootfs.erofs"
+	// overhead is what a build needs beside twice the layers, which may be packed.
+	overhead = 64 << 20
+)
+
+// Options say what a Builder works with.
+type Options struct {
+	Base *boot.Base
+	// Credentials is the path of docker's config.json; "": nobody is logged in.
+	Credentials string
+	// PrivateRegistries are hosts, with or without a port, that may have addresses that are
+	// not public.
+	PrivateRegistries []string
+}
+
+// Builder builds images of one scheme. It is safe for concurrent use.
+type Builder struct {
+	scheme string
+	o      Options
+
+	mu sync.Mutex
+	// plans are what Key found last, by reference: a tag may go on before Build reads it.
+	plans map[string]plan
+}
+
+// plan is what a reference was found to be.
+type plan struct {
+	digest string
+	kernel boot.Deb
+}
+
+var _ image.Builder = (*Builder)(nil)
+
+// New returns the Builders of Registry and of Archive.
+func New(o Options) []image.Builder {
+	return []image.Builder{&Builder{scheme: Registry, o: o, plans: map[string]plan{}}, &Builder{scheme: Archive, o: o, plans: map[string]plan{}}}
+}
+
+// Scheme implements image.Builder.
+func (b *Builder) Scheme() string { return b.scheme }
+
+// Check implements image.Builder.
+func (b *Builder) Check(ref string) error {
+	rest := strings.TrimPrefix(ref, b.scheme)
+	if b.scheme == Registry {
+		_, err := parseRef(rest)
+		return err
+	}
+	if !filepath.IsAbs(rest) {
+		return mvm.Errorf(mvm.KindInvalid, "image %s: %q is a relative path", ref, rest).
+			WithFix("use an absolute path, such as oci-archive:/srv/images/app.tar")
+	}
+	return nil
+}
+
+// ReadsHost implements image.Builder: an archive is a file of the host.
+func (b *Builder) ReadsHost(string) bool { return b.scheme == Archive }
+
+func (b *Builder) open(ref string) (source, error) {
+	rest := strings.TrimPrefix(ref, b.scheme)
+	if b.scheme == Archive {
+		return openStored(rest)
+	}
+	return openRegistry(rest, b.o)
+}
+
+// inputs are all that an image is made of; their JSON is the key.
+type inputs struct {
+	Version string   `json:"version"`
+	Image   string   `json:"image"` // digest
+	Guest   string   `json:"guest"` // SHA-256 of mvm-guest
+	Kernel  boot.Deb `json:"kernel"`
+}
+
+// Key reads the image's manifest and configuration.
+func (b *Builder) Key(ctx context.Context, ref string) (string, error) {
+	src, p, err := b.pull(ctx, ref, "")
+	if err != nil {
+		return "", mvm.Explain("image "+ref, err)
+	}
+	if err := src.Close(); err != nil {
+		return "", err
+	}
+	in := inputs{Version: version, Image: p.digest}
+	if in.Guest, err = b.o.Base.GuestDigest(); err != nil {
+		return "", err
+	}
+	if in.Kernel, err = b.o.Base.Kernel(ctx, func(mvm.Progress) {}); err != nil {
+		return "", err
+	}
+	b.mu.Lock()
+	b.plans[ref] = plan{p.digest, in.Kernel}
+	b.mu.Unlock()
+	return boot.HashJSON(in)
+}
+
+// pull opens the source and reads all of the image but its layers. want is the digest that
+// it must have, where it is known.
+func (b *Builder) pull(ctx context.Context, ref, want string) (source, *pulled, error) {
+	src, err := b.open(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, describeTimeout,
+		mvm.Errorf(mvm.KindUnavailable, "its description was not there after %s", describeTimeout).WithFix("build again when the registry answers"))
+	defer cancel()
+	if r, ok := src.(registry); ok && want != "" {
+		src = r.at(want)
+	}
+	p, err := pull(ctx, src, arch)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil && want != "" && p.digest != want {
+		err = mvm.Errorf(mvm.KindState, "it was %s a moment ago, and is %s now", want, p.digest).WithFix("build again")
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, src.Close())
+	}
+	return src, p, nil
+}
+
+// Build implements image.Builder: of the image that Key found, which comes first.
+func (b *Builder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
+	say := func(p mvm.Progress) {
+		p.Target = ref
+		progress(p)
+	}
+	b.mu.Lock()
+	found, ok := b.plans[ref]
+	delete(b.plans, ref)
+	b.mu.Unlock()
+	if !ok {
+		return mvm.Errorf(mvm.KindInternal, "image %s: build of a reference that was not looked up", ref)
+	}
+	src, p, err := b.pull(ctx, ref, found.digest)
+	if err != nil {
+		return mvm.Explain("image "+ref, err)
+	}
+	err = b.build(ctx, src, p, build{ref, dir, found.kernel}, say)
+	return mvm.Explain("image "+ref, errors.Join(err, src.Close()))
+}
+
+// build is what one call of Build makes.
+type build struct {
+	ref, dir string
+	kernel   boot.Deb
+}
+
+func (b *Builder) build(ctx context.Context, src source, p *pulled, to build, say func(mvm.Progress)) error {
+	if err := fits(p, to.dir); err != nil {
+		return err
+	}
+	o := order{Limits: flatten.DefaultLimits(), Folders: mountPoints(p.config.Config.WorkingDir)}
+	var err error
+	if o.Service, o.NoService, err = service(p.config.Config); err != nil {
+		return err
+	}
+	a, err := unpack(ctx, src, p, o, filepath.Join(to.dir, rootfsFile), say)
+	if err != nil {
+		return err
+	}
+	if a.LeftOut > 0 {
+		b.o.Base.Log().Info("devices, pipes and sockets of an image are left out", "ref", to.ref, "count", a.LeftOut)
+	}
+	rootfs, err := image.Measure(ctx, to.dir, rootfsFile)
+	if err != nil {
+		return err
+	}
+	img := image.Image{Name: to.ref, Arch: arch, Cmdline: boot.RootCmdline, RootFS: &rootfs, RootFSType: boot.RootFSType}
+	if err := b.o.Base.Boot(ctx, &img, to.dir, boot.Initrd{Kernel: to.kernel, Root: true}, say); err != nil {
+		return err
+	}
+	return image.WriteManifest(to.dir, img)
+}
+
+// fits refuses to begin what the disk has no room for: contents, and an image of them.
+func fits(p *pulled, dir string) error {
+	need := int64(overhead)
+	for _, l := range p.layers {
+		need += 2 * l.Size
+	}
+	free, err := sys.FreeBytes(dir)
+	if err == nil && free < need {
+		return mvm.Errorf(mvm.KindUnavailable, "%d MiB are free in the image store, at least %d are needed", free>>20, need>>20).
+			WithFix("free space there, or move mvm's data to a larger disk with --data-dir")
+	}
+	return nil
+}
+
+// mountPoints are folders that the guest mounts over, or that a service needs.
+func mountPoints(workdir string) []orderFolder {
+	all := []orderFolder{{"/dev", 0o755}, {"/proc", 0o755}, {"/sys", 0o755}, {"/run", 0o755}, {"/tmp", 0o1777}, {"/data", 0o755}, {"/etc", 0o755}}
+	if workdir = filepath.Clean("/" + workdir); workdir != "/" {
+		all = append(all, orderFolder{workdir, 0o755})
+	}
+	return all
+}

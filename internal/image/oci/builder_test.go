@@ -1,0 +1,322 @@
+package oci_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"io/fs"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/erofs/go-erofs"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"mvm"
+	"mvm/internal/image"
+	"mvm/internal/image/oci"
+	"mvm/internal/testenv"
+)
+
+const password = "a-password"
+
+// hub is a registry that wants a password.
+type hub struct {
+	*httptest.Server
+	host string
+}
+
+func newHub(t *testing.T) hub {
+	t.Helper()
+	next := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, pw, _ := r.BasicAuth(); user != "me" || pw != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return hub{s, strings.TrimPrefix(s.URL, "http://")}
+}
+
+// credentials are docker's config.json for the registry.
+func (h hub) credentials(t *testing.T, pw string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.json")
+	text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, h.host, base64.StdEncoding.EncodeToString([]byte("me:"+pw)))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// layerOf makes a layer of files.
+func layerOf(t *testing.T, files map[string]string) v1.Layer {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for n, content := range files {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: n, Mode: 0o755, Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func imageOf(t *testing.T, arch string, c v1.Config, layers ...v1.Layer) v1.Image {
+	t.Helper()
+	img, err := mutate.AppendLayers(empty.Image, layers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f = f.DeepCopy()
+	f.Architecture, f.OS, f.Config = arch, "linux", c
+	if img, err = mutate.ConfigFile(img, f); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// push pushes an image for two platforms and returns the reference.
+func (h hub) push(t *testing.T, tag string, c v1.Config, files map[string]string) string {
+	t.Helper()
+	ref, err := name.ParseReference(h.host + "/team/app:" + tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := v1.ImageIndex(empty.Index)
+	for _, arch := range []string{"arm64", "amd64"} {
+		img := imageOf(t, arch, c, layerOf(t, map[string]string{"etc/arch": arch}), layerOf(t, files))
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	auth := authn.FromConfig(authn.AuthConfig{Username: "me", Password: password})
+	if err := remote.WriteIndex(ref, index, remote.WithAuth(auth), remote.WithTransport(h.Client().Transport)); err != nil {
+		t.Fatal(err)
+	}
+	return oci.Registry + ref.String()
+}
+
+func store(t *testing.T, o oci.Options) *image.DirStore {
+	t.Helper()
+	o.Base = testenv.Base(t)
+	s, err := image.Open(filepath.Join(t.TempDir(), "images"), oci.New(o), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func rootOf(t *testing.T, img image.Image) fs.FS {
+	t.Helper()
+	f, err := os.Open(img.Path(*img.RootFS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	root, err := erofs.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// TestRegistry: a tag of a registry with a password is the image for this architecture, is
+// built once, and is built again when it changes.
+func TestRegistry(t *testing.T) {
+	h := newHub(t)
+	c := v1.Config{
+		Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"}, Env: []string{"MODE=x", "PATH=/bin"}, User: "1000:1001", WorkingDir: "/srv/app", StopSignal: "SIGQUIT",
+		ExposedPorts: map[string]struct{}{"8080/tcp": {}, "53/udp": {}},
+	}
+	ref := h.push(t, "v1", c, map[string]string{"bin/app": "first"})
+	s := store(t, oci.Options{Credentials: h.credentials(t, password), PrivateRegistries: []string{h.host}})
+	first, err := s.Build(t.Context(), ref, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"etc/arch": "amd64", "bin/app": "first",
+		"etc/mvm/services/app.json": `{"name":"app","command":["/bin/app","serve"],"user":"1000:1001","dir":"/srv/app","env":{"MODE":"x","PATH":"/bin"},"ready":{"tcp":"127.0.0.1:8080"},"stop_signal":"QUIT"}`} {
+		if got, err := fs.ReadFile(rootOf(t, first), file); err != nil || string(got) != want {
+			t.Errorf("%s is %q, want %q: %v", file, got, want, err)
+		}
+	}
+	for _, dir := range []string{"data", "proc", "srv/app"} {
+		if info, err := fs.Stat(rootOf(t, first), dir); err != nil || !info.IsDir() {
+			t.Errorf("%s: %v %v", dir, info, err)
+		}
+	}
+	again, err := s.Build(t.Context(), ref, nil)
+	if err != nil || again.Digest != first.Digest {
+		t.Errorf("built again it is %s, was %s: %v", again.Digest, first.Digest, err)
+	}
+	h.push(t, "v1", c, map[string]string{"bin/app": "second"})
+	second, err := s.Build(t.Context(), ref, nil)
+	if err != nil || second.Digest == first.Digest {
+		t.Errorf("another image at the tag gives %s, the first was %s: %v", second.Digest, first.Digest, err)
+	}
+	h.Close() // a registry that does not answer: what was built last serves
+	if last, err := s.Build(t.Context(), ref, nil); err != nil || last.Digest != second.Digest {
+		t.Errorf("without the registry it is %s, want %s: %v", last.Digest, second.Digest, err)
+	}
+}
+
+// TestRefusals: what is refused, and as what.
+func TestRefusals(t *testing.T) {
+	h := newHub(t)
+	plain := v1.Config{Cmd: []string{"/bin/app"}}
+	ref := h.push(t, "v1", plain, map[string]string{"bin/app": "x"})
+	private := []string{h.host}
+	good := h.credentials(t, password)
+	helper := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(helper, []byte(`{"credsStore":"secretservice"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := httptest.NewServer(http.RedirectHandler("http://"+strings.Replace(h.host, "127.0.0.1", "127.0.0.2", 1)+"/v2/", http.StatusFound))
+	defer elsewhere.Close()
+	host := strings.TrimPrefix(elsewhere.URL, "http://")
+	for what, c := range map[string]struct {
+		ref  string
+		o    oci.Options
+		kind mvm.Kind
+		says string
+	}{
+		"a private address":           {ref, oci.Options{Credentials: good}, mvm.KindPolicy, "private_registries"},
+		"a private address by name":   {strings.Replace(ref, "127.0.0.1", "localhost", 1), oci.Options{Credentials: good}, mvm.KindPolicy, "not a public address"},
+		"metadata of a cloud":         {"oci:169.254.169.254/a/b:c", oci.Options{}, mvm.KindPolicy, "169.254.169.254"},
+		"a private IPv6 address":      {"oci:[::1]:80/a/b:c", oci.Options{}, mvm.KindPolicy, "::1"},
+		"led to a private address":    {"oci:" + host + "/a/b:c", oci.Options{PrivateRegistries: []string{host}}, mvm.KindPolicy, "127.0.0.2"},
+		"no password":                 {ref, oci.Options{PrivateRegistries: private}, mvm.KindPolicy, "docker login"},
+		"a wrong password":            {ref, oci.Options{PrivateRegistries: private, Credentials: h.credentials(t, "wrong")}, mvm.KindPolicy, "docker login"},
+		"a helper":                    {ref, oci.Options{PrivateRegistries: private, Credentials: helper}, mvm.KindInvalid, "under auths"},
+		"no such tag":                 {strings.TrimSuffix(ref, "v1") + "v9", oci.Options{PrivateRegistries: private, Credentials: good}, mvm.KindNotFound, "the tag"},
+		"no registry":                 {"oci:app:v1", oci.Options{}, mvm.KindInvalid, "names no registry"},
+		"no name":                     {"oci:registry.example.com/", oci.Options{}, mvm.KindInvalid, "HOST/NAME"},
+		"a relative archive":          {"oci-archive:app.tar", oci.Options{}, mvm.KindInvalid, "absolute"},
+		"no archive":                  {"oci-archive:/nothing/app.tar", oci.Options{}, mvm.KindInvalid, "no such file"},
+		"a device":                    {"oci-archive:/dev/zero", oci.Options{}, mvm.KindInvalid, "neither"},
+		"neither entrypoint nor cmd":  {oci.Archive + saveAs(t, nil, empties(t)), oci.Options{}, mvm.KindInvalid, "neither an entrypoint nor a command"},
+		"a stop signal that is none":  {oci.Archive + saveAs(t, map[string]any{"Cmd": []string{"x"}, "StopSignal": "SIGNONE"}, empties(t)), oci.Options{}, mvm.KindInvalid, "stop_signal"},
+		"a health check that is none": {oci.Archive + saveAs(t, map[string]any{"Cmd": []string{"x"}, "Healthcheck": map[string]any{"Test": []string{"?", "x"}}}, empties(t)), oci.Options{}, mvm.KindInvalid, "health check"},
+		"a tag that an archive lacks": {oci.Archive + saveAs(t, map[string]any{"Cmd": []string{"x"}}, empties(t)) + ":v9", oci.Options{}, mvm.KindNotFound, "registry.example.com/app:v1"},
+		"a layer that is no archive":  {oci.Archive + saveAs(t, map[string]any{"Cmd": []string{"x"}}, []byte(strings.Repeat("x", 2000))), oci.Options{}, mvm.KindInvalid, "read entry 1"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := store(t, c.o)
+			err := dir.Check(c.ref)
+			if err == nil {
+				_, err = dir.Build(t.Context(), c.ref, nil)
+			}
+			if !mvm.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), password) {
+				t.Errorf("error %v of kind %s, want %s that says %q", err, mvm.KindOf(err), c.kind, c.says)
+			}
+		})
+	}
+}
+
+func empties(t *testing.T) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tar.NewWriter(&b).Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// TestChangedBlob: of a stored image, a blob in which one bit is another is refused.
+func TestChangedBlob(t *testing.T) {
+	layout := t.TempDir()
+	saved := saveAs(t, map[string]any{"Cmd": []string{"/bin/app"}}, empties(t))
+	if _, ok := toLayoutAt(t, saved, layout); !ok {
+		t.Fatal("skopeo can't read it")
+	}
+	s := store(t, oci.Options{})
+	if _, err := s.Build(t.Context(), oci.Archive+layout, nil); err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(layout, "blobs/sha256/*"))
+	if err != nil || len(blobs) != 3 {
+		t.Fatalf("%d blobs: %v", len(blobs), err)
+	}
+	for _, blob := range blobs {
+		was, err := os.ReadFile(blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := bytes.Clone(was)
+		changed[len(changed)-2] ^= 1
+		if err := os.WriteFile(blob, changed, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store(t, oci.Options{}).Build(t.Context(), oci.Archive+layout, nil); !mvm.IsKind(err, mvm.KindInvalid) {
+			t.Errorf("with another %s: error %v, want a refusal", filepath.Base(blob)[:8], err)
+		}
+		if err := os.WriteFile(blob, was, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestBuildEnds: a build that is given up leaves no process and nothing in the store.
+func TestBuildEnds(t *testing.T) {
+	var entries bytes.Buffer
+	w := tar.NewWriter(&entries)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "zeros", Size: 64 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	saved := saveAs(t, map[string]any{"Cmd": []string{"/zeros"}}, entries.Bytes(), empties(t))
+	dir := t.TempDir()
+	s, err := image.Open(dir, oci.New(oci.Options{Base: testenv.Base(t)}), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err = s.Build(ctx, oci.Archive+saved, func(p mvm.Progress) {
+		if strings.HasPrefix(p.Text, "reading layer 2") {
+			cancel()
+		}
+	})
+	if err == nil {
+		t.Fatal("it was built")
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "tmp")); err != nil || len(left) != 0 {
+		t.Errorf("left in the store: %v %v", left, err)
+	}
+}
