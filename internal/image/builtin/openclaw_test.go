@@ -280,7 +280,7 @@ func TestSecretsStayOutOfTheConfiguration(t *testing.T) {
 // them strictly, is not for this package to import.
 func TestServiceDefinitions(t *testing.T) {
 	known := []string{"name", "command", "user", "dir", "env", "secret_env", "if_env", "restart", "after", "ready", "stop_grace_secs", "busy", "suspend", "on_secrets"}
-	for _, file := range []string{"openclaw/openclaw.json", "openclaw/openclaw-setup.json", "openclaw/openclaw-prefetch.json", "minimal/app.json"} {
+	for _, file := range []string{"openclaw/openclaw.json", "openclaw/openclaw-setup.json", "openclaw/openclaw-prefetch.json", "../boot/minimal/app.json"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
