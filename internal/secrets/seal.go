@@ -2,7 +2,6 @@ package secrets
 
 import (
 	"bytes"
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
@@ -84,11 +83,7 @@ func (k *Key) aead(tenant string) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
+	return aesGCM(key)
 }
 
 // additional is what is authenticated with the values. A tenant's id has no NUL.
