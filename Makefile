@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers proof-docs mutate check figures bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs mutate check figures bench fuzz clean
 
 all: build
 
@@ -63,6 +63,13 @@ peers: setup-test build
 	$(GO) test -timeout 3h -v ./test/peers -deaths=$(DEATHS) -seed=$(SEED)
 	$(GO) test -timeout 3h -v -run 'TestPeers$$' ./test/vm -peers=$(DEATHS) -peers-seed=$(SEED)
 
+# snapshots changes FLIPS bits of the files of a snapshot, one at a time, and compares RUNS
+# random lives of a guest with a model.
+FLIPS ?= 10000
+RUNS ?= 300
+snapshots: setup-test
+	$(GO) test -count=1 -timeout 2h -v -run 'TestBitFlips|TestSleepsEqualTheModel' ./internal/snapshot/segment -flips=$(FLIPS) -rapid.checks=$(RUNS)
+
 # mutate plants MUTANTS small bugs by a seed, and fails where the tests miss more than 15 %.
 MUTANTS ?= 160
 mutate:
@@ -97,6 +104,7 @@ bench: setup-test build
 	$(GO) test -run '^$$' -bench . ./internal/guest/gateway/... ./internal/store/...
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./internal/reconcile
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./internal/host
+	$(GO) test -run '^$$' -bench . -benchtime 9x ./internal/snapshot/segment
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./internal/sim
 
 # fuzz runs every fuzz target for FUZZTIME.

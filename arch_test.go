@@ -82,6 +82,8 @@ var rules = map[string]rule{
 	"internal/metrics":   {"", "it counts what it is told of, and knows nobody", ""},
 
 	"internal/snapshot":          {"internal/driver internal/sys", "what a snapshot is: it knows files and records, and no operation on them", ""},
+	"internal/snapshot/sealed":   {"internal/secrets internal/sys", "a file format: it knows what is sealed by a number only", ""},
+	"internal/snapshot/segment":  {"internal/snapshot/sealed internal/secrets internal/sys", "memory of guests at rest: the memory of a VMM is behind an interface, and no driver is imported", "internal/testenv/durable"},
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/filecopy internal/guestproto internal/strictjson internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
@@ -415,7 +417,7 @@ func TestPartsOfTheAgent(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{
