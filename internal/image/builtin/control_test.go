@@ -50,7 +50,8 @@ type standIn struct {
 	*httptest.Server
 
 	mu     sync.Mutex
-	answer map[string]any // by method
+	later  sync.WaitGroup
+	answer map[string]any // by method; a func is called beside other requests
 	calls  []string       // METHOD PARAMS
 	conn   *websocket.Conn
 }
@@ -63,7 +64,10 @@ func newStandIn(t *testing.T) *standIn {
 		"gateway.suspend.resume":    map[string]any{"ok": true},
 	}}
 	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.Close()
+		s.later.Wait()
+	})
 	return s
 }
 
@@ -90,6 +94,10 @@ func (s *standIn) serve(w http.ResponseWriter, r *http.Request) {
 		s.calls = append(s.calls, req.Method+" "+string(req.Params))
 		answer := s.answer[req.Method]
 		s.mu.Unlock()
+		if later, ok := answer.(func() any); ok {
+			s.later.Go(func() { s.send(map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": later()}) })
+			continue
+		}
 		s.send(map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": answer})
 	}
 }
@@ -229,7 +237,8 @@ func TestControl(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *control){
 		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
 		"requests wait while secrets are taken": requestsWaitAtTheDoor,
-		"holding still is asked for seldom":     holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
+		"goes on while the lease is on its way": goesOnWhileTheLeaseIsOnItsWay, "goes on after a lost lease": goesOnAfterALostLease,
+		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newControl(t, node)) })
 	}
@@ -253,6 +262,59 @@ func holdsStillWhenIdle(t *testing.T, c *control) {
 	p := c.gw.called("gateway.suspend.prepare")
 	if len(p) != 1 || json.Unmarshal([]byte(p[0]), &params) != nil || params.Drain == nil || *params.Drain {
 		t.Errorf("asked with %v, want drain false, once", p)
+	}
+}
+
+// The lease that OpenClaw gives after it was to go on is ended: with it OpenClaw hangs at the
+// next message.
+func goesOnWhileTheLeaseIsOnItsWay(t *testing.T, c *control) {
+	ready := c.gw.answer["gateway.suspend.prepare"]
+	asked, release := make(chan struct{}), make(chan struct{})
+	c.gw.set("gateway.suspend.prepare", func() any {
+		close(asked)
+		<-release
+		return ready
+	})
+	var both sync.WaitGroup
+	both.Go(func() { c.suspend() })
+	<-asked
+	both.Go(func() {
+		if a := c.resume(); a.State != "running" {
+			t.Errorf("resume: %+v", a)
+		}
+	})
+	time.Sleep(300 * time.Millisecond) // until it has arrived: with more haste nothing is shown
+	close(release)
+	both.Wait()
+	if p := c.gw.called("gateway.suspend.resume"); len(p) != 1 || !strings.Contains(p[0], "s1") {
+		t.Errorf("OpenClaw keeps the lease: resumed %v", p)
+	}
+}
+
+// A lease of which no answer tells is found and ended.
+func goesOnAfterALostLease(t *testing.T, c *control) {
+	ready := c.gw.answer["gateway.suspend.prepare"]
+	c.gw.set("gateway.suspend.prepare", func() any {
+		c.gw.mu.Lock()
+		defer c.gw.mu.Unlock()
+		_ = c.gw.conn.CloseNow()
+		return nil
+	})
+	resp, err := http.Post(c.url+"/suspend", "application/json", strings.NewReader(`{"action":"suspend"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("suspend without an answer: %s", resp.Status)
+	}
+	c.gw.set("gateway.suspend.prepare", ready)
+	if a := c.resume(); a.State != "running" {
+		t.Errorf("resume: %+v", a)
+	}
+	asked, ended := c.gw.called("gateway.suspend.prepare"), c.gw.called("gateway.suspend.resume")
+	if len(asked) != 2 || asked[0] != asked[1] || len(ended) != 1 || !strings.Contains(ended[0], "s1") {
+		t.Errorf("asked with %v, ended %v", asked, ended)
 	}
 }
 

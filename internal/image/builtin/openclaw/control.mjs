@@ -144,10 +144,20 @@ class Suspension {
   #expires = 0;
   #tries = []; // when the lease was asked for, in the last minute
   #again = 0; // not before that
+  #unsure = false; // OpenClaw was asked for the lease and has not answered
+  #turn = Promise.resolve();
 
   constructor(link, ingress) {
     this.#link = link;
     this.#ingress = ingress;
+  }
+
+  // inTurn does one thing after the other. The guest agent may have given up what it asked for
+  // and have OpenClaw go on while the lease is still on its way: it has to be ended then.
+  inTurn(fn) {
+    const done = this.#turn.then(fn);
+    this.#turn = done.catch(() => {});
+    return done;
   }
 
   get held() {
@@ -162,7 +172,7 @@ class Suspension {
     if (!this.held) {
       const busy = await work(this.#link, this.#ingress);
       if (busy) return { state: "waiting", reason: busy };
-      this.#request = randomUUID();
+      if (!this.#unsure) this.#request = randomUUID();
       this.#id = undefined;
     } else if (this.#expires - Date.now() > renewBelow) {
       return this.#told(await this.#link.call("gateway.suspend.status", { suspensionId: this.#id }));
@@ -171,7 +181,15 @@ class Suspension {
     this.#tries = this.#tries.filter((t) => t > now - 60_000);
     if (now < this.#again || this.#tries.length >= prepareMinute) return { state: "waiting", reason: "it was busy just now" };
     this.#tries.push(now);
-    return this.#told(await this.#link.call("gateway.suspend.prepare", { requestId: this.#request, terminalPolicy: "preserve", drain: false }));
+    return this.#prepare();
+  }
+
+  // prepare asks for the lease; for one that OpenClaw has given already where it has.
+  async #prepare() {
+    this.#unsure = true;
+    const answer = await this.#link.call("gateway.suspend.prepare", { requestId: this.#request, terminalPolicy: "preserve", drain: false });
+    this.#unsure = false;
+    return this.#told(answer);
   }
 
   #told(answer) {
@@ -186,8 +204,10 @@ class Suspension {
   // resume ends the lease, also one of which the clock says that it is over: OpenClaw
   // notices that only with the next timer.
   async resume() {
+    if (this.#unsure && this.#id === undefined) await this.#prepare(); // which lease it is, if any
     if (this.#id !== undefined) await this.#link.call("gateway.suspend.resume", { suspensionId: this.#id });
     this.#id = undefined;
+    this.#unsure = false;
     return { state: "running" };
   }
 }
@@ -337,11 +357,12 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
       const reason = suspension.held ? "" : await work(link, ingress);
       return reason ? { busy: true, reason } : { busy: false };
     },
-    "POST /suspend": async ({ action }) => {
-      if (action === "resume") return suspension.resume();
-      if (!suspension.held) await timers.tell(); // an event may have been lost
-      return suspension.suspend();
-    },
+    "POST /suspend": ({ action }) =>
+      suspension.inTurn(async () => {
+        if (action === "resume") return suspension.resume();
+        if (!suspension.held) await timers.tell(); // an event may have been lost
+        return suspension.suspend();
+      }),
     "POST /secrets": () => takeSecrets(link, door, env),
   };
   const server = http.createServer(async (req, res) => {
