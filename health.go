@@ -2,6 +2,7 @@ package mvm
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -77,7 +78,8 @@ type ServiceHealth struct {
 	ExitCode *int   `json:"exit_code,omitempty"` // of the last run that ended by itself
 	Restarts int    `json:"restarts"`
 	// Fails counts the last runs in a row that failed.
-	Fails  int    `json:"fails,omitempty"`
+	Fails int `json:"fails,omitempty"`
+	// Detail says why it is not ready, or what of it does not work where it is.
 	Detail string `json:"detail,omitempty"`
 }
 
@@ -134,18 +136,25 @@ func (h *Health) Worst() *ServiceHealth {
 	return worst
 }
 
-// Text names the services that fail, or are not ready, for people; "" where there is none.
+// Text names the services that fail, are not ready or work in part, for people; "" where
+// there is none.
 func (h *Health) Text() string {
 	if h == nil {
 		return ""
 	}
 	var parts []string
 	for _, s := range h.Services {
-		if s.Failing || h.Status != HealthFailing && !s.Up() {
+		if s.Failing || h.Status != HealthFailing && (!s.Up() || s.Detail != "") {
 			parts = append(parts, "service "+s.Name+" is "+s.Text())
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// Trouble says what of an instance that is ready does not work; "" for nothing.
+func (h *Health) Trouble() string {
+	parts := []string{h.Text(), h.FailingChannels()}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
 }
 
 // PoolHealth counts the running instances of a pool by how they are.
@@ -173,7 +182,7 @@ func (p *PoolHealth) Add(i Instance) {
 		p.Unknown++
 	case i.Health.Status == HealthReady:
 		p.Ready++
-		trouble = i.Health.FailingChannels()
+		trouble = i.Health.Trouble()
 	case i.Health.Status == HealthStarting:
 		p.Starting++
 	default:

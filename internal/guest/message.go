@@ -8,14 +8,18 @@ import (
 
 // answerPreflight says whether the workload may get a message now.
 func (a *Agent) answerPreflight(ctx context.Context) guestproto.Response {
-	ack := guestproto.PreflightAck{}
-	switch busy, why := a.busy(ctx); {
+	busy, why := a.busy(ctx)
+	ack := guestproto.PreflightAck{Restarts: a.sup.Restarts()}
+	troubled := a.sup.Troubled()
+	switch {
 	case a.suspension.anyHeld():
 		ack.Held, ack.Reason = true, "services hold still"
 	case a.settler.anyDue(): // a channel's token may be among them
 		ack.Held, ack.Reason = true, "services are still to be told of new secrets"
 	case !a.sup.Ready():
 		ack.Held, ack.Reason = true, notReady(a.sup.Status())
+	case troubled != nil:
+		ack.Held, ack.Broken, ack.Reason = true, true, troubled.Name+": "+troubled.Detail
 	case busy:
 		ack.Reason = why
 	default:

@@ -102,12 +102,14 @@ func (a *Agent) askBusy(ctx context.Context, d workload.Service) string {
 	var answer struct {
 		Busy     *bool  `json:"busy"`
 		Reason   string `json:"reason"`
+		Trouble  string `json:"trouble"`
 		NextWake string `json:"next_wake"`
 	}
 	if err := json.Unmarshal(b, &answer); err != nil || answer.Busy == nil {
 		return fmt.Sprintf("%s does not answer {\"busy\":…} at %s", d.Name, d.Busy)
 	}
 	a.nextWake.said(d.Name, answer.NextWake)
+	a.sup.Trouble(d.Name, workload.Clip(answer.Trouble))
 	switch {
 	case !*answer.Busy:
 		return ""

@@ -67,6 +67,40 @@ func TestBusyURL(t *testing.T) {
 	}
 }
 
+// TestTroubleOfAService: what of a ready service does not work is in its status, and messages
+// are held back meanwhile; the worker is not busy by that.
+func TestTroubleOfAService(t *testing.T) {
+	var body atomic.Value
+	body.Store(`{"busy":false,"trouble":"chats are off"}`)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, body.Load())
+	}))
+	defer srv.Close()
+	m := newMachine(t, workload.Service{Name: "app", Command: sh("exec sleep 1000"), Busy: srv.URL + "/busy"})
+	m.mustConfigure(boot())
+	m.awaitState("app", "ready")
+	preflight := func() guestproto.PreflightAck {
+		return *m.must(guestproto.Request{Preflight: true}).PreflightAck
+	}
+	if got := preflight(); got.Safe || !got.Held || !got.Broken || got.Reason != "app: chats are off" {
+		t.Errorf("preflight: %+v", got)
+	}
+	s := m.must(guestproto.Request{Status: true}).Status
+	if !s.Ready || s.Services[0].State != "ready" || s.Services[0].Detail != "chats are off" {
+		t.Errorf("status: %+v", s)
+	}
+	if s := m.worker(); s.Status != "idle" {
+		t.Errorf("worker: %+v", s)
+	}
+	body.Store(`{"busy":false}`)
+	if got := preflight(); !got.Safe || got.Held || got.Broken {
+		t.Errorf("mended: %+v", got)
+	}
+	if d := m.must(guestproto.Request{Status: true}).Status.Services[0].Detail; d != "" {
+		t.Errorf("mended: detail %q", d)
+	}
+}
+
 func TestSleepPrepDrains(t *testing.T) {
 	m := newMachine(t)
 	if ack := m.sleepPrep(0); !ack.Success {

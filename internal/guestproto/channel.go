@@ -109,11 +109,14 @@ func (c Channel) botID() (string, bool) {
 
 // PreflightAck answers "Preflight": Safe says that the workload is idle, so that a message
 // that comes now is not caught in other work, and Held that services hold still and must
-// get nothing at all.
+// get nothing at all. Broken says that it is held for something of the workload that does
+// not work. Restarts counts how often its services were started anew in this boot.
 type PreflightAck struct {
-	Safe   bool   `json:"safe"`
-	Held   bool   `json:"held,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	Safe     bool   `json:"safe"`
+	Held     bool   `json:"held,omitempty"`
+	Broken   bool   `json:"broken,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Restarts int    `json:"restarts,omitempty"`
 }
 
 // ReportMessages tells the host what became of messages.
@@ -127,7 +130,7 @@ type ReportMessages struct {
 // MaxMessages bounds the messages of one report.
 const MaxMessages = 64
 
-// MessageEvent is what became of one message: "accepted", "refused" or "set_aside". ID is
+// MessageEvent is what became of one message: one of the values below. ID is
 // the platform's, Chat a digest. The text is never in it.
 type MessageEvent struct {
 	What       string `json:"what"`
@@ -144,6 +147,8 @@ const (
 	MessageAccepted = "accepted"
 	MessageRefused  = "refused"
 	MessageSetAside = "set_aside"
+
+	ReplyInterrupted = "interrupted" // the worker died before it had answered, and the chat was told
 )
 
 // ChannelStatus is how a gateway's channel is. State is "starting", "ready" or "failing".

@@ -95,8 +95,8 @@ func note(i mvm.Instance) string {
 		return i.Stalled
 	case i.Health != nil && i.Health.Status == mvm.HealthFailing:
 		return i.Health.Text()
-	case i.Problem == "":
-		return i.Health.FailingChannels()
+	case i.Problem == "" && i.Health != nil && i.Health.Status == mvm.HealthReady:
+		return i.Health.Trouble()
 	}
 	return i.Problem
 }

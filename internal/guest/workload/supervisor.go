@@ -219,6 +219,42 @@ func (s *Supervisor) ReadyOnes(wanted func(Service) bool) []Service {
 	return out
 }
 
+// Trouble notes what of a ready service does not work, "" for nothing. It shows in its status.
+func (s *Supervisor) Trouble(name, what string) {
+	s.mu.Lock()
+	u := s.find(name)
+	changed := u != nil && u.status.State == StateReady && u.status.Detail != what
+	if changed {
+		u.status.Detail = what
+	}
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	s.cfg.Log.Info("service", "name", name, "state", StateReady, "trouble", what)
+	if s.cfg.Changed != nil {
+		s.cfg.Changed()
+	}
+}
+
+// Troubled is a ready service of which something does not work; nil: there is none.
+func (s *Supervisor) Troubled() *guestproto.ServiceStatus {
+	for _, st := range s.Status() {
+		if st.State == StateReady && st.Detail != "" {
+			return &st
+		}
+	}
+	return nil
+}
+
+// Restarts counts how often services were started anew.
+func (s *Supervisor) Restarts() (n int) {
+	for _, st := range s.Status() {
+		n += st.Restarts
+	}
+	return n
+}
+
 // Signal sends a signal to the main process of a service, if it runs.
 func (s *Supervisor) Signal(name string, sig syscall.Signal) error {
 	s.mu.Lock()

@@ -62,6 +62,7 @@ func newStandIn(t *testing.T) *standIn {
 		"gateway.restart.preflight": map[string]any{"safe": true},
 		"gateway.suspend.prepare":   map[string]any{"status": "ready", "suspensionId": "s1", "expiresAtMs": time.Now().Add(2 * time.Minute).UnixMilli()},
 		"gateway.suspend.resume":    map[string]any{"ok": true},
+		"channels.status":           channelsAre(true, ""),
 	}}
 	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(func() {
@@ -184,8 +185,8 @@ func newControl(t *testing.T, node string) *control {
 
 // answer is what control.mjs answered.
 type answer struct {
-	Busy                 bool
-	State, Reason, Error string
+	Busy                          bool
+	State, Reason, Error, Trouble string
 }
 
 func (c *control) do(method, path, body string) (a answer) {
@@ -237,6 +238,7 @@ func TestControl(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *control){
 		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
 		"requests wait while secrets are taken": requestsWaitAtTheDoor,
+		"chats that are kept off are started":   chatsThatAreKeptOff,
 		"goes on while the lease is on its way": goesOnWhileTheLeaseIsOnItsWay, "goes on after a lost lease": goesOnAfterALostLease,
 		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
 	} {
@@ -397,6 +399,68 @@ func holdingStillIsAskedForSeldom(t *testing.T, c *control) {
 	}
 	if n := len(c.gw.called("gateway.suspend.prepare")); n > 30 {
 		t.Errorf("asked %d times within a minute, want 30 at most", n)
+	}
+}
+
+// channelsAre is how OpenClaw's channels are: Telegram, and one that nobody has set up.
+func channelsAre(running bool, lastError string) map[string]any {
+	return map[string]any{"channelAccounts": map[string]any{
+		"telegram": []any{map[string]any{"accountId": "default", "enabled": true, "configured": true, "running": running, "lastError": lastError}},
+		"slack":    []any{map[string]any{"accountId": "default", "enabled": true, "configured": false, "running": false, "lastError": lastError}},
+	}}
+}
+
+// What OpenClaw starts no channels for, after three starts that came to no orderly end, is
+// overridden, only so often; then it is said that no messages are taken.
+func chatsThatAreKeptOff(t *testing.T, c *control) {
+	const breaker = "gateway restart-loop breaker tripped: 3 unclean boot(s) within 300000ms; suppressing channel/provider account auto-start."
+	look := func() answer { // it looks at channels that do not run every 2 s
+		t.Helper()
+		before := len(c.gw.called("channels.status"))
+		var a answer
+		testenv.Eventually(t, time.Minute, func() error {
+			a = c.busy()
+			if n := len(c.gw.called("channels.status")); n == before {
+				return fmt.Errorf("the channels were looked at %d times", n)
+			}
+			return nil
+		})
+		return a
+	}
+	c.gw.set("channels.status", channelsAre(false, "logged out"))
+	if a := look(); a.Trouble != "" || len(c.gw.called("channels.start")) > 0 {
+		t.Errorf("a channel that a person stopped: %+v, started %v", a, c.gw.called("channels.start"))
+	}
+	c.gw.set("channels.status", channelsAre(false, breaker))
+	c.gw.set("channels.start", map[string]any{"started": true})
+	if a := look(); a.Trouble != "" {
+		t.Errorf("kept off and started: %+v", a)
+	}
+	if p := c.gw.called("channels.start"); len(p) != 1 || p[0] != `{"channel":"telegram","accountId":"default"}` {
+		t.Errorf("started with %v", p)
+	}
+	c.gw.set("channels.start", map[string]any{"started": false})
+	for range 3 {
+		if a := look(); a.Busy || !strings.Contains(a.Trouble, "keeps telegram off after crashes") {
+			t.Errorf("kept off: %+v", a)
+		}
+	}
+	if n := len(c.gw.called("channels.start")); n != 3 {
+		t.Errorf("started %d times, want 3 at most", n)
+	}
+	if at, err := os.ReadFile(filepath.Join(filepath.Dir(c.wake), "mvm-chat-starts.json")); err != nil || strings.Count(string(at), "telegram") != 3 {
+		t.Errorf("the next process knows of %s, %v", at, err)
+	}
+	c.gw.set("channels.status", channelsAre(true, ""))
+	if a := look(); a.Trouble != "" {
+		t.Errorf("it runs: %+v", a)
+	}
+	before := len(c.gw.called("channels.status"))
+	for range 20 {
+		c.busy()
+	}
+	if n := len(c.gw.called("channels.status")); n > before+1 {
+		t.Errorf("channels that run were looked at %d times in a row", n-before)
 	}
 }
 

@@ -21,6 +21,10 @@ const prepareAgain = 2_200; // after one that found OpenClaw busy
 const quietFor = 5_000; // before new secrets; a longer turn keeps them back no longer
 const quietPoll = 100;
 const cronSettles = 200; // changes of its jobs that come together are read once
+const chatsEvery = 60_000; // between two looks at channels that run
+const chatsSoon = 2_000; // and at ones that do not
+const startsMost = 3; // of a channel that OpenClaw keeps off, within startsWindow
+const startsWindow = 15 * 60 * 1000;
 const day = 24 * 60 * 60 * 1000;
 
 // Link is a WebSocket to the gateway in this process, as the backend client that it
@@ -264,6 +268,72 @@ class Timers {
   }
 }
 
+// Chats has OpenClaw's channels run. After three starts within five minutes that came to no
+// orderly end OpenClaw starts none, until five minutes have passed without one: it takes the
+// channels for the cause. A VM or process that was killed is no such case, so the channels are
+// started all the same, but only so often: one that does end the process is left off then.
+class Chats {
+  #link;
+  #file; // when channels were started
+  #again = 0; // not looked at before that
+  #trouble = "";
+
+  constructor(link, env) {
+    this.#link = link;
+    this.#file = path.join(env.OPENCLAW_STATE_DIR, "mvm-chat-starts.json");
+  }
+
+  // stale has the channels looked at with the next question.
+  stale() {
+    this.#again = 0;
+  }
+
+  // trouble says why OpenClaw takes no messages of chats, "" where it does.
+  async trouble() {
+    if (performance.now() < this.#again) return this.#trouble;
+    this.#again = performance.now() + chatsSoon; // also for those who ask meanwhile
+    const down = await this.#down();
+    const off = [];
+    for (const account of down.filter((a) => a.kept)) if (!(await this.#start(account))) off.push(account.channel);
+    this.#trouble = off.length === 0 ? "" : `OpenClaw keeps ${off.join(", ")} off after crashes; it starts again after 5 minutes without one`;
+    if (down.length === 0) this.#again = performance.now() + chatsEvery;
+    return this.#trouble;
+  }
+
+  // down are the accounts that should run and do not; kept: since OpenClaw keeps them off.
+  async #down() {
+    const { channelAccounts } = await this.#link.call("channels.status", {});
+    return Object.entries(channelAccounts ?? {}).flatMap(([channel, accounts]) =>
+      accounts
+        .filter((a) => a.enabled !== false && a.configured !== false && a.running !== true)
+        .map((a) => ({ channel, accountId: a.accountId, kept: /(crash|restart)-loop breaker/.test(a.lastError ?? "") })),
+    );
+  }
+
+  async #start({ channel, accountId }) {
+    const now = Date.now();
+    const starts = this.#read().filter((s) => s.at > now - startsWindow && s.at <= now);
+    if (starts.filter((s) => s.channel === channel && s.accountId === accountId).length >= startsMost) return false;
+    writeFileSync(this.#file, JSON.stringify([...starts, { at: now, channel, accountId }]), { mode: 0o600 }); // first: it may end the process
+    console.error(`mvm starts ${channel}, which OpenClaw keeps off after crashes`);
+    try {
+      return (await this.#link.call("channels.start", { channel, accountId })).started === true;
+    } catch (error) {
+      console.error(`mvm can't start ${channel}: ${error.message}`);
+      return false;
+    }
+  }
+
+  #read() {
+    try {
+      const starts = JSON.parse(readFileSync(this.#file, "utf8"));
+      return Array.isArray(starts) ? starts : [];
+    } catch {
+      return []; // none yet, or half written by a machine that lost power
+    }
+  }
+}
+
 // Door holds requests to OpenClaw back for a while. A turn that begins while OpenClaw takes
 // new secrets fails: it reads settings that are replaced meanwhile.
 export class Door {
@@ -313,7 +383,7 @@ function readSecret(secret) {
 // takeSecrets puts the secrets as they are now into the environment, in which OpenClaw
 // looks for them, and has it resolve its references to them again. A channel's settings go
 // into its configuration.
-async function takeSecrets(link, door, env) {
+async function takeSecrets(link, door, chats, env) {
   let later = "";
   for (const [name, secret] of Object.entries(JSON.parse(readFileSync(definition, "utf8")).secret_env)) {
     const value = readSecret(secret);
@@ -328,6 +398,7 @@ async function takeSecrets(link, door, env) {
     refresh(env); // channels may have changed; OpenClaw takes them from the file
     return link.call("secrets.reload", {});
   });
+  chats.stale();
   if (done.warningCount > 0) throw new Error(`OpenClaw could not take ${done.warningCount} secrets; its log says which`);
   if (later) throw new Error(`${later} takes effect when OpenClaw is started again`);
   return {};
@@ -350,12 +421,14 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
   const suspension = new Suspension(link, ingress);
   const timers = new Timers(link, nextWake);
   const door = new Door(gateway);
+  const chats = new Chats(link, env);
   link.onopen = () => timers.changed();
   link.onevent = (event) => event === "cron" && timers.changed();
   const answers = {
     "GET /busy": async () => {
       const reason = suspension.held ? "" : await work(link, ingress);
-      return reason ? { busy: true, reason } : { busy: false };
+      const trouble = suspension.held ? "" : await chats.trouble();
+      return { busy: reason !== "", ...(reason && { reason }), ...(trouble && { trouble }) };
     },
     "POST /suspend": ({ action }) =>
       suspension.inTurn(async () => {
@@ -363,7 +436,7 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
         if (!suspension.held) await timers.tell(); // an event may have been lost
         return suspension.suspend();
       }),
-    "POST /secrets": () => takeSecrets(link, door, env),
+    "POST /secrets": () => takeSecrets(link, door, chats, env),
   };
   const server = http.createServer(async (req, res) => {
     let status = 200;
