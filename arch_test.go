@@ -45,7 +45,8 @@ var rules = map[string]rule{
 	"internal/trust":         {"internal/desired internal/sys", "keys on disk", ""},
 	"internal/production":    {"internal/desired internal/manifest internal/pki internal/secrets internal/sys internal/trust", "it looks at what the agent would start with, and starts nothing", ""},
 	"internal/spelling":      {"", "a function on strings", ""},
-	"internal/api":           {"internal/api/wire internal/strictjson internal/sys", "server and client speak in nouns to who uses them; the agent is behind an interface", ""},
+	"internal/api":           {"internal/api/socket internal/api/wire internal/strictjson internal/sys", "server and client speak in nouns to who uses them; the agent is behind an interface", ""},
+	"internal/api/socket":    {"", "streams of commands and lines over a WebSocket, whatever they are of", ""},
 	"internal/api/wire":      {"", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
 	"internal/agent": {"internal/api internal/aside internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +

@@ -116,8 +116,12 @@ func TestExecEndsWhenTheClientHangsUp(t *testing.T) {
 	}
 }
 
-// rawExec upgrades a connection by hand.
-func rawExec(t *testing.T, socket string) net.Conn {
+// handshake asks for exec's WebSocket.
+const handshake = "GET /v1/instances/i-a3f7b2c1/exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: v1.exec.mvm\r\n\r\n"
+
+// rawSocket makes a WebSocket by hand.
+func rawSocket(t *testing.T, socket string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -127,22 +131,53 @@ func rawExec(t *testing.T, socket string) net.Conn {
 	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	body := `{"argv":["x"]}`
-	fmt.Fprintf(conn, "POST /v1/instances/i-a3f7b2c1/exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: mvm-exec/1\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-	head := make([]byte, len("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: mvm-exec/1\r\n\r\n"))
-	if _, err := io.ReadFull(conn, head); err != nil || !strings.HasPrefix(string(head), "HTTP/1.1 101") {
-		t.Fatalf("no upgrade: %q, %v", head, err)
+	_, _ = io.WriteString(conn, handshake)
+	if head := until(t, conn, "\r\n\r\n"); !strings.HasPrefix(head, "HTTP/1.1 101") {
+		t.Fatalf("no upgrade: %q", head)
 	}
 	return conn
 }
 
-func frame(kind byte, n uint32, payload string) string {
-	return string(binary.BigEndian.AppendUint32([]byte{kind}, n)) + payload
+// until reads until the text has come, or the end.
+func until(t *testing.T, conn net.Conn, text string) string {
+	t.Helper()
+	var got []byte
+	for b := make([]byte, 1); !strings.HasSuffix(string(got), text); {
+		if _, err := conn.Read(b); err != nil {
+			break
+		}
+		got = append(got, b[0])
+	}
+	return string(got)
+}
+
+// rawExec is one whose command runs.
+func rawExec(t *testing.T, socket string) net.Conn {
+	t.Helper()
+	conn := rawSocket(t, socket)
+	if _, err := io.WriteString(conn, wsFrame(0x81, -1, `{"argv":["x"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// wsFrame is a frame of a WebSocket's client, which says that it has n bytes; negative: as many
+// as it has.
+func wsFrame(head byte, n int64, data string) string {
+	if n < 0 {
+		n = int64(len(data))
+	}
+	b := binary.BigEndian.AppendUint64([]byte{head, 0x80 | 127}, uint64(n))
+	return string(append(b, 0, 0, 0, 0)) + data // masked with nothing
+}
+
+func frame(kind byte, n int64, payload string) string {
+	return wsFrame(0x82, n+1, string(rune(kind))+payload)
 }
 
 func TestHostileExecFrames(t *testing.T) {
 	for name, tc := range map[string]struct{ send, want string }{
-		"too long":      {frame(0, 1<<31, "x"), "more than"},
+		"too long":      {frame(0, 1<<31, strings.Repeat("x", 64<<10)), "more than"},
 		"unknown type":  {frame(77, 0, ""), "unknown type 77"},
 		"short resize":  {frame(2, 1, "x"), "resize frame has 1 bytes"},
 		"beyond window": {strings.Repeat(frame(0, 1, "x"), 100), "frames ahead"},
@@ -159,8 +194,8 @@ func TestHostileExecFrames(t *testing.T) {
 			if _, err := io.WriteString(conn, tc.send); err != nil {
 				t.Fatal(err)
 			}
-			got, _ := io.ReadAll(conn)
-			if !strings.Contains(string(got), tc.want) {
+			got := until(t, conn, tc.want)
+			if !strings.Contains(got, tc.want) {
 				t.Errorf("client was told %q, want it to contain %q", got, tc.want)
 			}
 			conn.Close()
@@ -189,6 +224,12 @@ func TestExecEndsAtAClientThatReadsNothing(t *testing.T) {
 	}}
 	socket, srv := serve(t, svc, api.ServerConfig{})
 	rawExec(t, socket)
+	eventually(t, func() error {
+		if svc.last() == "" {
+			return errors.New("the command does not run")
+		}
+		return nil
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := srv.Close(ctx); err != nil {

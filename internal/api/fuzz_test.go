@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -62,20 +61,6 @@ func FuzzParams(f *testing.F) {
 			if again, err := mvm.ParseAddress(s); err != nil || again != p.addr {
 				t.Fatalf("%q: address %+v does not go round: %v", q, p.addr, err)
 			}
-		}
-	})
-}
-
-// FuzzFrames feeds the exec connection's frames: no more than maxFrame is ever read
-// at once, and what is read is what was written.
-func FuzzFrames(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 0, 1, 'x'})
-	f.Add([]byte{2, 0, 0, 0, 4, 0, 1, 0, 2})
-	f.Add([]byte{0, 255, 255, 255, 255})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		in := newExecInput(&frameWriter{w: new(bytes.Buffer)})
-		if err := in.read(bytes.NewReader(b)); err == nil {
-			t.Fatal("the end of the input is no error")
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"mvm/internal/api/socket"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -97,13 +98,18 @@ func stream[In, Out any](s *Server, of lifetime, limit int64, f func(ctx context
 func follow[Item any](s *Server, f func(ctx context.Context, p params, each func(Item) error) error) endpoint {
 	return endpoint{shape: asItems, in: reflect.TypeFor[none](), out: reflect.TypeFor[Item](), serve: func(w http.ResponseWriter, r *http.Request) {
 		_, p, err := accept[none](s, w, r, 0)
+		if err == nil && socket.Wanted(r) {
+			err = socket.Check(r, socket.Lines)
+		}
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		ctx, cancel := s.context(r, ofClient)
+		ctx, out, cancel := s.itemsTo(w, r)
+		if out == nil {
+			return
+		}
 		defer cancel()
-		out := newLines(w, s.writeTimeout)
 		err = because(ctx, f(ctx, p, func(item Item) error { return out.write(line[Item]{Item: &item}) }))
 		if err != nil && ctx.Err() == nil {
 			s.note(r, err)
@@ -115,6 +121,23 @@ func follow[Item any](s *Server, f func(ctx context.Context, p params, each func
 		}
 		out.end(line[Item]{Result: new(Item)})
 	}}
+}
+
+// itemsTo returns where items go, and the context of the work for it: lines of the answer, or
+// messages of a WebSocket where the client asks for that. It is nil where the client is gone.
+func (s *Server) itemsTo(w http.ResponseWriter, r *http.Request) (context.Context, sink, context.CancelFunc) {
+	if !socket.Wanted(r) {
+		ctx, cancel := s.context(r, ofClient)
+		return ctx, newLines(w, s.writeTimeout), cancel
+	}
+	conn, err := socket.Accept(w, r, socket.Lines)
+	if err != nil {
+		s.log.Debug("client left before its WebSocket was made", "error", err)
+		return nil, nil, nil
+	}
+	ctx, cancel := s.context(r, ofStream)
+	ctx, out := socket.NewTexts(ctx, conn, s.writeTimeout)
+	return ctx, messages{out}, cancel
 }
 
 // accept reads and checks all of a request but what the handler takes from p.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"mvm/internal/api/socket"
 	"mvm/internal/api/wire"
 	"net/http"
 	"sync"
@@ -9,6 +10,29 @@ import (
 
 	"mvm"
 )
+
+// sink takes the lines of a stream.
+type sink interface {
+	write(v any) error
+	end(last any)
+}
+
+// messages sends each line as a message of a WebSocket.
+type messages struct{ out *socket.Texts }
+
+func (t messages) write(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return mvm.Errorf(mvm.KindInternal, "encode line of stream: %w", err)
+	}
+	return t.out.Send(b)
+}
+
+// end sends the last line, and the WebSocket's end.
+func (t messages) end(last any) {
+	_ = t.write(last)
+	t.out.Close()
+}
 
 // lines writes an NDJSON stream. Progress never holds up the work that it is about:
 // it goes through a queue, and when the client reads too slowly lines are dropped.

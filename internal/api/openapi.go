@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"mvm/internal/api/socket"
 	"mvm/internal/api/wire"
 	"net/http"
 	"reflect"
@@ -27,6 +28,11 @@ that last line was cut off. Addresses in paths have their separators escaped
 
 An error's "kind" says what can be done about it, and each has a status of its own,
 except that 429 also stands, with Retry-After, for a client that asks too much at once.`
+
+const aboutExec = "a WebSocket with the subprotocol " + socket.Protocol + ", which any WebSocket client can use, in a browser too. The client's first message is text: " +
+	"what to run, as the first of the schemas below. Its further ones are binary, of one byte type and at most 32 KiB: 0 stdin, 1 end of stdin, 2 rows and columns (2 bytes each, big-endian). " +
+	"From the agent come 3 stdout, 4 stderr and 5, a message of stdin was consumed (at most 16 may wait), " +
+	"and at the end a text: how it ended, as the second schema. HTTP/1.1 only."
 
 // OpenAPI returns the schema of the API as an OpenAPI 3.0 document in JSON, made of
 // the routes and of the types that they use. version is the agent's.
@@ -75,7 +81,7 @@ func (s *Server) schema(context.Context, params, none) (json.RawMessage, error) 
 func (s *schemas) operation(r route) object {
 	op := object{"operationId": operationID(r), "summary": r.about, "x-mvm-access": string(r.access), "parameters": parameters(r)}
 	s.in = true
-	if r.in != reflect.TypeFor[none]() {
+	if r.shape != asExec && r.in != reflect.TypeFor[none]() {
 		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": s.ref(r.in)}}}
 	}
 	s.in = false
@@ -85,6 +91,9 @@ func (s *schemas) operation(r route) object {
 	}
 	code, answer := s.answer(r)
 	answers[code] = answer
+	if r.shape == asItems {
+		answers["101"] = object{"description": "the same lines as texts of a WebSocket with the subprotocol " + socket.Lines + ", where the request asks for one (HTTP/1.1 only)"}
+	}
 	op["responses"] = answers
 	return op
 }
@@ -101,9 +110,10 @@ func (s *schemas) answer(r route) (code string, o object) {
 		return "200", object{"description": "lines: items, and at the end an empty result or an error",
 			"content": content("application/x-ndjson", lineOf(last, "item", s.ref(r.out), "result", object{"type": "object"}))}
 	case asExec:
-		return "101", object{"description": "the connection carries the command's streams in frames of " + execProtocol +
-			": one byte type, four bytes big-endian length, at most 32 KiB. To the agent: 0 stdin, 1 end of stdin, 2 rows and columns. " +
-			"From it: 3 stdout, 4 stderr, 5 a frame of stdin was consumed (at most 16 may wait), 6 how it ended, in JSON. HTTP/1.1 only."}
+		s.in = true
+		first := s.ref(r.in)
+		s.in = false
+		return "101", object{"description": aboutExec, "content": content("application/json", object{"oneOf": []object{first, s.ref(r.out)}})}
 	}
 	return "200", object{"description": r.about, "content": content("application/json", s.ref(r.out))}
 }
@@ -128,7 +138,8 @@ func parameters(r route) []object {
 		all = append(all, object{"name": name, "in": "query", "schema": parameter(name), "allowEmptyValue": true})
 	}
 	if r.shape == asExec {
-		all = append(all, object{"name": "Upgrade", "in": "header", "required": true, "schema": object{"type": "string", "enum": []string{execProtocol}}})
+		all = append(all, object{"name": "Upgrade", "in": "header", "required": true, "schema": object{"type": "string", "enum": []string{"websocket"}}},
+			object{"name": "Sec-WebSocket-Protocol", "in": "header", "required": true, "schema": object{"type": "string", "enum": []string{socket.Protocol}}})
 	}
 	return all
 }

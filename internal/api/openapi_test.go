@@ -136,7 +136,7 @@ func (c *checker) check(r *http.Request, got *recorder) {
 	c.mu.Lock()
 	c.seen[pattern], c.seen[pattern+" "+strconv.Itoa(got.status)] = true, true
 	c.mu.Unlock()
-	if got.status == 0 {
+	if got.status == 0 || got.status == http.StatusSwitchingProtocols {
 		return // taken over, by exec
 	}
 	c.answer(pattern, op, got)

@@ -136,8 +136,8 @@ func (s *Server) instanceRoutes(t *table) {
 			Since: p.since, Previous: p.previous},
 			func(l mvm.LogLine) error { return each(wire.LogLine{}.Of(l)) })
 	}), "service", "tail", "follow", "console", "since", "previous")
-	t.add("POST "+instance+"/exec", forTenants, "Run a command in an instance", s.execEndpoint())
-	t.add("POST "+instance+"/copy", forTenants, "Copy a file or folder into an instance, as stdin, or out of it, as stdout", s.copyEndpoint())
+	t.add("GET "+instance+"/exec", forTenants, "Run a command in an instance", s.execEndpoint())
+	t.add("GET "+instance+"/copy", forTenants, "Copy a file or folder into an instance, as stdin, or out of it, as stdout", s.copyEndpoint())
 }
 
 func (s *Server) snapshotRoutes(t *table) {

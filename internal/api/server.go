@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"mvm/internal/api/socket"
 	"net"
 	"net/http"
 	"sync"
@@ -27,6 +28,7 @@ type Server struct {
 	http    *http.Server
 	slots   chan struct{}
 	count   func(route, result string, took time.Duration)
+	origins []string
 	// readsHost is ServerConfig.ReadsHost.
 	readsHost func(ref string) bool
 
@@ -53,6 +55,9 @@ type ServerConfig struct {
 	// ReadsHost reports whether building an image reference may read files of the host, so
 	// that no tenant's client may name it. nil: any reference may.
 	ReadsHost func(ref string) bool
+	// Origins are those whose pages may send requests from browsers, beside pages of the
+	// server itself: "https://console.example".
+	Origins []string
 	// MaxInFlight bounds requests at once; 0 means MaxInFlight.
 	MaxInFlight int
 	// HeaderTimeout bounds the reading of a request's header, BodyTimeout that of its
@@ -82,7 +87,7 @@ func NewServer(svc Service, cfg ServerConfig) *Server {
 	if cfg.Admit == nil {
 		cfg.Admit = admitPeer(cfg.Group)
 	}
-	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, writeTimeout: cfg.WriteTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count, readsHost: cfg.ReadsHost,
+	s := &Server{service: svc, admit: cfg.Admit, bodyTimeout: cfg.BodyTimeout, writeTimeout: cfg.WriteTimeout, version: cfg.Version, log: cfg.Log, count: cfg.Count, readsHost: cfg.ReadsHost, origins: cfg.Origins,
 		slots: make(chan struct{}, cfg.MaxInFlight)}
 	s.base, s.abort = context.WithCancelCause(context.Background())
 	s.watch, s.leave = context.WithCancelCause(s.base)
@@ -186,6 +191,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			defer func() { <-s.slots }()
 		default:
 			s.fail(w, r, mvm.Away("agent has %d requests under way", cap(s.slots)).WithFix("try again"))
+			return
+		}
+		if err := socket.CheckOrigin(r, s.origins); err != nil {
+			s.fail(w, r, err)
 			return
 		}
 		caller, err := s.admit(r)

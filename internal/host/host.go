@@ -113,7 +113,7 @@ func Serve(ctx context.Context, o Options, seam Seam) (err error) {
 		return err
 	}
 	rem.figures(m)
-	c := api.ServerConfig{Version: o.Version, Log: log, Count: m.Request, ReadsHost: func(ref string) bool { return image.ReadsHost(p.builders, ref) }}
+	c := api.ServerConfig{Version: o.Version, Log: log, Count: m.Request, Origins: o.Remote.Origins, ReadsHost: func(ref string) bool { return image.ReadsHost(p.builders, ref) }}
 	rem.open(a, c)
 	c.Group = group
 	return serveAPI(ctx, a, ln, c)

@@ -3,19 +3,21 @@ package manifest
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 )
 
 // RemoteConfig is how the agent's API is offered to other machines, over mutual TLS.
 type RemoteConfig struct {
-	Listen      string // "ADDRESS:PORT" or ":PORT"; empty: not offered
-	CertDir     string // certificates and keys of the node, and of its CA
-	TrustDomain string // of the identities in certificates
-	CertHours   int    // life of a node's certificate
-	Rate        int    // requests per second of one client
-	Burst       int    // requests at once of one client, beyond the rate
-	Connections int    // connections at once, of all clients
+	Listen      string   // "ADDRESS:PORT" or ":PORT"; empty: not offered
+	CertDir     string   // certificates and keys of the node, and of its CA
+	TrustDomain string   // of the identities in certificates
+	CertHours   int      // life of a node's certificate
+	Rate        int      // requests per second of one client
+	Burst       int      // requests at once of one client, beyond the rate
+	Connections int      // connections at once, of all clients
+	Origins     []string // "https://HOST[:PORT]": whose pages may use the API in browsers beside its own
 }
 
 // remoteKeys are the keys of RemoteConfig.
@@ -28,6 +30,7 @@ func remoteKeys() []agentKey {
 		{name: "api_rate", value: "20", check: number(1, 10_000), number: true},
 		{name: "api_burst", value: "100", check: number(1, 10_000), number: true},
 		{name: "api_connections", value: "256", check: number(1, 65_536), number: true},
+		{name: "api_origins", value: "", check: validOrigins, list: maxOrigins},
 	}
 }
 
@@ -36,7 +39,11 @@ func (l *layers) remote() RemoteConfig {
 		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
 		return v
 	}
-	return RemoteConfig{Listen: l.values["api_listen"], CertDir: l.values["cert_dir"], TrustDomain: l.values["trust_domain"],
+	var origins []string
+	if s := l.values["api_origins"]; s != "" {
+		origins = strings.Split(s, ",")
+	}
+	return RemoteConfig{Origins: origins, Listen: l.values["api_listen"], CertDir: l.values["cert_dir"], TrustDomain: l.values["trust_domain"],
 		CertHours: n("cert_hours"), Rate: n("api_rate"), Burst: n("api_burst"), Connections: n("api_connections")}
 }
 
@@ -68,6 +75,23 @@ func validListen(s string) error {
 	}
 	if _, err := netip.ParseAddrPort(s); err != nil {
 		return fmt.Errorf("%q is not ADDRESS:PORT or :PORT", clip(s))
+	}
+	return nil
+}
+
+const maxOrigins = 16
+
+// validOrigins takes origins as browsers send them, with commas.
+func validOrigins(s string) error {
+	words := strings.Split(s, ",")
+	if len(words) > maxOrigins {
+		return fmt.Errorf("%d origins are more than %d", len(words), maxOrigins)
+	}
+	for _, word := range words {
+		u, err := url.Parse(word)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || word != strings.ToLower(u.Scheme+"://"+u.Host) {
+			return fmt.Errorf("%q is not an origin like https://console.example", clip(word))
+		}
 	}
 	return nil
 }

@@ -58,6 +58,7 @@ node_id = "node-1"
 api_listen = ":7443"
 cert_hours = 12
 api_rate = 4
+api_origins = ["https://console.example", "http://localhost:3000"]
 reconcile_interval = 5
 audit_retention_days = 2
 metrics_listen = "127.0.0.1:9750"
@@ -82,6 +83,7 @@ key_credential = "mvm-master-key"
 		Observe: manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
 		Memory:  manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}, Snapshots: manifest.SnapshotConfig{Keep: 3 * 24 * time.Hour, PerInstance: 2}}
 	want.Trust.Production, want.Trust.KeyCredential, want.Trust.TrustedKeys = true, "mvm-master-key", "/srv/keys"
+	want.Remote.Origins = []string{"https://console.example", "http://localhost:3000"}
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7
 	if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -107,6 +109,8 @@ func TestAgentProblems(t *testing.T) {
 		{"the key beside the secrets", "data_dir = \"/srv/x\"\nkey_file = \"/srv/x/keys/k\"\n", nil, nil, []string{" key_file: /srv/x/keys/k is in the data directory /srv/x"}},
 		{"the API", "api_listen = \"node\"\ncert_dir = \"certs\"\ntrust_domain = \"A b\"\ncert_hours = \"24\"\napi_rate = 0\n", map[string]string{"MVM_API_BURST": "many"}, map[string]string{"api_connections": "0", "api_listen": "1.2.3.4"},
 			[]string{" \"many\" is not a number in", " \"1.2.3.4\" is not ADDRESS:PORT", " \"0\" is not a number", "1:1: api_listen: \"node\" is not", "2:1: cert_dir: ", "3:1: trust_domain: ", "4:1: cert_hours: is a string, must be an integer", "5:1: api_rate: \"0\" is not a number in 1..10000"}},
+		{"origins", "api_origins = [\"*\", \"https://x/path\"]\n", map[string]string{"MVM_API_ORIGINS": "https://X.example"}, nil,
+			[]string{" \"https://X.example\" is not an origin", "1:1: api_origins: \"*\" is not an origin"}},
 		{"what it tells", "metrics_listen = \"9750\"\naudit_retention_days = 0\n", nil, nil,
 			[]string{"1:1: metrics_listen: \"9750\" is not", "2:1: audit_retention_days: \"0\" is not a number in 1..3650"}},
 		{"trust", "trusted_keys = \"keys\"\nproduction = 1\nkey_credential = \"../k\"\nreplace_master_key = \"0A\"\nweak_isolation = 1\n", map[string]string{"MVM_PRODUCTION": "yes"}, nil,

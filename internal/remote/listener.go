@@ -218,8 +218,8 @@ func (c *rawConn) Close() error {
 	return err
 }
 
-// cut closes it at once: nothing that its client sent is read any more.
-func (c *rawConn) cut() {
+// Cut closes it at once: nothing that its client sent is read any more.
+func (c *rawConn) Cut() {
 	c.ended.Store(true)
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0))
 	_ = c.Close()

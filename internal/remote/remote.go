@@ -147,7 +147,7 @@ func (s *Server) watch(ctx context.Context) {
 			if _, err := s.opt.Keeper.CheckClient(c.leaf); err != nil {
 				s.opt.Log.Warn("remote client cut off", "client", c.id.Short(), "from", c.from, "error", err)
 				s.ln.counts.certificate.Add(1)
-				c.raw.cut()
+				c.raw.Cut()
 			}
 		}
 		seen = now

@@ -1,4 +1,4 @@
-package api
+package socket
 
 import (
 	"errors"
@@ -32,8 +32,8 @@ func (q *stdinQueue) put(p []byte) error {
 	if q.err != nil || len(p) == 0 {
 		return nil
 	}
-	if len(q.frames) >= stdinWindow {
-		return mvm.Errorf(mvm.KindInvalid, "exec client sent more than %d frames ahead", stdinWindow)
+	if len(q.frames) >= Window {
+		return mvm.Errorf(mvm.KindInvalid, "exec client sent more than %d frames ahead", Window)
 	}
 	q.frames = append(q.frames, append([]byte(nil), p...))
 	q.more.Signal()
