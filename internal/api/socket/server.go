@@ -40,6 +40,9 @@ func (c *Conn) Serve(ctx context.Context, cmd Command) {
 		time.AfterFunc(lastWords, c.hangUp)
 	})
 	code, err := cmd.Run(ctx, mvm.ExecIO{Stdin: in.pipe.reader(), Stdout: out.stream(stdout), Stderr: out.stream(stderr), Resize: in.resize})
+	if why := context.Cause(ctx); err != nil && why != nil && mvm.KindOf(err) == mvm.KindInternal {
+		err = mvm.Errorf(mvm.KindOf(why), "%w: %w", why, err) // it failed for want of its client
+	}
 	if stop() {
 		defer time.AfterFunc(cmd.Timeout, c.hangUp).Stop()
 	}
