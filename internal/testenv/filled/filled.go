@@ -20,27 +20,7 @@ func Set(t *testing.T, v reflect.Value, name string, not map[string]bool) {
 	h := fnv.New32a()
 	h.Write([]byte(name))
 	n := int64(h.Sum32()%30000) + 1
-	switch p := v.Addr().Interface().(type) {
-	case *time.Time:
-		*p = time.Unix(n, n).UTC()
-		return
-	case *netip.Addr:
-		*p = netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
-		return
-	case *netip.AddrPort:
-		*p = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}), uint16(n))
-		return
-	case *netip.Prefix:
-		*p = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 0}), 24)
-		return
-	case *mvm.Selector:
-		*p = mvm.Selector{Kind: mvm.SelectByKey, From: fmt.Sprintf("header:x-%d", n)}
-		return
-	case *json.RawMessage:
-		*p = json.RawMessage(fmt.Sprintf(`{"n":%d}`, n))
-		return
-	case *mvm.Asker:
-		*p = mvm.Asker{Kind: mvm.AskerGateway, ID: fmt.Sprint(n)}
+	if known(v, n) {
 		return
 	}
 	switch v.Kind() {
@@ -81,4 +61,27 @@ func Set(t *testing.T, v reflect.Value, name string, not map[string]bool) {
 	default:
 		t.Fatalf("the test does not know how to fill a %s", v.Type())
 	}
+}
+
+// known sets a value of a type that takes certain values only, and reports whether it is one.
+func known(v reflect.Value, n int64) bool {
+	switch p := v.Addr().Interface().(type) {
+	case *time.Time:
+		*p = time.Unix(n, n).UTC()
+	case *netip.Addr:
+		*p = netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+	case *netip.AddrPort:
+		*p = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)}), uint16(n))
+	case *netip.Prefix:
+		*p = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 8), byte(n), 0}), 24)
+	case *mvm.Selector:
+		*p = mvm.Selector{Kind: mvm.SelectByKey, From: fmt.Sprintf("header:x-%d", n)}
+	case *json.RawMessage:
+		*p = json.RawMessage(fmt.Sprintf(`{"n":%d}`, n))
+	case *mvm.Asker:
+		*p = mvm.Asker{Kind: mvm.AskerGateway, ID: fmt.Sprint(n)}
+	default:
+		return false
+	}
+	return true
 }
