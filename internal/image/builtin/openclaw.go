@@ -163,6 +163,7 @@ var openclawPlaces = map[string]string{
 	"launch.mjs":             openclawDir + "/launch.mjs",
 	"settings.mjs":           openclawDir + "/settings.mjs",
 	"control.mjs":            openclawDir + "/control.mjs",
+	"messages.mjs":           openclawDir + "/messages.mjs",
 	"bake.mjs":               openclawDir + "/bake.mjs",
 	"setup.sh":               openclawDir + "/setup.sh",
 	"start.sh":               openclawDir + "/start.sh",

@@ -9,7 +9,8 @@ import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import path from "node:path";
 
-import { port, refresh } from "./settings.mjs";
+import { Messages } from "./messages.mjs";
+import { channelFiles, port, refresh } from "./settings.mjs";
 
 export const controlPort = 18780;
 const definition = "/etc/mvm/services/openclaw.json";
@@ -32,15 +33,18 @@ const day = 24 * 60 * 60 * 1000;
 class Link {
   #env;
   #port;
+  #scopes;
   #socket;
   #opening;
   #waiting = new Map();
   onopen = () => {};
   onevent = () => {};
+  onlost = () => {};
 
-  constructor(env, gatewayPort) {
+  constructor(env, gatewayPort, scopes = everything) {
     this.#env = env;
     this.#port = gatewayPort;
+    this.#scopes = scopes;
   }
 
   async call(method, params) {
@@ -76,14 +80,15 @@ class Link {
       socket.onmessage = ({ data }) => {
         const frame = JSON.parse(data);
         if (frame.type === "res") this.#settle(frame.id, frame);
-        else if (frame.event === "connect.challenge") this.#send("connect", hello(this.#env)).then(resolve, reject);
-        else if (frame.event) this.onevent(frame.event);
+        else if (frame.event === "connect.challenge") this.#send("connect", hello(this.#env, this.#scopes)).then(resolve, reject);
+        else if (frame.event) this.onevent(frame.event, frame.payload);
       };
       socket.onerror = socket.onclose = () => {
         reject(new Error("the gateway takes no connection"));
         if (this.#socket !== socket) return;
         this.#opening = undefined;
         for (const id of [...this.#waiting.keys()]) this.#settle(id, { error: { message: "the connection was lost" } });
+        this.onlost();
       };
     });
     opened.then(() => this.onopen(), () => socket.close());
@@ -91,13 +96,17 @@ class Link {
   }
 }
 
-function hello(env) {
+// What a client may do: all, or no more than to write to the assistant.
+const everything = ["operator.admin", "operator.read", "operator.write"];
+const writing = ["operator.read", "operator.write"];
+
+function hello(env, scopes) {
   return {
     minProtocol: 3,
     maxProtocol: 4,
     client: { id: "gateway-client", displayName: "mvm", version: "1", platform: "linux", mode: "backend" },
     role: "operator",
-    scopes: ["operator.admin", "operator.read", "operator.write"],
+    scopes,
     caps: [],
     auth: { token: env.OPENCLAW_GATEWAY_TOKEN },
   };
@@ -350,6 +359,11 @@ export class Door {
     };
   }
 
+  // passed resolves when the door is open.
+  async passed() {
+    await this.#shut;
+  }
+
   // whileShut does what fn does, and lets no new request in meanwhile.
   async whileShut(fn) {
     let open;
@@ -415,15 +429,31 @@ async function body(req) {
 
 // serve answers mvm until the process ends, and keeps no process from ending. Tests have
 // other ports and another file.
-export function serve(env, { listen = controlPort, gateway = port, nextWake = "/run/mvm/next-wake" } = {}) {
+export function serve(env, { listen = controlPort, gateway = port, nextWake = "/run/mvm/next-wake", channels } = {}) {
   const link = new Link(env, gateway);
   const ingress = new Ingress(env);
   const suspension = new Suspension(link, ingress);
   const timers = new Timers(link, nextWake);
   const door = new Door(gateway);
   const chats = new Chats(link, env);
-  link.onopen = () => timers.changed();
-  link.onevent = (event) => event === "cron" && timers.changed();
+  const others = new Link(env, gateway, writing);
+  const messages = new Messages({
+    owner: link,
+    others,
+    channels: () => channelFiles(channels),
+    ready: async () => {
+      await door.passed();
+      if (suspension.held) throw new Error("OpenClaw holds still");
+    },
+  });
+  link.onopen = () => {
+    timers.changed();
+    messages.opened();
+  };
+  link.onevent = (event, payload) => (event === "cron" ? timers.changed() : messages.event(event, payload));
+  others.onevent = (event, payload) => messages.event(event, payload);
+  link.onlost = others.onlost = () => messages.lost();
+  messages.listen();
   const answers = {
     "GET /busy": async () => {
       const reason = suspension.held ? "" : await work(link, ingress);
@@ -436,7 +466,7 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
         if (!suspension.held) await timers.tell(); // an event may have been lost
         return suspension.suspend();
       }),
-    "POST /secrets": () => takeSecrets(link, door, chats, env),
+    "POST /secrets": () => takeSecrets(link, door, chats, env).finally(() => messages.listen()),
   };
   const server = http.createServer(async (req, res) => {
     let status = 200;

@@ -63,7 +63,8 @@ const channelsDir = "/run/secrets/channels";
 // takes it. No request is ever sent there.
 const hookRoot = "https://mvm.invalid";
 
-function channelFiles(dir) {
+// channelFiles are what the guest has of the channels that lead here.
+export function channelFiles(dir = channelsDir) {
   let names;
   try {
     names = readdirSync(dir).filter((name) => name.endsWith(".json")).sort();
