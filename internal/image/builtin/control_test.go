@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,11 +55,11 @@ type standIn struct {
 	later  sync.WaitGroup
 	answer map[string]any // by method; a func is called beside other requests
 	calls  []string       // METHOD PARAMS
-	conn   *websocket.Conn
+	conns  map[*websocket.Conn]bool
 }
 
 func newStandIn(t *testing.T) *standIn {
-	s := &standIn{answer: map[string]any{
+	s := &standIn{conns: map[*websocket.Conn]bool{}, answer: map[string]any{
 		"connect": map[string]any{}, "cron.status": map[string]any{"enabled": true}, "cron.list": jobs(),
 		"gateway.restart.preflight": map[string]any{"safe": true},
 		"gateway.suspend.prepare":   map[string]any{"status": "ready", "suspensionId": "s1", "expiresAtMs": time.Now().Add(2 * time.Minute).UnixMilli()},
@@ -79,9 +81,14 @@ func (s *standIn) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	defer c.CloseNow()
 	s.mu.Lock()
-	s.conn = c
+	s.conns[c] = true
 	s.mu.Unlock()
-	s.event("connect.challenge")
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, c)
+	}()
+	s.send(c, map[string]any{"type": "event", "event": "connect.challenge"})
 	for {
 		_, text, err := c.Read(context.Background())
 		var req struct {
@@ -96,20 +103,37 @@ func (s *standIn) serve(w http.ResponseWriter, r *http.Request) {
 		answer := s.answer[req.Method]
 		s.mu.Unlock()
 		if later, ok := answer.(func() any); ok {
-			s.later.Go(func() { s.send(map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": later()}) })
+			s.later.Go(func() { s.send(c, map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": later()}) })
 			continue
 		}
-		s.send(map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": answer})
+		s.send(c, map[string]any{"type": "res", "id": req.ID, "ok": true, "payload": answer})
 	}
 }
 
-func (s *standIn) event(name string) { s.send(map[string]any{"type": "event", "event": name}) }
+func (s *standIn) event(name string) { s.tell(name, nil) }
 
-func (s *standIn) send(v any) {
+// tell tells all clients of an event.
+func (s *standIn) tell(name string, payload any) {
+	s.mu.Lock()
+	conns := slices.Collect(maps.Keys(s.conns))
+	s.mu.Unlock()
+	for _, c := range conns {
+		s.send(c, map[string]any{"type": "event", "event": name, "payload": payload})
+	}
+}
+
+func (s *standIn) send(c *websocket.Conn, v any) {
+	if b, err := json.Marshal(v); err == nil {
+		_ = c.Write(context.Background(), websocket.MessageText, b) // a lost connection is read as such
+	}
+}
+
+// cut ends the connections of all clients.
+func (s *standIn) cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b, err := json.Marshal(v); err == nil && s.conn != nil {
-		_ = s.conn.Write(context.Background(), websocket.MessageText, b) // a lost connection is read as such
+	for c := range s.conns {
+		_ = c.CloseNow() // it may be lost already
 	}
 }
 
@@ -148,6 +172,7 @@ type control struct {
 	node string
 	url  string
 	wake string // the file with the next wake
+	chat string // where it takes messages
 	db   string
 	gw   *standIn
 }
@@ -159,9 +184,10 @@ func newControl(t *testing.T, node string) *control {
 	if err != nil {
 		t.Fatal(err)
 	}
+	channels := c.channel(dir)
 	script := fmt.Sprintf(`import { serve } from "./openclaw/control.mjs";
-		const s = serve({ OPENCLAW_STATE_DIR: %q, OPENCLAW_GATEWAY_TOKEN: "t" }, { listen: 0, gateway: %s, nextWake: %q });
-		s.ref(); s.on("listening", () => console.log(s.address().port));`, dir, port, c.wake)
+		const s = serve({ OPENCLAW_STATE_DIR: %q, OPENCLAW_GATEWAY_TOKEN: "t" }, { listen: 0, gateway: %s, nextWake: %q, channels: %q });
+		s.ref(); s.on("listening", () => console.log(s.address().port));`, dir, port, c.wake, channels)
 	cmd := exec.Command(c.node, "--input-type=module", "-e", script)
 	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
@@ -239,6 +265,7 @@ func TestControl(t *testing.T) {
 		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
 		"requests wait while secrets are taken": requestsWaitAtTheDoor,
 		"chats that are kept off are started":   chatsThatAreKeptOff,
+		"messages are answered once":            messagesAreAnsweredOnce, "messages after a crash": messagesAfterACrash, "only the gateway hands messages over": onlyTheGateway,
 		"goes on while the lease is on its way": goesOnWhileTheLeaseIsOnItsWay, "goes on after a lost lease": goesOnAfterALostLease,
 		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
 	} {
@@ -297,9 +324,7 @@ func goesOnWhileTheLeaseIsOnItsWay(t *testing.T, c *control) {
 func goesOnAfterALostLease(t *testing.T, c *control) {
 	ready := c.gw.answer["gateway.suspend.prepare"]
 	c.gw.set("gateway.suspend.prepare", func() any {
-		c.gw.mu.Lock()
-		defer c.gw.mu.Unlock()
-		_ = c.gw.conn.CloseNow()
+		c.gw.cut()
 		return nil
 	})
 	resp, err := http.Post(c.url+"/suspend", "application/json", strings.NewReader(`{"action":"suspend"}`))
