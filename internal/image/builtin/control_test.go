@@ -264,8 +264,8 @@ func TestControl(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *control){
 		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
 		"requests wait while secrets are taken": requestsWaitAtTheDoor,
-		"chats that are kept off are started":   chatsThatAreKeptOff,
-		"messages are answered once":            messagesAreAnsweredOnce, "messages after a crash": messagesAfterACrash, "only the gateway hands messages over": onlyTheGateway,
+		"chats that are kept off are started":   chatsThatAreKeptOff, "tasks of a killed process": tasksOfAKilledProcess,
+		"messages are answered once": messagesAreAnsweredOnce, "messages after a crash": messagesAfterACrash, "only the gateway hands messages over": onlyTheGateway,
 		"goes on while the lease is on its way": goesOnWhileTheLeaseIsOnItsWay, "goes on after a lost lease": goesOnAfterALostLease,
 		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
 	} {
@@ -291,6 +291,34 @@ func holdsStillWhenIdle(t *testing.T, c *control) {
 	p := c.gw.called("gateway.suspend.prepare")
 	if len(p) != 1 || json.Unmarshal([]byte(p[0]), &params) != nil || params.Drain == nil || *params.Drain {
 		t.Errorf("asked with %v, want drain false, once", p)
+	}
+}
+
+// Tasks that a killed process has left keep no message back: OpenClaw counts them for minutes.
+func tasksOfAKilledProcess(t *testing.T, c *control) {
+	task := func(id string) map[string]any {
+		return map[string]any{"kind": "task", "count": 1, "message": "taskId=" + id, "task": map[string]any{"taskId": id, "status": "running"}}
+	}
+	at := func(when time.Time) map[string]any {
+		return map[string]any{"task": map[string]any{"id": "t1", "status": "running", "createdAt": time.Now().Add(-2 * time.Hour).UnixMilli(), "updatedAt": when.UnixMilli()}}
+	}
+	run := map[string]any{"kind": "chat-run", "message": "1 active chat run(s)"}
+	for name, now := range map[string]struct {
+		blockers []any
+		task     any
+		busy     bool
+	}{
+		"of one before":  {[]any{task("t1")}, at(time.Now().Add(-time.Hour)), false},
+		"of this one":    {[]any{task("t1")}, at(time.Now().Add(time.Hour)), true},
+		"without a time": {[]any{task("t1")}, map[string]any{"task": map[string]any{}}, true},
+		"and a run":      {[]any{task("t1"), run}, at(time.Now().Add(-time.Hour)), true},
+		"no reason":      {nil, nil, true},
+	} {
+		c.gw.set("gateway.restart.preflight", map[string]any{"safe": false, "blockers": now.blockers})
+		c.gw.set("tasks.get", now.task)
+		if a := c.busy(); a.Busy != now.busy {
+			t.Errorf("%s: %+v", name, a)
+		}
 	}
 }
 

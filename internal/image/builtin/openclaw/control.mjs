@@ -140,10 +140,24 @@ class Ingress {
   }
 }
 
+const born = Date.now();
+
+// leftOver reports whether all that blocks are tasks of a process before this one. Of one that
+// was killed OpenClaw keeps its tasks as running for up to six minutes. Nothing works on them.
+async function leftOver(link, blockers) {
+  for (const { kind, task } of blockers) {
+    if (kind !== "task" || !task?.taskId) return false;
+    const now = (await link.call("tasks.get", { taskId: task.taskId })).task;
+    const times = [now.createdAt, now.startedAt, now.updatedAt, now.lastEventAt].filter((t) => t !== undefined);
+    if (!(Math.max(...times.map((t) => new Date(t).getTime())) < born) || times.length === 0) return false;
+  }
+  return blockers.length > 0;
+}
+
 // work says what OpenClaw has to do, "" where there is nothing.
 async function work(link, ingress) {
   const now = await link.call("gateway.restart.preflight", {});
-  if (!now.safe) return reasons(now.blockers) || "busy";
+  if (!now.safe && !(await leftOver(link, now.blockers ?? []))) return reasons(now.blockers) || "busy";
   const waiting = await ingress.waiting();
   return waiting > 0 ? `messages that wait: ${waiting}` : "";
 }
