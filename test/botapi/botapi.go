@@ -119,6 +119,13 @@ func (s *Server) Fail(f Fault) {
 	s.faults = append(s.faults, f)
 }
 
+// Heal forgets the faults that are left.
+func (s *Server) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
 // Write has a user write in a chat, and returns the number of the update.
 func (s *Server) Write(chat, from int64, text string) int64 {
 	kind := "private"

@@ -112,36 +112,18 @@ func (b *Bot) recover(err error, pause time.Duration) time.Duration {
 
 // take offers an update, unless it is known. One that is not allowed is settled at once.
 func (b *Bot) take(w *window, raw json.RawMessage) {
-	m, why, err := b.read(raw)
-	if err != nil {
-		b.opt.Log.Warn("update not understood", "channel", b.channel.Name, "error", err)
-	}
-	if m.ID == 0 {
-		m.ID = idOf(raw)
-	}
+	m, why := b.sort(raw)
 	if m.ID == 0 || w.known[m.ID] {
 		return
 	}
 	t := &ticket{id: m.ID}
-	switch {
-	case err != nil:
-		b.queue.Refuse(m, "its form is not known")
-	case why != "":
+	if why != "" {
 		b.queue.Refuse(m, why)
-	default:
+	} else {
 		t.Ticket = b.queue.Offer(m)
 	}
 	w.known[m.ID] = true
 	w.tickets = append(w.tickets, t)
-}
-
-// idOf is the number of an update of which nothing else is understood.
-func idOf(raw json.RawMessage) int64 {
-	var u struct {
-		ID int64 `json:"update_id"`
-	}
-	_ = json.Unmarshal(raw, &u)
-	return u.ID
 }
 
 // settle takes the first updates that are settled out of the window.

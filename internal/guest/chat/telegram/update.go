@@ -120,3 +120,18 @@ func (b *Bot) read(raw json.RawMessage) (m chat.Message, why string, err error) 
 	}
 	return m, why, nil
 }
+
+// sort reads an update; why says for what it is not delivered. Of one of a form that is not
+// known it reads the number, if it can.
+func (b *Bot) sort(raw json.RawMessage) (m chat.Message, why string) {
+	m, why, err := b.read(raw)
+	if err != nil {
+		b.opt.Log.Warn("update not understood", "channel", b.channel.Name, "error", err)
+		var u struct {
+			ID int64 `json:"update_id"`
+		}
+		_ = json.Unmarshal(raw, &u)
+		m.ID, why = u.ID, "its form is not known"
+	}
+	return m, why
+}

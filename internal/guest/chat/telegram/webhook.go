@@ -84,8 +84,8 @@ func (b *Bot) Webhook() (string, http.Handler) {
 	return b.channel.HookPath(), http.HandlerFunc(b.receive)
 }
 
-// receive takes an update from Telegram. It answers 200 once the update is settled, and
-// else 503: then Telegram sends it again.
+// receive takes an update from Telegram. It answers 200 once the update is settled, or will
+// never be delivered, and else 503: then Telegram sends it again, before those that follow.
 func (b *Bot) receive(w http.ResponseWriter, r *http.Request) {
 	got, want := r.Header.Get(secretHeader), b.channel.PlatformSecret()
 	if r.Method != http.MethodPost || subtle.ConstantTimeCompare([]byte(got), []byte(want)) != 1 {
@@ -97,12 +97,8 @@ func (b *Bot) receive(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the update can't be read", http.StatusBadRequest)
 		return
 	}
-	m, why, err := b.read(json.RawMessage(raw))
-	switch {
-	case err != nil:
-		http.Error(w, "the update has another form", http.StatusBadRequest)
-		return
-	case why != "":
+	m, why := b.sort(json.RawMessage(raw))
+	if why != "" {
 		b.queue.Refuse(m, why)
 		w.WriteHeader(http.StatusOK)
 		return
