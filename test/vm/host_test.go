@@ -93,7 +93,7 @@ func newHostOf(t testing.TB, driver string, diskMiB int) *host {
 func (h *host) options() serve.Options {
 	o := serve.Options{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(h.dir, "s"), DataDir: h.data, RunDir: filepath.Join(h.dir, "r"), KeyFile: filepath.Join(h.dir, "k"),
-		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text"}}
+		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text", Registries: registries()}}
 	if h.split != nil {
 		o.Hostd = h.split.config()
 	}

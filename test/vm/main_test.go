@@ -27,6 +27,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	serve "mvm/internal/host"
 	"mvm/internal/owner"
 )
 
@@ -39,6 +40,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	serve.RunChild()
 	flag.Parse()
 	switch part := os.Getenv(envPart); {
 	case part == "init":

@@ -71,6 +71,7 @@ func TestPrepare(t *testing.T) {
 		names = append(names, imgNginx)
 	}
 	prepareOwn(t)
+	prepareContainer(t)
 	names = append(names, imgOwn)
 	images, err := image.Open(store, []image.Builder{image.DirBuilder{Base: testenv.Builtin(t)}}, slog.New(slog.DiscardHandler))
 	must(t, err)

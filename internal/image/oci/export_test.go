@@ -22,3 +22,6 @@ func Unpack(ctx context.Context, path, arch, to string) (int64, error) {
 	a, err := unpack(ctx, src, p, order{Limits: flatten.DefaultLimits()}, to, func(mvm.Progress) {})
 	return a.Bytes, err
 }
+
+// Confine is what the process that unpacks layers does first.
+func Confine() error { return confine(1 << 20) }

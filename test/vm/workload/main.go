@@ -27,6 +27,9 @@ func main() {
 	if slices.Contains(os.Args, "chat") {
 		run = serveChat
 	}
+	if slices.Contains(os.Args, "container") {
+		run = serveContainer
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
