@@ -3,6 +3,7 @@ package mvm
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -40,6 +41,10 @@ type ChannelHealth struct {
 	Status HealthStatus `json:"status"`
 	Detail string       `json:"detail,omitempty"` // why, where it fails
 	Bot    string       `json:"bot,omitempty"`    // its name on the platform
+	// Waiting counts messages that are not delivered yet, where the oldest has waited for
+	// more than a minute, since Oldest.
+	Waiting int       `json:"waiting,omitempty"`
+	Oldest  time.Time `json:"oldest,omitzero"`
 }
 
 // Text says how the channel is, for people.
@@ -55,8 +60,18 @@ func (c ChannelHealth) Text() string {
 	return how
 }
 
-// FailingChannels names the channels that fail, for people; "" where there is none.
-func (h *Health) FailingChannels() string {
+// backlog says how many messages wait, for people.
+func (c ChannelHealth) backlog() string {
+	what := "1 message waits"
+	if c.Waiting != 1 {
+		what = strconv.Itoa(c.Waiting) + " messages wait"
+	}
+	return what + ", the oldest since " + c.Oldest.Local().Format(time.DateTime)
+}
+
+// ChannelTroubles names the channels that fail, and those whose messages wait for long, for
+// people; "" where there is none.
+func (h *Health) ChannelTroubles() string {
 	if h == nil {
 		return ""
 	}
@@ -65,8 +80,19 @@ func (h *Health) FailingChannels() string {
 		if c.Status == HealthFailing {
 			parts = append(parts, "channel "+c.Name+" is "+c.Text())
 		}
+		if c.Waiting > 0 {
+			parts = append(parts, "channel "+c.Name+": "+c.backlog())
+		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// Waiting counts the messages of all channels that wait for long.
+func (h *Health) Waiting() (n int) {
+	for _, c := range h.Channels {
+		n += c.Waiting
+	}
+	return n
 }
 
 // ServiceHealth says how one service is.
@@ -153,7 +179,7 @@ func (h *Health) Text() string {
 
 // Trouble says what of an instance that is ready does not work; "" for nothing.
 func (h *Health) Trouble() string {
-	parts := []string{h.Text(), h.FailingChannels()}
+	parts := []string{h.Text(), h.ChannelTroubles()}
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
 }
 

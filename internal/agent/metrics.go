@@ -21,6 +21,9 @@ type Metrics interface {
 	// Messages is told of messages of chats: the channel's kind, and "accepted", "refused" or
 	// "set_aside".
 	Messages(kind mvm.ChannelKind, result string, n int)
+	// Backlog is told how many messages of chats wait in a gateway pool, where one has waited
+	// for more than a minute; 0: none has.
+	Backlog(tenant, pool string, messages int)
 	// Reconciled is told of a run of the reconcile loop over one tenant.
 	Reconciled(took time.Duration, err error)
 	// Timer is told of a next wake that was due: "ok", "missed", "failed" or "skipped".
@@ -36,5 +39,6 @@ func (noMetrics) Operation(mvm.Transition, error)       {}
 func (noMetrics) Deferred(mvm.OpKind, string)           {}
 func (noMetrics) HostBound(string, string)              {}
 func (noMetrics) Messages(mvm.ChannelKind, string, int) {}
+func (noMetrics) Backlog(string, string, int)           {}
 func (noMetrics) Reconciled(time.Duration, error)       {}
 func (noMetrics) Timer(string)                          {}

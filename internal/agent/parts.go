@@ -27,7 +27,7 @@ func (a *Agent) join() {
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
 		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
-	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Call: opt.Timeouts.Call})
+	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Metrics: opt.Metrics, Call: opt.Timeouts.Call})
 	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
 	a.networks = netstate.New(opt.Network, opt.Store)
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})

@@ -161,8 +161,20 @@ type ChannelStatus struct {
 	// Waiting counts messages that are not delivered yet; Accepted, Refused and SetAside
 	// those of this boot.
 	Waiting  int        `json:"waiting,omitempty"`
+	Oldest   *time.Time `json:"oldest,omitempty"` // since when the oldest of them waits
 	Accepted int        `json:"accepted,omitempty"`
 	Refused  int        `json:"refused,omitempty"`
 	SetAside int        `json:"set_aside,omitempty"`
 	Last     *time.Time `json:"last,omitempty"` // when the last message was accepted
+}
+
+// BacklogAfter is how long a message waits until that is told.
+const BacklogAfter = time.Minute
+
+// Backlog is how many messages wait, where one of them has for long.
+func (c ChannelStatus) Backlog(now time.Time) int {
+	if c.Oldest == nil || now.Sub(*c.Oldest) < BacklogAfter {
+		return 0
+	}
+	return c.Waiting
 }

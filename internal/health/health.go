@@ -20,6 +20,7 @@ import (
 const (
 	maxHealthServices = 64
 	maxServiceName    = 63
+	maxWaiting        = 1_000_000 // messages of a channel
 )
 
 // Guests are asked how their services are.
@@ -43,6 +44,11 @@ type Store interface {
 	Update(fn func(*store.Tx) error) error
 }
 
+// Metrics is told how many messages of chats wait in a pool.
+type Metrics interface {
+	Backlog(tenant, pool string, messages int)
+}
+
 // Options are what a table is made of. All of them are required.
 type Options struct {
 	Guests    Guests
@@ -50,6 +56,7 @@ type Options struct {
 	Reconcile Reconcile
 	Store     Store
 	Log       *slog.Logger
+	Metrics   Metrics
 	// Call bounds one question to a guest about its integrations.
 	Call time.Duration
 }
@@ -59,6 +66,8 @@ type Table struct {
 	opt Options
 	mu  sync.Mutex
 	by  map[string]guestHealth
+	// waiting has the gateways at which messages wait for long.
+	waiting map[string]waiting
 }
 
 // New makes a table that knows nothing yet.
@@ -92,6 +101,37 @@ func (t *Table) saw(i mvm.Instance, st guestproto.Status) {
 		t.by = map[string]guestHealth{}
 	}
 	t.by[i.ID] = guestHealth{boot: i.DiskGeneration, version: st.Version, is: is}
+	t.backlog(i.ID, place{i.Tenant, i.Pool}, is.Waiting())
+}
+
+// place is a pool.
+type place struct{ tenant, pool string }
+
+// waiting are messages that a gateway keeps, where one of them has waited for long.
+type waiting struct {
+	at place
+	n  int
+}
+
+// backlog tells the metrics what waits in a pool, when that changes. t.mu is held.
+func (t *Table) backlog(id string, at place, n int) {
+	if t.waiting[id].n == n {
+		return
+	}
+	if t.waiting == nil {
+		t.waiting = map[string]waiting{}
+	}
+	t.waiting[id] = waiting{at, n}
+	if n == 0 {
+		delete(t.waiting, id)
+	}
+	sum := 0
+	for _, w := range t.waiting {
+		if w.at == at {
+			sum += w.n
+		}
+	}
+	t.opt.Metrics.Backlog(at.tenant, at.pool, sum)
 }
 
 // Of is what is known of a running instance; nil: nothing.
@@ -115,6 +155,7 @@ func (t *Table) Forget(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.by, id)
+	t.backlog(id, t.waiting[id].at, 0)
 }
 
 // healthOf makes of a guest's word what is kept of it.
@@ -146,6 +187,9 @@ func channelsOf(st guestproto.Status) (out []mvm.ChannelHealth) {
 			Status: mvm.HealthStarting, Detail: display.Clip(c.Detail), Bot: display.ClipTo(maxServiceName, c.Bot)}
 		if s := mvm.HealthStatus(c.State); s == mvm.HealthReady || s == mvm.HealthFailing {
 			is.Status = s
+		}
+		if n := c.Backlog(time.Now()); n > 0 {
+			is.Waiting, is.Oldest = min(n, maxWaiting), *c.Oldest
 		}
 		out = append(out, is)
 	}

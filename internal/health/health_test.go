@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,7 +21,10 @@ type house struct {
 	answer guestproto.Status
 	asked  int
 	poked  []string
+	waits  map[string]int // by pool
 }
+
+func (h *house) Backlog(tenant, pool string, messages int) { h.waits[tenant+"/"+pool] = messages }
 
 func (h *house) Ask(context.Context, string, guestproto.Request) (guestproto.Response, error) {
 	h.asked++
@@ -37,8 +41,8 @@ func newHouse(t *testing.T) (*house, *health.Table) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = st.Close() })
-	h := &house{Store: st}
-	return h, health.New(health.Options{Guests: h, Idle: h, Reconcile: h, Store: st, Log: slog.New(slog.DiscardHandler), Call: time.Second})
+	h := &house{Store: st, waits: map[string]int{}}
+	return h, health.New(health.Options{Guests: h, Idle: h, Reconcile: h, Store: st, Log: slog.New(slog.DiscardHandler), Metrics: h, Call: time.Second})
 }
 
 func status(version uint64, ready bool, state string) guestproto.Status {
@@ -90,5 +94,37 @@ func TestLateReadyIsRecorded(t *testing.T) {
 	table.Look(t.Context(), i)
 	if h.asked != 1 {
 		t.Errorf("a guest of which all is known was asked %d times", h.asked)
+	}
+}
+
+// TestBacklog: messages that wait for long are told, by pool, until none does or their gateway
+// is gone; what waits for a moment is not.
+func TestBacklog(t *testing.T) {
+	h, table := newHouse(t)
+	i := mvm.Instance{ID: "i-00000001", Tenant: "acme", Pool: "gateways", State: mvm.StateRunning, Ready: true}
+	other := i
+	other.ID = "i-00000002"
+	version := uint64(0)
+	said := func(i mvm.Instance, n int, age time.Duration) {
+		version++
+		at := time.Now().Add(-age)
+		table.Reported(i, guestproto.Status{Version: version, Ready: true, Channels: []guestproto.ChannelStatus{{Name: "bot", Kind: "telegram", State: "ready", Waiting: n, Oldest: &at}}})
+	}
+	said(i, 3, time.Second)
+	if trouble := table.Of(i).ChannelTroubles(); trouble != "" || len(h.waits) != 0 {
+		t.Errorf("what waits for a second is told: %q, %v", trouble, h.waits)
+	}
+	said(i, 3, 2*time.Minute)
+	said(other, 2_000_000_000, 2*time.Minute)
+	if trouble := table.Of(i).ChannelTroubles(); !strings.HasPrefix(trouble, "channel bot: 3 messages wait, the oldest since 20") || h.waits["acme/gateways"] != 1_000_003 {
+		t.Errorf("told: %q, %v", trouble, h.waits)
+	}
+	said(other, -1, time.Hour)
+	if got := h.waits["acme/gateways"]; got != 3 {
+		t.Errorf("%d wait, want 3", got)
+	}
+	table.Forget(i.ID)
+	if got := h.waits["acme/gateways"]; got != 0 {
+		t.Errorf("%d wait at a gateway that is gone", got)
 	}
 }

@@ -36,6 +36,7 @@ type Metrics struct {
 	deferred  *prometheus.CounterVec
 	hostBound *prometheus.CounterVec
 	messages  *prometheus.CounterVec
+	backlog   *prometheus.GaugeVec
 
 	words words
 }

@@ -51,6 +51,9 @@ func busy() *metrics.Metrics {
 	m.Deferred(mvm.OpSleep, "min_running")
 	m.HostBound("Acquire", "ok")
 	m.Messages(mvm.ChannelSlack, "accepted", 3)
+	m.Backlog("acme", "gateways", 7)
+	m.Backlog("other", "gateways", 7)
+	m.Backlog("other", "gateways", 0) // of which no line is left
 	m.Remote(func() metrics.Remote {
 		return metrics.Remote{Connections: 2, Refused: map[string]uint64{"rate": 5}, CertificateUntil: 1_800_000_000}
 	})
@@ -108,6 +111,7 @@ func TestScrapeHasWhatWasCounted(t *testing.T) {
 		`mvm_deferred_transitions_total{op="sleep",reason="min_running"} 1`,
 		`mvm_host_bound_requests_total{request="Acquire",result="ok"} 1`,
 		`mvm_messages_total{kind="slack",result="accepted"} 3`,
+		`mvm_messages_waiting{pool="gateways",tenant="acme"} 7`,
 		`mvm_api_requests_total{result="ok",route="GET /v1/tenants"} 1`,
 		`mvm_reconcile_runs_total 2`, `mvm_reconcile_errors_total 1`, `mvm_reconcile_duration_seconds_count 2`,
 		`mvm_audit_last_seq 41`,

@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"github.com/prometheus/client_golang/prometheus"
+
 	"mvm"
 )
 
@@ -21,6 +23,17 @@ func (m *Metrics) makeOperations() {
 	m.deferred = m.counter("mvm_deferred_transitions_total", "Transitions that were deferred, by operation and reason.", "op", "reason")
 	m.hostBound = m.counter("mvm_host_bound_requests_total", "Requests from guests to the host, by request and result.", "request", "result")
 	m.messages = m.counter("mvm_messages_total", "Messages of chats as gateways report them, by the channel's kind and result: accepted, refused or set_aside.", "kind", "result")
+	m.backlog = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mvm_messages_waiting", Help: "Messages of chats that a pool's gateways keep, where one has waited for more than a minute. Without any there is no such line."}, []string{"tenant", "pool"})
+	m.registry.MustRegister(m.backlog)
+}
+
+// Backlog tells how many messages of chats wait in a gateway pool.
+func (m *Metrics) Backlog(tenant, pool string, messages int) {
+	if messages == 0 {
+		m.backlog.DeleteLabelValues(tenant, pool)
+		return
+	}
+	m.backlog.WithLabelValues(tenant, pool).Set(float64(messages))
 }
 
 // Operation counts an operation that has ended, and where it succeeded and changed

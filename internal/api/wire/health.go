@@ -35,6 +35,9 @@ type ChannelHealth struct {
 	Status mvm.HealthStatus `json:"status"`
 	Detail string           `json:"detail,omitempty"`
 	Bot    string           `json:"bot,omitempty"`
+
+	Waiting int       `json:"waiting,omitempty"`
+	Oldest  time.Time `json:"oldest,omitzero"`
 }
 
 // Of returns the noun on the wire, and Noun the noun.

@@ -80,8 +80,8 @@ func (a *app) present(s mvm.Story) []string {
 	if i.Health != nil {
 		add("health: %s since %s%s", i.Health.Status, a.Ago(i.Health.Since), command.Because(i.Health.Text()))
 	}
-	if failing := i.Health.FailingChannels(); failing != "" {
-		add("channels: %s", failing)
+	if trouble := i.Health.ChannelTroubles(); trouble != "" {
+		add("channels: %s", trouble)
 	}
 	if i.Problem != "" {
 		add("problem: %s", i.Problem)

@@ -20,7 +20,7 @@ type Behavior struct {
 	Log      []string                   `json:"log,omitempty"`
 	// NoHealth: it is of an mvm that numbers no Status and counts no failures.
 	NoHealth bool `json:"no_health,omitempty"`
-	// Channels are what it says of its channels when it is to check them.
+	// Channels are what it says of its channels, in Status and when it is to check them.
 	Channels []guestproto.ChannelCheck `json:"channels,omitempty"`
 	// Stalled: its VM stands still, for this reason.
 	Stalled    string    `json:"stalled,omitempty"`

@@ -114,6 +114,9 @@ func (g *guestState) status(b Behavior) guestproto.Status {
 		up := func(svc guestproto.ServiceStatus) bool { return svc.State == "ready" || svc.State == "done" }
 		s.Ready = g.Config != nil && !slices.ContainsFunc(b.Services, func(svc guestproto.ServiceStatus) bool { return !up(svc) })
 	}
+	for _, c := range b.Channels {
+		s.Channels = append(s.Channels, c.ChannelStatus)
+	}
 	g.Looks++
 	if !b.NoHealth {
 		s.Version = g.Looks

@@ -62,7 +62,7 @@ func (t *Ticket) Done() <-chan struct{} { return t.done }
 func (t *Ticket) Settled() bool { return !t.unsettled }
 
 // QueueOptions are what a Queue works with. All but Platform, Limits, Header, Keeper and
-// Deliver are required.
+// Deliver and Changed are required.
 type QueueOptions struct {
 	Channel  guestproto.Channel
 	Workers  Workers
@@ -77,6 +77,9 @@ type QueueOptions struct {
 	// Deliver hands a message to an instance; nil: a POST does, whose answer says all there is
 	// to know. ErrLater: the instance works on the message, and is asked again once it is idle.
 	Deliver func(ctx context.Context, lease Lease, m Message) error
+	// Changed is called when messages wait for long, and when none does any more; nil: nobody
+	// wants to know. It does not block.
+	Changed func()
 }
 
 // Queue delivers the messages of a channel. Its methods may be called concurrently.
@@ -96,12 +99,15 @@ type Queue struct {
 	full   map[string]bool // chats that were told that too many wait
 	recent recentIDs
 	counts Counts
+
+	backlog backlog
 }
 
 // Counts are what a Queue has done since it was made.
 type Counts struct {
 	Waiting, Accepted, Refused, SetAside int
 	Last                                 time.Time // when the last message was accepted
+	Oldest                               time.Time // when the oldest that waits was offered
 }
 
 // NewQueue makes a queue of nothing.
@@ -117,6 +123,9 @@ func NewQueue(opt QueueOptions) *Queue {
 func (q *Queue) Close() {
 	q.mu.Lock()
 	q.closed = true
+	if q.backlog.timer != nil {
+		q.backlog.timer.Stop()
+	}
 	q.mu.Unlock()
 	q.cancel()
 	q.group.Wait()
@@ -168,6 +177,7 @@ func (q *Queue) Offer(m Message) *Ticket {
 	}
 	l.add(t)
 	q.typist.add(m.Chat)
+	q.watchBacklog()
 	return t
 }
 
@@ -215,7 +225,7 @@ func (q *Queue) Counts() Counts {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	c := q.counts
-	c.Waiting = len(q.byID)
+	c.Waiting, c.Oldest = len(q.byID), q.oldest()
 	return c
 }
 
@@ -228,6 +238,12 @@ func (q *Queue) settle(t *Ticket, what, instance, detail string) {
 		defer q.opt.Keeper.Settled(t.Message, what, detail)
 	}
 	q.typist.remove(t.Chat)
+	over := false
+	defer func() {
+		if over {
+			q.opt.Changed()
+		}
+	}()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch what {
@@ -246,6 +262,7 @@ func (q *Queue) settle(t *Ticket, what, instance, detail string) {
 		delete(q.byChat, t.Chat)
 		delete(q.full, t.Chat)
 	}
+	over = q.backlogOver()
 	close(t.done)
 }
 

@@ -53,5 +53,8 @@ func (s *Standing) Status(n Counts) guestproto.ChannelStatus {
 	if !n.Last.IsZero() {
 		out.Last = &n.Last
 	}
+	if !n.Oldest.IsZero() {
+		out.Oldest = &n.Oldest
+	}
 	return out
 }

@@ -82,7 +82,7 @@ func New(opt chat.AdapterOptions, shelf *Shelf, x Extra) *Hook {
 	limits := opt.Limits
 	limits.Waiting, limits.PerChat = inbox.MaxWaiting, inbox.MaxWaiting // the inbox has the bounds
 	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Recorder: opt.Recorder, Log: opt.Log,
-		Limits: limits, Keeper: h, Header: h.header, Platform: x.Platform, Deliver: x.Deliver})
+		Limits: limits, Keeper: h, Header: h.header, Platform: x.Platform, Deliver: x.Deliver, Changed: opt.Changed})
 	return h
 }
 
