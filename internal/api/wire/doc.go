@@ -29,18 +29,6 @@ func each[A, B any](list []A, to func(A) B) []B {
 	return out
 }
 
-// byKey converts the values of a map. One that is nil stays nil.
-func byKey[K comparable, A, B any](all map[K]A, to func(A) B) map[K]B {
-	if all == nil {
-		return nil
-	}
-	out := make(map[K]B, len(all))
-	for k, v := range all {
-		out[k] = to(v)
-	}
-	return out
-}
-
 // Form is a type of this package for the noun N.
 type Form[W, N any] interface {
 	Of(noun N) W
