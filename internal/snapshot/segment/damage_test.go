@@ -322,6 +322,23 @@ func TestManySleeps(t *testing.T) {
 	}
 }
 
+// TestPackedWithoutAMap: a snapshot whose map nobody told Pack of is noticed to be damaged, and
+// never restored with zeros in place of its pages.
+func TestPackedWithoutAMap(t *testing.T) {
+	i, mem, p, _ := slept(t)
+	m := i.wantWake(t, "the newer", p, mem)
+	for n := range 9 { // dead in the newest map, in a segment that stays
+		memory(mem).fill(n+100, 77)
+	}
+	q := i.place()
+	saved := must(q.Save(t.Context(), i.sleep(mem, m)))(t)
+	ok(t, q.Pack(t.Context(), saved.Map))
+	i.wantWake(t, "the newest", q, mem)
+	if _, _, err := i.wake(p); sealed.ReasonOf(err) != sealed.Damaged || !strings.Contains(err.Error(), "is not what the map says") {
+		t.Errorf("a snapshot without its pages: %v", err)
+	}
+}
+
 // TestSharedSegments: a snapshot that was set aside keeps its segments as long as its map is
 // told of, and pages that only it needs are packed with the others.
 func TestSharedSegments(t *testing.T) {
