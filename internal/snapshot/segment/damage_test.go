@@ -156,6 +156,7 @@ func TestWhatIsNotTheSnapshot(t *testing.T) {
 		"another base":                 {func() { i.base.Digest[0] ^= 1 }, sealed.OtherBase, own + "map"},
 		"a smaller memory":             {func() { i.zero = i.zero[:149*segment.Page] }, sealed.OtherMemory, own + "map"},
 		"a larger memory":              {func() { i.zero = append(i.zero, make([]byte, segment.Page)...) }, sealed.OtherMemory, own + "map"},
+		"a device state sealed again":  {func() { sealDevice(t, p) }, sealed.Damaged, own + "device"},
 		"a later version":              {func() { version(t, seg(1), 2) }, sealed.OtherVersion, seg(1)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -191,6 +192,14 @@ func swap(t *testing.T, a, b string) {
 	ok(t, os.Rename(a, a+".swap"))
 	ok(t, os.Rename(b, a))
 	ok(t, os.Rename(a+".swap", b))
+}
+
+// sealDevice seals another state as the snapshot's, as a sleep before would have that was cut off.
+func sealDevice(t *testing.T, p segment.Place) {
+	t.Helper()
+	w := must(sealed.Create(p.Own, "device", p.Key, sealed.Meta{Kind: sealed.Device, Bound: p.ID + "/device", Limit: 1 << 20}))(t)
+	n := must(w.Fill(strings.NewReader("Device state")))(t)
+	ok(t, w.Commit(n))
 }
 
 // version writes another version to both heads of a file.
