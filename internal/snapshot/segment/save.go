@@ -198,13 +198,13 @@ func (v *saver) undo() error {
 
 // memory writes the segment and makes the map.
 func (v *saver) memory(ctx context.Context) error {
-	v.dirty = newSweepOf(v.Changed, v.judge)
+	v.dirty = newSweepOf(v.Changed, false)
 	at, err := v.stream(ctx, v.dirty, handoff{})
 	if err != nil {
 		return err
 	}
 	free := v.freed()
-	v.moved = newSweepOf(v.pagesOf(free), v.judgeMoved)
+	v.moved = newSweepOf(v.pagesOf(free), true)
 	if at, err = v.stream(ctx, v.moved, at); err != nil {
 		return err
 	}

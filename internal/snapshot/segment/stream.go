@@ -1,9 +1,7 @@
 package segment
 
 import (
-	"bytes"
 	"context"
-	"io"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -27,14 +25,11 @@ const (
 	write                // it goes to the new segment
 )
 
-// judgement decides about a page by its content. base is nil where the base is zeros.
-type judgement func(page uint32, content, base []byte, prev located, known bool) (verdict, Sum)
-
 // sweepOf is a sweep over pages, and what became of each.
 type sweepOf struct {
 	runs    []Run
 	batches []batch
-	judge   judgement
+	again   bool // they are all written, though none of them has changed
 	is      []verdict
 	sums    []Sum
 }
@@ -52,8 +47,8 @@ func (b batch) pages() (sum int) {
 	return sum
 }
 
-func newSweepOf(runs []Run, judge judgement) *sweepOf {
-	s := &sweepOf{runs: runs, judge: judge}
+func newSweepOf(runs []Run, again bool) *sweepOf {
+	s := &sweepOf{runs: runs, again: again}
 	n, room := 0, uint32(0)
 	for _, r := range runs {
 		for r.Count > 0 {
@@ -132,7 +127,10 @@ func (v *saver) batch(ctx context.Context, s *sweepOf, bt batch, turn <-chan han
 	if err := v.read(ctx, bt, pages, b); err != nil {
 		return err
 	}
-	n := v.judgeAll(s, bt, pages, b.base)
+	if err := v.judge(s, bt, pages, b.base); err != nil {
+		return err
+	}
+	n := s.gather(bt, pages)
 	var h handoff
 	select {
 	case h = <-turn:
@@ -156,69 +154,4 @@ func (v *saver) batch(ctx context.Context, s *sweepOf, bt batch, turn <-chan han
 	var err error
 	b.scratch, err = v.pages.w.WriteChunks(first, all[:full*sealed.Chunk], b.scratch)
 	return err
-}
-
-// read reads the batch's pages, and those of the base.
-func (v *saver) read(ctx context.Context, bt batch, into []byte, b *buffers) error {
-	b.pieces = b.pieces[:0]
-	at := 0
-	for _, r := range bt.runs {
-		n := int(r.Count) * Page
-		b.pieces = append(b.pieces, Piece{r.Page, into[at : at+n]})
-		if v.Base.Content != nil {
-			if got, err := v.Base.Content.ReadAt(b.base[at:at+n], int64(r.Page)*Page); got < n {
-				if err == io.EOF {
-					err = io.ErrUnexpectedEOF
-				}
-				return sealed.Failed("read", "the base", err)
-			}
-		}
-		at += n
-	}
-	return v.Memory.Read(ctx, b.pieces)
-}
-
-// judgeAll decides about the pages of a batch, moves those to write to the front, and
-// returns how many they are.
-func (v *saver) judgeAll(s *sweepOf, bt batch, pages, base []byte) (toWrite int) {
-	c, n, at := v.from(bt.runs[0].Page), bt.n, 0
-	for _, r := range bt.runs {
-		for page := r.Page; page < r.Page+r.Count; page++ {
-			content, from := pages[at:at+Page], []byte(nil)
-			if v.Base.Content != nil {
-				from = base[at : at+Page]
-			}
-			prev, known := c.at(page)
-			s.is[n], s.sums[n] = s.judge(page, content, from, prev, known)
-			if s.is[n] == write {
-				if to := pages[toWrite*Page:][:Page]; &to[0] != &content[0] {
-					copy(to, content)
-				}
-				toWrite++
-			}
-			n, at = n+1, at+Page
-		}
-	}
-	return toWrite
-}
-
-// judge decides about a page that may have changed.
-func (v *saver) judge(page uint32, content, base []byte, prev located, known bool) (verdict, Sum) {
-	isZero := content[0] == 0 && bytes.Equal(content[1:], content[:Page-1])
-	if base == nil && isZero || base != nil && bytes.Equal(content, base) {
-		return drop, Sum{}
-	}
-	if isZero {
-		return zero, Sum{}
-	}
-	sum := v.sum.sum(page, content)
-	if known && prev.Segment != Zero && v.Previous.sums[prev.sumOf(page)] == sum {
-		return keep, sum
-	}
-	return write, sum
-}
-
-// judgeMoved has a page written again.
-func (v *saver) judgeMoved(page uint32, content, _ []byte, _ located, _ bool) (verdict, Sum) {
-	return write, v.sum.sum(page, content)
 }
