@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mvm"
 	"mvm/internal/image/erofs"
 )
 
@@ -115,6 +116,10 @@ func (f *Flattener) count(h *tar.Header) error {
 	}
 	if h.Size < 0 || isRegular(h) && h.Size > f.limits.Bytes-f.done.Bytes {
 		return fmt.Errorf("with its %d bytes the files have more than %d", h.Size, f.limits.Bytes)
+	}
+	if f.limits.Disk > 0 && isRegular(h) && h.Size > f.limits.Disk-f.done.Bytes {
+		return mvm.Errorf(mvm.KindUnavailable, "with its %d bytes the files have more than %d MiB, and the disk has no room for more", h.Size, f.limits.Disk>>20).
+			WithFix("free space in the image store, or move mvm's data to a larger disk with --data-dir")
 	}
 	return nil
 }

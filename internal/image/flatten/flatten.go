@@ -22,6 +22,7 @@ import (
 type Limits struct {
 	Entries int   // entries, also those that later layers replace
 	Bytes   int64 // content of files
+	Disk    int64 // the same, where the disk has room for less; 0: it has room
 	Meta    int64 // bytes of names, link targets and attributes
 	Depth   int   // folders above a file
 	Links   int   // names of one file
@@ -114,6 +115,9 @@ func refused(name, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	if name != "" {
 		err = fmt.Errorf("entry %.300q: %w", name, err)
+	}
+	if mvm.IsKind(err, mvm.KindUnavailable) {
+		return err
 	}
 	return mvm.Errorf(mvm.KindInvalid, "%w", err).WithFix("the image is damaged or made to do harm: get it from its source again, or do not use it")
 }

@@ -458,6 +458,18 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestDisk: what the disk has no room for is refused before it is written, and is no fault
+// of the image.
+func TestDisk(t *testing.T) {
+	l := limits()
+	l.Disk = 100
+	b := pack(t, file("a", strings.Repeat("x", 60)), file("b", strings.Repeat("x", 60)))
+	err := flatten.New(spool(t), l).Add(t.Context(), flatten.Layer{DiffID: digest(b), Blob: bytes.NewReader(b)})
+	if !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("error %v, want unavailable, naming b", err)
+	}
+}
+
 // TestDigests: a layer is read to its end and compared, also behind the archive's.
 func TestDigests(t *testing.T) {
 	plain := pack(t, file("a", "1"))

@@ -11,6 +11,7 @@ package oci
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -34,8 +35,10 @@ const version = "1"
 const (
 	arch       = "amd64"
 	rootfsFile = "rootfs.erofs"
-	// overhead is what a build needs beside twice the layers, which may be packed.
-	overhead = 64 << 20
+	// reserve is what a build leaves free of the disk: kernel and initrd need a part of it.
+	reserve = 256 << 20
+	// maxUnpacking is how many images are unpacked at the same time.
+	maxUnpacking = 2
 )
 
 // Options say what a Builder works with.
@@ -53,6 +56,10 @@ type Builder struct {
 	scheme string
 	o      Options
 
+	// turns has a place for each image that is unpacked at the same time: each may take some
+	// memory.
+	turns chan struct{}
+
 	mu sync.Mutex
 	// plans are what Key found last, by reference: a tag may go on before Build reads it.
 	plans map[string]plan
@@ -68,7 +75,11 @@ var _ image.Builder = (*Builder)(nil)
 
 // New returns the Builders of Registry and of Archive.
 func New(o Options) []image.Builder {
-	return []image.Builder{&Builder{scheme: Registry, o: o, plans: map[string]plan{}}, &Builder{scheme: Archive, o: o, plans: map[string]plan{}}}
+	turns := make(chan struct{}, maxUnpacking)
+	return []image.Builder{
+		&Builder{scheme: Registry, o: o, turns: turns, plans: map[string]plan{}},
+		&Builder{scheme: Archive, o: o, turns: turns, plans: map[string]plan{}},
+	}
 }
 
 // Scheme implements image.Builder.
@@ -183,11 +194,15 @@ type build struct {
 }
 
 func (b *Builder) build(ctx context.Context, src source, p *pulled, to build, say func(mvm.Progress)) error {
-	if err := fits(p, to.dir); err != nil {
+	release, err := b.turn(ctx, say)
+	if err != nil {
 		return err
 	}
+	defer release()
 	o := order{Limits: flatten.DefaultLimits(), Folders: mountPoints(p.config.Config.WorkingDir)}
-	var err error
+	if o.Limits.Disk, err = room(p, to.dir); err != nil {
+		return err
+	}
 	if o.Service, o.NoService, err = service(p.config.Config); err != nil {
 		return err
 	}
@@ -209,18 +224,39 @@ func (b *Builder) build(ctx context.Context, src source, p *pulled, to build, sa
 	return image.WriteManifest(to.dir, img)
 }
 
-// fits refuses to begin what the disk has no room for: contents, and an image of them.
-func fits(p *pulled, dir string) error {
-	need := int64(overhead)
+// turn waits until the image may be unpacked.
+func (b *Builder) turn(ctx context.Context, say func(mvm.Progress)) (release func(), err error) {
+	release = func() { <-b.turns }
+	select {
+	case b.turns <- struct{}{}:
+		return release, nil
+	default:
+	}
+	say(mvm.Progress{Text: fmt.Sprintf("waiting: %d other images are unpacked", maxUnpacking)})
+	select {
+	case b.turns <- struct{}{}:
+		return release, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// room is how many bytes of files the disk has room for, twice: for contents, and for an
+// image of them. It refuses to begin what needs more for sure.
+func room(p *pulled, dir string) (int64, error) {
+	need := int64(reserve)
 	for _, l := range p.layers {
 		need += 2 * l.Size
 	}
 	free, err := sys.FreeBytes(dir)
-	if err == nil && free < need {
-		return mvm.Errorf(mvm.KindUnavailable, "%d MiB are free in the image store, at least %d are needed", free>>20, need>>20).
+	if err != nil {
+		return 0, err
+	}
+	if free < need {
+		return 0, mvm.Errorf(mvm.KindUnavailable, "%d MiB are free in the image store, at least %d are needed", free>>20, need>>20).
 			WithFix("free space there, or move mvm's data to a larger disk with --data-dir")
 	}
-	return nil
+	return (free - reserve) / 2, nil
 }
 
 // mountPoints are folders that the guest mounts over, or that a service needs.

@@ -129,7 +129,9 @@ func (h hub) push(t *testing.T, tag string, c v1.Config, files map[string]string
 
 func store(t *testing.T, o oci.Options) *image.DirStore {
 	t.Helper()
-	o.Base = testenv.Base(t)
+	if o.Base == nil {
+		o.Base = testenv.Base(t)
+	}
 	s, err := image.Open(filepath.Join(t.TempDir(), "images"), oci.New(o), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +196,7 @@ func TestRegistry(t *testing.T) {
 // TestRefusals: what is refused, and as what.
 func TestRefusals(t *testing.T) {
 	h := newHub(t)
+	base := testenv.Base(t)
 	plain := v1.Config{Cmd: []string{"/bin/app"}}
 	ref := h.push(t, "v1", plain, map[string]string{"bin/app": "x"})
 	private := []string{h.host}
@@ -232,10 +235,11 @@ func TestRefusals(t *testing.T) {
 		"a layer that is no archive":  {oci.Archive + saveAs(t, map[string]any{"Cmd": []string{"x"}}, []byte(strings.Repeat("x", 2000))), oci.Options{}, mvm.KindInvalid, "read entry 1"},
 	} {
 		t.Run(what, func(t *testing.T) {
-			dir := store(t, c.o)
-			err := dir.Check(c.ref)
+			c.o.Base = base
+			s := store(t, c.o)
+			err := s.Check(c.ref)
 			if err == nil {
-				_, err = dir.Build(t.Context(), c.ref, nil)
+				_, err = s.Build(t.Context(), c.ref, nil)
 			}
 			if !mvm.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), password) {
 				t.Errorf("error %v of kind %s, want %s that says %q", err, mvm.KindOf(err), c.kind, c.says)
@@ -260,8 +264,8 @@ func TestChangedBlob(t *testing.T) {
 	if _, ok := toLayoutAt(t, saved, layout); !ok {
 		t.Fatal("skopeo can't read it")
 	}
-	s := store(t, oci.Options{})
-	if _, err := s.Build(t.Context(), oci.Archive+layout, nil); err != nil {
+	o := oci.Options{Base: testenv.Base(t)}
+	if _, err := store(t, o).Build(t.Context(), oci.Archive+layout, nil); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := filepath.Glob(filepath.Join(layout, "blobs/sha256/*"))
@@ -278,7 +282,7 @@ func TestChangedBlob(t *testing.T) {
 		if err := os.WriteFile(blob, changed, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store(t, oci.Options{}).Build(t.Context(), oci.Archive+layout, nil); !mvm.IsKind(err, mvm.KindInvalid) {
+		if _, err := store(t, o).Build(t.Context(), oci.Archive+layout, nil); !mvm.IsKind(err, mvm.KindInvalid) {
 			t.Errorf("with another %s: error %v, want a refusal", filepath.Base(blob)[:8], err)
 		}
 		if err := os.WriteFile(blob, was, 0o644); err != nil {
