@@ -117,7 +117,7 @@ func (l *look) platform(c mvm.Channel, p guestproto.PlatformCheck, where string)
 	case guestproto.PlatformOK:
 		l.add(fine, fmt.Sprintf("the token is valid; %s answered the gateway in %d ms", c.Kind, max(p.TookMS, 0)), where, "")
 	case guestproto.PlatformToken:
-		l.add(failure, "the token is not valid"+why, where, "mvm tenant secrets set "+l.tenant.ID+" "+c.Secret+"=@FILE, with the token that @BotFather shows")
+		l.add(failure, "the token is not valid"+why, where, "mvm tenant secrets set "+l.tenant.ID+" "+c.Secret+"=@FILE, with the token that the platform shows")
 		return
 	case guestproto.PlatformUnreachable:
 		l.add(failure, "the gateway can't reach the platform"+why, where, "check the firewall, NAT and DNS of the host; the gateway retries")
@@ -128,6 +128,9 @@ func (l *look) platform(c mvm.Channel, p guestproto.PlatformCheck, where string)
 	default:
 		l.add(failure, "the platform answers with an error"+why, where, "run the command again later; the gateway retries")
 		return
+	}
+	if c.Kind != mvm.ChannelTelegram {
+		return // which has no webhooks, and no second receiver
 	}
 	if p.Conflict {
 		l.add(failure, "another program receives this bot's messages", where, "end the other program, or give it a bot of its own")
