@@ -82,7 +82,7 @@ type Counts struct {
 	Identified, Resumed, Limited int
 	Hammered                     int // requests made before the time that a 429 gave
 	Requests                     int // of REST
-	Missed                       int // connections cut for missed heartbeats
+	Missed                       int // connections cut for heartbeats that were missed, or for too many frames
 }
 
 type bucket struct {

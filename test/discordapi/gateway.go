@@ -164,6 +164,9 @@ func (s *Server) serve(ctx context.Context, c *conn) int {
 			return 0
 		}
 		if times = append(times, time.Now()); len(times) > 120 && time.Since(times[len(times)-121]) < time.Minute {
+			s.mu.Lock()
+			s.counts.Missed++
+			s.mu.Unlock()
 			return closeLimit
 		}
 		var f struct {
@@ -254,7 +257,9 @@ func (s *Server) resume(c *conn, raw json.RawMessage) (code int, ok bool) {
 	}
 	s.counts.Resumed++
 	for n, e := range s.session.events[d.Seq:] {
-		c.push(dispatch(d.Seq+n+1, e))
+		if e.kind != "READY" { // its client has it
+			c.push(dispatch(d.Seq+n+1, e))
+		}
 	}
 	s.conn = c
 	s.event("RESUMED", map[string]any{})

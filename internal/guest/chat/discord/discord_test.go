@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -199,6 +200,36 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// TestMissedFirst: what was missed is kept before what comes meanwhile, also where history
+// can't be read at first and the session is resumed.
+func TestMissedFirst(t *testing.T) {
+	p := newPlace(t, discordapi.Options{}, "fixed:me", alice)
+	p.open()
+	p.ready()
+	p.api.Write(direct, alice, "1")
+	p.answered(direct, 1)
+	p.close()
+	p.api.Write(direct, alice, "2")
+	var once sync.Once
+	p.api.Hook = func(method, path string) (f discordapi.Fault) {
+		if method == http.MethodGet && path == "/channels/"+direct {
+			once.Do(func() {
+				p.api.Write(direct, alice, "3")
+				f = discordapi.Refuse
+			})
+		}
+		return f
+	}
+	p.open()
+	p.answered(direct, 3)
+	if got := p.texts(direct); !slices.Equal(got, []string{"heard: 1", "heard: 2", "heard: 3"}) {
+		t.Errorf("sent %q", got)
+	}
+	if c := p.api.Counts(); c.Resumed == 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
 // TestReplyOnce: a reply whose sending failed half way is not sent twice, not even after
 // Discord has forgotten the nonce and the gateway what it did.
 func TestReplyOnce(t *testing.T) {
@@ -279,7 +310,7 @@ func TestDenied(t *testing.T) {
 	}
 }
 
-// TestSilentGateway: a connection on which heartbeats are not answered is given up.
+// TestHeartbeat: a connection on which heartbeats are not answered is given up.
 func TestHeartbeat(t *testing.T) {
 	p := newPlace(t, discordapi.Options{Heartbeat: 100 * time.Millisecond}, "fixed:me", alice)
 	p.open()
@@ -293,6 +324,9 @@ func TestHeartbeat(t *testing.T) {
 	p.api.Mute(false)
 	p.api.Write(direct, alice, "x")
 	p.answered(direct, 1)
+	if c := p.api.Counts(); c.Missed > 0 {
+		t.Errorf("%+v", c)
+	}
 }
 
 // TestFlood: of a chat that sends too much some is refused, which is told once, and others
