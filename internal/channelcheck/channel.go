@@ -89,7 +89,7 @@ func (l *look) said(c mvm.Channel, says map[string]guestproto.ChannelCheck, wher
 	case string(mvm.HealthReady):
 		l.add(fine, what+" is ready"+detail+counts, where, "")
 	case string(mvm.HealthFailing):
-		l.add(failure, what+" fails"+detail+counts, where, `see "When a bot does not answer" in docs/chat.md`)
+		l.add(failure, what+" fails"+detail+counts, where, `see "When a bot does not answer" in docs/`+page(c.Kind)+".md")
 	default:
 		l.add(warning, what+" is starting"+detail, where, "run the command again")
 	}
@@ -102,6 +102,14 @@ func (l *look) said(c mvm.Channel, says map[string]guestproto.ChannelCheck, wher
 	if got.Inbox != nil {
 		l.inbox(*got.Inbox, where)
 	}
+}
+
+// page is the page about the kind.
+func page(kind mvm.ChannelKind) string {
+	if kind == mvm.ChannelDiscord {
+		return "discord"
+	}
+	return "chat"
 }
 
 // maxWord bounds names of guests.

@@ -37,7 +37,8 @@ func (s *Server) rest(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 503, "")
 		return
 	case TooMany:
-		s.limit(w, 30*time.Millisecond, r.Method+path)
+		parts := strings.Split(path+"//", "/")
+		s.limit(w, 30*time.Millisecond, r.Method+" "+parts[2])
 		return
 	case Lose:
 		s.route(discard{http.Header{}}, r, path)
@@ -169,12 +170,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, id string) {
 // admit keeps to the limit of a route.
 func (s *Server) admit(w http.ResponseWriter, route string) bool {
 	s.mu.Lock()
-	b := s.buckets[route]
-	if b == nil {
-		b = &bucket{}
-		s.buckets[route] = b
-	}
-	now := time.Now()
+	b, now := s.bucket(route), time.Now()
 	if now.Before(b.blocked) {
 		s.counts.Hammered++
 	}
@@ -193,10 +189,20 @@ func (s *Server) admit(w http.ResponseWriter, route string) bool {
 	return true
 }
 
+// bucket is that of a route. s.mu is held.
+func (s *Server) bucket(route string) *bucket {
+	b := s.buckets[route]
+	if b == nil {
+		b = &bucket{}
+		s.buckets[route] = b
+	}
+	return b
+}
+
 func (s *Server) limit(w http.ResponseWriter, wait time.Duration, route string) {
 	s.mu.Lock()
 	s.counts.Limited++
-	if b := s.buckets[route]; b != nil {
+	if b := s.bucket(route); wait > 0 {
 		b.blocked = time.Now().Add(wait - 2*time.Millisecond) // clocks are not that exact
 	}
 	s.mu.Unlock()

@@ -25,7 +25,7 @@ import (
 
 var (
 	chaosSeed     = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0: a new one")
-	chaosMessages = flag.Int("chaos.messages", 300, "messages of TestChaos")
+	chaosMessages = flag.Int("chaos.messages", 200, "messages of TestChaos")
 )
 
 // gatewayEnv makes the test binary a gateway with the folder that it names: the addresses of

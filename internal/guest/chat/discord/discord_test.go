@@ -110,6 +110,29 @@ func TestLongReply(t *testing.T) {
 	}
 }
 
+// TestLimited: where Discord asks to wait, that is done.
+func TestLimited(t *testing.T) {
+	p := newPlace(t, discordapi.Options{}, "fixed:me", alice)
+	n := 0
+	p.api.Hook = func(method, path string) discordapi.Fault {
+		if method == http.MethodPost && strings.HasSuffix(path, "/messages") {
+			if n++; n%2 == 1 {
+				return discordapi.TooMany
+			}
+		}
+		return discordapi.None
+	}
+	p.open()
+	p.ready()
+	for range 3 {
+		p.api.Write(direct, alice, "x")
+	}
+	p.answered(direct, 3)
+	if c := p.api.Counts(); c.Hammered > 0 || c.Limited != 3 {
+		t.Errorf("%+v", c)
+	}
+}
+
 // TestNothingToSay: no reply is none, and a failure is told.
 func TestNothingToSay(t *testing.T) {
 	p := newPlace(t, discordapi.Options{}, "fixed:me", alice)
@@ -275,6 +298,13 @@ func TestToken(t *testing.T) {
 	})
 	before := p.api.Counts()
 	p.api.Write(direct, alice, "meanwhile")
+	time.Sleep(200 * time.Millisecond) // the pause is longer
+	if now := p.api.Counts(); now.Requests-before.Requests > 1 || now.Identified != before.Identified {
+		t.Errorf("asked on: %+v, %+v", before, now)
+	}
+	p.open() // it is refused before it connects
+	p.until("told", func() bool { return strings.Contains(p.bot.Status().Detail, "refuses the token") })
+	before = p.api.Counts()
 	time.Sleep(200 * time.Millisecond) // the pause is longer
 	if now := p.api.Counts(); now.Requests-before.Requests > 1 || now.Identified != before.Identified {
 		t.Errorf("asked on: %+v, %+v", before, now)
