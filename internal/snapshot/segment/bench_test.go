@@ -112,6 +112,52 @@ func (i *instance) request(mem process, runs []segment.Run, prev *segment.Map) s
 	return segment.Sleep{Base: i.base, Memory: mem, Pages: uint32(len(mem.at) / segment.Page), Changed: runs, Previous: prev, Device: bytes.NewReader(make([]byte, 280<<10))}
 }
 
+// BenchmarkInjectCold compares a restore from files that the host has not in memory with a
+// plain read of as many bytes and the same restore from memory, in turns.
+func BenchmarkInjectCold(b *testing.B) {
+	const dirty = 250
+	i, base, mem, runs := bench(b, dirty)
+	defer i.close()
+	p := i.place()
+	saved := must(p.Save(context.Background(), i.request(mem, runs, nil)))(b)
+	path := i.segments.Path() + "/" + saved.Segment
+	ok(b, os.CopyFS(i.dir+"/plain", os.DirFS(i.segments.Path())))
+	plain := must(os.OpenFile(i.dir+"/plain/"+saved.Segment, os.O_RDWR, 0))(b)
+	defer plain.Close()
+	ok(b, plain.Sync())
+	f := must(os.Open(path))(b)
+	defer f.Close()
+	restore := func() time.Duration {
+		at := must(unix.Mmap(int(base.Fd()), 0, len(mem.at), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE))(b)
+		defer func() { ok(b, unix.Munmap(at)) }()
+		return timed(func() {
+			s := must(p.Load(i.base.Digest, uint32(len(mem.at)/segment.Page)))(b)
+			ok(b, s.Inject(context.Background(), process{at}.write))
+			ok(b, s.Close())
+		})
+	}
+	var read, warm, cold []time.Duration
+	buf := make([]byte, mib)
+	for n := 0; b.Loop() || n < 7; n++ {
+		ok(b, unix.Fadvise(int(plain.Fd()), 0, 0, unix.FADV_DONTNEED))
+		read = append(read, timed(func() {
+			for at := int64(0); ; at += mib {
+				if n, _ := plain.ReadAt(buf, at); n < mib {
+					break
+				}
+			}
+		}))
+		warm = append(warm, restore())
+		ok(b, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
+		cold = append(cold, restore())
+	}
+	r, w, c := median(read), median(warm), median(cold)
+	b.ReportMetric(r, "read-ms")
+	b.ReportMetric(w, "warm-ms")
+	b.ReportMetric(c, "cold-ms")
+	b.ReportMetric(c/(r+w), "ratio")
+}
+
 func median(d []time.Duration) float64 {
 	slices.Sort(d)
 	return d[len(d)/2].Seconds() * 1000
