@@ -6,7 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -102,7 +102,7 @@ desired_running = 1
 // pushContainer starts a registry, and pushes an image to it. It returns the reference.
 func pushContainer(t *testing.T) string {
 	t.Helper()
-	next := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	next := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != "me" || password != hubPassword {
 			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -43,7 +42,7 @@ type hub struct {
 
 func newHub(t *testing.T) hub {
 	t.Helper()
-	next := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	next := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, pw, _ := r.BasicAuth(); user != "me" || pw != password {
 			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)

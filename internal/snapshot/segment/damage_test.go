@@ -275,13 +275,13 @@ func TestRequestsThatFitNothing(t *testing.T) {
 // TestNothingInTheClear: neither pages nor device state nor where they are can be read in
 // any file, packed or not, and files are their owner's alone.
 func TestNothingInTheClear(t *testing.T) {
-	i, _, p, _ := slept(t)
+	i, _, _, _ := slept(t)
 	mem := bytes.Clone(i.zero)
 	marker := []byte("this is a tenant's secret")
 	for n := range 40 {
 		copy(mem[n*segment.Page+100*n:], marker)
 	}
-	p = i.place()
+	p := i.place()
 	s := i.sleep(mem, nil)
 	s.Device = bytes.NewReader(bytes.Repeat(marker, 9000))
 	saved := must(p.Save(t.Context(), s))(t)

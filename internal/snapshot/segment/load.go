@@ -103,9 +103,6 @@ type job struct {
 	extents      []located // of the segment, by place; the first and the last may go beyond the chunks
 }
 
-// perJob is how many chunks a goroutine reads at a time.
-const perJob = perBatch / chunkPages
-
 // jobs divides a restore. Each segment's pages come in guest order as they were written.
 func (s *Snapshot) jobs() (jobs []job) {
 	for i, list := range s.m.bySegment() {

@@ -36,7 +36,7 @@ const gatewayEnv = "MVM_DISCORD_TEST_GATEWAY"
 type outside struct{ addr string }
 
 func (o outside) Reach(context.Context, string, string, string) (chat.Lease, error) {
-	return lease{o.addr}, nil
+	return lease(o), nil
 }
 func (outside) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
 	return guestproto.PreflightAck{Safe: true}, nil

@@ -73,7 +73,7 @@ type frame struct {
 }
 
 // errFresh says that the session is over, and a new one is needed.
-var errFresh = errors.New("Discord has ended the session")
+var errFresh = errors.New("the session was ended by Discord")
 
 // run receives messages until ctx ends.
 func (b *Bot) run(ctx context.Context, damage func() string) {
