@@ -4,9 +4,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -s -w -X main.release=$(VERSION)
 FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
-VM      = ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
+VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
 
-.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs mutate check figures bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat mutate check figures bench fuzz clean
 
 all: build
 
@@ -36,7 +36,7 @@ test-host:
 
 test-unit:
 	$(GO) vet ./...
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/vm -e /driver/qemu -e /image/builtin)
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin)
 
 # test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.
@@ -70,6 +70,14 @@ RUNS ?= 300
 snapshots: setup-test
 	$(GO) test -count=1 -timeout 2h -v -run 'TestBitFlips|TestSleepsEqualTheModel' ./internal/snapshot/segment -flips=$(FLIPS) -rapid.checks=$(RUNS)
 
+# proof-chat has the real OpenClaw answer MESSAGES messages with KILLS kills at every step of
+# one, and a message every 5 ms around EDGES sleeps and wakes.
+MESSAGES ?= 200
+KILLS    ?= 60
+EDGES    ?= 120
+proof-chat: setup-test build
+	$(GO) test -count=1 -timeout 6h -v ./test/chat -seed=$(SEED) -messages=$(MESSAGES) -kills=$(KILLS) -losses=20 -edges=$(EDGES)
+
 # mutate plants MUTANTS small bugs by a seed, and fails where the tests miss more than 15 %.
 MUTANTS ?= 160
 mutate:
@@ -101,6 +109,7 @@ figures:
 # bench prints each figure with its ratio to a named reference of the same run.
 bench: setup-test build
 	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/vm/...
+	$(GO) test -p 1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/chat
 	$(GO) test -run '^$$' -bench . ./internal/guest/gateway/... ./internal/store/...
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./internal/reconcile
 	$(GO) test -run '^$$' -bench . -benchtime 3x ./internal/host

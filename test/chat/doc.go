@@ -1,0 +1,12 @@
+// Package chat proves what docs/chat.md promises, with the real OpenClaw. The gateway's guest
+// (router, channels, Telegram) is a process of its own, and so is a worker: the guest agent and
+// OpenClaw in namespaces, on the image's root filesystem and an ext4 disk. The host between them
+// is the test, and so is Telegram. There is no VM, so hundreds of kills take minutes.
+//
+// A killed worker loses what its disk had not synced: the test goes on with a copy of the disk
+// as it was at that moment. It has no code but its tests.
+//
+//	go test ./test/chat                     what CI runs
+//	make proof-chat SEED=7                  200 messages and 60 kills, and a message every 5 ms around a sleep
+//	go test ./test/chat -run TestKills -break=sync     the proof, with the sync taken out, fails
+package chat
