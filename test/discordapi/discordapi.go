@@ -168,7 +168,7 @@ func (s *Server) form(m *Message) map[string]any {
 		users = append(users, map[string]any{"id": id, "username": "u" + id, "bot": id == BotID})
 		concerns = concerns || id == BotID
 	}
-	d := map[string]any{"id": m.ID, "channel_id": m.Channel, "type": 0, "mentions": users, "content": "",
+	d := map[string]any{"id": m.ID, "channel_id": m.Channel, "type": 0, "mentions": users, "content": "", "timestamp": m.At.UTC().Format(time.RFC3339Nano),
 		"author": map[string]any{"id": m.Author, "username": "u" + m.Author, "bot": m.bot || m.Author == BotID}}
 	if concerns {
 		d["content"] = m.Text
