@@ -122,7 +122,7 @@ type inputs struct {
 func (b *Builder) Key(ctx context.Context, ref string) (string, error) {
 	src, p, err := b.pull(ctx, ref, "")
 	if err != nil {
-		return "", mvm.Explain("image "+ref, err)
+		return "", err
 	}
 	if err := src.Close(); err != nil {
 		return "", err
@@ -181,10 +181,10 @@ func (b *Builder) Build(ctx context.Context, ref, dir string, progress func(mvm.
 	}
 	src, p, err := b.pull(ctx, ref, found.digest)
 	if err != nil {
-		return mvm.Explain("image "+ref, err)
+		return err
 	}
 	err = b.build(ctx, src, p, build{ref, dir, found.kernel}, say)
-	return mvm.Explain("image "+ref, errors.Join(err, src.Close()))
+	return errors.Join(err, src.Close())
 }
 
 // build is what one call of Build makes.
