@@ -56,10 +56,13 @@ const (
 	FilesCopied Action = "FilesCopied"
 	// ChannelUpdated: the channels of a pool changed. MessageAccepted, MessageRefused and
 	// MessageSetAside name a message by its id and a digest of its chat, never its text.
+	// ReplyInterrupted: a worker died before it had answered, and the chat was told.
 	ChannelUpdated  Action = "ChannelUpdated"
 	MessageAccepted Action = "MessageAccepted"
 	MessageRefused  Action = "MessageRefused"
 	MessageSetAside Action = "MessageSetAside"
+
+	ReplyInterrupted Action = "ReplyInterrupted"
 	// TimerSet: an instance went to sleep with a next wake. TimerFired: it was woken for it.
 	// TimerSkipped: it was not, as Detail says.
 	TimerSet     Action = "TimerSet"
@@ -97,7 +100,7 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, MessageRead, MessageRetried, MessageDropped,
+		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, ReplyInterrupted, MessageRead, MessageRetried, MessageDropped,
 		TimerSet, TimerFired, TimerSkipped, AuditBroken}
 }
 

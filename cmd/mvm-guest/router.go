@@ -82,6 +82,20 @@ func (w workers) Preflight(ctx context.Context, pool, instance string) (guestpro
 	return *resp.PreflightAck, nil
 }
 
+// State implements chat.Workers.
+func (w workers) State(ctx context.Context, pool, instance string) (mvm.State, int, error) {
+	resp, err := w.host.Call(ctx, guestproto.HostRequest{QueryInstanceStatus: &guestproto.InstanceName{PoolID: pool, InstanceID: instance}})
+	var refused *guestproto.RemoteError
+	switch st := resp.InstanceStatus; {
+	case errors.As(err, &refused) && strings.Contains(refused.Message, guestproto.NotThere):
+		return mvm.StateDestroyed, 0, nil
+	case err != nil || st == nil:
+		return "", 0, errors.Join(err, noAnswer(st == nil))
+	default:
+		return st.Status, st.Boot, nil
+	}
+}
+
 // Sync implements chat.Workers.
 func (w workers) Sync(ctx context.Context, pool, instance string, boot int) error {
 	resp, err := w.host.Call(ctx, guestproto.HostRequest{SyncInstance: &guestproto.SyncInstance{Boot: boot,

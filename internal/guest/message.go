@@ -9,7 +9,8 @@ import (
 // answerPreflight says whether the workload may get a message now.
 func (a *Agent) answerPreflight(ctx context.Context) guestproto.Response {
 	busy, why := a.busy(ctx)
-	ack := guestproto.PreflightAck{Restarts: a.sup.Restarts()}
+	restarts, age := a.sup.Life()
+	ack := guestproto.PreflightAck{Restarts: restarts, AgeMS: age.Milliseconds()}
 	troubled := a.sup.Troubled()
 	switch {
 	case a.suspension.anyHeld():

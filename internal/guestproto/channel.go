@@ -110,13 +110,15 @@ func (c Channel) botID() (string, bool) {
 // PreflightAck answers "Preflight": Safe says that the workload is idle, so that a message
 // that comes now is not caught in other work, and Held that services hold still and must
 // get nothing at all. Broken says that it is held for something of the workload that does
-// not work. Restarts counts how often its services were started anew in this boot.
+// not work. Restarts counts how often its services were started anew in this boot, and AgeMS
+// is how long ago the last start was.
 type PreflightAck struct {
 	Safe     bool   `json:"safe"`
 	Held     bool   `json:"held,omitempty"`
 	Broken   bool   `json:"broken,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 	Restarts int    `json:"restarts,omitempty"`
+	AgeMS    int64  `json:"age_ms,omitempty"`
 }
 
 // ReportMessages tells the host what became of messages.

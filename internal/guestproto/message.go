@@ -437,7 +437,12 @@ type SyncInstance struct {
 type InstanceStatus struct {
 	Status  mvm.State  `json:"status"`
 	GuestIP netip.Addr `json:"guest_ip"`
+	Boot    int        `json:"boot,omitempty"` // see Lease of Acquire
 }
+
+// NotThere is in the answer to a request that names an instance which is not the tenant's, or
+// is gone.
+const NotThere = "is not there"
 
 // Acquire asks for an awake instance of a pool. With Key: that key's own, made on
 // first use within the quota. With IP or InstanceID: that one; a connection that is open

@@ -110,7 +110,8 @@ func (h *Listener) messages(r reach, rep guestproto.ReportMessages) guestproto.H
 		return refuse("its pool has no channel %q", display.Clip(rep.Channel))
 	}
 	actions := map[string]mvm.Action{guestproto.MessageAccepted: mvm.MessageAccepted,
-		guestproto.MessageRefused: mvm.MessageRefused, guestproto.MessageSetAside: mvm.MessageSetAside}
+		guestproto.MessageRefused: mvm.MessageRefused, guestproto.MessageSetAside: mvm.MessageSetAside,
+		guestproto.ReplyInterrupted: mvm.ReplyInterrupted}
 	for _, m := range rep.Messages[:min(len(rep.Messages), guestproto.MaxMessages)] {
 		act, ok := actions[m.What]
 		if !ok {

@@ -314,7 +314,7 @@ func (h *Listener) find(n guestproto.InstanceName) (i mvm.Instance, err error) {
 
 // absent is what a guest is told of whatever is not its tenant's, there or not.
 func absent(id string) error {
-	return mvm.Errorf(mvm.KindNotFound, "instance %q is not there", display.Clip(id))
+	return mvm.Errorf(mvm.KindNotFound, "instance %q "+guestproto.NotThere, display.Clip(id))
 }
 
 // counts reports whether the activity is of an instance that the routes lead to, and of
@@ -348,7 +348,7 @@ func (h *Listener) queryStatus(n guestproto.InstanceName) guestproto.HostRespons
 	if err != nil {
 		return refuse("%s", forGuest(err))
 	}
-	return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: i.State, GuestIP: i.IP}}
+	return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: i.State, GuestIP: i.IP, Boot: i.DiskGeneration}}
 }
 
 func (in *Ingress) ack(err error) *guestproto.Ack {

@@ -26,7 +26,7 @@ const (
 // limit is how often the action is recorded; false: always, since it changes state.
 func limit(act mvm.Action) (perSec rate.Limit, burst int, limited bool) {
 	switch act {
-	case mvm.MessageAccepted, mvm.MessageRefused, mvm.MessageSetAside:
+	case mvm.MessageAccepted, mvm.MessageRefused, mvm.MessageSetAside, mvm.ReplyInterrupted:
 		return messageLimitPerSec, messageLimitBurst, true
 	case mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred:
 		return eventLimitPerSec, eventLimitBurst, true

@@ -66,6 +66,10 @@ func (down) Reach(context.Context, string, string, string) (chat.Lease, error) {
 func (down) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
 	return guestproto.PreflightAck{}, nil
 }
+func (down) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (down) Sync(context.Context, string, string, int) error { return nil }
 func (down) Record(string, guestproto.MessageEvent)          {}
 

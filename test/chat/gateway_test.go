@@ -88,6 +88,14 @@ func (w workers) Preflight(ctx context.Context, pool, instance string) (guestpro
 	return *resp.PreflightAck, nil
 }
 
+func (w workers) State(ctx context.Context, pool, instance string) (mvm.State, int, error) {
+	resp, err := w.host.Call(ctx, guestproto.HostRequest{QueryInstanceStatus: &guestproto.InstanceName{PoolID: pool, InstanceID: instance}})
+	if err != nil || resp.InstanceStatus == nil {
+		return "", 0, errors.Join(err, errors.New("no answer to how the worker is"))
+	}
+	return resp.InstanceStatus.Status, resp.InstanceStatus.Boot, nil
+}
+
 func (w workers) Sync(ctx context.Context, pool, instance string, boot int) error {
 	if w.broken == "sync" {
 		return nil

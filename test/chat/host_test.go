@@ -503,6 +503,14 @@ func (h *host) answer(req guestproto.HostRequest) guestproto.HostResponse {
 			return fail(err)
 		}
 		return guestproto.HostResponse{PreflightAck: resp.PreflightAck}
+	case req.QueryInstanceStatus != nil:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		state := mvm.StateRunning
+		if h.asleep {
+			state = mvm.StateSleeping
+		}
+		return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: state, Boot: h.boots}}
 	case req.SyncInstance != nil:
 		h.step("accepted")
 		return h.sync(req.SyncInstance.Boot)

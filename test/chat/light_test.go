@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"mvm"
 	"mvm/internal/guestproto"
 )
 
@@ -33,6 +34,8 @@ func answerLight(req guestproto.HostRequest) guestproto.HostResponse {
 		return guestproto.HostResponse{AcquireResult: &guestproto.AcquireResult{Success: true, Instances: []guestproto.Awake{{InstanceID: fmt.Sprintf("i-%08x", n), IP: ip, Boot: 1}}}}
 	case req.Preflight != nil:
 		return guestproto.HostResponse{PreflightAck: &guestproto.PreflightAck{Safe: true}}
+	case req.QueryInstanceStatus != nil:
+		return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: mvm.StateRunning, Boot: 1}}
 	case req.SyncInstance != nil:
 		return guestproto.HostResponse{SyncAck: &guestproto.Ack{Success: true}}
 	case req.ReportMessages != nil:

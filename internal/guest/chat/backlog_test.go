@@ -22,6 +22,10 @@ func (gone) Reach(context.Context, string, string, string) (chat.Lease, error) {
 func (gone) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
 	return guestproto.PreflightAck{}, nil
 }
+func (gone) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (gone) Sync(context.Context, string, string, int) error { return nil }
 func (gone) Record(string, guestproto.MessageEvent)          {}
 

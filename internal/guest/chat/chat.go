@@ -13,6 +13,8 @@
 //     urgent one (a command, a button) passes those that wait for the worker to become idle.
 //   - A message may be delivered more than once: after a failure between the answer of the
 //     worker and the platform's confirmation. It always has the same id.
+//   - Where a worker dies after it has accepted a message and before it has answered, and does
+//     not answer when it is up again, the chat is told.
 //   - A message that the worker refuses again and again is set aside: its sender is told,
 //     and the others go on.
 package chat
@@ -23,6 +25,7 @@ import (
 	"net"
 	"time"
 
+	"mvm"
 	"mvm/internal/guestproto"
 )
 
@@ -33,6 +36,9 @@ type Workers interface {
 	Reach(ctx context.Context, channel, pool, key string) (Lease, error)
 	// Preflight asks whether the instance may get a message now.
 	Preflight(ctx context.Context, pool, instance string) (guestproto.PreflightAck, error)
+	// State says how the instance is and in which boot, without waking it; StateDestroyed: it
+	// is not there any more.
+	State(ctx context.Context, pool, instance string) (state mvm.State, boot int, err error)
 	// Sync makes durable what the instance has written in the boot.
 	Sync(ctx context.Context, pool, instance string, boot int) error
 }
@@ -70,6 +76,11 @@ type Limits struct {
 	Refusals int           // of the worker, after which a message is set aside [5]
 	Errors   int           // 5xx of the worker, after which it is [20]
 	Slow     time.Duration // after which the sender is told that the worker is not up [45 s]
+	Keep     time.Duration // since a message was written, after which it is set aside [23 h]
+	Look     time.Duration // between two looks at whether a worker has answered, at first [1 s]
+	LookMax  time.Duration // and at most [15 s]
+	Recovery time.Duration // a worker that has died is idle with nothing more to answer [30 s]
+	GiveUp   time.Duration // after which one that has died and does not come up is not waited for [10 min]
 }
 
 func (l Limits) withDefaults() Limits {
@@ -84,6 +95,11 @@ func (l Limits) withDefaults() Limits {
 	l.Refusals = cmp.Or(l.Refusals, 5)
 	l.Errors = cmp.Or(l.Errors, 20)
 	l.Slow = cmp.Or(l.Slow, 45*time.Second)
+	l.Keep = cmp.Or(l.Keep, 23*time.Hour)
+	l.Look = cmp.Or(l.Look, time.Second)
+	l.LookMax = cmp.Or(l.LookMax, 15*time.Second)
+	l.Recovery = cmp.Or(l.Recovery, 30*time.Second)
+	l.GiveUp = cmp.Or(l.GiveUp, 10*time.Minute)
 	return l
 }
 

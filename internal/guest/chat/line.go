@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -18,6 +19,7 @@ type line struct {
 	news  chan struct{} // something was added
 	nudge chan struct{} // no pause
 	told  atomic.Bool   // the senders know that the worker is not up
+	why   atomic.Value  // of string: what they are told of it
 	upAt  time.Time     // when the worker last answered; used by run alone
 
 	waiting []*Ticket // q.mu
@@ -79,6 +81,9 @@ func (l *line) deliver(t *Ticket) bool {
 	defer slow.Stop()
 	for pause := q.lim.Retry; ; pause = min(2*pause, q.lim.RetryMax) {
 		err := l.attempt(t)
+		if err != nil {
+			err = cmp.Or(l.q.expired(t), err)
+		}
 		switch {
 		case err == nil, l.setAside(t, err):
 			return true
@@ -123,7 +128,8 @@ func (l *line) tellSlow(t *Ticket) {
 	if l.q.byID[t.ID] != t || t.up.Load() || l.told.Swap(true) {
 		return
 	}
-	l.q.goDo(func() { l.q.say(t.Chat, textSlow) })
+	text, _ := l.why.Load().(string)
+	l.q.goDo(func() { l.q.say(t.Chat, cmp.Or(text, textSlow)) })
 }
 
 // attempt has the worker awake and delivers the ticket, and urgent ones that come meanwhile.
@@ -145,20 +151,30 @@ func (l *line) try(t *Ticket) error {
 	}
 	lease, err := l.q.opt.Workers.Reach(l.q.ctx, l.q.opt.Channel.Name, l.q.opt.Channel.To.PoolID, l.key)
 	if err != nil {
+		l.why.Store(textDown)
 		return err
 	}
 	defer lease.End()
 	for {
-		if err := l.await(lease, t); err != nil {
+		by, err := l.await(lease, t)
+		if err != nil {
 			return err
 		}
-		if err := l.hand(lease, t); !errors.Is(err, ErrLater) {
+		if err := l.hand(lease, t, by); !errors.Is(err, ErrLater) {
 			return err
 		}
 		if !Wait(l.q.ctx, l.q.lim.PollMax) {
 			return context.Cause(l.q.ctx)
 		}
 	}
+}
+
+// expired says of a message that the platform is about to forget that it is set aside.
+func (q *Queue) expired(t *Ticket) error {
+	if t.Written.IsZero() || time.Since(t.Written) < q.lim.Keep || time.Since(t.offered) < q.lim.GiveUp {
+		return nil
+	}
+	return &Refusal{Final: true, Why: "it has waited for more than " + q.lim.Keep.String()}
 }
 
 // read returns the ticket's body.
@@ -169,25 +185,35 @@ func (l *line) read(t *Ticket) ([]byte, error) {
 	return l.q.opt.Keeper.Read(t.Message)
 }
 
-// await waits until the worker may get the ticket.
-func (l *line) await(lease Lease, t *Ticket) error {
+// await waits until the worker may get the ticket, and returns which life of it may.
+func (l *line) await(lease Lease, t *Ticket) (by life, err error) {
 	q := l.q
-	instance, _ := lease.Instance()
+	instance, boot := lease.Instance()
 	for pause := q.lim.Poll; ; pause = min(pause*3/2, q.lim.PollMax) {
+		asked := time.Now()
 		now, err := l.preflight(instance)
 		if err != nil {
-			return err
+			return by, err
 		}
-		if !now.Held {
+		by = life{instance, boot, now.Restarts}
+		settled := q.saw(l.key, by, asked, now)
+		l.why.Store("")
+		switch {
+		case !now.Held:
 			t.up.Store(true)
 			l.upAt = time.Now()
 			l.told.Store(false)
-			if now.Safe || t.Urgent {
-				return nil
+			if now.Safe && settled || t.Urgent {
+				return by, nil
 			}
-			if err := l.passUrgent(lease); err != nil {
-				return err
+			if err := l.passUrgent(lease, by); err != nil {
+				return by, err
 			}
+		case now.Broken:
+			l.why.Store(textBroken)
+		}
+		if err := q.expired(t); err != nil {
+			return by, err
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -196,15 +222,15 @@ func (l *line) await(lease Lease, t *Ticket) error {
 			timer.Stop()
 		case <-q.ctx.Done():
 			timer.Stop()
-			return context.Cause(q.ctx)
+			return by, context.Cause(q.ctx)
 		}
 	}
 }
 
 // passUrgent delivers what does not wait for the worker to become idle.
-func (l *line) passUrgent(lease Lease) error {
+func (l *line) passUrgent(lease Lease, by life) error {
 	for u := l.urgent(); u != nil; u = l.urgent() {
-		switch err := l.hand(lease, u); {
+		switch err := l.hand(lease, u, by); {
 		case errors.Is(err, ErrLater):
 			return nil // with the next look
 		case err != nil && !l.setAside(u, err):
@@ -223,8 +249,8 @@ func (l *line) preflight(instance string) (guestproto.PreflightAck, error) {
 	return l.q.opt.Workers.Preflight(ctx, l.q.opt.Channel.To.PoolID, instance)
 }
 
-// hand posts the ticket to the worker and has it made durable.
-func (l *line) hand(lease Lease, t *Ticket) error {
+// hand posts the ticket to the worker, in the life, and has it made durable.
+func (l *line) hand(lease Lease, t *Ticket, by life) error {
 	q := l.q
 	body, err := l.read(t) // only now: it may have waited for long, and been dropped
 	if err != nil {
@@ -239,6 +265,7 @@ func (l *line) hand(lease Lease, t *Ticket) error {
 	if deliver == nil {
 		deliver = q.post
 	}
+	q.owe(l.key, m, by)
 	if err := deliver(ctx, lease, m); err != nil {
 		return err
 	}
@@ -246,6 +273,7 @@ func (l *line) hand(lease Lease, t *Ticket) error {
 		return err
 	}
 	l.remove(t)
+	q.accept(l.key, m, by)
 	q.settle(t, guestproto.MessageAccepted, instance, "")
 	return nil
 }
@@ -276,6 +304,10 @@ func (l *line) setAside(t *Ticket, err error) bool {
 	l.remove(t)
 	l.q.opt.Log.Warn("message set aside", "channel", l.q.opt.Channel.Name, "message", t.ID, "error", err)
 	l.q.settle(t, guestproto.MessageSetAside, no.Instance, no.Error())
-	l.q.say(t.Chat, textSetAside)
+	text := textSetAside
+	if l.q.expired(t) != nil {
+		text = textExpired
+	}
+	l.q.say(t.Chat, text)
 	return true
 }

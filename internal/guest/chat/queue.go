@@ -21,6 +21,9 @@ type Message struct {
 	Body   []byte // JSON
 	Urgent bool   // it does not wait for the worker to become idle
 
+	Answered bool      // the worker is expected to answer it in its chat; see Queue.Sent
+	Written  time.Time // when, where the platform says so; zero: it does not
+
 	// Of a message that a Keeper has: what the worker has answered so far.
 	Refusals, Errors int
 }
@@ -90,6 +93,7 @@ type Queue struct {
 	cancel context.CancelFunc
 	group  sync.WaitGroup
 	typist typist
+	owed   answers
 
 	mu     sync.Mutex
 	closed bool
@@ -116,6 +120,7 @@ func NewQueue(opt QueueOptions) *Queue {
 		byChat: map[string]int{}, full: map[string]bool{}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.typist.q = q
+	q.owed = answers{q: q, watches: map[string]*watch{}}
 	return q
 }
 
@@ -200,6 +205,33 @@ func (q *Queue) crowded(t *Ticket) {
 	}
 }
 
+// Sent notes that the instance has sent something to the chat, "" for one that is not known.
+func (q *Queue) Sent(instance, chat string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.owed.sent(instance, chat)
+}
+
+// owe notes that the message is about to be posted, and accept that it was accepted.
+func (q *Queue) owe(key string, m Message, by life) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.owed.owe(key, m, by)
+}
+
+func (q *Queue) accept(key string, m Message, by life) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.owed.accept(key, m, by)
+}
+
+// saw takes in how a worker was; see answers.
+func (q *Queue) saw(key string, now life, asked time.Time, ack guestproto.PreflightAck) (settled bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.owed.saw(key, now, asked, ack)
+}
+
 // Nudge has what waits after a failure tried at once.
 func (q *Queue) Nudge() {
 	q.mu.Lock()
@@ -246,6 +278,7 @@ func (q *Queue) settle(t *Ticket, what, instance, detail string) {
 	}()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.owed.forget(t.Key, t.Message)
 	switch what {
 	case guestproto.MessageAccepted:
 		q.counts.Accepted++
@@ -279,6 +312,12 @@ const (
 	textCrowded  = "You sent many messages at once. I did not take the last ones; please send them again later."
 	textSlow     = "Your assistant is still starting. Your message is kept and will be delivered."
 	textSetAside = "Your assistant could not take your last message. Please send it again in another form."
+	textDown     = "Your assistant is still starting: the last try failed. Your message is kept, and I keep trying."
+	textBroken   = "Your assistant has a problem and takes no messages at the moment. Your message is kept and will be delivered."
+	textExpired  = "Your message could not be delivered for a day. Please send it again."
+
+	textInterrupted = "Your assistant was interrupted before it could answer your last message. Please send it again, or write “continue”."
+	textUnfinished  = "Your assistant was interrupted, and may not have finished its last answer. If something is missing, please ask again."
 )
 
 // sayTimeout bounds one text to a chat.

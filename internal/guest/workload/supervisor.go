@@ -247,12 +247,21 @@ func (s *Supervisor) Troubled() *guestproto.ServiceStatus {
 	return nil
 }
 
-// Restarts counts how often services were started anew.
-func (s *Supervisor) Restarts() (n int) {
-	for _, st := range s.Status() {
-		n += st.Restarts
+// Life says how often services were started anew, and how long ago one was started last.
+func (s *Supervisor) Life() (restarts int, age time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var last time.Time
+	for _, u := range s.units {
+		restarts += u.status.Restarts
+		if u.began.After(last) {
+			last = u.began
+		}
 	}
-	return n
+	if last.IsZero() {
+		return restarts, 0
+	}
+	return restarts, time.Since(last)
 }
 
 // Signal sends a signal to the main process of a service, if it runs.

@@ -33,9 +33,10 @@ type unit struct {
 	sup    *Supervisor
 	def    Service
 	status guestproto.ServiceStatus
-	proc   *Process // that runs; nil when none does; guarded by the mutex too
-	after  []*unit  // must be ready before this starts
-	needed []*unit  // must be gone before this stops; guarded by the mutex too
+	proc   *Process  // that runs; nil when none does; guarded by the mutex too
+	began  time.Time // when the last one was started; guarded by the mutex too
+	after  []*unit   // must be ready before this starts
+	needed []*unit   // must be gone before this stops; guarded by the mutex too
 	cancel context.CancelFunc
 	up     chan struct{} // closed when the service was ready, or done, once
 	gone   chan struct{} // closed when run has returned
@@ -136,7 +137,7 @@ func (u *unit) runOnce(ctx context.Context) (code int, why string) {
 	}
 	defer logs.finish()
 	defer u.sup.update(u, func(*guestproto.ServiceStatus) { u.proc = nil })
-	u.sup.update(u, func(s *guestproto.ServiceStatus) { s.PID, u.proc = proc.PID, proc })
+	u.sup.update(u, func(s *guestproto.ServiceStatus) { s.PID, u.proc, u.began = proc.PID, proc, time.Now() })
 	ready := make(chan error, 1)
 	var check sync.WaitGroup
 	defer check.Wait()

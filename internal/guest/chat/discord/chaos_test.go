@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"mvm"
 	"mvm/internal/guest/chat"
 	"mvm/internal/guest/chat/discord"
 	"mvm/internal/guest/chat/hook"
@@ -41,6 +42,10 @@ func (o outside) Reach(context.Context, string, string, string) (chat.Lease, err
 func (outside) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
 	return guestproto.PreflightAck{Safe: true}, nil
 }
+func (outside) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (o outside) Sync(ctx context.Context, _, _ string, _ int) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+o.addr+"/sync", nil)
 	if err != nil {

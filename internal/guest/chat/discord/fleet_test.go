@@ -185,6 +185,10 @@ func (w *worker) Preflight(context.Context, string, string) (guestproto.Prefligh
 	return guestproto.PreflightAck{Safe: !w.busy}, nil
 }
 
+func (*worker) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (w *worker) Sync(context.Context, string, string, int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

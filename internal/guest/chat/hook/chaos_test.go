@@ -39,6 +39,10 @@ func (o outside) Reach(_ context.Context, _, _, key string) (chat.Lease, error) 
 func (o outside) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
 	return guestproto.PreflightAck{Safe: true}, nil
 }
+func (outside) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (o outside) Sync(context.Context, string, string, int) error { return nil }
 func (o outside) Record(string, guestproto.MessageEvent)          {}
 

@@ -110,6 +110,10 @@ func (f *fleet) Preflight(context.Context, string, string) (guestproto.Preflight
 	return guestproto.PreflightAck{Safe: !f.busy}, nil
 }
 
+func (f *fleet) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (f *fleet) Sync(context.Context, string, string, int) error { return nil }
 
 // Record implements chat.Recorder.

@@ -1,15 +1,18 @@
 package telegram_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +35,7 @@ const token = "111111:REALTOKEN_aaaaaaaaaaaaaaaaaaaaaaaaaaa"
 // those that were accepted are made after a crash.
 type fleet struct {
 	t    *testing.T
+	s    *stage
 	hook func(step string, w *worker) // may kill; called without locks
 
 	mu       sync.Mutex
@@ -70,6 +74,7 @@ type worker struct {
 	mu       sync.Mutex
 	boot     int
 	life     int                // of the process
+	born     time.Time          // when that began
 	disk     map[int64]accepted // synced
 	cache    map[int64]accepted // and what is not yet
 	order    []accepted         // in which updates were accepted first, and kept
@@ -83,6 +88,12 @@ type worker struct {
 	heads    []http.Header // that were seen
 	down     bool          // it can't be reached
 	reach    error
+	broken   bool           // it takes no messages, and says so
+	speaks   bool           // its turns end with a message to the chat
+	drafts   bool           // and begin with one
+	tried    map[int64]bool // turns whose message was about to be sent: it is not sent again
+	state    mvm.State      // empty: it runs
+	looks    int            // at it, while it is idle
 }
 
 type accepted struct {
@@ -97,7 +108,7 @@ func (f *fleet) of(key string) *worker {
 	defer f.mu.Unlock()
 	w := f.workers[key]
 	if w == nil {
-		w = &worker{f: f, id: "i-" + key, key: key, boot: 1, disk: map[int64]accepted{}, cache: map[int64]accepted{}, answered: map[int64]int{}, lost: map[int64]bool{}}
+		w = &worker{f: f, born: time.Now(), id: "i-" + key, key: key, boot: 1, disk: map[int64]accepted{}, cache: map[int64]accepted{}, answered: map[int64]int{}, lost: map[int64]bool{}, tried: map[int64]bool{}}
 		w.server = httptest.NewServer(w)
 		f.workers[key] = w
 	}
@@ -127,6 +138,10 @@ func (f *fleet) Reach(ctx context.Context, channel, pool, key string) (chat.Leas
 	if w.reach != nil {
 		return nil, w.reach
 	}
+	if w.state == mvm.StateStopped {
+		w.state = ""
+		go w.turn()
+	}
 	return &lease{w: w, boot: w.boot}, ctx.Err()
 }
 
@@ -139,7 +154,18 @@ func (f *fleet) Preflight(_ context.Context, _, instance string) (guestproto.Pre
 	if w.down {
 		return guestproto.PreflightAck{}, errors.New("no such guest")
 	}
-	return guestproto.PreflightAck{Safe: !w.busy && !w.held, Held: w.held}, nil
+	if !w.busy {
+		w.looks++
+	}
+	return guestproto.PreflightAck{Safe: !w.busy && !w.held && !w.broken, Held: w.held || w.broken, Broken: w.broken, Restarts: w.life, AgeMS: time.Since(w.born).Milliseconds()}, nil
+}
+
+// State implements chat.Workers.
+func (f *fleet) State(_ context.Context, _, instance string) (mvm.State, int, error) {
+	w := f.of(instance[2:])
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return cmp.Or(w.state, mvm.StateRunning), w.boot, nil
 }
 
 // Sync implements chat.Workers.
@@ -181,6 +207,7 @@ func (l *lease) Dial(ctx context.Context, _ int) (net.Conn, error) {
 func (w *worker) kill(machine bool) (early []int64) {
 	w.mu.Lock()
 	w.life++
+	w.born = time.Now()
 	if machine {
 		w.boot++
 		for id := range w.cache {
@@ -199,10 +226,45 @@ func (w *worker) kill(machine bool) (early []int64) {
 		w.order = kept
 	}
 	w.busy = false
+	stopped := w.state == mvm.StateStopped
 	w.mu.Unlock()
 	w.server.CloseClientConnections()
-	w.turn()
+	if !stopped {
+		w.turn()
+	}
 	return early
+}
+
+// speak sends to the chat, as the worker does, by the bot's proxy.
+func (w *worker) speak(chat int64, text string) {
+	body := fmt.Sprintf(`{"chat_id":%d,"text":%q}`, chat, text)
+	r := httptest.NewRequest(http.MethodPost, "/bot"+w.f.s.is.Placeholder(w.id, w.key)+"/sendMessage", strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	w.f.s.bot.Proxy(httptest.NewRecorder(), r)
+}
+
+// answer makes the turn's message, and reports false where the worker dies before it is sent.
+func (w *worker) answer(a accepted, life int) bool {
+	w.mu.Lock()
+	again, alive := w.tried[a.id], w.life == life
+	if alive {
+		w.tried[a.id] = true
+	}
+	w.mu.Unlock()
+	if !alive {
+		return false
+	}
+	if w.drafts && !again {
+		w.speak(a.chat, "working on "+a.text)
+	}
+	w.f.step("tried", w)
+	w.mu.Lock()
+	alive = w.life == life
+	w.mu.Unlock()
+	if alive && !again {
+		w.speak(a.chat, "re: "+a.text)
+	}
+	return alive
 }
 
 // ServeHTTP is the webhook listener.
@@ -254,10 +316,10 @@ func (w *worker) turn() {
 	w.turns.Go(func() {
 		for {
 			w.mu.Lock()
-			next, hold := int64(0), w.hold
+			next, hold, speaks, turn := int64(0), w.hold, w.speaks, accepted{}
 			for _, a := range w.order {
 				if w.answered[a.id] == 0 || w.lost[a.id] {
-					next = a.id
+					next, turn = a.id, a
 					break
 				}
 			}
@@ -271,6 +333,12 @@ func (w *worker) turn() {
 				<-hold
 			}
 			time.Sleep(time.Millisecond)
+			if speaks && life > 0 { // no process is up and sends at once
+				time.Sleep(5 * time.Millisecond)
+			}
+			if speaks && !w.answer(turn, life) {
+				continue
+			}
 			w.mu.Lock()
 			if w.life == life {
 				w.answered[next]++
@@ -335,7 +403,9 @@ type stage struct {
 
 func newStage(t *testing.T, change func(*guestproto.Channel)) *stage {
 	s := &stage{t: t, api: botapi.New(token, nil), fleet: newFleet(t), events: &events{},
-		lim: chat.Limits{Poll: time.Millisecond, PollMax: 10 * time.Millisecond, Retry: 2 * time.Millisecond, RetryMax: 50 * time.Millisecond, Typing: 50 * time.Millisecond}}
+		lim: chat.Limits{Poll: time.Millisecond, PollMax: 10 * time.Millisecond, Retry: 2 * time.Millisecond, RetryMax: 50 * time.Millisecond, Typing: 50 * time.Millisecond,
+			Look: 5 * time.Millisecond, LookMax: 20 * time.Millisecond, Recovery: 50 * time.Millisecond}}
+	s.fleet.s = s
 	s.server = httptest.NewServer(s.api)
 	transport := &http.Transport{}
 	s.client = &http.Client{Transport: transport}

@@ -56,6 +56,10 @@ func (w *readyWorker) Reach(context.Context, string, string, string) (chat.Lease
 func (*readyWorker) Preflight(context.Context, string, string) (guestproto.PreflightAck, error) {
 	return guestproto.PreflightAck{Safe: true}, nil
 }
+func (*readyWorker) State(context.Context, string, string) (mvm.State, int, error) {
+	return mvm.StateRunning, 1, nil
+}
+
 func (*readyWorker) Sync(context.Context, string, string, int) error { return nil }
 func (*readyWorker) Instance() (string, int)                         { return "i-1", 1 }
 func (*readyWorker) End()                                            {}

@@ -44,12 +44,12 @@ type proxy struct {
 	byWorker map[string]int
 	me       []byte // the last answer to getMe
 	meAt     time.Time
-	commands map[[sha256.Size]byte]bool // requests of setMyCommands that are in force
+	commands map[string][sha256.Size]byte // lists of commands that are in force, by scope and language
 }
 
 func (p *proxy) init(b *Bot) {
 	*p = proxy{b: b, slots: make(chan struct{}, proxyConns), forms: make(chan struct{}, proxyForms), byWorker: map[string]int{},
-		commands: map[[sha256.Size]byte]bool{}}
+		commands: map[string][sha256.Size]byte{}}
 }
 
 var (
@@ -102,21 +102,18 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, c caller) {
 	ctx, cancel := context.WithTimeout(r.Context(), proxyTime)
 	defer cancel()
 	r = r.WithContext(ctx)
-	body, why := p.check(w, r, c)
+	body, chats, why := p.check(w, r, c)
 	switch {
 	case why != "":
 		problem(w, http.StatusForbidden, "Forbidden: "+why)
 	case c.method == "getme":
 		p.serveMe(w, r, c)
-	case c.method == "setmycommands":
+	case commandMethods[c.method]:
 		p.serveCommands(w, r, c, body)
+	case sends(c.method):
+		p.serveSend(w, r, c, body, chats)
 	default:
-		if c.method == "deletemycommands" {
-			p.mu.Lock()
-			clear(p.commands)
-			p.mu.Unlock()
-		}
-		_ = p.forward(w, r, c, body, nil)
+		_ = p.forward(w, r, c, body, nil, nil)
 	}
 }
 
@@ -157,42 +154,17 @@ func (p *proxy) serveMe(w http.ResponseWriter, r *http.Request, c caller) {
 		return
 	}
 	var got bytes.Buffer
-	if p.forward(w, r, c, nil, &got) {
+	if p.forward(w, r, c, nil, &got, nil) {
 		p.mu.Lock()
 		p.me, p.meAt = got.Bytes(), time.Now()
 		p.mu.Unlock()
 	}
 }
 
-// serveCommands passes a list of commands on unless it is in force already: each worker
-// sets it when it starts.
-func (p *proxy) serveCommands(w http.ResponseWriter, r *http.Request, c caller, body io.Reader) {
-	b, err := io.ReadAll(body)
-	if err != nil {
-		problem(w, http.StatusBadRequest, "Bad Request: the body can't be read")
-		return
-	}
-	sum := sha256.Sum256([]byte(r.Header.Get("Content-Type") + "\x00" + r.URL.RawQuery + "\x00" + string(b)))
-	p.mu.Lock()
-	known := p.commands[sum]
-	p.mu.Unlock()
-	if known {
-		succeed(w, []byte(`{"ok":true,"result":true}`))
-		return
-	}
-	if p.forward(w, r, c, bytes.NewReader(b), nil) {
-		p.mu.Lock()
-		if len(p.commands) > 64 {
-			clear(p.commands)
-		}
-		p.commands[sum] = true
-		p.mu.Unlock()
-	}
-}
-
 // forward passes the request on and the answer back, and reports that Telegram answered
-// 200. keep gets a copy of the answer.
-func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c caller, body io.Reader, keep *bytes.Buffer) bool {
+// 200; ok is called before the answer is passed back, which may fail. keep gets a copy of the
+// answer. Both may be nil.
+func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c caller, body io.Reader, keep *bytes.Buffer, ok func()) bool {
 	api := p.b.api
 	url := api.url("/bot" + api.token + "/" + c.path)
 	if c.file {
@@ -228,6 +200,9 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c caller, body i
 			w.Header().Set(name, v)
 		}
 	}
+	if resp.StatusCode == http.StatusOK && ok != nil {
+		ok()
+	}
 	w.WriteHeader(resp.StatusCode)
 	var to io.Writer = w
 	if keep != nil {
@@ -258,28 +233,34 @@ var common = []string{"getme", "getfile", "answercallbackquery", "answerinlinequ
 	"getmyname", "getmydescription", "getmyshortdescription", "getstickerset", "getcustomemojistickers"}
 
 // check bounds the request and, where each chat has a worker of its own, refuses what is not
-// for the worker's own chat.
-func (p *proxy) check(w http.ResponseWriter, r *http.Request, c caller) (body io.Reader, why string) {
+// for the worker's own chat. chats are those that it names, where they were looked at.
+func (p *proxy) check(w http.ResponseWriter, r *http.Request, c caller) (body io.Reader, chats []string, why string) {
 	limited := http.MaxBytesReader(w, r.Body, maxRequest)
-	from := p.b.channel.To.Selector.From
-	if scoped := from == mvm.KeyFromChat || from == mvm.KeyFromSender; !scoped || c.file {
+	if !p.scoped() || c.file {
 		if r.Method == http.MethodGet || r.ContentLength == 0 {
-			return http.NoBody, ""
+			return http.NoBody, nil, ""
 		}
-		return limited, ""
+		return limited, nil, ""
 	}
+	from := p.b.channel.To.Selector.From
 	chats, body, err := p.chats(r, limited)
 	if err != nil {
-		return nil, "the request can't be read: " + clip(err.Error())
+		return nil, nil, "the request can't be read: " + clip(err.Error())
 	}
 	if len(chats) == 0 && !slices.Contains(common, c.method) {
-		return nil, "the worker of one chat may use this method with its own chat only"
+		return nil, nil, "the worker of one chat may use this method with its own chat only"
 	}
 	for _, id := range chats {
 		group := from == mvm.KeyFromSender && strings.HasPrefix(id, "-") && slices.Contains(p.b.channel.Allow, id)
 		if id != c.key && !group || c.key == "" { // a worker that is nobody's yet has no chat
-			return nil, "the chat is not that of the worker"
+			return nil, nil, "the chat is not that of the worker"
 		}
 	}
-	return body, ""
+	return body, chats, ""
+}
+
+// scoped reports that each chat or sender has a worker of its own.
+func (p *proxy) scoped() bool {
+	from := p.b.channel.To.Selector.From
+	return from == mvm.KeyFromChat || from == mvm.KeyFromSender
 }

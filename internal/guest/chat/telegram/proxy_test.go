@@ -7,6 +7,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -177,5 +178,54 @@ func TestWorkerOfOneChat(t *testing.T) {
 		if m.Chat != 7 {
 			t.Errorf("a message went to chat %s", fmt.Sprint(m.Chat))
 		}
+	}
+}
+
+// TestCommandsOfAWorker: where each chat has a worker of its own, the menu that a worker sets
+// is that of its chat, and no other's; what another worker has set is no reason not to set it.
+func TestCommandsOfAWorker(t *testing.T) {
+	s, root := proxied(t, "chat")
+	s.is.Allow = []string{"7", "8"}
+	of := func(key string) string { return root + "/bot" + s.is.Placeholder("i-0000000a", key) + "/" }
+	const jsonKind, menu = "application/json", `{"commands":[{"command":"pay","description":"x"}]`
+	scopes := func() (out []string) {
+		for _, c := range append(s.api.Calls("setMyCommands"), s.api.Calls("deleteMyCommands")...) {
+			out = append(out, strings.ToLower(c.Method)+" "+fmt.Sprint(c.Params["scope"]))
+		}
+		return out
+	}
+	for _, r := range []struct{ key, method, body string }{
+		{"7", "setMyCommands", menu + `}`}, {"7", "setMyCommands", menu + `}`}, {"7", "setMyCommands", menu + `,"scope":{"type":"all_group_chats"}}`},
+		{"8", "setMyCommands", menu + `,"scope":{"type":"default"}}`}, {"8", "setMyCommands", menu + `,"scope":{"type":"all_private_chats"}}`},
+		{"7", "deleteMyCommands", `{"scope":{"type":"all_group_chats"}}`}, {"7", "deleteMyCommands", ``}, {"7", "setMyCommands", menu + `}`}, {"", "setMyCommands", menu + `}`},
+	} {
+		if code, text := s.post(of(r.key)+r.method, jsonKind, []byte(r.body)); code != 200 || !strings.Contains(text, `"ok":true`) {
+			t.Errorf("%s %s: %d %s", r.method, r.body, code, text)
+		}
+	}
+	const seven, eight = "map[chat_id:7 type:chat]", "map[chat_id:8 type:chat]"
+	want := []string{"setmycommands " + seven, "setmycommands " + eight, "setmycommands " + seven, "deletemycommands " + seven}
+	if got := scopes(); !slices.Equal(got, want) {
+		t.Errorf("Telegram was asked\n%q, want\n%q", got, want)
+	}
+	if code, _ := s.post(of("7")+"setMyCommands", jsonKind, []byte(menu+`,"scope":{"type":"chat","chat_id":8}}`)); code != http.StatusForbidden {
+		t.Errorf("the menu of another chat: %d", code)
+	}
+	if code, _ := s.post(of("7")+"setMyCommands?scope="+`%7B%22type%22%3A%22chat%22%2C%22chat_id%22%3A8%7D`, jsonKind, []byte(menu+`}`)); code != http.StatusForbidden {
+		t.Errorf("the menu of another chat, in the address: %d", code)
+	}
+}
+
+// TestListsThatReplaceEachOther: a list that was in force and was replaced is set again.
+func TestListsThatReplaceEachOther(t *testing.T) {
+	s, root := proxied(t, "fixed:alice")
+	api := root + "/bot" + s.placeholder() + "/setMyCommands"
+	for _, name := range []string{"a", "b", "a", "a"} {
+		if code, text := s.post(api, "application/json", []byte(`{"commands":[{"command":"`+name+`","description":"x"}]}`)); code != 200 {
+			t.Errorf("%s: %d %s", name, code, text)
+		}
+	}
+	if n := len(s.api.Calls("setMyCommands")); n != 3 {
+		t.Errorf("Telegram was asked %d times, want 3", n)
 	}
 }

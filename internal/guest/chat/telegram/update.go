@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+	"time"
 
 	"mvm"
 	"mvm/internal/guest/chat"
@@ -41,6 +42,7 @@ type message struct {
 	From *user  `json:"from"`
 	Chat *place `json:"chat"`
 	Text string `json:"text"`
+	Date int64  `json:"date"`
 }
 
 type user struct {
@@ -111,7 +113,10 @@ func (b *Bot) read(raw json.RawMessage) (m chat.Message, why string, err error) 
 		return m, "", mvm.Errorf(mvm.KindInvalid, "read an update: it has another form")
 	}
 	sender, in := u.origin()
-	m = chat.Message{ID: u.ID, Chat: listed(in), Body: raw, Urgent: u.urgent(), Key: keyOf(b.channel.Channel, sender, in)}
+	m = chat.Message{ID: u.ID, Chat: listed(in), Body: raw, Urgent: u.urgent(), Key: keyOf(b.channel.Channel, sender, in), Answered: u.Message != nil}
+	if u.Message != nil && u.Message.Date > 0 {
+		m.Written = time.Unix(u.Message.Date, 0)
+	}
 	switch {
 	case !chat.Allowed(b.channel.Channel, listed(sender), m.Chat, in < 0):
 		why = chat.WhyNotAllowed
