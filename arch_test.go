@@ -154,7 +154,7 @@ var rules = map[string]rule{
 	"test/discordapi":  {"", "Discord for tests", ""},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
 	"test/chat":        {"", "guests of gateways and workers as processes, with the real OpenClaw", "*"},
-	"test/demo":        {"internal/owner test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
+	"test/demo":        {"internal/owner test/botapi test/stubmodel", "it runs the program as a user does; owner says where the agent is that has the networks", ""},
 	"test/durable":     {"", "commands, and what of them outlives a crash of the host", "*"},
 	"test/figures":     {"", "it reads the source of all packages and imports none", ""},
 	"test/mutate":      {"", "small bugs in packages, and whether tests notice", ""},

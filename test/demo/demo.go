@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -9,9 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"mvm/test/botapi"
 	"mvm/test/stubmodel"
 )
 
@@ -31,11 +31,18 @@ type demo struct {
 	dir      string
 	tenant   string
 	stubPort int
+	botPort  int
+	chats    bool // the bot is shown, too
 
-	token   string
-	url     string // of the chat endpoint
-	stub    *http.Server
-	process string // of OpenClaw in the guest: pid and start time
+	config   string // the file
+	token    string
+	url      string // of the chat endpoint
+	stub     bool   // no real model answers
+	servers  []*server
+	bot      *botapi.Server
+	botToken string
+	turn     time.Duration // that the bot's last answer took
+	process  string        // of OpenClaw in the guest: pid and start time
 }
 
 func (d *demo) worker() string { return d.tenant + "/workers@" + d.tenant }
@@ -65,15 +72,22 @@ func (d *demo) json(ctx context.Context, v any, args ...string) error {
 }
 
 func (d *demo) makeTenant(ctx context.Context) error {
-	config, err := d.writeConfig()
-	if err != nil {
+	if err := d.writeConfig(); err != nil {
 		return err
 	}
-	if _, err := d.command(ctx, "new", "openclaw", d.tenant, "--config", config); err != nil {
-		return err
-	}
-	if err := d.startStub(ctx); err != nil {
-		return err
+	made := make(chan error, 1)
+	served, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		_, err := d.command(ctx, "new", "openclaw", d.tenant, "--config", d.config)
+		if err != nil {
+			cancel(err)
+		}
+		made <- err
+	}()
+	err := d.startServers(served) // the assistant looks for its bot when it starts
+	if failed := <-made; failed != nil || err != nil {
+		return cmp.Or(failed, err)
 	}
 	var c struct {
 		Endpoints []struct{ URL string }
@@ -88,73 +102,72 @@ func (d *demo) makeTenant(ctx context.Context) error {
 	return nil
 }
 
-// writeConfig writes the template's config and its secrets, once.
-func (d *demo) writeConfig() (string, error) {
+// writeConfig writes the template's config and its secrets.
+func (d *demo) writeConfig() error {
 	if err := os.MkdirAll(filepath.Join(d.dir, "secrets"), 0o700); err != nil {
-		return "", err
+		return err
 	}
-	token, err := d.keptSecret("gateway_token")
+	token, err := d.keptSecret("gateway_token", "")
 	if err != nil {
-		return "", err
+		return err
 	}
 	d.token = token
 	cfg := "[secrets]\ngateway_token = { file = \"./secrets/gateway_token\" }\n"
-	overrides := ""
+	overrides := fmt.Sprintf("\n[overrides]\nhost_services = [%d, %d]\n", d.stubPort, d.botPort)
 	if key := os.Getenv("ANTHROPIC_API_KEY"); key != "" {
 		if err := os.WriteFile(d.secretPath("anthropic_key"), []byte(key), 0o600); err != nil {
-			return "", err
+			return err
 		}
 		cfg += "anthropic_key = { file = \"./secrets/anthropic_key\" }\n"
 	} else {
-		if _, err := d.keptSecret("model_key"); err != nil {
-			return "", err
+		if _, err := d.keptSecret("model_key", ""); err != nil {
+			return err
 		}
 		cfg += "model_key = { file = \"./secrets/model_key\" }\n"
-		overrides = fmt.Sprintf("\n[overrides]\nhost_services = [%d]\n\n[overrides.workers.env]\n"+
-			"OPENCLAW_MODEL_BASE_URL = \"http://host.mvm.internal:%d/v1\"\n", d.stubPort, d.stubPort)
+		overrides += fmt.Sprintf("\n[overrides.workers.env]\nOPENCLAW_MODEL_BASE_URL = \"http://host.mvm.internal:%d/v1\"\n", d.stubPort)
 	}
-	path := filepath.Join(d.dir, d.tenant+".toml")
-	return path, os.WriteFile(path, []byte(cfg+overrides), 0o600)
+	if d.botToken, err = d.keptSecret("telegram_token", "123456789:"); err != nil {
+		return err
+	}
+	cfg += d.botConfig()
+	d.config = filepath.Join(d.dir, d.tenant+".toml")
+	return os.WriteFile(d.config, []byte(cfg+overrides), 0o600)
 }
 
 func (d *demo) secretPath(name string) string { return filepath.Join(d.dir, "secrets", name) }
 
-func (d *demo) keptSecret(name string) (string, error) {
+// keptSecret is a random secret, which begins with the prefix and is made once.
+func (d *demo) keptSecret(name, prefix string) (string, error) {
 	if b, err := os.ReadFile(d.secretPath(name)); err == nil {
 		return strings.TrimSpace(string(b)), nil
 	}
 	b := make([]byte, 24)
 	rand.Read(b)
-	s := base64.RawURLEncoding.EncodeToString(b)
+	s := prefix + base64.RawURLEncoding.EncodeToString(b)
 	return s, os.WriteFile(d.secretPath(name), []byte(s), 0o600)
 }
 
-// startStub serves the stub model on the tenant's address of the host, unless there
-// is a real key.
-func (d *demo) startStub(ctx context.Context) error {
+// startServers serves the Bot API, and the stub model unless there is a real key.
+func (d *demo) startServers(ctx context.Context) error {
+	host, err := d.hostAddr(ctx)
+	if err != nil {
+		return err
+	}
+	d.bot = botapi.New(d.botToken, nil)
+	at, err := d.serve(host, d.botPort, d.bot)
+	if err != nil {
+		return fmt.Errorf("serve the Bot API: %w", err)
+	}
+	fmt.Fprintf(d.out, "   (a stand-in of Telegram's Bot API answers at %s)\n", at)
 	if os.Getenv("ANTHROPIC_API_KEY") != "" {
 		return nil
 	}
-	var t struct{ Subnet netip.Prefix }
-	if err := d.json(ctx, &t, "tenant", "info", d.tenant); err != nil {
-		return err
+	d.stub = true
+	if at, err = d.serve(host, d.stubPort, &stubmodel.Server{Reminders: true}); err != nil {
+		return fmt.Errorf("serve the stub model: %w", err)
 	}
-	host := t.Subnet.Addr().Next()
-	ln, err := net.Listen("tcp", net.JoinHostPort(host.String(), strconv.Itoa(d.stubPort)))
-	if err != nil {
-		return fmt.Errorf("serve stub model: %w", err)
-	}
-	d.stub = &http.Server{Handler: &stubmodel.Server{}, ReadHeaderTimeout: 10 * time.Second}
-	go d.stub.Serve(ln) //nolint:errcheck // it ends with Shutdown
-	fmt.Fprintf(d.out, "   (no ANTHROPIC_API_KEY: a stub model answers at %s)\n", ln.Addr())
+	fmt.Fprintf(d.out, "   (no ANTHROPIC_API_KEY: a stub model answers at %s)\n", at)
 	return nil
-}
-
-func (d *demo) stopStub() error {
-	if d.stub == nil {
-		return nil
-	}
-	return d.stub.Close()
 }
 
 // chat sends one message and returns the answer.
@@ -249,7 +262,7 @@ func (d *demo) sleep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.command(ctx, "instance", "sleep", d.worker()); err != nil {
+	if err := d.sleepOnceIdle(ctx); err != nil {
 		return err
 	}
 	after, err := d.stats(ctx)
@@ -262,6 +275,26 @@ func (d *demo) sleep(ctx context.Context) error {
 	fmt.Fprintf(d.out, "   process %d with %d MiB is gone; %d MiB on disk\n", before.PID, before.RSSBytes>>20, after.SleeperBytes>>20)
 	return nil
 }
+
+// sleepOnceIdle puts the worker to sleep. What follows a turn keeps it awake for a moment, and
+// on a slow host for longer.
+func (d *demo) sleepOnceIdle(ctx context.Context) error {
+	for began := time.Now(); ; {
+		_, err := d.command(ctx, "instance", "sleep", d.worker())
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != exitRefused || time.Since(began) > botPatience {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// exitRefused is the exit code of what the instance's state does not allow.
+const exitRefused = 4
 
 func (d *demo) secondChat(ctx context.Context) error {
 	_, err := d.chat(ctx, "are you still there?")
@@ -277,16 +310,22 @@ func (d *demo) sameProcess(ctx context.Context) error {
 	if now != d.process {
 		return errDifferent
 	}
-	out, err := d.command(ctx, "why", d.worker())
+	return d.why(ctx)
+}
+
+// why shows what mvm says of the worker.
+func (d *demo) why(ctx context.Context, flags ...string) error {
+	out, err := d.command(ctx, append([]string{"why", d.worker()}, flags...)...)
 	fmt.Fprintf(d.out, "   %s\n", strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "\n   "))
 	return err
 }
 
 func (d *demo) goodbye() {
 	fmt.Fprintf(d.out, "\nAll of it took %s. The assistant is still there.\n", time.Since(d.began).Round(time.Second))
-	if d.stub != nil {
+	if d.stub {
 		fmt.Fprintln(d.out, "The stub model ends with this demo: run it again, or with ANTHROPIC_API_KEY, for more answers.")
 	}
+	fmt.Fprintln(d.out, "So does its bot's Bot API. A bot of your own: docs/chat.md.")
 	fmt.Fprintf(d.out, `  talk to it:   curl %s -H 'Authorization: Bearer %s' -H 'X-Mvm-User: %s' \
                   -H 'Content-Type: application/json' -d '{"model":"openclaw","messages":[{"role":"user","content":"hi"}]}'
   look at it:   %s ps; %s events; %s logs %s

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -23,6 +26,9 @@ type Server struct {
 	// Command, where it returns one for a message of the user, has the assistant run it
 	// in the background with the exec tool, and answers once the tool has.
 	Command func(last string) string
+	// Reminders, where it is true, has "remind me in 40 seconds to drink water" set a reminder
+	// with the assistant's tool for that.
+	Reminders bool
 	// Delay is waited before the answer.
 	Delay time.Duration
 
@@ -63,15 +69,14 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	}
 	s.asked.Add(1)
 	time.Sleep(s.Delay)
-	if s.Command != nil && len(req.Messages) > 0 && req.Messages[len(req.Messages)-1].Role == "user" {
-		if cmd := s.Command(lastOfUser(req.Messages)); cmd != "" {
-			callExec(w, req, cmd)
-			return
-		}
+	if call, ok := s.toolFor(req.Messages); ok {
+		callTool(w, req, call)
+		return
 	}
-	text := "stub model heard: " + lastOfUser(req.Messages)
+	last, _ := lastOfUser(req.Messages)
+	text := "stub model heard: " + last
 	if s.Reply != nil {
-		text = s.Reply(lastOfUser(req.Messages))
+		text = s.Reply(last)
 	}
 	if req.Stream {
 		stream(w, req.Model, text)
@@ -86,15 +91,47 @@ func completion(model, object string, choice map[string]any) map[string]any {
 		"choices": []any{choice}, "usage": map[string]int{"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
 }
 
-// callExec answers with a call of the exec tool.
-func callExec(w http.ResponseWriter, req request, cmd string) {
-	args, err := json.Marshal(map[string]any{"command": cmd, "background": true})
+// tool is a call of one of the assistant's tools.
+type tool struct {
+	name string
+	args map[string]any
+}
+
+// toolFor is what the newest message of the user has the assistant do, unless it has done so.
+func (s *Server) toolFor(all []message) (tool, bool) {
+	last, n := lastOfUser(all)
+	if n < 0 || slices.ContainsFunc(all[n:], func(m message) bool { return m.Role != "user" }) {
+		return tool{}, false
+	}
+	if s.Command != nil {
+		if cmd := s.Command(last); cmd != "" {
+			return tool{"exec", map[string]any{"command": cmd, "background": true}}, true
+		}
+	}
+	if found := reminder.FindStringSubmatch(last); s.Reminders && found != nil {
+		secs, err := strconv.Atoi(found[1])
+		at := time.Now().Add(time.Duration(secs) * time.Second).UTC().Format(time.RFC3339)
+		return tool{"automations", map[string]any{"action": "add", "job": map[string]any{"name": found[2],
+			"schedule": map[string]any{"kind": "at", "at": at}, "payload": map[string]any{"kind": "agentTurn", "message": "it is time to " + found[2]}}}}, err == nil
+	}
+	return tool{}, false
+}
+
+// reminder is how a user asks for one, and reminded what the assistant is told when it is due.
+var (
+	reminder = regexp.MustCompile(`remind me in ([0-9]{1,6}) seconds to ([a-z ]{1,60})`)
+	reminded = regexp.MustCompile(`(?m)^it is time to [a-z ]+$`)
+)
+
+// callTool answers with a call of a tool.
+func callTool(w http.ResponseWriter, req request, t tool) {
+	args, err := json.Marshal(t.args)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	call := map[string]any{"role": "assistant", "tool_calls": []any{map[string]any{"index": 0, "id": "call_1", "type": "function",
-		"function": map[string]any{"name": "exec", "arguments": string(args)}}}}
+		"function": map[string]any{"name": t.name, "arguments": string(args)}}}}
 	if req.Stream {
 		send(w, req.Model, "tool_calls", call)
 		return
@@ -127,14 +164,23 @@ func send(w http.ResponseWriter, model, finish string, deltas ...map[string]any)
 	fmt.Fprint(w, "data: [DONE]\n\n")
 }
 
-// lastOfUser is the text of the newest message of the user.
-func lastOfUser(all []message) string {
+// lastOfUser is the text of the newest message of the user, and which one it is; -1: none. What
+// OpenClaw itself says of a chat, as a user, is no message, and no part of one.
+func lastOfUser(all []message) (string, int) {
 	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].Role == "user" {
-			return textOf(all[i].Content)
+		text := textOf(all[i].Content)
+		if all[i].Role != "user" || strings.HasPrefix(text, "OpenClaw runtime context") {
+			continue
 		}
+		if n := strings.LastIndex(text, "```\n\n"); n >= 0 && strings.Contains(text, "\u27e6openclaw:ctx\u27e7") {
+			text = text[n+len("```\n\n"):]
+		}
+		if due := reminded.FindString(text); strings.HasPrefix(text, "[cron:") && due != "" {
+			text = due
+		}
+		return text, i
 	}
-	return ""
+	return "", -1
 }
 
 // textOf reads a content that is a string or a list of parts.

@@ -5,12 +5,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"mvm/internal/testenv"
 )
+
+// demoReminded is what the demo says of its reminder.
+var demoReminded = regexp.MustCompile(`the bot: stub model heard: it is time to drink water\n +sent [0-9ms.]+ after it was due\n`)
 
 // demoPatience bounds a demo: OpenClaw takes minutes to start without KVM, and more
 // on a busy machine.
@@ -38,11 +42,14 @@ func TestDemo(t *testing.T) {
 			t.Errorf("the demo does not say %q", want)
 		}
 	}
+	if !strings.Contains(first, "the bot: stub model heard: are you awake?") || !demoReminded.MatchString(first) {
+		t.Error("the demo does not show that a message and a reminder wake the assistant")
+	}
 	if got := strings.Count(first, "openclaw: stub model heard"); got != 2 {
 		t.Errorf("%d chats were answered, want 2", got)
 	}
 	began := time.Now()
-	second := h.demo()
+	second := h.demo("-bot=false")
 	t.Logf("the second run took %s", time.Since(began).Round(time.Second))
 	if strings.Contains(second, "create-instance") {
 		t.Error("the second run made instances again")
@@ -56,11 +63,12 @@ func TestDemo(t *testing.T) {
 }
 
 // demo runs the demo against this host's agent and returns what it wrote.
-func (h *host) demo() string {
+func (h *host) demo(flags ...string) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), demoPatience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(place(), "demo"), "-mvm", filepath.Join(place(), "mvm"), "-dir", h.path("demo"))
+	cmd.Args = append(cmd.Args, flags...)
 	cmd.Env = append(os.Environ(), "MVM_SOCKET="+h.options().Socket, "MVM_NO_AUTOSTART=1", "ANTHROPIC_API_KEY=")
 	out, err := cmd.CombinedOutput()
 	h.t.Logf("%s", out)
