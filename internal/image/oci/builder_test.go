@@ -276,8 +276,11 @@ func TestChangedBlob(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed := bytes.Clone(was)
-		changed[len(changed)-2] ^= 1
+		changed := bytes.Replace(bytes.Replace(was, []byte(`"schemaVersion":2`), []byte(`"schemaVersion":3`), 1), []byte("/bin/app"), []byte("/bin/apq"), 1)
+		if bytes.Equal(changed, was) { // a layer
+			changed = bytes.Clone(was)
+			changed[len(changed)-2] ^= 1
+		}
 		if err := os.WriteFile(blob, changed, 0o644); err != nil {
 			t.Fatal(err)
 		}
