@@ -454,6 +454,9 @@ var mayByPath = map[string]string{
 	"internal/driver/qemu/host.go os.RemoveAll":   "the driver's own folder: of a probe",
 	"internal/driver/qemu/host.go filepath.Glob":  "the driver's own folder: of probes",
 	"internal/driver/qemu/host.go sys.WriteJSON":  "the driver's own folder: what was found out about the host",
+	"internal/driver/qemu/device.go os.OpenFile":  "a file in memory",
+	"internal/driver/qemu/memory.go os.Open":      "/dev/zero",
+	"internal/driver/qemu/memory.go os.OpenFile":  "/dev/zero",
 	"internal/driver/qemu/launch.go os.OpenFile":  "files of images, which are the store's; those of the instance go through sys.Folder",
 }
 

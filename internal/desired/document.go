@@ -81,8 +81,8 @@ type Pool struct {
 // its scheduling).
 const Baseline = "baseline"
 
-// The values of snapshot_compression. A snapshot is the instance's memory file
-// itself, sparse, which a wake maps as it is (ADR 1): nothing is compressed today,
+// The values of snapshot_compression. A snapshot is the instance's memory file,
+// sparse, which a wake maps as it is (ADR 9): nothing is compressed today,
 // and CompressionZstd is a permission that is not made use of.
 const (
 	CompressionNone = "none"

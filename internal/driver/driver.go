@@ -90,10 +90,10 @@ type VMM interface {
 	// Resume is idempotent. After an error Paused says whether the vCPUs have run.
 	Resume(ctx context.Context) error
 
-	// Snapshot writes device state for the paused VMM; with the memory that the
-	// instance's memory file holds already it can be restored. When it returns, both
-	// files are complete and fsynced. The VMM stays paused: Resume goes on as if
-	// nothing was, and then the snapshot no longer fits and must be discarded.
+	// Snapshot writes the device state of the paused VMM, and what of the guest's memory
+	// the instance's memory file does not hold already. When it returns, all files are
+	// complete and fsynced. The VMM stays paused: Resume goes on as if nothing was, and
+	// then the snapshot no longer fits and must be discarded.
 	Snapshot(ctx context.Context, snap Snapshot) error
 
 	// Powerdown asks the guest to power off by the machine's means (ACPI). The
@@ -137,6 +137,13 @@ type Clocked interface {
 type Staller interface {
 	// Stalled says why, for people; "" while it does not stand still. It asks nobody.
 	Stalled() string
+}
+
+// Rewinder is a VMM that knows whether its guest has changed anything that outlives it.
+type Rewinder interface {
+	// Unwritten reports of a paused VMM that was restored that its guest has written
+	// nothing to its disks since: the snapshot is as good as before it was restored.
+	Unwritten(ctx context.Context) (bool, error)
 }
 
 // Software is the accelerator of guests that run without hardware virtualisation.
@@ -183,7 +190,7 @@ type Spec struct {
 	// not close them. It opens the others by their path.
 	Opened map[string]*os.File
 
-	Memory  string // the guest's memory file, made by the driver, 0600, owned by UID
+	Memory  string // the guest's memory as its last snapshot has it, made by the driver, 0600, owned by UID
 	Console string // console log, appended to and bounded by the driver
 
 	TAP *os.File // nil: no network interface. The driver hands it on and does not close it
@@ -197,10 +204,24 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// Snapshot names the files of one snapshot. The memory is Spec.Memory.
+// Snapshot names the files of one snapshot. The memory is Spec.Memory, and what that
+// lacks is beside the device state, until the driver has put it there.
 type Snapshot struct {
 	State string // device state
 }
+
+// Pages is the file of the pages that Spec.Memory lacks.
+func (s Snapshot) Pages() string { return s.State + PagesSuffix }
+
+// Whole is the file of all of the guest's memory, which is to take the place of
+// Spec.Memory.
+func (s Snapshot) Whole() string { return s.State + WholeSuffix }
+
+// The ends of the names of what is beside a device state.
+const (
+	PagesSuffix = ".pages"
+	WholeSuffix = ".memory"
+)
 
 // SnapshotError says of a snapshot that it can't be restored: a part of it is missing
 // or damaged, or the VMM refuses its content. It never comes of a fault of the host.

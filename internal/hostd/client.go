@@ -191,6 +191,8 @@ func refusal(body []byte) error {
 	switch {
 	case f.Gone:
 		e.Err = sys.ErrNoProcess
+	case f.Unmapped:
+		e.Err = sys.ErrNoMapping
 	case f.Errno != 0:
 		e.Err = f.Errno
 	}

@@ -21,6 +21,9 @@ const (
 	OpStats     = byte(opStats)
 	OpTAP       = byte(opTAP)
 	OpLeave     = byte(opLeave)
+	OpChanged   = byte(opChanged)
+	OpRead      = byte(opRead)
+	OpWrite     = byte(opWrite)
 	OpLast      = byte(opLast)
 )
 

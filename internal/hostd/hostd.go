@@ -7,7 +7,8 @@
 // as users of their own. That is all that is served. The agent makes folders, disks
 // and sockets, opens them itself and hands them over open; it speaks with VMMs and
 // guests. So the server opens no path that it is told of, and nothing that a guest
-// says ever gets to it.
+// says ever gets to it. The pages of a paused guest, which only root may read and write in
+// its VMM, are copied between the VMM and a memory file of the agent's, and not looked at.
 //
 // # Protocol
 //
@@ -32,6 +33,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/network"
+	"mvm/internal/sys"
 )
 
 // version is that of the protocol; another one is refused.
@@ -59,16 +61,20 @@ const (
 	opOccupied
 	opSurvey
 	opStart
+	opChanged
+	opRead
+	opWrite
 
-	opLast = opStart
+	opLast = opWrite
 )
 
 // Bounds of the protocol.
 const (
 	maxRequest  = 64 << 10 // bytes, but for Apply
 	maxApply    = 4 << 20
+	maxRuns     = 256 << 10 // a run for each page of a window
 	maxAnswer   = 4 << 20
-	maxFiles    = 16 // of a Launch; other requests have none
+	maxFiles    = 16 // of a Launch; pages have one, other requests none
 	maxConns    = 64 // at once
 	readTimeout = 5 * time.Second
 	workTimeout = 60 * time.Second // for one request, however long its caller would wait
@@ -79,6 +85,8 @@ func (o op) limit() int {
 	switch {
 	case o == opApply:
 		return maxApply
+	case o == opRead, o == opWrite:
+		return maxRuns
 	case o >= opHello && o <= opLast:
 		return maxRequest
 	}
@@ -138,6 +146,24 @@ type (
 		CPU time.Duration `json:"cpu_ns"`
 		RSS int64         `json:"rss_bytes"`
 	}
+	// A changedRequest without pages only looks for the memory.
+	changedRequest struct {
+		vmmRequest
+		Guest vmproc.Guest `json:"guest"`
+		From  int64        `json:"from"`
+		Pages int          `json:"pages"`
+	}
+	// A pagesRequest comes with a file of the pages, one run after the other.
+	pagesRequest struct {
+		vmmRequest
+		Guest vmproc.Guest  `json:"guest"`
+		Runs  []sys.PageRun `json:"runs"`
+	}
+	changedAnswer struct {
+		Shared bool          `json:"shared,omitempty"`
+		Runs   []sys.PageRun `json:"runs,omitempty"`
+		Next   int64         `json:"next"`
+	}
 	surveyRequest struct {
 		vmmKind
 	}
@@ -161,5 +187,7 @@ type (
 		Gone bool `json:"gone,omitempty"`
 		// Errno is what the host lacks, as sys.Fault finds it; 0: nothing that is known.
 		Errno syscall.Errno `json:"errno,omitempty"`
+		// Unmapped: the VMM does not map the file.
+		Unmapped bool `json:"unmapped,omitempty"`
 	}
 )

@@ -20,7 +20,7 @@ type request struct {
 // do does what the request asks for. Only here and in the functions that it names is
 // anything done for a caller.
 func (s *Server) do(ctx context.Context, r request) (reply, error) {
-	if len(r.files) > 0 && r.op != opStart {
+	if len(r.files) > 0 && r.op != opStart && r.op != opRead && r.op != opWrite {
 		return reply{}, mvm.Errorf(mvm.KindInvalid, "read request: %d files that it has no use for", len(r.files))
 	}
 	switch r.op {
@@ -56,6 +56,10 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.list)
 	case opLeave:
 		return handle(ctx, r, s.leave)
+	case opChanged:
+		return handle(ctx, r, s.changed)
+	case opRead, opWrite:
+		return handle(ctx, r, func(ctx context.Context, p pagesRequest) (reply, error) { return s.copyPages(ctx, p, r) })
 	}
 	return reply{}, mvm.Errorf(mvm.KindInvalid, "read request: there is no kind %d", r.op)
 }

@@ -41,6 +41,7 @@ type Server struct {
 	ctx   context.Context // ends with Close
 	stop  context.CancelFunc
 	exits *exits
+	pages chan struct{} // holds one for each copy of pages under way
 
 	mu     sync.Mutex
 	closed bool           // nothing is begun any more
@@ -52,7 +53,7 @@ func NewServer(opt Options) (*Server, error) {
 	if !opt.Bounds.Complete() {
 		return nil, mvm.Errorf(mvm.KindInvalid, "make the server: its VMMs are not bounded")
 	}
-	s := &Server{opt: opt, exits: newExits()}
+	s := &Server{opt: opt, exits: newExits(), pages: make(chan struct{}, maxCopies)}
 	var random [8]byte
 	rand.Read(random[:])
 	s.epoch = hex.EncodeToString(random[:])
@@ -207,6 +208,7 @@ func (s *Server) answer(conn *net.UnixConn, r reply, err error) bool {
 	}
 	f := failure{Kind: mvm.KindOf(err), Text: clip(err.Error()), Gone: errors.Is(err, sys.ErrNoProcess)}
 	f.Errno, _ = sys.Fault(err)
+	f.Unmapped = errors.Is(err, sys.ErrNoMapping)
 	var e *mvm.Error
 	if errors.As(err, &e) && e.Fix != "" && e == err { //nolint:errorlint // its own text has the fix at the end
 		f.Text, f.Fix = clip(e.Text), clip(e.Fix)

@@ -7,13 +7,13 @@ import (
 	"mvm/internal/sys"
 )
 
-// SetAside moves a snapshot's memory and device state to a folder of their own. It can
-// run twice: what it has moved before stays.
+// SetAside moves a snapshot's memory, device state and what is beside that to a folder of
+// their own. It can run twice: what it has moved before stays.
 func (f Files) SetAside(id string) error {
 	err := f.in("set snapshot aside", func(d *sys.Folder) error {
 		return inMade(d, setAsideDir, id, func(aside *sys.Folder) error {
-			state := inSnapshot(d, id, func(own *sys.Folder) error { return moveFile(own, aside, stateFile) })
-			return errors.Join(sys.IfThere(state), sys.IfThere(moveFile(d, aside, memoryFile, f.UID)))
+			err := inSnapshot(d, id, func(own *sys.Folder) error { return moveParts(own, aside) })
+			return errors.Join(sys.IfThere(err), sys.IfThere(moveFile(d, aside, memoryFile, f.UID)))
 		})
 	})
 	if err != nil {
@@ -22,18 +22,22 @@ func (f Files) SetAside(id string) error {
 	return f.Remove(id)
 }
 
-// BringBack is the reverse of SetAside. Both files have to be there.
+// BringBack is the reverse of SetAside. State and memory have to be there.
 func (f Files) BringBack(id string) error {
 	err := f.in("bring snapshot back", func(d *sys.Folder) error {
 		return d.InSub(setAsideDir, func(all *sys.Folder) error {
 			err := all.InSub(id, func(aside *sys.Folder) error {
 				_, _, noState := aside.Size(stateFile)
 				_, _, noMemory := aside.Size(memoryFile, f.UID)
+				_, _, noWhole := aside.Size(wholeFile)
+				if noWhole == nil {
+					noMemory = nil // it is to take the memory's place
+				}
 				if err := errors.Join(noState, noMemory); err != nil {
 					return err
 				}
 				return inMade(d, snapshotsDir, id, func(own *sys.Folder) error {
-					return errors.Join(moveFile(aside, own, stateFile), moveFile(aside, d, memoryFile, f.UID))
+					return errors.Join(moveParts(aside, own), sys.IfThere(moveFile(aside, d, memoryFile, f.UID)))
 				})
 			})
 			if err != nil {
@@ -54,6 +58,16 @@ func (f Files) Unbring(i mvm.Instance) error {
 		return nil
 	}
 	return f.SetAside(i.Op.Snapshot)
+}
+
+// moveParts moves what a snapshot has in its own folder. The state goes last.
+func moveParts(from, to *sys.Folder) error {
+	for _, name := range []string{pagesFile, wholeFile} {
+		if err := sys.IfThere(moveFile(from, to, name)); err != nil {
+			return err
+		}
+	}
+	return sys.IfThere(moveFile(from, to, stateFile))
 }
 
 // moveFile moves a file that is mvm's.

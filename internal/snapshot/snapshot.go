@@ -3,14 +3,16 @@
 // removal.
 //
 // A snapshot has two parts. The guest's memory is the instance's own memory file, of which
-// there is one. The device state is a file in a folder of the snapshot's:
+// there is one. The device state is a file in a folder of the snapshot's, and beside it is
+// what the memory file lacks, or a memory file that is to take its place, until the driver
+// has put it there:
 //
 //	<instance>/memory
-//	<instance>/snapshots/<snapshot>/state
-//	<instance>/set-aside/<snapshot>/{memory,state}
+//	<instance>/snapshots/<snapshot>/{state,state.pages,state.memory}
+//	<instance>/set-aside/<snapshot>/{memory,state,state.pages,state.memory}
 //
-// A snapshot that can't be used is set aside with both parts, so that a boot can make
-// another memory file. All of it is in the instance's durable folder and goes through a
+// A snapshot that can't be used is set aside with all parts, so that a boot does not touch
+// its memory. All of it is in the instance's durable folder and goes through a
 // sys.Folder.
 package snapshot
 
@@ -30,6 +32,12 @@ const (
 	snapshotsDir = "snapshots"
 	setAsideDir  = "set-aside"
 	stateFile    = "state"
+)
+
+// The names of what may be beside the device state.
+const (
+	pagesFile = stateFile + driver.PagesSuffix
+	wholeFile = stateFile + driver.WholeSuffix
 )
 
 // MemoryFile is the name of the guest's memory in the instance's folder.
@@ -100,8 +108,7 @@ func inMade(d *sys.Folder, folder, name string, fn func(*sys.Folder) error) erro
 	return errors.Join(own.Sync(), all.Sync(), d.Sync())
 }
 
-// Bytes is what the snapshot takes on the disk: as long as its VMM lives, all of the
-// guest's memory, and then what the guest has used of it. What is not there takes nothing.
+// Bytes is what the snapshot takes on the disk. What is not there takes nothing.
 func (f Files) Bytes(id string) (sum int64, err error) {
 	err = f.in("measure snapshot", func(d *sys.Folder) error {
 		memory, err := allocated(d, memoryFile, f.UID)
@@ -110,9 +117,14 @@ func (f Files) Bytes(id string) (sum int64, err error) {
 		}
 		sum = memory
 		return inSnapshot(d, id, func(s *sys.Folder) error {
-			state, err := allocated(s, stateFile)
-			sum += state
-			return err
+			for _, name := range []string{stateFile, pagesFile, wholeFile} {
+				n, err := allocated(s, name)
+				if err != nil {
+					return err
+				}
+				sum += n
+			}
+			return nil
 		})
 	})
 	return sum, sys.IfThere(err)

@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(envHide) != "" {
 		hide()
 	}
+	if path := os.Getenv(envMapper); path != "" {
+		mapper(path)
+	}
 	os.Exit(m.Run())
 }
 

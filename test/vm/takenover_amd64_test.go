@@ -104,6 +104,8 @@ func (b *box) take(i mvm.Instance) {
 	if i.State != mvm.StateRunning {
 		b.do(i.ID, mvm.OpStart)
 	}
+	b.do(i.ID, mvm.OpSleep) // a VMM that was restored has a memory file
+	b.do(i.ID, mvm.OpWake)
 }
 
 // action is something that an attacker tries.

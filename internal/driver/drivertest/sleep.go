@@ -42,12 +42,13 @@ func (l *life) putToSleep(t *testing.T) {
 			t.Fatalf("snapshot: %v", err)
 		}
 	})
-	for _, path := range []string{snap.State, l.spec.Memory} { // another process may have written them
+	parts := parts(l.spec, snap)
+	for _, path := range parts { // another process may have written them
 		if w.Syncs(t, path) == 0 || w.Syncs(t, filepath.Dir(path)) == 0 {
 			t.Errorf("a snapshot was taken, and %s and its folder were synced %d and %d times", path, w.Syncs(t, path), w.Syncs(t, filepath.Dir(path)))
 		}
 	}
-	for _, f := range []string{snap.State, l.spec.Memory} {
+	for _, f := range parts {
 		if st, err := os.Stat(f); err != nil {
 			t.Error(err)
 		} else if got := st.Mode().Perm(); got != 0o600 {
@@ -65,6 +66,17 @@ func (l *life) putToSleep(t *testing.T) {
 	}
 	_, err := l.Driver.Recover(t.Context(), l.spec)
 	wantKind(t, "recover of a sleeping instance", err, mvm.KindNotFound)
+}
+
+// parts are the files of the snapshot: its state, and the memory file or what that lacks.
+func parts(spec driver.Spec, snap driver.Snapshot) []string {
+	out := []string{snap.State}
+	for _, f := range []string{snap.Pages(), snap.Whole(), spec.Memory} {
+		if _, err := os.Stat(f); err == nil {
+			return append(out, f)
+		}
+	}
+	return append(out, spec.Memory)
 }
 
 // misfit restores snapshots that do not fit. The good one stays good.

@@ -11,11 +11,12 @@
 //
 // # Memory
 //
-// The guest's memory is the file Spec.Memory, mapped shared, so that a snapshot is
-// that file and a small file of device state. While a VMM runs, all of the file is
-// reserved on disk, so that a full disk is an error at Start or Restore and never a
-// crash; when a VMM with a snapshot ends, what the guest never used is given back.
-// See docs/adr/0001-memory-file.md.
+// The guest's memory is private to its VMM: at a boot a mapping of /dev/zero, at a restore
+// of the file Spec.Memory. So it takes no disk while it runs, and the snapshot stays whole.
+// A snapshot is a file of device state and, beside it, the pages that the guest has
+// written since; these are put into Spec.Memory when the VMM is gone. Until then, a
+// restore puts them into the memory of the new VMM.
+// See docs/adr/0009-private-memory.md.
 //
 // # Files in RunDir
 //
@@ -32,9 +33,9 @@
 //
 // Options.Seam is called before each named operation, and its error makes just
 // that operation fail: start.memory, start.exec, start.record, start.qmp,
-// start.cont, restore.memory, restore.load, pause.stop, resume.cont,
-// snapshot.create, snapshot.migrate, snapshot.sync, snapshot.commit, kill.signal,
-// recover.find.
+// start.cont, restore.memory, restore.load, restore.pages, pause.stop, resume.cont,
+// snapshot.create, snapshot.device, snapshot.pages, snapshot.sync, snapshot.commit,
+// kill.signal, recover.find.
 // (Restore runs the start operations too, but for start.memory and start.cont.)
 package qemu
 

@@ -94,8 +94,8 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	errs = append(errs, v.reclaimMemory())
 	f, err := lock(v.spec.RunDir)
+	errs = append(errs, v.reclaimMemory(err == nil))
 	if !mvm.IsKind(err, mvm.KindState) { // else somebody starts the next one, in the same cgroup
 		errs = append(errs, v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
 	}
@@ -135,20 +135,25 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 	return e
 }
 
-// reclaimMemory removes a memory file that is worth nothing any more, and gives
-// back the unused part of one that belongs to a snapshot.
-func (v *vmm) reclaimMemory() error {
+// reclaimMemory removes a memory file that is worth nothing any more. It has that of a
+// snapshot hold all of the memory, if this process has the instance's lock: where it can't,
+// the restore takes the rest from beside the state.
+func (v *vmm) reclaimMemory(locked bool) error {
 	v.mu.Lock()
-	state := v.memory
+	state, snap := v.memory, v.saved
 	v.mu.Unlock()
 	if state == memoryLive {
 		return removeMemory(v.spec)
 	}
-	return releaseMemory(v.spec)
+	var err error
+	if snap != nil && locked {
+		err = settle(v.spec, *snap)
+	}
+	return errors.Join(err, releaseMemory(v.spec))
 }
 
 func (v *vmm) setMemory(s memoryState) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.memory = s
+	v.memory, v.saved = s, nil
 }

@@ -106,5 +106,9 @@ func tail(runDir string) string {
 	if err != nil {
 		return ""
 	}
-	return strings.Join(strings.Fields(strings.ToValidUTF8(string(b), "?")), " ")
+	words := strings.Join(strings.Fields(strings.ToValidUTF8(string(b), "?")), " ")
+	return strings.TrimSpace(strings.TrimPrefix(words, zeroWords))
 }
+
+// zeroWords are QEMU's about /dev/zero as the guest's memory. It goes on.
+const zeroWords = "ftruncate: Invalid argument"

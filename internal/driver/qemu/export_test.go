@@ -1,8 +1,12 @@
 package qemu
 
 import (
+	"errors"
+	"os"
+
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/sys"
 )
 
 // ProbeInitrd and ProbeMark let a test boot the guest of the KVM probe.
@@ -15,4 +19,22 @@ const ProbeMark = probeMark
 func RestoreArgs(spec driver.Spec, memory, qmp, channel, console int) []string {
 	l := spawn.Launch{Name: nameOf(spec), Accel: accelTCG, VCPUs: spec.VCPUs, MemMiB: spec.MemMiB, Restore: true}
 	return l.Args(spawn.Numbers{Memory: memory, QMP: qmp, Channel: channel, Console: console})
+}
+
+// ErrPages says that a file of pages is damaged.
+var ErrPages = errPages
+
+// WritePages writes a file of pages. data has one run after the other, and is spoilt.
+func WritePages(f *os.File, size int64, runs []sys.PageRun, data []byte) error {
+	w := newPageWriter(f, size, false)
+	return errors.Join(w.add(runs, data), w.finish())
+}
+
+// ApplyPages puts a file of pages into a memory file.
+func ApplyPages(f, memory *os.File, size int64) error {
+	r, err := readPages(f, size)
+	if err != nil {
+		return err
+	}
+	return r.apply(memory)
 }

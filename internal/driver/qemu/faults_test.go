@@ -9,10 +9,10 @@ import (
 // seams are the driver's named operations by the call that they are within.
 var seams = map[string][]string{
 	"Start":    {"start.memory", "start.exec", "start.record", "start.qmp", "start.cont"},
-	"Restore":  {"restore.memory", "start.exec", "start.record", "start.qmp", "restore.load"},
+	"Restore":  {"restore.memory", "start.exec", "start.record", "start.qmp", "restore.load", "restore.pages"},
 	"Pause":    {"pause.stop"},
 	"Resume":   {"resume.cont"},
-	"Snapshot": {"snapshot.create", "snapshot.migrate", "snapshot.sync", "snapshot.commit"},
+	"Snapshot": {"snapshot.create", "snapshot.device", "snapshot.pages", "snapshot.sync", "snapshot.commit"},
 	"Kill":     {"kill.signal"},
 	"Recover":  {"recover.find"},
 }

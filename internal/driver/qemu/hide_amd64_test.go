@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -124,4 +127,65 @@ func leaveCgroups(t *testing.T, pid int) {
 	for _, dir := range dirs {
 		must(t, os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.procs"), fmt.Append(nil, pid), 0))
 	}
+}
+
+// A VMM that was taken over and takes its guest's memory away, or ends, while a snapshot is
+// made has that snapshot fail, and leaves nothing of it.
+func TestVMMThatCheats(t *testing.T) {
+	h := newHost(t)
+	d := h.driver(t)
+	for n, c := range []struct {
+		name string
+		do   func(t *testing.T, pid int)
+	}{
+		{"unmaps its guest's memory", func(t *testing.T, pid int) {
+			at := guestMemory(t, pid)
+			must(t, inject.Into(pid, pid, func(th *inject.Thread) error {
+				_, err := th.Call(unix.SYS_MUNMAP, at, uint64(256<<20))
+				return err
+			}))
+		}},
+		{"ends", func(t *testing.T, pid int) { killOutside(t, pid) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := h.spec(t, fmt.Sprintf("i-0001900%d", 8+n))
+			v := start(t, d, spec)
+			must(t, v.Pause(t.Context()))
+			h.seam = func(op string) error {
+				if op == "snapshot.pages" {
+					c.do(t, v.PID())
+				}
+				return nil
+			}
+			err := v.Snapshot(t.Context(), driver.Snapshot{State: filepath.Join(spec.Dir, "state")})
+			h.seam = nil
+			if !mvm.IsKind(err, mvm.KindUnavailable) {
+				t.Errorf("snapshot: %v, want unavailable", err)
+			}
+			must(t, v.Kill(t.Context()))
+			must(t, v.Close())
+			entries, err := os.ReadDir(spec.Dir)
+			must(t, err)
+			for _, e := range entries {
+				if e.Name() != filepath.Base(spec.Console) {
+					t.Errorf("it left %s", e.Name())
+				}
+			}
+		})
+	}
+}
+
+// guestMemory is the address of the memory of a guest that has booted.
+func guestMemory(t *testing.T, pid int) (at uint64) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if strings.HasSuffix(strings.TrimSpace(line), "/dev/zero") {
+			fmt.Sscanf(line, "%x-", &at)
+			return at
+		}
+	}
+	t.Fatal("the VMM has no memory for its guest")
+	return 0
 }

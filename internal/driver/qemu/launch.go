@@ -66,7 +66,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 	}
 	var u undo.Stack
 	defer u.Run(&err)
-	l := &launcher{d: d, spec: spec, restore: snap != nil, undo: &u}
+	l := &launcher{d: d, spec: spec, snap: snap, undo: &u}
 	defer l.closeFiles()
 	for _, step := range []func(context.Context) error{l.lock, l.memory, l.sockets, l.open} {
 		if err := ctx.Err(); err != nil {
@@ -95,10 +95,10 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 
 // launcher holds what a VMM under construction needs.
 type launcher struct {
-	d       *Driver
-	spec    driver.Spec
-	restore bool
-	undo    *undo.Stack
+	d    *Driver
+	spec driver.Spec
+	snap *driver.Snapshot // nil: it boots
+	undo *undo.Stack
 
 	tap   string
 	files spawn.Files // for the VMM
@@ -161,27 +161,30 @@ func lockWait(ctx context.Context, runDir string) (*os.File, error) {
 	}
 }
 
-// memory makes the memory file, or opens the snapshot's.
+// memory opens what the guest's memory is at first.
 func (l *launcher) memory(context.Context) error {
-	op, get := "start.memory", createMemory
-	if l.restore {
+	op, get := "start.memory", zeroMemory
+	if l.snap != nil {
 		op, get = "restore.memory", openMemory
 	}
 	if err := l.d.seam(op); err != nil {
 		return err
+	}
+	if l.snap != nil {
+		if err := takeWhole(l.spec, *l.snap); err != nil {
+			return err
+		}
 	}
 	f, err := get(l.spec)
 	if err != nil {
 		return err
 	}
 	l.files.Memory = l.pass(f)
-	l.undo.Add(func() error {
-		if l.restore {
-			return releaseMemory(l.spec)
-		}
-		return removeMemory(l.spec)
-	})
-	return nil
+	if l.snap == nil {
+		return nil
+	}
+	l.undo.Add(func() error { return releaseMemory(l.spec) })
+	return reserve(l.spec, f)
 }
 
 // sockets listens for the VMM and connects to it already: nobody has to wait for a
@@ -236,7 +239,7 @@ func (l *launcher) open(context.Context) error {
 		return l.pass(f), nil
 	}
 	var err error
-	if !l.restore { // a snapshot has its kernel in memory
+	if l.snap == nil { // a snapshot has its kernel in memory
 		if l.files.Kernel, err = get(l.spec.Kernel, os.O_RDONLY); err != nil {
 			return err
 		}
@@ -295,11 +298,11 @@ func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	v.con = startConsole(l.con, l.spec, l.d.log.With("instance", l.spec.ID))
 	l.undo.Add(func() error { v.q.Close(); v.con.stop(); return nil })
 	v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(l.spec.RunDir, chanSock), RunDir: l.spec.RunDir,
-		VMM: v.peer(), Log: l.d.log.With("instance", l.spec.ID), First: l.ch, Hold: l.restore})
+		VMM: v.peer(), Log: l.d.log.With("instance", l.spec.ID), First: l.ch, Hold: l.snap != nil})
 	if err != nil {
 		return nil, err
 	}
-	if l.restore {
+	if l.snap != nil {
 		v.memory = memorySaved
 	}
 	v.watch()

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,14 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 		return err
 	}
 	defer f.Close()
-	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
+	if err := v.inject(ctx, snap); err != nil {
+		return err
+	}
+	ignoreShared, err := leavesOutShared(f)
+	if err != nil {
+		return mvm.Errorf(mvm.KindUnavailable, "read the snapshot's device state: %w", err)
+	}
+	if err := v.migrate(ctx, f, ignoreShared); err != nil {
 		return v.loadError(ctx, err)
 	}
 	s, err := v.runState(ctx)
@@ -40,6 +48,40 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 		err = badSnapshot("load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
 	}
 	return err
+}
+
+// inject puts into the VMM's memory what the memory file lacks.
+func (v *vmm) inject(ctx context.Context, snap driver.Snapshot) error {
+	if err := v.d.seam("restore.pages"); err != nil {
+		return err
+	}
+	pages, err := openPages(v.spec, snap)
+	if pages == nil || err != nil {
+		return err
+	}
+	defer pages.f.Close()
+	m, _, err := v.guestMemory(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := pages.inject(ctx, m); errors.Is(err, errPages) {
+		return pagesError(err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// leavesOutShared reports that a device state was saved by an older version, which left
+// the memory out in another way.
+func leavesOutShared(f *os.File) (bool, error) {
+	head := make([]byte, 512) // where a state says by which capabilities it was saved
+	n, err := f.ReadAt(head, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return bytes.Contains(head[:n], []byte(ignoresShared)), err
 }
 
 // openState opens the device state and reads it once, so that a disk that can't give

@@ -1,8 +1,8 @@
 package qemu
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -11,32 +11,27 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
-// createMemory makes the memory file of a new guest, all zero and all reserved.
-// A file of an earlier run is replaced. The VMM is given it when it is started.
-func createMemory(s driver.Spec) (f *os.File, err error) {
-	err = sys.InParent(s.Dir, s.Memory, func(d *sys.Folder, name string) (err error) {
-		f, err = d.Create(name)
-		return err
-	})
-	if err != nil {
-		return nil, mvm.Explain("create the memory file", err)
+// zeroMemory is what a guest's memory is at its boot: a private mapping of this device has
+// no file. A memory file of an earlier run is removed.
+func zeroMemory(s driver.Spec) (*os.File, error) {
+	if err := removeMemory(s); err != nil {
+		return nil, mvm.Explain("remove old memory", err)
 	}
-	size := int64(s.MemMiB) << 20
-	err = f.Truncate(size)
-	if err == nil {
-		err = reserve(f, size)
-	}
+	f, err := os.OpenFile(zeroDevice, os.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, errors.Join(diskError("create", s, err), f.Close(), removeMemory(s))
+		return nil, mvm.Errorf(mvm.KindUnavailable, "open the VMM's memory: %w", err)
 	}
 	return f, nil
 }
 
-// openMemory opens the memory file of a snapshot and reserves again what it does
-// not hold. The content is not touched.
+const zeroDevice = "/dev/zero"
+
+// openMemory opens the memory file of a snapshot. Its VMM maps it privately: the content
+// is not touched.
 func openMemory(s driver.Spec) (*os.File, error) {
 	f, err := memoryOf(s)
 	if err != nil {
@@ -46,16 +41,126 @@ func openMemory(s driver.Spec) (*os.File, error) {
 	st, err := f.Stat()
 	if err == nil && st.Size() != size {
 		err = badSnapshot("open the snapshot's memory file %s: it has %d bytes, the instance %d", s.Memory, st.Size(), size)
-		return nil, errors.Join(err, f.Close())
-	}
-	if err == nil {
-		err = reserve(f, size)
 	}
 	if err != nil {
-		_ = release(f)
-		return nil, errors.Join(diskError("reserve", s, err), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// reserve has a memory file on a tmpfs hold all of its pages: there a page that was never
+// written takes space when it is read, and the kernel kills a VMM for which there is none.
+func reserve(s driver.Spec, f *os.File) error {
+	var fs unix.Statfs_t
+	err := unix.Fstatfs(int(f.Fd()), &fs)
+	if err != nil || fs.Type != unix.TMPFS_MAGIC {
+		return mvm.Explain("look at the memory file", err)
+	}
+	for {
+		if err = unix.Fallocate(int(f.Fd()), 0, 0, int64(s.MemMiB)<<20); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return mvm.Errorf(mvm.KindUnavailable, "reserve the memory file: %w", err).WithFix("free %d MiB on the disk of %s", s.MemMiB, s.Dir)
+	}
+	return mvm.Explain("reserve the memory file", err)
+}
+
+// settle has the memory file hold all of the snapshot's memory. No VMM may run. It may be
+// cut off, and run again; until it is done, the rest of the memory is beside the state.
+func settle(s driver.Spec, snap driver.Snapshot) error {
+	if err := takeWhole(s, snap); err != nil {
+		return err
+	}
+	pages, err := openPages(s, snap)
+	if pages == nil || err != nil {
+		return err
+	}
+	defer pages.f.Close()
+	memory, err := openMemory(s)
+	if err != nil {
+		return err
+	}
+	err = pages.apply(memory)
+	if err == nil {
+		err = memory.Sync()
+	}
+	if err = errors.Join(err, memory.Close()); err != nil {
+		return mvm.Errorf(mvm.KindUnavailable, "put changed pages into the memory file: %w", err)
+	}
+	return sys.InParent(s.Dir, snap.Pages(), func(d *sys.Folder, name string) error { return errors.Join(d.Remove(name), d.Sync()) })
+}
+
+// takeWhole makes the memory that a snapshot has as a whole the memory file.
+func takeWhole(s driver.Spec, snap driver.Snapshot) error {
+	err := sys.InParent(s.Dir, snap.Whole(), func(from *sys.Folder, name string) error {
+		if _, _, err := from.Size(name); err != nil {
+			return err
+		}
+		return sys.InParent(s.Dir, s.Memory, func(to *sys.Folder, as string) error {
+			return errors.Join(from.Rename(name, to, as), to.Sync(), from.Sync())
+		})
+	})
+	if err = sys.IfThere(err); err != nil {
+		return mvm.Errorf(mvm.KindUnavailable, "take the snapshot's memory: %w", err)
+	}
+	return nil
+}
+
+// openPages opens the pages that the memory file lacks; nil where it lacks none.
+func openPages(s driver.Spec, snap driver.Snapshot) (*pageReader, error) {
+	var f *os.File
+	err := sys.InParent(s.Dir, snap.Pages(), func(d *sys.Folder, name string) (err error) {
+		f, err = d.Open(name, os.O_RDONLY)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, openError("changed pages", err)
+	}
+	r, err := readPages(f, int64(s.MemMiB)<<20)
+	if err != nil {
+		return nil, errors.Join(pagesError(err), f.Close())
+	}
+	return r, nil
+}
+
+// pagesError says of a file of pages that is damaged that it is the snapshot.
+func pagesError(err error) error {
+	if errors.Is(err, errPages) {
+		return badSnapshot("read the snapshot's changed pages: %w", err)
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "read the snapshot's changed pages: %w", err)
+}
+
+// guestMemory opens the guest's memory in the VMM. whole says that no memory file is below
+// it, as in a guest that has booted.
+func (v *vmm) guestMemory(ctx context.Context) (m vmproc.Memory, whole bool, err error) {
+	size := int64(v.spec.MemMiB) << 20
+	f, err := memoryOf(v.spec)
+	if err == nil {
+		m, err = v.mappedOver(ctx, f, size)
+		err = errors.Join(err, f.Close())
+	}
+	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, sys.ErrNoMapping) {
+		return m, false, err
+	}
+	if f, err = os.Open(zeroDevice); err != nil {
+		return nil, false, mvm.Errorf(mvm.KindUnavailable, "open the guest's memory: %w", err)
+	}
+	m, err = v.mappedOver(ctx, f, size)
+	return m, true, errors.Join(err, f.Close())
+}
+
+func (v *vmm) mappedOver(ctx context.Context, f *os.File, size int64) (vmproc.Memory, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "look at %s: %w", f.Name(), err)
+	}
+	return v.proc.Memory(ctx, vmproc.Guest{Inode: st.Ino, Bytes: size})
 }
 
 // memoryOf opens the memory file that is there. Older versions gave it to the VMM's user.
@@ -72,46 +177,12 @@ func removeMemory(s driver.Spec) error {
 	return sys.IfThere(sys.InParent(s.Dir, s.Memory, (*sys.Folder).RemoveAll))
 }
 
-// releaseMemory releases the memory file if it is there.
+// releaseMemory releases the memory file if it is there: a restore from a tmpfs, and older
+// versions, reserve all of it.
 func releaseMemory(s driver.Spec) error {
 	f, err := memoryOf(s)
 	if err != nil {
 		return sys.IfThere(err)
 	}
 	return errors.Join(release(f), f.Close())
-}
-
-// reserve allocates all of the file on disk, so that no page of the mapping can
-// fail for want of space. File systems that can't are left alone.
-func reserve(f *os.File, size int64) error {
-	for {
-		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EOPNOTSUPP):
-			return nil
-		case err != nil:
-			return &fs.PathError{Op: "fallocate", Path: f.Name(), Err: err}
-		}
-		return nil
-	}
-}
-
-// diskError names the cause that users meet, a full disk.
-func diskError(verb string, s driver.Spec, err error) error {
-	e := mvm.Errorf(mvm.KindInternal, "%s the memory file: %w", verb, err)
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		e.Kind = mvm.KindUnavailable
-		return e.WithFix("free %d MiB on the disk of %s", s.MemMiB, s.Dir)
-	}
-	return e
-}
-
-// startWriteback lets the kernel begin to write the dirty pages of the file.
-func startWriteback(f *os.File) error {
-	if err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE); err != nil {
-		return fmt.Errorf("start to write %s: %w", f.Name(), err)
-	}
-	return nil
 }

@@ -67,7 +67,7 @@ func plainRestore(b *testing.B, spec driver.Spec, snap driver.Snapshot) time.Dur
 	}
 	until("QMP")
 	fmt.Fprintln(control, `{"execute":"qmp_capabilities"}`)
-	fmt.Fprintln(control, `{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"x-ignore-shared","state":true},{"capability":"events","state":true}]}}`)
+	fmt.Fprintln(control, `{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"x-ignore-shared","state":false},{"capability":"events","state":true}]}}`)
 	fmt.Fprintf(control, `{"execute":"migrate-incoming","arguments":{"uri":"exec:cat %s"}}`+"\n", snap.State)
 	until(`"completed"`)
 	fmt.Fprintln(control, `{"execute":"cont"}`)

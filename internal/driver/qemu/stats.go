@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -22,22 +23,37 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 	}
 	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS}
 	s.RxBytes, s.TxBytes = tapBytes(v.rec.TAP)
-	var blocks []struct {
-		Stats struct {
-			Read    int64 `json:"rd_bytes"`
-			Written int64 `json:"wr_bytes"`
-		} `json:"stats"`
-	}
-	if len(v.spec.Disks) > 0 {
-		if err := v.do(ctx, "query-blockstats", nil, &blocks); err != nil {
-			return s, err
-		}
-	}
+	blocks, err := v.blockStats(ctx)
 	for _, b := range blocks {
 		s.DiskRead += b.Stats.Read
 		s.DiskWrit += b.Stats.Written
 	}
-	return s, nil
+	return s, err
+}
+
+// blockStats is what QEMU counts of one disk since it started.
+type blockStats struct {
+	Stats struct {
+		Read      int64 `json:"rd_bytes"`
+		Written   int64 `json:"wr_bytes"`
+		Writes    int64 `json:"wr_operations"`
+		BadWrites int64 `json:"failed_wr_operations"`
+		Unmaps    int64 `json:"unmap_operations"`
+		BadUnmaps int64 `json:"failed_unmap_operations"`
+	} `json:"stats"`
+}
+
+func (v *vmm) blockStats(ctx context.Context) (blocks []blockStats, err error) {
+	err = v.do(ctx, "query-blockstats", nil, &blocks)
+	return blocks, err
+}
+
+// written reports that the guest has tried to change a disk since the VMM was started.
+func (v *vmm) written(ctx context.Context) (bool, error) {
+	blocks, err := v.blockStats(ctx)
+	return slices.ContainsFunc(blocks, func(b blockStats) bool {
+		return b.Stats.Writes+b.Stats.BadWrites+b.Stats.Unmaps+b.Stats.BadUnmaps+b.Stats.Written > 0
+	}), err
 }
 
 // tapBytes counts what the guest received and sent. The kernel is asked in the process's

@@ -125,7 +125,7 @@ func confined(t *testing.T, v driver.VMM, spec driver.Spec) {
 	}
 	ours := openFiles(t, os.Getpid())
 	for _, to := range openFiles(t, v.PID()) {
-		given := slices.ContainsFunc([]string{spec.Dir, spec.RunDir, spec.Kernel, spec.Initrd, "/dev/null", "/dev/net/tun"},
+		given := slices.ContainsFunc([]string{spec.Dir, spec.RunDir, spec.Kernel, spec.Initrd, "/dev/null", "/dev/zero", "/dev/net/tun"},
 			func(p string) bool { return strings.HasPrefix(to, p) })
 		// It makes sockets, pipes and event files of its own.
 		if own := !strings.HasPrefix(to, "/") && !slices.Contains(ours, to); !given && !own && !strings.HasPrefix(to, "anon_inode:") {
@@ -164,8 +164,8 @@ func TestSnapshotIsIntactUntilResume(t *testing.T) {
 	d, spec := h.driver(t), h.spec(t, "i-0000e000")
 	v := start(t, d, spec)
 	ping(t, v)
-	if got := allocated(t, spec.Memory); got < int64(spec.MemMiB)<<20 {
-		t.Errorf("%d bytes of the running guest's memory are reserved, want all %d MiB", got, spec.MemMiB)
+	if _, err := os.Stat(spec.Memory); !os.IsNotExist(err) {
+		t.Errorf("the memory of a guest that runs is on the disk: %v", err)
 	}
 	boot := run(t, v, "cat", "/proc/sys/kernel/random/boot_id")
 	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
@@ -313,8 +313,8 @@ func TestProbeGuest(t *testing.T) {
 	}
 }
 
-// A full disk is an error at Start, and at Snapshot one after which the instance
-// goes on.
+// A full disk is an error at Snapshot, after which the instance goes on. It keeps no guest
+// from starting, and none from running.
 func TestFullDisk(t *testing.T) {
 	h := newHost(t)
 	d, spec := h.driver(t), h.spec(t, "i-00013000")
@@ -323,16 +323,9 @@ func TestFullDisk(t *testing.T) {
 	size := func(kib int) {
 		must(t, unix.Mount("tmpfs", small, "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("size=%dk", kib)))
 	}
-	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=8192k"))
+	must(t, unix.Mount("tmpfs", small, "tmpfs", 0, "size=1024k"))
 	t.Cleanup(func() { must(t, unix.Unmount(small, 0)) })
 	spec.Memory = filepath.Join(small, "memory")
-	if _, err := d.Start(t.Context(), spec); !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(fmt.Sprint(err), "free") {
-		t.Errorf("start on a full disk: %v, want unavailable with what to do", err)
-	}
-	if left, _ := os.ReadDir(small); len(left) > 0 {
-		t.Errorf("a start that failed left %v", left)
-	}
-	size(spec.MemMiB*1024 + 64)
 	v := start(t, d, spec)
 	defer v.Close()
 	ping(t, v)
@@ -343,7 +336,7 @@ func TestFullDisk(t *testing.T) {
 	} else if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "free") {
 		t.Errorf("snapshot on a full disk: %v, want the cause and what to do", err)
 	}
-	if left, _ := os.ReadDir(small); len(left) != 1 {
+	if left, _ := os.ReadDir(small); len(left) > 0 {
 		t.Errorf("a snapshot that failed left %v", left)
 	}
 	if paused, err := v.Paused(t.Context()); err != nil || !paused {

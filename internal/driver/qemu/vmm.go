@@ -17,13 +17,14 @@ import (
 	"mvm/internal/sys"
 )
 
-// memoryState says what the memory file is worth when the VMM ends.
+// memoryState says what the memory file is worth when the VMM ends. The VMM maps it
+// privately; those that an older version started share it.
 type memoryState int
 
 const (
 	memoryUnknown memoryState = iota // recovered while paused: leave it
 	memoryLive                       // the guest ran on: worth nothing
-	memorySaved                      // together with the device state a snapshot
+	memorySaved                      // it is that of a snapshot
 )
 
 // vmm is one QEMU process that the agent holds.
@@ -53,7 +54,8 @@ type vmm struct {
 	lastWords string      // of QEMU, once it has ended
 	migration chan string // gets the states of a migration under way
 	memory    memoryState
-	stopped   time.Time // when the vCPUs last stood still, and ran again; zero: not seen
+	saved     *driver.Snapshot // that the VMM stands at; nil: none that is known
+	stopped   time.Time        // when the vCPUs last stood still, and ran again; zero: not seen
 	resumed   time.Time
 	still     bool // its guest stands still for want of disk space
 }

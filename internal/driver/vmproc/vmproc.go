@@ -8,6 +8,9 @@
 // VMM that was taken over can write other arguments, and its main thread can exit while
 // others go on. It keeps its user and its cgroup, and these tell whose it is.
 //
+// It also reads and writes the memory of paused guests: of a VMM only that, and of no other
+// process.
+//
 // Nothing here opens a file that a caller names, so that it can serve one that is not
 // trusted, on the other side of a socket: see package hostd.
 package vmproc
@@ -66,6 +69,8 @@ type Process interface {
 	Wait() (code int, sig syscall.Signal, known bool, err error)
 	Interrupt()
 	Stats() (sys.ProcessStats, error)
+	// Memory opens the guest's memory. sys.ErrNoMapping where the VMM does not map it.
+	Memory(ctx context.Context, g Guest) (Memory, error)
 	// File returns a pidfd that is the caller's.
 	File() (*os.File, error)
 	// Close lets go of the process.

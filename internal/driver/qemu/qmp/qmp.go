@@ -191,6 +191,16 @@ func (c *Client) SendFile(ctx context.Context, name string, f *os.File) error {
 	return c.do(ctx, "getfd", map[string]string{"fdname": name}, nil, f)
 }
 
+// AddFile gives the file to the VMM, for commands that take a path: "/dev/fdset/<set>".
+// The caller keeps its own, and removes the set with remove-fd.
+func (c *Client) AddFile(ctx context.Context, f *os.File) (set int, err error) {
+	var out struct {
+		Set int `json:"fdset-id"`
+	}
+	err = c.do(ctx, "add-fd", nil, &out, f)
+	return out.Set, err
+}
+
 func (c *Client) do(ctx context.Context, command string, args, out any, f *os.File) error {
 	ch, id := c.register()
 	defer c.answer(id, reply{}) // forget it

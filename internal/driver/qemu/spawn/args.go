@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// MachineType is the machine that guests see, as device states name it.
+const MachineType = machineType
+
 const (
 	machineType = "pc-q35-7.2"
 	sandbox     = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -58,7 +61,7 @@ func (l Launch) Args(n Numbers) []string {
 		"-accel", accelArg(l.Accel), "-cpu", cpuModel(l.Accel),
 		"-smp", fmt.Sprintf("cpus=%d,sockets=1,cores=%d,threads=1", l.VCPUs, l.VCPUs),
 		"-m", fmt.Sprintf("%dM", l.MemMiB),
-		"-object", fmt.Sprintf("memory-backend-file,id=mem,share=on,mem-path=%s,size=%dM", fdPath(n.Memory), l.MemMiB),
+		"-object", fmt.Sprintf("memory-backend-file,id=mem,share=off,mem-path=%s,size=%dM", fdPath(n.Memory), l.MemMiB),
 	}
 	if bios := firmware(); bios != "" {
 		args = append(args, "-bios", bios)

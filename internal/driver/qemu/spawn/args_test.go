@@ -21,7 +21,7 @@ func TestArgs(t *testing.T) {
 			"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-msg", "timestamp=on",
 			"-machine", "pc-q35-7.2,hpet=off,usb=off,vmport=off,smbus=off,sata=off,i8042=off,graphics=off,dump-guest-core=off,mem-merge=off,memory-backend=mem",
 			"-accel", accel, "-cpu", cpu, "-smp", smp, "-m", mem,
-			"-object", "memory-backend-file,id=mem,share=on,mem-path=/proc/self/fd/5,size=" + mem,
+			"-object", "memory-backend-file,id=mem,share=off,mem-path=/proc/self/fd/5,size=" + mem,
 			"-chardev", "socket,id=qmp,fd=6,server=on,wait=off", "-mon", "chardev=qmp,mode=control",
 			"-chardev", "socket,id=con,fd=8,server=on,wait=off", "-serial", "chardev:con",
 			"-chardev", "socket,id=chan,fd=7,server=on,wait=off", "-device", "virtio-serial-pci,max_ports=2,disable-legacy=on",

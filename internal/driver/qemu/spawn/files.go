@@ -81,8 +81,13 @@ func regular(mode int) func(*os.File) error {
 }
 
 // isMemory takes a file of the memory's size that has one name, and that belongs to
-// who opened it or to the VMM's user already: it is about to be given to that user.
+// who opened it or to the VMM's user already: it is about to be given to that user. For a
+// boot it takes /dev/zero too, and a file in memory that can't be changed is taken as it is:
+// many VMMs may have it.
 func (l Launch) isMemory(f *os.File) error {
+	if l.boots(f) || l.isBase(f) {
+		return nil
+	}
 	if err := regular(unix.O_RDWR)(f); err != nil {
 		return err
 	}
@@ -103,9 +108,47 @@ func (l Launch) isMemory(f *os.File) error {
 	return nil
 }
 
+// boots reports that the VMM boots with the device /dev/zero, open for reading and writing,
+// as its memory: a private mapping of that is memory without a file.
+func (l Launch) boots(f *os.File) bool {
+	var st unix.Stat_t
+	var flags int
+	err := control(f, func(fd int) (err error) {
+		if err = unix.Fstat(fd, &st); err == nil {
+			flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		}
+		return err
+	})
+	return err == nil && !l.Restore && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 5) &&
+		flags&unix.O_ACCMODE == unix.O_RDWR && flags&unix.O_PATH == 0
+}
+
+// baseSeals keep a file in memory as it is, whoever has it open for writing.
+const baseSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+
+// isBase reports that the file is in memory, of the memory's size, and sealed.
+func (l Launch) isBase(f *os.File) bool {
+	var st unix.Stat_t
+	var flags, seals int
+	err := control(f, func(fd int) (err error) {
+		if err = unix.Fstat(fd, &st); err != nil {
+			return err
+		}
+		if flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil {
+			return err
+		}
+		seals, err = unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+		return err
+	})
+	return err == nil && seals&baseSeals == baseSeals && st.Size == int64(l.MemMiB)<<20 && flags&unix.O_ACCMODE == unix.O_RDWR
+}
+
 // give makes the memory file the VMM's. Who opened it can still read and write it, by
 // its group: nobody else is in that.
 func (l Launch) give() error {
+	if l.boots(l.Files.Memory) || l.isBase(l.Files.Memory) {
+		return nil
+	}
 	group, mode := l.GID, uint32(0o600)
 	if l.Owner.UID != 0 {
 		group, mode = l.Owner.GID, 0o660
