@@ -43,11 +43,12 @@ const (
 	OpDial           Op = "dial"
 	OpStats          Op = "stats"
 	OpPaused         Op = "paused"
+	OpUnwritten      Op = "unwritten"
 )
 
 // Ops returns every operation, to fail one after the other.
 func Ops() []Op {
 	return []Op{OpInfo, OpStart, OpStartBoot, OpRestore, OpRestoreLoad, OpRecover, OpDestroy, OpDestroyFiles,
 		OpSweep, OpPause, OpResume, OpSnapshot, OpSnapshotMemory, OpSnapshotState, OpPowerdown, OpKill, OpDial,
-		OpStats, OpPaused}
+		OpStats, OpPaused, OpUnwritten}
 }
