@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -s -w -X main.release=$(VERSION)
 FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
-VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/...
+VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/...
 
 .PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat mutate check figures bench fuzz clean
 
@@ -36,7 +36,7 @@ test-host:
 
 test-unit:
 	$(GO) vet ./...
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin)
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci)
 
 # test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.
