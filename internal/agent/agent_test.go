@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -364,48 +363,6 @@ func TestConcurrentWakesAreOne(t *testing.T) {
 
 // errBadSnapshot is what a driver says of a snapshot that it can't restore.
 var errBadSnapshot = &driver.SnapshotError{Err: errors.New("broken on purpose")}
-
-// A guest that ran from its snapshot and does not answer is restored from it once more, but
-// not where it has written to its disk: no memory ever runs on a disk that has moved on.
-func TestWakeAgainAfterTheGuestRan(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		writes bool
-		kind   string
-	}{{"it wrote nothing", false, "warm"}, {"it wrote to its disk", true, "cold"}} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			h := newHost(t)
-			var restores atomic.Int32
-			var mute atomic.Bool
-			h.opt.Fail = func(op fake.Op, id string) error {
-				switch {
-				case op == fake.OpRestore:
-					mute.Store(restores.Add(1) == 1)
-				case op == fake.OpStart:
-					mute.Store(false)
-				case op == fake.OpDial && mute.Load():
-					if c.writes {
-						_ = h.host.Write(id, "/data/x", []byte("moved on")) // it is paused by now, or has written before
-					}
-					return mvm.Errorf(mvm.KindUnavailable, "no answer, on purpose")
-				}
-				return nil
-			}
-			h.start()
-			i := h.instance()
-			boot := h.boot(i.ID)
-			h.do(i.ID, mvm.OpSleep)
-			got := h.do(i.ID, mvm.OpWake)
-			if got.State != mvm.StateRunning || got.Last.Kind != c.kind || (h.boot(i.ID) == boot) != (c.kind == "warm") {
-				t.Errorf("%s by %q (%s), want running by %q", got.State, got.Last.Kind, got.Last.Reason, c.kind)
-			}
-			if got, want := restores.Load(), map[string]int32{"warm": 2, "cold": 1}[c.kind]; got != want {
-				t.Errorf("%d restores, want %d", got, want)
-			}
-		})
-	}
-}
 
 func TestFailedRestores(t *testing.T) {
 	for _, c := range []struct {

@@ -49,7 +49,6 @@ type operation struct {
 	failure error         // for which steps are taken back
 	booted  bool          // a VMM was made that boots
 	torn    bool          // taking back a step failed
-	rewound bool          // the guest ran from its snapshot and failed, and the snapshot is still whole
 	died    bool          // the VMM that it began with ended by itself, before or meanwhile
 	had     VMM           // the VMM that it began with
 

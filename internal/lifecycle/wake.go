@@ -12,7 +12,7 @@ import (
 )
 
 // wake brings a sleeping instance back from its snapshot, once more when that fails
-// before the vCPUs ran or before the guest wrote anything to its disks. It boots from its disks, on record, only where the snapshot
+// before the vCPUs ran. It boots from its disks, on record, only where the snapshot
 // itself can't be used, or where its guest ran and is lost. After anything else it
 // sleeps on with its snapshot.
 func (o *operation) wake(ctx context.Context) error {
@@ -41,7 +41,7 @@ func (o *operation) wake(ctx context.Context) error {
 			return o.sleepsOn(why)
 		}
 	}
-	if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed || o.rewound {
+	if driver.BadSnapshot(why) || o.inst.Snapshot.Consumed {
 		return o.coldBoot(ctx, why)
 	}
 	return o.sleepsOn(why)
@@ -119,14 +119,9 @@ func (o *operation) consume(context.Context) error {
 	})
 }
 
-// unconsume takes consume back where no vCPU has run, or where the guest has written nothing
-// to its disks, and its gate is shut: then memory and disks are those of the snapshot.
+// unconsume takes consume back where no vCPU has run: then the snapshot is whole.
 func (o *operation) unconsume(ctx context.Context) error {
 	whole, err := o.neverRan(ctx)
-	if err == nil && !whole {
-		whole, err = o.wroteNothing(ctx)
-		o.rewound = whole
-	}
 	if err != nil || !whole {
 		return err
 	}
@@ -137,26 +132,6 @@ func (o *operation) unconsume(ctx context.Context) error {
 			i.Snapshot = &s
 		}
 	})
-}
-
-// wroteNothing stops a guest that ran from its snapshot and takes no traffic, and reports that
-// it has left its disks alone. An error says that the host could not find out.
-func (o *operation) wroteNothing(ctx context.Context) (bool, error) {
-	v, err := o.vmm()
-	r, can := v.(driver.Rewinder)
-	if err != nil || o.lost() || !can || o.inst.State != mvm.StateSleeping {
-		return false, nil //nolint:nilerr // there is no VMM to ask
-	}
-	ctx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Call)
-	defer cancel()
-	var unwritten bool
-	if err = v.Pause(ctx); err == nil {
-		unwritten, err = r.Unwritten(ctx)
-	}
-	if _, lacks := sys.Fault(err); lacks {
-		return false, err
-	}
-	return err == nil && unwritten, nil
 }
 
 // neverRan reports that the instance has a VMM whose vCPUs have not run since it was

@@ -469,7 +469,7 @@ func (w *world) lack() {
 }
 
 // needsHost are the driver's operations that a host which lacks something can't do.
-var needsHost = []fake.Op{fake.OpInfo, fake.OpStart, fake.OpStartBoot, fake.OpRestore, fake.OpRestoreLoad, fake.OpResume, fake.OpRecover, fake.OpPaused, fake.OpUnwritten}
+var needsHost = []fake.Op{fake.OpInfo, fake.OpStart, fake.OpStartBoot, fake.OpRestore, fake.OpRestoreLoad, fake.OpResume, fake.OpRecover, fake.OpPaused}
 
 func (w *world) killAgent() {
 	if !w.life.dead.Load() && !w.life.is(&w.life.closed) {

@@ -43,12 +43,11 @@ const (
 	OpDial           Op = "dial"
 	OpStats          Op = "stats"
 	OpPaused         Op = "paused"
-	OpUnwritten      Op = "unwritten"
 )
 
 // Ops returns every operation, to fail one after the other.
 func Ops() []Op {
 	return []Op{OpInfo, OpStart, OpStartBoot, OpRestore, OpRestoreLoad, OpRecover, OpDestroy, OpDestroyFiles,
 		OpSweep, OpPause, OpResume, OpSnapshot, OpSnapshotMemory, OpSnapshotState, OpPowerdown, OpKill, OpDial,
-		OpStats, OpPaused, OpUnwritten}
+		OpStats, OpPaused}
 }

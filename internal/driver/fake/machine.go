@@ -28,8 +28,7 @@ type machine struct {
 	guest    guestState
 	disk     map[string][]byte
 	used     usage
-	loaded   string      // the snapshot that the memory file still holds
-	restored *memoryFile // it, of a guest that has written nothing to its disk since; nil: none
+	loaded   string // the snapshot that the memory file still holds
 	exit     driver.Exit
 	byCaller bool // a call ended it
 	tap      *os.File
@@ -81,7 +80,6 @@ func (m *machine) loadDisk() error {
 
 // saveDisk writes /data. mu is held.
 func (m *machine) saveDisk() error {
-	m.restored = nil
 	return writeFile(m.spec.Dir, filepath.Join(m.spec.Dir, diskName), m.disk, false)
 }
 
@@ -183,10 +181,6 @@ func (m *machine) resume(die bool) error {
 		return err
 	}
 	if m.loaded != "" {
-		m.restored = &memoryFile{}
-		if err := readFile("memory", m.spec.Dir, m.spec.Memory, m.restored); err != nil {
-			return err
-		}
 		if err := m.saveMemory(""); err != nil {
 			return err
 		}
@@ -203,21 +197,6 @@ func (m *machine) resume(die bool) error {
 	m.host.note("resume %s", m.spec.ID)
 	m.cond.Broadcast()
 	return m.save()
-}
-
-// unwritten reports whether the guest has left its disk alone since it was restored. Then
-// the memory file holds the snapshot again.
-func (m *machine) unwritten() (bool, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.live(OpUnwritten); err != nil || m.state != Paused || m.restored == nil {
-		return false, err
-	}
-	if err := writeFile(m.spec.Dir, m.spec.Memory, *m.restored, true); err != nil {
-		return false, mvm.Errorf(mvm.KindInternal, "write memory of %s: %w", m.spec.ID, err)
-	}
-	m.loaded = m.restored.Snapshot
-	return true, m.save()
 }
 
 // snapshot writes memory and device state; half between the two.

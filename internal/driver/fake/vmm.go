@@ -23,9 +23,8 @@ type vmm struct {
 }
 
 var (
-	_ driver.VMM      = (*vmm)(nil)
-	_ driver.Staller  = (*vmm)(nil)
-	_ driver.Rewinder = (*vmm)(nil)
+	_ driver.VMM     = (*vmm)(nil)
+	_ driver.Staller = (*vmm)(nil)
 )
 
 // hold gives out a handle, which takes the machine over.
@@ -100,14 +99,6 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) error {
 		return err
 	}
 	return v.m.snapshot(snap, func() error { return v.opt.seam(ctx, OpSnapshotState, v.m.spec.ID) })
-}
-
-// Unwritten is described at driver.Rewinder.
-func (v *vmm) Unwritten(ctx context.Context) (bool, error) {
-	if err := v.enter(ctx, OpUnwritten); err != nil {
-		return false, err
-	}
-	return v.m.unwritten()
 }
 
 // Powerdown asks the guest to power off.
