@@ -139,13 +139,6 @@ type Staller interface {
 	Stalled() string
 }
 
-// Rewinder is a VMM that knows whether its guest has changed anything that outlives it.
-type Rewinder interface {
-	// Unwritten reports of a paused VMM that was restored that its guest has written
-	// nothing to its disks since: the snapshot is as good as before it was restored.
-	Unwritten(ctx context.Context) (bool, error)
-}
-
 // Software is the accelerator of guests that run without hardware virtualisation.
 const Software = "tcg"
 

@@ -3,6 +3,7 @@ package vm_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -140,7 +141,7 @@ func (h *host) sameGuest(id, boot string) {
 // uids fails the test when the agents give VMMs the same users.
 func uids(t *testing.T, h *host, other string) {
 	t.Helper()
-	st, err := os.Stat(filepath.Join(h.data, "instances", h.only("workers").ID, "memory"))
+	st, err := os.Stat(fmt.Sprintf("/proc/%d", h.vmm(h.only("workers").ID)))
 	must(t, err)
 	uid := int(st.Sys().(*syscall.Stat_t).Uid)
 	s, err := store.OpenWith(filepath.Join(other, "state.db"), store.Options{})

@@ -160,45 +160,6 @@ func testPagesThatWereLeft(t *testing.T, hostd bool) {
 	must(t, v.Close())
 }
 
-// A guest that was restored and has written to no disk can be restored once more from the same
-// snapshot, and one that has written can't.
-func TestUnwritten(t *testing.T) {
-	h := newHost(t)
-	d, spec := h.driver(t), h.spec(t, "i-00016002")
-	data := filepath.Join(spec.Dir, "data")
-	must(t, os.WriteFile(data, make([]byte, 1<<20), 0o600))
-	spec.Disks = []driver.Disk{{Path: data, Serial: "data"}}
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
-	v := start(t, d, spec)
-	first := fill(t, v, "/tmp/a", 2)
-	sleep(t, v, snap)
-	unwritten := func(v driver.VMM) bool {
-		t.Helper()
-		must(t, v.Pause(t.Context()))
-		is, err := v.(driver.Rewinder).Unwritten(t.Context())
-		must(t, err)
-		return is
-	}
-	v = wake(t, d, spec, snap)
-	run(t, v, "sh", "-c", "rm /tmp/a; head -c 4096 /dev/vda >/dev/null")
-	if !unwritten(v) {
-		t.Error("a guest that read its disk is told to have written")
-	}
-	must(t, v.Kill(t.Context()))
-	must(t, v.Close())
-	v = wake(t, d, spec, snap)
-	has(t, "restored again", v, "/tmp/a", first)
-	run(t, v, "sh", "-c", "echo moved on >/dev/vda; sync")
-	must(t, v.Close()) // the next agent knows it too
-	v, err := d.Recover(t.Context(), spec)
-	must(t, err)
-	if unwritten(v) {
-		t.Error("a guest that wrote to its disk is told not to have")
-	}
-	must(t, v.Kill(t.Context()))
-	must(t, v.Close())
-}
-
 // sharing is a driver whose VMMs map the memory file shared, as those of older versions do.
 func (h *host) sharing(t *testing.T) *qemu.Driver {
 	t.Helper()
@@ -235,11 +196,6 @@ func TestOfAnOlderVersion(t *testing.T) {
 	must(t, v.Close())
 	v, err := d.Recover(t.Context(), spec)
 	must(t, err)
-	if err := v.Pause(t.Context()); err == nil {
-		if is, err := v.(driver.Rewinder).Unwritten(t.Context()); is || err != nil {
-			t.Errorf("a guest that changed the memory file of its snapshot is told not to have: %v", err)
-		}
-	}
 	sleep(t, v, snap)
 	v = wake(t, d, spec, snap)
 	has(t, "after the sleep of its VMM", v, "/tmp/a", first)

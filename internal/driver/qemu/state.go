@@ -80,30 +80,6 @@ func (v *vmm) Resume(ctx context.Context) error {
 	return v.cont(ctx)
 }
 
-// Unwritten is described at driver.Rewinder. After it the memory is a snapshot's again.
-func (v *vmm) Unwritten(ctx context.Context) (bool, error) {
-	v.cmd.Lock()
-	defer v.cmd.Unlock()
-	s, err := v.runState(ctx)
-	if err != nil || s != statePaused {
-		return false, err
-	}
-	m, whole, err := v.guestMemory(ctx)
-	if err != nil {
-		return false, err
-	}
-	private := !whole && !m.Shared()
-	if err := m.Close(); err != nil || !private {
-		return false, err
-	}
-	written, err := v.written(ctx)
-	if err != nil || written {
-		return false, err
-	}
-	v.setMemory(memorySaved)
-	return true, nil
-}
-
 // cont starts the vCPUs.
 func (v *vmm) cont(ctx context.Context) error {
 	v.setMemory(memoryLive)

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -34,26 +33,14 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 // blockStats is what QEMU counts of one disk since it started.
 type blockStats struct {
 	Stats struct {
-		Read      int64 `json:"rd_bytes"`
-		Written   int64 `json:"wr_bytes"`
-		Writes    int64 `json:"wr_operations"`
-		BadWrites int64 `json:"failed_wr_operations"`
-		Unmaps    int64 `json:"unmap_operations"`
-		BadUnmaps int64 `json:"failed_unmap_operations"`
+		Read    int64 `json:"rd_bytes"`
+		Written int64 `json:"wr_bytes"`
 	} `json:"stats"`
 }
 
 func (v *vmm) blockStats(ctx context.Context) (blocks []blockStats, err error) {
 	err = v.do(ctx, "query-blockstats", nil, &blocks)
 	return blocks, err
-}
-
-// written reports that the guest has tried to change a disk since the VMM was started.
-func (v *vmm) written(ctx context.Context) (bool, error) {
-	blocks, err := v.blockStats(ctx)
-	return slices.ContainsFunc(blocks, func(b blockStats) bool {
-		return b.Stats.Writes+b.Stats.BadWrites+b.Stats.Unmaps+b.Stats.BadUnmaps+b.Stats.Written > 0
-	}), err
 }
 
 // tapBytes counts what the guest received and sent. The kernel is asked in the process's
