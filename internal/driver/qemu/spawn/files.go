@@ -57,17 +57,21 @@ func (l Launch) checkFiles() error {
 	return nil
 }
 
+// status is what the file is, and the flags with which it is open.
+func status(f *os.File) (st unix.Stat_t, flags int, err error) {
+	err = control(f, func(fd int) (err error) {
+		if err = unix.Fstat(fd, &st); err == nil {
+			flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		}
+		return err
+	})
+	return st, flags, err
+}
+
 // regular takes a regular file that is open in the mode.
 func regular(mode int) func(*os.File) error {
 	return func(f *os.File) error {
-		var st unix.Stat_t
-		var flags int
-		err := control(f, func(fd int) (err error) {
-			if err = unix.Fstat(fd, &st); err == nil {
-				flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-			}
-			return err
-		})
+		st, flags, err := status(f)
 		switch {
 		case err != nil:
 			return fmt.Errorf("no open file: %w", err)
@@ -111,14 +115,7 @@ func (l Launch) isMemory(f *os.File) error {
 // boots reports that the VMM boots with the device /dev/zero, open for reading and writing,
 // as its memory: a private mapping of that is memory without a file.
 func (l Launch) boots(f *os.File) bool {
-	var st unix.Stat_t
-	var flags int
-	err := control(f, func(fd int) (err error) {
-		if err = unix.Fstat(fd, &st); err == nil {
-			flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-		}
-		return err
-	})
+	st, flags, err := status(f)
 	return err == nil && !l.Restore && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 5) &&
 		flags&unix.O_ACCMODE == unix.O_RDWR && flags&unix.O_PATH == 0
 }
@@ -128,15 +125,12 @@ const baseSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | un
 
 // isBase reports that the file is in memory, of the memory's size, and sealed.
 func (l Launch) isBase(f *os.File) bool {
-	var st unix.Stat_t
-	var flags, seals int
-	err := control(f, func(fd int) (err error) {
-		if err = unix.Fstat(fd, &st); err != nil {
-			return err
-		}
-		if flags, err = unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil {
-			return err
-		}
+	st, flags, err := status(f)
+	if err != nil {
+		return false
+	}
+	var seals int
+	err = control(f, func(fd int) (err error) {
 		seals, err = unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 		return err
 	})

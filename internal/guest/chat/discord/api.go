@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -139,7 +138,7 @@ func (a *api) once(ctx context.Context, route, method, path string, body []byte,
 	}
 	resp, err := a.http.Do(req)
 	if err != nil {
-		return false, mvm.Errorf(mvm.KindUnavailable, "call Discord: %w", withoutURL(err))
+		return false, mvm.Errorf(mvm.KindUnavailable, "call Discord: %w", chat.WithoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
@@ -161,7 +160,7 @@ func (a *api) once(ctx context.Context, route, method, path string, body []byte,
 			Message string `json:"message"`
 		}
 		_ = json.Unmarshal(text, &said)
-		return false, &apiError{Status: resp.StatusCode, Text: clip(said.Message)}
+		return false, &apiError{Status: resp.StatusCode, Text: chat.Clip(said.Message)}
 	case result == nil:
 		return false, nil
 	}
@@ -191,27 +190,4 @@ func seconds(text string) time.Duration {
 		return 0
 	}
 	return time.Duration(n * float64(time.Second))
-}
-
-// withoutURL takes the address out of an error.
-func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
-}
-
-// clip bounds text from outside and makes it printable.
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return ' '
-		}
-		return r
-	}, s)
 }

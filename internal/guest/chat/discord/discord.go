@@ -128,7 +128,7 @@ func (b *Bot) setSelf(me user) (string, error) {
 	b.mu.Lock()
 	b.self = me.ID
 	b.mu.Unlock()
-	b.standing.SetBot(clip(me.Username))
+	b.standing.SetBot(chat.Clip(me.Username))
 	return me.ID, nil
 }
 

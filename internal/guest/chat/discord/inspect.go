@@ -22,7 +22,7 @@ func (b *Bot) Inspect(ctx context.Context) guestproto.ChannelCheck {
 	began := time.Now()
 	p := &guestproto.PlatformCheck{Result: guestproto.PlatformOK}
 	if err := b.api.call(ctx, http.MethodGet, "/users/@me", nil, nil); err != nil {
-		p.Result, p.Detail = explain(err), clip(err.Error())
+		p.Result, p.Detail = explain(err), chat.Clip(err.Error())
 	}
 	p.TookMS = time.Since(began).Milliseconds()
 	out.Platform = p

@@ -55,7 +55,7 @@ func (b *Bot) deliver(ctx context.Context, lease chat.Lease, m chat.Message) err
 	}
 	text := strings.TrimSpace(a.Reply)
 	if text == "" && a.Error != "" {
-		text = textFailed + clip(a.Error)
+		text = textFailed + chat.Clip(a.Error)
 	}
 	err = b.reply(ctx, m, text)
 	var said *apiError

@@ -118,7 +118,7 @@ func (b *Bot) failed(err error, pause time.Duration) time.Duration {
 		return b.times.denied()
 	}
 	if !b.up { // one that is resumed at once is no trouble worth telling
-		b.standing.Tell(chat.StateFailing, "no connection to Discord: "+clip(err.Error()))
+		b.standing.Tell(chat.StateFailing, "no connection to Discord: "+chat.Clip(err.Error()))
 	}
 	return pause
 }
@@ -164,7 +164,7 @@ func (b *Bot) connect(ctx context.Context) error {
 	}
 	if err != nil {
 		b.session.url = "" // the next attempt asks for the address
-		return mvm.Errorf(mvm.KindUnavailable, "connect to Discord's gateway: %w", withoutURL(err))
+		return mvm.Errorf(mvm.KindUnavailable, "connect to Discord's gateway: %w", chat.WithoutURL(err))
 	}
 	defer func() { _ = ws.CloseNow() }()
 	ws.SetReadLimit(maxFrame)

@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
 	"mvm"
+	"mvm/internal/guest/chat"
 	"mvm/internal/guestproto"
 )
 
@@ -77,7 +77,7 @@ func (a *api) call(ctx context.Context, method string, params map[string]any, re
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := a.http.Do(req)
 	if err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "ask Telegram %s: %w", method, withoutURL(err))
+		return mvm.Errorf(mvm.KindUnavailable, "ask Telegram %s: %w", method, chat.WithoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
@@ -85,14 +85,14 @@ func (a *api) call(ctx context.Context, method string, params map[string]any, re
 		err = errors.New("its answer is too large")
 	}
 	if err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "ask Telegram %s: %w", method, withoutURL(err))
+		return mvm.Errorf(mvm.KindUnavailable, "ask Telegram %s: %w", method, chat.WithoutURL(err))
 	}
 	var got answer
 	if err := json.Unmarshal(b, &got); err != nil {
 		return &apiError{Code: resp.StatusCode, Text: "no answer of the Bot API"}
 	}
 	if !got.OK {
-		return &apiError{Code: got.ErrorCode, Text: clip(got.Description), RetryAfter: min(time.Duration(max(got.Parameters.RetryAfter, 0))*time.Second, maxRetryAfter)}
+		return &apiError{Code: got.ErrorCode, Text: chat.Clip(got.Description), RetryAfter: min(time.Duration(max(got.Parameters.RetryAfter, 0))*time.Second, maxRetryAfter)}
 	}
 	if result == nil {
 		return nil
@@ -104,26 +104,3 @@ func (a *api) call(ctx context.Context, method string, params map[string]any, re
 }
 
 func (a *api) url(path string) string { return a.root + path }
-
-// withoutURL takes the address, which has the token in it, out of an error.
-func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
-}
-
-// clip bounds text from outside and makes it printable.
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return ' '
-		}
-		return r
-	}, s)
-}

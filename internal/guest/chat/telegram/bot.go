@@ -94,7 +94,7 @@ func (b *Bot) learnName(ctx context.Context) error {
 	if err := b.api.call(ctx, "getMe", nil, &me); err != nil {
 		return err
 	}
-	b.standing.SetBot("@" + clip(me.Username))
+	b.standing.SetBot("@" + chat.Clip(me.Username))
 	return nil
 }
 
@@ -127,7 +127,7 @@ const textConflict = "another program receives this bot's messages; end it, or g
 func (b *Bot) explain(err error) (result, detail string) {
 	var said *apiError
 	if !errors.As(err, &said) {
-		return guestproto.PlatformUnreachable, b.host() + " can't be reached: " + clip(reason(err))
+		return guestproto.PlatformUnreachable, b.host() + " can't be reached: " + chat.Clip(reason(err))
 	}
 	switch said.Code {
 	case http.StatusUnauthorized, http.StatusNotFound:

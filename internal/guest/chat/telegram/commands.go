@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"mvm/internal/guest/chat"
 )
 
 // maxLists bounds the lists of commands that are remembered.
@@ -30,7 +32,7 @@ func (p *proxy) serveCommands(w http.ResponseWriter, r *http.Request, c caller, 
 	}
 	params, err := commandParams(r, b)
 	if err != nil {
-		problem(w, http.StatusBadRequest, "Bad Request: "+clip(err.Error()))
+		problem(w, http.StatusBadRequest, "Bad Request: "+chat.Clip(err.Error()))
 		return
 	}
 	if p.scoped() && !aim(params, c.key) {

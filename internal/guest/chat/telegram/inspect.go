@@ -44,7 +44,7 @@ func (b *Bot) ask(ctx context.Context, p *guestproto.PlatformCheck) error {
 	}
 	if info.LastError > 0 {
 		at := time.Unix(info.LastError, 0)
-		p.WebhookError, p.WebhookFailed = clip(strings.ReplaceAll(info.LastText, b.api.token, "…")), &at
+		p.WebhookError, p.WebhookFailed = chat.Clip(strings.ReplaceAll(info.LastText, b.api.token, "…")), &at
 	}
 	return nil
 }
@@ -58,5 +58,5 @@ func hostOf(address string) string {
 	if err != nil || u.Host == "" {
 		return "an address that is not valid"
 	}
-	return clip(u.Scheme + "://" + u.Host + "/…")
+	return chat.Clip(u.Scheme + "://" + u.Host + "/…")
 }

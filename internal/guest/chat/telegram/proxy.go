@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"mvm/internal/guest/chat"
+
 	"mvm"
 )
 
@@ -190,7 +192,7 @@ func (p *proxy) forward(w http.ResponseWriter, r *http.Request, c caller, body i
 	}
 	resp, err := api.http.Do(req)
 	if err != nil {
-		p.b.opt.Log.Info("worker's request to Telegram failed", "instance", c.instance, "method", c.method, "error", withoutURL(err))
+		p.b.opt.Log.Info("worker's request to Telegram failed", "instance", c.instance, "method", c.method, "error", chat.WithoutURL(err))
 		problem(w, http.StatusBadGateway, "Bad Gateway: Telegram can't be reached")
 		return false
 	}
@@ -245,7 +247,7 @@ func (p *proxy) check(w http.ResponseWriter, r *http.Request, c caller) (body io
 	from := p.b.channel.To.Selector.From
 	chats, body, err := p.chats(r, limited)
 	if err != nil {
-		return nil, nil, "the request can't be read: " + clip(err.Error())
+		return nil, nil, "the request can't be read: " + chat.Clip(err.Error())
 	}
 	if len(chats) == 0 && !slices.Contains(common, c.method) {
 		return nil, nil, "the worker of one chat may use this method with its own chat only"

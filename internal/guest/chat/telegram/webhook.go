@@ -69,7 +69,7 @@ func (b *Bot) setWebhook() error {
 		b.hooked, info.LastError = true, 0
 	}
 	if info.LastError > 0 && time.Since(time.Unix(info.LastError, 0)) < webhookCheck {
-		b.standing.Tell(chat.StateFailing, "Telegram can't deliver to "+b.channel.URL+": "+clip(info.LastText))
+		b.standing.Tell(chat.StateFailing, "Telegram can't deliver to "+b.channel.URL+": "+chat.Clip(info.LastText))
 		return nil
 	}
 	b.standing.Tell(chat.StateReady, "")
