@@ -3,20 +3,14 @@ package vm_test
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/base64"
 	"fmt"
 	"io"
-	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -27,9 +21,8 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/manifest"
 	"mvm/internal/testenv"
+	"mvm/test/hub"
 )
-
-const hubPassword = "of-the-registry"
 
 // registries is how the agents of the tests reach a registry of the tests.
 func registries() manifest.RegistryConfig {
@@ -102,19 +95,9 @@ desired_running = 1
 // pushContainer starts a registry, and pushes an image to it. It returns the reference.
 func pushContainer(t *testing.T) string {
 	t.Helper()
-	next := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "me" || password != hubPassword {
-			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	}))
-	t.Cleanup(s.Close)
-	hub := strings.TrimPrefix(s.URL, "http://")
-	auth := base64.StdEncoding.EncodeToString([]byte("me:" + hubPassword))
-	must(t, os.WriteFile(registries().Credentials, fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, hub, auth), 0o600))
+	h := hub.New()
+	t.Cleanup(h.Close)
+	must(t, os.WriteFile(registries().Credentials, h.Credentials(hub.Password), 0o600))
 
 	program, err := os.ReadFile(filepath.Join(place(), "workload"))
 	must(t, err)
@@ -139,9 +122,9 @@ func pushContainer(t *testing.T) string {
 		must(t, err)
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 	}
-	ref, err := name.ParseReference(hub + "/team/app:v1")
+	ref, err := name.ParseReference(h.Host + "/team/app:v1")
 	must(t, err)
-	must(t, remote.WriteIndex(ref, index, remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: "me", Password: hubPassword})), remote.WithTransport(s.Client().Transport)))
+	must(t, remote.WriteIndex(ref, index, remote.WithAuth(h.Auth()), remote.WithTransport(h.Client().Transport)))
 	return "oci:" + ref.String()
 }
 

@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/base64"
-	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -17,9 +15,7 @@ import (
 	"testing"
 
 	"github.com/erofs/go-erofs"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -30,37 +26,14 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/image/oci"
 	"mvm/internal/testenv"
+	"mvm/test/hub"
 )
 
-const password = "a-password"
-
-// hub is a registry that wants a password.
-type hub struct {
-	*httptest.Server
-	host string
-}
-
-func newHub(t *testing.T) hub {
-	t.Helper()
-	next := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, pw, _ := r.BasicAuth(); user != "me" || pw != password {
-			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	}))
-	t.Cleanup(s.Close)
-	return hub{s, strings.TrimPrefix(s.URL, "http://")}
-}
-
 // credentials are docker's config.json for the registry.
-func (h hub) credentials(t *testing.T, pw string) string {
+func credentials(t *testing.T, h hub.Hub, pw string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.json")
-	text := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, h.host, base64.StdEncoding.EncodeToString([]byte("me:"+pw)))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(file, h.Credentials(pw), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
@@ -108,9 +81,9 @@ func imageOf(t *testing.T, arch string, c v1.Config, layers ...v1.Layer) v1.Imag
 }
 
 // push pushes an image for two platforms and returns the reference.
-func (h hub) push(t *testing.T, tag string, c v1.Config, files map[string]string) string {
+func push(t *testing.T, h hub.Hub, tag string, c v1.Config, files map[string]string) string {
 	t.Helper()
-	ref, err := name.ParseReference(h.host + "/team/app:" + tag)
+	ref, err := name.ParseReference(h.Host + "/team/app:" + tag)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +92,7 @@ func (h hub) push(t *testing.T, tag string, c v1.Config, files map[string]string
 		img := imageOf(t, arch, c, layerOf(t, map[string]string{"etc/arch": arch}), layerOf(t, files))
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
 	}
-	auth := authn.FromConfig(authn.AuthConfig{Username: "me", Password: password})
+	auth := h.Auth()
 	if err := remote.WriteIndex(ref, index, remote.WithAuth(auth), remote.WithTransport(h.Client().Transport)); err != nil {
 		t.Fatal(err)
 	}
@@ -155,13 +128,14 @@ func rootOf(t *testing.T, img image.Image) fs.FS {
 // TestRegistry: a tag of a registry with a password is the image for this architecture, is
 // built once, and is built again when it changes.
 func TestRegistry(t *testing.T) {
-	h := newHub(t)
+	h := hub.New()
+	t.Cleanup(h.Close)
 	c := v1.Config{
 		Entrypoint: []string{"/bin/app"}, Cmd: []string{"serve"}, Env: []string{"MODE=x", "PATH=/bin"}, User: "1000:1001", WorkingDir: "/srv/app", StopSignal: "SIGQUIT",
 		ExposedPorts: map[string]struct{}{"8080/tcp": {}, "53/udp": {}},
 	}
-	ref := h.push(t, "v1", c, map[string]string{"bin/app": "first"})
-	s := store(t, oci.Options{Credentials: h.credentials(t, password), PrivateRegistries: []string{h.host}})
+	ref := push(t, h, "v1", c, map[string]string{"bin/app": "first"})
+	s := store(t, oci.Options{Credentials: credentials(t, h, hub.Password), PrivateRegistries: []string{h.Host}})
 	first, err := s.Build(t.Context(), ref, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +155,7 @@ func TestRegistry(t *testing.T) {
 	if err != nil || again.Digest != first.Digest {
 		t.Errorf("built again it is %s, was %s: %v", again.Digest, first.Digest, err)
 	}
-	h.push(t, "v1", c, map[string]string{"bin/app": "second"})
+	push(t, h, "v1", c, map[string]string{"bin/app": "second"})
 	second, err := s.Build(t.Context(), ref, nil)
 	if err != nil || second.Digest == first.Digest {
 		t.Errorf("another image at the tag gives %s, the first was %s: %v", second.Digest, first.Digest, err)
@@ -194,17 +168,18 @@ func TestRegistry(t *testing.T) {
 
 // TestRefusals: what is refused, and as what.
 func TestRefusals(t *testing.T) {
-	h := newHub(t)
+	h := hub.New()
+	t.Cleanup(h.Close)
 	base := testenv.Base(t)
 	plain := v1.Config{Cmd: []string{"/bin/app"}}
-	ref := h.push(t, "v1", plain, map[string]string{"bin/app": "x"})
-	private := []string{h.host}
-	good := h.credentials(t, password)
+	ref := push(t, h, "v1", plain, map[string]string{"bin/app": "x"})
+	private := []string{h.Host}
+	good := credentials(t, h, hub.Password)
 	helper := filepath.Join(t.TempDir(), "config.json")
 	if err := os.WriteFile(helper, []byte(`{"credsStore":"secretservice"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	elsewhere := httptest.NewServer(http.RedirectHandler("http://"+strings.Replace(h.host, "127.0.0.1", "127.0.0.2", 1)+"/v2/", http.StatusFound))
+	elsewhere := httptest.NewServer(http.RedirectHandler("http://"+strings.Replace(h.Host, "127.0.0.1", "127.0.0.2", 1)+"/v2/", http.StatusFound))
 	defer elsewhere.Close()
 	host := strings.TrimPrefix(elsewhere.URL, "http://")
 	for what, c := range map[string]struct {
@@ -219,7 +194,7 @@ func TestRefusals(t *testing.T) {
 		"a private IPv6 address":      {"oci:[::1]:80/a/b:c", oci.Options{}, mvm.KindPolicy, "::1"},
 		"led to a private address":    {"oci:" + host + "/a/b:c", oci.Options{PrivateRegistries: []string{host}}, mvm.KindPolicy, "127.0.0.2"},
 		"no password":                 {ref, oci.Options{PrivateRegistries: private}, mvm.KindPolicy, "docker login"},
-		"a wrong password":            {ref, oci.Options{PrivateRegistries: private, Credentials: h.credentials(t, "wrong")}, mvm.KindPolicy, "docker login"},
+		"a wrong password":            {ref, oci.Options{PrivateRegistries: private, Credentials: credentials(t, h, "wrong")}, mvm.KindPolicy, "docker login"},
 		"a helper":                    {ref, oci.Options{PrivateRegistries: private, Credentials: helper}, mvm.KindInvalid, "under auths"},
 		"no such tag":                 {strings.TrimSuffix(ref, "v1") + "v9", oci.Options{PrivateRegistries: private, Credentials: good}, mvm.KindNotFound, "the tag"},
 		"no registry":                 {"oci:app:v1", oci.Options{}, mvm.KindInvalid, "names no registry"},
@@ -240,7 +215,7 @@ func TestRefusals(t *testing.T) {
 			if err == nil {
 				_, err = s.Build(t.Context(), c.ref, nil)
 			}
-			if !mvm.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), password) {
+			if !mvm.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), hub.Password) {
 				t.Errorf("error %v of kind %s, want %s that says %q", err, mvm.KindOf(err), c.kind, c.says)
 			}
 		})
