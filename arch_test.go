@@ -53,7 +53,7 @@ var rules = map[string]rule{
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
-	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
+	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/ratetable internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
 	"internal/session":   {"internal/display internal/guestlog internal/guestproto internal/sys internal/wait", "streams between people and guests; guests and folders of instances are behind an interface", ""},
 	"internal/journal":   {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
 	"internal/declare":   {"internal/desired internal/display internal/plan internal/store internal/wait", "what people declare goes on record, planned; tenants, pools and reconcile are behind interfaces", ""},
@@ -125,15 +125,15 @@ var rules = map[string]rule{
 	"internal/guest/workload":      {"internal/guest/definition internal/guestproto", "services of an image as processes, their output and readiness; it knows no host", ""},
 	"internal/guest/linux":         {"internal/guest internal/guest/workload internal/guestproto", "what the guest agent does to its kernel", ""},
 	"internal/guest/chat/posted":   {"internal/guest/requestkey internal/guestproto", "pure: a request in, whether it is the platform's and its messages out", ""},
-	"internal/guest/requestkey":    {"", "pure: a request in, what it names out", ""},
+	"internal/guest/requestkey":    {"internal/urlpath", "pure: a request in, what it names out", ""},
 	"internal/guest/gateway":       {"internal/guest/gateway/* internal/guest/requestkey internal/guestproto", "a server and what it passes on: who is awake, which route it is and how HTTP is read are each a package", "internal/testenv"},
 	"internal/guest/gateway/group": {"", "goroutines and who waits for them", ""},
 	"internal/guest/gateway/roster": {"internal/guest/gateway/group internal/guest/gateway/sock internal/guest/gateway/wire internal/guestproto",
 		"instances and connections to them; the host is behind an interface, and it knows no client and no route", ""},
 	"internal/guest/gateway/sock":  {"", "system calls on sockets", ""},
-	"internal/guest/gateway/table": {"internal/guest/gateway/wire internal/guest/requestkey internal/guestproto", "pure: a request and who sent it in, its route and user out", ""},
+	"internal/guest/gateway/table": {"internal/guest/gateway/wire internal/guest/requestkey internal/guestproto internal/urlpath", "pure: a request and who sent it in, its route and user out", ""},
 	"internal/guest/gateway/wire":  {"", "HTTP/1.1 as bytes, whoever sends them", ""},
-	"internal/guest/chat":          {"internal/guestproto", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
+	"internal/guest/chat":          {"internal/guestproto internal/ratetable", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
 	"internal/guest/chat/hook":     {"internal/guest/chat internal/guest/chat/inbox internal/guest/chat/posted internal/guestproto", "platforms that post messages and keep none", ""},
 	"internal/guest/chat/discord":  {"internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guestproto", "one platform, whose messages are kept as those of hook are", "internal/guest/chat/inbox test/discordapi"},
 	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},
@@ -141,7 +141,9 @@ var rules = map[string]rule{
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
 	"internal/strictjson":      {"", "a function on bytes", ""},
+	"internal/ratetable":       {"", "a data structure, small because it is in the guest", ""},
 	"internal/undo":            {"", "a data structure", ""},
+	"internal/urlpath":         {"", "a function on strings, small because it is in the guest", ""},
 	"internal/wait":            {"", "ways to wait, for whatever the caller waits for", ""},
 	"internal/testenv":         {"internal/image internal/image/boot internal/image/builtin", "what tests need of the machine", ""},
 	"internal/testenv/durable": {"internal/testenv", "what a process has written, seen in its system calls", ""},
@@ -170,7 +172,7 @@ var rules = map[string]rule{
 var rootDeny = []string{"os", "net/http", "sync", "sync/atomic", "os/exec", "os/signal", "syscall", "log", "log/slog", "io/fs", "path/filepath"}
 
 // inGuest are the packages of ours that may be in the guest agent.
-const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux internal/strictjson"
+const inGuest = "internal/filecopy internal/guest internal/guest/* internal/guestproto internal/guestproto/mux internal/ratetable internal/strictjson internal/urlpath"
 
 // guestMay are the modules of others that may be in the guest agent.
 var guestMay = []string{"go.etcd.io/bbolt", "github.com/coder/websocket", "github.com/libp2p/go-yamux/v5", "github.com/mdlayher/vsock", "github.com/vishvananda/netlink", "golang.org/x/sys"}

@@ -21,7 +21,7 @@ func (t RoutingTable) Match(port int, path string, source netip.Addr) (Route, bo
 	return t.Routes[best], true
 }
 
-// MatchEvery is Match for a path with several readings (see Readings). same is false
+// MatchEvery is Match for a path with several readings (see package urlpath). same is false
 // where they lead to different routes: no server can be asked for such a path with the
 // certainty that it takes it for what was matched.
 func (t RoutingTable) MatchEvery(port int, readings []string, source netip.Addr) (r Route, ok, same bool) {

@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/ratetable"
 	"mvm/internal/store"
 )
 
@@ -31,7 +32,7 @@ const unprovenGrace = 30 * time.Second
 // newKeys counts new keys by tenant and source.
 type newKeys struct {
 	mu sync.Mutex
-	by map[string]*mvm.RateTable
+	by map[string]*ratetable.Table
 }
 
 // newKeysLimited says that a source has to wait before it may name another new key.
@@ -45,12 +46,12 @@ func (n *newKeys) allow(tenant string, r guestproto.Acquire, now time.Time) erro
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.by == nil {
-		n.by = map[string]*mvm.RateTable{}
+		n.by = map[string]*ratetable.Table{}
 	}
 	t := n.by[tenant]
 	if t == nil {
-		maps.DeleteFunc(n.by, func(_ string, t *mvm.RateTable) bool { return t.Idle(now) }) // their tenants may be gone
-		t = &mvm.RateTable{Burst: newKeyBurst, Every: newKeyEvery, Max: keySources}
+		maps.DeleteFunc(n.by, func(_ string, t *ratetable.Table) bool { return t.Idle(now) }) // their tenants may be gone
+		t = &ratetable.Table{Burst: newKeyBurst, Every: newKeyEvery, Max: keySources}
 		n.by[tenant] = t
 	}
 	if wait, ok := t.Allow(r.Source, now); !ok {

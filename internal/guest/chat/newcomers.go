@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"mvm/internal/ratetable"
 	"net/netip"
 	"sync"
 	"time"
@@ -22,13 +23,13 @@ type Newcomers struct {
 
 	mu    sync.Mutex
 	known map[string]bool
-	rate  mvm.RateTable // of all together
+	rate  ratetable.Table // of all together
 }
 
 // NewNewcomers bounds new keys where the channel is open to everybody and each has an instance.
 func NewNewcomers(c mvm.Channel) *Newcomers {
 	from := c.To.Selector.From
-	return &Newcomers{known: map[string]bool{}, rate: mvm.RateTable{Burst: newcomerBurst, Every: newcomerEvery, Max: 1},
+	return &Newcomers{known: map[string]bool{}, rate: ratetable.Table{Burst: newcomerBurst, Every: newcomerEvery, Max: 1},
 		on: c.Open() && (from == mvm.KeyFromChat || from == mvm.KeyFromSender)}
 }
 

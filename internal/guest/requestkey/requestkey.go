@@ -8,12 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mvm/internal/urlpath"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-
-	"mvm"
 )
 
 // ReadsBody reports whether the key is looked for in the body.
@@ -47,7 +46,7 @@ func Of(from, prefix string, req *http.Request, body []byte) (string, error) {
 // pathKey returns the first segment after the prefix, which must be the same however
 // the path is read.
 func pathKey(prefix string, u *url.URL) (string, error) {
-	readings, err := mvm.Readings(u.EscapedPath())
+	readings, err := urlpath.Readings(u.EscapedPath())
 	if err != nil {
 		return "", err
 	}
@@ -56,7 +55,7 @@ func pathKey(prefix string, u *url.URL) (string, error) {
 		rest := strings.TrimPrefix(path, strings.TrimRight(prefix, "/"))
 		k, _, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
 		if n > 0 && k != key {
-			return "", mvm.Ambiguous(u.EscapedPath())
+			return "", urlpath.Ambiguous(u.EscapedPath())
 		}
 		key = k
 	}

@@ -2,6 +2,7 @@ package table
 
 import (
 	"mvm/internal/guest/gateway/wire"
+	"mvm/internal/urlpath"
 	"net/http"
 	"net/netip"
 
@@ -26,7 +27,7 @@ func (t *Table) RouteOf(c Peer, req *http.Request) (mvm.Route, error) {
 	route, ok, same := t.routes.MatchEvery(c.Port, readings, c.Addr)
 	switch {
 	case !same:
-		return route, badPath(mvm.Ambiguous(req.URL.EscapedPath()))
+		return route, badPath(urlpath.Ambiguous(req.URL.EscapedPath()))
 	case !ok:
 		return route, wire.Refused(http.StatusNotFound, 0, "no route matches port %d, this path and your address", c.Port)
 	}
@@ -41,7 +42,7 @@ func readingsOf(req *http.Request) ([]string, error) {
 	if req.Method == http.MethodOptions && req.URL.Path == "*" && req.URL.Opaque == "" {
 		return []string{"*"}, nil
 	}
-	readings, err := mvm.Readings(req.URL.EscapedPath())
+	readings, err := urlpath.Readings(req.URL.EscapedPath())
 	if err != nil {
 		return nil, badPath(err)
 	}

@@ -1,6 +1,7 @@
-package mvm_test
+package urlpath_test
 
 import (
+	"mvm/internal/urlpath"
 	"net/netip"
 	"net/url"
 	"path"
@@ -40,7 +41,7 @@ func TestReadings(t *testing.T) {
 		{"/a%zz", nil}, {"/a%2", nil},
 		{"/" + strings.Repeat("a//", 4000), nil},
 	} {
-		got, err := mvm.Readings(c.path)
+		got, err := urlpath.Readings(c.path)
 		if (err == nil) != (c.want != nil) {
 			t.Errorf("Readings(%.60q) = %q, %v; want %q", c.path, got, err, c.want)
 			continue
@@ -148,11 +149,11 @@ func checkPath(t interface{ Fatalf(string, ...any) }, raw string, which uint8) {
 	var table mvm.RoutingTable
 	for n, p := range []string{"/", "/a", "/a/b", "/b", "/b/a", "/x", "/a;x"} {
 		if which>>n&1 == 1 {
-			table.Routes = append(table.Routes, route(p, mvm.MatchRule{Port: 80, PathPrefix: p}))
+			table.Routes = append(table.Routes, mvm.Route{Name: p, Match: mvm.MatchRule{Port: 80, PathPrefix: p}})
 		}
 	}
 	sent := u.EscapedPath()
-	readings, err := mvm.Readings(sent)
+	readings, err := urlpath.Readings(sent)
 	if err != nil {
 		return
 	}
@@ -166,7 +167,7 @@ func checkPath(t interface{ Fatalf(string, ...any) }, raw string, which uint8) {
 		if served == "" {
 			continue
 		}
-		want, found := slowMatch(table, 80, served, src)
+		want, found := table.Match(80, served, src)
 		if found != ok || want.Name != got.Name {
 			t.Fatalf("%q goes by route %q, and %s serves %q, which is for %q", sent, got.Name, name, served, want.Name)
 		}

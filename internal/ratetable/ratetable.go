@@ -1,13 +1,14 @@
-package mvm
+// Package ratetable limits how often each of many sources may do something.
+package ratetable
 
 import (
 	"net/netip"
 	"time"
 )
 
-// RateTable limits how often each source of requests may do something. It is bounded:
+// Table limits how often each source of requests may do something. It is bounded:
 // when it is full, new sources share one allowance. It is not safe for concurrent use.
-type RateTable struct {
+type Table struct {
 	Burst int           // at once
 	Every time.Duration // one more
 	Max   int           // sources
@@ -16,7 +17,7 @@ type RateTable struct {
 }
 
 // Allow takes one of the source's allowance, or says after how long there is one.
-func (t *RateTable) Allow(source netip.Addr, now time.Time) (wait time.Duration, ok bool) {
+func (t *Table) Allow(source netip.Addr, now time.Time) (wait time.Duration, ok bool) {
 	if t.due == nil {
 		t.due = map[netip.Prefix]time.Time{}
 	}
@@ -43,7 +44,7 @@ func (t *RateTable) Allow(source netip.Addr, now time.Time) (wait time.Duration,
 }
 
 // Idle reports that every source has its whole allowance: a new table would do as well.
-func (t *RateTable) Idle(now time.Time) bool {
+func (t *Table) Idle(now time.Time) bool {
 	for _, due := range t.due {
 		if due.After(now) {
 			return false

@@ -1,15 +1,14 @@
-package mvm_test
+package ratetable_test
 
 import (
+	"mvm/internal/ratetable"
 	"net/netip"
 	"testing"
 	"time"
-
-	"mvm"
 )
 
-func TestRateTable(t *testing.T) {
-	table := mvm.RateTable{Burst: 3, Every: 10 * time.Second, Max: 100}
+func TestTable(t *testing.T) {
+	table := ratetable.Table{Burst: 3, Every: 10 * time.Second, Max: 100}
 	now := time.Unix(1000, 0)
 	allowed := func(addr string) (n int) {
 		for {
@@ -36,7 +35,7 @@ func TestRateTable(t *testing.T) {
 		t.Errorf("after 20 s %d are allowed, want 2", got)
 	}
 	// Sources without number get no more than the table holds, and one allowance.
-	table, total := mvm.RateTable{Burst: 3, Every: 10 * time.Second, Max: 100}, 0
+	table, total := ratetable.Table{Burst: 3, Every: 10 * time.Second, Max: 100}, 0
 	for n := range 10_000 {
 		for {
 			if _, ok := table.Allow(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), now); !ok {
@@ -54,8 +53,8 @@ func TestRateTable(t *testing.T) {
 	}
 }
 
-func TestRateTableIsIdle(t *testing.T) {
-	table := mvm.RateTable{Burst: 2, Every: 10 * time.Second, Max: 10}
+func TestTableIsIdle(t *testing.T) {
+	table := ratetable.Table{Burst: 2, Every: 10 * time.Second, Max: 10}
 	now := time.Unix(1000, 0)
 	if !table.Idle(now) {
 		t.Error("a new table is not idle")

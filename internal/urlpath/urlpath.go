@@ -1,8 +1,11 @@
-package mvm
+// Package urlpath says what servers may take the path of a request for.
+package urlpath
 
 import (
 	"slices"
 	"strings"
+
+	"mvm"
 )
 
 // MaxOddPath bounds a path with something in it that servers read in different ways.
@@ -18,14 +21,14 @@ const MaxOddPath = 8 << 10
 // segments before they send.
 func Readings(escaped string) ([]string, error) {
 	if !strings.HasPrefix(escaped, "/") {
-		return nil, Errorf(KindInvalid, "the path does not begin with a slash")
+		return nil, mvm.Errorf(mvm.KindInvalid, "the path does not begin with a slash")
 	}
 	if plainPath(escaped) {
 		return []string{escaped}, nil
 	}
 	odd := oddities(escaped)
 	if odd != (pathReader{}) && len(escaped) > MaxOddPath {
-		return nil, Errorf(KindInvalid, "the path has %s, and more than %d bytes", odd, MaxOddPath)
+		return nil, mvm.Errorf(mvm.KindInvalid, "the path has %s, and more than %d bytes", odd, MaxOddPath)
 	}
 	var out []string
 	for r := range odd.all {
@@ -41,14 +44,14 @@ func Readings(escaped string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, Errorf(KindInvalid, "the path has an invalid percent-encoding")
+		return nil, mvm.Errorf(mvm.KindInvalid, "the path has an invalid percent-encoding")
 	}
 	return out, nil
 }
 
 // Ambiguous says what makes a path one that servers read in different ways.
 func Ambiguous(escaped string) error {
-	return Errorf(KindInvalid, "the path is ambiguous: servers interpret %s in different ways", oddities(escaped))
+	return mvm.Errorf(mvm.KindInvalid, "the path is ambiguous: servers interpret %s in different ways", oddities(escaped))
 }
 
 // plainPath reports whether the path has one reading, which is the path itself, and
@@ -69,12 +72,12 @@ func plainPath(s string) bool {
 func sanePath(path string) error {
 	for i := range len(path) {
 		if path[i] < ' ' || path[i] == 0x7f {
-			return Errorf(KindInvalid, "the path has a control character")
+			return mvm.Errorf(mvm.KindInvalid, "the path has a control character")
 		}
 	}
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {
-			return Errorf(KindInvalid, "the path has a dot segment")
+			return mvm.Errorf(mvm.KindInvalid, "the path has a dot segment")
 		}
 	}
 	return nil
