@@ -88,7 +88,9 @@ var rules = map[string]rule{
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/filecopy internal/guestproto internal/strictjson internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
-	"internal/driver/qemu": {"internal/driver internal/driver/qemu/qmp internal/driver/qemu/spawn internal/driver/vmproc internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
+	"internal/driver/rundir":     {"internal/driver internal/driver/vmproc internal/sys", "files beside the processes of VMMs, whatever VMM they are: it knows no driver", ""},
+	"internal/driver/console":    {"internal/sys", "output of guests, wherever it comes from", ""},
+	"internal/driver/qemu": {"internal/driver internal/driver/console internal/driver/qemu/qmp internal/driver/qemu/spawn internal/driver/rundir internal/driver/vmproc internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/hostd internal/hostd/hostdtest internal/image internal/testenv internal/testenv/inject"},
 	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
 	"internal/driver/qemu/spawn": {"internal/driver/vmproc internal/strictjson internal/sys", "what needs root to start QEMU, with nothing that a guest or a folder of others can reach", "internal/testenv"},
@@ -422,7 +424,7 @@ func TestPartsOfTheAgent(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/qemu", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/console", "internal/driver/qemu", "internal/driver/rundir", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{

@@ -7,6 +7,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 )
 
@@ -19,13 +20,13 @@ func checkPlace(s driver.Spec) error {
 	if s.Memory == "" {
 		return badSpec("no memory file")
 	}
-	return nameOf(s).Check()
+	return rundir.NameOf(s).Check()
 }
 
 // launchOf is what is to be started for the Spec, without its files. It refuses what
 // can't be.
 func launchOf(s driver.Spec, restore bool, accel string, khz int) (spawn.Launch, error) {
-	l := spawn.Launch{Name: nameOf(s), UID: s.UID, GID: s.GID, Cgroup: s.Cgroup, Accel: accel, TSCkHz: khz,
+	l := spawn.Launch{Name: rundir.NameOf(s), UID: s.UID, GID: s.GID, Cgroup: s.Cgroup, Accel: accel, TSCkHz: khz,
 		VCPUs: s.VCPUs, MemMiB: s.MemMiB, Restore: restore, Cmdline: s.Cmdline,
 		Owner: vmproc.Owner{UID: os.Geteuid(), GID: os.Getegid()}}
 	if s.TAP != nil {

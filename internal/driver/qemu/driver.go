@@ -18,11 +18,8 @@
 // restore puts them into the memory of the new VMM.
 // See docs/adr/0009-private-memory.md.
 //
-// # Files in RunDir
+// # Files in RunDir, beside those of package rundir
 //
-//	vmm.lock   locked for as long as the VMM lives
-//	vmm.json   which process it is, and its cgroup
-//	vmm.log    what QEMU itself says
 //	qmp.sock, chan.sock, con.sock   QEMU listens; one client each at a time
 //	v.sock     served by package channel
 //
@@ -56,7 +53,15 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/sys"
+)
+
+// The sockets in RunDir.
+const (
+	qmpSock  = "qmp.sock"
+	chanSock = "chan.sock"
+	conSock  = "con.sock"
 )
 
 // Options configure a Driver.
@@ -81,6 +86,7 @@ type Options struct {
 type Driver struct {
 	opts   Options
 	host   spawn.Host
+	keep   *rundir.Keeper
 	binary string // absolute
 	log    *slog.Logger
 
@@ -110,7 +116,9 @@ func New(opts Options) (*Driver, error) {
 	if err := sys.MkdirAll(opts.StateDir, 0o700); err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "make the QEMU driver's folder: %w", err)
 	}
-	return &Driver{opts: opts, host: opts.Host, binary: path, log: opts.Log.With("driver", "qemu")}, nil
+	keep := &rundir.Keeper{Driver: "qemu", Host: opts.Host, Gone: releaseGone,
+		Files: []string{qmpSock, chanSock, conSock, "v.sock", "v.sock.new"}}
+	return &Driver{opts: opts, host: opts.Host, keep: keep, binary: path, log: opts.Log.With("driver", "qemu")}, nil
 }
 
 func (d *Driver) seam(op string) error {

@@ -9,6 +9,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/sys"
 )
 
@@ -26,7 +27,7 @@ func (v *vmm) Close() error {
 	v.proc.Interrupt()
 	v.watching.Wait()
 	v.ch.Close()
-	v.con.stop()
+	v.con.Stop()
 	if q != nil {
 		q.Close()
 	}
@@ -85,22 +86,22 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 			q.Close()
 		}
 	}
-	v.con.drain()
+	v.con.Drain()
 	v.ch.Close()
 	v.mu.Lock()
-	v.lastWords = tail(v.spec.RunDir) // which is about to be removed
+	v.lastWords = lastWords(v.spec.RunDir) // which is about to be removed
 	v.mu.Unlock()
 	v.exit = v.explainExit(code, sig, known)
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	f, err := lock(v.spec.RunDir)
+	f, err := rundir.Lock(v.spec.RunDir)
 	errs = append(errs, v.reclaimMemory(err == nil))
 	if !mvm.IsKind(err, mvm.KindState) { // else somebody starts the next one, in the same cgroup
-		errs = append(errs, v.d.host.Leave(ctx, nameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
+		errs = append(errs, v.d.host.Leave(ctx, rundir.NameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
 	}
 	if err == nil {
-		errs = append(errs, removeFiles(v.spec.RunDir), unlock(v.spec.RunDir, f))
+		errs = append(errs, v.d.keep.RemoveFiles(v.spec.RunDir), rundir.Unlock(v.spec.RunDir, f))
 	}
 	if err := errors.Join(errs...); err != nil {
 		v.d.log.Warn("clean up after the VMM", "instance", v.spec.ID, "error", err)
@@ -116,7 +117,7 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 		e.Detail = v.shutdown.Reason
 	}
 	if e.Guest && e.Detail != "guest-shutdown" {
-		e.Panic = v.con.panicked()
+		e.Panic = v.con.Panicked()
 	}
 	switch {
 	case e.Guest:

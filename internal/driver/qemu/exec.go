@@ -3,17 +3,10 @@ package qemu
 import (
 	"context"
 	"errors"
-	"io"
-	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"mvm"
-	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
-	"mvm/internal/driver/vmproc"
-	"mvm/internal/sys"
+	"mvm/internal/driver/rundir"
 )
 
 // exec has QEMU started, and makes it findable. Its vCPUs do not run yet.
@@ -21,93 +14,42 @@ func (l *launcher) exec(ctx context.Context, what spawn.Launch) error {
 	if err := l.d.seam("start.exec"); err != nil {
 		return err
 	}
-	var out *os.File
-	err := sys.InFolder(l.spec.RunDir, func(d *sys.Folder) (err error) {
-		out, err = d.Append(logFile)
-		return err
-	})
+	out, err := rundir.OpenLog(l.spec.RunDir)
 	if err != nil {
-		return mvm.Explain("make the VMM's log", err)
+		return err
 	}
 	defer out.Close()
 	s := l.spec
 	what.Files, what.Files.Log = l.files, out
 	if l.proc, l.rec.Cgroups, err = l.d.host.Launch(ctx, what); err != nil {
-		return explain(err, tail(s.RunDir))
+		return explain(err, lastWords(s.RunDir))
 	}
 	l.undo.Add(func() error {
 		ctx := context.WithoutCancel(ctx)
 		_ = l.proc.Kill(ctx)
 		_, _, _, _ = l.proc.Wait()
-		return errors.Join(l.proc.Close(), l.d.host.Leave(ctx, nameOf(s), s.Cgroup, l.rec.Cgroups))
+		return errors.Join(l.proc.Close(), l.d.host.Leave(ctx, rundir.NameOf(s), s.Cgroup, l.rec.Cgroups))
 	})
 	return l.record()
 }
-
-// nameOf is how the VMM of the Spec is found.
-func nameOf(s driver.Spec) vmproc.Name { return vmproc.Name{ID: s.ID, RunDir: s.RunDir} }
 
 // record writes vmm.json.
 func (l *launcher) record() error {
 	if err := l.d.seam("start.record"); err != nil {
 		return err
 	}
-	boot, err := sys.HostBootID()
+	rec, err := rundir.RecordOf(l.spec.ID, l.proc)
 	if err != nil {
-		return mvm.Errorf(mvm.KindInternal, "read the host's boot id: %w", err)
-	}
-	pid, start := l.proc.ID()
-	l.rec = record{Version: 1, ID: l.spec.ID, PID: pid, Start: start, BootID: boot,
-		Cgroups: l.rec.Cgroups, TAP: l.tap, Memory: l.spec.Memory}
-	if err := l.rec.write(l.spec.RunDir); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "record the VMM: %w", err)
-	}
-	return nil
-}
-
-// tapName asks the kernel for the name of the interface behind a TAP's file.
-func tapName(f *os.File) string {
-	ifr, err := unix.NewIfreq("")
-	if err != nil {
-		return ""
-	}
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return ""
-	}
-	_ = raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr) })
-	if err != nil {
-		return ""
-	}
-	return ifr.Name()
-}
-
-// tail returns the last lines of what QEMU itself said, at most 1 KiB.
-func tail(runDir string) string {
-	const most = 1024
-	b := make([]byte, most)
-	err := sys.InFolder(runDir, func(d *sys.Folder) error {
-		f, err := d.Open(logFile, os.O_RDONLY)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		st, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		n, err := f.ReadAt(b, max(0, st.Size()-most)) // it may be of any size: a VMM writes it
-		b = b[:n]
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
 		return err
-	})
-	if err != nil {
-		return ""
 	}
-	words := strings.Join(strings.Fields(strings.ToValidUTF8(string(b), "?")), " ")
-	return strings.TrimSpace(strings.TrimPrefix(words, zeroWords))
+	rec.Driver, rec.Cgroups, rec.TAP, rec.Memory = l.d.keep.Driver, l.rec.Cgroups, l.tap, l.spec.Memory
+	l.rec = rec
+	return rec.Write(l.spec.RunDir)
+}
+
+// lastWords are the last lines of what QEMU itself said.
+func lastWords(runDir string) string {
+	return strings.TrimSpace(strings.TrimPrefix(rundir.Tail(runDir), zeroWords))
 }
 
 // zeroWords are QEMU's about /dev/zero as the guest's memory. It goes on.

@@ -6,6 +6,7 @@ import (
 
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/sys"
 )
 
@@ -17,7 +18,7 @@ const ProbeMark = probeMark
 // RestoreArgs are QEMU's arguments for a restore of an instance without disks and
 // network, with the memory and the listening sockets as open files.
 func RestoreArgs(spec driver.Spec, memory, qmp, channel, console int) []string {
-	l := spawn.Launch{Name: nameOf(spec), Accel: accelTCG, VCPUs: spec.VCPUs, MemMiB: spec.MemMiB, Restore: true}
+	l := spawn.Launch{Name: rundir.NameOf(spec), Accel: accelTCG, VCPUs: spec.VCPUs, MemMiB: spec.MemMiB, Restore: true}
 	return l.Args(spawn.Numbers{Memory: memory, QMP: qmp, Channel: channel, Console: console})
 }
 

@@ -16,6 +16,7 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
@@ -106,7 +107,7 @@ func kvmDevice() string {
 // over it.
 func (d *Driver) lockState(ctx context.Context) (*os.File, error) {
 	for {
-		f, err := lock(d.opts.StateDir)
+		f, err := rundir.Lock(d.opts.StateDir)
 		if err == nil {
 			if err := d.sweepProbes(ctx); err != nil {
 				return nil, errors.Join(err, f.Close())

@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,16 +12,16 @@ import (
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
+	"mvm/internal/driver/console"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 	"mvm/internal/undo"
 )
 
-const (
-	greetTimeout = 30 * time.Second // from exec to the control protocol's greeting
-	lockTimeout  = 5 * time.Second  // for a VMM that is just going away
-)
+// greetTimeout is from exec to the control protocol's greeting.
+const greetTimeout = 30 * time.Second
 
 // Start boots a VMM; see driver.Driver.
 func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.VMM, error) {
@@ -107,7 +106,7 @@ type launcher struct {
 	con   net.Conn
 	ch    net.Conn
 	proc  vmproc.Process
-	rec   record
+	rec   rundir.Record
 }
 
 // pass notes a file that is for the VMM alone.
@@ -124,41 +123,19 @@ func (l *launcher) closeFiles() {
 
 // lock makes RunDir, takes the instance's lock and clears away what a dead VMM left.
 func (l *launcher) lock(ctx context.Context) error {
-	f, err := lockWait(ctx, l.spec.RunDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return mvm.Errorf(mvm.KindInvalid, "look at the run dir %s: it is no folder: %w", l.spec.RunDir, err)
-	}
+	f, err := rundir.LockToStart(ctx, l.spec.RunDir)
 	if err != nil {
 		return err
 	}
 	l.files.Lock = l.pass(f)
 	l.undo.Add(func() error {
-		err := removeFiles(l.spec.RunDir)
-		if g, lerr := lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
-			err = errors.Join(err, unlock(l.spec.RunDir, g))
+		err := l.d.keep.RemoveFiles(l.spec.RunDir)
+		if g, lerr := rundir.Lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
+			err = errors.Join(err, rundir.Unlock(l.spec.RunDir, g))
 		}
 		return err
 	})
-	return removeFiles(l.spec.RunDir)
-}
-
-// lockWait takes the lock, waiting a little for a VMM that is going away.
-func lockWait(ctx context.Context, runDir string) (*os.File, error) {
-	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
-	defer cancel()
-	for {
-		f, err := lock(runDir)
-		if !mvm.IsKind(err, mvm.KindState) || ctx.Err() != nil {
-			return f, err
-		}
-		if _, rerr := readRecord(runDir); rerr == nil {
-			return nil, err // a VMM that lives
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	return l.d.keep.RemoveFiles(l.spec.RunDir)
 }
 
 // memory opens what the guest's memory is at first.
@@ -262,7 +239,7 @@ func (l *launcher) open(context.Context) error {
 	}
 	if l.spec.TAP != nil {
 		l.files.TAP = l.spec.TAP
-		l.tap = tapName(l.spec.TAP)
+		l.tap = rundir.TAPName(l.spec.TAP)
 	}
 	return nil
 }
@@ -295,8 +272,8 @@ func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	if err != nil {
 		return nil, v.explain(err)
 	}
-	v.con = startConsole(l.con, l.spec, l.d.log.With("instance", l.spec.ID))
-	l.undo.Add(func() error { v.q.Close(); v.con.stop(); return nil })
+	v.con = console.Start(l.con, l.spec.Dir, l.spec.Console, l.d.log.With("instance", l.spec.ID))
+	l.undo.Add(func() error { v.q.Close(); v.con.Stop(); return nil })
 	v.ch, err = channel.Open(channel.Options{Chardev: filepath.Join(l.spec.RunDir, chanSock), RunDir: l.spec.RunDir,
 		VMM: v.peer(), Log: l.d.log.With("instance", l.spec.ID), First: l.ch, Hold: l.snap != nil})
 	if err != nil {

@@ -12,7 +12,9 @@ import (
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
+	"mvm/internal/driver/console"
 	"mvm/internal/driver/qemu/qmp"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
@@ -32,9 +34,9 @@ type vmm struct {
 	d    *Driver
 	spec driver.Spec
 	proc vmproc.Process
-	rec  record
+	rec  rundir.Record
 	ch   *channel.Channel
-	con  *console
+	con  *console.Console
 
 	watching sync.WaitGroup
 	done     chan struct{} // closed when the process is gone and its files too
@@ -74,7 +76,7 @@ var (
 
 var errGone = errors.New("the VMM is gone")
 
-func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec record) *vmm {
+func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec rundir.Record) *vmm {
 	return &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{}),
 		letGo: make(chan struct{}), stalled: make(chan struct{}, 1)}
 }
@@ -241,7 +243,7 @@ func (v *vmm) explain(err error) error { return explain(err, v.said()) }
 
 // said is what QEMU said last. It is known after its end too, when its log is gone.
 func (v *vmm) said() string {
-	if words := tail(v.spec.RunDir); words != "" {
+	if words := lastWords(v.spec.RunDir); words != "" {
 		return words
 	}
 	v.mu.Lock()

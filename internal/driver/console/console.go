@@ -1,4 +1,5 @@
-package qemu
+// Package console keeps what guests write to their serial ports, bounded, in log files.
+package console
 
 import (
 	"context"
@@ -13,7 +14,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"mvm/internal/driver"
 	"mvm/internal/sys"
 )
 
@@ -28,11 +28,18 @@ const (
 	drainTimeout = 2 * time.Second
 )
 
-// console copies what the guest writes to its serial port into a log file. While
-// no agent is there QEMU drops what the guest writes.
-type console struct {
-	conn   net.Conn
-	spec   driver.Spec
+// Conn is where the guest's output comes from: a socket or a pipe.
+type Conn interface {
+	io.ReadCloser
+	SetReadDeadline(t time.Time) error
+}
+
+// Console copies what the guest writes to its serial port into a log file. While
+// no agent is there the VMM drops what the guest writes.
+type Console struct {
+	conn   Conn
+	dir    string // of the instance
+	path   string // of the log; "": none
 	log    *slog.Logger
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -40,10 +47,11 @@ type console struct {
 	last   []byte // the end of what this VMM wrote while it was held; after done
 }
 
-// startConsole owns conn. drain or stop ends it.
-func startConsole(conn net.Conn, spec driver.Spec, log *slog.Logger) *console {
+// Start copies into the log file at path, which is in the folder dir of the instance, or
+// nowhere where path is empty. It owns conn. Drain or Stop ends it.
+func Start(conn Conn, dir, path string, log *slog.Logger) *Console {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &console{conn: conn, spec: spec, log: log, cancel: cancel, done: make(chan struct{})}
+	c := &Console{conn: conn, dir: dir, path: path, log: log, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		if err := c.run(ctx); err != nil {
@@ -53,7 +61,7 @@ func startConsole(conn net.Conn, spec driver.Spec, log *slog.Logger) *console {
 	return c
 }
 
-func (c *console) run(ctx context.Context) (err error) {
+func (c *Console) run(ctx context.Context) (err error) {
 	var f *os.File
 	var size int64
 	defer func() {
@@ -66,7 +74,7 @@ func (c *console) run(ctx context.Context) (err error) {
 	for {
 		n, rerr := c.conn.Read(buf)
 		c.keep(buf[:n])
-		if n > 0 && c.spec.Console != "" {
+		if n > 0 && c.path != "" {
 			if f == nil || size+int64(n) > maxConsole {
 				if f, size, err = c.open(f); err != nil {
 					return errors.Join(err, c.discard())
@@ -85,7 +93,7 @@ func (c *console) run(ctx context.Context) (err error) {
 }
 
 // keep remembers the end of what the guest wrote.
-func (c *console) keep(b []byte) {
+func (c *Console) keep(b []byte) {
 	b = b[max(0, len(b)-consoleKept):]
 	c.last = append(c.last, b...)
 	if over := len(c.last) - consoleKept; over > 0 {
@@ -96,9 +104,9 @@ func (c *console) keep(b []byte) {
 // panicMark is what Linux says first when it panics.
 const panicMark = "Kernel panic - "
 
-// panicked returns what the guest's kernel said when it panicked, "" where it did not.
+// Panicked returns what the guest's kernel said when it panicked, "" where it did not.
 // Once drained.
-func (c *console) panicked() string {
+func (c *Console) Panicked() string {
 	text := string(c.last)
 	at := strings.LastIndex(text, panicMark)
 	if at < 0 {
@@ -112,11 +120,11 @@ func (c *console) panicked() string {
 }
 
 // open opens the log to append, after moving a full one out of the way.
-func (c *console) open(old *os.File) (f *os.File, size int64, err error) {
+func (c *Console) open(old *os.File) (f *os.File, size int64, err error) {
 	if old != nil {
 		old.Close()
 	}
-	err = sys.InParent(c.spec.Dir, c.spec.Console, func(d *sys.Folder, name string) error {
+	err = sys.InParent(c.dir, c.path, func(d *sys.Folder, name string) error {
 		if size, _, err = d.Size(name); err == nil && size > maxConsole/2 {
 			err, size = d.Rename(name, d, name+".1"), 0
 		}
@@ -129,25 +137,25 @@ func (c *console) open(old *os.File) (f *os.File, size int64, err error) {
 }
 
 // discard keeps the guest going when there is no log.
-func (c *console) discard() error {
+func (c *Console) discard() error {
 	_, err := io.Copy(io.Discard, c.conn)
-	if errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
 		return nil
 	}
 	return err
 }
 
-// drain reads to the end what a VMM that is gone has left in the socket; not for
+// Drain reads to the end what a VMM that is gone has left in the socket; not for
 // long, lest somebody else holds the other end.
-func (c *console) drain() {
+func (c *Console) Drain() {
 	c.cancel()
 	c.conn.SetReadDeadline(time.Now().Add(drainTimeout))
 	<-c.done
-	c.stop()
+	c.Stop()
 }
 
-// stop ends the log.
-func (c *console) stop() {
+// Stop ends the log.
+func (c *Console) Stop() {
 	c.once.Do(func() {
 		c.cancel()
 		c.conn.Close()
