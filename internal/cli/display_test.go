@@ -84,7 +84,7 @@ var argsOf = map[string][]string{
 	"instance warm":              {at},
 	"logs":                       {at, at + " -t", at + " --service x", at + " --console"},
 	"net verify":                 {""},
-	"new":                        {"minimal acme", "minimal acme --dry-run", "minimal acme --config FILE", "EVIL acme", "minimal EVIL"},
+	"new":                        {"minimal acme", "minimal acme --dry-run", "minimal acme --config FILE", "EVIL acme", "minimal EVIL", "minimal acme --print", "web acme --image EVIL", "minimal acme --set EVIL", "minimal acme --set port=EVIL", "FILE acme"},
 	"node disk":                  {""},
 	"node gc":                    {""},
 	"node info":                  {""},
@@ -100,6 +100,8 @@ var argsOf = map[string][]string{
 	"pool scale":                 {"acme/w --running 1", "acme/w --running 1 --wait", "acme/w --running EVIL"},
 	"pool update":                {"acme/w --vcpus 1", "acme/w --vcpus 1 --wait", "acme/w --env EVIL"},
 	"ps":                         {"", "EVIL"},
+	"templates":                  {""},
+	"templates show":             {"web", "web --source", "EVIL", "./EVIL"},
 	"tenant create":              {"acme", "EVIL"},
 	"tenant destroy":             {"acme --yes", "acme"},
 	"tenant info":                {"acme"},
@@ -118,13 +120,12 @@ func leaves(cmd *cobra.Command, path string) map[string]*cobra.Command {
 	all := map[string]*cobra.Command{}
 	for _, c := range cmd.Commands() {
 		p := strings.TrimSpace(path + " " + c.Name())
-		if c.HasSubCommands() {
-			for k, v := range leaves(c, p) {
-				all[k] = v
-			}
-			continue
+		for k, v := range leaves(c, p) {
+			all[k] = v
 		}
-		all[p] = c
+		if !c.HasSubCommands() || !strings.HasSuffix(c.Use, " COMMAND") {
+			all[p] = c
+		}
 	}
 	return all
 }

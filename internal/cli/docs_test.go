@@ -113,7 +113,7 @@ func document(b *bytes.Buffer, cmd *cobra.Command) {
 		if c.Hidden {
 			continue
 		}
-		if !c.HasSubCommands() {
+		if !c.HasSubCommands() || !strings.HasSuffix(c.Use, " COMMAND") {
 			section(b, c)
 		}
 		document(b, c)

@@ -56,11 +56,11 @@ func readPiped(opts Options) (mvm.Deployment, Source, error) {
 
 // ParseDeployment parses a deployment manifest. file is its name in errors.
 func ParseDeployment(file string, data []byte, read ReadSecret) (mvm.Deployment, error) {
-	if len(data) > MaxFileBytes {
-		return mvm.Deployment{}, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", file, MaxFileBytes)
-	}
 	var d mvm.Deployment
-	doc, root := parse(file, data)
+	doc, root, err := open(file, data)
+	if err != nil {
+		return d, err
+	}
 	if root != nil {
 		if t, ok := root.need("tenant"); ok {
 			d.Tenant = t.table().tenant()

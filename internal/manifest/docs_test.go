@@ -36,7 +36,7 @@ func TestExamplesInTheDocsParse(t *testing.T) {
 			}
 		}
 	}
-	for _, kind := range []string{"deployment", "new", "agent"} {
+	for _, kind := range []string{"deployment", "new", "agent", "template"} {
 		if seen[kind] == 0 {
 			t.Errorf("no example of a %s file was found", kind)
 		}
@@ -46,11 +46,14 @@ func TestExamplesInTheDocsParse(t *testing.T) {
 func parseExample(name string, data []byte) (kind string, err error) {
 	text := "\n" + string(data)
 	switch {
+	case strings.Contains(text, "\n[params.") && strings.Contains(text, "\n[[pools]]"):
+		_, err = manifest.ParseTemplate(name, data)
+		return "template", err
 	case strings.Contains(text, "\n[tenant]"):
 		_, err = manifest.ParseDeployment(name, data, anySecret)
 		return "deployment", err
 	case strings.Contains(text, "\n[overrides") || strings.Contains(text, "\n[secrets]"):
-		tpl, err := manifest.FindTemplate("openclaw")
+		tpl, err := manifest.FindTemplate("openclaw", "")
 		if err == nil {
 			_, err = tpl.ParseNewConfig(name, data, anySecret)
 		}

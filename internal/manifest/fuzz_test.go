@@ -41,6 +41,9 @@ func FuzzDeployment(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d, err := manifest.ParseDeployment("m.toml", data, anySecret)
 		checkFuzz(t, err, d.Validate)
+		if err == nil {
+			writtenIsRead(t, d)
+		}
 	})
 }
 
@@ -48,7 +51,7 @@ func FuzzNewConfig(f *testing.F) {
 	for _, seed := range []string{newConfig, "", "[overrides]\nworkers = 1\n", "[overrides.gateways.env]\nA = \"b\"\n"} {
 		f.Add([]byte(seed))
 	}
-	tpl, err := manifest.FindTemplate("openclaw")
+	tpl, err := manifest.FindTemplate("openclaw", "")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -56,6 +59,30 @@ func FuzzNewConfig(f *testing.F) {
 		c, err := tpl.ParseNewConfig("m.toml", data, anySecret)
 		checkFuzz(t, err, func() error {
 			_, _, err := tpl.Deployment("a", c, manifest.NewOptions{})
+			return err
+		})
+	})
+}
+
+// FuzzTemplate: a template that is taken has no problem of its own later, whatever its
+// parameters are; what is made of it is valid.
+func FuzzTemplate(f *testing.F) {
+	f.Add([]byte(ownTemplate))
+	for _, tpl := range manifest.Templates() {
+		f.Add(tpl.Source())
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		tpl, err := manifest.ParseTemplate("m.toml", data)
+		checkFuzz(t, err, func() error {
+			d, _, err := tpl.Deployment("a", manifest.NewConfig{}, manifest.NewOptions{})
+			if err == nil {
+				writtenIsRead(t, d)
+			}
+			for _, p := range tpl.Params {
+				if p.Required {
+					return nil
+				}
+			}
 			return err
 		})
 	})

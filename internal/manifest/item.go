@@ -11,8 +11,11 @@ type item struct {
 }
 
 func (i item) problem(format string, args ...any) {
-	i.doc.problems = append(i.doc.problems, &Problem{File: i.doc.file, Line: i.mark.line, Column: i.mark.column,
-		Key: i.path, Text: fmt.Sprintf(format, args...)})
+	p := &Problem{File: i.doc.file, Line: i.mark.line, Column: i.mark.column, Key: i.path, Text: fmt.Sprintf(format, args...), param: i.doc.params[i.mark]}
+	if p.param != "" {
+		p.Text += " (parameter " + p.param + ")"
+	}
+	i.doc.problems = append(i.doc.problems, p)
 }
 
 // check reports an error, if there is one, and says whether there is none.

@@ -16,6 +16,14 @@ type mark struct {
 	elems        []*mark
 }
 
+// key is where a key stands, or the whole where it is not in the file.
+func (m *mark) key(key string) *mark {
+	if k := m.keys[key]; k != nil {
+		return k
+	}
+	return &mark{line: m.line, column: m.column}
+}
+
 // maxDepth bounds how deep tables and arrays are nested. The deepest key of ours is
 // pools.routes.target.instance_selector.by_key.from.
 const maxDepth = 16

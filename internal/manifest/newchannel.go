@@ -1,24 +1,39 @@
 package manifest
 
-import "mvm"
+import (
+	"slices"
 
-// me is the user that examples name: the assistant of a bot is theirs too.
-const me = "me"
+	"mvm"
+)
 
-// openclawChannel is what a channel of an OpenClaw deployment has unless it says otherwise:
-// its messages go to the assistant of the user "me". Other kinds than these two OpenClaw
-// does not take by itself.
-func openclawChannel(kind mvm.ChannelKind) mvm.Channel {
-	to := mvm.ChannelTarget{PoolID: "workers", Selector: mvm.ChannelSelector{From: "fixed:" + me}}
-	switch kind {
-	case mvm.ChannelTelegram:
-		to.TargetPort, to.Path, to.Accept = 8787, "/telegram-webhook", mvm.AcceptDurable
-		return mvm.Channel{Kind: kind, Secret: "telegram_token", Mode: mvm.ChannelPolling, To: to}
-	case mvm.ChannelDiscord:
-		to.TargetPort, to.Path = 8788, "/chat"
-		return mvm.Channel{Kind: kind, Secret: "discord_token", To: to}
+// channelDefaults reads what a channel of a kind has unless it says otherwise, by kind.
+func (t *table) channelDefaults(pools []mvm.PoolSpec) map[mvm.ChannelKind]mvm.Channel {
+	out := map[mvm.ChannelKind]mvm.Channel{}
+	sub := t.sub("channels")
+	if sub == nil {
+		return out
 	}
-	return mvm.Channel{Kind: kind}
+	for _, name := range sub.names() {
+		i, _ := sub.get(name)
+		one := i.table()
+		if !i.check(mvm.ValidateChannelKind(name)) || one == nil {
+			continue
+		}
+		kind := mvm.ChannelKind(name)
+		c := mvm.Channel{Kind: kind, Allow: []string{}}
+		one.channel(&c)
+		if c.Kind != kind {
+			one.item("kind", nil).problem("must be %s, as the table's name is", kind)
+		}
+		if !slices.ContainsFunc(pools, func(p mvm.PoolSpec) bool { return p.ID == c.To.PoolID }) && c.To.PoolID != "" {
+			one.here().at("target").at("pool_id").problem("there is no pool %q in this file", c.To.PoolID)
+		}
+		if len(c.Allow) == 0 {
+			c.Allow = nil // whoever makes the deployment says who may write
+		}
+		out[kind] = c
+	}
+	return out
 }
 
 // newChannels reads the channels of a config file, by name.
@@ -54,16 +69,18 @@ func (t *table) newKind(name string) mvm.ChannelKind {
 	return mvm.ChannelKind(name)
 }
 
-// newChannel is what a channel of the kind has unless it says otherwise; "" is the
-// template's own kind.
+// newChannel is what a channel of the kind has unless it says otherwise. One without a kind
+// is Telegram's, where the template knows it.
 func (t Template) newChannel(kind mvm.ChannelKind) mvm.Channel {
-	switch {
-	case t.channel == nil:
-		return mvm.Channel{Kind: kind}
-	case kind == "":
+	if kind == "" && t.channels[mvm.ChannelTelegram].Kind != "" {
 		kind = mvm.ChannelTelegram
 	}
-	return t.channel(kind)
+	c, ok := t.channels[kind]
+	if !ok {
+		return mvm.Channel{Kind: kind}
+	}
+	c.Allow = slices.Clone(c.Allow)
+	return c
 }
 
 // checkNewChannels finds what secrets and channels of a config file only show together.
@@ -80,11 +97,8 @@ func (t *table) checkNewChannels(template Template, c NewConfig) {
 			}
 		}
 	}
-	if template.channel == nil {
-		return
-	}
-	for _, kind := range []mvm.ChannelKind{mvm.ChannelTelegram, mvm.ChannelDiscord} {
-		if s := template.channel(kind).Secret; c.Secrets[s] != nil && !used[s] {
+	for kind, defaults := range template.channels {
+		if s := defaults.Secret; c.Secrets[s] != nil && !used[s] {
 			t.sub("secrets").item(s, nil).problem("is for a bot, and no channel says who may write to it: "+
 				`add [channels.%s] with allow = ["<numeric id>"], see docs/%s.md`, kind, page(kind))
 		}
@@ -93,10 +107,10 @@ func (t *table) checkNewChannels(template Template, c NewConfig) {
 
 // page is the page about the kind.
 func page(kind mvm.ChannelKind) string {
-	if kind == mvm.ChannelTelegram {
-		return "chat"
+	if kind == mvm.ChannelDiscord {
+		return "discord"
 	}
-	return string(kind)
+	return "chat"
 }
 
 // keptMiB is the data disk of a gateway that keeps messages, where nothing else is said.

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -18,31 +19,55 @@ func (t *table) pool() mvm.PoolSpec {
 	role := string(s.Role)
 	t.str("role", &role, validRole)
 	s.Role = mvm.Role(role)
-	t.str("profile", &s.Profile, validName("profile"))
 	t.needStr("flake", &s.Flake, mvm.ValidateFlake)
-	t.resources(&s.Resources)
 	t.integer("desired_running", &s.Desired.Running, 0, mvm.MaxDesired)
 	t.integer("desired_warm", &s.Desired.Warm, 0, mvm.MaxDesired)
 	t.integer("desired_sleeping", &s.Desired.Sleeping, 0, mvm.MaxDesired)
+	t.settings(&s)
+	s.Channels = t.channels()
+	t.forGateways(s.Role, "channels")
+	t.done()
+	return s
+}
+
+// settings reads all that a pool has beside its name, role, image, counts and channels. What
+// the table does not say stays as it is in s, which shares nothing with another pool.
+func (t *table) settings(s *mvm.PoolSpec) {
+	t.str("profile", &s.Profile, validName("profile"))
+	t.resources(&s.Resources)
 	t.policy(&s.Policy)
 	t.boolean("pinned", &s.Pinned)
 	t.boolean("critical", &s.Critical)
 	t.str("wake_catch_up", (*string)(&s.WakeCatchUp), validCatchUp)
-	s.Env = t.env()
-	s.Publish = t.publish()
-	s.Routes = t.routes()
-	s.SecretScopes = t.scopes()
-	s.Integrations = t.integrations()
-	s.Channels = t.channels()
-	t.done()
-	if s.Role != mvm.RoleGateway {
-		for _, key := range []string{"routes", "publish", "channels"} {
-			if _, ok := t.vals[key]; ok {
-				t.item(key, nil).problem("is for pools with role gateway, and this has role %s", s.Role)
-			}
+	if env := t.env(); s.Env == nil {
+		s.Env = env
+	} else {
+		maps.Copy(s.Env, env)
+	}
+	if list := t.publish(); list != nil {
+		s.Publish = list
+	}
+	if table := t.routes(); table != nil {
+		s.Routes = table
+	}
+	if _, ok := t.vals["secret_scopes"]; ok {
+		s.SecretScopes = nil
+	}
+	s.SecretScopes = append(s.SecretScopes, t.scopes()...)
+	if _, ok := t.vals["integrations"]; ok {
+		s.Integrations = nil
+	}
+	s.Integrations = append(s.Integrations, t.integrations()...)
+	t.forGateways(s.Role, "routes", "publish")
+}
+
+// forGateways finds keys that a pool of another role does not have.
+func (t *table) forGateways(role mvm.Role, keys ...string) {
+	for _, key := range keys {
+		if _, ok := t.vals[key]; ok && role != mvm.RoleGateway {
+			t.item(key, nil).problem("is for pools with role gateway, and this has role %s", role)
 		}
 	}
-	return s
 }
 
 func validRole(s string) error {

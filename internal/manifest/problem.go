@@ -16,6 +16,8 @@ type Problem struct {
 	Column int    // from 1, in characters
 	Key    string // "pools[1].vcpus"; empty for a syntax error
 	Text   string
+
+	param string // of a template, whose value it is; empty: none
 }
 
 // Error returns "file:line:column: key: text".
@@ -70,6 +72,11 @@ func (ps Problems) err() error {
 		ps = append(ps[:maxProblems:maxProblems], &Problem{File: ps[0].File, Text: fmt.Sprintf("and %d more problems", more)})
 	}
 	return mvm.Errorf(mvm.KindInvalid, "%w", ps)
+}
+
+// without leaves out what is wrong with values of the parameters.
+func (ps Problems) without(params map[string]bool) Problems {
+	return slices.DeleteFunc(ps, func(p *Problem) bool { return params[p.param] })
 }
 
 // clip bounds a hostile text before it is put into a problem.

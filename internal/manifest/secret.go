@@ -52,3 +52,16 @@ func (i item) secret(name string, read ReadSecret) ([]byte, bool) {
 	data, err := read(path)
 	return data, file.check(err)
 }
+
+// secretPaths are the files that the table of secrets names, by secret, as they are written.
+func (t *table) secretPaths() map[string]string {
+	s, _ := t.vals["secrets"].(map[string]any)
+	out := map[string]string{}
+	for name, v := range s {
+		one, _ := v.(map[string]any)
+		if file, ok := one["file"].(string); ok {
+			out[name] = file
+		}
+	}
+	return out
+}

@@ -9,6 +9,7 @@ import (
 
 	toml "github.com/pelletier/go-toml/v2"
 
+	"mvm"
 	"mvm/internal/spelling"
 )
 
@@ -16,6 +17,16 @@ import (
 type document struct {
 	file     string
 	problems Problems
+	// params says which values are those of parameters of a template.
+	params map[*mark]string
+}
+
+// from notes that the value is that of a parameter.
+func (d *document) from(m *mark, param string) {
+	if d.params == nil {
+		d.params = map[*mark]string{}
+	}
+	d.params[m] = param
 }
 
 // table reads the keys of one table. Every key that was asked for is known; done
@@ -27,6 +38,15 @@ type table struct {
 	mark  *mark
 	vals  map[string]any
 	asked []string
+}
+
+// open is parse for data of any size. It fails where there is too much.
+func open(file string, data []byte) (*document, *table, error) {
+	if len(data) > MaxFileBytes {
+		return nil, nil, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", file, MaxFileBytes)
+	}
+	doc, root := parse(file, data)
+	return doc, root, nil
 }
 
 // parse decodes the data and returns its root table; nil when it is no TOML.
@@ -77,11 +97,7 @@ func (t *table) item(key string, v any) item {
 	if t.path != "" {
 		path = t.path + "." + path
 	}
-	m := t.mark.keys[key]
-	if m == nil {
-		m = &mark{line: t.mark.line, column: t.mark.column}
-	}
-	return item{doc: t.doc, path: path, mark: m, val: v}
+	return item{doc: t.doc, path: path, mark: t.mark.key(key), val: v}
 }
 
 // need is get for a key that must be there.

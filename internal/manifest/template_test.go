@@ -14,7 +14,7 @@ import (
 
 func template(t testing.TB, name string) manifest.Template {
 	t.Helper()
-	tpl, err := manifest.FindTemplate(name)
+	tpl, err := manifest.FindTemplate(name, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,14 +55,25 @@ func TestOpenClawTemplate(t *testing.T) {
 func TestEveryTemplateIsValid(t *testing.T) {
 	for _, tpl := range manifest.Templates() {
 		for _, flakes := range []bool{false, true} {
-			d, notes, err := tpl.Deployment("a", manifest.NewConfig{}, manifest.NewOptions{BuildsFlakes: flakes})
+			o := manifest.NewOptions{BuildsFlakes: flakes}
+			if tpl.Params[0].Required {
+				o.Flake = "oci:example.org/x"
+			}
+			d, notes, err := tpl.Deployment("a", manifest.NewConfig{}, o)
 			if err != nil || len(d.Pools) == 0 || len(notes) == 0 || tpl.About == "" {
 				t.Errorf("%s: got %d pools, notes %q, %v", tpl.Name, len(d.Pools), notes, err)
 			}
 		}
 	}
-	_, err := manifest.FindTemplate("openclow")
-	if !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "openclaw, minimal") {
+	var names []string
+	for _, tpl := range manifest.Templates() {
+		names = append(names, tpl.Name)
+	}
+	if diff := cmp.Diff([]string{"openclaw", "minimal", "web"}, names); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	_, err := manifest.FindTemplate("openclow", "")
+	if !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "openclaw, minimal") || !strings.Contains(err.Error(), "did you mean openclaw?") {
 		t.Errorf("got %v, want not found with the names there are", err)
 	}
 }
@@ -82,7 +93,11 @@ func TestWhichImage(t *testing.T) {
 		{"the flag, another image", "openclaw", "", "oci:example.org/x", false, "builtin:gateway", "oci:example.org/x"},
 		{"minimal", "minimal", "", "", true, "builtin:gateway", "builtin:minimal"},
 	} {
-		d, notes, err := template(t, c.template).Deployment("a", manifest.NewConfig{Flake: c.config},
+		var config manifest.NewConfig
+		if c.config != "" {
+			config.Params = map[string]any{"image": c.config}
+		}
+		d, notes, err := template(t, c.template).Deployment("a", config,
 			manifest.NewOptions{Flake: c.flag, BuildsFlakes: c.buildsFlakes})
 		if err != nil {
 			t.Fatal(err)

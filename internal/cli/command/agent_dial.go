@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -36,10 +37,7 @@ func (a *App) Settings(extra map[string]string, client bool) (manifest.AgentConf
 	}
 	src := manifest.AgentSources{File: a.Config, FileRequired: a.Config != "", Flags: flags, Lookup: a.lookup}
 	if src.File == "" {
-		src.File, src.FileRequired = a.Getenv("MVM_CONFIG"), a.Getenv("MVM_CONFIG") != ""
-	}
-	if src.File == "" {
-		src.File = DefaultConfig
+		src.File, src.FileRequired = a.configFile(), a.Getenv("MVM_CONFIG") != ""
 	}
 	cfg, err := manifest.LoadAgentConfig(src)
 	if client && errors.Is(err, fs.ErrPermission) {
@@ -48,6 +46,12 @@ func (a *App) Settings(extra map[string]string, client bool) (manifest.AgentConf
 	}
 	return cfg, err
 }
+
+// configFile is the agent's config file, unless a flag names another.
+func (a *App) configFile() string { return cmp.Or(a.Getenv("MVM_CONFIG"), DefaultConfig) }
+
+// TemplateDir is the folder of this host's templates, which is beside the config file.
+func (a *App) TemplateDir() string { return filepath.Join(filepath.Dir(a.configFile()), "templates") }
 
 func (a *App) lookup(name string) (string, bool) {
 	v := a.Getenv(name)

@@ -13,7 +13,7 @@ type app struct{ *command.App }
 
 // Commands are the commands of this package.
 type Commands struct {
-	New, Deploy, Connect, Tenant, Pool, Inbox, Desired *cobra.Command
+	New, Templates, Deploy, Connect, Tenant, Pool, Inbox, Desired *cobra.Command
 	// OfAgent belong below the command agent.
 	OfAgent []*cobra.Command
 }
@@ -21,6 +21,6 @@ type Commands struct {
 // New makes the commands.
 func New(run *command.App) Commands {
 	a := &app{run}
-	return Commands{New: a.newCmd(), Deploy: a.deployCmd(), Connect: a.connectCmd(), Tenant: a.tenantCmd(), Pool: a.poolCmd(), Inbox: a.inboxCmd(), Desired: a.desiredCmd(),
+	return Commands{New: a.newCmd(), Templates: a.templatesCmd(), Deploy: a.deployCmd(), Connect: a.connectCmd(), Tenant: a.tenantCmd(), Pool: a.poolCmd(), Inbox: a.inboxCmd(), Desired: a.desiredCmd(),
 		OfAgent: []*cobra.Command{a.agentReconcileCmd(), a.agentDesiredCmd()}}
 }

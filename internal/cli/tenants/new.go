@@ -1,9 +1,11 @@
 package tenants
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +18,10 @@ import (
 
 type newOptions struct {
 	config     string
+	set        []string
+	image      string
 	flake      string
+	print      bool
 	netID      int
 	subnet     string
 	secretDirs []string
@@ -28,12 +33,15 @@ type newOptions struct {
 func (a *app) newCmd() *cobra.Command {
 	var o newOptions
 	cmd := &cobra.Command{Use: "new TEMPLATE NAME [flags]", Short: "Create a tenant from a template, and show how to reach it",
-		Long: "Create a tenant from a template, with its pools, images and first instances. If the command\nwas interrupted, run it again to continue.\n" + command.TimeoutHelp + "\n" + templatesHelp(),
-		Args: cobra.ExactArgs(2), ValidArgsFunction: completeTemplates,
-		Example: "  mvm new openclaw alice --config alice.toml"}
+		Long: newHelp + command.TimeoutHelp + "\n" + templatesHelp(),
+		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeTemplates,
+		Example: "  mvm new openclaw alice --config alice.toml\n  mvm new web shop --set image=oci:registry.example.com/shop:1.4 --set port=3000\n  mvm new ./team.toml alice --print > alice.toml"}
 	f := cmd.Flags()
 	f.StringVar(&o.config, "config", "", "`FILE` with secrets and changes to the template's settings")
-	f.StringVar(&o.flake, "flake", "", "image `REF` to use instead of the template's")
+	f.StringArrayVar(&o.set, "set", nil, "set a parameter of the template, `NAME=VALUE` (repeat)")
+	f.StringVar(&o.image, "image", "", "image `REF` to use instead of the template's; the same as --set image=REF")
+	f.StringVar(&o.flake, "flake", "", "another name of --image `REF`")
+	f.BoolVar(&o.print, "print", false, "change nothing and print the manifest, for mvm deploy; no agent is asked")
 	f.IntVar(&o.netID, "net-id", 0, "number of the tenant's network, 0..4095 (default: a free one)")
 	f.StringVar(&o.subnet, "subnet", "", "subnet `CIDR`, /16 to /28 (default: derived from the net id)")
 	f.StringArrayVar(&o.secretDirs, "secrets-dir", nil, "`FOLDER` below which the config may name secret files by absolute path (repeat)")
@@ -44,32 +52,39 @@ func (a *app) newCmd() *cobra.Command {
 		if err := command.CheckTimeout(cmd, *o.timeout, !o.dry); err != nil {
 			return err
 		}
+		if o.print && (o.dry || o.force) {
+			return command.Usagef(cmd, "--print does not go with --dry-run or --force")
+		}
+		if o.image != "" && o.flake != "" {
+			return command.Usagef(cmd, "--image and --flake are the same: give one of them")
+		}
 		return a.runNew(cmd, args[0], args[1], o)
 	}
 	return cmd
 }
 
+const newHelp = `Create a tenant from a template, with its pools, images and first instances. If the command
+was interrupted, run it again to continue.
+
+TEMPLATE is a name or the path of a file. ` + "`mvm templates`" + ` lists the names, and
+` + "`mvm templates show TEMPLATE`" + ` the parameters that --set sets.
+`
+
 func templatesHelp() string {
-	s := "Templates:\n"
+	s := "Built-in templates:\n"
 	for _, t := range manifest.Templates() {
 		s += fmt.Sprintf("  %-10s %s\n", t.Name, t.About)
 	}
 	return s
 }
 
-func completeTemplates(_ *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		for _, t := range manifest.Templates() {
-			names = append(names, t.Name)
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
 func (a *app) runNew(cmd *cobra.Command, template, name string, o newOptions) error {
-	d, notes, err := a.newDeployment(cmd, template, name, o)
+	d, files, notes, err := a.newDeployment(cmd, template, name, o)
 	if err != nil {
 		return err
+	}
+	if o.print {
+		return a.printManifest(d, files)
 	}
 	ctx := a.Identified(cmd.Context())
 	c, err := a.Agent(ctx)
@@ -103,21 +118,19 @@ func (a *app) makeNew(ctx context.Context, c *api.Client, d mvm.Deployment, forc
 	return nil
 }
 
-func (a *app) newDeployment(cmd *cobra.Command, template, name string, o newOptions) (mvm.Deployment, []string, error) {
-	t, err := manifest.FindTemplate(template)
+// newDeployment makes the deployment, and says in which files its secrets are.
+func (a *app) newDeployment(cmd *cobra.Command, template, name string, o newOptions) (d mvm.Deployment, files map[string]string, notes []string, err error) {
+	t, err := manifest.FindTemplate(template, a.TemplateDir())
 	if err != nil {
-		return mvm.Deployment{}, nil, err
+		return mvm.Deployment{}, nil, nil, err
 	}
-	opts := manifest.NewOptions{}
-	if opts.Flake, err = manifest.ImageRef(o.flake, "", a.IsRemote()); err != nil {
-		return mvm.Deployment{}, nil, err
-	}
+	opts := manifest.NewOptions{Flake: cmp.Or(o.image, o.flake), Set: o.set, Remote: a.IsRemote()}
 	if cmd.Flags().Changed("net-id") {
 		opts.NetID = &o.netID
 	}
 	if o.subnet != "" {
 		if opts.Subnet, err = netip.ParsePrefix(o.subnet); err != nil {
-			return mvm.Deployment{}, nil, command.Usagef(cmd, "--subnet %q is not a subnet like 10.240.5.0/24", o.subnet)
+			return mvm.Deployment{}, nil, nil, command.Usagef(cmd, "--subnet %q is not a subnet like 10.240.5.0/24", o.subnet)
 		}
 	}
 	var cfg manifest.NewConfig
@@ -125,9 +138,26 @@ func (a *app) newDeployment(cmd *cobra.Command, template, name string, o newOpti
 		cfg, _, err = t.ReadNewConfig(o.config, manifest.Options{SecretDirs: o.secretDirs, Remote: a.IsRemote()})
 	}
 	if err != nil {
-		return mvm.Deployment{}, nil, err
+		return mvm.Deployment{}, nil, nil, err
 	}
-	return t.Deployment(name, cfg, opts)
+	d, notes, err = t.Deployment(name, cfg, opts)
+	return d, cfg.SecretFiles, notes, err
+}
+
+// printManifest writes the manifest of the deployment. files are the paths of its secrets,
+// absolute or from the working folder.
+func (a *app) printManifest(d mvm.Deployment, files map[string]string) error {
+	text, err := manifest.Write(d, files)
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		if filepath.IsAbs(path) {
+			a.Say("the manifest names secret files by absolute path: deploy it with --secrets-dir FOLDER")
+			break
+		}
+	}
+	return a.WriteText(text)
 }
 
 // newText says what a deployment makes.
