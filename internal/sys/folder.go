@@ -44,6 +44,9 @@ func OpenFolder(path string) (*Folder, error) {
 // openFolder opens the name in the folder with the number. The folder belongs to one of
 // the owners.
 func openFolder(at int, name, path string, owners ...int) (*Folder, error) {
+	if err := seam(FolderOpen, path); err != nil {
+		return nil, err
+	}
 	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil, foreign(path, "no folder")
@@ -167,6 +170,9 @@ func (d *Folder) MakeSub(name string) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := seam(FolderMake, path); err != nil {
+		return nil, err
+	}
 	if err := unix.Mkdirat(d.fd(), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, &fs.PathError{Op: "make folder", Path: path, Err: err}
 	}
@@ -178,6 +184,9 @@ func (d *Folder) look(name string) (*os.File, unix.Stat_t, error) {
 	var st unix.Stat_t
 	path, err := d.at(name)
 	if err != nil {
+		return nil, st, err
+	}
+	if err := seam(FileLook, path); err != nil {
 		return nil, st, err
 	}
 	fd, err := unix.Openat(d.fd(), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -229,6 +238,9 @@ func (d *Folder) Open(name string, flag int, owners ...int) (*os.File, error) {
 		return nil, err
 	}
 	defer held.Close()
+	if err := seam(FileOpen, held.Name()); err != nil {
+		return nil, err
+	}
 	fd, err := unix.Open(procPath(held), flag&(unix.O_ACCMODE|unix.O_APPEND)|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: held.Name(), Err: err}
@@ -249,6 +261,9 @@ func (d *Folder) Create(name string) (*os.File, error) {
 	if err := d.Remove(name); err != nil {
 		return nil, err
 	}
+	if err := seam(FileCreate, path); err != nil {
+		return nil, err
+	}
 	fd, err := unix.Openat(d.fd(), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "create", Path: path, Err: err}
@@ -263,6 +278,9 @@ func (d *Folder) OpenOrCreate(name string, flag int) (*os.File, error) {
 		f, err := d.Open(name, flag)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return f, err
+		}
+		if err := d.seam(FileCreate, name); err != nil {
+			return nil, err
 		}
 		fd, err := unix.Openat(d.fd(), name, flag&unix.O_ACCMODE|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		if err == nil {
@@ -336,6 +354,9 @@ func (d *Folder) Rename(name string, to *Folder, as string) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
+	if err := seam(FileRename, from); err != nil {
+		return err
+	}
 	if err := unix.Renameat(d.fd(), name, to.fd(), as); err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: filepath.Join(to.path, as), Err: err}
 	}
@@ -343,7 +364,12 @@ func (d *Folder) Rename(name string, to *Folder, as string) error {
 }
 
 // Sync makes what was made, renamed and removed in the folder durable.
-func (d *Folder) Sync() error { return d.f.Sync() }
+func (d *Folder) Sync() error {
+	if err := seam(FolderSync, d.path); err != nil {
+		return err
+	}
+	return d.f.Sync()
+}
 
 // Size returns the bytes of a file, and how many of them take space on the disk.
 func (d *Folder) Size(name string, owners ...int) (bytes, allocated int64, err error) {
@@ -375,7 +401,10 @@ func (d *Folder) Names() ([]string, error) {
 
 // each calls fn with the names in the folder, some at a time.
 func (d *Folder) each(fn func(names []string) error) error {
-	list, err := openFolder(d.fd(), ".", d.path, d.owner())
+	if err := seam(FolderList, d.path); err != nil {
+		return err
+	}
+	list, err := d.anyFolder(".")
 	if err != nil {
 		return err
 	}

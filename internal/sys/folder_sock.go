@@ -23,6 +23,9 @@ func (d *Folder) Listen(name string) (*net.UnixListener, error) {
 	if err := d.Remove(name); err != nil {
 		return nil, err
 	}
+	if err := seam(FolderListen, path); err != nil {
+		return nil, err
+	}
 	private := func(_, _ string, c syscall.RawConn) error { // the socket's file gets the mode at bind
 		var err error
 		cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })

@@ -314,6 +314,51 @@ func TestFolderRemovesTreesAtOnce(t *testing.T) {
 	}
 }
 
+// TestRemovalThatFails: whichever step of the removal of a tree fails, the next call removes
+// what is left, and nothing has moved to where nobody looks for it.
+func TestRemovalThatFails(t *testing.T) {
+	_, dir, _ := outside(t)
+	d, err := sys.OpenFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	defer sys.SeamFolders(nil)
+	for n, failed := 0, true; failed; n++ {
+		for _, sub := range []string{"a/b/c", "a/d", "e"} {
+			path := filepath.Join(dir, "tree", sub)
+			if err := errors.Join(os.MkdirAll(path, 0o700), os.WriteFile(filepath.Join(path, "file"), nil, 0o600), os.Chmod(path, 0o777)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seen := 0
+		sys.SeamFolders(func(_ sys.FolderOp, path string) error {
+			if !strings.HasPrefix(path, dir) {
+				return nil
+			}
+			if seen++; seen == n+1 {
+				return unix.EIO
+			}
+			return nil
+		})
+		err := d.RemoveAll("tree")
+		failed = seen > n
+		sys.SeamFolders(nil)
+		if failed != errors.Is(err, unix.EIO) {
+			t.Errorf("step %d: %v, failed on purpose: %v", n, err, failed)
+		}
+		if names, err := d.Names(); err != nil || len(names) > 1 || len(names) == 1 && names[0] != "tree" {
+			t.Fatalf("step %d: %q is left, %v; want the tree at most", n, names, err)
+		}
+		if err := d.RemoveAll("tree"); err != nil {
+			t.Fatalf("step %d, again: %v", n, err)
+		}
+		if names, err := d.Names(); err != nil || len(names) > 0 {
+			t.Fatalf("step %d, again: %q is left, %v", n, names, err)
+		}
+	}
+}
+
 func TestFolderSockets(t *testing.T) {
 	_, dir, check := outside(t)
 	deep := filepath.Join(dir, strings.Repeat("a-long-name/", 20))

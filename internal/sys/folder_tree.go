@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,79 +17,123 @@ func (d *Folder) Remove(name string) error {
 	if err != nil {
 		return err
 	}
-	switch err := unix.Unlinkat(d.fd(), name, 0); {
-	case err == nil || errors.Is(err, unix.ENOENT):
-		return nil
-	case errors.Is(err, unix.EISDIR):
+	isFolder, err := d.unlink(name)
+	if isFolder {
 		return foreign(path, "a folder, not a file")
-	default:
-		return &fs.PathError{Op: "remove", Path: path, Err: err}
 	}
+	return err
 }
 
-// trashPrefix begins the name of a folder that RemoveAll has moved up and was killed
-// over. The rest is by chance: another call may be at work in the same folder, and an
-// earlier process may have had the same number.
+// trashPrefix begins the name of a folder that RemoveAll has moved up. The rest is by
+// chance: an earlier call may have ended over one.
 const trashPrefix = ".trash-"
 
 // RemoveAll removes what the name names, with all that is in it, whoever owns it. No
-// link is followed, and however deep the folders are, few files are open at a time.
+// link is followed, and however deep the folders are, few files are open at a time. What a
+// call that failed has left is in the folder that the name names, for the next call.
 func (d *Folder) RemoveAll(name string) error {
-	todo := []string{name}
-	for len(todo) > 0 {
-		name, todo = todo[len(todo)-1], todo[:len(todo)-1]
-		path, err := d.at(name)
-		if err != nil {
-			return err
-		}
-		err = unix.Unlinkat(d.fd(), name, 0)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			continue
-		}
-		if !errors.Is(err, unix.EISDIR) {
-			return &fs.PathError{Op: "remove", Path: path, Err: err}
-		}
-		more, err := d.empty(name)
-		if err != nil {
-			return err
-		}
-		if err := unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
-			return &fs.PathError{Op: "remove", Path: path, Err: err}
-		}
-		todo = append(todo, more...)
+	path, err := d.at(name)
+	if err != nil {
+		return err
+	}
+	isFolder, err := d.unlink(name)
+	if err != nil || !isFolder {
+		return err
+	}
+	top, err := d.anyFolder(name)
+	if err != nil {
+		return IfThere(err)
+	}
+	err = top.drain()
+	if err = errors.Join(err, top.Close()); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &fs.PathError{Op: "remove", Path: path, Err: err}
 	}
 	return nil
 }
 
-// empty removes all files of a folder in this one, and moves the folders of it here,
-// under names that it returns.
-func (d *Folder) empty(name string) (moved []string, err error) {
-	path, err := d.at(name)
-	if err != nil {
+// unlink removes the name, unless it is a folder's. One that is not there is no error.
+func (d *Folder) unlink(name string) (isFolder bool, err error) {
+	path := filepath.Join(d.path, name)
+	if err := seam(FileRemove, path); err != nil {
+		return false, err
+	}
+	switch err := unix.Unlinkat(d.fd(), name, 0); {
+	case err == nil || errors.Is(err, unix.ENOENT):
+		return false, nil
+	case errors.Is(err, unix.EISDIR):
+		return true, nil
+	default:
+		return false, &fs.PathError{Op: "remove", Path: path, Err: err}
+	}
+}
+
+// anyFolder opens a folder in this one, or this one, whoever owns it or may write to it.
+func (d *Folder) anyFolder(name string) (*Folder, error) {
+	path := filepath.Join(d.path, name)
+	if err := seam(FolderOpen, path); err != nil {
 		return nil, err
 	}
 	fd, err := unix.Openat(d.fd(), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	sub := &Folder{path: path, f: os.NewFile(uintptr(fd), path)}
+	return &Folder{path: path, f: os.NewFile(uintptr(fd), path)}, nil
+}
+
+// drain removes all that is in the folder. The folders in the folders of it are moved up
+// first, so that none but these two is ever open.
+func (d *Folder) drain() error {
+	for left := true; left; {
+		left = false
+		err := d.each(func(names []string) error {
+			left = true
+			for _, name := range names {
+				if err := d.drainSub(name); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drainSub removes the name. Of a folder it removes the files, and moves the folders here.
+func (d *Folder) drainSub(name string) error {
+	isFolder, err := d.unlink(name)
+	if err != nil || !isFolder {
+		return err
+	}
+	sub, err := d.anyFolder(name)
+	if err != nil {
+		return IfThere(err)
+	}
 	defer sub.Close()
 	err = sub.each(func(names []string) error {
 		for _, e := range names {
-			err := unix.Unlinkat(fd, e, 0)
-			if errors.Is(err, unix.EISDIR) {
-				as := trashPrefix + rand.Text()
-				if err = unix.Renameat(fd, e, d.fd(), as); err == nil {
-					moved = append(moved, as)
-				}
+			isFolder, err := sub.unlink(e)
+			if err == nil && isFolder {
+				err = IfThere(sub.Rename(e, d, trashPrefix+rand.Text()))
 			}
-			if err != nil && !errors.Is(err, unix.ENOENT) {
-				return &fs.PathError{Op: "remove", Path: path + "/" + e, Err: err}
+			if err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	return moved, err
+	if err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) {
+		return &fs.PathError{Op: "remove", Path: sub.path, Err: err}
+	}
+	return nil
 }
 
 // Bytes adds up what the regular files of the folder and of those in it take on the
