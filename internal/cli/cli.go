@@ -13,6 +13,7 @@ import (
 	"mvm"
 	"mvm/internal/cli/command"
 	"mvm/internal/cli/hosts"
+	"mvm/internal/cli/images"
 	"mvm/internal/cli/instances"
 	"mvm/internal/cli/tenants"
 	"mvm/internal/display"
@@ -67,7 +68,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		}
 	}
 	add("daily", t.New, t.Deploy, t.Connect, i.PS, i.Top, i.Logs, i.Exec, i.CP, i.Why, i.Events)
-	add("nouns", t.Tenant, t.Pool, i.Instance, t.Templates, t.Inbox)
+	add("nouns", t.Tenant, t.Pool, i.Instance, images.New(a.App), t.Templates, t.Inbox)
 	add("host", h.Agent, h.Hostd, h.Node, h.Net, h.Doctor, t.Desired, a.completionCmd(root), a.helpCmd(root), a.versionCmd())
 }
 

@@ -61,6 +61,7 @@ var argsOf = map[string][]string{
 	"exec":                       {at + " -- ls", at + " -- EVIL", "--wake " + at + " -- ls"},
 	"help":                       {"", "EVIL", "ps"},
 	"hostd serve":                {"", "--config FILE"},
+	"image build":                {"-t dir:FILE --binary FILE", "-t EVIL --binary FILE", "-t dir:EVIL --binary EVIL", "-t dir:x --binary FILE --file EVIL:/EVIL", "-t dir:x --cmd EVIL", "-t dir:x -f FILE"},
 	"inbox drop":                 {"acme w/3 --yes", "acme w/3", "EVIL EVIL --yes", "acme w/EVIL --yes"},
 	"inbox list":                 {"acme", "EVIL"},
 	"inbox retry":                {"acme w/3", "acme 3", "acme EVIL"},

@@ -23,10 +23,10 @@ import (
 // fakeParts are a host in memory: nothing of it outlives the agent but its state. Its
 // guests behave as the file fake-knobs.json in the data folder says (fake.Knobs).
 func fakeParts(o Options) parts {
-	host, net := fake.NewHost(), fakenet.New()
+	host, net, images := fake.NewHost(), fakenet.New(), fakeimage.New("builtin:")
 	return parts{
 		driver: fake.New(host, fake.Follow(host, filepath.Join(o.DataDir, "fake-knobs.json"))), network: net,
-		builders: []image.Builder{fakeimage.New("builtin:"), image.DirBuilder{}},
+		builders: []image.Builder{images, image.DirBuilder{Base: images}},
 		makeDisk: emptyDisk,
 		close: func() error {
 			host.Close()

@@ -66,7 +66,7 @@ func (d DirBuilder) Key(ctx context.Context, ref string) (string, error) {
 	}
 	defer src.Close()
 	h := sha256.New()
-	if err := json.NewEncoder(h).Encode(recipe{src.img, src.from, src.add}); err != nil {
+	if err := json.NewEncoder(h).Encode(recipe{src.img, src.from, src.add, src.archive}); err != nil {
 		return "", err
 	}
 	if src.from != "" {
@@ -124,6 +124,9 @@ type place struct {
 
 func (s *source) places() []place {
 	if s.from != "" {
+		if s.archive != (File{}) {
+			return []place{{&s.archive, maxArchive}}
+		}
 		all := make([]place, len(s.add))
 		for n, a := range s.add {
 			all[n] = place{&File{Name: a.Name}, maxAddBytes}
@@ -156,6 +159,8 @@ type source struct {
 	img   Image // of image.json, in which sizes and digests may be missing
 	from  string
 	add   []added
+	// archive is the zero File where add has what is added.
+	archive File
 }
 
 // openSource opens the folder and reads its image.json.
@@ -195,7 +200,7 @@ func (s *source) readManifest(ref string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", ManifestName, err)
 	}
-	s.img, s.from, s.add = r.Image, r.From, r.Add
+	s.img, s.from, s.add, s.archive = r.Image, r.From, r.Add, r.Archive
 	for _, p := range s.places() {
 		if err := p.file.validateName(); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/image/cpio"
 )
 
@@ -23,6 +24,9 @@ type recipe struct {
 	From string `json:"from"`
 	// Add are files of the folder and where they are in the guest.
 	Add []added `json:"add"`
+	// Archive is a cpio archive of the folder with files, folders and links to add, in
+	// place of Add.
+	Archive File `json:"archive,omitzero"`
 }
 
 type added struct {
@@ -48,7 +52,8 @@ func decodeRecipe(b []byte) (recipe, error) {
 
 // validate checks what image.json says about from and add; Image.validate checks the rest.
 func (r recipe) validate() error {
-	if r.From == "" && len(r.Add) == 0 {
+	packed := r.Archive != (File{})
+	if r.From == "" && len(r.Add) == 0 && !packed {
 		return nil
 	}
 	if own := r.Image; own != (Image{Version: own.Version, Name: own.Name, Arch: own.Arch}) {
@@ -56,6 +61,12 @@ func (r recipe) validate() error {
 	}
 	if r.From == "" {
 		return errors.New("add needs from, the image to add the files to, such as \"builtin:minimal\"")
+	}
+	if packed && len(r.Add) > 0 {
+		return errors.New("add and archive exclude each other")
+	}
+	if packed {
+		return r.Archive.validateName()
 	}
 	if len(r.Add) == 0 || len(r.Add) > maxAdded {
 		return fmt.Errorf("add has %d files, not 1 to %d", len(r.Add), maxAdded)
@@ -84,12 +95,20 @@ func (a added) validate() error {
 	if err := (File{Name: a.Name}).validateName(); err != nil {
 		return err
 	}
-	if !path.IsAbs(a.Path) || path.Clean(a.Path) != a.Path || a.Path == "/" || len(a.Path) > 1024 || strings.ContainsRune(a.Path, 0) {
-		return fmt.Errorf("add: path %.80q of %s is not a clean absolute path", a.Path, a.Name)
+	if err := CheckPath(a.Path); err != nil {
+		return fmt.Errorf("add: %s: %w", a.Name, err)
 	}
-	for _, d := range hiddenInGuest {
-		if a.Path == d || strings.HasPrefix(a.Path, d+"/") {
-			return fmt.Errorf("add: path %q of %s is below %s, which the guest mounts over: choose another folder, such as /usr/bin", a.Path, a.Name, d)
+	return nil
+}
+
+// CheckPath refuses a path in the guest at which no file can be added.
+func CheckPath(p string) error {
+	if !path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || strings.ContainsRune(p, 0) {
+		return fmt.Errorf("path %.80q is not a clean absolute path", p)
+	}
+	for _, d := range append([]string{definition.StageDir}, hiddenInGuest...) {
+		if p == d || strings.HasPrefix(p, d+"/") {
+			return fmt.Errorf("path %q is below %s, which the guest mounts over: choose another folder, such as /usr/bin", p, d)
 		}
 	}
 	return nil
@@ -130,10 +149,11 @@ func (d DirBuilder) buildFrom(ctx context.Context, src *source, dir string, prog
 	if err != nil {
 		return err
 	}
-	if img.RootFS != nil || img.Initrd == (File{}) {
-		return fmt.Errorf("from: %s has a root filesystem, but files can be added only to an image that runs from its initrd, such as builtin:minimal", src.from)
+	where, err := placeOf(img)
+	if err != nil {
+		return fmt.Errorf("from: %s %w", src.from, err)
 	}
-	if err := src.addTo(ctx, filepath.Join(dir, img.Initrd.Name)); err != nil {
+	if err := src.addTo(ctx, filepath.Join(dir, img.Initrd.Name), where); err != nil {
 		return err
 	}
 	if img.Initrd, err = Measure(ctx, dir, img.Initrd.Name); err != nil {
@@ -143,9 +163,24 @@ func (d DirBuilder) buildFrom(ctx context.Context, src *source, dir string, prog
 	return WriteManifest(dir, img)
 }
 
-// addTo replaces the initrd by a copy with the files at its end, as an archive of their
-// own: Linux unpacks one after the other. The file itself may be shared with other images.
-func (s *source) addTo(ctx context.Context, initrd string) error {
+// placeOf is the folder of the image's initrd below which files are added: they are over
+// those of the root filesystem where mvm-guest mounts it.
+func placeOf(img Image) (string, error) {
+	switch {
+	case img.Initrd == (File{}):
+		return "", errors.New("has no initrd to add files to")
+	case img.RootFS == nil:
+		return "/", nil
+	case !strings.Contains(img.Cmdline, "mvm.root="):
+		return "", errors.New("has a root filesystem that mvm-guest does not mount, so files can't be added: use an image that mvm builds, such as builtin:minimal")
+	}
+	return definition.AddedDir, nil
+}
+
+// addTo replaces the initrd by a copy with the files at its end, below where, as an archive
+// of their own: Linux unpacks one after the other. The file itself may be shared with other
+// images.
+func (s *source) addTo(ctx context.Context, initrd, where string) error {
 	old, err := os.Open(initrd)
 	if err != nil {
 		return err
@@ -161,11 +196,15 @@ func (s *source) addTo(ctx context.Context, initrd string) error {
 	out := bufio.NewWriterSize(f, copyChunk)
 	_, err = io.Copy(out, ctxReader{ctx, old})
 	w, left := cpio.NewWriter(out), int64(maxAddBytes)
+	if err == nil && s.archive != (File{}) {
+		err = s.writeArchive(ctx, w, where)
+	}
 	for _, a := range s.add {
 		if err != nil {
 			break
 		}
 		var n int64
+		a.Path = path.Join(where, a.Path)
 		n, err = s.write(ctx, w, a, left)
 		left -= n
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"strings"
@@ -44,27 +45,46 @@ func checkServices(img Image) error {
 		WithFix("fix the definition (see docs/guest.md), and build the image again")
 }
 
-// definitions are the image's service definitions by name.
+// definitions are the image's service definitions by name: those of the root filesystem,
+// and over them what was added to it, or those of the initrd.
 func (i Image) definitions() (map[string][]byte, error) {
-	name := i.Initrd.Name
+	files := map[string][]byte{}
 	if i.RootFS != nil {
-		name = i.RootFS.Name
+		inRoot, err := readFrom(i.Path(*i.RootFS), func(f *os.File) (map[string][]byte, error) {
+			if i.RootFSType == "ext4" {
+				return definitionsOfExt4(f)
+			}
+			return definitionsOfErofs(f)
+		})
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(files, inRoot)
 	}
-	if name == "" {
-		return nil, nil
+	if i.Initrd == (File{}) {
+		return files, nil
 	}
-	f, err := os.Open(i.Path(File{Name: name}))
+	dir := definition.Dir
+	if i.RootFS != nil {
+		dir = definition.AddedDir + dir
+	}
+	inInitrd, err := readFrom(i.Path(i.Initrd), func(f *os.File) (map[string][]byte, error) {
+		return definitionsOfInitrd(f, dir)
+	})
+	if err != nil && i.RootFS == nil {
+		return nil, err
+	}
+	maps.Copy(files, inInitrd)
+	return files, nil
+}
+
+func readFrom(path string, read func(*os.File) (map[string][]byte, error)) (map[string][]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	switch {
-	case i.RootFS == nil:
-		return definitionsOfInitrd(f)
-	case i.RootFSType == "ext4":
-		return definitionsOfExt4(f)
-	}
-	return definitionsOfErofs(f)
+	return read(f)
 }
 
 // definitionsOfExt4 reads those of an ext4.
@@ -136,9 +156,9 @@ func readSome(root fs.FS, name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, definition.MaxBytes+1))
 }
 
-// definitionsOfInitrd reads those of the archives of an initrd; of the same name the last
-// counts, as for the kernel.
-func definitionsOfInitrd(r io.Reader) (map[string][]byte, error) {
+// definitionsOfInitrd reads those in the folder dir of the archives of an initrd; of the same
+// name the last counts, as for the kernel.
+func definitionsOfInitrd(r io.Reader, dir string) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	in := bufio.NewReader(r)
 	for {
@@ -150,7 +170,7 @@ func definitionsOfInitrd(r io.Reader) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = cpio.Read(one, func(e cpio.Entry, content io.Reader) error { return addDefinition(files, e, content) })
+		err = cpio.Read(one, func(e cpio.Entry, content io.Reader) error { return addDefinition(files, dir, e, content) })
 		if closer != nil {
 			closer()
 			return files, err // what is behind a packed archive is read to nobody's use
@@ -164,13 +184,13 @@ func definitionsOfInitrd(r io.Reader) (map[string][]byte, error) {
 // errElsewhere: a definition leads to another file, which is not followed.
 var errElsewhere = errors.New("a definition is a link")
 
-func addDefinition(files map[string][]byte, e cpio.Entry, content io.Reader) error {
+func addDefinition(files map[string][]byte, in string, e cpio.Entry, content io.Reader) error {
 	dir, base := path.Split("/" + e.Name)
-	if e.Symlink() && strings.HasPrefix(definition.Dir+"/", "/"+e.Name+"/") {
+	if e.Symlink() && strings.HasPrefix(in+"/", "/"+e.Name+"/") {
 		return errElsewhere
 	}
 	name, ok := strings.CutSuffix(base, suffix)
-	if !ok || path.Clean(dir) != definition.Dir {
+	if !ok || path.Clean(dir) != in {
 		return nil
 	}
 	if !e.Regular() || e.Size == 0 && e.Links > 1 {

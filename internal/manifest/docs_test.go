@@ -36,7 +36,7 @@ func TestExamplesInTheDocsParse(t *testing.T) {
 			}
 		}
 	}
-	for _, kind := range []string{"deployment", "new", "agent", "template"} {
+	for _, kind := range []string{"deployment", "new", "agent", "template", "program"} {
 		if seen[kind] == 0 {
 			t.Errorf("no example of a %s file was found", kind)
 		}
@@ -58,6 +58,9 @@ func parseExample(name string, data []byte) (kind string, err error) {
 			_, err = tpl.ParseNewConfig(name, data, anySecret)
 		}
 		return "new", err
+	case strings.Contains(text, "\nbinary ="):
+		_, err = manifest.ParseProgram(name, data)
+		return "program", err
 	}
 	return "agent", manifest.ParseAgentConfig(name, data)
 }

@@ -96,3 +96,13 @@ func FuzzAgentConfig(f *testing.F) {
 		checkFuzz(t, manifest.ParseAgentConfig("m.toml", data), func() error { return nil })
 	})
 }
+
+func FuzzProgram(f *testing.F) {
+	for _, seed := range []string{"binary = \"./app\"\nport = 80\ncmd = \"app -x 'a b'\"\n", "cmd = [\"a\", 1]\n[[files]]\nsrc = \"a\"\n", "port = 0", "[env]\n", ""} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, err := manifest.ParseProgram("m.toml", data)
+		checkFuzz(t, err, func() error { return nil })
+	})
+}

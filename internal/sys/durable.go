@@ -5,12 +5,15 @@ package sys
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"github.com/google/renameio/v2"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteFile replaces the file with the data such that after a crash the old or the
@@ -100,6 +103,25 @@ func Rename(from, to string) error {
 		err = errors.Join(err, SyncDir(filepath.Dir(from)))
 	}
 	return err
+}
+
+// Replace gives the folder from the name to, durably. A folder that has the name gets that of
+// from, in the same step where the file system can do that.
+func Replace(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = os.Rename(from, to)
+	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS):
+		old := from + ".old"
+		if err = os.Rename(to, old); err == nil {
+			err = errors.Join(os.Rename(from, to), os.Rename(old, from))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", to, err)
+	}
+	return SyncDir(filepath.Dir(to))
 }
 
 // AllocatedBytes is what the file holds on disk, holes not counted; 0 when it is

@@ -29,12 +29,15 @@ func registries() manifest.RegistryConfig {
 	return manifest.RegistryConfig{Credentials: filepath.Join(place(), "registries.json"), Private: []string{"127.0.0.1"}}
 }
 
-// prepareContainer gives the image store the kernel that was built for the test cache, so
-// that images are built without the network.
+// prepareContainer gives the image store the kernel and busybox that were built for the test
+// cache, so that images are built without the network.
 func prepareContainer(t *testing.T) {
 	t.Helper()
 	from, err := filepath.Glob(filepath.Join(testenv.Cache(t), "builtin", "parts", "kernel-*"))
 	must(t, err)
+	busybox, err := filepath.Glob(filepath.Join(testenv.Cache(t), "builtin", "parts", "busybox-*"))
+	must(t, err)
+	from = append(from, busybox...)
 	for _, part := range from {
 		if info, err := os.Stat(part); err != nil || !info.IsDir() || strings.HasSuffix(part, ".part") {
 			continue

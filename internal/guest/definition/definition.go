@@ -5,6 +5,13 @@ package definition
 // Dir holds an image's service definitions, one JSON file each.
 const Dir = "/etc/mvm/services"
 
+// StageDir is the folder of an initrd in which the guest puts its root filesystem together,
+// and AddedDir what an image has over the files of that.
+const (
+	StageDir = "/.mvm"
+	AddedDir = StageDir + "/added"
+)
+
 // Service is a service definition of an image: Dir/<name>.json. Strict: an
 // unknown field is an error that the console and Status show.
 type Service struct {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 )
 
 // RootStage is the argument with which Boot starts this program again in the root
@@ -19,7 +20,7 @@ const RootStage = "root-stage"
 
 // Where the root file system is put together, within the initrd.
 const (
-	stageDir = "/.mvm"
+	stageDir = definition.StageDir
 	lowerDir = stageDir + "/lower" // the disk, read-only
 	writeDir = stageDir + "/rw"    // tmpfs: what root's writes go to
 	rootDir  = stageDir + "/root"  // the overlay of both
@@ -95,7 +96,11 @@ func mountRoot(serial, kind string) error {
 	if err := errors.Join(os.Mkdir(upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
 		return err
 	}
-	options := "lowerdir=" + lowerDir + ",upperdir=" + upper + ",workdir=" + work
+	lower := lowerDir
+	if there(definition.AddedDir) {
+		lower = definition.AddedDir + ":" + lower
+	}
+	options := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work
 	if err := unix.Mount("overlay", rootDir, "overlay", unix.MS_NOATIME, options); err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
 	}

@@ -21,6 +21,9 @@ type Entry struct {
 // Regular reports whether it is a regular file.
 func (e Entry) Regular() bool { return e.Mode&0o170000 == typeRegular }
 
+// Folder reports whether it is a folder.
+func (e Entry) Folder() bool { return e.Mode&0o170000 == typeDir }
+
 // Symlink reports whether it is a symbolic link. Its content is where it leads.
 func (e Entry) Symlink() bool { return e.Mode&0o170000 == typeSymlink }
 

@@ -69,7 +69,7 @@ func (b *Builder) Build(_ context.Context, ref, dir string, progress func(mvm.Pr
 	if progress != nil {
 		progress(mvm.Progress{Target: ref, Text: "making an image without content"})
 	}
-	img := image.Image{Version: 1, Name: ref, Arch: "amd64", Cmdline: "fake", RootFS: &image.File{}, RootFSType: "erofs"}
+	img := image.Image{Version: 1, Name: ref, Arch: "amd64", Cmdline: "fake mvm.root=mvm-root", RootFS: &image.File{}, RootFSType: "erofs"}
 	for _, f := range []struct {
 		name string
 		to   *image.File
