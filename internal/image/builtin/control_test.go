@@ -65,6 +65,7 @@ func newStandIn(t *testing.T) *standIn {
 		"gateway.suspend.prepare":   map[string]any{"status": "ready", "suspensionId": "s1", "expiresAtMs": time.Now().Add(2 * time.Minute).UnixMilli()},
 		"gateway.suspend.resume":    map[string]any{"ok": true},
 		"channels.status":           channelsAre(true, ""),
+		"sessions.list":             sessionsAre("done", false),
 	}}
 	s.Server = httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(func() {
@@ -264,7 +265,7 @@ func TestControl(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *control){
 		"holds still when idle": holdsStillWhenIdle, "messages on their way are work": messagesOnTheirWayAreWork,
 		"requests wait while secrets are taken": requestsWaitAtTheDoor,
-		"chats that are kept off are started":   chatsThatAreKeptOff, "tasks of a killed process": tasksOfAKilledProcess,
+		"chats that are kept off are started":   chatsThatAreKeptOff, "tasks of a killed process": tasksOfAKilledProcess, "turns that were cut off": turnsThatWereCutOff,
 		"messages are answered once": messagesAreAnsweredOnce, "messages after a crash": messagesAfterACrash, "only the gateway hands messages over": onlyTheGateway,
 		"goes on while the lease is on its way": goesOnWhileTheLeaseIsOnItsWay, "goes on after a lost lease": goesOnAfterALostLease,
 		"holding still is asked for seldom": holdingStillIsAskedForSeldom, "next wake follows jobs": nextWakeFollowsJobs,
@@ -291,6 +292,32 @@ func holdsStillWhenIdle(t *testing.T, c *control) {
 	p := c.gw.called("gateway.suspend.prepare")
 	if len(p) != 1 || json.Unmarshal([]byte(p[0]), &params) != nil || params.Drain == nil || *params.Drain {
 		t.Errorf("asked with %v, want drain false, once", p)
+	}
+}
+
+// sessionsAre is OpenClaw's list of one conversation.
+func sessionsAre(status string, runs bool) map[string]any {
+	return map[string]any{"sessions": []any{map[string]any{"key": "agent:main:main", "status": status, "hasActiveRun": runs}}}
+}
+
+// Until OpenClaw has taken up a turn that a crash has cut off no message comes and it is not
+// put to sleep. Once it has, that is looked at no more.
+func turnsThatWereCutOff(t *testing.T, c *control) {
+	c.gw.set("sessions.list", sessionsAre("running", false))
+	if a := c.busy(); !a.Busy || !strings.Contains(a.Reason, "cut off") {
+		t.Errorf("before it is taken up: %+v", a)
+	}
+	if a := c.suspend(); a.State != "waiting" || len(c.gw.called("gateway.suspend.prepare")) > 0 {
+		t.Errorf("before it is taken up, asked to hold still: %+v", a)
+	}
+	c.gw.set("sessions.list", sessionsAre("running", true))
+	for range 3 {
+		if a := c.busy(); a.Busy {
+			t.Errorf("after that: %+v", a)
+		}
+	}
+	if n := len(c.gw.called("sessions.list")); n != 3 {
+		t.Errorf("conversations were looked at %d times, want 3", n)
 	}
 }
 

@@ -24,6 +24,7 @@ const quietPoll = 100;
 const cronSettles = 200; // changes of its jobs that come together are read once
 const chatsEvery = 60_000; // between two looks at channels that run
 const chatsSoon = 2_000; // and at ones that do not
+const recovery = 60_000; // in which OpenClaw takes up turns that were cut off, after its start
 const startsMost = 3; // of a channel that OpenClaw keeps off, within startsWindow
 const startsWindow = 15 * 60 * 1000;
 const day = 24 * 60 * 60 * 1000;
@@ -154,18 +155,50 @@ async function leftOver(link, blockers) {
   return blockers.length > 0;
 }
 
+// Recovery are the turns that the end of the process before this one has cut off. OpenClaw
+// takes them up some seconds after its start, and does not count them as work until then. A
+// message that comes before has it forget such a turn, and then its conversation takes none.
+class Recovery {
+  #link;
+  #began;
+  #over = false;
+
+  constructor(link) {
+    this.#link = link;
+  }
+
+  // begin says that OpenClaw takes calls. Later ones are not after a start.
+  begin() {
+    this.#began ??= performance.now();
+  }
+
+  // ahead reports whether there is such a turn.
+  async ahead() {
+    if (this.#over) return false;
+    const { sessions } = await this.#link.call("sessions.list", { limit: 500 }).catch((error) => {
+      if (/unknown method/i.test(error.message)) return {}; // another version
+      throw error;
+    });
+    const cutOff = (sessions ?? []).some((s) => s.status === "running" && s.hasActiveRun === false);
+    this.#over = !cutOff || performance.now() - this.#began > recovery;
+    return !this.#over;
+  }
+}
+
 // work says what OpenClaw has to do, "" where there is nothing.
-async function work(link, ingress) {
+async function work(link, ingress, cutOff) {
   const now = await link.call("gateway.restart.preflight", {});
   if (!now.safe && !(await leftOver(link, now.blockers ?? []))) return reasons(now.blockers) || "busy";
   const waiting = await ingress.waiting();
-  return waiting > 0 ? `messages that wait: ${waiting}` : "";
+  if (waiting > 0) return `messages that wait: ${waiting}`;
+  return (await cutOff.ahead()) ? "a turn that was cut off is about to be taken up" : "";
 }
 
 // Suspension is what is known of the lease that mvm has on OpenClaw's holding still.
 class Suspension {
   #link;
   #ingress;
+  #cutOff;
   #request;
   #id;
   #expires = 0;
@@ -174,9 +207,10 @@ class Suspension {
   #unsure = false; // OpenClaw was asked for the lease and has not answered
   #turn = Promise.resolve();
 
-  constructor(link, ingress) {
+  constructor(link, ingress, cutOff) {
     this.#link = link;
     this.#ingress = ingress;
+    this.#cutOff = cutOff;
   }
 
   // inTurn does one thing after the other. The guest agent may have given up what it asked for
@@ -197,7 +231,7 @@ class Suspension {
   // with "Gateway is restarting", and lose it.
   async suspend() {
     if (!this.held) {
-      const busy = await work(this.#link, this.#ingress);
+      const busy = await work(this.#link, this.#ingress, this.#cutOff);
       if (busy) return { state: "waiting", reason: busy };
       if (!this.#unsure) this.#request = randomUUID();
       this.#id = undefined;
@@ -446,7 +480,8 @@ async function body(req) {
 export function serve(env, { listen = controlPort, gateway = port, nextWake = "/run/mvm/next-wake", channels } = {}) {
   const link = new Link(env, gateway);
   const ingress = new Ingress(env);
-  const suspension = new Suspension(link, ingress);
+  const cutOff = new Recovery(link);
+  const suspension = new Suspension(link, ingress, cutOff);
   const timers = new Timers(link, nextWake);
   const door = new Door(gateway);
   const chats = new Chats(link, env);
@@ -461,6 +496,7 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
     },
   });
   link.onopen = () => {
+    cutOff.begin();
     timers.changed();
     messages.opened();
   };
@@ -470,7 +506,7 @@ export function serve(env, { listen = controlPort, gateway = port, nextWake = "/
   messages.listen();
   const answers = {
     "GET /busy": async () => {
-      const reason = suspension.held ? "" : await work(link, ingress);
+      const reason = suspension.held ? "" : await work(link, ingress, cutOff);
       const trouble = suspension.held ? "" : await chats.trouble();
       return { busy: reason !== "", ...(reason && { reason }), ...(trouble && { trouble }) };
     },
