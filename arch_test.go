@@ -140,7 +140,7 @@ var rules = map[string]rule{
 	"internal/guest/chat":          {"internal/guestproto internal/ratetable", "messages of chats on their way to workers; who has the workers, and what a platform is like, is behind interfaces", ""},
 	"internal/guest/chat/hook":     {"internal/guest/chat internal/guest/chat/inbox internal/guest/chat/posted internal/guestproto", "platforms that post messages and keep none", ""},
 	"internal/guest/chat/discord":  {"internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guestproto", "one platform, whose messages are kept as those of hook are", "internal/guest/chat/inbox test/discordapi"},
-	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform", "test/botapi"},
+	"internal/guest/chat/telegram": {"internal/guest/chat internal/guestproto", "one platform; the disk on which it keeps what waits is behind an interface", "internal/guest/chat/hook internal/guest/chat/inbox test/botapi"},
 	"internal/guest/chat/inbox":    {"", "messages on a disk, whoever sends or gets them", "internal/testenv internal/testenv/durable"},
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},

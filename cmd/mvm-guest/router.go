@@ -32,7 +32,7 @@ func newRouter(log *slog.Logger, host guest.Host, data string) *router {
 		shelf: &hook.Shelf{Path: filepath.Join(data, "mvm", "inbox.db"), Ready: func() error { return linux.Outlasts(data) }, Log: log}}
 	post := hook.Opener(r.shelf)
 	r.chats = chat.NewSet(chat.Options{Log: log, Workers: workers{r.Router, host}, Host: host,
-		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open, mvm.ChannelDiscord: discord.Opener(r.shelf),
+		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: r.openTelegram, mvm.ChannelDiscord: discord.Opener(r.shelf),
 			mvm.ChannelSlack: post, mvm.ChannelWhatsApp: post, mvm.ChannelLine: post, mvm.ChannelHook: post},
 		Changed: func() {
 			if tell := r.changed.Load(); tell != nil {
@@ -40,6 +40,12 @@ func newRouter(log *slog.Logger, host guest.Host, data string) *router {
 			}
 		}})
 	return r
+}
+
+// openTelegram opens a bot, with what the data disk has of it, if there is one.
+func (r *router) openTelegram(opt chat.AdapterOptions) chat.Adapter {
+	opt.Disk = r.shelf.Disk(opt)
+	return telegram.Open(opt)
 }
 
 // beginGateway fits the process to a machine that is a gateway.

@@ -9,4 +9,5 @@
 //	go test ./test/chat                     what CI runs
 //	make proof-chat SEED=7                  200 messages and 60 kills, and a message every 5 ms around a sleep
 //	go test ./test/chat -run TestPowerLoss -break=sync     the proof, with the sync taken out, fails
+//	go test ./test/chat -run TestKills -break=disk         and so it may without the gateway's disk
 package chat

@@ -3,6 +3,7 @@ package chat_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"mvm"
 	"mvm/internal/guest"
 	"mvm/internal/guest/chat"
+	"mvm/internal/guest/chat/hook"
 	"mvm/internal/guest/chat/telegram"
 	"mvm/internal/guest/gateway"
 	"mvm/internal/guest/linux"
@@ -39,7 +41,7 @@ func beGateway() error {
 	r := &router{Router: gateway.New(gateway.Options{Log: log.Logger, Host: gateway.HostOver(host),
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return unixAt("in")(ctx) }})}
 	r.chats = chat.NewSet(chat.Options{Log: log.Logger, Workers: workers{r.Router, host, os.Getenv(breakEnv)}, Host: host,
-		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: telegram.Open},
+		Open: map[mvm.ChannelKind]func(chat.AdapterOptions) chat.Adapter{mvm.ChannelTelegram: openTelegram(dir, log.Logger)},
 		Listen: func(context.Context, string, string) (net.Listener, error) {
 			return listenDoor(filepath.Join(dir, "door"))
 		},
@@ -50,6 +52,17 @@ func beGateway() error {
 		}})
 	o.Router, o.Channels = r, r.chats.Status
 	return serveGuest(filepath.Join(dir, "gateway"), o)
+}
+
+// openTelegram opens bots, with a data disk that outlives the gateway.
+func openTelegram(dir string, log *slog.Logger) func(chat.AdapterOptions) chat.Adapter {
+	shelf := &hook.Shelf{Path: filepath.Join(dir, "gateway-disk", "inbox.db"), Ready: func() error { return nil }, Log: log}
+	return func(opt chat.AdapterOptions) chat.Adapter {
+		if os.Getenv(breakEnv) != "disk" {
+			opt.Disk = shelf.Disk(opt)
+		}
+		return telegram.Open(opt)
+	}
 }
 
 // memoryless is a machine whose secrets may be in the test's folder.

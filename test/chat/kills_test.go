@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"mvm/internal/guestproto"
+	"mvm/test/botapi"
 )
 
 // steps of a message, at which something is killed.
@@ -192,8 +193,8 @@ func (c *chaos) write(n int) {
 	c.api.Write(chat, chat, key+" says hello")
 }
 
-// answers are the texts of the bot by key.
-func (c *chaos) answers() (by map[string]int, told []string) {
+// answers are the texts of the bot by key, and what mvm itself has told.
+func (c *chaos) answers() (by map[string]int, told []botapi.Sent) {
 	by = map[string]int{}
 	for _, s := range c.api.Sent() {
 		keys := keysIn(s.Text)
@@ -203,15 +204,15 @@ func (c *chaos) answers() (by map[string]int, told []string) {
 			}
 		}
 		if len(keys) == 0 {
-			told = append(told, fmt.Sprintf("%d: %s", s.Chat, s.Text))
+			told = append(told, s)
 		}
 	}
 	return by, told
 }
 
 // TestKills: whatever is killed at whatever step of a message, and whatever a disk loses by
-// that, OpenClaw gets every message, each chat's in order, and what is answered twice or not at
-// all has its reason.
+// that, OpenClaw gets every message, each chat's in order, and whoever has no answer is told so.
+// What is answered twice, or told for nothing, has its reason.
 func TestKills(t *testing.T) {
 	c := newChaos(t, *seedFlag)
 	messages, all := *messagesFlag, plan(rand.New(rand.NewPCG(*seedFlag, 2)), *killsFlag)
@@ -271,7 +272,7 @@ func (c *chaos) check(began time.Time) {
 			c.t.Errorf("chat %s came in the order %v", chat, keys)
 		}
 	}
-	twice, unanswered := 0, 0
+	twice, unanswered, silent, left := 0, 0, 0, slices.Clone(told)
 	for _, key := range c.order {
 		switch n := by[key]; {
 		case !slices.ContainsFunc(c.asks, func(a asked) bool { return a.key == key }):
@@ -279,14 +280,36 @@ func (c *chaos) check(began time.Time) {
 			c.t.Errorf("%s is lost: OpenClaw never asked the model about it", key)
 		case n == 0:
 			unanswered++
-			c.t.Logf("%s has no answer: %s", key, c.story(key))
+			if !c.wasTold(key, &left) {
+				silent++
+				c.t.Errorf("%s has no answer, and its sender was told nothing: %s", key, c.story(key))
+				continue
+			}
+			c.t.Logf("%s has no answer, as its sender was told: %s", key, c.story(key))
 		case n > 1:
 			twice++
 			c.t.Logf("%s is answered %d times: %s", key, n, c.story(key))
 		}
 	}
-	c.t.Logf("seed %d, %s: %d messages, %d kills %v: %d lost, %d answered twice, %d unanswered; told: %q", *seedFlag, time.Since(began).Round(time.Second),
-		len(c.order), len(c.done), tally(c.done), lost, twice, unanswered, told)
+	texts := map[string]int{}
+	for _, s := range told {
+		texts[s.Text]++
+	}
+	c.t.Logf("seed %d, %s: %d messages, %d kills %v: %d lost, %d answered twice, %d unanswered, of which %d were told nothing; told: %v", *seedFlag, time.Since(began).Round(time.Second),
+		len(c.order), len(c.done), tally(c.done), lost, twice, unanswered, silent, texts)
+}
+
+// wasTold reports that mvm has told the message's chat something since it was written, and
+// takes that out of what is left: each text is for one message.
+func (c *chaos) wasTold(key string, left *[]botapi.Sent) bool {
+	n := slices.IndexFunc(*left, func(s botapi.Sent) bool {
+		return strings.HasPrefix(key, fmt.Sprintf("m-%d-", s.Chat)) && s.At.After(c.written[key])
+	})
+	if n < 0 {
+		return false
+	}
+	*left = slices.Delete(*left, n, n+1)
+	return true
 }
 
 // quiet waits until the bot has sent nothing for a while.

@@ -16,7 +16,7 @@ var (
 	withinFlag   = flag.Duration("within", 0, "after which TestKills ends with what it has; 0: when all is done")
 	lossesFlag   = flag.Int("losses", 1, "losses of power of TestPowerLoss")
 	edgesFlag    = flag.Int("edges", 3, "sleeps of TestEdges with a message each")
-	breakFlag    = flag.String("break", "", "what the gateway leaves out: sync")
+	breakFlag    = flag.String("break", "", "what the gateway leaves out: sync, or its disk")
 )
 
 // The test binary is also the programs of the guests.

@@ -13,13 +13,16 @@ import (
 // machine dies in between may have nothing left to answer with: what it was about to send it
 // never sends again. Then the chat is told, once.
 //
-// What is watched is in memory: after an end of the gateway itself nobody is told.
+// Where the queue has a Disk, that has the debts too, until something is sent to their chats:
+// after an end of the gateway they are taken up. Without one nobody is told then.
 //
 // q.mu guards it, and is held by its methods' callers.
 type answers struct {
 	q       *Queue
 	watches map[string]*watch // by the worker's key
 	debts   int               // in all of them
+	paid    map[string]Debt   // by chat; to be forgotten by the disk
+	paying  bool              // a goroutine does that
 }
 
 // maxDebts bounds the chats that are watched at once.
@@ -55,6 +58,8 @@ type debt struct {
 	accepted time.Time // when it was; zero: it was not yet
 	sent     time.Time // when something was sent to the chat since it was posted; zero: nothing was
 	again    bool      // it was posted to an earlier life, which may have had it, too
+	saved    int64     // the message with which the disk has it; 0: it has not
+	left     bool      // by an earlier run of the gateway
 	died     time.Time // when the life was seen to have ended; zero: it goes on
 }
 
@@ -64,11 +69,7 @@ func (a *answers) owe(key string, m Message, by life) {
 	if !m.Answered || m.Chat == "" || a.q.opt.Platform == nil {
 		return
 	}
-	w := a.watches[key]
-	if w == nil {
-		w = &watch{a: a, key: key, news: make(chan struct{}, 1), chats: map[string]*debt{}}
-		a.watches[key] = w
-	}
+	w := a.watch(key)
 	d := w.chats[m.Chat]
 	switch {
 	case d != nil && !d.died.IsZero(): // that is told first
@@ -84,7 +85,17 @@ func (a *answers) owe(key string, m Message, by life) {
 		d = &debt{}
 		w.chats[m.Chat] = d
 	}
-	d.life, d.message, d.sent, d.again = by, m.ID, time.Time{}, false
+	d.life, d.message, d.sent, d.again, d.left = by, m.ID, time.Time{}, false, false
+}
+
+// watch is that of the worker, made when there is none.
+func (a *answers) watch(key string) *watch {
+	w := a.watches[key]
+	if w == nil {
+		w = &watch{a: a, key: key, news: make(chan struct{}, 1), chats: map[string]*debt{}}
+		a.watches[key] = w
+	}
+	return w
 }
 
 // accept notes that the worker has accepted the message, which is watched from now on.
@@ -125,6 +136,7 @@ func (a *answers) sent(instance, chat string) {
 				continue
 			}
 			d.sent = time.Now()
+			a.pay(in, d)
 			if !d.died.IsZero() { // it goes on with it in this life
 				d.died, d.life = time.Time{}, life{instance: instance, boot: -1}
 			}
@@ -180,16 +192,22 @@ func (a *answers) saw(key string, now life, asked time.Time, ack guestproto.Pref
 
 // drop ends the watch of a chat. q.mu is held.
 func (w *watch) drop(chat string) {
+	w.a.pay(chat, w.chats[chat])
 	delete(w.chats, chat)
 	w.a.debts--
 }
 
 // tell says in the chat that its answer was interrupted. q.mu is held.
 func (w *watch) tell(chat string, d *debt) {
+	saved := d.saved
+	d.saved = 0 // until it is told
 	w.drop(chat)
 	q, text := w.a.q, textInterrupted
-	if !d.sent.IsZero() {
+	switch {
+	case !d.sent.IsZero():
 		text = textUnfinished
+	case d.left:
+		text = textUncertain
 	}
 	q.record(&Ticket{Message: Message{ID: d.message, Chat: chat}}, guestproto.ReplyInterrupted, w.instance, "the worker died before it had answered")
 	q.opt.Log.Warn("answer interrupted", "channel", q.opt.Channel.Name, "message", d.message, "instance", w.instance)
@@ -198,6 +216,7 @@ func (w *watch) tell(chat string, d *debt) {
 		q.say(chat, text)
 		q.mu.Lock()
 		defer q.mu.Unlock()
+		w.a.pay(chat, &debt{saved: saved})
 		w.telling--
 		w.end()
 	})

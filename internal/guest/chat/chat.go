@@ -3,8 +3,9 @@
 // An adapter (package telegram) takes messages from its platform, decides by the channel's
 // allowlist, and offers them to a Queue. The Queue has the worker awake, waits until it may
 // get a message, posts the message, and has the worker's guest make it durable. Only then
-// the adapter confirms it to the platform, which keeps it until then: nothing is stored
-// here, and a gateway that is killed loses nothing.
+// the adapter confirms it to the platform, which keeps it until then: a gateway that is killed
+// loses nothing. Where the gateway has a data disk, that takes over what waits when so much
+// does that the platform would show no more (Disk), and it has the answers that are owed.
 //
 // What a Queue promises:
 //   - A message counts as delivered when the worker has answered as the channel's target

@@ -94,8 +94,8 @@ func (l *line) deliver(t *Ticket) bool {
 		later := pause
 		if errors.As(err, &no) {
 			later = max(pause, min(no.After, maxRetryAfter))
-		} else if q.opt.Keeper != nil {
-			q.opt.Keeper.Failed(t.Message, false, err.Error())
+		} else if k := q.keeper(t); k != nil {
+			k.Failed(t.message(), false, err.Error())
 		}
 		q.opt.Log.Info("message not delivered yet", "channel", q.opt.Channel.Name, "message", t.ID, "error", err)
 		if !l.pause(later) {
@@ -144,8 +144,8 @@ func (l *line) attempt(t *Ticket) error {
 }
 
 func (l *line) try(t *Ticket) error {
-	if l.q.opt.Keeper != nil { // a worker is not woken for what is gone
-		if err := l.q.opt.Keeper.Check(t.Message); err != nil {
+	if k := l.q.keeper(t); k != nil { // a worker is not woken for what is gone
+		if err := k.Check(t.message()); err != nil {
 			return err
 		}
 	}
@@ -171,7 +171,7 @@ func (l *line) try(t *Ticket) error {
 
 // expired says of a message that the platform is about to forget that it is set aside.
 func (q *Queue) expired(t *Ticket) error {
-	if t.Written.IsZero() || time.Since(t.Written) < q.lim.Keep || time.Since(t.offered) < q.lim.GiveUp {
+	if t.Kept() || t.Written.IsZero() || time.Since(t.Written) < q.lim.Keep || time.Since(t.offered) < q.lim.GiveUp {
 		return nil
 	}
 	return &Refusal{Final: true, Why: "it has waited for more than " + q.lim.Keep.String()}
@@ -179,10 +179,13 @@ func (q *Queue) expired(t *Ticket) error {
 
 // read returns the ticket's body.
 func (l *line) read(t *Ticket) ([]byte, error) {
-	if l.q.opt.Keeper == nil {
-		return t.Body, nil
+	l.q.mu.Lock()
+	body, k := t.body, l.q.keeper(t)
+	l.q.mu.Unlock()
+	if k == nil {
+		return body, nil
 	}
-	return l.q.opt.Keeper.Read(t.Message)
+	return k.Read(t.message())
 }
 
 // await waits until the worker may get the ticket, and returns which life of it may.
@@ -259,13 +262,14 @@ func (l *line) hand(lease Lease, t *Ticket, by life) error {
 	instance, boot := lease.Instance()
 	ctx, cancel := context.WithTimeout(q.ctx, q.lim.Post)
 	defer cancel()
-	m := t.Message
+	m := t.message()
 	m.Body = body
 	deliver := q.opt.Deliver
 	if deliver == nil {
 		deliver = q.post
 	}
 	q.owe(l.key, m, by)
+	q.owed.save(l.key, m)
 	if err := deliver(ctx, lease, m); err != nil {
 		return err
 	}
@@ -278,26 +282,35 @@ func (l *line) hand(lease Lease, t *Ticket, by life) error {
 	return nil
 }
 
+// count counts an answer that does not count as delivered.
+func (q *Queue) count(t *Ticket, no *Refusal) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if no.Status >= 500 {
+		t.Errors++
+	} else {
+		t.Refusals++
+	}
+}
+
 // setAside gives up a ticket that the worker has refused too often, and tells the sender.
 func (l *line) setAside(t *Ticket, err error) bool {
 	var no *Refusal
 	if !errors.As(err, &no) {
 		return false
 	}
-	keeper := l.q.opt.Keeper
+	keeper := l.q.keeper(t)
 	switch later := no.Status == http.StatusTooManyRequests || no.Status == http.StatusServiceUnavailable; {
 	case no.Final:
 	case later && keeper != nil: // it is not the message that is wrong, and the keeper's bound is its age
-		keeper.Failed(t.Message, false, no.Error())
+		keeper.Failed(t.message(), false, no.Error())
 		return false
-	case no.Status >= 500:
-		t.Errors++
 	default:
-		t.Refusals++
+		l.q.count(t, no)
 	}
 	if !no.Final && t.Refusals < l.q.lim.Refusals && t.Errors < l.q.lim.Errors {
 		if keeper != nil {
-			keeper.Failed(t.Message, true, no.Error())
+			keeper.Failed(t.message(), true, no.Error())
 		}
 		return false
 	}

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -24,7 +25,8 @@ type Message struct {
 	Answered bool      // the worker is expected to answer it in its chat; see Queue.Sent
 	Written  time.Time // when, where the platform says so; zero: it does not
 
-	// Of a message that a Keeper has: what the worker has answered so far.
+	// Of a message that a Keeper has: its number there, and what the worker has answered so far.
+	Kept             int64
 	Refusals, Errors int
 }
 
@@ -50,12 +52,14 @@ var ErrLater = errors.New("the worker is not done with the message")
 
 // Ticket is a Message that was offered.
 type Ticket struct {
-	Message
+	Message   // without its body
 	offered   time.Time
 	done      chan struct{}
 	unsettled bool // the platform must keep it; valid once done is closed
 
-	up atomic.Bool // the worker answers
+	up   atomic.Bool  // the worker answers
+	kept atomic.Int64 // the number by which a Disk has it; 0: it has not
+	body []byte       // q.mu; nil: it is read where it is kept
 }
 
 // Done is closed when the message is delivered, set aside or refused, or the queue is closed.
@@ -64,7 +68,7 @@ func (t *Ticket) Done() <-chan struct{} { return t.done }
 // Settled reports, once Done is closed, that the platform need not keep the message.
 func (t *Ticket) Settled() bool { return !t.unsettled }
 
-// QueueOptions are what a Queue works with. All but Platform, Limits, Header, Keeper and
+// QueueOptions are what a Queue works with. All but Platform, Limits, Header, Keeper, Disk,
 // Deliver and Changed are required.
 type QueueOptions struct {
 	Channel  guestproto.Channel
@@ -77,6 +81,9 @@ type QueueOptions struct {
 	Header func(instance string, m Message) http.Header
 	// Keeper has the messages; nil: the platform has.
 	Keeper Keeper
+	// Disk can take messages over from the platform, and outlives the gateway; nil: there is
+	// none. Where there is a Keeper it is not used.
+	Disk Disk
 	// Deliver hands a message to an instance; nil: a POST does, whose answer says all there is
 	// to know. ErrLater: the instance works on the message, and is asked again once it is idle.
 	Deliver func(ctx context.Context, lease Lease, m Message) error
@@ -114,13 +121,20 @@ type Counts struct {
 	Oldest                               time.Time // when the oldest that waits was offered
 }
 
+// maxKept is how many messages of a channel wait where there is a Disk, which has bounds of its
+// own.
+const maxKept = 10_000
+
 // NewQueue makes a queue of nothing.
 func NewQueue(opt QueueOptions) *Queue {
+	if opt.Disk != nil {
+		opt.Limits.Waiting = cmp.Or(opt.Limits.Waiting, maxKept)
+	}
 	q := &Queue{opt: opt, lim: opt.Limits.withDefaults(), lines: map[string]*line{}, byID: map[int64]*Ticket{},
 		byChat: map[string]int{}, full: map[string]bool{}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.typist.q = q
-	q.owed = answers{q: q, watches: map[string]*watch{}}
+	q.owed = answers{q: q, watches: map[string]*watch{}, paid: map[string]Debt{}}
 	return q
 }
 
@@ -134,6 +148,7 @@ func (q *Queue) Close() {
 	q.mu.Unlock()
 	q.cancel()
 	q.group.Wait()
+	q.owed.writePaid()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, t := range q.byID {
@@ -159,16 +174,18 @@ func (q *Queue) Offer(m Message) *Ticket {
 	if t := q.byID[m.ID]; t != nil {
 		return t
 	}
-	t := &Ticket{Message: m, offered: time.Now(), done: make(chan struct{})}
+	t := &Ticket{Message: m, offered: time.Now(), done: make(chan struct{}), body: m.Body}
+	t.Body = nil
+	t.kept.Store(m.Kept)
 	switch {
-	case q.opt.Keeper == nil && q.recent.has(m.ID):
+	case m.Kept == 0 && q.recent.has(m.ID):
 		close(t.done)
 		return t
-	case q.closed, len(q.byID) >= q.lim.Waiting:
+	case q.closed, m.Kept == 0 && len(q.byID) >= q.lim.Waiting:
 		t.unsettled = true
 		close(t.done)
 		return t
-	case m.Chat != "" && q.byChat[m.Chat] >= q.lim.PerChat:
+	case m.Kept == 0 && m.Chat != "" && q.byChat[m.Chat] >= q.lim.PerChat:
 		q.crowded(t)
 		return t
 	}
@@ -266,9 +283,11 @@ const messageGone = ""
 
 // settle ends the way of a ticket that was delivered, set aside or dropped.
 func (q *Queue) settle(t *Ticket, what, instance, detail string) {
-	if q.opt.Keeper != nil { // when it is told, the message may be offered again
-		defer q.opt.Keeper.Settled(t.Message, what, detail)
-	}
+	defer func() { // when it is told, the message may be offered again
+		if k := q.keeper(t); k != nil {
+			k.Settled(t.message(), what, detail)
+		}
+	}()
 	q.typist.remove(t.Chat)
 	over := false
 	defer func() {
@@ -317,6 +336,7 @@ const (
 	textExpired  = "Your message could not be delivered for a day. Please send it again."
 
 	textInterrupted = "Your assistant was interrupted before it could answer your last message. Please send it again, or write “continue”."
+	textUncertain   = "Your assistant was interrupted, and may not have answered your last message. If there is no answer, please send it again, or write “continue”."
 	textUnfinished  = "Your assistant was interrupted, and may not have finished its last answer. If something is missing, please ask again."
 )
 

@@ -25,29 +25,16 @@ import (
 
 // Hook is one channel. Its methods may be called concurrently.
 type Hook struct {
-	channel   guestproto.Channel
-	opt       chat.AdapterOptions
-	shelf     *Shelf
-	queue     *chat.Queue
+	*Tray
 	newcomers *chat.Newcomers
 	group     sync.WaitGroup
 	ctx       context.Context
 	cancel    context.CancelFunc
-
-	offering sync.Mutex // one offers at a time, in order
-	offered  int64      // the last number that was
-
-	standing *chat.Standing
-	extra    Extra
-
-	mu    sync.Mutex
-	notes map[int64]string // why the last try failed, where that is not worth a write
+	standing  *chat.Standing
+	extra     Extra
 }
 
-var (
-	_ chat.Adapter = (*Hook)(nil)
-	_ chat.Keeper  = (*Hook)(nil)
-)
+var _ chat.Adapter = (*Hook)(nil)
 
 // Opener returns what opens channels that keep their messages on the shelf.
 func Opener(shelf *Shelf) func(chat.AdapterOptions) chat.Adapter {
@@ -74,7 +61,7 @@ type Extra struct {
 // New makes a channel that keeps its messages on the shelf, and does nothing until Begin.
 func New(opt chat.AdapterOptions, shelf *Shelf, x Extra) *Hook {
 	c := opt.Channel
-	h := &Hook{channel: c, opt: opt, shelf: shelf, newcomers: chat.NewNewcomers(c.Channel), standing: x.Standing, extra: x, notes: map[int64]string{}}
+	h := &Hook{Tray: shelf.tray(opt), newcomers: chat.NewNewcomers(c.Channel), standing: x.Standing, extra: x}
 	if h.standing == nil {
 		h.standing = chat.NewStanding(opt)
 	}
@@ -82,13 +69,14 @@ func New(opt chat.AdapterOptions, shelf *Shelf, x Extra) *Hook {
 	limits := opt.Limits
 	limits.Waiting, limits.PerChat = inbox.MaxWaiting, inbox.MaxWaiting // the inbox has the bounds
 	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Recorder: opt.Recorder, Log: opt.Log,
-		Limits: limits, Keeper: h, Header: h.header, Platform: x.Platform, Deliver: x.Deliver, Changed: opt.Changed})
+		Limits: limits, Keeper: h.Tray, Header: h.header, Platform: x.Platform, Deliver: x.Deliver, Changed: opt.Changed})
+	h.message, h.damaged = h.messageOf, h.tellDamage
 	return h
 }
 
 // Begin has the channel receive and deliver messages.
 func (h *Hook) Begin() {
-	h.shelf.enter(h)
+	h.shelf.enter(h.Tray)
 	h.group.Go(h.begin)
 }
 
@@ -131,25 +119,8 @@ func (h *Hook) lacks() error {
 	return err
 }
 
-// offer gives the queue what the inbox has and the queue has not had yet, in order.
-func (h *Hook) offer() error {
-	h.offering.Lock()
-	defer h.offering.Unlock()
-	box, err := h.shelf.open()
-	if err != nil {
-		return err
-	}
-	for _, e := range box.After(h.channel.Name, h.offered) {
-		h.offered = e.Number
-		if !e.Aside {
-			h.queue.Offer(h.message(e))
-		}
-	}
-	return nil
-}
-
-func (h *Hook) message(e inbox.Entry) chat.Message {
-	return chat.Message{ID: e.Number, Ref: e.ID, Urgent: e.Urgent, Chat: e.Chat, Key: chat.KeyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}
+func (h *Hook) messageOf(e inbox.Entry) (chat.Message, error) {
+	return chat.Message{ID: e.Number, Kept: e.Number, Ref: e.ID, Urgent: e.Urgent, Chat: e.Chat, Key: chat.KeyOf(h.channel.Channel, e.Sender, e.Chat), Refusals: e.Refusals, Errors: e.Errors}, nil
 }
 
 // why says for what a message is not delivered, "" where it is.
@@ -175,9 +146,16 @@ func (h *Hook) header(instance string, m chat.Message) http.Header {
 	return head
 }
 
+// tellDamage says in the channel's status what is wrong with the inbox.
+func (h *Hook) tellDamage(text string) {
+	if h.lacks() == nil && (h.extra.Run == nil || h.Status().State == chat.StateReady) {
+		h.standing.Tell(chat.StateReady, text)
+	}
+}
+
 // Close implements chat.Adapter.
 func (h *Hook) Close() {
-	h.shelf.leave(h)
+	h.shelf.leave(h.Tray)
 	h.cancel()
 	h.queue.Close()
 	h.group.Wait()
@@ -204,24 +182,24 @@ type Shelf struct {
 	box    *inbox.Inbox
 	closed bool
 	bodies chan struct{}
-	hooks  map[string]*Hook
+	trays  map[string]*Tray // of the channels that are open
 }
 
-// enter makes the hook the one of its channel, and leave ends that.
-func (s *Shelf) enter(h *Hook) {
+// enter makes the tray the one of its channel, and leave ends that.
+func (s *Shelf) enter(t *Tray) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.hooks == nil {
-		s.hooks = map[string]*Hook{}
+	if s.trays == nil {
+		s.trays = map[string]*Tray{}
 	}
-	s.hooks[h.channel.Name] = h
+	s.trays[t.channel.Name] = t
 }
 
-func (s *Shelf) leave(h *Hook) {
+func (s *Shelf) leave(t *Tray) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.hooks[h.channel.Name] == h {
-		delete(s.hooks, h.channel.Name)
+	if s.trays[t.channel.Name] == t {
+		delete(s.trays, t.channel.Name)
 	}
 }
 
@@ -275,11 +253,11 @@ func (s *Shelf) damage() string {
 // damaged says so in the status of every channel.
 func (s *Shelf) damaged(text string) {
 	s.mu.Lock()
-	hooks := slices.Collect(maps.Values(s.hooks))
+	trays := slices.Collect(maps.Values(s.trays))
 	s.mu.Unlock()
-	for _, h := range hooks {
-		if h.lacks() == nil && (h.extra.Run == nil || h.Status().State == chat.StateReady) {
-			h.standing.Tell(chat.StateReady, text)
+	for _, t := range trays {
+		if t.damaged != nil {
+			t.damaged(text)
 		}
 	}
 }

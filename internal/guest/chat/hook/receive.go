@@ -10,7 +10,6 @@ import (
 	"mvm/internal/guest/chat"
 	"mvm/internal/guest/chat/inbox"
 	"mvm/internal/guest/chat/posted"
-	"mvm/internal/guestproto"
 )
 
 // Bounds of a request. WhatsApp sends up to 3 MB.
@@ -139,7 +138,7 @@ func (h *Hook) Keep(messages []posted.Message) error {
 			h.queue.Crowded(chat.Message{Chat: wanted[n].Chat})
 		}
 	}
-	if now := h.shelf.hook(h.channel.Name); now != nil { // another one, where the channel has changed meanwhile
+	if now := h.shelf.trayOf(h.channel.Name); now != nil { // another one, where the channel has changed meanwhile
 		return now.offer()
 	}
 	return nil
@@ -155,87 +154,4 @@ func (h *Hook) Last() (map[string]string, error) {
 		return nil, err
 	}
 	return box.Last(h.channel.Name)
-}
-
-// Check implements chat.Keeper.
-func (h *Hook) Check(m chat.Message) error {
-	_, err := h.due(m)
-	return err
-}
-
-// due returns the inbox that has the message, which is still to be delivered.
-func (h *Hook) due(m chat.Message) (*inbox.Inbox, error) {
-	box, err := h.shelf.open()
-	if err != nil {
-		return nil, err
-	}
-	e, err := box.Entry(m.ID)
-	switch {
-	case mvm.IsKind(err, mvm.KindNotFound), err == nil && e.Aside:
-		return nil, chat.ErrGone
-	case err != nil:
-		return nil, err
-	case box.Old(e):
-		return nil, &chat.Refusal{Final: true, Why: "it has waited for more than " + box.Age().String() + "; the last try: " + h.note(e)}
-	}
-	return box, nil
-}
-
-// Read implements chat.Keeper.
-func (h *Hook) Read(m chat.Message) ([]byte, error) {
-	box, err := h.due(m)
-	if err != nil {
-		return nil, err
-	}
-	body, err := box.Body(m.ID)
-	if mvm.IsKind(err, mvm.KindInternal) {
-		err = &chat.Refusal{Final: true, Why: err.Error()}
-	}
-	return body, err
-}
-
-// Failed implements chat.Keeper.
-func (h *Hook) Failed(m chat.Message, counts bool, why string) {
-	if !counts {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.notes[m.ID] = why
-		return
-	}
-	h.written(m, "note a try", func(b *inbox.Inbox) error { return b.Failed(m.ID, m.Refusals, m.Errors, why) })
-}
-
-// Settled implements chat.Keeper.
-func (h *Hook) Settled(m chat.Message, what, why string) {
-	switch what {
-	case guestproto.MessageAccepted:
-		h.written(m, "forget what is delivered", func(b *inbox.Inbox) error { return b.Done(m.ID) })
-	case guestproto.MessageSetAside:
-		h.written(m, "set aside", func(b *inbox.Inbox) error { return b.SetAside(m.ID, why) })
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.notes, m.ID)
-}
-
-// written changes the inbox. What it can't write is done again after a restart: then a
-// message may be delivered again.
-func (h *Hook) written(m chat.Message, what string, change func(*inbox.Inbox) error) {
-	box, err := h.shelf.open()
-	if err == nil {
-		err = change(box)
-	}
-	if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
-		h.opt.Log.Error("inbox not changed", "channel", h.channel.Name, "message", m.ID, "change", what, "error", err)
-	}
-}
-
-// note is why the last try to deliver the message failed.
-func (h *Hook) note(e inbox.Entry) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if why := h.notes[e.Number]; why != "" {
-		return why
-	}
-	return e.Why
 }

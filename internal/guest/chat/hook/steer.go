@@ -69,8 +69,8 @@ func (s *Shelf) show(number int64, offset int) (r guestproto.InboxReport, err er
 func (s *Shelf) entry(e inbox.Entry) guestproto.InboxEntry {
 	out := guestproto.InboxEntry{Number: e.Number, Channel: e.Channel, ID: e.ID, Size: e.Size, Received: e.Received,
 		Refusals: e.Refusals, Errors: e.Errors, Why: e.Why, Aside: e.Aside, Changed: e.Changed}
-	if h := s.hook(e.Channel); h != nil && e.Chat != "" {
-		out.Chat = h.channel.Digest(e.Chat)
+	if t := s.trayOf(e.Channel); t != nil && e.Chat != "" {
+		out.Chat = t.channel.Digest(e.Chat)
 	}
 	return out
 }
@@ -79,7 +79,7 @@ func (s *Shelf) entry(e inbox.Entry) guestproto.InboxEntry {
 func (s *Shelf) unused() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.box == nil && len(s.hooks) == 0
+	return s.box == nil && len(s.trays) == 0
 }
 
 // Entries lists what the shelf's inbox keeps; of an entry that waits, with why the last try
@@ -94,8 +94,8 @@ func (s *Shelf) entries(after int64) ([]inbox.Entry, error) {
 	}
 	entries := box.After("", after)
 	for n, e := range entries {
-		if h := s.hook(e.Channel); h != nil && !e.Aside {
-			entries[n].Why = h.note(e)
+		if t := s.trayOf(e.Channel); t != nil && !e.Aside {
+			entries[n].Why = t.note(e)
 		}
 	}
 	return entries, nil
@@ -111,8 +111,8 @@ func (s *Shelf) Retry(number int64) error {
 	if err != nil {
 		return err
 	}
-	h := s.hook(e.Channel)
-	if h == nil {
+	t := s.trayOf(e.Channel)
+	if t == nil {
 		return mvm.Errorf(mvm.KindState, "retry message %d: its channel %s is not configured any more", number, e.Channel).
 			WithFix("add the channel again, or drop the message")
 	}
@@ -123,9 +123,9 @@ func (s *Shelf) Retry(number int64) error {
 		if e, err = box.Entry(number); err != nil {
 			return err
 		}
-		h.queue.Offer(h.message(e))
+		t.offerOne(e)
 	}
-	h.queue.Nudge()
+	t.queue.Nudge()
 	return nil
 }
 
@@ -139,15 +139,15 @@ func (s *Shelf) Drop(number int64) error {
 	if err == nil {
 		err = box.Drop(number)
 	}
-	if h := s.hook(e.Channel); err == nil && h != nil {
-		h.queue.Nudge()
+	if t := s.trayOf(e.Channel); err == nil && t != nil {
+		t.queue.Nudge()
 	}
 	return err
 }
 
-// hook is the open channel of the name, nil where there is none.
-func (s *Shelf) hook(name string) *Hook {
+// trayOf is that of the open channel of the name, nil where there is none.
+func (s *Shelf) trayOf(name string) *Tray {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.hooks[name]
+	return s.trays[name]
 }

@@ -28,7 +28,8 @@ const (
 	bodies = "bodies"
 	ids    = "ids"
 	gone   = "gone"
-	newest = "last" // made when it is needed
+	newest = "last" // made when it is needed, as is
+	owed   = "owed"
 )
 
 func bucket(tx *bbolt.Tx, name string) *bbolt.Bucket { return tx.Bucket([]byte(name)) }

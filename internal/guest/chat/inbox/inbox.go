@@ -20,6 +20,7 @@
 //	ids     channel 0x00 id              -> number: kept, or delivered lately
 //	gone    time (8) number (8)          -> key in ids, of what is delivered, oldest first
 //	last    channel 0x00 chat            -> the platform's id of its last message that was kept
+//	owed    channel 0x00 chat            -> CRC-32C and JSON of a Debt
 package inbox
 
 import (

@@ -40,7 +40,7 @@ func Open(opt chat.AdapterOptions) chat.Adapter {
 	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c), newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.proxy.init(b)
-	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits, Changed: opt.Changed,
+	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits, Disk: opt.Disk, Changed: opt.Changed,
 		Header: func(instance string, _ chat.Message) http.Header {
 			return http.Header{secretHeader: {c.WebhookSecret(instance)}}
 		}})
@@ -48,17 +48,52 @@ func Open(opt chat.AdapterOptions) chat.Adapter {
 		b.standing.Tell(chat.StateFailing, err.Error())
 		return b
 	}
-	if c.Polls() {
-		b.group.Go(b.poll)
-	} else {
-		b.group.Go(b.keepWebhook)
-	}
+	b.group.Go(func() {
+		switch {
+		case !b.begin():
+		case c.Polls():
+			b.poll()
+		default:
+			b.keepWebhook()
+		}
+	})
 	return b
+}
+
+// begin takes up what an earlier run of the gateway has left on the disk, as soon as that can
+// be read; false: the bot is closed before.
+func (b *Bot) begin() bool {
+	if b.opt.Disk == nil {
+		return true
+	}
+	for pause := firstPause; ; pause = min(stepFactor*pause, longestPause) {
+		left, err := b.opt.Disk.Debts()
+		if err == nil {
+			b.queue.Owing(left)
+			err = b.opt.Disk.Begin(b.queue, func(body []byte) (chat.Message, error) {
+				m, why, err := b.read(body)
+				if err == nil && why != "" {
+					err = errors.New(why)
+				}
+				return m, err
+			})
+		}
+		if err == nil {
+			return true
+		}
+		b.standing.Tell(chat.StateFailing, err.Error())
+		if !chat.Wait(b.ctx, pause) {
+			return false
+		}
+	}
 }
 
 // Close implements chat.Adapter.
 func (b *Bot) Close() {
 	b.cancel()
+	if b.opt.Disk != nil {
+		b.opt.Disk.End()
+	}
 	b.queue.Close()
 	b.group.Wait()
 }

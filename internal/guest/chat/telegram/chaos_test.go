@@ -61,7 +61,7 @@ func (c *chaos) at(step string, w *worker) {
 // is answered once, but for those whose answer went out before the worker's machine died
 // with what it had not synced.
 func TestChaos(t *testing.T) {
-	for name, from := range map[string]string{"a worker for each chat": "chat", "one worker": "fixed:alice"} {
+	for name, from := range map[string]string{"a worker for each chat": "chat", "a worker for each chat, with a disk": "chat", "one worker": "fixed:alice"} {
 		t.Run(name, func(t *testing.T) {
 			seed := *chaosSeed
 			if seed == 0 {
@@ -71,6 +71,9 @@ func TestChaos(t *testing.T) {
 			s := newStage(t, func(c *guestproto.Channel) { c.Allow, c.To.Selector.From = []string{"*"}, from })
 			c := &chaos{s: s, r: rand.New(rand.NewPCG(seed, 1)), left: *chaosMessages / 4, restart: make(chan struct{}, 1), kills: map[string]int{}, early: map[int64]bool{}}
 			s.fleet.hook = c.at
+			if strings.Contains(name, "disk") {
+				s.withDisk()
+			}
 			s.open()
 			const chats = 20
 			written := map[int64][]string{}
@@ -93,6 +96,9 @@ func TestChaos(t *testing.T) {
 func (c *chaos) restarts() {
 	select {
 	case <-c.restart:
+		if c.s.disk != nil {
+			c.s.disk.dead.Store(true)
+		}
 		c.s.bot.Close()
 		c.s.open()
 	default:

@@ -21,6 +21,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/chat"
+	"mvm/internal/guest/chat/hook"
 	"mvm/internal/guest/chat/telegram"
 	"mvm/internal/guestproto"
 	"mvm/test/botapi"
@@ -89,6 +90,7 @@ type worker struct {
 	down     bool          // it can't be reached
 	reach    error
 	broken   bool           // it takes no messages, and says so
+	mute     bool           // what it sends is lost, as where no gateway takes it
 	speaks   bool           // its turns end with a message to the chat
 	drafts   bool           // and begin with one
 	tried    map[int64]bool // turns whose message was about to be sent: it is not sent again
@@ -240,7 +242,13 @@ func (w *worker) speak(chat int64, text string) {
 	body := fmt.Sprintf(`{"chat_id":%d,"text":%q}`, chat, text)
 	r := httptest.NewRequest(http.MethodPost, "/bot"+w.f.s.is.Placeholder(w.id, w.key)+"/sendMessage", strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
-	w.f.s.bot.Proxy(httptest.NewRecorder(), r)
+	w.mu.Lock()
+	mute := w.mute
+	w.mu.Unlock()
+	if mute {
+		return
+	}
+	w.f.s.current().Proxy(httptest.NewRecorder(), r)
 }
 
 // answer makes the turn's message, and reports false where the worker dies before it is sent.
@@ -398,7 +406,10 @@ type stage struct {
 	client *http.Client
 	is     guestproto.Channel
 	lim    chat.Limits
+	mu     sync.Mutex // for workers' use of bot
 	bot    chat.Adapter
+	shelf  *hook.Shelf // on the gateway's data disk; nil: it has none
+	disk   *disk       // of the bot that is open
 }
 
 func newStage(t *testing.T, change func(*guestproto.Channel)) *stage {
@@ -427,9 +438,24 @@ func newStage(t *testing.T, change func(*guestproto.Channel)) *stage {
 }
 
 func (s *stage) open() *stage {
-	s.bot = telegram.Open(chat.AdapterOptions{Channel: s.is, Workers: s.fleet, Recorder: s.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		HTTP: s.client, Limits: s.lim, Changed: func() {}})
+	opt := chat.AdapterOptions{Channel: s.is, Workers: s.fleet, Recorder: s.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		HTTP: s.client, Limits: s.lim, Changed: func() {}}
+	if s.shelf != nil {
+		s.disk = &disk{Disk: s.shelf.Disk(opt)}
+		opt.Disk = s.disk
+	}
+	bot := telegram.Open(opt)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bot = bot
 	return s
+}
+
+// current is the bot that is open, for workers.
+func (s *stage) current() chat.Adapter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bot
 }
 
 // until waits for what has to become true.

@@ -17,6 +17,10 @@ var _ chat.Inspector = (*Bot)(nil)
 // undisturbed; whether another program does is known from that.
 func (b *Bot) Inspect(ctx context.Context) guestproto.ChannelCheck {
 	out := guestproto.ChannelCheck{ChannelStatus: b.Status()}
+	if b.opt.Disk != nil {
+		kept := b.opt.Disk.Look()
+		out.Inbox = &kept
+	}
 	if b.api.token == "" {
 		return out
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ const (
 	pollGrace  = 15 * time.Second // for the answer to arrive after that
 	lookEvery  = time.Second      // for more updates while some are not delivered yet
 	pollLimit  = 100              // updates of one answer
+	keepFrom   = 50               // updates that are not confirmed: what waits goes to the disk, so that Telegram shows more
 	stepFactor = 2
 )
 
@@ -41,7 +43,7 @@ type ticket struct {
 // quiet week Telegram numbers updates anew, and not always upwards.
 func (b *Bot) poll() {
 	w := window{known: map[int64]bool{}, probe: true}
-	pause := firstPause
+	pause, first := firstPause, true
 	for b.ctx.Err() == nil {
 		w.settle()
 		raw, err := b.getUpdates(&w)
@@ -56,9 +58,16 @@ func (b *Bot) poll() {
 		}
 		pause = firstPause
 		b.standing.Tell(chat.StateReady, "")
+		if first {
+			first = false
+			b.queue.Delivered(func(id int64) bool {
+				return slices.ContainsFunc(raw, func(u json.RawMessage) bool { return number(u) == id })
+			})
+		}
 		for _, u := range raw {
 			b.take(&w, u)
 		}
+		b.keep(&w)
 		b.await(&w)
 	}
 }
@@ -126,11 +135,28 @@ func (b *Bot) take(w *window, raw json.RawMessage) {
 	w.tickets = append(w.tickets, t)
 }
 
+// keep has the disk take what waits, where so much does that Telegram is about to show no more
+// of what comes behind it. What can't be kept Telegram goes on to keep.
+func (b *Bot) keep(w *window) {
+	if b.opt.Disk == nil || len(w.tickets) < keepFrom {
+		return
+	}
+	var waiting []*chat.Ticket
+	for _, t := range w.tickets {
+		if t.Ticket != nil {
+			waiting = append(waiting, t.Ticket)
+		}
+	}
+	if err := b.queue.Keep(waiting); err != nil {
+		b.opt.Log.Warn("messages that wait are not kept on the disk", "channel", b.channel.Name, "messages", len(waiting), "error", err)
+	}
+}
+
 // settle takes the first updates that are settled out of the window.
 func (w *window) settle() {
 	for len(w.tickets) > 0 {
 		t := w.tickets[0]
-		if t.Ticket != nil {
+		if t.Ticket != nil && !t.Kept() {
 			select {
 			case <-t.Done():
 			default:
@@ -139,7 +165,7 @@ func (w *window) settle() {
 		}
 		delete(w.known, t.id)
 		w.tickets = w.tickets[1:]
-		if t.Ticket == nil || t.Settled() {
+		if t.Ticket == nil || t.Kept() || t.Settled() {
 			w.confirm = t.id + 1
 			continue
 		}
@@ -152,7 +178,7 @@ func (w *window) settle() {
 
 // await waits until something can be confirmed, or there may be more to deliver.
 func (b *Bot) await(w *window) {
-	if len(w.tickets) == 0 || w.tickets[0].Ticket == nil {
+	if len(w.tickets) == 0 || w.tickets[0].Ticket == nil || w.tickets[0].Kept() {
 		return
 	}
 	var more <-chan time.Time

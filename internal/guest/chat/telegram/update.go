@@ -117,13 +117,19 @@ func (b *Bot) read(raw json.RawMessage) (m chat.Message, why string, err error) 
 	if u.Message != nil && u.Message.Date > 0 {
 		m.Written = time.Unix(u.Message.Date, 0)
 	}
-	switch {
-	case !chat.Allowed(b.channel.Channel, listed(sender), m.Chat, in < 0):
+	if !chat.Allowed(b.channel.Channel, listed(sender), m.Chat, in < 0) {
 		why = chat.WhyNotAllowed
-	case !b.newcomers.Allow(m.Key):
-		why = chat.WhyTooManyNew
 	}
 	return m, why, nil
+}
+
+// number is an update's; 0: it has none.
+func number(raw json.RawMessage) int64 {
+	var u struct {
+		ID int64 `json:"update_id"`
+	}
+	_ = json.Unmarshal(raw, &u)
+	return u.ID
 }
 
 // sort reads an update; why says for what it is not delivered. Of one of a form that is not
@@ -132,11 +138,10 @@ func (b *Bot) sort(raw json.RawMessage) (m chat.Message, why string) {
 	m, why, err := b.read(raw)
 	if err != nil {
 		b.opt.Log.Warn("update not understood", "channel", b.channel.Name, "error", err)
-		var u struct {
-			ID int64 `json:"update_id"`
-		}
-		_ = json.Unmarshal(raw, &u)
-		m.ID, why = u.ID, "its form is not known"
+		m.ID, why = number(raw), "its form is not known"
+	}
+	if why == "" && !b.newcomers.Allow(m.Key) {
+		why = chat.WhyTooManyNew
 	}
 	return m, why
 }

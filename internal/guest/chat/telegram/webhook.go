@@ -16,11 +16,15 @@ const (
 	maxUpdate    = 1 << 20
 	webhookConns = 40               // updates at once
 	webhookWait  = 50 * time.Second // for delivery: Telegram waits for 60 s
+	webhookKeep  = 10 * time.Second // for delivery: then the disk has it, if there is one
+	webhookLeft  = 2 * time.Minute  // in which Telegram sends again what it got no answer to
 	webhookCheck = 10 * time.Minute // between two looks at whether Telegram has our address
 )
 
 // keepWebhook has Telegram deliver updates to the channel's address, until the bot is closed.
 func (b *Bot) keepWebhook() {
+	left := time.AfterFunc(webhookLeft, func() { b.queue.Delivered(func(int64) bool { return false }) })
+	defer left.Stop()
 	pause := firstPause
 	for {
 		next := webhookCheck
@@ -103,19 +107,42 @@ func (b *Bot) receive(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	t := b.queue.Offer(m)
-	timer := time.NewTimer(webhookWait)
-	defer timer.Stop()
-	select {
-	case <-t.Done():
-		if t.Settled() {
-			w.WriteHeader(http.StatusOK)
-			return
-		}
-	case <-timer.C:
-	case <-r.Context().Done():
-	case <-b.ctx.Done():
+	if b.settled(r.Context(), b.queue.Offer(m)) {
+		w.WriteHeader(http.StatusOK)
+		return
 	}
 	w.Header().Set("Retry-After", "5")
 	http.Error(w, "the message is not delivered yet", http.StatusServiceUnavailable)
+}
+
+// settled waits until the message is delivered, or kept on the disk; false: Telegram has to
+// send it again.
+func (b *Bot) settled(ctx context.Context, t *chat.Ticket) bool {
+	timer := time.NewTimer(webhookWait)
+	defer timer.Stop()
+	var keep <-chan time.Time
+	if b.opt.Disk != nil {
+		soon := time.NewTimer(webhookKeep)
+		defer soon.Stop()
+		keep = soon.C
+	}
+	for {
+		select {
+		case <-t.Done():
+			return t.Settled()
+		case <-keep:
+			if err := b.queue.Keep([]*chat.Ticket{t}); err != nil {
+				b.opt.Log.Warn("message that waits is not kept on the disk", "channel", b.channel.Name, "message", t.ID, "error", err)
+			}
+			if t.Kept() {
+				return true
+			}
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-b.ctx.Done():
+			return false
+		}
+	}
 }
