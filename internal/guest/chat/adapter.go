@@ -27,7 +27,7 @@ type Inspector interface {
 	Inspect(ctx context.Context) guestproto.ChannelCheck
 }
 
-// AdapterOptions are what an Adapter works with. All but Disk are required.
+// AdapterOptions are what an Adapter works with. All but Flood and Disk are required.
 type AdapterOptions struct {
 	Channel  guestproto.Channel
 	Workers  Workers
@@ -36,6 +36,7 @@ type AdapterOptions struct {
 	HTTP     *http.Client // to the platform; it follows no redirect
 	Limits   Limits
 	Changed  func() // Status says something else now
+	Flood    *Flood // of all channels; nil: without bound
 	Disk     Disk   // nil: there is none, or the channel does not need it
 }
 

@@ -64,10 +64,11 @@ type Recorder interface {
 	Record(channel string, e guestproto.MessageEvent)
 }
 
-// Limits bound a Queue. A zero field means the default, which is in brackets.
+// Limits bound a Queue, and Tenant all queues of a Set. A zero field means the default, which is in brackets.
 type Limits struct {
 	Waiting  int           // messages that wait [200]
 	PerChat  int           // of them from one chat [50]
+	Tenant   int           // that wait in all channels [10,000]
 	Typing   time.Duration // between two signs of typing [4.5 s]
 	Post     time.Duration // for the worker to answer [30 s]
 	Poll     time.Duration // between two looks at whether a worker is idle, at first [150 ms]

@@ -69,7 +69,7 @@ func (t *Ticket) Done() <-chan struct{} { return t.done }
 func (t *Ticket) Settled() bool { return !t.unsettled }
 
 // QueueOptions are what a Queue works with. All but Platform, Limits, Header, Keeper, Disk,
-// Deliver and Changed are required.
+// Flood, Deliver and Changed are required.
 type QueueOptions struct {
 	Channel  guestproto.Channel
 	Workers  Workers
@@ -84,6 +84,8 @@ type QueueOptions struct {
 	// Disk can take messages over from the platform, and outlives the gateway; nil: there is
 	// none. Where there is a Keeper it is not used.
 	Disk Disk
+	// Flood bounds what waits here and in other queues; nil: nothing does.
+	Flood *Flood
 	// Deliver hands a message to an instance; nil: a POST does, whose answer says all there is
 	// to know. ErrLater: the instance works on the message, and is asked again once it is idle.
 	Deliver func(ctx context.Context, lease Lease, m Message) error
@@ -155,6 +157,7 @@ func (q *Queue) Close() {
 		t.unsettled = true
 		close(t.done)
 	}
+	q.opt.Flood.add(-len(q.byID))
 	clear(q.byID)
 }
 
@@ -188,7 +191,11 @@ func (q *Queue) Offer(m Message) *Ticket {
 	case m.Kept == 0 && m.Chat != "" && q.byChat[m.Chat] >= q.lim.PerChat:
 		q.crowded(t)
 		return t
+	case m.Kept == 0 && q.opt.Flood.Room(1) != nil:
+		q.flooded(t)
+		return t
 	}
+	q.opt.Flood.add(1)
 	q.byID[m.ID] = t
 	q.byChat[m.Chat]++
 	l := q.lines[m.Key]
@@ -212,14 +219,28 @@ func (q *Queue) Crowded(m Message) {
 
 // crowded refuses a message of a chat of which too many wait, and says so once. q.mu is held.
 func (q *Queue) crowded(t *Ticket) {
-	q.recent.add(t.ID)
-	q.counts.Refused++
-	close(t.done)
-	q.record(t, guestproto.MessageRefused, "", "too many messages of its chat wait")
+	q.refuse(t, "too many messages of its chat wait")
 	if !q.full[t.Chat] {
 		q.full[t.Chat] = true
 		q.goDo(func() { q.say(t.Chat, textCrowded) })
 	}
+}
+
+// flooded refuses a message while too many of all channels wait, and says so once in a flood.
+// q.mu is held.
+func (q *Queue) flooded(t *Ticket) {
+	q.refuse(t, "too many messages of the tenant wait")
+	if q.opt.Flood.tell(q.opt.Channel.Name + "\x00" + t.Chat) {
+		q.goDo(func() { q.say(t.Chat, textFlood) })
+	}
+}
+
+// refuse settles a message that is not taken. q.mu is held.
+func (q *Queue) refuse(t *Ticket, why string) {
+	q.recent.add(t.ID)
+	q.counts.Refused++
+	close(t.done)
+	q.record(t, guestproto.MessageRefused, "", why)
 }
 
 // Sent notes that the instance has sent something to the chat, "" for one that is not known.
@@ -309,6 +330,7 @@ func (q *Queue) settle(t *Ticket, what, instance, detail string) {
 		q.record(t, what, instance, detail)
 	}
 	q.recent.add(t.ID)
+	q.opt.Flood.add(-1)
 	delete(q.byID, t.ID)
 	if q.byChat[t.Chat]--; q.byChat[t.Chat] <= 0 {
 		delete(q.byChat, t.Chat)
@@ -329,6 +351,7 @@ func (q *Queue) record(t *Ticket, what, instance, detail string) {
 // Texts of mvm's own, to people in a chat.
 const (
 	textCrowded  = "You sent many messages at once. I did not take the last ones; please send them again later."
+	textFlood    = "Too many messages are waiting at the moment. I did not take your last one; please send it again later."
 	textSlow     = "Your assistant is still starting. Your message is kept and will be delivered."
 	textSetAside = "Your assistant could not take your last message. Please send it again in another form."
 	textDown     = "Your assistant is still starting: the last try failed. Your message is kept, and I keep trying."

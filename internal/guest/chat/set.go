@@ -35,6 +35,7 @@ type Options struct {
 type Set struct {
 	opt      Options
 	reporter *reporter
+	flood    *Flood
 
 	mu       sync.Mutex
 	closed   bool
@@ -59,7 +60,7 @@ func NewSet(opt Options) *Set {
 	if opt.Changed == nil {
 		opt.Changed = func() {}
 	}
-	return &Set{opt: opt, reporter: newReporter(opt), channels: map[string]*channel{}, doors: map[netip.AddrPort]*door{}}
+	return &Set{opt: opt, reporter: newReporter(opt), flood: NewFlood(opt.Limits.Tenant), channels: map[string]*channel{}, doors: map[netip.AddrPort]*door{}}
 }
 
 // platformClient is for platforms: it follows no redirect, and a connection that hangs costs
@@ -105,7 +106,7 @@ func (s *Set) Configure(c guestproto.Configure) error {
 	for name, next := range wanted {
 		if s.channels[name] == nil {
 			s.channels[name] = &channel{next, s.opt.Open[next.Kind](AdapterOptions{Channel: next, Workers: s.opt.Workers, Recorder: s.reporter,
-				Log: s.opt.Log, HTTP: s.opt.HTTP, Limits: s.opt.Limits, Changed: s.opt.Changed})}
+				Log: s.opt.Log, HTTP: s.opt.HTTP, Limits: s.opt.Limits, Flood: s.flood, Changed: s.opt.Changed})}
 		}
 	}
 	s.opt.Changed()

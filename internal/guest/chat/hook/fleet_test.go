@@ -481,6 +481,40 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestFloodOfTheTenant: what waits in all channels together is bounded; a platform learns that
+// no more is taken now, and what waits already is delivered.
+func TestFloodOfTheTenant(t *testing.T) {
+	f := newFleet(t)
+	f.down = errors.New("down")
+	shelf := &hook.Shelf{Path: filepath.Join(t.TempDir(), "inbox.db"), Log: slog.New(slog.DiscardHandler), Ready: func() error { return nil }}
+	flood, gates := chat.NewFlood(3), map[string]*gateway{}
+	for _, name := range []string{"one", "two"} {
+		c := channel(mvm.ChannelHook, mvm.KeyFromChat, "*")
+		c.Name = name
+		gates[name] = &gateway{f: f, c: c, shelf: shelf, Adapter: hook.Opener(shelf)(chat.AdapterOptions{Channel: c, Workers: f, Recorder: f, Log: shelf.Log,
+			Limits: quick(), Flood: flood, Changed: func() {}})}
+	}
+	defer func() {
+		for _, g := range gates {
+			g.Close()
+		}
+		_ = shelf.Close()
+	}()
+	gates["one"].accepts("a", text("1", "a"))
+	gates["two"].accepts("b", text("2", "b"))
+	gates["one"].accepts("c", text("3", "c"))
+	for _, g := range gates {
+		if w := g.post("d", text("4", "d")); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+			t.Errorf("while three wait: %d %v", w.Code, w.Header())
+		}
+	}
+	f.mu.Lock()
+	f.down = nil
+	f.mu.Unlock()
+	f.wait("delivered", func() bool { return len(f.bodies()) == 3 })
+	f.wait("more is taken", func() bool { return gates["two"].post("d", text("4", "d")).Code == 200 })
+}
+
 type iotestReader struct{}
 
 func (iotestReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

@@ -69,7 +69,7 @@ func New(opt chat.AdapterOptions, shelf *Shelf, x Extra) *Hook {
 	limits := opt.Limits
 	limits.Waiting, limits.PerChat = inbox.MaxWaiting, inbox.MaxWaiting // the inbox has the bounds
 	h.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Recorder: opt.Recorder, Log: opt.Log,
-		Limits: limits, Keeper: h.Tray, Header: h.header, Platform: x.Platform, Deliver: x.Deliver, Changed: opt.Changed})
+		Limits: limits, Keeper: h.Tray, Flood: opt.Flood, Header: h.header, Platform: x.Platform, Deliver: x.Deliver, Changed: opt.Changed})
 	h.message, h.damaged = h.messageOf, h.tellDamage
 	return h
 }

@@ -126,6 +126,9 @@ func (h *Hook) Keep(messages []posted.Message) error {
 	if err != nil {
 		return err
 	}
+	if err := h.opt.Flood.Room(len(wanted)); err != nil {
+		return err
+	}
 	verdicts, err := box.Put(wanted...)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func Open(opt chat.AdapterOptions) chat.Adapter {
 	b := &Bot{channel: c, opt: opt, api: newAPI(opt.HTTP, c), newcomers: chat.NewNewcomers(c.Channel), standing: chat.NewStanding(opt)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.proxy.init(b)
-	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits, Disk: opt.Disk, Changed: opt.Changed,
+	b.queue = chat.NewQueue(chat.QueueOptions{Channel: c, Workers: opt.Workers, Platform: b, Recorder: opt.Recorder, Log: opt.Log, Limits: opt.Limits, Disk: opt.Disk, Flood: opt.Flood, Changed: opt.Changed,
 		Header: func(instance string, _ chat.Message) http.Header {
 			return http.Header{secretHeader: {c.WebhookSecret(instance)}}
 		}})
