@@ -53,7 +53,7 @@ var rules = map[string]rule{
 	"internal/agent": {"internal/api internal/aside internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
-		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv"},
+		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv internal/testenv/quick"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/ratetable internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
 	"internal/session":   {"internal/display internal/guestlog internal/guestproto internal/sys internal/wait", "streams between people and guests; guests and folders of instances are behind an interface", ""},
 	"internal/journal":   {"internal/audit internal/store internal/wait", "the audit log: it writes what it is told in transactions of others, and knows no other part of the agent", ""},
@@ -85,7 +85,7 @@ var rules = map[string]rule{
 
 	"internal/snapshot":          {"internal/driver internal/sys", "what a snapshot is: it knows files and records, and no operation on them", ""},
 	"internal/snapshot/sealed":   {"internal/secrets internal/sys", "a file format: it knows what is sealed by a number only", ""},
-	"internal/snapshot/segment":  {"internal/snapshot/sealed internal/secrets internal/sys", "memory of guests at rest: the memory of a VMM is behind an interface, and no driver is imported", "internal/testenv/durable"},
+	"internal/snapshot/segment":  {"internal/snapshot/sealed internal/secrets internal/sys", "memory of guests at rest: the memory of a VMM is behind an interface, and no driver is imported", "internal/testenv/durable internal/testenv/quick"},
 	"internal/driver":            {"", "the contract", ""},
 	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/filecopy internal/guestproto internal/strictjson internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
@@ -152,6 +152,7 @@ var rules = map[string]rule{
 	"internal/testenv":         {"internal/image internal/image/boot internal/image/builtin", "what tests need of the machine", ""},
 	"internal/testenv/durable": {"internal/testenv", "what a process has written, seen in its system calls", ""},
 	"internal/testenv/filled":  {"", "values with every field set", ""},
+	"internal/testenv/quick":   {"", "a folder for tests, without all that a machine needs for images", ""},
 	"internal/testenv/inject":  {"", "system calls in processes that a test has started", ""},
 
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},

@@ -31,6 +31,7 @@ import (
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 	"mvm/internal/sys"
+	"mvm/internal/testenv/quick"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -81,12 +82,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, err := os.MkdirTemp("", "mvm") // short: unix sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(run) })
-	h := &host{t: t, dir: t.TempDir(), run: run, host: fake.NewHost(), net: fakenet.New(), key: key, img: fakeimage.New("builtin:"),
+	h := &host{t: t, dir: quick.Dir(t), run: quick.Dir(t), host: fake.NewHost(), net: fakenet.New(), key: key, img: fakeimage.New("builtin:"),
 		pub: noPublisher{}, every: -1}
 	t.Cleanup(h.host.Close)
 	t.Cleanup(h.stop)

@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/testenv/quick"
 )
 
 // bait is what is outside an instance's folders and must stay as it is.
@@ -27,11 +28,7 @@ const stranger = 54321
 
 func newBait(t *testing.T) *bait {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "bait") // short: unix sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bait{t: t, dir: dir}
+	b := &bait{t: t, dir: quick.Dir(t)} // of the same file system, for hard links
 	must(t, os.Mkdir(b.at("full"), 0o700))
 	must(t, os.WriteFile(b.at("file"), []byte("precious"), 0o600))
 	must(t, os.WriteFile(b.at("full/state"), []byte("precious"), 0o600))
@@ -51,7 +48,7 @@ func newBait(t *testing.T) *bait {
 			c.Close()
 		}
 	}()
-	t.Cleanup(func() { l.Close(); <-done; os.RemoveAll(dir) })
+	t.Cleanup(func() { l.Close(); <-done })
 	return b
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"mvm/internal/driver/fake"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/secrets"
+	"mvm/internal/testenv/quick"
 )
 
 // What can become of an update of the store, beside its success.
@@ -84,15 +84,7 @@ func newWorld(t testing.TB, seed uint64) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base := ""
-	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() {
-		base = "/dev/shm" // an fsync costs nothing there
-	}
-	dir, err := os.MkdirTemp(base, "mvmsim")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := quick.Dir(t)
 	w := &world{seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), later: rand.New(rand.NewPCG(seed, 2)), ids: newSeeded(seed), s: newSched(), dir: filepath.Join(dir, "d"),
 		run: filepath.Join(dir, "r"), host: fake.NewHost(), net: fakenet.New(), key: key,
 		socks: &sockets{by: map[string]*socket{}}, began: time.Now(), cmds: map[int]*command{}, builds: map[string]time.Time{}, model: newModel()}

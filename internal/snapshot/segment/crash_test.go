@@ -16,6 +16,7 @@ import (
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/snapshot/segment"
 	"mvm/internal/testenv/durable"
+	"mvm/internal/testenv/quick"
 )
 
 // after is a memory after the guest of slept went on.
@@ -115,7 +116,7 @@ var faults = map[string][]fault{
 // the copy, and whether the child ended well, was killed, or said what went wrong.
 func (s *scene) run(t *testing.T, work string, f fault, how string, n int) (c *scene, end string) {
 	t.Helper()
-	dir := filepath.Join(scratch(t), "copy")
+	dir := filepath.Join(quick.Dir(t), "copy")
 	ok(t, os.CopyFS(dir, os.DirFS(s.dir)))
 	for _, sub := range []string{"segments", "s-00000003", "s-00000004"} {
 		ok(t, os.Chmod(filepath.Join(dir, sub), 0o700))

@@ -14,20 +14,10 @@ import (
 	"mvm"
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/snapshot/segment"
+	"mvm/internal/testenv/quick"
 )
 
 var flips = flag.Int("flips", 1000, "how many bits TestBitFlips changes, one at a time")
-
-// scratch is a folder in memory where there is one: nothing in it is for a crash.
-func scratch(t testing.TB) string {
-	parent := ""
-	if _, err := os.Stat("/dev/shm"); err == nil {
-		parent = "/dev/shm"
-	}
-	dir := must(os.MkdirTemp(parent, "mvm-segment"))(t)
-	t.Cleanup(func() { ok(t, os.RemoveAll(dir)) })
-	return dir
-}
 
 // sleptBase is the base of the instance that slept makes.
 func sleptBase() memory {
@@ -57,7 +47,7 @@ func sleptMemory(sleeps int) memory {
 func slept(t testing.TB) (i *instance, mem memory, p, older segment.Place) {
 	t.Helper()
 	base := sleptBase()
-	i = newInstance(t, scratch(t), base, base.pages())
+	i = newInstance(t, quick.Dir(t), base, base.pages())
 	t.Cleanup(i.close)
 	var prev *segment.Map
 	for n := range 3 {
@@ -310,7 +300,7 @@ func TestNothingInTheClear(t *testing.T) {
 // can open, and what a sleep writes again stays small.
 func TestManySleeps(t *testing.T) {
 	const pages = 4000
-	i := newInstance(t, scratch(t), nil, pages)
+	i := newInstance(t, quick.Dir(t), nil, pages)
 	t.Cleanup(i.close)
 	mem := bytes.Clone(i.zero)
 	var prev *segment.Map

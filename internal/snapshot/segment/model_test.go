@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"mvm/internal/snapshot/segment"
+	"mvm/internal/testenv/quick"
 )
 
 func TestMain(m *testing.M) {
@@ -41,7 +42,7 @@ type guest struct {
 // and whatever is done with its snapshot meanwhile, a wake restores what there was when it
 // slept, in less than twice the space of the live pages.
 func TestSleepsEqualTheModel(t *testing.T) {
-	top := scratch(t)
+	top := quick.Dir(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		pages := rapid.IntRange(1, 900).Draw(rt, "pages")
 		var base memory

@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/snapshot/segment"
+	"mvm/internal/testenv/quick"
 )
 
 // TestSpaceStaysBelowTwice: however many pages of a segment die, what the segments hold stays
@@ -18,7 +19,7 @@ import (
 func TestSpaceStaysBelowTwice(t *testing.T) {
 	const pages = 40
 	for dead := range pages + 1 {
-		i := newInstance(t, scratch(t), nil, 64)
+		i := newInstance(t, quick.Dir(t), nil, 64)
 		mem := make(memory, 64*segment.Page)
 		for n := range pages {
 			mem.fill(n, 7)
@@ -89,7 +90,7 @@ func (c *calledOff) Read(ctx context.Context, pieces []segment.Piece) error {
 
 // TestCalledOffAtOnce: a sleep or a restore that is called off reads no more of a large memory.
 func TestCalledOffAtOnce(t *testing.T) {
-	i := newInstance(t, scratch(t), nil, 20_000)
+	i := newInstance(t, quick.Dir(t), nil, 20_000)
 	t.Cleanup(i.close)
 	mem := bytes.Clone(i.zero)
 	for n := range 20_000 {
