@@ -112,7 +112,7 @@ var rules = map[string]rule{
 
 	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/strictjson internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", ""},
 	"internal/image/boot":      {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "what every image boots with; it knows no builder", ""},
-	"internal/image/builtin":   {"internal/image internal/image/boot internal/image/erofs", "one builder", "internal/testenv"},
+	"internal/image/builtin":   {"internal/guest/definition internal/image internal/image/boot internal/image/erofs", "one builder, and what it knows of OpenClaw in images of others", "internal/testenv"},
 	"internal/image/program":   {"internal/guest/definition internal/image internal/image/cpio internal/manifest internal/sys", "a description and files of the user in, a folder out; it runs as the user, and knows no store and no builder", ""},
 	"internal/image/flatten":   {"internal/image/erofs", "layers in, a tree in memory out; it runs in a process without rights", ""},
 	"internal/image/oci":       {"internal/guest/definition internal/image internal/image/boot internal/image/erofs internal/image/flatten internal/sys", "one builder, and the process without rights that unpacks for it", "internal/testenv test/hub"},

@@ -23,10 +23,14 @@ import (
 // fakeParts are a host in memory: nothing of it outlives the agent but its state. Its
 // guests behave as the file fake-knobs.json in the data folder says (fake.Knobs).
 func fakeParts(o Options) parts {
-	host, net, images := fake.NewHost(), fakenet.New(), fakeimage.New("builtin:")
+	host, net, builtins := fake.NewHost(), fakenet.New(), fakeimage.Of(builtin.New(nil))
+	images := []image.Builder{builtins, image.DirBuilder{Base: builtins}}
+	for _, b := range oci.New(oci.Options{}) {
+		images = append(images, fakeimage.Of(b))
+	}
 	return parts{
 		driver: fake.New(host, fake.Follow(host, filepath.Join(o.DataDir, "fake-knobs.json"))), network: net,
-		builders: []image.Builder{images, image.DirBuilder{Base: images}},
+		builders: images,
 		makeDisk: emptyDisk,
 		close: func() error {
 			host.Close()
@@ -104,6 +108,6 @@ func builders(o Options, log *slog.Logger) ([]image.Builder, error) {
 		return nil, err
 	}
 	b := builtin.New(base)
-	containers := oci.New(oci.Options{Base: base, Credentials: o.Registries.Credentials, PrivateRegistries: o.Registries.Private})
+	containers := oci.New(oci.Options{Base: base, Credentials: o.Registries.Credentials, PrivateRegistries: o.Registries.Private, Adapt: builtin.InContainer})
 	return append([]image.Builder{b, image.DirBuilder{Base: b}}, containers...), nil
 }

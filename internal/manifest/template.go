@@ -85,6 +85,11 @@ func (t *Template) head(root *table) {
 	root.needStr("name", &t.Name, validName("template"))
 	root.needStr("about", &t.About, validAbout)
 	t.Params = root.params()
+	for _, p := range t.Params {
+		if image, ok := findParam(t.Params, imageParam); p.Type == ParamVersion && (!ok || image.Type != ParamImage) {
+			root.sub("params").item(p.Name, nil).problem("is the version of the image, and there is no parameter %s", imageParam)
+		}
+	}
 }
 
 // body is what a template makes, for the values of its parameters.

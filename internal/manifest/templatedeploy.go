@@ -84,9 +84,6 @@ func (t Template) values(c NewConfig, o NewOptions) (v values, notes []string, e
 	}
 	for _, p := range t.Params {
 		if _, ok := v[p.Name]; ok {
-			if p.Name == imageParam {
-				notes = append(notes, "image "+v.image(t.Params)+", "+given)
-			}
 			continue
 		}
 		if p.Required {
@@ -97,21 +94,44 @@ func (t Template) values(c NewConfig, o NewOptions) (v values, notes []string, e
 			continue
 		}
 		if v[p.Name] = p.Default; p.Name == imageParam {
-			notes = append(notes, p.chooseDefault(v, o.BuildsFlakes))
+			given = p.chooseDefault(v, o.BuildsFlakes)
 		}
+	}
+	if err := t.chooseVersion(v); err != nil {
+		return nil, nil, err
+	}
+	if image := v.image(t.Params); image != "" {
+		notes = append(notes, "image "+image+", "+given)
 	}
 	return v, notes, nil
 }
 
-// chooseDefault has an image that needs Nix give way where there is none, and says what
-// was chosen.
-func (p Param) chooseDefault(v values, buildsFlakes bool) (note string) {
+// chooseDefault has an image that needs Nix give way where there is none, and says why the
+// image was chosen.
+func (p Param) chooseDefault(v values, buildsFlakes bool) (why string) {
 	ref, _ := p.Default.(string)
 	if !isFlake(ref) || buildsFlakes || p.WithoutNix == "" {
-		return "image " + ref + ", from the template"
+		return "from the template"
 	}
 	v[p.Name] = p.WithoutNix
-	return "image " + p.WithoutNix + ", since Nix flakes cannot be built on this host (the template's is " + ref + ")"
+	return "since Nix flakes cannot be built on this host (the template's is " + ref + ")"
+}
+
+// chooseVersion gives the image the version that is set, if one is.
+func (t Template) chooseVersion(v values) error {
+	for _, p := range t.Params {
+		version, _ := v[p.Name].(string)
+		if p.Type != ParamVersion || version == "" {
+			continue
+		}
+		image := v.image(t.Params)
+		if !strings.HasPrefix(image, "builtin:") || strings.Contains(image, "@") {
+			return mvm.Errorf(mvm.KindInvalid, "use template %s: parameter %s is for built-in images, and the image is %s", t.Name, p.Name, image).
+				WithFix("name the version in the image's reference, such as oci:registry.example.com/app:1.2.3")
+		}
+		v[imageParam] = image + "@" + version
+	}
+	return nil
 }
 
 // setValues reads the parameters that flags set.

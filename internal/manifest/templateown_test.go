@@ -110,6 +110,32 @@ func TestTemplateParameters(t *testing.T) {
 	}
 }
 
+// TestTemplateVersion: the version is that of the built-in image, and no other image's.
+func TestTemplateVersion(t *testing.T) {
+	tpl := template(t, "openclaw")
+	for _, c := range []struct {
+		set, image, want string
+	}{
+		{"version=2026.9.6", "", "builtin:openclaw@2026.9.6"},
+		{"version=2026.9.6", "builtin:openclaw", "builtin:openclaw@2026.9.6"},
+		{"", "builtin:openclaw@2026.8.1", "builtin:openclaw@2026.8.1"},
+		{"version=2026.9.6", "builtin:openclaw@2026.8.1", "error: parameter version is for built-in images, and the image is builtin:openclaw@2026.8.1"},
+		{"version=2026.9.6", "oci:x.example/openclaw:1", "error: parameter version is for built-in images, and the image is oci:x.example/openclaw:1"},
+		{"version=a/b", "", `error: --set version: "a/b" is not a version`},
+	} {
+		d, notes, err := tpl.Deployment("a", manifest.NewConfig{}, manifest.NewOptions{Flake: c.image, Set: strings.Fields(c.set)})
+		if says, wrong := strings.CutPrefix(c.want, "error: "); wrong {
+			if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s of %q: got %v, want %s", c.set, c.image, err, says)
+			}
+			continue
+		}
+		if err != nil || d.Pools[1].Flake != c.want || d.Pools[0].Flake != "builtin:gateway" || !strings.Contains(notes[0], c.want) {
+			t.Errorf("%s of %q: got %v, %q, %v, want %s", c.set, c.image, d.Pools, notes, err, c.want)
+		}
+	}
+}
+
 // TestTemplateValuesAreChecked: what is wrong with a value names its parameter.
 func TestTemplateValuesAreChecked(t *testing.T) {
 	tpl := own(t, ownTemplate)
@@ -167,6 +193,8 @@ default = "1"
 type = "port"
 default = 0
 required = true
+[params.e]
+type = "version"
 [params.d]
 without_nix = "builtin:minimal"
 type = "list"
@@ -192,18 +220,19 @@ secret = "x"
 		"4:1: colour: unknown key",
 		"5:9: params.Image: is not the name of a parameter",
 		"8:1: params.image.type: of the parameter image must be image",
-		"10:1: params.a.type: \"text\" is not one of image, string, int, bool, port, list",
+		"10:1: params.a.type: \"text\" is not one of image, string, int, bool, port, list, version",
 		"13:1: params.b.default: is a string, must be an integer",
 		"16:1: params.c.default: 0 is not in 1..65535",
-		"19:1: params.d.without_nix: is for parameters of type image",
-		"21:1: params.d.default: has an integer in it",
-		"22:3: pools[0]: id is missing",
-		"23:1: pools[0].id: cannot be a parameter",
-		"25:1: pools[0].flake: a parameter must be the whole value: \"${a}\"",
-		"26:1: pools[0].mem_mib: there is no parameter mem",
-		"30:12: pools[0].routes[0].target.pool_id: there is no pool \"nobody\"",
-		"31:11: channels.telegram: target is missing",
-		"33:11: channels.pigeon: kind",
+		"18:9: params.e: is the version of the image, and there is no parameter image",
+		"21:1: params.d.without_nix: is for parameters of type image",
+		"23:1: params.d.default: has an integer in it",
+		"24:3: pools[0]: id is missing",
+		"25:1: pools[0].id: cannot be a parameter",
+		"27:1: pools[0].flake: a parameter must be the whole value: \"${a}\"",
+		"28:1: pools[0].mem_mib: there is no parameter mem",
+		"32:12: pools[0].routes[0].target.pool_id: there is no pool \"nobody\"",
+		"33:11: channels.telegram: target is missing",
+		"35:11: channels.pigeon: kind",
 	}
 	got := problems(t, err)
 	for n := range max(len(got), len(want)) {

@@ -35,6 +35,8 @@ const (
 	ParamBool   ParamType = "bool"
 	ParamPort   ParamType = "port"
 	ParamList   ParamType = "list" // of strings
+	// ParamVersion is the version of the built-in image that the parameter image names.
+	ParamVersion ParamType = "version"
 )
 
 // imageParam is the parameter that --image sets.
@@ -49,6 +51,9 @@ const (
 
 // paramName is what a parameter may be called. ${HOME} in a command is none.
 var paramName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
+
+// versionName is what a version may be; which there are is known by who builds the image.
+var versionName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._+-]{0,63}$`)
 
 // values are the values of parameters; one that is not set is not in it.
 type values map[string]any
@@ -112,7 +117,7 @@ func (t *table) params() (out []Param) {
 
 func (t *table) param(name string) Param {
 	p := Param{Name: name}
-	known := []string{string(ParamImage), string(ParamString), string(ParamInt), string(ParamBool), string(ParamPort), string(ParamList)}
+	known := []string{string(ParamImage), string(ParamString), string(ParamInt), string(ParamBool), string(ParamPort), string(ParamList), string(ParamVersion)}
 	t.needStr("type", (*string)(&p.Type), oneOf(known...))
 	t.boolean("required", &p.Required)
 	t.str("help", &p.Help, validAbout)
@@ -177,6 +182,8 @@ func (p Param) valid(v any) error {
 			return wrong("a string")
 		case p.Type == ParamImage:
 			return mvm.ValidateFlake(s)
+		case p.Type == ParamVersion && !versionName.MatchString(s):
+			return fmt.Errorf("%q is not a version such as 1.2.3", clip(s))
 		case len(s) > maxParamText:
 			return fmt.Errorf("has %d bytes, more than %d", len(s), maxParamText)
 		}
@@ -239,5 +246,5 @@ func (p Param) sample() any {
 	case ParamList:
 		return []any{}
 	}
-	return "x"
+	return "1"
 }

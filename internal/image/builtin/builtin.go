@@ -3,11 +3,13 @@
 //
 //	builtin:gateway   kernel and an initrd with mvm-guest and the certificates of public CAs
 //	builtin:minimal   the same with busybox and a place for a user's command
-//	builtin:openclaw  a small Debian userland with Node and OpenClaw as root filesystem
+//	builtin:openclaw  a small Debian userland with Node and OpenClaw as root filesystem;
+//	                  builtin:openclaw@VERSION has another version of OpenClaw
 package builtin
 
 import (
 	"context"
+	"regexp"
 	"strings"
 
 	"mvm"
@@ -44,13 +46,27 @@ func (b *Builder) Check(ref string) error { return checkName(strings.TrimPrefix(
 func (b *Builder) ReadsHost(string) bool { return false }
 
 func checkName(name string) error {
-	switch name {
-	case "gateway", "minimal", "openclaw":
-		return nil
+	bare, version, versioned := strings.Cut(name, "@")
+	switch {
+	case bare != "gateway" && bare != "minimal" && bare != openclawName:
+		return mvm.Errorf(mvm.KindInvalid, "image %s%s: no such image is built in", scheme, name).
+			WithFix("use builtin:gateway, builtin:minimal or builtin:openclaw")
+	case versioned && bare != openclawName:
+		return mvm.Errorf(mvm.KindInvalid, "image %s%s: it has no versions", scheme, name).WithFix("use %s%s", scheme, bare)
+	case versioned && (len(version) > maxVersion || !openclawVersion.MatchString(version)):
+		return mvm.Errorf(mvm.KindInvalid, "image %s%s: %q is not a version of OpenClaw", scheme, name, version).
+			WithFix("use one that `npm view openclaw versions` lists, such as builtin:openclaw@2026.8.2")
 	}
-	return mvm.Errorf(mvm.KindInvalid, "image %s%s: no such built-in image", scheme, name).
-		WithFix("use builtin:gateway, builtin:minimal or builtin:openclaw")
+	return nil
 }
+
+const openclawName = "openclaw"
+
+// openclawVersion is a version in npm's form. A tag such as latest is none: it would make an
+// image another one without anybody asking for it.
+var openclawVersion = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)
+
+const maxVersion = 64
 
 // GC removes the parts of the Base that no image uses.
 func (b *Builder) GC(ctx context.Context) (int64, error) { return b.base.GC(ctx) }
@@ -76,6 +92,7 @@ func (b *Builder) inputsOf(ctx context.Context, ref string, progress func(mvm.Pr
 	if err := checkName(name); err != nil {
 		return in, err
 	}
+	name, wanted, _ := strings.Cut(name, "@")
 	guest, err := b.base.GuestDigest()
 	if err != nil {
 		return in, err
@@ -97,9 +114,9 @@ func (b *Builder) inputsOf(ctx context.Context, ref string, progress func(mvm.Pr
 			return in, err
 		}
 		in.Busybox = &bb
-	case "openclaw":
+	case openclawName:
 		in.Cmdline = boot.RootCmdline
-		if in.openclaw, err = b.openclawInputs(ctx, progress); err != nil {
+		if in.openclaw, err = b.openclawInputs(ctx, wanted, progress); err != nil {
 			return in, err
 		}
 		in.RootFS = in.openclaw.key()
@@ -137,6 +154,11 @@ func (b *Builder) Build(ctx context.Context, ref, dir string, progress func(mvm.
 			return err
 		}
 		img.RootFS, img.RootFSType = &f, boot.RootFSType
+		if in.openclaw.lock.dir != "" { // to be seen, and so that the lock is kept as long as the image
+			if _, err := boot.TakeFile(ctx, in.openclaw.lock.dir, dir, lockName); err != nil {
+				return err
+			}
+		}
 	}
 	what := boot.Initrd{Kernel: in.Kernel, Busybox: in.Busybox, Certs: in.Certs, Root: img.RootFS != nil}
 	if err := b.base.Boot(ctx, &img, dir, what, say); err != nil {

@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/image"
 	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
@@ -305,5 +308,119 @@ func TestFindGuestBinary(t *testing.T) {
 		if _, err := boot.FindGuestBinary(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("FindGuestBinary(%s) gives %v, want %q", path, err, want)
 		}
+	}
+}
+
+// TestOpenClawOfAVersion: another version of OpenClaw than mvm's own has a lock that is made
+// once, with the digest of every module and no address of where it is from.
+func TestOpenClawOfAVersion(t *testing.T) {
+	b := testenv.Builtin(t)
+	const ref = "builtin:openclaw@2026.8.1"
+	first, err := b.Key(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	locks, err := filepath.Glob(filepath.Join(testenv.Cache(t), "builtin", "parts", "openclaw-lock-*", "package-lock.json"))
+	if err != nil || len(locks) != 1 {
+		t.Fatalf("got locks %v, %v, want one", locks, err)
+	}
+	lockIsPinned(t, locks[0], "2026.8.1")
+	before, err := os.Stat(locks[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Key(t.Context(), ref)
+	if err != nil || again != first {
+		t.Errorf("the key of the same version is %s, %v, and was %s", again, err, first)
+	}
+	if after, err := os.Stat(locks[0]); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the lock was made again (%v)", err)
+	}
+	own, err := b.Key(t.Context(), "builtin:openclaw")
+	if err != nil || own == first {
+		t.Errorf("mvm's own version has the key %s, %v, want another one", own, err)
+	}
+	if _, err := b.Key(t.Context(), "builtin:openclaw@1.2.3"); !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "there is no OpenClaw 1.2.3") {
+		t.Errorf("a version that is not there: %v", err)
+	}
+}
+
+// TestVersionsOfReferences: what is no version is refused before anything is done.
+func TestVersionsOfReferences(t *testing.T) {
+	b := builtin.New(nil)
+	for ref, want := range map[string]string{
+		"builtin:openclaw@2026.8.1": "", "builtin:openclaw@2026.9.1-beta.1": "", "builtin:openclaw": "",
+		"builtin:openclaw@latest":                         "is not a version of OpenClaw",
+		"builtin:openclaw@":                               "is not a version of OpenClaw",
+		"builtin:openclaw@1.2.3 --registry=x":             "is not a version of OpenClaw",
+		"builtin:openclaw@1.2.3-" + "a/../b":              "is not a version of OpenClaw",
+		"builtin:openclaw@1.2." + strings.Repeat("3", 64): "is not a version of OpenClaw",
+		"builtin:minimal@1.2.3":                           "it has no versions",
+		"builtin:other@1.2.3":                             "no such image is built in",
+	} {
+		err := b.Check(ref)
+		if want == "" && err == nil {
+			continue
+		}
+		if want == "" || !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60s: got %v, want %q", ref, err, want)
+		}
+	}
+}
+
+// TestInContainer: a container image that runs OpenClaw as the official one does gets mvm's
+// programs, and no other image does.
+func TestInContainer(t *testing.T) {
+	official := definition.Service{Name: "app", Command: []string{"tini", "-s", "--", "node", "openclaw.mjs", "gateway"}, Dir: "/app", User: "node:node",
+		Env: map[string]string{"NODE_ENV": "production", "HOME": "/home/node"}}
+	files, err := builtin.InContainer(official)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for name, f := range files {
+		names = append(names, name)
+		if want := strings.HasSuffix(name, ".sh") || name == "/usr/local/bin/openclaw"; f.Executable != want || len(f.Content) == 0 {
+			t.Errorf("%s: executable %v, %d bytes", name, f.Executable, len(f.Content))
+		}
+	}
+	slices.Sort(names)
+	want := []string{"/etc/mvm/services/openclaw-setup.json", "/etc/mvm/services/openclaw.json", "/opt/openclaw/control.mjs", "/opt/openclaw/launch.mjs",
+		"/opt/openclaw/messages.mjs", "/opt/openclaw/place.mjs", "/opt/openclaw/settings.mjs", "/opt/openclaw/setup.sh", "/opt/openclaw/start.sh", "/usr/local/bin/openclaw"}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	services, err := definition.All(map[string][]byte{
+		"openclaw":       files["/etc/mvm/services/openclaw.json"].Content,
+		"openclaw-setup": files["/etc/mvm/services/openclaw-setup.json"].Content,
+	})
+	if err != nil || len(services) != 2 {
+		t.Fatalf("got %d services, %v", len(services), err)
+	}
+	setup, app := services[0], services[1]
+	if app.User != "node:node" || app.Env["NODE_ENV"] != "production" || app.Env["HOME"] != "/data/home" || app.Env["OPENCLAW_STATE_DIR"] != "/data/openclaw" || app.Suspend == "" {
+		t.Errorf("got service %+v", app)
+	}
+	if diff := cmp.Diff([]string{"/opt/openclaw/setup.sh", "node"}, setup.Command); diff != "" {
+		t.Errorf("set-up (-want +got):\n%s", diff)
+	}
+	for what, s := range map[string]definition.Service{
+		"another program":      {Command: []string{"node", "server.mjs"}},
+		"another entry point":  {Command: []string{"/entrypoint.sh"}, Dir: "/app"},
+		"another subcommand":   {Command: []string{"node", "openclaw.mjs", "status"}},
+		"no subcommand":        {Command: []string{"node", "openclaw.mjs"}},
+		"nothing":              {},
+		"a file of other name": {Command: []string{"node", "my-openclaw.mjs", "gateway"}},
+	} {
+		if files, err := builtin.InContainer(s); err != nil || len(files) > 0 {
+			t.Errorf("%s: got %d files, %v", what, len(files), err)
+		}
+	}
+	absolute, err := builtin.InContainer(definition.Service{Command: []string{"node", "/srv/oc/openclaw.mjs", "gateway", "--allow-unconfigured"}, Dir: "/app"})
+	if err != nil || !strings.Contains(string(absolute["/opt/openclaw/place.mjs"].Content), `home = "/srv/oc";`) {
+		t.Errorf("got %q, %v", absolute["/opt/openclaw/place.mjs"].Content, err)
+	}
+	if got := string(absolute["/etc/mvm/services/openclaw-setup.json"].Content); !strings.Contains(got, `"root"`) {
+		t.Errorf("an image without a user: %s", got)
 	}
 }

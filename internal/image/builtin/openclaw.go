@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -48,12 +47,20 @@ type openclawInputs struct {
 	Debs    []boot.Deb        `json:"debs"`
 	Files   map[string]string `json:"files"` // of the openclaw folder: SHA-256
 	digest  string
+	lock    openclawLock
 }
 
 func (in *openclawInputs) key() string { return in.digest }
 
-func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress)) (*openclawInputs, error) {
+// openclawInputs resolves what the root filesystem is made of; wanted is OpenClaw's version,
+// "" for the one that mvm has a lock of.
+func (b *Builder) openclawInputs(ctx context.Context, wanted string, progress func(mvm.Progress)) (*openclawInputs, error) {
 	in := &openclawInputs{Version: version, Files: map[string]string{}}
+	lock, err := b.openclawLock(ctx, wanted, progress)
+	if err != nil {
+		return nil, err
+	}
+	in.lock = lock
 	debs, err := b.base.Packages(ctx, openclawPackages, progress)
 	if err != nil {
 		return nil, err
@@ -71,7 +78,7 @@ func (b *Builder) openclawInputs(ctx context.Context, progress func(mvm.Progress
 		if err != nil || d.IsDir() {
 			return err
 		}
-		f, err := openclawFiles.Open(name)
+		f, err := lock.open(path.Base(name))
 		if err != nil {
 			return err
 		}
@@ -93,16 +100,15 @@ func (b *Builder) rootfsPart(ctx context.Context, in *openclawInputs, progress f
 			return mvm.Errorf(mvm.KindPolicy, "build builtin:openclaw: the build runs OpenClaw once in separate namespaces, which needs root").
 				WithFix("build it on a host whose agent is root, copy the image's folder, and use dir:FOLDER")
 		}
-		npm, err := exec.LookPath("npm")
+		npm, err := findNPM()
 		if err != nil {
-			return mvm.Errorf(mvm.KindUnavailable, "build builtin:openclaw: npm is not installed; it downloads OpenClaw").
-				WithFix("run apt-get install npm")
+			return err
 		}
 		tree := filepath.Join(dir, "tree")
 		if err := b.userland(ctx, dir, tree, in.Debs, progress); err != nil {
 			return err
 		}
-		if err := installOpenClaw(ctx, npm, tree, progress); err != nil {
+		if err := installOpenClaw(ctx, npm, tree, in.lock, progress); err != nil {
 			return err
 		}
 		progress(mvm.Progress{Text: "starting OpenClaw once, to fill its compile cache"})
@@ -121,7 +127,7 @@ const openclawDir = "opt/openclaw"
 
 // installOpenClaw fetches OpenClaw and Node as the lock file pins them, without
 // running any of their scripts, and adds mvm's own files.
-func installOpenClaw(ctx context.Context, npm, tree string, progress func(mvm.Progress)) error {
+func installOpenClaw(ctx context.Context, npm, tree string, lock openclawLock, progress func(mvm.Progress)) error {
 	dir := filepath.Join(tree, openclawDir)
 	for _, d := range []string{filepath.Join(dir, "bin"), filepath.Join(tree, "etc/mvm/services"), filepath.Join(tree, "usr/local/bin")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -133,7 +139,7 @@ func installOpenClaw(ctx context.Context, npm, tree string, progress func(mvm.Pr
 		if strings.HasSuffix(name, ".sh") {
 			perm = 0o755
 		}
-		content, err := openclawFiles.ReadFile(path.Join("openclaw", name))
+		content, err := lock.read(name)
 		if err != nil {
 			return err
 		}
@@ -160,6 +166,7 @@ func installOpenClaw(ctx context.Context, npm, tree string, progress func(mvm.Pr
 var openclawPlaces = map[string]string{
 	"package.json":           openclawDir + "/package.json",
 	"package-lock.json":      openclawDir + "/package-lock.json",
+	"place.mjs":              openclawDir + "/place.mjs",
 	"launch.mjs":             openclawDir + "/launch.mjs",
 	"settings.mjs":           openclawDir + "/settings.mjs",
 	"control.mjs":            openclawDir + "/control.mjs",

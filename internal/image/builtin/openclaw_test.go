@@ -132,14 +132,24 @@ func TestPrefetchList(t *testing.T) {
 }
 
 func TestLockfileNamesNoHost(t *testing.T) {
-	text, err := os.ReadFile("openclaw/package-lock.json")
+	openclaw, _, err := builtin.OpenClawVersions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lockIsPinned(t, "openclaw/package-lock.json", openclaw)
+}
+
+// lockIsPinned: the lock has OpenClaw's version, the digests of all modules, and no host.
+func lockIsPinned(t *testing.T, file, version string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var lock struct {
 		Packages map[string]struct {
-			Resolved, Integrity string
-			Link                bool
+			Version, Resolved, Integrity string
+			Link                         bool
 		}
 	}
 	if err := json.Unmarshal(text, &lock); err != nil {
@@ -149,6 +159,9 @@ func TestLockfileNamesNoHost(t *testing.T) {
 		if name != "" && p.Integrity == "" || p.Resolved != "" {
 			t.Errorf("%s: integrity %q, resolved %q", name, p.Integrity, p.Resolved)
 		}
+	}
+	if got := lock.Packages["node_modules/openclaw"].Version; got != version {
+		t.Errorf("the lock is of OpenClaw %q, want %q", got, version)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 // Builder implements image.Builder for every reference of its scheme.
 type Builder struct {
 	scheme string
+	of     image.Builder // whose references it takes; nil: all of the scheme
 
 	mu    sync.Mutex
 	fail  error
@@ -26,6 +27,10 @@ type Builder struct {
 
 // New makes a Builder for a scheme with its colon.
 func New(scheme string) *Builder { return &Builder{scheme: scheme} }
+
+// Of makes a Builder that takes and refuses the references that another one does, which
+// builds nothing.
+func Of(b image.Builder) *Builder { return &Builder{scheme: b.Scheme(), of: b} }
 
 // Fail makes every build from now on fail with err; nil ends that.
 func (b *Builder) Fail(err error) {
@@ -44,16 +49,19 @@ func (b *Builder) Built() int {
 // Scheme implements image.Builder.
 func (b *Builder) Scheme() string { return b.scheme }
 
-// Check implements image.Builder. It takes every reference but that of "nothere".
+// Check implements image.Builder. By itself it takes every reference but that of "nothere".
 func (b *Builder) Check(ref string) error {
+	if b.of != nil {
+		return b.of.Check(ref)
+	}
 	if ref == b.scheme+"nothere" {
 		return mvm.Errorf(mvm.KindInvalid, "image %s: no such image", ref)
 	}
 	return nil
 }
 
-// ReadsHost implements image.Builder: there is nothing to read.
-func (b *Builder) ReadsHost(string) bool { return false }
+// ReadsHost implements image.Builder. By itself it has nothing to read.
+func (b *Builder) ReadsHost(ref string) bool { return b.of != nil && b.of.ReadsHost(ref) }
 
 // Key implements image.Builder: the reference itself.
 func (b *Builder) Key(_ context.Context, ref string) (string, error) { return "fake 1 " + ref, nil }

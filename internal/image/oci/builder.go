@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/image"
 	"mvm/internal/image/boot"
 	"mvm/internal/image/flatten"
@@ -49,6 +50,10 @@ type Options struct {
 	// PrivateRegistries are hosts, with or without a port, that may have addresses that are
 	// not public.
 	PrivateRegistries []string
+	// Adapt returns the files, by path, with which a program that mvm knows works as a guest;
+	// none for another program. It is told what an image's configuration runs. nil: none is
+	// known.
+	Adapt func(definition.Service) (map[string]boot.Added, error)
 }
 
 // Builder builds images of one scheme. It is safe for concurrent use.
@@ -116,6 +121,7 @@ type inputs struct {
 	Image   string   `json:"image"` // digest
 	Guest   string   `json:"guest"` // SHA-256 of mvm-guest
 	Kernel  boot.Deb `json:"kernel"`
+	Added   string   `json:"added,omitempty"` // hash of the files that mvm adds
 }
 
 // Key reads the image's manifest and configuration.
@@ -130,6 +136,13 @@ func (b *Builder) Key(ctx context.Context, ref string) (string, error) {
 	in := inputs{Version: version, Image: p.digest}
 	if in.Guest, err = b.o.Base.GuestDigest(); err != nil {
 		return "", err
+	}
+	if added, err := b.adapt(p); err != nil {
+		return "", err
+	} else if len(added) > 0 {
+		if in.Added, err = boot.HashJSON(added); err != nil {
+			return "", err
+		}
 	}
 	if in.Kernel, err = b.o.Base.Kernel(ctx, func(mvm.Progress) {}); err != nil {
 		return "", err
@@ -203,7 +216,10 @@ func (b *Builder) build(ctx context.Context, src source, p *pulled, to build, sa
 	if o.Limits.Disk, err = room(p, to.dir); err != nil {
 		return err
 	}
-	if o.Service, o.NoService, err = service(p.config.Config); err != nil {
+	if o.Service, o.NoService, err = definitionOf(p.config.Config); err != nil {
+		return err
+	}
+	if o.Added, err = b.adapt(p); err != nil {
 		return err
 	}
 	a, err := unpack(ctx, src, p, o, filepath.Join(to.dir, rootfsFile), say)
@@ -222,6 +238,15 @@ func (b *Builder) build(ctx context.Context, src source, p *pulled, to build, sa
 		return err
 	}
 	return image.WriteManifest(to.dir, img)
+}
+
+// adapt returns the files of a program that mvm knows, by path.
+func (b *Builder) adapt(p *pulled) (map[string]boot.Added, error) {
+	s, err := service(p.config.Config)
+	if b.o.Adapt == nil || err != nil {
+		return nil, err
+	}
+	return b.o.Adapt(s)
 }
 
 // turn waits until the image may be unpacked.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -23,7 +24,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/image"
+	"mvm/internal/image/boot"
 	"mvm/internal/image/oci"
 	"mvm/internal/testenv"
 	"mvm/test/hub"
@@ -163,6 +166,60 @@ func TestRegistry(t *testing.T) {
 	h.Close() // a registry that does not answer: what was built last serves
 	if last, err := s.Build(t.Context(), ref, nil); err != nil || last.Digest != second.Digest {
 		t.Errorf("without the registry it is %s, want %s: %v", last.Digest, second.Digest, err)
+	}
+}
+
+// TestAdapted: an image of a program that mvm knows gets mvm's files in place of a service of
+// its command, also over links and files of its own; another image, and one with service
+// definitions, stay as they are. Other files make another image.
+func TestAdapted(t *testing.T) {
+	h := hub.New()
+	t.Cleanup(h.Close)
+	content := "first"
+	o := oci.Options{Base: testenv.Base(t), Credentials: credentials(t, h, hub.Password), PrivateRegistries: []string{h.Host}}
+	o.Adapt = func(s definition.Service) (map[string]boot.Added, error) {
+		if s.Command[0] != "known" || s.Dir != "/app" || s.User != "node" || s.Env["A"] != "b" {
+			return nil, nil
+		}
+		return map[string]boot.Added{
+			"/etc/mvm/services/known.json": {Content: []byte(`{"name":"known","command":["/opt/run.sh"]}`)},
+			"/opt/run.sh":                  {Content: []byte(content), Executable: true},
+		}, nil
+	}
+	c := v1.Config{Cmd: []string{"known"}, WorkingDir: "/app", User: "node", Env: []string{"A=b"}}
+	ref := push(t, h, "v1", c, map[string]string{"opt/run.sh": "the image's own"})
+	s := store(t, o)
+	build := func(ref string) (image.Image, fs.FS) {
+		t.Helper()
+		img, err := s.Build(t.Context(), ref, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img, rootOf(t, img)
+	}
+	first, root := build(ref)
+	got, err := fs.ReadFile(root, "opt/run.sh")
+	if info, serr := fs.Stat(root, "opt/run.sh"); err != nil || serr != nil || string(got) != content || info.Mode().Perm() != 0o755 {
+		t.Errorf("got %q of %v: %v %v", got, info, err, serr)
+	}
+	if info, err := fs.Stat(root, "etc/mvm/services/known.json"); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the definition: %v %v", info, err)
+	}
+	if _, err := fs.Stat(root, "etc/mvm/services/app.json"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a service of the command as well: %v", err)
+	}
+	content = "second"
+	if second, _ := build(ref); second.Digest == first.Digest {
+		t.Error("other files of mvm's give the same image")
+	}
+	_, root = build(push(t, h, "v2", c, map[string]string{"etc/mvm/services/own.json": `{"name":"own","command":["/own"]}`}))
+	if _, err := fs.Stat(root, "opt/run.sh"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an image with definitions gets files: %v", err)
+	}
+	c.Cmd = []string{"other"}
+	_, root = build(push(t, h, "v3", c, map[string]string{"other": "x"}))
+	if _, err := fs.Stat(root, "etc/mvm/services/app.json"); err != nil {
+		t.Errorf("another image has no service: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guest/definition"
+	"mvm/internal/image/boot"
 	"mvm/internal/image/erofs"
 	"mvm/internal/image/flatten"
 )
@@ -41,6 +43,8 @@ type order struct {
 	// itself; NoService says why an image that has none can't be used.
 	Service   []byte
 	NoService string
+	// Added are files that it gets in place of Service.
+	Added map[string]boot.Added
 }
 
 type orderLayer struct {
@@ -163,6 +167,14 @@ func (a *answer) complete(f *flatten.Flattener, o order) error {
 	if a.OwnServices = f.Has(definition.Dir, ".json"); a.OwnServices {
 		return nil
 	}
+	if len(o.Added) > 0 {
+		for name, file := range o.Added {
+			if err := put(f, name, file); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if len(o.Service) == 0 && o.NoService == "" {
 		return nil
 	}
@@ -170,8 +182,16 @@ func (a *answer) complete(f *flatten.Flattener, o order) error {
 		return mvm.Errorf(mvm.KindInvalid, "%s", o.NoService).
 			WithFix("give the image an entrypoint or a command, or service definitions in %s", definition.Dir)
 	}
-	text := string(o.Service)
-	return f.Put(ServicePath, &erofs.Node{Mode: unix.S_IFREG | 0o644, Size: int64(len(text)), Open: func() (io.ReadCloser, error) {
-		return io.NopCloser(strings.NewReader(text)), nil
+	return put(f, ServicePath, boot.Added{Content: o.Service})
+}
+
+// put adds a file of mvm's.
+func put(f *flatten.Flattener, name string, file boot.Added) error {
+	mode := uint32(unix.S_IFREG | 0o644)
+	if file.Executable {
+		mode |= 0o111
+	}
+	return f.Put(name, &erofs.Node{Mode: mode, Size: int64(len(file.Content)), Open: func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(file.Content)), nil
 	}})
 }

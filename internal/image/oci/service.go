@@ -16,20 +16,27 @@ import (
 // serviceName is the name of an image's one service.
 const serviceName = "app"
 
-// service is the definition of what the image's configuration runs, or why there is none.
-func service(c v1.Config) (text []byte, none string, err error) {
-	s := definition.Service{
+// service is what the image's configuration runs.
+func service(c v1.Config) (s definition.Service, err error) {
+	s = definition.Service{
 		Name: serviceName, Command: slices.Concat(c.Entrypoint, c.Cmd), User: c.User, Dir: c.WorkingDir,
 		Env: environment(c.Env), StopSignal: stopSignal(c.StopSignal),
-	}
-	if len(s.Command) == 0 || s.Command[0] == "" {
-		return nil, "its configuration has neither an entrypoint nor a command", nil
 	}
 	if s.Dir == "" {
 		s.Dir = "/"
 	}
-	if s.Ready, err = ready(c); err != nil {
+	s.Ready, err = ready(c)
+	return s, err
+}
+
+// definitionOf is the text of service, or why there is none.
+func definitionOf(c v1.Config) (text []byte, none string, err error) {
+	s, err := service(c)
+	if err != nil {
 		return nil, "", err
+	}
+	if len(s.Command) == 0 || s.Command[0] == "" {
+		return nil, "its configuration has neither an entrypoint nor a command", nil
 	}
 	if text, err = json.Marshal(s); err != nil {
 		return nil, "", err

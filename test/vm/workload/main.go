@@ -30,6 +30,9 @@ func main() {
 	if slices.Contains(os.Args, "container") {
 		run = serveContainer
 	}
+	if filepath.Base(os.Args[0]) == "node" {
+		run = serveAsNode
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -10,6 +10,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 import { controlPort, serve } from "./control.mjs";
+import { home } from "./place.mjs";
 import { port, prepare } from "./settings.mjs";
 
 const [cacheDir, stateDir] = process.argv.slice(2);
@@ -37,7 +38,7 @@ Object.assign(process.env, {
 });
 prepare(process.env);
 serve(process.env, { nextWake: `${stateDir}/next-wake` });
-process.argv = [process.argv[0], "/opt/openclaw/node_modules/openclaw/openclaw.mjs", "gateway"];
+process.argv = [process.argv[0], `${home}/openclaw.mjs`, "gateway"];
 import(process.argv[1]).catch((error) => {
   console.error(error);
   process.exit(1);

@@ -4,13 +4,14 @@
 import module from "node:module";
 
 import { serve } from "./control.mjs";
+import { cache, home } from "./place.mjs";
 import { prepare } from "./settings.mjs";
 
-const entry = "/opt/openclaw/node_modules/openclaw/openclaw.mjs";
+const entry = `${home}/openclaw.mjs`;
 
-// The image's cache is bytecode, which depends on V8's version and flags, not on the
-// CPU; V8 refuses what does not fit.
-module.enableCompileCache("/opt/openclaw/compile-cache");
+// The cache is bytecode, which depends on V8's version and flags, not on the CPU; V8
+// refuses what does not fit.
+module.enableCompileCache(cache);
 if (process.argv[2] === "gateway") {
   prepare(process.env);
   serve(process.env);

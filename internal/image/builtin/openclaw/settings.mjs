@@ -6,6 +6,8 @@ import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
 
+import { home } from "./place.mjs";
+
 export const port = 18789;
 
 // Plugins that are of no use in a VM without screen, camera or microphone; leaving
@@ -145,7 +147,7 @@ export function settings(env, present, dir = channelsDir) {
     auth: { mode: "token" },
     http: { endpoints: { chatCompletions: { enabled: true } } },
     // Served from the image: OpenClaw would otherwise copy its pages to the data disk.
-    controlUi: { root: "/opt/openclaw/node_modules/openclaw/dist/control-ui" },
+    controlUi: { root: `${home}/dist/control-ui` },
   };
   const proxies = trustedProxies(env);
   if (proxies.length > 0) gateway.trustedProxies = proxies;

@@ -1,4 +1,11 @@
 #!/bin/sh
-# Gives the assistant's user its places on the data disk. Runs as root, once a boot.
+# Gives the assistant's user, the argument, its places on the data disk. Runs as root, once a
+# boot.
 set -eu
-install -d -o openclaw -g openclaw -m 0700 /data/home /data/home/workspace /data/openclaw
+user="${1:-openclaw}"
+owner="$(id -u "$user"):$(id -g "$user")"
+for dir in /data/home /data/home/workspace /data/openclaw; do
+    mkdir -p "$dir"
+    chown -h "$owner" "$dir"
+    chmod 0700 "$dir"
+done

@@ -3,4 +3,4 @@
 set -eu
 export OPENCLAW_NO_RESPAWN=1 OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED=1
 export OPENCLAW_DISABLE_BONJOUR=1 OPENCLAW_NO_AUTO_UPDATE=1 OPENCLAW_EXEC_SHELL_SNAPSHOT=0
-exec /opt/openclaw/bin/node /opt/openclaw/launch.mjs gateway
+exec /usr/local/bin/node /opt/openclaw/launch.mjs gateway
