@@ -277,7 +277,7 @@ func (c *chaos) check(began time.Time) {
 		switch n := by[key]; {
 		case !slices.ContainsFunc(c.asks, func(a asked) bool { return a.key == key }):
 			lost++
-			c.t.Errorf("%s is lost: OpenClaw never asked the model about it", key)
+			c.t.Errorf("%s is lost: OpenClaw never asked the model about it; its sender was told: %t; %s", key, c.wasTold(key, &left), c.story(key))
 		case n == 0:
 			unanswered++
 			if !c.wasTold(key, &left) {

@@ -16,8 +16,8 @@ var keyForm = regexp.MustCompile(`m-[0-9]+-[0-9]{3}`)
 
 func keysIn(s string) []string { return keyForm.FindAllString(s, -1) }
 
-// heard is a model's server that answers the last text of the user with a key in it. OpenClaw
-// ends what it asks with texts of its own.
+// heard is a model's server that answers what the user has said since the last answer. OpenClaw
+// ends what it asks with texts of its own: of a turn that a crash has cut off, that it goes on.
 func heard(reply func(last string) string) http.Handler {
 	next := &stubmodel.Server{Reply: reply}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,7 +37,7 @@ func heard(reply func(last string) string) http.Handler {
 				case m.Role == "assistant":
 					text = ""
 				case m.Role == "user" && !strings.Contains(said, "OpenClaw runtime context"):
-					text = said
+					text += said + "\n"
 				}
 			}
 			req["messages"], _ = json.Marshal([]map[string]string{{"role": "user", "content": text}})
