@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"mvm/internal/guest/chat"
@@ -61,7 +62,8 @@ func Open(opt chat.AdapterOptions) chat.Adapter {
 }
 
 // begin takes up what an earlier run of the gateway has left on the disk, as soon as that can
-// be read; false: the bot is closed before.
+// be read; false: the bot is closed before. On a disk that is so full that nothing can be begun
+// there is nothing: the bot works as without one.
 func (b *Bot) begin() bool {
 	if b.opt.Disk == nil {
 		return true
@@ -70,15 +72,13 @@ func (b *Bot) begin() bool {
 		left, err := b.opt.Disk.Debts()
 		if err == nil {
 			b.queue.Owing(left)
-			err = b.opt.Disk.Begin(b.queue, func(body []byte) (chat.Message, error) {
-				m, why, err := b.read(body)
-				if err == nil && why != "" {
-					err = errors.New(why)
-				}
-				return m, err
-			})
 		}
+		err = errors.Join(err, b.opt.Disk.Begin(b.queue, b.readKept))
 		if err == nil {
+			return true
+		}
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			b.opt.Log.Warn("the gateway's disk is full: messages that wait, and answers that are owed, are not kept on it", "channel", b.channel.Name, "error", err)
 			return true
 		}
 		b.standing.Tell(chat.StateFailing, err.Error())
@@ -86,6 +86,15 @@ func (b *Bot) begin() bool {
 			return false
 		}
 	}
+}
+
+// readKept makes a message of what the disk has kept.
+func (b *Bot) readKept(body []byte) (chat.Message, error) {
+	m, why, err := b.read(body)
+	if err == nil && why != "" { // the allowlist has changed
+		err = errors.New(why)
+	}
+	return m, err
 }
 
 // Close implements chat.Adapter.

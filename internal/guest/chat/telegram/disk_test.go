@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"mvm/internal/guest/chat"
 	"mvm/internal/guest/chat/hook"
 	"mvm/internal/guest/chat/inbox"
+	"mvm/internal/guest/chat/telegram"
 	"mvm/internal/guestproto"
 )
 
@@ -22,6 +24,7 @@ import (
 // more.
 type disk struct {
 	chat.Disk
+	opt         chat.AdapterOptions
 	dead        atomic.Bool
 	owed, paid  atomic.Int64 // writes
 	keeps, full atomic.Int64
@@ -48,9 +51,16 @@ func (d *disk) Paid(all []chat.Debt) error {
 func (d *disk) Keep(all []chat.Message) ([]int64, error) {
 	d.keeps.Add(1)
 	if d.full.Load() > 0 {
-		return nil, errors.New("no space left on device")
+		return nil, syscall.ENOSPC
 	}
 	return d.Disk.Keep(all)
+}
+
+func (d *disk) Begin(q *chat.Queue, of func([]byte) (chat.Message, error)) error {
+	if d.full.Load() > 0 {
+		return syscall.ENOSPC
+	}
+	return d.Disk.Begin(q, of)
 }
 
 func (d *disk) Settled(m chat.Message, what, why string) {
@@ -198,13 +208,16 @@ func TestStuckChat(t *testing.T) {
 	})
 }
 
-// TestStuckChatAndFullDisk: what can't be kept stays at Telegram, and is delivered from there.
+// TestStuckChatAndFullDisk: on a disk that is full from the beginning nothing can be kept. It
+// stays at Telegram, and is delivered from there.
 func TestStuckChatAndFullDisk(t *testing.T) {
 	s := newStage(t, func(c *guestproto.Channel) { c.Allow, c.To.Selector.From = []string{"*"}, "chat" }).withDisk()
 	stuck := s.fleet.of("50")
 	stuck.reach = mvm.Errorf(mvm.KindUnavailable, "no room")
 	s.open()
 	s.disk.full.Store(1)
+	s.bot.Close()
+	s.bot = telegram.Open(s.disk.opt)
 	s.api.Write(50, 50, "first")
 	for n := range int64(70) {
 		s.api.Write(100+n, 100+n, "hello")

@@ -443,6 +443,7 @@ func (s *stage) open() *stage {
 	if s.shelf != nil {
 		s.disk = &disk{Disk: s.shelf.Disk(opt)}
 		opt.Disk = s.disk
+		s.disk.opt = opt
 	}
 	bot := telegram.Open(opt)
 	s.mu.Lock()
