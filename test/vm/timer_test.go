@@ -1,7 +1,11 @@
 package vm_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,15 +15,19 @@ import (
 	"mvm/internal/testenv"
 )
 
-// reminder is a workload of builtin:minimal that does something at a time, twice: it says
-// when, waits for that time, and writes both down.
+// reminder is a workload of builtin:minimal that does something at a time, three times: it says
+// when, waits for that time, and writes both down. It knows the time also after a boot.
 const reminder = `
 next() { echo "$1" > /run/mvm/.next; mv /run/mvm/.next /run/mvm/next-wake; }
-for n in 1 2; do
-	at=$(( $(date +%%s) + %d ))
+touch /data/done
+while [ $(wc -l < /data/done) -lt 3 ]; do
+	[ -s /data/at ] || echo $(( $(date +%%s) + %d )) > /data/at
+	sync
+	at=$(cat /data/at)
 	next ${at}000
 	while [ $(date +%%s) -lt $at ]; do sleep 1; done
 	echo $at $(date +%%s) >> /data/done
+	rm /data/at
 	sync
 done
 next ""
@@ -28,16 +36,28 @@ exec sleep 100000`
 // ahead is how far ahead the workload's times are.
 const ahead = 35 * time.Second
 
-// TestTimer: a workload that sleeps is woken for what it wants to do, and does that in time;
-// also one whose time comes while no agent runs.
+// afterBoot is how late a workload may be whose machine has to boot for it.
+const afterBoot = 150 * time.Second
+
+// TestTimer: a workload that sleeps is woken for what it wants to do, and does that in time,
+// though its clock was an hour behind when it went to sleep; also one whose time comes while no
+// agent runs, and one whose snapshot is gone, so that its machine boots.
 func TestTimer(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "qemu")
 	h.deploy("[tenant]\nid = \"acme\"\n[[pools]]\nid = \"workers\"\nflake = \"builtin:minimal\"\nvcpus = 1\nmem_mib = 128\ndata_disk_mib = 16\n" +
 		"desired_running = 1\nenv = { MVM_COMMAND = '''" + fmt.Sprintf(reminder, int(ahead.Seconds())) + "''' }\n")
 	id := h.only("workers").ID
+	testenv.Eventually(t, patience, func() error { // it has told its time
+		if i := h.get(id); i.NextWake.IsZero() {
+			return fmt.Errorf("it has no next wake")
+		}
+		return nil
+	})
+	_, err := h.exec(id, "/bin/sh", "-c", "date -s @$(( $(date +%s) - 3600 ))")
+	must(t, err)
 	at := h.sleepsUntil(id)
-	h.wokenFor(id, 1)
+	h.wokenFor(id, 1, "warm")
 	first := h.doneAt(id, 0)
 	if late := first[1].Sub(first[0]); !first[0].Equal(at.Truncate(time.Second)) || late < 0 || late > 3*time.Second {
 		t.Errorf("it did at %v what it wanted to do at %v, and told %v\n%s", first[1], first[0], at, h.log())
@@ -47,9 +67,17 @@ func TestTimer(t *testing.T) {
 	h.stop()
 	time.Sleep(time.Until(at.Add(2 * time.Second)))
 	h.start()
-	h.wokenFor(id, 2)
+	h.wokenFor(id, 2, "warm")
 	if second := h.doneAt(id, 1); !second[0].Equal(at.Truncate(time.Second)) {
 		t.Errorf("it did what it wanted to do at %v, and told %v", second[0], at)
+	}
+
+	at = h.sleepsUntil(id)
+	h.loseSnapshot(id)
+	h.wokenFor(id, 3, "cold")
+	third := h.doneAt(id, 2)
+	if late := third[1].Sub(third[0]); !third[0].Equal(at.Truncate(time.Second)) || late < 0 || late > afterBoot {
+		t.Errorf("after a boot it did at %v what it wanted to do at %v, and told %v\n%s", third[1], third[0], at, h.log())
 	}
 	testenv.Eventually(t, patience, func() error {
 		if i := h.get(id); !i.NextWake.IsZero() || i.State != mvm.StateRunning {
@@ -75,8 +103,25 @@ func (h *host) sleepsUntil(id string) time.Time {
 	return i.NextWake
 }
 
-// wokenFor waits until the instance was woken so many times by its timer, with its memory.
-func (h *host) wokenFor(id string, times int) {
+// loseSnapshot removes the files of the snapshot of an instance that sleeps.
+func (h *host) loseSnapshot(id string) {
+	h.t.Helper()
+	lost := 0
+	must(h.t, filepath.WalkDir(filepath.Join(h.data, "instances", id), func(path string, d fs.DirEntry, err error) error {
+		name, relErr := filepath.Rel(h.data, path)
+		if err = errors.Join(err, relErr); err != nil || !d.Type().IsRegular() || !inSnapshot(name) {
+			return err
+		}
+		lost++
+		return os.Remove(path)
+	}))
+	if lost == 0 {
+		h.t.Fatal("it has no snapshot")
+	}
+}
+
+// wokenFor waits until the instance was woken so many times by its timer, in such a way.
+func (h *host) wokenFor(id string, times int, kind string) {
 	h.t.Helper()
 	testenv.Eventually(h.t, patience, func() error {
 		if n := h.events(id, mvm.TimerFired); n != times {
@@ -84,7 +129,7 @@ func (h *host) wokenFor(id string, times int) {
 		}
 		return nil
 	})
-	if i := h.get(id); i.State != mvm.StateRunning || i.Last.By.Kind != mvm.AskerTimer || i.Last.Kind != "warm" {
+	if i := h.get(id); i.State != mvm.StateRunning || i.Last.By.Kind != mvm.AskerTimer || string(i.Last.Kind) != kind {
 		h.t.Errorf("it is %s, by %s, %s", i.State, i.Last.By, i.Last.Kind)
 	}
 }
