@@ -464,6 +464,14 @@ type Build struct {
 	Flake  string    `json:"flake"`
 	Digest string    `json:"digest"` // "sha256:" and 64 hex digits
 	Built  time.Time `json:"built"`
+	// Role and Profile are those of the pool at that time; "" in builds of an older mvm.
+	Role    Role   `json:"role,omitempty"`
+	Profile string `json:"profile,omitempty"`
+}
+
+// Of reports whether the build is one of what the pool asks for now.
+func (b Build) Of(s PoolSpec) bool {
+	return b.Flake == s.Flake && (b.Role == "" || b.Role == s.Role) && (b.Profile == "" || b.Profile == s.Profile)
 }
 
 // Address returns the pool's address.

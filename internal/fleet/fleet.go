@@ -45,7 +45,7 @@ type Networks interface {
 type Images interface {
 	// Check refuses what names no image.
 	Check(ref string) error
-	Build(ctx context.Context, ref string, progress func(mvm.Progress)) (image.Image, error)
+	Build(ctx context.Context, req image.Request, progress func(mvm.Progress)) (image.Image, error)
 	// Bootable says why the instance can't boot from its image.
 	Bootable(ctx context.Context, i mvm.Instance) error
 }

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/delta"
+	"mvm/internal/image"
 	"mvm/internal/plan"
 	"mvm/internal/quota"
 	"mvm/internal/store"
@@ -241,17 +243,17 @@ func (f *Fleet) BuildPool(ctx context.Context, tenant, pool string, progress fun
 	if err != nil {
 		return mvm.Build{}, err
 	}
-	img, err := f.opt.Images.Build(ctx, p.Spec.Flake, progress)
+	img, err := f.opt.Images.Build(ctx, image.Request{Ref: p.Spec.Flake, Role: p.Spec.Role, Profile: p.Spec.Profile, Tenant: tenant}, progress)
 	if err != nil {
 		return mvm.Build{}, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
 	}
-	b := mvm.Build{Flake: p.Spec.Flake, Digest: img.Digest, Built: time.Now()}
+	b := mvm.Build{Flake: p.Spec.Flake, Role: p.Spec.Role, Profile: p.Spec.Profile, Digest: img.Digest, Built: time.Now()}
 	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		p, err := tx.Pool(tenant, pool)
 		if err != nil {
 			return err
 		}
-		if len(p.Builds) > 0 && p.Builds[0].Digest == b.Digest && p.Builds[0].Flake == b.Flake {
+		if len(p.Builds) > 0 && p.Builds[0].Digest == b.Digest && p.Builds[0].Of(p.Spec) && p.Builds[0].Profile == b.Profile {
 			b = p.Builds[0]
 			return tx.SetPoolProblem(p.Address(), "")
 		}
@@ -308,7 +310,7 @@ func (f *Fleet) RollbackPool(ctx context.Context, tenant, pool, build string) (b
 		}
 		b = p.Builds[n]
 		p.Builds = slices.Insert(slices.Delete(p.Builds, n, n+1), 0, b)
-		p.Spec.Flake = b.Flake // or it would be built anew
+		p.Spec.Flake, p.Spec.Profile = b.Flake, cmp.Or(b.Profile, p.Spec.Profile) // or it would be built anew
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"mvm"
 	"mvm/internal/driver/fake"
@@ -24,10 +25,11 @@ import (
 // guests behave as the file fake-knobs.json in the data folder says (fake.Knobs).
 func fakeParts(o Options) parts {
 	host, net, builtins := fake.NewHost(), fakenet.New(), fakeimage.Of(builtin.New(nil))
-	images := []image.Builder{builtins, image.DirBuilder{Base: builtins}}
+	images := []image.Builder{builtins}
 	for _, b := range oci.New(oci.Options{}) {
 		images = append(images, fakeimage.Of(b))
 	}
+	images = append(images, image.DirBuilder{Bases: slices.Clone(images)})
 	return parts{
 		driver: fake.New(host, fake.Follow(host, filepath.Join(o.DataDir, "fake-knobs.json"))), network: net,
 		builders: images,
@@ -109,5 +111,6 @@ func builders(o Options, log *slog.Logger) ([]image.Builder, error) {
 	}
 	b := builtin.New(base)
 	containers := oci.New(oci.Options{Base: base, Credentials: o.Registries.Credentials, PrivateRegistries: o.Registries.Private, Adapt: builtin.InContainer})
-	return append([]image.Builder{b, image.DirBuilder{Base: b}}, containers...), nil
+	bases := append([]image.Builder{b}, containers...)
+	return append(bases, image.DirBuilder{Bases: slices.Clone(bases)}), nil
 }

@@ -52,7 +52,7 @@ func TestImageFromArchive(t *testing.T) {
 		}
 		return w.Symlink("/srv/link", "../usr/bin/hello")
 	})
-	s := open(t, t.TempDir(), image.DirBuilder{Base: b})
+	s := open(t, t.TempDir(), image.DirBuilder{Bases: []image.Builder{b}})
 	first := build(t, s, "dir:"+dir)
 	root := unpack(t, first.Path(first.Initrd))
 	for path, want := range map[string]os.FileMode{"init": 0o755, "usr/bin/hello": 0o640, "etc/version": 0o640, "srv": os.ModeDir | os.ModeSticky | 0o777} {
@@ -112,7 +112,7 @@ func TestImageFromArchiveRefuses(t *testing.T) {
 func refused(t *testing.T, dir, want string) {
 	t.Helper()
 	store := t.TempDir()
-	_, err := open(t, store, image.DirBuilder{Base: &base{version: "1"}}).Build(t.Context(), "dir:"+dir, nil)
+	_, err := open(t, store, image.DirBuilder{Bases: []image.Builder{&base{version: "1"}}}).Build(t.Context(), image.Request{Ref: "dir:" + dir}, nil)
 	if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want an invalid image with %q", err, want)
 	}

@@ -237,7 +237,7 @@ func BenchmarkOpenUnchanged(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	img, err := s.Build(b.Context(), "toy:a", nil)
+	img, err := s.Build(b.Context(), image.Request{Ref: "toy:a"}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}

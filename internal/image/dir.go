@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,8 +29,8 @@ import (
 // Folders are of users whom the agent does not trust. It opens each file once, follows no
 // link, and looks at what it has opened; see source.
 type DirBuilder struct {
-	// Base builds the images that files can be added to; nil: none.
-	Base Builder
+	// Bases build the images that files can be added to.
+	Bases []Builder
 }
 
 var _ Builder = DirBuilder{}
@@ -57,48 +58,78 @@ func (DirBuilder) Check(ref string) error {
 // ReadsHost implements Builder: the reference is a folder of the host.
 func (DirBuilder) ReadsHost(string) bool { return true }
 
-// Key covers image.json, inode, size and times of each of its files, and the key of the
-// image that they are added to.
-func (d DirBuilder) Key(ctx context.Context, ref string) (string, error) {
-	src, err := openSource(ref)
+// dirPlan is what Resolve has found of a folder.
+type dirPlan struct{ base Plan } // of the image that files are added to
+
+// Resolve implements Builder. The key covers image.json, inode, size and times of each of its
+// files, and the key of the image that they are added to.
+func (d DirBuilder) Resolve(ctx context.Context, req Request, progress func(mvm.Progress)) (Plan, error) {
+	src, err := openSource(req.Ref)
 	if err != nil {
-		return "", err
+		return Plan{}, err
 	}
 	defer src.Close()
+	p := Plan{Request: req, Resolved: req.Ref, Inputs: map[string]string{}}
+	var pinned dirPlan
+	if src.from != "" {
+		if pinned.base, err = d.resolveBase(ctx, src, req, progress); err != nil {
+			return Plan{}, dirError(req.Ref, err)
+		}
+		p.Inputs["from"] = pinned.base.Resolved
+		for name, v := range pinned.base.Inputs {
+			p.Inputs["from."+name] = v
+		}
+	}
+	p.Pinned = pinned
+	if src.archive.SHA256 != "" {
+		p.Inputs[src.archive.Name] = "sha256:" + src.archive.SHA256
+	}
+	if p.Key, err = src.key(pinned.base.Key); err != nil {
+		return Plan{}, dirError(req.Ref, err)
+	}
+	return p, nil
+}
+
+// key changes whenever a file of the folder does.
+func (s *source) key(base string) (string, error) {
 	h := sha256.New()
-	if err := json.NewEncoder(h).Encode(recipe{src.img, src.from, src.add, src.archive}); err != nil {
+	if err := json.NewEncoder(h).Encode(recipe{s.img, s.from, s.add, s.archive}); err != nil {
 		return "", err
 	}
-	if src.from != "" {
-		key, err := d.baseKey(ctx, src)
-		if err != nil {
-			return "", dirError(ref, err)
-		}
-		fmt.Fprintf(h, "\n%s", key)
+	if s.from != "" {
+		fmt.Fprintf(h, "\n%s", base)
 	}
-	for _, p := range src.places() {
-		f, s, err := src.open(*p.file, p.most)
+	for _, p := range s.places() {
+		f, st, err := s.open(*p.file, p.most)
 		if err != nil {
-			return "", dirError(ref, err)
+			return "", err
 		}
-		fmt.Fprintf(h, "\n%s %v", p.file.Name, s)
+		fmt.Fprintf(h, "\n%s %v", p.file.Name, st)
 		if err := f.Close(); err != nil {
-			return "", dirError(ref, err)
+			return "", err
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Build copies the folder's files. Where image.json gives a size or digest, the file
-// must have it.
-func (d DirBuilder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
+// Build copies the folder's files. Where image.json gives a size or digest, the file must
+// have it.
+func (d DirBuilder) Build(ctx context.Context, plan Plan, dir string, progress func(mvm.Progress)) error {
+	ref := plan.Request.Ref
+	pinned, ok := plan.Pinned.(dirPlan)
+	if !ok {
+		return mvm.Errorf(mvm.KindInternal, "image %s: build of a plan that is not of this builder", ref)
+	}
 	src, err := openSource(ref)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
+	if now, err := src.key(pinned.base.Key); err != nil || now != plan.Key {
+		return dirError(ref, cmp.Or(err, errors.New("a file of the folder was changed during the copy: build again when nobody writes to it")))
+	}
 	if src.from != "" {
-		if err := d.buildFrom(ctx, src, dir, progress); err != nil {
+		if err := d.buildFrom(ctx, src, pinned.base, dir, progress); err != nil {
 			return dirError(ref, err)
 		}
 		return nil

@@ -100,7 +100,7 @@ func TestDirImageRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			storeDir := t.TempDir()
-			_, err := open(t, storeDir, image.DirBuilder{}).Build(t.Context(), "dir:"+dir, nil)
+			_, err := open(t, storeDir, image.DirBuilder{}).Build(t.Context(), image.Request{Ref: "dir:" + dir}, nil)
 			if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an invalid image with %q", err, tt.want)
 			}

@@ -56,7 +56,10 @@ func (r recipe) validate() error {
 	if r.From == "" && len(r.Add) == 0 && !packed {
 		return nil
 	}
-	if own := r.Image; own != (Image{Version: own.Version, Name: own.Name, Arch: own.Arch}) {
+	if err := r.Runtime.validate(); err != nil {
+		return err
+	}
+	if own := r.Image; own != (Image{Version: own.Version, Name: own.Name, Arch: own.Arch, Runtime: own.Runtime}) {
 		return errors.New("with from and add, image.json must not set cmdline, kernel, initrd or rootfs: they come from the image in from")
 	}
 	if r.From == "" {
@@ -114,35 +117,31 @@ func CheckPath(p string) error {
 	return nil
 }
 
-// base returns the builder of the image in from.
-func (d DirBuilder) base(from string) (Builder, error) {
-	if d.Base == nil {
-		return nil, fmt.Errorf("from %.80q: this host can build no image to add files to", from)
+// resolveBase looks up the image in from.
+func (d DirBuilder) resolveBase(ctx context.Context, src *source, req Request, progress func(mvm.Progress)) (Plan, error) {
+	if len(d.Bases) == 0 {
+		return Plan{}, fmt.Errorf("from %.80q: this host can build no image to add files to", src.from)
 	}
-	if _, err := Resolve([]Builder{d.Base}, from); err != nil {
-		return nil, fmt.Errorf("from: %w", err)
+	base, err := BuilderOf(d.Bases, src.from)
+	if err == nil {
+		err = base.Check(src.from)
 	}
-	if err := d.Base.Check(from); err != nil {
-		return nil, fmt.Errorf("from: %w", err)
-	}
-	return d.Base, nil
-}
-
-func (d DirBuilder) baseKey(ctx context.Context, src *source) (string, error) {
-	base, err := d.base(src.from)
 	if err != nil {
-		return "", err
+		return Plan{}, fmt.Errorf("from: %w", err)
 	}
-	return base.Key(ctx, src.from)
+	req.Ref = src.from
+	plan, err := base.Resolve(ctx, req, progress)
+	plan.Request = req
+	return plan, err
 }
 
 // buildFrom builds the image in from, and adds the files to its initrd.
-func (d DirBuilder) buildFrom(ctx context.Context, src *source, dir string, progress func(mvm.Progress)) error {
-	base, err := d.base(src.from)
+func (d DirBuilder) buildFrom(ctx context.Context, src *source, plan Plan, dir string, progress func(mvm.Progress)) error {
+	base, err := BuilderOf(d.Bases, src.from)
 	if err != nil {
 		return err
 	}
-	if err := base.Build(ctx, src.from, dir, progress); err != nil {
+	if err := base.Build(ctx, plan, dir, progress); err != nil {
 		return err
 	}
 	img, err := load(dir)
@@ -160,6 +159,9 @@ func (d DirBuilder) buildFrom(ctx context.Context, src *source, dir string, prog
 		return err
 	}
 	img.Name = src.img.Name
+	if own := src.img.Runtime; own != nil {
+		img.Runtime = own
+	}
 	return WriteManifest(dir, img)
 }
 

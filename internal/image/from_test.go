@@ -30,9 +30,12 @@ func (*base) Check(ref string) error {
 	return nil
 }
 
-func (b *base) Key(context.Context, string) (string, error) { return b.version, nil }
+func (b *base) Resolve(_ context.Context, req image.Request, _ func(mvm.Progress)) (image.Plan, error) {
+	return image.Plan{Request: req, Key: b.version, Resolved: req.Ref + "@" + b.version}, nil
+}
 
-func (b *base) Build(ctx context.Context, ref, dir string, _ func(mvm.Progress)) error {
+func (b *base) Build(ctx context.Context, plan image.Plan, dir string, _ func(mvm.Progress)) error {
+	ref := plan.Request.Ref
 	var initrd bytes.Buffer
 	w := cpio.NewWriter(&initrd)
 	err := errors.Join(w.MkdirAll("/etc"), w.Bytes("/etc/version", 0o644, b.version), w.Bytes("/init", 0o755, "init"), w.Close())
@@ -88,7 +91,7 @@ func unpack(t *testing.T, initrd string) string {
 // program, or a newer image below it, gives a new one.
 func TestImageFrom(t *testing.T) {
 	b := &base{version: "1"}
-	s, dir := open(t, t.TempDir(), image.DirBuilder{Base: b}), program(t, fromBase)
+	s, dir := open(t, t.TempDir(), image.DirBuilder{Bases: []image.Builder{b}}), program(t, fromBase)
 	first := build(t, s, "dir:"+dir)
 	root := unpack(t, first.Path(first.Initrd))
 	for file, want := range map[string]string{"init": "init", "usr/bin/hello": "program", "etc/version": "added"} {
@@ -145,7 +148,7 @@ func TestImageFromRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir, store := program(t, tt.manifest), t.TempDir()
 			must(t, os.Symlink("hello", filepath.Join(dir, "link")))
-			_, err := open(t, store, image.DirBuilder{Base: &base{version: "1"}}).Build(t.Context(), "dir:"+dir, nil)
+			_, err := open(t, store, image.DirBuilder{Bases: []image.Builder{&base{version: "1"}}}).Build(t.Context(), image.Request{Ref: "dir:" + dir}, nil)
 			if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want an invalid image with %q", err, tt.want)
 			}
@@ -154,7 +157,7 @@ func TestImageFromRefuses(t *testing.T) {
 			}
 		})
 	}
-	_, err = open(t, t.TempDir(), image.DirBuilder{}).Build(t.Context(), "dir:"+program(t, fromBase), nil)
+	_, err = open(t, t.TempDir(), image.DirBuilder{}).Build(t.Context(), image.Request{Ref: "dir:" + program(t, fromBase)}, nil)
 	if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), "base:small") {
 		t.Errorf("without a builder of such images: %v", err)
 	}

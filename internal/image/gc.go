@@ -17,9 +17,9 @@ import (
 // its caller can record the digest that keep then claims.
 const keepFresh = time.Minute
 
-// GC is described at Store. It waits for the builds that are under way, in other
-// processes too, and later builds wait for it. What a Build returned within the last
-// minute stays. Nothing that a running VMM has open is harmed by it.
+// GC is described at Store. Builds that begin or end meanwhile, in other processes too, wait
+// for it. What a Build returned within the last minute stays. Nothing that a running VMM has
+// open is harmed by it.
 func (s *DirStore) GC(ctx context.Context, keep func(digest string) bool) (freed int64, err error) {
 	l, err := LockExclusive(ctx, s.path("lock"), nil)
 	if err != nil {
@@ -112,6 +112,7 @@ func (s *DirStore) removeRefs() error {
 	})
 }
 
+// removeTemp removes what builds left that have ended.
 func (s *DirStore) removeTemp() (int64, error) {
 	entries, err := os.ReadDir(s.path("tmp"))
 	if err != nil {
@@ -121,8 +122,16 @@ func (s *DirStore) removeTemp() (int64, error) {
 	var errs []error
 	for _, e := range entries {
 		p := s.path("tmp", e.Name())
+		l, err := holdDir(p)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			continue // its build is under way
+		}
+		if err != nil {
+			errs = append(errs, ignoreMissing(err))
+			continue
+		}
 		n, err := Allocated(p)
-		if err = errors.Join(err, os.RemoveAll(p)); err != nil {
+		if err = errors.Join(err, os.RemoveAll(p), l.Unlock()); err != nil {
 			errs = append(errs, fmt.Errorf("remove what a cut-off build left: %w", err))
 			continue
 		}

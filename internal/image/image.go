@@ -16,11 +16,12 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 )
 
 // Image is a built image: the content of image.json and where it is.
 type Image struct {
-	Version int    `json:"version"` // of this format: 1
+	Version int    `json:"version"` // of this format: 2; 1 has no Runtime
 	Name    string `json:"name"`    // what it was built from, for people: "builtin:minimal"
 	Arch    string `json:"arch"`    // "amd64"
 	Cmdline string `json:"cmdline"` // kernel arguments of the image
@@ -31,9 +32,25 @@ type Image struct {
 	RootFS *File `json:"rootfs,omitempty"`
 	// RootFSType is "erofs" or "ext4".
 	RootFSType string `json:"rootfs_type,omitempty"`
+	// Runtime says how the image is used; nil: an older mvm has built it.
+	Runtime *Runtime `json:"runtime,omitempty"`
 
 	Digest string `json:"-"` // "sha256:<hex>"
 	Dir    string `json:"-"` // absolute folder
+}
+
+// Runtime is what an image says of how it is used.
+type Runtime struct {
+	// Guest: mvm-guest is inside.
+	Guest bool `json:"guest"`
+	// Services are those that the guest starts, with their commands, users, environments and
+	// readiness.
+	Services []definition.Service `json:"services,omitempty"`
+	// Ports are the TCP ports on which they listen.
+	Ports []int `json:"ports,omitempty"`
+	// Preload are files that a start reads, and Integrations what keeps state of its own.
+	Preload      []string          `json:"preload,omitempty"`
+	Integrations []mvm.Integration `json:"integrations,omitempty"`
 }
 
 // File is a file of an image.
@@ -43,7 +60,35 @@ type File struct {
 	SHA256 string `json:"sha256"` // hex
 }
 
-// Builder makes images from references of one scheme ("builtin:", "dir:", …).
+// Arch is the only architecture of images so far.
+const Arch = "amd64"
+
+// Request says which image is wanted, and for what.
+type Request struct {
+	Ref     string   `json:"ref"`               // reference, as it was given
+	Role    mvm.Role `json:"role,omitempty"`    // of the pool
+	Profile string   `json:"profile,omitempty"` // of the pool
+	Arch    string   `json:"arch,omitempty"`    // "": Arch
+	Tenant  string   `json:"tenant,omitempty"`  // for whom; "": for an operator
+}
+
+// Plan is a request resolved to exactly what will be built.
+type Plan struct {
+	Request Request
+	// Key changes exactly when a build would give another image: versions of packages,
+	// digests of inputs, and of the request what the builder looks at.
+	Key string
+	// Resolved is the reference with what it names now: a digest in place of a tag. It is the
+	// reference itself where that can't change.
+	Resolved string
+	// Inputs are what the image is made of, by name, for its provenance.
+	Inputs map[string]string
+	// Pinned is the builder's own.
+	Pinned any
+}
+
+// Builder makes images from references of one scheme ("builtin:", "dir:", …). It is safe for
+// concurrent use.
 type Builder interface {
 	// Scheme is the prefix of the references it takes, with its colon.
 	Scheme() string
@@ -53,11 +98,12 @@ type Builder interface {
 	// ReadsHost reports whether building the reference may read files of this host that the
 	// reference names: an operator alone may ask for that.
 	ReadsHost(ref string) bool
-	// Key returns a string that changes exactly when a build of ref would give
-	// another image (versions of packages, digests of inputs). Cheap.
-	Key(ctx context.Context, ref string) (string, error)
-	// Build makes the image's files and image.json in dir, an empty folder.
-	Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error
+	// Resolve looks up what the request names now. It changes nothing, and is cheap beside
+	// Build. KindUnavailable: a source does not answer.
+	Resolve(ctx context.Context, req Request, progress func(mvm.Progress)) (Plan, error)
+	// Build makes the image's files and image.json in dir, an empty folder: those of the plan,
+	// which Resolve has made, or an error where they are not there any more.
+	Build(ctx context.Context, plan Plan, dir string, progress func(mvm.Progress)) error
 }
 
 // Store keeps images.
@@ -65,10 +111,10 @@ type Store interface {
 	// Check returns KindInvalid for a reference that no builder of this host can ever take.
 	// It is cheap: one that passes may still not be there.
 	Check(ref string) error
-	// Build returns the image for a reference, building it unless one with the same
-	// key is there. Concurrent builds of one reference are done once; a build that was
-	// cut off leaves nothing that counts.
-	Build(ctx context.Context, ref string, progress func(mvm.Progress)) (Image, error)
+	// Build returns the image of a request, building it unless one with the same key is
+	// there. Concurrent builds of one request are done once; a build that was cut off leaves
+	// nothing that counts, and one that fills the disk ends before it is full.
+	Build(ctx context.Context, req Request, progress func(mvm.Progress)) (Image, error)
 	// Get returns an image by digest, KindNotFound when it is not there.
 	Get(digest string) (Image, error)
 	// Open opens a file of an image for reading. What it returns has the size and digest
@@ -78,13 +124,14 @@ type Store interface {
 	Open(ctx context.Context, img Image, f File) (*os.File, error)
 	// List returns every image.
 	List() ([]Image, error)
-	// GC removes every image that keep does not claim, and what cut-off builds left.
-	// It returns the bytes freed.
+	// GC removes every image that keep does not claim, and what cut-off builds left. It does
+	// not wait for builds under way, whose files and results it leaves alone. It returns the
+	// bytes freed.
 	GC(ctx context.Context, keep func(digest string) bool) (int64, error)
 }
 
-// Resolve checks that a reference has a scheme that some builder takes.
-func Resolve(builders []Builder, ref string) (Builder, error) {
+// BuilderOf returns the builder that takes the reference's scheme.
+func BuilderOf(builders []Builder, ref string) (Builder, error) {
 	for _, b := range builders {
 		if s := b.Scheme(); len(ref) > len(s) && ref[:len(s)] == s {
 			return b, nil
@@ -101,7 +148,7 @@ func Resolve(builders []Builder, ref string) (Builder, error) {
 // ReadsHost reports whether building the reference may read files of the host: its builder
 // says so, or there is none that could say.
 func ReadsHost(builders []Builder, ref string) bool {
-	b, err := Resolve(builders, ref)
+	b, err := BuilderOf(builders, ref)
 	return err != nil || b.ReadsHost(ref)
 }
 

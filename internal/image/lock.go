@@ -56,6 +56,22 @@ func tryLock(path string, how int) (*FileLock, error) {
 	if err != nil {
 		return nil, err
 	}
+	return flock(f, how)
+}
+
+// TryExclusive takes the lock alone, or returns EWOULDBLOCK where somebody has it.
+func TryExclusive(path string) (*FileLock, error) { return tryLock(path, unix.LOCK_EX) }
+
+// holdDir locks a folder, or returns EWOULDBLOCK where somebody has it locked.
+func holdDir(path string) (*FileLock, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return flock(f, unix.LOCK_EX)
+}
+
+func flock(f *os.File, how int) (_ *FileLock, err error) {
 	for {
 		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) {
@@ -64,7 +80,7 @@ func tryLock(path string, how int) (*FileLock, error) {
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	return &FileLock{f}, nil
 }

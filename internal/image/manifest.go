@@ -4,15 +4,18 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
 	"mvm"
+	"mvm/internal/guest/definition"
 	"mvm/internal/strictjson"
 	"mvm/internal/sys"
 )
@@ -20,18 +23,27 @@ import (
 // ManifestName is the file of an image folder that describes the image.
 const ManifestName = "image.json"
 
-// FormatVersion is the version of image.json that this package reads and writes.
-const FormatVersion = 1
+// FormatVersion is the version of image.json that this package writes; it reads 1 too.
+const FormatVersion = 2
 
 const (
 	maxManifest  = 64 << 10
 	digestPrefix = "sha256:"
 )
 
-// WriteManifest writes image.json of a finished image into dir. The builder calls it
-// last.
+// WriteManifest writes image.json of a finished image into dir, with the services that the
+// image has. The builder calls it last.
 func WriteManifest(dir string, img Image) error {
-	img.Version = FormatVersion
+	img.Version, img.Dir = FormatVersion, dir
+	if img.Runtime == nil {
+		img.Runtime = &Runtime{Guest: true}
+	}
+	r := *img.Runtime
+	r.Services = img.services()
+	img.Runtime = &r
+	if b, err := json.Marshal(img); err == nil && len(b) > maxManifest/2 {
+		r.Services = nil // they are in the image all the same
+	}
 	return sys.WriteJSON(filepath.Join(dir, ManifestName), img, 0o444)
 }
 
@@ -125,8 +137,14 @@ func decodeStrict(b []byte, v any) error {
 
 // validate checks what image.json says, without looking at the files.
 func (i Image) validate() error {
-	if i.Version != FormatVersion {
-		return fmt.Errorf("version %d is not %d", i.Version, FormatVersion)
+	if i.Version != 1 && i.Version != FormatVersion {
+		return fmt.Errorf("version %d is neither 1 nor %d", i.Version, FormatVersion)
+	}
+	if i.Version == 1 && i.Runtime != nil {
+		return fmt.Errorf("version 1 has no runtime: write version %d", FormatVersion)
+	}
+	if err := i.Runtime.validate(); err != nil {
+		return err
 	}
 	if i.Arch != "amd64" {
 		return fmt.Errorf("architecture %q is not amd64", i.Arch)
@@ -152,6 +170,38 @@ func (i Image) validate() error {
 			return fmt.Errorf("file name %q is given twice", f.Name)
 		}
 		names[f.Name] = true
+	}
+	return nil
+}
+
+// The most that a Runtime may name.
+const (
+	maxPorts        = 256
+	maxPreload      = 1000
+	maxIntegrations = 64
+)
+
+func (r *Runtime) validate() error {
+	if r == nil {
+		return nil
+	}
+	if len(r.Ports) > maxPorts || len(r.Preload) > maxPreload || len(r.Integrations) > maxIntegrations || len(r.Services) > definition.Max {
+		return fmt.Errorf("runtime names more than %d ports, %d files to preload, %d integrations or %d services", maxPorts, maxPreload, maxIntegrations, definition.Max)
+	}
+	for _, p := range r.Ports {
+		if p < 1 || p > 65535 {
+			return fmt.Errorf("runtime: port %d is not in 1..65535", p)
+		}
+	}
+	for _, p := range r.Preload {
+		if !path.IsAbs(p) || path.Clean(p) != p {
+			return fmt.Errorf("runtime: %.80q to preload is not a clean absolute path", p)
+		}
+	}
+	for _, one := range r.Integrations {
+		if err := mvm.ValidateName("integration", one.Name); err != nil {
+			return fmt.Errorf("runtime: %w", err)
+		}
 	}
 	return nil
 }

@@ -33,6 +33,10 @@ const maxUnpacked = 1 << 30
 // packed, or with gzip or zstd. What can't be read is no fault of the image: the guest tells when it
 // boots.
 func checkServices(img Image) error {
+	if img.Runtime != nil && !img.Runtime.Guest {
+		return mvm.Errorf(mvm.KindInvalid, "image %s: mvm-guest is not inside, as image.json says", img.Name).
+			WithFix("add mvm-guest to the image (see docs/guest.md)")
+	}
 	files, err := img.definitions()
 	if err != nil || len(files) == 0 {
 		return nil
@@ -43,6 +47,16 @@ func checkServices(img Image) error {
 	}
 	return mvm.Errorf(mvm.KindInvalid, "image %s: in %s: %w", img.Name, definition.Dir, err).
 		WithFix("fix the definition (see docs/guest.md), and build the image again")
+}
+
+// services are those of the image that can be read and run.
+func (i Image) services() []definition.Service {
+	files, err := i.definitions()
+	if err != nil {
+		return nil
+	}
+	all, _ := definition.All(files) // what is wrong is told by checkServices
+	return all
 }
 
 // definitions are the image's service definitions by name: those of the root filesystem,

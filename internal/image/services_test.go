@@ -144,7 +144,7 @@ func TestServiceDefinitionsAreCheckedWhenBuilt(t *testing.T) {
 			files["image.json"] = `{"version":1,"kernel":{"name":"vmlinux"},"initrd":{"name":"initrd"},"rootfs":{"name":"root"},"rootfs_type":"` + strings.Fields(c.name)[len(strings.Fields(c.name))-1] + `"}`
 		}
 		s := open(t, t.TempDir(), image.DirBuilder{})
-		_, err := s.Build(t.Context(), "dir:"+folder(t, files), func(mvm.Progress) {})
+		_, err := s.Build(t.Context(), image.Request{Ref: "dir:" + folder(t, files)}, func(mvm.Progress) {})
 		switch {
 		case c.refused && (!mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), "service app")):
 			t.Errorf("%s: %v, want that service app is refused", c.name, err)

@@ -25,7 +25,7 @@ func wantRefused(t *testing.T, dir, why string) {
 	s := open(t, t.TempDir(), image.DirBuilder{})
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.Build(context.WithoutCancel(t.Context()), "dir:"+dir, nil)
+		_, err := s.Build(context.WithoutCancel(t.Context()), image.Request{Ref: "dir:" + dir}, nil)
 		done <- err
 	}()
 	select {
@@ -125,7 +125,12 @@ func TestDirImageIsWhatWasLookedAt(t *testing.T) {
 	built := 0
 	for range 300 {
 		to := t.TempDir()
-		if err := (image.DirBuilder{}).Build(t.Context(), "dir:"+dir, to, func(mvm.Progress) {}); err == nil {
+		nothing := func(mvm.Progress) {}
+		plan, err := (image.DirBuilder{}).Resolve(t.Context(), image.Request{Ref: "dir:" + dir}, nothing)
+		if err == nil {
+			err = (image.DirBuilder{}).Build(t.Context(), plan, to, nothing)
+		}
+		if err == nil {
 			built++
 		}
 		if b, err := os.ReadFile(filepath.Join(to, "bzImage")); !errors.Is(err, fs.ErrNotExist) && string(b) != "kernel" {
@@ -208,7 +213,7 @@ func TestDirImageNeedsAnAbsolutePath(t *testing.T) {
 	t.Chdir(byHand(t))
 	s := open(t, t.TempDir(), image.DirBuilder{})
 	for _, ref := range []string{"dir:.", "dir:x", "dir:./x", "dir:../x"} {
-		_, err := s.Build(t.Context(), ref, nil)
+		_, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 		for _, err := range []error{err, s.Check(ref)} {
 			if !mvm.IsKind(err, mvm.KindInvalid) || !strings.Contains(err.Error(), "absolute path") {
 				t.Errorf("%s: %v, want it refused with what to do", ref, err)

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"mvm"
 	"mvm/internal/sys"
@@ -24,9 +23,9 @@ import (
 //
 //	sha256-<hex>/   an image, complete
 //	refs/<hash>     JSON: which image a reference and key gave
-//	locks/<hash>    one lock per reference: who holds it builds
-//	lock            shared by builds, alone for GC
-//	tmp/            what is being built; leftovers of a crash go with the next Open or GC
+//	locks/<hash>    one lock per request: who holds it builds
+//	lock            held for moments: shared by builds that begin or end, alone by GC
+//	tmp/            what is being built, each locked by its build; leftovers of a crash go with the next Open or GC
 //	checked.json    digests of files that did not change since they were read
 //
 // It is safe for concurrent use, also by several processes.
@@ -39,8 +38,8 @@ type DirStore struct {
 
 var _ Store = (*DirStore)(nil)
 
-// Collector is a Builder that keeps things of its own between builds. GC removes
-// those that no image uses and returns the bytes freed; no build runs meanwhile.
+// Collector is a Builder that keeps things of its own between builds. GC removes those that
+// no image and no build under way uses, and returns the bytes freed.
 type Collector interface {
 	GC(ctx context.Context) (int64, error)
 }
@@ -80,160 +79,12 @@ func (s *DirStore) path(elem ...string) string {
 
 // Check is described at Store.
 func (s *DirStore) Check(ref string) error {
-	b, err := Resolve(s.builders, ref)
+	b, err := BuilderOf(s.builders, ref)
 	if err != nil {
 		return err
 	}
 	return b.Check(ref)
 }
-
-// Build is described at Store. When the key can't be computed because a source does
-// not answer (KindUnavailable), the newest image of the reference serves.
-func (s *DirStore) Build(ctx context.Context, ref string, progress func(mvm.Progress)) (Image, error) {
-	if progress == nil {
-		progress = func(mvm.Progress) {}
-	}
-	b, err := Resolve(s.builders, ref)
-	if err != nil {
-		return Image{}, err
-	}
-	unlock, err := s.lockRef(ctx, ref, progress)
-	if err != nil {
-		return Image{}, err
-	}
-	img, err := s.buildLocked(ctx, b, ref, progress)
-	if err == nil {
-		err = s.touch(img)
-	}
-	return img, errors.Join(s.explain(ref, err), unlock())
-}
-
-// lockRef waits until nobody else builds ref, and keeps GC away.
-func (s *DirStore) lockRef(ctx context.Context, ref string, progress func(mvm.Progress)) (unlock func() error, err error) {
-	shared, err := LockShared(ctx, s.path("lock"), func() {
-		progress(mvm.Progress{Target: ref, Text: "waiting for the image store to be cleaned up"})
-	})
-	if err != nil {
-		return nil, err
-	}
-	own, err := LockExclusive(ctx, s.path("locks", hash(ref)), func() {
-		progress(mvm.Progress{Target: ref, Text: "waiting for another build of the same image"})
-	})
-	if err != nil {
-		return nil, errors.Join(err, shared.Unlock())
-	}
-	return func() error { return errors.Join(own.Unlock(), shared.Unlock()) }, nil
-}
-
-func (s *DirStore) buildLocked(ctx context.Context, b Builder, ref string, progress func(mvm.Progress)) (Image, error) {
-	key, err := b.Key(ctx, ref)
-	if mvm.IsKind(err, mvm.KindUnavailable) {
-		if img, ok := s.newest(ctx, ref); ok {
-			progress(mvm.Progress{Target: ref, Text: fmt.Sprintf("using the image built before: %v", err)})
-			s.log.Warn("image may be outdated", "ref", ref, "digest", img.Digest, "error", err)
-			return img, nil
-		}
-	}
-	if err != nil {
-		return Image{}, fmt.Errorf("look up image %s: %w", ref, err)
-	}
-	if img, ok := s.lookup(ctx, ref, key); ok {
-		return img, nil
-	}
-	start := time.Now()
-	progress(mvm.Progress{Target: ref, Text: "building"})
-	img, err := s.make(ctx, b, ref, progress)
-	if err != nil {
-		return Image{}, err
-	}
-	entry := refEntry{Ref: ref, Key: key, Digest: img.Digest, Built: start.UTC()}
-	if err := sys.WriteJSON(s.refPath(ref, key), entry, 0o644); err != nil {
-		return Image{}, err
-	}
-	took := time.Since(start)
-	s.log.Info("image built", "ref", ref, "digest", img.Digest, "bytes", img.Size(), "took", took)
-	progress(mvm.Progress{Target: ref, Text: fmt.Sprintf("built %.19s in %.1f s, %d MiB", img.Digest, took.Seconds(), img.Size()>>20)})
-	return img, nil
-}
-
-// make builds into a folder of its own, checks what came out, and publishes it.
-func (s *DirStore) make(ctx context.Context, b Builder, ref string, progress func(mvm.Progress)) (_ Image, err error) {
-	tmp, err := os.MkdirTemp(s.path("tmp"), "build-")
-	if err != nil {
-		return Image{}, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	dir := filepath.Join(tmp, "image")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return Image{}, err
-	}
-	if err := b.Build(ctx, ref, dir, progress); err != nil {
-		return Image{}, fmt.Errorf("build image %s: %w", ref, err)
-	}
-	img, err := load(dir)
-	if err != nil {
-		return Image{}, fmt.Errorf("build image %s: %w", ref, err)
-	}
-	if err := checkServices(img); err != nil {
-		return Image{}, err
-	}
-	if err := seal(img); err != nil {
-		return Image{}, err
-	}
-	if err := s.check(ctx, img); err != nil {
-		return Image{}, err
-	}
-	return s.publish(ctx, img)
-}
-
-// seal makes the image's files read-only and durable.
-func seal(img Image) error {
-	for _, f := range append(img.files(), File{Name: ManifestName}) {
-		p := filepath.Join(img.Dir, f.Name)
-		if err := errors.Join(os.Chmod(p, 0o444), syncFile(p)); err != nil {
-			return err
-		}
-	}
-	return errors.Join(sys.SyncDir(img.Dir), os.Chmod(img.Dir, 0o755))
-}
-
-// publish gives the folder its name, durably. An image of the same digest that is
-// there and whole stays; a damaged one is replaced.
-func (s *DirStore) publish(ctx context.Context, img Image) (Image, error) {
-	final := s.imageDir(img.Digest)
-	if old, err := s.Get(img.Digest); err == nil {
-		if err = s.check(ctx, old); err == nil {
-			return old, nil
-		}
-		if ctx.Err() != nil {
-			return Image{}, err
-		}
-		s.log.Warn("damaged image is replaced", "digest", img.Digest, "error", err)
-	}
-	if err := s.discard(final); err != nil {
-		return Image{}, err
-	}
-	if err := sys.Rename(img.Dir, final); err != nil {
-		return Image{}, err
-	}
-	img.Dir = final
-	return img, nil
-}
-
-// explain adds what to do when the disk is full, which builders run into in many ways.
-func (s *DirStore) explain(ref string, err error) error {
-	if err == nil {
-		return nil
-	}
-	free, ferr := sys.FreeBytes(s.dir)
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && (ferr != nil || free > lowSpace) {
-		return err
-	}
-	return mvm.Errorf(mvm.KindUnavailable, "build image %s: no space left in %s (%d MiB free): %w", ref, s.dir, free>>20, err).
-		WithFix("free space there, or move mvm's data to a larger disk with --data-dir")
-}
-
-const lowSpace = 1 << 20
 
 // Get is described at Store. It checks that every file is there with its size; Open
 // and Verify read them too.

@@ -46,9 +46,12 @@ func TestReadsHost(t *testing.T) {
 
 func (*toy) Check(string) error { return nil }
 
-func (b *toy) Key(_ context.Context, ref string) (string, error) { return b.key + ref, b.keyErr }
+func (b *toy) Resolve(_ context.Context, req image.Request, _ func(mvm.Progress)) (image.Plan, error) {
+	return image.Plan{Request: req, Key: b.key + req.Ref, Resolved: req.Ref}, b.keyErr
+}
 
-func (b *toy) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
+func (b *toy) Build(ctx context.Context, plan image.Plan, dir string, progress func(mvm.Progress)) error {
+	ref := plan.Request.Ref
 	b.builds.Add(1)
 	progress(mvm.Progress{Text: "toying"})
 	img := image.Image{Name: ref, Arch: "amd64", Cmdline: "quiet"}
@@ -80,7 +83,7 @@ func open(t *testing.T, dir string, builders ...image.Builder) *image.DirStore {
 
 func build(t *testing.T, s *image.DirStore, ref string) image.Image {
 	t.Helper()
-	img, err := s.Build(t.Context(), ref, nil)
+	img, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +167,7 @@ func TestConcurrentBuildsAreOne(t *testing.T) {
 	digests := make([]string, 6)
 	for i := range digests {
 		wg.Go(func() {
-			img, err := stores[i%2].Build(t.Context(), "toy:a", func(p mvm.Progress) {
+			img, err := stores[i%2].Build(t.Context(), image.Request{Ref: "toy:a"}, func(p mvm.Progress) {
 				if strings.HasPrefix(p.Text, "waiting") {
 					waiting.Add(1)
 				}
@@ -203,7 +206,7 @@ func TestWaitingForABuildEndsWithTheContext(t *testing.T) {
 	<-started
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gaveUp := errors.New("gave up")
-	_, err := s.Build(ctx, "toy:a", func(mvm.Progress) { cancel(gaveUp) })
+	_, err := s.Build(ctx, image.Request{Ref: "toy:a"}, func(mvm.Progress) { cancel(gaveUp) })
 	if !errors.Is(err, gaveUp) {
 		t.Errorf("got %v, want the context's cause", err)
 	}
@@ -216,7 +219,7 @@ func TestFailedBuildLeavesNothing(t *testing.T) {
 	broken := errors.New("broken")
 	b := &toy{before: func(context.Context, string) error { return broken }}
 	s := open(t, dir, b)
-	if _, err := s.Build(t.Context(), "toy:a", nil); !errors.Is(err, broken) {
+	if _, err := s.Build(t.Context(), image.Request{Ref: "toy:a"}, nil); !errors.Is(err, broken) {
 		t.Fatalf("got %v, want the builder's error", err)
 	}
 	if left := leftovers(t, dir); len(left) != 0 {
@@ -234,7 +237,7 @@ func TestBuilderThatLiesIsRefused(t *testing.T) {
 		return os.WriteFile(filepath.Join(dir, "initrd"), []byte("initrd of toy:X"), 0o600)
 	}}
 	s := open(t, t.TempDir(), b)
-	if _, err := s.Build(t.Context(), "toy:a", nil); err == nil || !strings.Contains(err.Error(), "initrd") {
+	if _, err := s.Build(t.Context(), image.Request{Ref: "toy:a"}, nil); err == nil || !strings.Contains(err.Error(), "initrd") {
 		t.Errorf("got %v, want an error about the initrd that is not what image.json says", err)
 	}
 }
@@ -396,7 +399,7 @@ func TestBuildWithoutItsSourceUsesTheLastImage(t *testing.T) {
 	s := open(t, dir, b)
 	offline := mvm.Errorf(mvm.KindUnavailable, "no network")
 	b.keyErr = offline
-	if _, err := s.Build(t.Context(), "toy:a", nil); !errors.Is(err, offline) {
+	if _, err := s.Build(t.Context(), image.Request{Ref: "toy:a"}, nil); !errors.Is(err, offline) {
 		t.Errorf("without any image: %v, want the source's error", err)
 	}
 	b.keyErr = nil
@@ -426,7 +429,7 @@ func TestFullDiskIsSaid(t *testing.T) {
 		return os.WriteFile(filepath.Join(dir, "rootfs"), make([]byte, 2<<20), 0o600)
 	}}
 	s := open(t, dir, b)
-	_, err := s.Build(t.Context(), "toy:a", nil)
+	_, err := s.Build(t.Context(), image.Request{Ref: "toy:a"}, nil)
 	if err == nil || !strings.Contains(err.Error(), "no space left") || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v, want an error that says where there is no space", err)
 	}
@@ -437,7 +440,7 @@ func TestFullDiskIsSaid(t *testing.T) {
 func TestUnknownScheme(t *testing.T) {
 	s := open(t, t.TempDir(), &toy{})
 	for _, ref := range []string{"", "toy", "toy:", "oci:x"} {
-		if _, err := s.Build(t.Context(), ref, nil); !mvm.IsKind(err, mvm.KindInvalid) {
+		if _, err := s.Build(t.Context(), image.Request{Ref: ref}, nil); !mvm.IsKind(err, mvm.KindInvalid) {
 			t.Errorf("Build(%q) gives %v, want invalid", ref, err)
 		}
 	}

@@ -213,6 +213,8 @@ func (m *maker) build(spec mvm.PoolSpec) {
 		reason = "it has no image yet: " + spec.Flake
 	case have.Builds[0].Flake != spec.Flake:
 		reason = "its image is " + have.Builds[0].Flake + ", not " + spec.Flake
+	case !have.Builds[0].Of(spec):
+		reason = fmt.Sprintf("its image is for role %s and profile %s, not %s and %s", have.Builds[0].Role, have.Builds[0].Profile, spec.Role, spec.Profile)
 	default:
 		return
 	}

@@ -225,6 +225,9 @@ type buildRecord struct {
 	Flake  string    `json:"flake"`
 	Digest string    `json:"digest"`
 	Built  time.Time `json:"built"`
+
+	Role    mvm.Role `json:"role,omitempty"`
+	Profile string   `json:"profile,omitempty"`
 }
 
 func recordOfBuild(v mvm.Build) buildRecord { return buildRecord(v) }

@@ -147,6 +147,15 @@ func FreeBytes(path string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// DiskBytes is the size of the file system of the path.
+func DiskBytes(path string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	return int64(st.Blocks) * st.Bsize, nil
+}
+
 // HostBootID is the kernel's random id of this boot of the host.
 func HostBootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

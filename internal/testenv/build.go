@@ -183,7 +183,7 @@ func Builtin(t testing.TB) image.Builder {
 func Images(t testing.TB) *image.DirStore {
 	t.Helper()
 	b := Builtin(t)
-	store, err := image.Open(filepath.Join(Cache(t), "images"), []image.Builder{b, image.DirBuilder{Base: b}}, slog.New(slog.DiscardHandler))
+	store, err := image.Open(filepath.Join(Cache(t), "images"), []image.Builder{b, image.DirBuilder{Bases: []image.Builder{b}}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func Images(t testing.TB) *image.DirStore {
 func Image(t testing.TB, ref string) image.Image {
 	t.Helper()
 	last := ""
-	img, err := Images(t).Build(context.WithoutCancel(t.Context()), ref, func(p mvm.Progress) {
+	img, err := Images(t).Build(context.WithoutCancel(t.Context()), image.Request{Ref: ref}, func(p mvm.Progress) {
 		if p.Text != last {
 			last = p.Text
 			t.Logf("%s: %s", p.Target, p.Text)

@@ -73,10 +73,10 @@ func TestPrepare(t *testing.T) {
 	prepareOwn(t)
 	prepareContainer(t)
 	names = append(names, imgOwn)
-	images, err := image.Open(store, []image.Builder{image.DirBuilder{Base: testenv.Builtin(t)}}, slog.New(slog.DiscardHandler))
+	images, err := image.Open(store, []image.Builder{image.DirBuilder{Bases: []image.Builder{testenv.Builtin(t)}}}, slog.New(slog.DiscardHandler))
 	must(t, err)
 	for _, name := range names {
-		_, err := images.Build(context.Background(), imageRef(name), nil)
+		_, err := images.Build(context.Background(), image.Request{Ref: imageRef(name)}, nil)
 		must(t, err)
 	}
 	prepareDemo(t)

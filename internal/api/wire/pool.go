@@ -145,6 +145,9 @@ type Build struct {
 	Flake  string    `json:"flake"`
 	Digest string    `json:"digest"`
 	Built  time.Time `json:"built"`
+
+	Role    mvm.Role `json:"role,omitempty"`
+	Profile string   `json:"profile,omitempty"`
 }
 
 // Of returns the noun on the wire, and Noun the noun.

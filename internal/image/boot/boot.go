@@ -137,6 +137,10 @@ func (b *Base) Boot(ctx context.Context, img *image.Image, dir string, what Init
 	if what.Root {
 		rd.modules = append(rd.modules[:len(rd.modules):len(rd.modules)], rootModules...)
 	}
+	if img.Runtime == nil {
+		img.Runtime = &image.Runtime{}
+	}
+	img.Runtime.Guest = true
 	progress(mvm.Progress{Text: "writing the initrd"})
 	img.Initrd, err = rd.write(ctx, dir)
 	return err

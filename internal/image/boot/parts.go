@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"mvm"
@@ -154,7 +155,7 @@ func syncTree(dir string) error {
 }
 
 // gc removes what cut-off builds left, and parts that no image links to and nobody
-// asked for in a day. The image store sees to it that no build runs.
+// asked for in a day. It leaves alone what a build has locked.
 func (p *parts) gc(ctx context.Context) (int64, error) {
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
@@ -170,8 +171,16 @@ func (p *parts) gc(ctx context.Context) (int64, error) {
 		if !e.IsDir() || !strings.HasSuffix(path, partTemp) && p.used(path, e) {
 			continue
 		}
+		lock, err := image.TryExclusive(strings.TrimSuffix(path, partTemp) + ".lock")
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove image part: %w", err))
+			continue
+		}
 		n, err := image.Allocated(path)
-		if err = errors.Join(err, os.RemoveAll(path)); err != nil {
+		if err = errors.Join(err, os.RemoveAll(path), lock.Unlock()); err != nil {
 			errs = append(errs, fmt.Errorf("remove image part: %w", err))
 			continue
 		}

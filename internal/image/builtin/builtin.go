@@ -124,25 +124,41 @@ func (b *Builder) inputsOf(ctx context.Context, ref string, progress func(mvm.Pr
 	return in, nil
 }
 
-// Key is described at image.Builder.
-func (b *Builder) Key(ctx context.Context, ref string) (string, error) {
-	in, err := b.inputsOf(ctx, ref, func(mvm.Progress) {})
+// Resolve is described at image.Builder.
+func (b *Builder) Resolve(ctx context.Context, req image.Request, progress func(mvm.Progress)) (image.Plan, error) {
+	in, err := b.inputsOf(ctx, req.Ref, saying(req.Ref, progress))
 	if err != nil {
-		return "", err
+		return image.Plan{}, err
 	}
-	return boot.HashJSON(in)
+	p := image.Plan{Request: req, Resolved: req.Ref, Pinned: in, Inputs: map[string]string{"mvm-guest": "sha256:" + in.Guest, "kernel": in.Kernel.File}}
+	for name, d := range map[string]*boot.Deb{"busybox": in.Busybox, "certificates": in.Certs} {
+		if d != nil {
+			p.Inputs[name] = d.File
+		}
+	}
+	if in.RootFS != "" {
+		p.Inputs["rootfs"] = in.RootFS
+	}
+	p.Key, err = boot.HashJSON(in)
+	return p, err
 }
 
-// Build is described at image.Builder.
-func (b *Builder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
-	say := func(p mvm.Progress) {
+// saying adds the reference to progress.
+func saying(ref string, progress func(mvm.Progress)) func(mvm.Progress) {
+	return func(p mvm.Progress) {
 		p.Target = ref
 		progress(p)
 	}
-	in, err := b.inputsOf(ctx, ref, say)
-	if err != nil {
-		return err
+}
+
+// Build is described at image.Builder.
+func (b *Builder) Build(ctx context.Context, plan image.Plan, dir string, progress func(mvm.Progress)) error {
+	ref := plan.Request.Ref
+	in, ok := plan.Pinned.(inputs)
+	if !ok {
+		return mvm.Errorf(mvm.KindInternal, "image %s: build of a plan that is not of this builder", ref)
 	}
+	say := saying(ref, progress)
 	img := image.Image{Name: ref, Arch: "amd64", Cmdline: in.Cmdline}
 	if in.openclaw != nil {
 		rootfs, err := b.rootfsPart(ctx, in.openclaw, say)

@@ -20,6 +20,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
+	"mvm/internal/image/imagetest"
 	"mvm/internal/testenv"
 )
 
@@ -62,7 +63,7 @@ func openStore(t *testing.T, dir string, b *builtin.Builder) *image.DirStore {
 
 func mustBuild(t *testing.T, s *image.DirStore, ref string) image.Image {
 	t.Helper()
-	img, err := s.Build(t.Context(), ref, nil)
+	img, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +259,7 @@ func TestBuildEndsWithTheContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	dir := t.TempDir()
-	_, err = openStore(t, dir, builtin.New(base)).Build(ctx, "builtin:gateway", func(p mvm.Progress) {
+	_, err = openStore(t, dir, builtin.New(base)).Build(ctx, image.Request{Ref: "builtin:gateway"}, func(p mvm.Progress) {
 		if strings.HasPrefix(p.Text, "downloading") {
 			cancel()
 		}
@@ -279,10 +280,10 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	noGuest := builtin.New(base)
-	if _, err := noGuest.Key(t.Context(), "builtin:nothing"); !mvm.IsKind(err, mvm.KindInvalid) {
+	if _, err := noGuest.Resolve(t.Context(), image.Request{Ref: "builtin:nothing"}, func(mvm.Progress) {}); !mvm.IsKind(err, mvm.KindInvalid) {
 		t.Errorf("builtin:nothing gives %v, want invalid", err)
 	}
-	if _, err := noGuest.Key(t.Context(), "builtin:gateway"); err == nil || !strings.Contains(err.Error(), "make build") {
+	if _, err := noGuest.Resolve(t.Context(), image.Request{Ref: "builtin:gateway"}, func(mvm.Progress) {}); err == nil || !strings.Contains(err.Error(), "make build") {
 		t.Errorf("without a guest: %v, want what to do about it", err)
 	}
 }
@@ -290,7 +291,7 @@ func TestRefusals(t *testing.T) {
 func TestWithoutApt(t *testing.T) {
 	b, _ := newBuilder(t, testenv.Guest(t))
 	t.Setenv("PATH", t.TempDir())
-	if _, err := b.Key(t.Context(), "builtin:gateway"); !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "apt-get") {
+	if _, err := b.Resolve(t.Context(), image.Request{Ref: "builtin:gateway"}, func(mvm.Progress) {}); !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "apt-get") {
 		t.Errorf("got %v, want unavailable, naming apt-get", err)
 	}
 }
@@ -316,7 +317,7 @@ func TestFindGuestBinary(t *testing.T) {
 func TestOpenClawOfAVersion(t *testing.T) {
 	b := testenv.Builtin(t)
 	const ref = "builtin:openclaw@2026.8.1"
-	first, err := b.Key(t.Context(), ref)
+	first, err := keyOf(t, b, ref)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,20 +330,26 @@ func TestOpenClawOfAVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := b.Key(t.Context(), ref)
+	again, err := keyOf(t, b, ref)
 	if err != nil || again != first {
 		t.Errorf("the key of the same version is %s, %v, and was %s", again, err, first)
 	}
 	if after, err := os.Stat(locks[0]); err != nil || !os.SameFile(before, after) {
 		t.Errorf("the lock was made again (%v)", err)
 	}
-	own, err := b.Key(t.Context(), "builtin:openclaw")
+	own, err := keyOf(t, b, "builtin:openclaw")
 	if err != nil || own == first {
 		t.Errorf("mvm's own version has the key %s, %v, want another one", own, err)
 	}
-	if _, err := b.Key(t.Context(), "builtin:openclaw@1.2.3"); !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "there is no OpenClaw 1.2.3") {
+	if _, err := keyOf(t, b, "builtin:openclaw@1.2.3"); !mvm.IsKind(err, mvm.KindNotFound) || !strings.Contains(err.Error(), "there is no OpenClaw 1.2.3") {
 		t.Errorf("a version that is not there: %v", err)
 	}
+}
+
+func keyOf(t *testing.T, b image.Builder, ref string) (string, error) {
+	t.Helper()
+	p, err := b.Resolve(t.Context(), image.Request{Ref: ref}, func(mvm.Progress) {})
+	return p.Key, err
 }
 
 // TestVersionsOfReferences: what is no version is refused before anything is done.
@@ -423,4 +430,9 @@ func TestInContainer(t *testing.T) {
 	if got := string(absolute["/etc/mvm/services/openclaw-setup.json"].Content); !strings.Contains(got, `"root"`) {
 		t.Errorf("an image without a user: %s", got)
 	}
+}
+
+// TestBuilder: the builder keeps the contract.
+func TestBuilder(t *testing.T) {
+	imagetest.Run(t, imagetest.Suite{Slow: true, Builder: testenv.Builtin(t), Ref: "builtin:gateway", Wrong: []string{"builtin:nothing"}})
 }

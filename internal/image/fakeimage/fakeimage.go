@@ -12,7 +12,6 @@ import (
 
 	"mvm"
 	"mvm/internal/image"
-	"mvm/internal/sys"
 )
 
 // Builder implements image.Builder for every reference of its scheme.
@@ -63,11 +62,14 @@ func (b *Builder) Check(ref string) error {
 // ReadsHost implements image.Builder. By itself it has nothing to read.
 func (b *Builder) ReadsHost(ref string) bool { return b.of != nil && b.of.ReadsHost(ref) }
 
-// Key implements image.Builder: the reference itself.
-func (b *Builder) Key(_ context.Context, ref string) (string, error) { return "fake 1 " + ref, nil }
+// Resolve implements image.Builder: a reference always names the same.
+func (b *Builder) Resolve(_ context.Context, req image.Request, _ func(mvm.Progress)) (image.Plan, error) {
+	return image.Plan{Request: req, Key: "fake 1 " + req.Ref, Resolved: req.Ref}, nil
+}
 
 // Build implements image.Builder.
-func (b *Builder) Build(_ context.Context, ref, dir string, progress func(mvm.Progress)) error {
+func (b *Builder) Build(_ context.Context, plan image.Plan, dir string, progress func(mvm.Progress)) error {
+	ref := plan.Request.Ref
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.fail != nil {
@@ -77,7 +79,7 @@ func (b *Builder) Build(_ context.Context, ref, dir string, progress func(mvm.Pr
 	if progress != nil {
 		progress(mvm.Progress{Target: ref, Text: "making an image without content"})
 	}
-	img := image.Image{Version: 1, Name: ref, Arch: "amd64", Cmdline: "fake mvm.root=mvm-root", RootFS: &image.File{}, RootFSType: "erofs"}
+	img := image.Image{Name: ref, Arch: "amd64", Cmdline: "fake mvm.root=mvm-root", RootFS: &image.File{}, RootFSType: "erofs"}
 	for _, f := range []struct {
 		name string
 		to   *image.File
@@ -89,7 +91,7 @@ func (b *Builder) Build(_ context.Context, ref, dir string, progress func(mvm.Pr
 		sum := sha256.Sum256(content)
 		*f.to = image.File{Name: f.name, Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
 	}
-	if err := sys.WriteJSON(filepath.Join(dir, "image.json"), img, 0o644); err != nil {
+	if err := image.WriteManifest(dir, img); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "write image.json: %w", err)
 	}
 	return nil

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"mvm"
 	"mvm/internal/guest/definition"
@@ -64,13 +63,9 @@ type Builder struct {
 	// turns has a place for each image that is unpacked at the same time: each may take some
 	// memory.
 	turns chan struct{}
-
-	mu sync.Mutex
-	// plans are what Key found last, by reference: a tag may go on before Build reads it.
-	plans map[string]plan
 }
 
-// plan is what a reference was found to be.
+// plan is what a reference was found to be: a tag may go on before Build reads it.
 type plan struct {
 	digest string
 	kernel boot.Deb
@@ -82,8 +77,8 @@ var _ image.Builder = (*Builder)(nil)
 func New(o Options) []image.Builder {
 	turns := make(chan struct{}, maxUnpacking)
 	return []image.Builder{
-		&Builder{scheme: Registry, o: o, turns: turns, plans: map[string]plan{}},
-		&Builder{scheme: Archive, o: o, turns: turns, plans: map[string]plan{}},
+		&Builder{scheme: Registry, o: o, turns: turns},
+		&Builder{scheme: Archive, o: o, turns: turns},
 	}
 }
 
@@ -124,33 +119,45 @@ type inputs struct {
 	Added   string   `json:"added,omitempty"` // hash of the files that mvm adds
 }
 
-// Key reads the image's manifest and configuration.
-func (b *Builder) Key(ctx context.Context, ref string) (string, error) {
-	src, p, err := b.pull(ctx, ref, "")
+// Resolve reads the image's manifest and configuration.
+func (b *Builder) Resolve(ctx context.Context, req image.Request, progress func(mvm.Progress)) (image.Plan, error) {
+	src, p, err := b.pull(ctx, req.Ref, "")
 	if err != nil {
-		return "", err
+		return image.Plan{}, err
 	}
 	if err := src.Close(); err != nil {
-		return "", err
+		return image.Plan{}, err
 	}
 	in := inputs{Version: version, Image: p.digest}
 	if in.Guest, err = b.o.Base.GuestDigest(); err != nil {
-		return "", err
+		return image.Plan{}, err
 	}
 	if added, err := b.adapt(p); err != nil {
-		return "", err
+		return image.Plan{}, err
 	} else if len(added) > 0 {
 		if in.Added, err = boot.HashJSON(added); err != nil {
-			return "", err
+			return image.Plan{}, err
 		}
 	}
-	if in.Kernel, err = b.o.Base.Kernel(ctx, func(mvm.Progress) {}); err != nil {
-		return "", err
+	if in.Kernel, err = b.o.Base.Kernel(ctx, progress); err != nil {
+		return image.Plan{}, err
 	}
-	b.mu.Lock()
-	b.plans[ref] = plan{p.digest, in.Kernel}
-	b.mu.Unlock()
-	return boot.HashJSON(in)
+	out := image.Plan{Request: req, Resolved: b.pinned(req.Ref, p.digest), Pinned: plan{p.digest, in.Kernel},
+		Inputs: map[string]string{"manifest": p.digest, "mvm-guest": "sha256:" + in.Guest, "kernel": in.Kernel.File}}
+	out.Key, err = boot.HashJSON(in)
+	return out, err
+}
+
+// pinned is the reference with the digest that it names now.
+func (b *Builder) pinned(ref, digest string) string {
+	if b.scheme != Registry {
+		return ref
+	}
+	r, err := parseRef(strings.TrimPrefix(ref, b.scheme))
+	if err != nil {
+		return ref
+	}
+	return b.scheme + r.Context().Name() + "@" + digest
 }
 
 // pull opens the source and reads all of the image but its layers. want is the digest that
@@ -179,18 +186,16 @@ func (b *Builder) pull(ctx context.Context, ref, want string) (source, *pulled, 
 	return src, p, nil
 }
 
-// Build implements image.Builder: of the image that Key found, which comes first.
-func (b *Builder) Build(ctx context.Context, ref, dir string, progress func(mvm.Progress)) error {
+// Build implements image.Builder.
+func (b *Builder) Build(ctx context.Context, to image.Plan, dir string, progress func(mvm.Progress)) error {
+	ref := to.Request.Ref
 	say := func(p mvm.Progress) {
 		p.Target = ref
 		progress(p)
 	}
-	b.mu.Lock()
-	found, ok := b.plans[ref]
-	delete(b.plans, ref)
-	b.mu.Unlock()
+	found, ok := to.Pinned.(plan)
 	if !ok {
-		return mvm.Errorf(mvm.KindInternal, "image %s: build of a reference that was not looked up", ref)
+		return mvm.Errorf(mvm.KindInternal, "image %s: build of a plan that is not of this builder", ref)
 	}
 	src, p, err := b.pull(ctx, ref, found.digest)
 	if err != nil {
@@ -233,7 +238,8 @@ func (b *Builder) build(ctx context.Context, src source, p *pulled, to build, sa
 	if err != nil {
 		return err
 	}
-	img := image.Image{Name: to.ref, Arch: arch, Cmdline: boot.RootCmdline, RootFS: &rootfs, RootFSType: boot.RootFSType}
+	img := image.Image{Name: to.ref, Arch: arch, Cmdline: boot.RootCmdline, RootFS: &rootfs, RootFSType: boot.RootFSType,
+		Runtime: &image.Runtime{Ports: exposed(p.config.Config)}}
 	if err := b.o.Base.Boot(ctx, &img, to.dir, boot.Initrd{Kernel: to.kernel, Root: true}, say); err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ import (
 	"mvm/internal/guest/definition"
 	"mvm/internal/image"
 	"mvm/internal/image/boot"
+	"mvm/internal/image/imagetest"
 	"mvm/internal/image/oci"
 	"mvm/internal/testenv"
 	"mvm/test/hub"
@@ -139,7 +140,7 @@ func TestRegistry(t *testing.T) {
 	}
 	ref := push(t, h, "v1", c, map[string]string{"bin/app": "first"})
 	s := store(t, oci.Options{Credentials: credentials(t, h, hub.Password), PrivateRegistries: []string{h.Host}})
-	first, err := s.Build(t.Context(), ref, nil)
+	first, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,17 +155,17 @@ func TestRegistry(t *testing.T) {
 			t.Errorf("%s: %v %v", dir, info, err)
 		}
 	}
-	again, err := s.Build(t.Context(), ref, nil)
+	again, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 	if err != nil || again.Digest != first.Digest {
 		t.Errorf("built again it is %s, was %s: %v", again.Digest, first.Digest, err)
 	}
 	push(t, h, "v1", c, map[string]string{"bin/app": "second"})
-	second, err := s.Build(t.Context(), ref, nil)
+	second, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 	if err != nil || second.Digest == first.Digest {
 		t.Errorf("another image at the tag gives %s, the first was %s: %v", second.Digest, first.Digest, err)
 	}
 	h.Close() // a registry that does not answer: what was built last serves
-	if last, err := s.Build(t.Context(), ref, nil); err != nil || last.Digest != second.Digest {
+	if last, err := s.Build(t.Context(), image.Request{Ref: ref}, nil); err != nil || last.Digest != second.Digest {
 		t.Errorf("without the registry it is %s, want %s: %v", last.Digest, second.Digest, err)
 	}
 }
@@ -191,7 +192,7 @@ func TestAdapted(t *testing.T) {
 	s := store(t, o)
 	build := func(ref string) (image.Image, fs.FS) {
 		t.Helper()
-		img, err := s.Build(t.Context(), ref, nil)
+		img, err := s.Build(t.Context(), image.Request{Ref: ref}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,7 +271,7 @@ func TestRefusals(t *testing.T) {
 			s := store(t, c.o)
 			err := s.Check(c.ref)
 			if err == nil {
-				_, err = s.Build(t.Context(), c.ref, nil)
+				_, err = s.Build(t.Context(), image.Request{Ref: c.ref}, nil)
 			}
 			if !mvm.IsKind(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), hub.Password) {
 				t.Errorf("error %v of kind %s, want %s that says %q", err, mvm.KindOf(err), c.kind, c.says)
@@ -296,7 +297,7 @@ func TestChangedBlob(t *testing.T) {
 		t.Fatal("skopeo can't read it")
 	}
 	o := oci.Options{Base: testenv.Base(t)}
-	if _, err := store(t, o).Build(t.Context(), oci.Archive+layout, nil); err != nil {
+	if _, err := store(t, o).Build(t.Context(), image.Request{Ref: oci.Archive + layout}, nil); err != nil {
 		t.Fatal(err)
 	}
 	blobs, err := filepath.Glob(filepath.Join(layout, "blobs/sha256/*"))
@@ -316,7 +317,7 @@ func TestChangedBlob(t *testing.T) {
 		if err := os.WriteFile(blob, changed, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store(t, o).Build(t.Context(), oci.Archive+layout, nil); !mvm.IsKind(err, mvm.KindInvalid) {
+		if _, err := store(t, o).Build(t.Context(), image.Request{Ref: oci.Archive + layout}, nil); !mvm.IsKind(err, mvm.KindInvalid) {
 			t.Errorf("with another %s: error %v, want a refusal", filepath.Base(blob)[:8], err)
 		}
 		if err := os.WriteFile(blob, was, 0o644); err != nil {
@@ -346,7 +347,7 @@ func TestBuildEnds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err = s.Build(ctx, oci.Archive+saved, func(p mvm.Progress) {
+	_, err = s.Build(ctx, image.Request{Ref: oci.Archive + saved}, func(p mvm.Progress) {
 		if strings.HasPrefix(p.Text, "reading layer 2") {
 			cancel()
 		}
@@ -356,5 +357,15 @@ func TestBuildEnds(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Join(dir, "tmp")); err != nil || len(left) != 0 {
 		t.Errorf("left in the store: %v %v", left, err)
+	}
+}
+
+// TestBuilder: the builder of stored images keeps the contract.
+func TestBuilder(t *testing.T) {
+	saved := saveAs(t, map[string]any{"Cmd": []string{"/bin/app"}}, empties(t))
+	for _, b := range oci.New(oci.Options{Base: testenv.Base(t)}) {
+		if b.Scheme() == oci.Archive {
+			imagetest.Run(t, imagetest.Suite{Slow: true, Builder: b, Ref: oci.Archive + saved, Wrong: []string{oci.Archive + "relative.tar"}})
+		}
 	}
 }

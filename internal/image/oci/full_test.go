@@ -55,7 +55,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			saved = layout
 		}
-		if _, err := s.Build(t.Context(), oci.Archive+saved, nil); !mvm.IsKind(err, mvm.KindUnavailable) {
+		if _, err := s.Build(t.Context(), image.Request{Ref: oci.Archive + saved}, nil); !mvm.IsKind(err, mvm.KindUnavailable) {
 			t.Errorf("%s: error %v, want unavailable", what, err)
 		}
 		if left, err := os.ReadDir(filepath.Join(dir, "images", "tmp")); err != nil || len(left) != 0 {

@@ -75,6 +75,18 @@ func ready(c v1.Config) (*definition.Ready, error) {
 		}
 		return r, nil
 	}
+	ports := exposed(c)
+	if len(ports) != 1 {
+		return nil, nil
+	}
+	return &definition.Ready{TCP: fmt.Sprintf("127.0.0.1:%d", ports[0])}, nil
+}
+
+// maxExposed bounds the ports that are taken from an image's configuration.
+const maxExposed = 256
+
+// exposed are the TCP ports that the image exposes, in order.
+func exposed(c v1.Config) []int {
 	var ports []int
 	for p := range c.ExposedPorts {
 		number, kind, _ := strings.Cut(p, "/")
@@ -83,8 +95,7 @@ func ready(c v1.Config) (*definition.Ready, error) {
 			ports = append(ports, n)
 		}
 	}
-	if len(ports) != 1 {
-		return nil, nil
-	}
-	return &definition.Ready{TCP: fmt.Sprintf("127.0.0.1:%d", ports[0])}, nil
+	slices.Sort(ports)
+	ports = slices.Compact(ports)
+	return ports[:min(len(ports), maxExposed)]
 }

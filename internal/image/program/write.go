@@ -31,10 +31,11 @@ const (
 
 // description is image.json of the folder: files that are added to another image.
 type description struct {
-	Version int        `json:"version"`
-	Name    string     `json:"name"`
-	From    string     `json:"from"`
-	Archive image.File `json:"archive"`
+	Version int            `json:"version"`
+	Name    string         `json:"name"`
+	From    string         `json:"from"`
+	Archive image.File     `json:"archive"`
+	Runtime *image.Runtime `json:"runtime"`
 }
 
 const maxDescription = 64 << 10
@@ -80,7 +81,7 @@ func (b *build) write(ctx context.Context, folder string) (digest string, change
 	if err != nil {
 		return "", false, explain(folder, err)
 	}
-	text, err := json.MarshalIndent(description{Version: image.FormatVersion, Name: b.p.Name, From: b.p.From, Archive: archive}, "", "  ")
+	text, err := json.MarshalIndent(description{Version: image.FormatVersion, Name: b.p.Name, From: b.p.From, Archive: archive, Runtime: b.runtime()}, "", "  ")
 	if err != nil {
 		return "", false, err
 	}
@@ -97,6 +98,15 @@ func (b *build) write(ctx context.Context, folder string) (digest string, change
 		return "", false, explain(folder, err)
 	}
 	return digest, true, nil
+}
+
+// runtime says how the image is used.
+func (b *build) runtime() *image.Runtime {
+	r := &image.Runtime{Guest: true}
+	if b.p.Port != 0 {
+		r.Ports = []int{b.p.Port}
+	}
+	return r
 }
 
 func (b *build) writeArchive(ctx context.Context, file string) (image.File, error) {

@@ -1,0 +1,249 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"mvm"
+	"mvm/internal/sys"
+)
+
+// Build is described at Store. When the request can't be resolved because a source does not
+// answer (KindUnavailable), the newest image of the request serves.
+func (s *DirStore) Build(ctx context.Context, req Request, progress func(mvm.Progress)) (Image, error) {
+	if progress == nil {
+		progress = func(mvm.Progress) {}
+	}
+	req.Arch = cmp.Or(req.Arch, Arch)
+	b, err := BuilderOf(s.builders, req.Ref)
+	if err != nil {
+		return Image{}, err
+	}
+	own, err := LockExclusive(ctx, s.path("locks", hash(req.id())), func() {
+		progress(mvm.Progress{Target: req.Ref, Text: "waiting for another build of the same image"})
+	})
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.buildLocked(ctx, b, req, progress)
+	return img, errors.Join(s.explain(req.Ref, err), own.Unlock())
+}
+
+// id names what the request is for, whoever asks.
+func (r Request) id() string {
+	return r.Ref + "\x00" + string(r.Role) + "\x00" + r.Profile + "\x00" + r.Arch
+}
+
+func (s *DirStore) buildLocked(ctx context.Context, b Builder, req Request, progress func(mvm.Progress)) (Image, error) {
+	plan, err := b.Resolve(ctx, req, progress)
+	if mvm.IsKind(err, mvm.KindUnavailable) {
+		if img, ok, lerr := s.lease(ctx, func() (Image, bool) { return s.newest(ctx, req) }); ok || lerr != nil {
+			progress(mvm.Progress{Target: req.Ref, Text: fmt.Sprintf("using the image built before: %v", err)})
+			s.log.Warn("image may be outdated", "ref", req.Ref, "digest", img.Digest, "error", err)
+			return img, lerr
+		}
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("look up image %s: %w", req.Ref, err)
+	}
+	plan.Request = req
+	if img, ok, err := s.lease(ctx, func() (Image, bool) { return s.lookup(ctx, plan) }); ok || err != nil {
+		return img, err
+	}
+	start := time.Now()
+	progress(mvm.Progress{Target: req.Ref, Text: "building"})
+	img, err := s.make(ctx, b, plan, progress)
+	if err != nil {
+		return Image{}, err
+	}
+	took := time.Since(start)
+	s.log.Info("image built", "ref", req.Ref, "digest", img.Digest, "bytes", img.Size(), "took", took)
+	progress(mvm.Progress{Target: req.Ref, Text: fmt.Sprintf("built %.19s in %.1f s, %d MiB", img.Digest, took.Seconds(), img.Size()>>20)})
+	return img, nil
+}
+
+// lease finds an image that is there already, and keeps GC from it for long enough that the
+// caller can record its digest.
+func (s *DirStore) lease(ctx context.Context, find func() (Image, bool)) (Image, bool, error) {
+	shared, err := LockShared(ctx, s.path("lock"), nil)
+	if err != nil {
+		return Image{}, false, err
+	}
+	img, ok := find()
+	if ok {
+		err = s.touch(img)
+	}
+	return img, ok, errors.Join(err, shared.Unlock())
+}
+
+// make builds into a folder of its own, checks what came out, and publishes it.
+func (s *DirStore) make(ctx context.Context, b Builder, plan Plan, progress func(mvm.Progress)) (_ Image, err error) {
+	ref := plan.Request.Ref
+	tmp, release, err := s.workspace(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp), release()) }()
+	dir := filepath.Join(tmp, "image")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return Image{}, err
+	}
+	guarded, done := s.guard(ctx)
+	err = b.Build(guarded, plan, dir, progress)
+	if cause := done(); cause != nil {
+		err = cause
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("build image %s: %w", ref, err)
+	}
+	img, err := load(dir)
+	if err != nil {
+		return Image{}, fmt.Errorf("build image %s: %w", ref, err)
+	}
+	if err := checkServices(img); err != nil {
+		return Image{}, err
+	}
+	if err := seal(img); err != nil {
+		return Image{}, err
+	}
+	if err := s.check(ctx, img); err != nil {
+		return Image{}, err
+	}
+	return s.publish(ctx, img, plan)
+}
+
+// workspace makes a folder for a build, which GC leaves alone until it is released or this
+// process ends.
+func (s *DirStore) workspace(ctx context.Context) (dir string, release func() error, err error) {
+	shared, err := LockShared(ctx, s.path("lock"), nil)
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { err = errors.Join(err, shared.Unlock()) }()
+	if dir, err = os.MkdirTemp(s.path("tmp"), "build-"); err != nil {
+		return "", nil, err
+	}
+	l, err := holdDir(dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, l.Unlock, nil
+}
+
+// seal makes the image's files read-only and durable.
+func seal(img Image) error {
+	for _, f := range append(img.files(), File{Name: ManifestName}) {
+		p := filepath.Join(img.Dir, f.Name)
+		if err := errors.Join(os.Chmod(p, 0o444), syncFile(p)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(sys.SyncDir(img.Dir), os.Chmod(img.Dir, 0o755))
+}
+
+// publish gives the folder its name, durably, and records what it came from. An image of the
+// same digest that is there and whole stays; a damaged one is replaced.
+func (s *DirStore) publish(ctx context.Context, img Image, plan Plan) (Image, error) {
+	shared, err := LockShared(ctx, s.path("lock"), nil)
+	if err != nil {
+		return Image{}, err
+	}
+	img, err = s.publishLocked(ctx, img)
+	if err == nil {
+		err = s.record(plan, img)
+	}
+	if err == nil {
+		err = s.touch(img)
+	}
+	return img, errors.Join(err, shared.Unlock())
+}
+
+func (s *DirStore) publishLocked(ctx context.Context, img Image) (Image, error) {
+	final := s.imageDir(img.Digest)
+	if old, err := s.Get(img.Digest); err == nil {
+		if err = s.check(ctx, old); err == nil {
+			return old, nil
+		}
+		if ctx.Err() != nil {
+			return Image{}, err
+		}
+		s.log.Warn("damaged image is replaced", "digest", img.Digest, "error", err)
+	}
+	if err := s.discard(final); err != nil {
+		return Image{}, err
+	}
+	if err := sys.Rename(img.Dir, final); err != nil {
+		return Image{}, err
+	}
+	img.Dir = final
+	return img, nil
+}
+
+// The disk space that builds leave free, and how often that is looked at.
+const (
+	lowSpace   = 1 << 20
+	spareSpace = 64 << 20
+	spacePoll  = 100 * time.Millisecond
+)
+
+// errNoSpace ends a build that would fill the disk.
+var errNoSpace = errors.New("it was stopped before the disk was full")
+
+// guard ends a build's context when the disk is nearly full: others need it too. done says so
+// and ends the watching.
+func (s *DirStore) guard(ctx context.Context) (guarded context.Context, done func() error) {
+	guarded, cancel := context.WithCancelCause(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(spacePoll)
+		defer tick.Stop()
+		for {
+			if free, err := sys.FreeBytes(s.dir); err == nil && free < s.spare() {
+				cancel(errNoSpace)
+			}
+			select {
+			case <-guarded.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return guarded, func() error {
+		cause := context.Cause(guarded)
+		cancel(nil)
+		<-ended
+		if errors.Is(cause, errNoSpace) {
+			return fmt.Errorf("%w: %w", cause, syscall.ENOSPC)
+		}
+		return nil
+	}
+}
+
+// spare is what a build leaves free: less on a small disk.
+func (s *DirStore) spare() int64 {
+	all, err := sys.DiskBytes(s.dir)
+	if err != nil {
+		return 0
+	}
+	return min(spareSpace, all/20)
+}
+
+// explain adds what to do when the disk is full, which builders run into in many ways.
+func (s *DirStore) explain(ref string, err error) error {
+	if err == nil {
+		return nil
+	}
+	free, ferr := sys.FreeBytes(s.dir)
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && (ferr != nil || free > lowSpace) {
+		return err
+	}
+	return mvm.Errorf(mvm.KindUnavailable, "build image %s: no space left in %s (%d MiB free): %w", ref, s.dir, free>>20, err).
+		WithFix("free space there, or move mvm's data to a larger disk with --data-dir")
+}
