@@ -9,12 +9,13 @@ import (
 	"mvm"
 )
 
-func defaultPool() mvm.PoolSpec {
+// DefaultPool is what a pool is that a manifest says nothing of.
+func DefaultPool() mvm.PoolSpec {
 	return mvm.PoolSpec{Role: mvm.RoleWorker, Profile: "minimal", Resources: mvm.DefaultResources(), Policy: mvm.DefaultRuntimePolicy()}
 }
 
 func (t *table) pool() mvm.PoolSpec {
-	s := defaultPool()
+	s := DefaultPool()
 	t.needStr("id", &s.ID, validName("pool"))
 	role := string(s.Role)
 	t.str("role", &role, validRole)

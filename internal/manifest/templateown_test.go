@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/manifest"
+	"mvm/internal/manifest/render"
 )
 
 // ownTemplate has a parameter of every type, in every place that one can be.
@@ -345,7 +346,7 @@ func writtenIsRead(t *testing.T, d mvm.Deployment) {
 	for name := range d.Secrets {
 		files[name] = "./" + name
 	}
-	text, err := manifest.Write(d, files)
+	text, err := render.Deployment(d, files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"mvm/internal/api"
 	"mvm/internal/cli/command"
 	"mvm/internal/manifest"
+	"mvm/internal/manifest/render"
 )
 
 type newOptions struct {
@@ -147,7 +148,7 @@ func (a *app) newDeployment(cmd *cobra.Command, template, name string, o newOpti
 // printManifest writes the manifest of the deployment. files are the paths of its secrets,
 // absolute or from the working folder.
 func (a *app) printManifest(d mvm.Deployment, files map[string]string) error {
-	text, err := manifest.Write(d, files)
+	text, err := render.Deployment(d, files)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
-package manifest
+// Package render writes manifests.
+package render
 
 import (
 	"bytes"
@@ -12,12 +13,13 @@ import (
 	"unicode"
 
 	"mvm"
+	"mvm/internal/manifest"
 )
 
-// Write returns the manifest of a deployment: ParseDeployment makes the deployment of it
-// again. secrets are the paths of the files of its secrets; values of secrets are not
+// Deployment returns the manifest of a deployment: manifest.ParseDeployment makes the
+// deployment of it again. secrets are the paths of the files of its secrets; values of secrets are not
 // written. What has its default is left out.
-func Write(d mvm.Deployment, secrets map[string]string) ([]byte, error) {
+func Deployment(d mvm.Deployment, secrets map[string]string) ([]byte, error) {
 	w := &writer{}
 	w.tenant(d.Tenant)
 	for _, p := range d.Pools {
@@ -99,7 +101,7 @@ func (w *writer) tenant(t mvm.TenantSpec) {
 }
 
 func (w *writer) pool(p mvm.PoolSpec) {
-	usual := defaultPool()
+	usual := manifest.DefaultPool()
 	w.head("[[pools]]")
 	w.line("id", p.ID)
 	w.text("role", string(p.Role), string(usual.Role))
