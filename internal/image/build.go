@@ -41,7 +41,10 @@ func (r Request) id() string {
 }
 
 func (s *DirStore) buildLocked(ctx context.Context, b Builder, req Request, progress func(mvm.Progress)) (Image, error) {
-	plan, err := b.Resolve(ctx, req, progress)
+	looking, cancel := within(ctx, s.turns.limits.Resolve, "look up", req.Ref)
+	plan, err := b.Resolve(looking, req, progress)
+	err = ended(looking, err)
+	cancel()
 	if mvm.IsKind(err, mvm.KindUnavailable) {
 		if img, ok, lerr := s.lease(ctx, func() (Image, bool) { return s.newest(ctx, req) }); ok || lerr != nil {
 			progress(mvm.Progress{Target: req.Ref, Text: fmt.Sprintf("using the image built before: %v", err)})
@@ -56,14 +59,30 @@ func (s *DirStore) buildLocked(ctx context.Context, b Builder, req Request, prog
 	if img, ok, err := s.lease(ctx, func() (Image, bool) { return s.lookup(ctx, plan) }); ok || err != nil {
 		return img, err
 	}
-	start := time.Now()
-	progress(mvm.Progress{Target: req.Ref, Text: "building"})
-	img, err := s.make(ctx, b, plan, progress)
+	release, err := s.turns.take(ctx, req.Tenant, func() {
+		progress(mvm.Progress{Target: req.Ref, Text: "waiting for other builds to end"})
+	})
 	if err != nil {
 		return Image{}, err
 	}
+	defer release()
+	start := time.Now()
+	l, err := s.openLog(req)
+	if err != nil {
+		return Image{}, err
+	}
+	plan.Build, plan.Log = l.id, l.path
+	img, err := s.makeWithin(ctx, b, plan, func(p mvm.Progress) {
+		l.say(p)
+		progress(p)
+	})
+	l.close(img, err)
+	if err != nil {
+		s.log.Warn("image build failed", "ref", req.Ref, "build", l.id, "log", l.path, "error", err)
+		return Image{}, err
+	}
 	took := time.Since(start)
-	s.log.Info("image built", "ref", req.Ref, "digest", img.Digest, "bytes", img.Size(), "took", took)
+	s.log.Info("image built", "ref", req.Ref, "digest", img.Digest, "build", l.id, "bytes", img.Size(), "took", took)
 	progress(mvm.Progress{Target: req.Ref, Text: fmt.Sprintf("built %.19s in %.1f s, %d MiB", img.Digest, took.Seconds(), img.Size()>>20)})
 	return img, nil
 }
@@ -80,6 +99,15 @@ func (s *DirStore) lease(ctx context.Context, find func() (Image, bool)) (Image,
 		err = s.touch(img)
 	}
 	return img, ok, errors.Join(err, shared.Unlock())
+}
+
+// makeWithin is make with the deadline of builds.
+func (s *DirStore) makeWithin(ctx context.Context, b Builder, plan Plan, progress func(mvm.Progress)) (Image, error) {
+	progress(mvm.Progress{Target: plan.Request.Ref, Text: "building"})
+	ctx, cancel := within(ctx, s.turns.limits.Build, "build", plan.Request.Ref)
+	defer cancel()
+	img, err := s.make(ctx, b, plan, progress)
+	return img, ended(ctx, err)
 }
 
 // make builds into a folder of its own, checks what came out, and publishes it.

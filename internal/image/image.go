@@ -85,6 +85,8 @@ type Plan struct {
 	Inputs map[string]string
 	// Pinned is the builder's own.
 	Pinned any
+	// Build is the id of the build and Log the path of what it says: the store sets them.
+	Build, Log string
 }
 
 // Builder makes images from references of one scheme ("builtin:", "dir:", …). It is safe for

@@ -22,6 +22,8 @@ type Provenance struct {
 	Key      string            `json:"key"`
 	Inputs   map[string]string `json:"inputs,omitempty"`
 	Built    time.Time         `json:"built"`
+	Build    string            `json:"build,omitempty"` // id
+	Log      string            `json:"log,omitempty"`   // path of what the build said, while it is kept
 }
 
 // maxProvenance bounds the file.

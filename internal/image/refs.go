@@ -81,7 +81,7 @@ func (s *DirStore) whole(ctx context.Context, e refEntry) (Image, bool) {
 // record says that the plan gave the image, for later requests and for people.
 func (s *DirStore) record(plan Plan, img Image) error {
 	now := time.Now().UTC()
-	from := Provenance{Version: 1, Request: plan.Request, Resolved: plan.Resolved, Key: plan.Key, Inputs: plan.Inputs, Built: now}
+	from := Provenance{Version: 1, Request: plan.Request, Resolved: plan.Resolved, Key: plan.Key, Inputs: plan.Inputs, Built: now, Build: plan.Build, Log: plan.Log}
 	if err := sys.WriteJSON(filepath.Join(img.Dir, ProvenanceName), from, 0o644); err != nil {
 		return err
 	}

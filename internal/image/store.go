@@ -26,6 +26,7 @@ import (
 //	locks/<hash>    one lock per request: who holds it builds
 //	lock            held for moments: shared by builds that begin or end, alone by GC
 //	tmp/            what is being built, each locked by its build; leftovers of a crash go with the next Open or GC
+//	logs/<id>.log   what the last builds said
 //	checked.json    digests of files that did not change since they were read
 //
 // It is safe for concurrent use, also by several processes.
@@ -34,6 +35,7 @@ type DirStore struct {
 	builders []Builder
 	log      *slog.Logger
 	sums     *sums
+	turns    *turns
 }
 
 var _ Store = (*DirStore)(nil)
@@ -47,12 +49,17 @@ type Collector interface {
 // Open opens the store in dir and makes it when it is not there. It starts nothing,
 // so there is nothing to close.
 func Open(dir string, builders []Builder, log *slog.Logger) (*DirStore, error) {
+	return OpenWith(dir, builders, DefaultLimits(), log)
+}
+
+// OpenWith is Open with other limits of builds.
+func OpenWith(dir string, builders []Builder, limits Limits, log *slog.Logger) (*DirStore, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &DirStore{dir: dir, builders: builders, log: log}
-	for _, d := range []string{dir, s.path("refs"), s.path("locks"), s.path("tmp")} {
+	s := &DirStore{dir: dir, builders: builders, log: log, turns: newTurns(limits)}
+	for _, d := range []string{dir, s.path("refs"), s.path("locks"), s.path("tmp"), s.path("logs")} {
 		if err := sys.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
 		}

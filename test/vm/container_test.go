@@ -19,6 +19,7 @@ import (
 
 	"mvm"
 	"mvm/internal/image"
+	"mvm/internal/image/program"
 	"mvm/internal/manifest"
 	"mvm/internal/testenv"
 	"mvm/test/hub"
@@ -92,6 +93,18 @@ desired_running = 1
 			t.Errorf("request %d: %q, want %q", n, got, want)
 		}
 		h.do(h.only("workers").ID, mvm.OpSleep)
+	}
+
+	// What mvm image build adds is over the files of the container image, which stay.
+	over, err := program.Build(h.ctx(), manifest.Program{From: ref, Command: []string{"/bin/app", "container"}, Port: 80, User: "1000:1001", Dir: "/srv/other",
+		Env: map[string]string{"MODE": "added"}}, filepath.Join(place(), "src", "over"))
+	must(t, err)
+	workers, err := h.client.Pool(h.ctx(), "acme", "workers")
+	must(t, err)
+	workers.Spec.Flake = over.Ref
+	h.change(workers.Spec)
+	if got, want := h.page(p.Bound[0].String(), "/"), "user 1000:1001, in /srv/other, mode added, /bin/app has 2 names, request 1\n"; got != want {
+		t.Errorf("with files over the container image: %q, want %q", got, want)
 	}
 }
 
