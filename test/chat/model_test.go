@@ -34,7 +34,7 @@ func heard(reply func(last string) string) http.Handler {
 			text := ""
 			for _, m := range all {
 				switch said := string(m.Content); {
-				case m.Role == "assistant":
+				case m.Role == "assistant" && strings.Contains(said, "heard:"): // not one that a crash has cut off
 					text = ""
 				case m.Role == "user" && !strings.Contains(said, "OpenClaw runtime context"):
 					text += said + "\n"
