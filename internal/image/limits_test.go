@@ -85,16 +85,41 @@ func TestBuildLimits(t *testing.T) {
 	}}
 	s := openWith(t, t.TempDir(), l, b)
 	var wg sync.WaitGroup
-	for n, tenant := range []string{"acme", "acme", "acme", "beta"} {
+	waits := make(chan string, 8)
+	start := func(ref, tenant string) {
 		wg.Go(func() {
-			if _, err := s.Build(context.WithoutCancel(t.Context()), image.Request{Ref: fmt.Sprintf("toy:%d", n), Tenant: tenant}, nil); err != nil {
+			if _, err := s.Build(context.WithoutCancel(t.Context()), image.Request{Ref: ref, Tenant: tenant}, func(p mvm.Progress) {
+				if strings.HasPrefix(p.Text, "waiting") {
+					waits <- tenant
+				}
+			}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	first := map[string]bool{<-began: true, <-began: true}
-	if !first["acme"] || !first["beta"] {
-		t.Errorf("builds of %v began first, want one of each tenant", first)
+	for n := range 3 {
+		start(fmt.Sprintf("toy:%d", n), "acme")
+	}
+	for one, waiting := 0, 0; one+waiting < 3; {
+		select {
+		case <-began:
+			one++
+		case <-waits:
+			waiting++
+		}
+		if one > 1 {
+			t.Error("two builds of one tenant run at a time")
+			break
+		}
+	}
+	start("toy:beta", "beta")
+	select {
+	case tenant := <-began:
+		if tenant != "beta" {
+			t.Errorf("a build of %s began next, want one of beta", tenant)
+		}
+	case <-waits:
+		t.Error("builds of acme keep one of beta waiting")
 	}
 	close(goOn)
 	wg.Wait()
