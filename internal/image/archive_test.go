@@ -68,6 +68,24 @@ func TestImageFromArchive(t *testing.T) {
 	}
 }
 
+// TestImageOverARootFilesystem: files that are added to an image with a root filesystem are where
+// mvm-guest puts them over it, and a definition among them is looked at.
+func TestImageOverARootFilesystem(t *testing.T) {
+	over := strings.Replace(withArchive, "small", "mounted", 1)
+	s := open(t, t.TempDir(), image.DirBuilder{Bases: []image.Builder{&base{version: "1"}}})
+	img := build(t, s, "dir:"+archived(t, over, files("/usr/bin/hello")))
+	root := unpack(t, img.Path(img.Initrd))
+	if b, err := os.ReadFile(filepath.Join(root, ".mvm/added/usr/bin/hello")); string(b) != "x" {
+		t.Errorf("the file is %q, %v; want it below /.mvm/added", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "usr/bin/hello")); !os.IsNotExist(err) {
+		t.Errorf("the file is in the initrd's own folders, which nobody sees: %v", err)
+	}
+	if img.RootFS == nil || !strings.Contains(img.Cmdline, "mvm.root=") {
+		t.Errorf("the image lost its root filesystem: %+v", img)
+	}
+}
+
 // TestImageFromArchiveRefuses: an archive that somebody made to confuse is refused whole.
 func TestImageFromArchiveRefuses(t *testing.T) {
 	sum := `{"from": "base:small", "archive": {"name": "files.cpio", "size": 1, "sha256": "` + strings.Repeat("0", 64) + `"}}`

@@ -49,7 +49,10 @@ func (b *base) Build(ctx context.Context, plan image.Plan, dir string, _ func(mv
 	if err == nil {
 		img.Initrd, err = image.Measure(ctx, dir, "initrd")
 	}
-	if ref == "base:root" {
+	if ref == "base:mounted" {
+		img.Cmdline += " mvm.root=mvm-root"
+	}
+	if ref == "base:root" || ref == "base:mounted" {
 		rootfs, ferr := image.Measure(ctx, dir, "rootfs")
 		img.RootFS, img.RootFSType, err = &rootfs, "ext4", errors.Join(err, ferr)
 	}

@@ -161,7 +161,7 @@ func (b *build) checkInterpreter(interpreter string) error {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindInvalid, "image build: script %s needs %s, which %s does not have", b.p.Binary, interpreter, b.p.From).
-		WithFix("put the program into a container image that has it (oci:, see docs/images.md)")
+		WithFix("add the program to a container image that has it, with --from oci:HOST/NAME:TAG")
 }
 
 // addService writes the definition of the program's service.
