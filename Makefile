@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/...
 
-.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat mutate check figures bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat mutate check figures vmm-syscalls bench fuzz clean
 
 all: build
 
@@ -105,6 +105,11 @@ check:
 # that in docs/ARCHITECTURE.md.
 figures:
 	$(GO) run ./test/figures -write docs/ARCHITECTURE.md
+
+# vmm-syscalls makes the list of system calls of VMMs anew for the QEMU that is installed.
+vmm-syscalls: setup-test
+	$(GO) test -count=1 ./internal/driver/qemu -run '^TestSystemCalls$$' -learn $(CURDIR)/internal/driver/qemu/spawn/calls.txt
+	git diff --exit-code internal/driver/qemu/spawn/calls.txt && echo the list has not changed
 
 # bench prints each figure with its ratio to a named reference of the same run.
 bench: setup-test build

@@ -223,8 +223,10 @@ type NodeInfo struct {
 	VMM         string    `json:"vmm"`
 	Accelerator string    `json:"accelerator"`
 	Why         string    `json:"why"` // how the accelerator was chosen
-	CPUs        int       `json:"cpus"`
-	MemMiB      int       `json:"mem_mib"`
+	// Missing are the walls around VMMs, and bounds of them, that this host lacks.
+	Missing []Finding `json:"missing_walls,omitempty"`
+	CPUs    int       `json:"cpus"`
+	MemMiB  int       `json:"mem_mib"`
 	// Held is the desired state that the host is held to, nil where there is none.
 	Held *HeldState `json:"held,omitempty"`
 }

@@ -82,7 +82,7 @@ func (a *Agent) NodeInfo(ctx context.Context) (mvm.NodeInfo, error) {
 	}
 	mem, _, err := memInfo()
 	return mvm.NodeInfo{NodeID: host, Version: a.opt.Version, PID: os.Getpid(), Started: a.started, DataDir: a.opt.DataDir, APIAddress: a.opt.APIAddress,
-		Driver: info.Name, VMM: info.Version, Accelerator: info.Accelerator, Why: info.Why,
+		Driver: info.Name, VMM: info.Version, Accelerator: info.Accelerator, Why: info.Why, Missing: info.Missing,
 		CPUs: runtime.NumCPU(), MemMiB: mem, Held: held}, err
 }
 

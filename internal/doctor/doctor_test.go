@@ -2,6 +2,7 @@ package doctor_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,5 +102,32 @@ func TestItEndsWithItsContext(t *testing.T) {
 	cancel()
 	if found := doctor.Host(ctx, machine(t, nil)); len(found) != 0 {
 		t.Errorf("%d findings after the end", len(found))
+	}
+}
+
+// Each missing wall is told with what to do, and only where this process would build them.
+func TestWallsThatAreMissing(t *testing.T) {
+	opt := machine(t, nil)
+	missing := []mvm.Finding{{Severity: "warning", What: "VMMs run without landlock: x", Fix: "a"}, {Severity: "warning", What: "VMMs run without seccomp: y", Fix: "b"}}
+	opt.Walls = func(context.Context) ([]mvm.Finding, error) { return missing, nil }
+	for _, m := range missing {
+		if f := find(t, doctor.Host(context.Background(), opt), m.What); f != m {
+			t.Errorf("got %+v, want %+v", f, m)
+		}
+	}
+	missing = nil
+	if f := find(t, doctor.Host(context.Background(), opt), "all walls around VMMs stand"); f.Severity != "ok" {
+		t.Errorf("with all walls: %+v", f)
+	}
+	opt.Walls = func(context.Context) ([]mvm.Finding, error) { return nil, errors.New("it can't start") }
+	if f := find(t, doctor.Host(context.Background(), opt), "it can't start"); f.Severity != "warning" {
+		t.Errorf("a check that fails: %+v", f)
+	}
+	uid := 1000
+	opt.UID = &uid
+	for _, f := range doctor.Host(context.Background(), opt) {
+		if strings.Contains(f.What, "walls") {
+			t.Errorf("a user without rights: %+v", f)
+		}
 	}
 }

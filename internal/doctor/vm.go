@@ -13,10 +13,7 @@ func (h host) root(ctx context.Context) mvm.Finding {
 	if h.opt.Hostd != "" {
 		return h.hostd(ctx)
 	}
-	uid := os.Geteuid()
-	if h.opt.UID != nil {
-		uid = *h.opt.UID
-	}
+	uid := h.uid()
 	if uid == 0 {
 		return found(ok, "runs as root", "", "")
 	}
@@ -34,6 +31,33 @@ func (h host) hostd(ctx context.Context) mvm.Finding {
 		fix = "run this as root or as the agent's user"
 	}
 	return found(failure, "mvm hostd does not answer: "+err.Error(), h.opt.Hostd, fix)
+}
+
+// walls says what is missing of the walls around VMMs, each with its fix. hostd says it where it starts
+// them; a user without rights could not try.
+func (h host) walls(ctx context.Context) []mvm.Finding {
+	look := h.opt.Walls
+	if h.opt.Hostd != "" {
+		look = hostd.NewClient(h.opt.Hostd).VMMs("qemu").Walls
+	}
+	if look == nil {
+		return nil
+	}
+	missing, err := look(ctx)
+	switch {
+	case err != nil:
+		return []mvm.Finding{found(warning, "can't check the walls around VMMs: "+err.Error(), h.opt.Hostd, "")}
+	case len(missing) == 0:
+		return []mvm.Finding{found(ok, "all walls around VMMs stand, and their resources are bounded", "", "")}
+	}
+	return missing
+}
+
+func (h host) uid() int {
+	if h.opt.UID != nil {
+		return *h.opt.UID
+	}
+	return os.Geteuid()
 }
 
 func (h host) qemu(ctx context.Context) mvm.Finding {

@@ -34,6 +34,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"mvm"
 )
 
 // Driver runs instances in one kind of VMM.
@@ -150,8 +152,10 @@ type Info struct {
 	Accelerator string `json:"accelerator"` // "kvm", Software, "none"
 	Machine     string `json:"machine"`     // machine type and CPU model
 	// Why says how the accelerator was chosen.
-	Why      string   `json:"why"`
-	Features Features `json:"features"`
+	Why string `json:"why"`
+	// Missing are walls around VMMs, and bounds of them, that this host lacks.
+	Missing  []mvm.Finding `json:"missing,omitempty"`
+	Features Features      `json:"features"`
 }
 
 // Features are what a driver can do, as data.

@@ -1,7 +1,13 @@
 package host
 
-import "mvm/internal/image/oci"
+import (
+	"mvm/internal/image/oci"
+	"mvm/internal/jail"
+)
 
-// RunChild does the work of a process without rights where this process is one, started by
+// RunChild does the work of a helper where this process is one, started by
 // an agent, and exits. main calls it before anything else.
-func RunChild() { oci.RunChild() }
+func RunChild() {
+	jail.RunChild()
+	oci.RunChild()
+}

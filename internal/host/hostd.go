@@ -15,6 +15,7 @@ import (
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
+	"mvm/internal/jail"
 	"mvm/internal/manifest"
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/owner"
@@ -62,6 +63,13 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	missing, err := vmms.Walls(ctx)
+	if err != nil {
+		return err
+	}
+	if err := production.Walled(cfg, missing); err != nil {
+		return err
+	}
 	n, err := linuxnet.New(linuxnet.Options{Log: log})
 	if err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "open network: %w", err)
@@ -102,9 +110,19 @@ func allUsers(b vmproc.Bounds) vmproc.Bounds {
 	return b
 }
 
-// newSpawn has VMMs bounded where the config says that the host is in production.
+// newSpawn has VMMs bounded and behind all walls where the config says that the host is in production.
 func newSpawn(cfg manifest.AgentConfig, bounds vmproc.Bounds, mark func() (string, error), log *slog.Logger) (*spawn.Local, error) {
-	return spawn.New(spawn.Options{Bounds: bounds, Bounded: cfg.Trust.Production && !cfg.Trust.WeakIsolation, Mark: mark, Log: log})
+	j := walls(cfg)
+	return spawn.New(spawn.Options{Bounds: bounds, Bounded: j.Required, Jail: j, Mark: mark, Log: log})
+}
+
+// walls are those around the VMMs of a host with the config.
+func walls(cfg manifest.AgentConfig) jail.Jail {
+	j := jail.Jail{On: true, Required: cfg.Trust.Production && !cfg.Trust.WeakIsolation}
+	for _, w := range cfg.Trust.JailWithout {
+		j.Without = append(j.Without, jail.Wall(w))
+	}
+	return j
 }
 
 // lookupUser returns the numbers of a user that is given by name or number.

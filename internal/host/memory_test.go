@@ -33,6 +33,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	host.RunChild()
 	switch {
 	case os.Getenv(envAgent) != "", os.Getenv(envHostd) != "":
 		os.Exit(beAgent())

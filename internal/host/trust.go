@@ -1,12 +1,14 @@
 package host
 
 import (
+	"context"
 	"os"
 	"time"
 
 	"mvm"
 	"mvm/internal/declare"
 	"mvm/internal/desired"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/manifest"
 	"mvm/internal/production"
 	"mvm/internal/secrets"
@@ -34,6 +36,11 @@ func ready(c manifest.AgentConfig, key secrets.Source) error {
 		return nil
 	}
 	return production.Ready(production.Host{Config: c, Key: key, UID: os.Geteuid(), Now: time.Now()})
+}
+
+// CheckWalls says which walls around VMMs are missing that this process would start.
+func CheckWalls(ctx context.Context, c manifest.AgentConfig) ([]mvm.Finding, error) {
+	return vmproc.New(vmproc.Options{Jail: walls(c)}).Walls(ctx)
 }
 
 // CheckProduction says what there is to say of each condition of production mode, for

@@ -3,6 +3,7 @@ package hostd
 import (
 	"context"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -100,6 +101,12 @@ func (h *VMMs) Survey(ctx context.Context) (vmproc.Survey, error) {
 	return s, err
 }
 
+// Walls is described at vmproc.Host.
+func (h *VMMs) Walls(ctx context.Context) ([]mvm.Finding, error) {
+	a, _, err := call[wallsAnswer](ctx, h.c, opWalls, surveyRequest{h.kind}, nil)
+	return a.Missing, err
+}
+
 // Leave is described at vmproc.Host. The server knows the cgroups itself.
 func (h *VMMs) Leave(ctx context.Context, n vmproc.Name, cgroup string, _ []string) error {
 	_, _, err := call[none](ctx, h.c, opLeave, leaveRequest{h.kind, n, cgroup}, nil)
@@ -113,6 +120,9 @@ type process struct {
 	h    *VMMs
 	name vmproc.Name
 	uid  int // 0: not known
+
+	mu      sync.Mutex
+	refused string
 }
 
 func (p *process) ID() (int, uint64) { return p.PID, p.Start }
@@ -140,7 +150,17 @@ func (p *process) Wait() (code int, sig syscall.Signal, known bool, err error) {
 	if err != nil {
 		return 0, 0, false, nil //nolint:nilerr // it has ended, and nobody knows how
 	}
+	p.mu.Lock()
+	p.refused = a.Refused
+	p.mu.Unlock()
 	return a.Code, syscall.Signal(a.Signal), a.Known, nil
+}
+
+// Refused is described at vmproc.Process.
+func (p *process) Refused() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 func (p *process) Stats() (sys.ProcessStats, error) {

@@ -47,7 +47,7 @@ func (e *exits) watch(p vmproc.Process) vmproc.Hint {
 	}
 	e.wg.Go(func() {
 		code, sig, known, err := p.Wait()
-		w.exit = exitAnswer{Code: code, Signal: int(sig), Known: known && err == nil}
+		w.exit = exitAnswer{Code: code, Signal: int(sig), Known: known && err == nil, Refused: p.Refused()}
 		_ = p.Close()
 		close(w.done)
 		e.remember(hint)

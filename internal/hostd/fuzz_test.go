@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mvm"
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
@@ -32,6 +33,7 @@ func (s strict) Find(context.Context, vmproc.Name, vmproc.Hint) (vmproc.Process,
 	return nil, sys.ErrNoProcess
 }
 func (s strict) Survey(context.Context) (vmproc.Survey, error)       { return vmproc.Survey{}, nil }
+func (s strict) Walls(context.Context) ([]mvm.Finding, error)        { return nil, nil }
 func (s strict) List(context.Context, string) ([]vmproc.Name, error) { return nil, nil }
 func (s strict) Leave(_ context.Context, _ vmproc.Name, _ string, dirs []string) error {
 	if len(dirs) > 0 {

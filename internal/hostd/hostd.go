@@ -64,8 +64,9 @@ const (
 	opChanged
 	opRead
 	opWrite
+	opWalls
 
-	opLast = opWrite
+	opLast = opWalls
 )
 
 // Bounds of the protocol.
@@ -141,6 +142,8 @@ type (
 		Code   int  `json:"code"`
 		Signal int  `json:"signal"`
 		Known  bool `json:"known"`
+		// Refused is the system call for which it was ended.
+		Refused string `json:"refused,omitempty"`
 	}
 	statsAnswer struct {
 		CPU time.Duration `json:"cpu_ns"`
@@ -163,6 +166,9 @@ type (
 		Shared bool          `json:"shared,omitempty"`
 		Runs   []sys.PageRun `json:"runs,omitempty"`
 		Next   int64         `json:"next"`
+	}
+	wallsAnswer struct {
+		Missing []mvm.Finding `json:"missing,omitempty"`
 	}
 	surveyRequest struct {
 		vmmKind

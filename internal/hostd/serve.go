@@ -58,6 +58,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.leave)
 	case opChanged:
 		return handle(ctx, r, s.changed)
+	case opWalls:
+		return handle(ctx, r, s.walls)
 	case opRead, opWrite:
 		return handle(ctx, r, func(ctx context.Context, p pagesRequest) (reply, error) { return s.copyPages(ctx, p, r) })
 	}

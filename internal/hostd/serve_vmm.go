@@ -132,6 +132,15 @@ func (s *Server) survey(ctx context.Context, r surveyRequest) (reply, error) {
 	return reply{body: found}, err
 }
 
+func (s *Server) walls(ctx context.Context, r surveyRequest) (reply, error) {
+	vmms, err := s.vmms(r.vmmKind)
+	if err != nil {
+		return reply{}, err
+	}
+	found, err := vmms.Walls(ctx)
+	return reply{body: wallsAnswer{found}}, err
+}
+
 // leave removes cgroups by the VMM's name alone: no folder is taken from a caller.
 func (s *Server) leave(ctx context.Context, l leaveRequest) (reply, error) {
 	vmms, err := s.vmms(l.vmmKind)

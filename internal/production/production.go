@@ -177,6 +177,9 @@ func (h Host) jail() (out []mvm.Finding) {
 	if _, err := os.Stat(filepath.Join(h.Root, "proc/sys/kernel/seccomp/actions_avail")); err != nil {
 		out = append(out, finding(failure, "the kernel has no seccomp, so VMMs could make any system call", "", "boot a kernel with CONFIG_SECCOMP_FILTER"))
 	}
+	if without := h.Config.Trust.JailWithout; len(without) > 0 {
+		weak("VMMs go without these walls: "+strings.Join(without, ", "), "jail_without", "remove jail_without from the config")
+	}
 	if h.Config.Hostd.Socket == "" { // or else hostd looks at its own
 		if err := sys.CgroupsBound(h.Root); err != nil {
 			weak("the memory and processes of VMMs would not be limited: "+err.Error(), "", boundsFix)
@@ -186,6 +189,20 @@ func (h Host) jail() (out []mvm.Finding) {
 		out = append(out, finding(good, "VMMs are isolated: KVM, a separate user for each, seccomp, cgroup", "", ""))
 	}
 	return out
+}
+
+// Walled is nil where all walls around VMMs stand, or the config does not ask for it. What
+// starts VMMs asks, with what it found missing.
+func Walled(c manifest.AgentConfig, missing []mvm.Finding) error {
+	if !c.Trust.Production || c.Trust.WeakIsolation || len(missing) == 0 {
+		return nil
+	}
+	var lines []string
+	for _, m := range missing {
+		lines = append(lines, fmt.Sprintf("  %s; fix: %s", m.What, m.Fix))
+	}
+	return mvm.Errorf(mvm.KindPolicy, "start VMMs in production mode: walls around them are missing:\n%s", strings.Join(lines, "\n")).
+		WithFix("see \"The jail of a VMM\" in docs/jail.md, or set weak_isolation")
 }
 
 const boundsFix = "mount the memory and pids controllers; with cgroup v2 also start hostd in a delegated subgroup; see \"Bounds of VMMs\" in docs/production.md"

@@ -185,3 +185,26 @@ func TestWhatStartsVMMsCanBoundThem(t *testing.T) {
 		}
 	}
 }
+
+// What starts VMMs does not start in production where a wall is missing, whichever.
+func TestWhatStartsVMMsHasAllWalls(t *testing.T) {
+	h := fit(t)
+	if err := production.Walled(h.Config, nil); err != nil {
+		t.Errorf("a host that has them: %v", err)
+	}
+	missing := []mvm.Finding{{What: "VMMs run without landlock: x", Fix: "boot another kernel"}}
+	if err := production.Walled(h.Config, missing); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), missing[0].What) || !strings.Contains(err.Error(), missing[0].Fix) {
+		t.Errorf("without one: %v", err)
+	}
+	weak, off := h.Config, h.Config
+	weak.Trust.WeakIsolation, off.Trust.Production = true, false
+	for _, c := range []manifest.AgentConfig{weak, off} {
+		if err := production.Walled(c, missing); err != nil {
+			t.Errorf("where nobody asked: %v", err)
+		}
+	}
+	h.Config.Trust.JailWithout = []string{"landlock"}
+	if err := production.Ready(h); !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "without these walls: landlock") {
+		t.Errorf("with one turned off: %v", err)
+	}
+}

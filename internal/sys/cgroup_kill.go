@@ -35,6 +35,9 @@ func CgroupProcesses(name string) []int {
 
 func processesIn(dir string) ([]int, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, syscall.ENODEV) { // it was just removed
+		err = fs.ErrNotExist
+	}
 	var pids []int
 	for _, f := range strings.Fields(string(b)) {
 		if pid, err := strconv.Atoi(f); err == nil && pid > 0 { // 0: of another PID namespace

@@ -49,14 +49,15 @@ func takeNetworks(t testing.TB) {
 
 // host is one host with its agent.
 type host struct {
-	t      testing.TB
-	dir    string
-	data   string
-	driver string
-	client *api.Client
-	agent  *exec.Cmd
-	gone   chan error      // the agent's end
-	seen   map[string]bool // ids of all instances that there were
+	t       testing.TB
+	dir     string
+	data    string
+	driver  string
+	client  *api.Client
+	agent   *exec.Cmd
+	gone    chan error      // the agent's end
+	without []string        // walls that VMMs go without
+	seen    map[string]bool // ids of all instances that there were
 
 	split   *split // not nil: the agent has no rights
 	unmount func() // the disk of its data, where it has one of its own
@@ -69,15 +70,16 @@ func newHost(t testing.TB, driver string) *host {
 	return newHostOf(t, driver, 0)
 }
 
-// newHostOf is newHost with a disk of that many MiB for the agent's data.
-func newHostOf(t testing.TB, driver string, diskMiB int) *host {
+// newHostOf is newHost with a disk of that many MiB for the agent's data, whose VMMs go
+// without some walls.
+func newHostOf(t testing.TB, driver string, diskMiB int, without ...string) *host {
 	t.Helper()
 	testenv.NeedRoot(t)
 	if driver == "qemu" {
 		takeNetworks(t)
 	}
 	dir := testenv.Dir(t)
-	h := &host{t: t, dir: dir, data: filepath.Join(dir, "d"), driver: driver, seen: map[string]bool{}}
+	h := &host{t: t, dir: dir, data: filepath.Join(dir, "d"), driver: driver, without: without, seen: map[string]bool{}}
 	h.client = api.Dial(h.options().Socket)
 	must(t, os.MkdirAll(h.data, 0o711))
 	if diskMiB > 0 {
@@ -93,7 +95,7 @@ func newHostOf(t testing.TB, driver string, diskMiB int) *host {
 func (h *host) options() serve.Options {
 	o := serve.Options{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(h.dir, "s"), DataDir: h.data, RunDir: filepath.Join(h.dir, "r"), KeyFile: filepath.Join(h.dir, "k"),
-		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text", Registries: registries()}}
+		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text", Registries: registries(), Trust: manifest.TrustConfig{JailWithout: h.without}}}
 	if h.split != nil {
 		o.Hostd = h.split.config()
 	}

@@ -49,7 +49,7 @@ func (s *split) drop(cmd *exec.Cmd) {
 }
 
 // newSplitHost is newHost with an agent that has no rights.
-func newSplitHost(t testing.TB) *host {
+func newSplitHost(t testing.TB, without ...string) *host {
 	t.Helper()
 	testenv.NeedRoot(t)
 	takeNetworks(t)
@@ -60,7 +60,7 @@ func newSplitHost(t testing.TB) *host {
 	must(t, err)
 	must(t, image.Link(self, s.program))
 	must(t, os.Chmod(s.program, 0o755))
-	h := &host{t: t, dir: dir, data: filepath.Join(dir, "d"), driver: "qemu", seen: map[string]bool{}, split: s}
+	h := &host{t: t, dir: dir, data: filepath.Join(dir, "d"), driver: "qemu", without: without, seen: map[string]bool{}, split: s}
 	h.client = api.Dial(h.options().Socket)
 	must(t, os.MkdirAll(h.data, 0o711))
 	ownImages(t, filepath.Join(h.data, "images"))

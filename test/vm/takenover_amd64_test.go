@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/manifest"
 	"mvm/internal/testenv"
 	"mvm/internal/testenv/inject"
 )
@@ -22,10 +23,42 @@ import (
 // TestTakenOver: a VMM that was taken over makes system calls of its attacker's choice,
 // with its user and behind its filter. None reaches anything outside of its instance, nor
 // does anything that the agent does afterwards with what it finds in the instance's folders.
-func TestTakenOver(t *testing.T) { testTakenOver(newHost(t, "qemu")) }
+// It has no walls but its user and QEMU's filter: behind the others it would get to none of
+// its folders, and what the agent does with them would not be tried.
+func TestTakenOver(t *testing.T) { testTakenOver(newHostOf(t, "qemu", 0, allWalls()...)) }
 
 // TestTakenOverSplit is the same where the agent has no rights.
-func TestTakenOverSplit(t *testing.T) { testTakenOver(newSplitHost(t)) }
+func TestTakenOverSplit(t *testing.T) { testTakenOver(newSplitHost(t, allWalls()...)) }
+
+func allWalls() []string { return strings.Split(manifest.Walls, ", ") }
+
+// TestTakenOverInTheJail: behind all walls the first call of that kind ends the VMM, and
+// people are told which it was, whoever started the VMM.
+func TestTakenOverInTheJail(t *testing.T) {
+	for name, h := range map[string]func(t testing.TB) *host{"root": func(t testing.TB) *host { return newHost(t, "qemu") }, "split": func(t testing.TB) *host { return newSplitHost(t) }} {
+		t.Run(name, func(t *testing.T) {
+			h := h(t)
+			h.deploy(boxTenant("acme", 41))
+			id := h.only("workers").ID
+			pid := h.vmm(id)
+			if err := inject.Into(pid, pid, connected(filepath.Join(h.dir, "s"))); !errors.Is(err, inject.ErrEnded) {
+				t.Errorf("connect to the agent: %v, want the VMM ended", err)
+			}
+			testenv.Eventually(t, patience, func() error {
+				all := ""
+				err := h.client.Events(h.ctx(), mvm.EventFilter{Instance: id}, func(e mvm.Event) error {
+					all += fmt.Sprintf("%+v\n", e)
+					return nil
+				})
+				if err == nil && !strings.Contains(all, "system call socket(0x1)") {
+					err = fmt.Errorf("no event says it:\n%s", all)
+				}
+				return err
+			})
+		})
+	}
+}
+
 
 func testTakenOver(h *host) {
 	b := newBox(h)

@@ -194,6 +194,7 @@ type NodeInfo struct {
 	VMM         string     `json:"vmm"`
 	Accelerator string     `json:"accelerator"`
 	Why         string     `json:"why"`
+	Missing     []Finding  `json:"missing_walls,omitempty"`
 	CPUs        int        `json:"cpus"`
 	MemMiB      int        `json:"mem_mib"`
 	Held        *HeldState `json:"held,omitempty"`
@@ -203,7 +204,7 @@ type NodeInfo struct {
 func (NodeInfo) Of(n mvm.NodeInfo) NodeInfo {
 	return NodeInfo{
 		NodeID: n.NodeID, Version: n.Version, PID: n.PID, Started: n.Started, DataDir: n.DataDir, APIAddress: n.APIAddress, Driver: n.Driver,
-		VMM: n.VMM, Accelerator: n.Accelerator, Why: n.Why, CPUs: n.CPUs, MemMiB: n.MemMiB, Held: one(n.Held, HeldState{}.Of),
+		VMM: n.VMM, Accelerator: n.Accelerator, Why: n.Why, Missing: each(n.Missing, Finding{}.Of), CPUs: n.CPUs, MemMiB: n.MemMiB, Held: one(n.Held, HeldState{}.Of),
 	}
 }
 
@@ -211,7 +212,7 @@ func (NodeInfo) Of(n mvm.NodeInfo) NodeInfo {
 func (w NodeInfo) Noun() mvm.NodeInfo {
 	return mvm.NodeInfo{
 		NodeID: w.NodeID, Version: w.Version, PID: w.PID, Started: w.Started, DataDir: w.DataDir, APIAddress: w.APIAddress, Driver: w.Driver,
-		VMM: w.VMM, Accelerator: w.Accelerator, Why: w.Why, CPUs: w.CPUs, MemMiB: w.MemMiB, Held: one(w.Held, HeldState.Noun),
+		VMM: w.VMM, Accelerator: w.Accelerator, Why: w.Why, Missing: each(w.Missing, Finding.Noun), CPUs: w.CPUs, MemMiB: w.MemMiB, Held: one(w.Held, HeldState.Noun),
 	}
 }
 

@@ -1,11 +1,20 @@
 package hosts
 
 import (
+	"context"
 	"os"
 
 	"mvm"
 	"mvm/internal/manifest"
 )
+
+// walls looks for missing walls around VMMs of an agent of the config; nil where it starts none.
+func (a *app) walls(cfg manifest.AgentConfig) func(context.Context) ([]mvm.Finding, error) {
+	if a.CheckWalls == nil || cfg.Driver == "fake" {
+		return nil
+	}
+	return func(ctx context.Context) ([]mvm.Finding, error) { return a.CheckWalls(ctx, cfg) }
+}
 
 // checkProduction is what keeps an agent of the config from starting in production
 // mode; nothing outside that mode.

@@ -53,6 +53,9 @@ func (a *app) nodeInfoTable(n mvm.NodeInfo) command.Table {
 	if n.Why != "" {
 		t.Add("why", n.Why)
 	}
+	for _, m := range n.Missing {
+		t.Add("missing wall", m.What)
+	}
 	t.Add("host", fmt.Sprintf("%s, %s memory", command.Plural(n.CPUs, "cpu", "cpus"), command.Size(int64(n.MemMiB)<<20)))
 	if h := n.Held; h != nil {
 		how := ""

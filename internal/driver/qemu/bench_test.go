@@ -1,13 +1,17 @@
 package qemu_test
 
 import (
+	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"mvm/internal/driver"
+	"mvm/internal/driver/qemu"
 	"mvm/internal/guestproto"
+	"mvm/internal/jail"
 	"mvm/internal/sys"
 )
 
@@ -64,6 +68,58 @@ func BenchmarkSleepWake(b *testing.B) {
 		b.ReportMetric(float64(ds[len(ds)/2].Microseconds())/1000, what+"-ms")
 	}
 	b.ReportMetric(float64(bytes)/(1<<20), "sleeper-MiB")
+}
+
+// BenchmarkWakeInTheJail wakes two guests in turn, one behind all walls and one behind none,
+// and reports medians in milliseconds and their ratio:
+//
+//	go test -run '^$' -bench WakeInTheJail -benchtime 40x ./internal/driver/qemu
+func BenchmarkWakeInTheJail(b *testing.B) {
+	type sleeper struct {
+		d    *qemu.Driver
+		spec driver.Spec
+		v    driver.VMM
+	}
+	var both [2]sleeper
+	for n, j := range []jail.Jail{walls(), {}} {
+		h := newHost(b)
+		h.jail = j
+		s := sleeper{d: h.driver(b), spec: h.spec(b, fmt.Sprintf("i-0000be1%d", n))}
+		v, err := s.d.Start(b.Context(), s.spec)
+		must(b, err)
+		b.Cleanup(func() { must(b, s.d.Destroy(context.Background(), s.spec)) })
+		ping(b, v)
+		s.v, both[n] = v, s
+	}
+	var took [2][]time.Duration
+	for round := 0; b.Loop(); round++ {
+		for i := range both {
+			n := (i + round) % 2
+			s := &both[n]
+			snap := driver.Snapshot{State: filepath.Join(s.spec.Dir, "state")}
+			must(b, s.v.Pause(b.Context()))
+			must(b, s.v.Snapshot(b.Context(), snap))
+			must(b, s.v.Kill(b.Context()))
+			must(b, s.v.Close())
+			begun := time.Now()
+			v, err := s.d.Restore(b.Context(), s.spec, snap)
+			must(b, err)
+			must(b, v.Resume(b.Context()))
+			ping(b, v)
+			took[n] = append(took[n], time.Since(begun))
+			s.v = v
+		}
+	}
+	var median [2]float64
+	for n := range both {
+		must(b, both[n].v.Kill(b.Context()))
+		must(b, both[n].v.Close())
+		slices.Sort(took[n])
+		median[n] = float64(took[n][len(took[n])/2].Microseconds()) / 1000
+	}
+	b.ReportMetric(median[0], "jailed-ms")
+	b.ReportMetric(median[1], "plain-ms")
+	b.ReportMetric(median[0]/median[1], "ratio")
 }
 
 func laps(took map[string][]time.Duration) func(string) {

@@ -148,6 +148,9 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 		Machine:  spawn.Machine(v.Accelerator),
 		Features: driver.Features{Snapshot: true, Process: true}}
 	d.khz = v.TSCkHz
+	if info.Missing, err = d.host.Walls(ctx); err != nil {
+		d.log.Warn("check the walls around VMMs", "error", err)
+	}
 	if final {
 		d.info = &info
 	}

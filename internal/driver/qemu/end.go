@@ -121,8 +121,12 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 	}
 	switch {
 	case e.Guest:
+	case v.proc.Refused() != "":
+		e.Detail = fmt.Sprintf("mvm ended it: it made the system call %s, which its seccomp filter refuses", v.proc.Refused())
 	case v.killed:
 		e.Detail = "killed by its agent"
+	case sig == syscall.SIGSYS:
+		e.Detail = "ended by QEMU's own seccomp filter (SIGSYS); the kernel's log names the system call: journalctl -k --grep type=1326"
 	case sig != 0:
 		e.Detail = fmt.Sprintf("ended by signal %d (%v) from outside", sig, sig)
 	case known:

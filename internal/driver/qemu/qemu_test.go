@@ -21,10 +21,12 @@ import (
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/image"
+	"mvm/internal/jail"
 	"mvm/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
+	jail.RunChild()
 	if at := os.Getenv("MVM_TEST_DIE_AT"); at != "" {
 		dieAt(at)
 	}
@@ -43,6 +45,7 @@ type host struct {
 	seam  func(op string) error
 	vmms  spawn.Host // nil: this process
 	hostd bool       // a server has the rights
+	jail  jail.Jail
 }
 
 func newHost(t testing.TB) *host {
@@ -50,15 +53,25 @@ func newHost(t testing.TB) *host {
 	testenv.NeedRoot(t)
 	dir := testenv.Dir(t)
 	testenv.NothingLeft(t, dir)
-	return &host{dir: dir}
+	return &host{dir: dir, jail: walls()}
 }
 
 func (h *host) driver(t testing.TB) *qemu.Driver {
 	t.Helper()
 	img := minimal(t)
 	if h.hostd && h.vmms == nil {
-		client, _ := hostdtest.Serve(t, hostd.Options{Bounds: hostdtest.Bounds(h.root(), stateDir(t))})
+		bounds := hostdtest.Bounds(h.root(), stateDir(t))
+		vmms, err := spawn.New(spawn.Options{Bounds: bounds, Jail: h.jail})
+		must(t, err)
+		client, _ := hostdtest.Serve(t, hostd.Options{Bounds: bounds, VMMs: hostdtest.QEMU(vmms)})
 		h.vmms = spawn.Over(client.VMMs(spawn.Kind))
+	}
+	if h.vmms == nil {
+		vmms, err := spawn.New(spawn.Options{Jail: h.jail})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.vmms = vmms
 	}
 	d, err := qemu.New(qemu.Options{StateDir: stateDir(t), Host: h.vmms, Log: slog.New(slog.DiscardHandler),
 		ProbeKernel: func() string { return img.Path(img.Kernel) },

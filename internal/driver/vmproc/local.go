@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
+	"mvm/internal/jail"
 	"mvm/internal/sys"
 )
 
@@ -31,6 +32,8 @@ type Options struct {
 	// and by name alone those of an older mvm, which carry none.
 	Mark func() (string, error)
 	Log  *slog.Logger // nil: log nothing
+	// Jail has the walls around VMMs.
+	Jail jail.Jail
 	// Enter puts a process into a cgroup; nil: sys.EnterCgroup.
 	Enter func(name string, pid int, lim sys.CgroupLimits) (dirs []string, err error)
 }
@@ -43,6 +46,8 @@ type Local struct {
 	program string
 	nameIn  func(args []string) string
 	log     *slog.Logger
+	jail    jail.Jail
+	walls   *walls
 	enter   func(name string, pid int, lim sys.CgroupLimits) ([]string, error)
 }
 
@@ -59,7 +64,7 @@ func New(o Options) *Local {
 	if o.Enter == nil {
 		o.Enter = sys.EnterCgroup
 	}
-	return &Local{bounds: o.Bounds, bounded: o.Bounded, mark: o.Mark, program: o.Program, nameIn: o.NameIn, log: o.Log, enter: o.Enter}
+	return &Local{bounds: o.Bounds, bounded: o.Bounded, mark: o.Mark, program: o.Program, nameIn: o.NameIn, log: o.Log, jail: o.Jail, walls: &walls{}, enter: o.Enter}
 }
 
 // Admit refuses to have a VMM started that is none of the host's, or as a user that is not
@@ -79,25 +84,40 @@ type Limits struct {
 	PIDs        int
 	// FileBytes is the size of the largest file that it may write.
 	FileBytes uint64
+	// Files is how many files it may have open at once.
+	Files uint64
 }
 
-// Hold bounds the process of a VMM that was just started with the mark, and returns it as
-// Find would. cgroups are the folders that Leave is to remove, made or not. After an error,
-// the process is gone.
-func (h *Local) Hold(p *sys.Process, n Name, mark string, lim Limits) (_ Process, cgroups []string, err error) {
+// lockedBytes is how much memory a VMM may lock.
+const lockedBytes = 64 << 10
+
+// resources are the limits that the process itself has. No core: its memory holds secrets.
+func (l Limits) resources() []jail.Limit {
+	return []jail.Limit{{Resource: unix.RLIMIT_CORE}, {Resource: unix.RLIMIT_FSIZE, Value: l.FileBytes}, {Resource: unix.RLIMIT_NOFILE, Value: l.Files},
+		{Resource: unix.RLIMIT_NPROC, Value: uint64(l.PIDs)}, {Resource: unix.RLIMIT_MEMLOCK, Value: lockedBytes}}
+}
+
+// Run starts the program of a VMM that was admitted with the mark, in the host's jail and
+// bounded before its first instruction. cgroups are the folders that Leave is to remove,
+// made or not. After an error nothing runs.
+func (h *Local) Run(ctx context.Context, n Name, mark string, lim Limits, p jail.Program) (_ Process, cgroups []string, err error) {
 	if lim.Cgroup { // those that Confine will make; a host without any is told there
 		cgroups, _ = sys.CgroupDirs(markedCgroup(n, mark))
 	}
-	if err := h.Confine(p.PID, n, mark, lim); err != nil {
-		return nil, nil, errors.Join(err, p.Signal(syscall.SIGKILL), await(p), sys.LeaveCgroup(cgroups))
+	p.Limits = lim.resources()
+	p.Enter = func(pid int) error { return h.Confine(pid, n, mark, lim) }
+	s, err := h.jail.Start(ctx, p)
+	var missing jail.Refused
+	if errors.As(err, &missing) {
+		err = mvm.Errorf(mvm.KindPolicy, "start the VMM of %s: walls are missing that production mode requires: %w", n.ID, err).WithFix("%s", missing.Lacks[0].Fix())
 	}
-	return local{p, search{name: n, mark: mark}.cgroups()}, cgroups, nil
-}
-
-// await reaps a process that was killed.
-func await(p *sys.Process) error {
-	_, _, _, err := p.Wait()
-	return errors.Join(err, p.Close())
+	if err != nil {
+		return nil, nil, errors.Join(err, sys.LeaveCgroup(cgroups))
+	}
+	if len(s.Lacks) > 0 {
+		h.log.Warn("the VMM runs without some walls", "instance", n.ID, "missing", jail.Missing(s.Lacks))
+	}
+	return local{s.Process, search{name: n, mark: mark}.cgroups(), s.Guard}, cgroups, nil
 }
 
 // Confine bounds the process of a VMM as far as this host allows. It is an error only where
@@ -215,7 +235,7 @@ func (s search) open(pid int) (p local, err error) {
 		held.Close()
 		return p, sys.ErrNoProcess
 	}
-	return local{held, s.cgroups()}, nil
+	return local{held, s.cgroups(), nil}, nil
 }
 
 func (s search) canBe(pid int) bool {
@@ -304,7 +324,14 @@ func foldersOf(cgroups []string) []string {
 type local struct {
 	*sys.Process
 	cgroups []string // names
+	guard   *jail.Guard
 }
+
+// Refused is described at Process.
+func (p local) Refused() string { return p.guard.Refused() }
+
+// Close is described at Process.
+func (p local) Close() error { return errors.Join(p.guard.Close(), p.Process.Close()) }
 
 func (p local) ID() (int, uint64) { return p.PID, p.Start }
 

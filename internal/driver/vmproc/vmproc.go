@@ -22,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 
+	"mvm"
 	"mvm/internal/sys"
 )
 
@@ -35,6 +36,8 @@ type Host interface {
 	List(ctx context.Context, root string) ([]Name, error)
 	// Survey looks at the host once for the VMMs of all instances.
 	Survey(ctx context.Context) (Survey, error)
+	// Walls says which walls around VMMs are missing on this host, and what bounds.
+	Walls(ctx context.Context) ([]mvm.Finding, error)
 	// Leave removes the cgroups of a VMM that is gone: those of the name, and further
 	// ones that it is known to have had. What is still in them is ended. What is not
 	// there is no error.
@@ -68,6 +71,9 @@ type Process interface {
 	// Interrupt or Close end a Wait with an error.
 	Wait() (code int, sig syscall.Signal, known bool, err error)
 	Interrupt()
+	// Refused says, once it is gone, for which system call its filter had it ended; "" for
+	// none that is known.
+	Refused() string
 	Stats() (sys.ProcessStats, error)
 	// Memory opens the guest's memory. sys.ErrNoMapping where the VMM does not map it.
 	Memory(ctx context.Context, g Guest) (Memory, error)

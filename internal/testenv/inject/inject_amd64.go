@@ -196,7 +196,10 @@ func (t *Thread) do(nr uint64, in []uint64) (uint64, error) {
 		return 0, ErrEnded
 	}
 	r := t.call(nr, in)
-	if err := unix.PtraceSetRegs(t.tid, &r); err != nil {
+	if err := unix.PtraceSetRegs(t.tid, &r); errors.Is(err, unix.ESRCH) {
+		t.gone = true
+		return 0, ErrEnded
+	} else if err != nil {
 		return 0, fmt.Errorf("set registers: %w", err)
 	}
 	for range 2 { // the entry, and the end
@@ -204,7 +207,10 @@ func (t *Thread) do(nr uint64, in []uint64) (uint64, error) {
 			return 0, err
 		}
 	}
-	if err := unix.PtraceGetRegs(t.tid, &r); err != nil {
+	if err := unix.PtraceGetRegs(t.tid, &r); errors.Is(err, unix.ESRCH) {
+		t.gone = true
+		return 0, ErrEnded
+	} else if err != nil {
 		return 0, fmt.Errorf("read registers: %w", err)
 	}
 	if n := int64(r.Rax); n < 0 && n > -4096 {
@@ -247,7 +253,7 @@ func (t *Thread) wait() (unix.WaitStatus, error) {
 		switch {
 		case errors.Is(err, unix.EINTR), err == nil && pid == 0 && !t.zombie():
 			continue
-		case err == nil && pid == 0:
+		case err == nil && pid == 0, errors.Is(err, unix.ECHILD): // or somebody else has seen its end
 			t.gone = true
 			return 0, fmt.Errorf("%w, or its thread", ErrEnded)
 		case err != nil:

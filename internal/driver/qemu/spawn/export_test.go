@@ -9,7 +9,14 @@ import (
 )
 
 // Credential is what the VMM is started as where the device is the KVM device.
-func (l Launch) Credential(device string) (*syscall.Credential, error) { return l.credential(device) }
+func (l Launch) Credential(device string) (*syscall.Credential, error) {
+	c := &syscall.Credential{Uid: uint32(l.UID), Gid: uint32(l.GID)}
+	groups, err := l.groups(device)
+	for _, g := range groups {
+		c.Groups = append(c.Groups, uint32(g))
+	}
+	return c, err
+}
 
 // Confine bounds the process on a host whose cgroups answer with the error, and returns the
 // limits that its cgroup was to have.

@@ -3,16 +3,13 @@ package spawn
 import (
 	"context"
 	"log/slog"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/driver/vmproc"
+	"mvm/internal/jail"
 	"mvm/internal/sys"
 )
 
@@ -30,12 +27,15 @@ type Options struct {
 	// and by name alone those of an older mvm, which carry none.
 	Mark func() (string, error)
 	Log  *slog.Logger // nil: log nothing
+	// Jail has the walls around VMMs; the zero value has none.
+	Jail jail.Jail
 }
 
 // Local is the Host of a process that has the rights itself.
 type Local struct {
 	*vmproc.Local
 	binary string // absolute, as /proc/PID/exe shows it
+	shown  *shown
 }
 
 var _ Host = (*Local)(nil)
@@ -46,7 +46,8 @@ func New(o Options) (*Local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Local{binary: binary, Local: vmproc.New(vmproc.Options{Program: binary, NameIn: nameOf, Bounds: o.Bounds, Bounded: o.Bounded, Mark: o.Mark, Log: o.Log})}, nil
+	return &Local{binary: binary, shown: &shown{binary: binary}, Local: vmproc.New(vmproc.Options{Program: binary, NameIn: nameOf,
+		Bounds: o.Bounds, Bounded: o.Bounded, Mark: o.Mark, Log: o.Log, Jail: o.Jail})}, nil
 }
 
 // Binary finds QEMU by its name or path, "" for the usual one, and returns its path
@@ -87,18 +88,14 @@ func (h *Local) Launch(ctx context.Context, l Launch) (vmproc.Process, []string,
 	if err := l.give(); err != nil {
 		return nil, nil, mvm.Errorf(mvm.KindInternal, "give the memory file to user %d: %w", l.UID, err)
 	}
-	p, err := h.exec(l)
-	if err != nil {
-		return nil, nil, err
-	}
-	return h.Hold(p, l.Name, l.Mark, l.limits())
+	return h.exec(ctx, l)
 }
 
 // limits are what the VMM may take of the host.
 func (l Launch) limits() vmproc.Limits {
 	const overhead = (tcgCacheMiB + 512) << 20
 	memory := int64(l.MemMiB) << 20
-	lim := vmproc.Limits{Cgroup: l.Cgroup != "", MemoryBytes: memory + overhead, PIDs: 128 + l.VCPUs, FileBytes: uint64(memory)}
+	lim := vmproc.Limits{Cgroup: l.Cgroup != "", MemoryBytes: memory + overhead, PIDs: 128 + l.VCPUs, FileBytes: uint64(memory), Files: 1024 + 4*uint64(l.VCPUs)}
 	for _, disk := range l.Files.Disks {
 		if st, err := disk.Stat(); err == nil {
 			lim.FileBytes = max(lim.FileBytes, uint64(st.Size()))
@@ -108,42 +105,35 @@ func (l Launch) limits() vmproc.Limits {
 }
 
 // exec starts QEMU.
-func (h *Local) exec(l Launch) (*sys.Process, error) {
-	user, err := l.credential(kvmDevice)
+func (h *Local) exec(ctx context.Context, l Launch) (vmproc.Process, []string, error) {
+	groups, err := l.groups(kvmDevice)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	root, err := h.shown.files(ctx)
+	if err != nil {
+		return nil, nil, mvm.Errorf(mvm.KindUnavailable, "start the VMM: %w", err).WithFix("apt-get install --reinstall qemu-system-x86")
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
+		return nil, nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
 	}
 	defer null.Close()
-	// What this process has inherited itself, from whatever started it, ends here.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "close inherited files for the VMM: %w", err)
-	}
 	files, numbers := l.number([]*os.File{null, l.Files.Log, l.Files.Log})
-	p, err := os.StartProcess(h.binary, append([]string{h.binary}, l.Args(numbers)...), &os.ProcAttr{
-		Dir: "/", Env: []string{"PATH=/usr/bin:/bin", "LANG=C"}, Files: files,
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: user},
-	})
-	if sys.NoProgram(err) {
-		return nil, mvm.Errorf(mvm.KindUnavailable, "start the VMM: %w", err).WithFix("apt-get install qemu-system-x86")
+	prog := jail.Program{Path: h.binary, Args: append([]string{h.binary}, l.Args(numbers)...), Env: []string{"PATH=/usr/bin:/bin", "LANG=C"},
+		Files: files, UID: l.UID, GID: l.GID, Groups: groups, Root: root, Devices: l.devices(), Calls: l.calls()}
+	p, cgroups, err := h.Run(ctx, l.Name, l.Mark, l.limits(), prog)
+	switch _, lacks := sys.Fault(err); {
+	case err == nil:
+		return p, cgroups, nil
+	case sys.NoProgram(err):
+		err = mvm.Errorf(mvm.KindUnavailable, "start the VMM: %w", err).WithFix("apt-get install qemu-system-x86")
+	case lacks:
+		err = mvm.Errorf(mvm.KindUnavailable, "start the VMM: %w", err)
+	case mvm.KindOf(err) == mvm.KindInternal:
+		err = mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
 	}
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: %w", err)
-	}
-	held, err := sys.OpenProcess(p.Pid)
-	if _, lacks := sys.Fault(err); lacks { // nobody else would find it to end it
-		_ = p.Kill()
-		_, _ = p.Wait()
-		return nil, mvm.Errorf(mvm.KindUnavailable, "take hold of the VMM: %w", err)
-	}
-	_ = p.Release()
-	if err != nil {
-		return nil, mvm.Errorf(mvm.KindInternal, "start the VMM: it exited at once")
-	}
-	return held, nil
+	return nil, nil, err
 }
 
 // number adds the VMM's files to those that it has already, and says which number
