@@ -169,10 +169,12 @@ type EventFilter struct {
 
 // InstanceStats are an instance's measures. Bytes on disk count what is allocated.
 type InstanceStats struct {
-	ID           string        `json:"id"`
-	State        State         `json:"state"`
-	PID          int           `json:"pid,omitempty"`
-	CPU          time.Duration `json:"cpu_ns"`
+	ID    string        `json:"id"`
+	State State         `json:"state"`
+	PID   int           `json:"pid,omitempty"`
+	CPU   time.Duration `json:"cpu_ns"`
+	// CPUThrottled is how long it wanted more CPU time than it may have.
+	CPUThrottled time.Duration `json:"cpu_throttled_ns,omitempty"`
 	RSSBytes     int64         `json:"rss_bytes"`
 	RxBytes      int64         `json:"rx_bytes"`
 	TxBytes      int64         `json:"tx_bytes"`

@@ -255,8 +255,10 @@ type Exit struct {
 type Stats struct {
 	CPU      time.Duration `json:"cpu_ns"`
 	RSSBytes int64         `json:"rss_bytes"`
-	RxBytes  int64         `json:"rx_bytes"` // received by the guest
-	TxBytes  int64         `json:"tx_bytes"`
-	DiskRead int64         `json:"disk_read_bytes"`
-	DiskWrit int64         `json:"disk_written_bytes"`
+	// Throttled is how long it wanted more CPU time than it may have.
+	Throttled time.Duration `json:"cpu_throttled_ns,omitempty"`
+	RxBytes   int64         `json:"rx_bytes"` // received by the guest
+	TxBytes   int64         `json:"tx_bytes"`
+	DiskRead  int64         `json:"disk_read_bytes"`
+	DiskWrit  int64         `json:"disk_written_bytes"`
 }

@@ -167,5 +167,5 @@ func (p *process) Stats() (sys.ProcessStats, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitTimeout)
 	defer cancel()
 	a, _, err := call[statsAnswer](ctx, p.h.c, opStats, p.request(), nil)
-	return sys.ProcessStats{CPU: a.CPU, RSS: a.RSS}, err
+	return sys.ProcessStats{CPU: a.CPU, RSS: a.RSS, Throttled: a.Throttled}, err
 }

@@ -146,8 +146,9 @@ type (
 		Refused string `json:"refused,omitempty"`
 	}
 	statsAnswer struct {
-		CPU time.Duration `json:"cpu_ns"`
-		RSS int64         `json:"rss_bytes"`
+		CPU       time.Duration `json:"cpu_ns"`
+		RSS       int64         `json:"rss_bytes"`
+		Throttled time.Duration `json:"throttled_ns,omitempty"`
 	}
 	// A changedRequest without pages only looks for the memory.
 	changedRequest struct {

@@ -105,7 +105,7 @@ func (s *Server) kill(ctx context.Context, v vmmRequest) (reply, error) {
 func (s *Server) stats(ctx context.Context, v vmmRequest) (reply, error) {
 	return s.held(ctx, v, func(p vmproc.Process) (reply, error) {
 		st, err := p.Stats()
-		return reply{body: statsAnswer{CPU: st.CPU, RSS: st.RSS}}, err
+		return reply{body: statsAnswer{CPU: st.CPU, RSS: st.RSS, Throttled: st.Throttled}}, err
 	})
 }
 

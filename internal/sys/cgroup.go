@@ -17,7 +17,14 @@ import (
 type CgroupLimits struct {
 	MemoryBytes int64
 	PIDs        int
+	// CPUShare is how much of the CPUs it gets when all want them, in shares of one CPU's work.
+	CPUShare int
+	// CPUMilli is how much CPU time it may take, in thousandths of one CPU.
+	CPUMilli int
 }
+
+// cpuPeriod is the time in which a cgroup may use up its CPU time, in microseconds.
+const cpuPeriod = 100_000
 
 // EnterCgroup puts the process into the cgroup with the name below this process's
 // own, or beside it where that is CgroupLeaf, made if need be, with the limits. It does what the host allows, with cgroup
@@ -118,6 +125,7 @@ func (h hierarchy) enter(dir string, pid int, lim CgroupLimits) error {
 		// Refused where this cgroup has processes of its own; then the limit files
 		// below are missing, which is told.
 		_ = os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+memory +pids"), 0)
+		_ = os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+cpu"), 0) // which may not be there
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -145,10 +153,30 @@ func (h hierarchy) limits(lim CgroupLimits) []limit {
 	}
 	add("memory", "memory.limit_in_bytes", "memory.max", lim.MemoryBytes)
 	add("pids", "pids.max", "pids.max", int64(lim.PIDs))
+	return append(out, h.cpu(lim)...)
+}
+
+// cpu are the limits of CPU time. Where nobody limits it, what bounds memory and processes
+// does without: CPUBound tells.
+func (h hierarchy) cpu(lim CgroupLimits) (out []limit) {
+	if !slices.Contains(h.controllers, "cpu") {
+		return nil
+	}
+	share, quota := int64(lim.CPUShare), int64(lim.CPUMilli)*cpuPeriod/1000
+	if share > 0 && h.v2 {
+		out = append(out, limit{"cpu.weight", strconv.FormatInt(min(100*share, 10_000), 10)})
+	} else if share > 0 {
+		out = append(out, limit{"cpu.shares", strconv.FormatInt(min(1024*share, 262_144), 10)})
+	}
+	if quota > 0 && h.v2 {
+		out = append(out, limit{"cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod)})
+	} else if quota > 0 {
+		out = append(out, limit{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod)}, limit{"cpu.cfs_quota_us", strconv.FormatInt(quota, 10)})
+	}
 	return out
 }
 
-// cgroupHierarchies finds the trees that have the memory or pids controller.
+// cgroupHierarchies finds the trees that have the memory, pids or cpu controller.
 func cgroupHierarchies(fsroot string) ([]hierarchy, error) {
 	own, err := ownCgroups(fsroot)
 	if err != nil {
@@ -170,7 +198,7 @@ func cgroupHierarchies(fsroot string) ([]hierarchy, error) {
 		switch r[0] {
 		case "cgroup":
 			opts := strings.Split(r[2], ",")
-			for _, c := range []string{"memory", "pids"} {
+			for _, c := range []string{"memory", "pids", "cpu"} {
 				if slices.Contains(opts, c) {
 					hs = append(hs, hierarchy{dir: below(mount, root, own[c]), controllers: opts})
 					break

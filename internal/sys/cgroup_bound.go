@@ -19,12 +19,17 @@ const CgroupLeaf = "mvm-self"
 // CgroupsBound is nil where EnterCgroup can bound both memory and the number of
 // processes, and says otherwise why it can't. It changes nothing. root is the file system
 // with proc and the cgroups, for tests; "" is the real one.
-func CgroupsBound(root string) error {
+func CgroupsBound(root string) error { return bounds(root, "memory", "pids") }
+
+// CPUBound is CgroupsBound for CPU time.
+func CPUBound(root string) error { return bounds(root, "cpu") }
+
+func bounds(root string, controllers ...string) error {
 	hs, err := cgroupHierarchies(root)
 	if err != nil {
 		return fmt.Errorf("look at cgroups: %w", err)
 	}
-	for _, c := range []string{"memory", "pids"} {
+	for _, c := range controllers {
 		why := fmt.Errorf("no cgroup tree with the %s controller is mounted or delegated to this process", c)
 		for _, h := range hs {
 			if slices.Contains(h.controllers, c) {

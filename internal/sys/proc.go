@@ -140,6 +140,9 @@ func (p *Process) Close() error { return p.fd.Close() }
 type ProcessStats struct {
 	CPU time.Duration
 	RSS int64
+	// Throttled is how long it wanted CPU time that its cgroup may not have. Who knows the
+	// cgroup sets it.
+	Throttled time.Duration
 }
 
 // Stats measures the process.

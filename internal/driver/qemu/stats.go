@@ -20,7 +20,7 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 	if err != nil {
 		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", err)
 	}
-	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS}
+	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS, Throttled: p.Throttled}
 	s.RxBytes, s.TxBytes = tapBytes(v.rec.TAP)
 	blocks, err := v.blockStats(ctx)
 	for _, b := range blocks {

@@ -82,6 +82,8 @@ type Limits struct {
 	Cgroup      bool
 	MemoryBytes int64
 	PIDs        int
+	// CPUShare and CPUMilli bound its CPU time, as in sys.CgroupLimits.
+	CPUShare, CPUMilli int
 	// FileBytes is the size of the largest file that it may write.
 	FileBytes uint64
 	// Files is how many files it may have open at once.
@@ -126,7 +128,7 @@ func (h *Local) Confine(pid int, n Name, mark string, lim Limits) error {
 	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
 	err = errors.Join(err, unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: lim.FileBytes, Max: lim.FileBytes}, nil))
 	if lim.Cgroup {
-		_, cerr := h.enter(markedCgroup(n, mark), pid, sys.CgroupLimits{MemoryBytes: lim.MemoryBytes, PIDs: lim.PIDs})
+		_, cerr := h.enter(markedCgroup(n, mark), pid, sys.CgroupLimits{MemoryBytes: lim.MemoryBytes, PIDs: lim.PIDs, CPUShare: lim.CPUShare, CPUMilli: lim.CPUMilli})
 		err = errors.Join(err, cerr)
 	}
 	if err != nil && h.bounded {
@@ -329,6 +331,15 @@ type local struct {
 
 // Refused is described at Process.
 func (p local) Refused() string { return p.guard.Refused() }
+
+// Stats is described at Process.
+func (p local) Stats() (sys.ProcessStats, error) {
+	s, err := p.Process.Stats()
+	for _, name := range p.cgroups {
+		s.Throttled = max(s.Throttled, sys.CgroupThrottled(name))
+	}
+	return s, err
+}
 
 // Close is described at Process.
 func (p local) Close() error { return errors.Join(p.guard.Close(), p.Process.Close()) }

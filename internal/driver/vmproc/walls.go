@@ -38,6 +38,9 @@ func (h *Local) Walls(ctx context.Context) ([]mvm.Finding, error) {
 	if err := sys.CgroupsBound(""); err != nil {
 		out = append(out, missing("VMMs run without cgroup limits: "+err.Error(), "see \"Bounds of VMMs\" in docs/production.md"))
 	}
+	if err := sys.CPUBound(""); err != nil {
+		out = append(out, missing("VMMs run without a limit of CPU time: "+err.Error(), "see \"Bounds of VMMs\" in docs/production.md"))
+	}
 	return out, nil
 }
 

@@ -73,7 +73,7 @@ func TestLimitsOfAVMM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if (got != sys.CgroupLimits{MemoryBytes: (128 + 256 + 512) << 20, PIDs: 131}) {
+		if (got != sys.CgroupLimits{MemoryBytes: (128 + 256 + 512) << 20, PIDs: 131, CPUShare: 3, CPUMilli: 3500}) {
 			t.Errorf("its cgroup has limits %+v", got)
 		}
 		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid))
