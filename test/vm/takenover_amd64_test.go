@@ -59,7 +59,6 @@ func TestTakenOverInTheJail(t *testing.T) {
 	}
 }
 
-
 func testTakenOver(h *host) {
 	b := newBox(h)
 	for n := range b.actions() {

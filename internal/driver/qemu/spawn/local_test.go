@@ -312,6 +312,7 @@ func (w *files) socket(name string) *os.File {
 	w.t.Helper()
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(w.dir, name), Net: "unix"})
 	must(w.t, err)
+	ln.SetUnlinkOnClose(false)
 	defer ln.Close()
 	f, err := ln.File()
 	must(w.t, err)
