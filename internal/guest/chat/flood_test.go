@@ -51,7 +51,6 @@ func TestFlood(t *testing.T) {
 				Log: slog.New(slog.DiscardHandler), Flood: flood})
 		}
 		first, second := open("first"), open("second")
-		defer first.Close()
 		offer := func(q *chat.Queue, from, n int) (refused int) {
 			for id := from; id < from+n; id++ {
 				q.Offer(chat.Message{ID: int64(id), Chat: fmt.Sprint("c", id%3), Key: "alice"})
@@ -74,7 +73,6 @@ func TestFlood(t *testing.T) {
 		second = open("second")
 		defer second.Close()
 		first.Close()
-		first = open("first")
 		if offer(second, 1, 10); second.Counts().Refused != 0 {
 			t.Error("after the flood messages are refused")
 		}
