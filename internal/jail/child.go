@@ -101,9 +101,14 @@ func (c *child) build() error {
 	return c.execute()
 }
 
+// stands reports that the wall is one of those to be built, and does not lack yet.
+func (c *child) stands(w Wall) bool {
+	return slices.Contains(c.Walls, w) && !slices.ContainsFunc(c.lacks, func(l Lack) bool { return l.Wall == w })
+}
+
 // raise builds one wall, if it is one of those to be built.
 func (c *child) raise(w Wall, up func() error) {
-	if !slices.Contains(c.Walls, w) || slices.ContainsFunc(c.lacks, func(l Lack) bool { return l.Wall == w }) {
+	if !c.stands(w) {
 		return
 	}
 	if err := up(); err != nil {

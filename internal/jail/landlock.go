@@ -66,7 +66,11 @@ func (c *child) landlock() error {
 		}
 		return nil
 	}
-	for _, p := range append([]string{"/proc"}, c.Root...) {
+	shown := append([]string{"/proc"}, c.Root...)
+	if c.stands(Mount) { // its root has nothing else
+		shown = []string{"/"}
+	}
+	for _, p := range shown {
 		err = errors.Join(err, allowPath(p, lockRead, allow))
 	}
 	for _, p := range c.Devices {

@@ -51,32 +51,51 @@ func (c *child) root() error {
 	return pivot()
 }
 
-// bind shows a file or folder of the host in the new root, where it is in the host.
+// bind shows a file or folder of the host in the new root, where it is in the host. It makes
+// few system calls: a wake waits for it.
 func bind(path string) error {
-	st, err := os.Stat(path)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
 		return err
 	}
 	at := filepath.Join(newRoot, path)
-	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
-		return err
-	}
-	if st.IsDir() {
-		err = os.MkdirAll(at, 0o755)
+	var err error
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = unix.Mkdir(at, 0o755)
 	} else {
-		err = os.WriteFile(at, nil, 0o644)
+		err = unix.Mknod(at, unix.S_IFREG|0o644, 0)
 	}
-	if err != nil {
+	if errors.Is(err, unix.ENOENT) { // a folder above it
+		if err := folders(filepath.Dir(at)); err != nil {
+			return err
+		}
+		return bind(path)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	return unix.Mount(path, at, "", unix.MS_BIND, "")
+}
+
+// folders makes the folder, and those above it.
+func folders(dir string) error {
+	err := unix.Mkdir(dir, 0o755)
+	if errors.Is(err, unix.ENOENT) {
+		if err = folders(filepath.Dir(dir)); err == nil {
+			err = unix.Mkdir(dir, 0o755)
+		}
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
 }
 
 // proc mounts what the program sees of processes: in its PID namespace itself alone, and
 // elsewhere those of its user.
 func (c *child) proc() error {
 	at := filepath.Join(newRoot, "proc")
-	if err := os.Mkdir(at, 0o555); err != nil {
+	if err := unix.Mkdir(at, 0o555); err != nil {
 		return err
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC

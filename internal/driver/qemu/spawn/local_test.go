@@ -285,11 +285,11 @@ func TestQEMUIsGone(t *testing.T) {
 // files are a Launch with all that it needs.
 type files struct {
 	spawn.Launch
-	t   *testing.T
+	t   testing.TB
 	dir string
 }
 
-func newFiles(t *testing.T) *files {
+func newFiles(t testing.TB) *files {
 	t.Helper()
 	w := &files{t: t, dir: testenv.Dir(t)}
 	w.Launch = spawn.Launch{Name: vmproc.Name{ID: "i-00000041", RunDir: w.dir}, UID: user, GID: user, Accel: spawn.AccelTCG, VCPUs: 1, MemMiB: 16,
