@@ -94,11 +94,14 @@ var rules = map[string]rule{
 	"internal/driver/console":    {"internal/sys", "output of guests, wherever it comes from", ""},
 	"internal/driver/qemu": {"internal/driver internal/driver/console internal/driver/qemu/qmp internal/driver/qemu/spawn internal/driver/rundir internal/driver/vmproc internal/channel internal/sys internal/undo", "a driver knows its contract and the host, not who calls it",
 		"internal/driver/drivertest internal/guestproto internal/hostd internal/hostd/hostdtest internal/image internal/jail internal/testenv internal/testenv/inject"},
-	"internal/driver/qemu/qmp":   {"", "a protocol", ""},
-	"internal/driver/qemu/spawn": {"internal/driver/vmproc internal/jail internal/strictjson internal/sys", "what needs root to start QEMU, with nothing that a guest or a folder of others can reach", "internal/testenv"},
-	"internal/jail":              {"internal/sys", "walls around a program, whatever it is: it knows no VMM", "internal/testenv"},
-	"internal/driver/vmproc":     {"internal/jail internal/sys", "processes of VMMs, whatever VMM they are: it knows no driver", ""},
-	"internal/channel":           {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
+	"internal/driver/firecracker": {"internal/channel internal/driver internal/driver/console internal/driver/firecracker/api internal/driver/rundir internal/driver/vmproc internal/guestproto internal/sys internal/undo",
+		"a driver knows its contract and the host, not who calls it; it speaks with the guest of its self-test alone", "internal/driver/drivertest internal/testenv test/fakevmm"},
+	"internal/driver/firecracker/api": {"", "a protocol", "test/fcapi"},
+	"internal/driver/qemu/qmp":        {"", "a protocol", ""},
+	"internal/driver/qemu/spawn":      {"internal/driver/vmproc internal/jail internal/strictjson internal/sys", "what needs root to start QEMU, with nothing that a guest or a folder of others can reach", "internal/testenv"},
+	"internal/jail":                   {"internal/sys", "walls around a program, whatever it is: it knows no VMM", "internal/testenv"},
+	"internal/driver/vmproc":          {"internal/jail internal/sys", "processes of VMMs, whatever VMM they are: it knows no driver", ""},
+	"internal/channel":                {"internal/guestproto internal/guestproto/mux internal/sys", "carries streams, whatever is said on them", ""},
 
 	"internal/channelcheck":        {"internal/display internal/guestproto", "channels of a tenant, in its records and as its gateways say; guests and records are behind an interface", "internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guest/chat/telegram internal/testenv test/botapi"},
 	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
@@ -161,6 +164,8 @@ var rules = map[string]rule{
 	"packaging":        {"", "the test of the units", "internal/hostd internal/manifest internal/owner internal/store internal/testenv"},
 	"docs":             {"", "the test that the documentation names commands that exist", "internal/cli"},
 	"test/botapi":      {"", "a Bot API server for tests and the demo", ""},
+	"test/fcapi":       {"", "Firecracker's description of its API, for tests", ""},
+	"test/fakevmm":     {"internal/driver/firecracker/api internal/guestproto test/fcapi", "it plays Firecracker and the guest in it, and knows no driver", ""},
 	"test/hub":         {"", "an image registry for tests", ""},
 	"test/discordapi":  {"", "Discord for tests", ""},
 	"test/stubmodel":   {"", "a model server for tests and the demo", ""},
@@ -430,7 +435,7 @@ func TestPartsOfTheAgent(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/console", "internal/driver/qemu", "internal/driver/rundir", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/console", "internal/driver/firecracker", "internal/driver/qemu", "internal/driver/rundir", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{
@@ -445,30 +450,39 @@ var byPath = map[string]string{
 
 // mayByPath are the exceptions, by file and function, each with its reason.
 var mayByPath = map[string]string{
-	"internal/folders/folders.go sys.MkdirAll":    "makes the parents of the folders, in folders of the agent",
-	"internal/agent/hostmemory.go os.ReadFile":    "/proc",
-	"internal/agent/node.go filepath.WalkDir":     "measures images, which are the store's",
-	"internal/agent/agent.go net.Dialer":          "TCP to gateways",
-	"internal/driver/fake/copy.go os.MkdirTemp":   "its own folder of the moment",
-	"internal/driver/fake/copy.go os.OpenRoot":    "its own folder of the moment",
-	"internal/driver/fake/copy.go os.RemoveAll":   "its own folder of the moment",
-	"internal/driver/fake/knobs.go os.ReadFile":   "the tester's file in the data folder",
-	"internal/driver/fake/spec.go os.Stat":        "looks whether images and folders are there, and opens nothing",
-	"internal/driver/qemu/driver.go sys.MkdirAll": "the driver's own folder",
-	"internal/driver/qemu/driver.go os.Open":      "QEMU's binary",
-	"internal/driver/qemu/host.go os.Stat":        "/dev/kvm",
-	"internal/driver/qemu/host.go unix.Stat":      "/dev/kvm",
-	"internal/driver/qemu/host.go os.ReadFile":    "the driver's own folder: what was found out about the host, and a probe's console",
-	"internal/driver/qemu/host.go os.MkdirTemp":   "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go os.WriteFile":   "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go os.Remove":      "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go os.RemoveAll":   "the driver's own folder: of a probe",
-	"internal/driver/qemu/host.go filepath.Glob":  "the driver's own folder: of probes",
-	"internal/driver/qemu/host.go sys.WriteJSON":  "the driver's own folder: what was found out about the host",
-	"internal/driver/qemu/device.go os.OpenFile":  "a file in memory",
-	"internal/driver/qemu/memory.go os.Open":      "/dev/zero",
-	"internal/driver/qemu/memory.go os.OpenFile":  "/dev/zero",
-	"internal/driver/qemu/launch.go os.OpenFile":  "files of images, which are the store's; those of the instance go through sys.Folder",
+	"internal/folders/folders.go sys.MkdirAll":                    "makes the parents of the folders, in folders of the agent",
+	"internal/agent/hostmemory.go os.ReadFile":                    "/proc",
+	"internal/agent/node.go filepath.WalkDir":                     "measures images, which are the store's",
+	"internal/agent/agent.go net.Dialer":                          "TCP to gateways",
+	"internal/driver/fake/copy.go os.MkdirTemp":                   "its own folder of the moment",
+	"internal/driver/fake/copy.go os.OpenRoot":                    "its own folder of the moment",
+	"internal/driver/fake/copy.go os.RemoveAll":                   "its own folder of the moment",
+	"internal/driver/fake/knobs.go os.ReadFile":                   "the tester's file in the data folder",
+	"internal/driver/fake/spec.go os.Stat":                        "looks whether images and folders are there, and opens nothing",
+	"internal/driver/firecracker/driver.go sys.MkdirAll":          "the driver's own folder",
+	"internal/driver/firecracker/driver.go os.Open":               "Firecracker's binary",
+	"internal/driver/firecracker/driver.go filepath.EvalSymlinks": "Firecracker's binary",
+	"internal/driver/firecracker/exec.go os.OpenFile":             "/dev/null",
+	"internal/driver/firecracker/selftest.go os.ReadFile":         "the driver's own folder: what was found out about the binary",
+	"internal/driver/firecracker/selftest.go filepath.Glob":       "the driver's own folder: of tests",
+	"internal/driver/firecracker/selftest.go os.RemoveAll":        "the driver's own folder: of a test",
+	"internal/driver/firecracker/selftest.go os.MkdirTemp":        "the driver's own folder: of a test",
+	"internal/driver/firecracker/selftest.go sys.WriteJSON":       "the driver's own folder: what was found out about the binary",
+	"internal/driver/qemu/driver.go sys.MkdirAll":                 "the driver's own folder",
+	"internal/driver/qemu/driver.go os.Open":                      "QEMU's binary",
+	"internal/driver/qemu/host.go os.Stat":                        "/dev/kvm",
+	"internal/driver/qemu/host.go unix.Stat":                      "/dev/kvm",
+	"internal/driver/qemu/host.go os.ReadFile":                    "the driver's own folder: what was found out about the host, and a probe's console",
+	"internal/driver/qemu/host.go os.MkdirTemp":                   "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.WriteFile":                   "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.Remove":                      "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go os.RemoveAll":                   "the driver's own folder: of a probe",
+	"internal/driver/qemu/host.go filepath.Glob":                  "the driver's own folder: of probes",
+	"internal/driver/qemu/host.go sys.WriteJSON":                  "the driver's own folder: what was found out about the host",
+	"internal/driver/qemu/device.go os.OpenFile":                  "a file in memory",
+	"internal/driver/qemu/memory.go os.Open":                      "/dev/zero",
+	"internal/driver/qemu/memory.go os.OpenFile":                  "/dev/zero",
+	"internal/driver/rundir/open.go os.OpenFile":                  "files of images, which are the store's; those of the instance go through sys.Folder",
 }
 
 // TestNothingByPathInFoldersOfInstances: a VMM that was taken over may have put anything
@@ -528,6 +542,8 @@ var mayMake = map[string]string{
 	"internal/image/gc.go":              "what is thrown away",
 	"internal/owner/owner.go":           "in /run",
 	"internal/secrets/key.go":           "a link, which gives the key its name only where there is none; the content and the folder are synced there",
+
+	"internal/driver/firecracker/selftest.go": "a test of the program, which is removed",
 }
 
 // TestWhatIsKeptIsDurable: who makes a file or folder that is kept does it with the

@@ -1,7 +1,7 @@
-// Package channel is the host side of the guest channel of one VMM: hybrid vsock
-// over a virtio-serial port.
+// Package channel is the host side of the guest channel of one VMM: hybrid vsock, over a
+// virtio-serial port (Channel) or in front of a VMM that has it itself (Vsock).
 //
-// It connects to the unix socket of the VMM's character device and keeps a mux
+// A Channel connects to the unix socket of the VMM's character device and keeps a mux
 // session with the guest on it, for as long as the Channel is open and through
 // restarts of the guest agent. It offers what Firecracker offers for vsock:
 //
@@ -10,7 +10,7 @@
 //   - A stream that the guest opens to port 53 goes to the unix socket
 //     <RunDir>/v.sock_53, on which another part of this process listens. Streams to
 //     other ports are reset, and so are all without that socket. Hypervisors with a
-//     vsock of their own serve each socket that is there: this one does not, since who
+//     vsock of their own serve each socket that is there: these do not, since who
 //     can put a socket there could choose what the guest speaks with.
 //
 // A paused guest is silent and keeps its session. The guest is hostile: streams,
@@ -57,11 +57,8 @@ type Options struct {
 // Channel is the open channel of one VMM. Its methods may be called from many
 // goroutines.
 type Channel struct {
-	opts   Options
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup
-	local  *localServer
+	opts Options
+	*ends
 
 	hold     chan struct{} // closed when a session may begin
 	letGo    sync.Once
@@ -79,25 +76,22 @@ func Open(opts Options) (*Channel, error) {
 	if !opts.Hold {
 		c.begin()
 	}
-	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	var err error
-	if c.local, err = listenLocal(opts.RunDir); err != nil {
-		c.cancel(err)
+	if c.ends, err = openEnds(opts.RunDir, opts.Log, c.Dial); err != nil {
 		if opts.First != nil {
 			opts.First.Close()
 		}
-		return nil, mvm.Errorf(mvm.KindInternal, "open the guest channel: %w", err)
+		return nil, err
 	}
 	c.wg.Go(c.keep)
-	c.wg.Go(c.serveLocal)
+	c.start()
 	return c, nil
 }
 
 // Close ends the session, every stream and v.sock, and waits for its goroutines.
 // The guest sees its session end. It is idempotent.
 func (c *Channel) Close() error {
-	c.cancel(mvm.Errorf(mvm.KindUnavailable, "the guest channel was closed"))
-	c.local.close()
+	c.stop()
 	c.mu.Lock()
 	s := c.sess
 	c.mu.Unlock()

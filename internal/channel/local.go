@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"mvm"
 	"mvm/internal/guestproto"
 	"mvm/internal/sys"
 )
@@ -22,10 +24,11 @@ const (
 	maxLine        = 32
 )
 
-// localServer is v.sock.
+// localServer is v.sock, or another socket with a bound on its connections.
 type localServer struct {
-	dir string
-	l   *net.UnixListener
+	dir, name string
+	in        string // folder in dir that the socket is in; "": dir itself
+	l         *net.UnixListener
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
@@ -44,7 +47,7 @@ var hostName = fmt.Sprintf("v.sock_%d", hostPort)
 
 // listenLocal makes the socket in the folder; one that a dead agent left is replaced.
 func listenLocal(dir string) (*localServer, error) {
-	s := &localServer{dir: dir, conns: map[net.Conn]struct{}{}}
+	s := &localServer{dir: dir, name: localName, conns: map[net.Conn]struct{}{}}
 	err := sys.InFolder(dir, func(d *sys.Folder) (err error) {
 		s.l, err = d.Listen(localName)
 		return err
@@ -70,7 +73,12 @@ func (s *localServer) close() {
 	}
 	s.closed = true
 	s.l.Close()
-	_ = sys.InFolder(s.dir, func(d *sys.Folder) error { return d.Remove(localName) }) // the folder may be gone
+	_ = sys.InFolder(s.dir, func(d *sys.Folder) error { // the folder may be gone
+		if s.in != "" {
+			return d.InSub(s.in, func(sub *sys.Folder) error { return sub.Remove(s.name) })
+		}
+		return d.Remove(s.name)
+	})
 	for c := range s.conns {
 		c.Close()
 	}
@@ -94,29 +102,70 @@ func (s *localServer) remove(c net.Conn) {
 	delete(s.conns, c)
 }
 
-func (c *Channel) serveLocal() {
+// ends are what a guest channel has on its host, whatever it runs over: v.sock for who
+// wants the guest, and the way from the guest to v.sock_53.
+type ends struct {
+	runDir string
+	log    *slog.Logger
+	dial   func(ctx context.Context, port uint32) (net.Conn, error)
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	local  *localServer
+}
+
+// openEnds listens on v.sock; start begins to serve it.
+func openEnds(runDir string, log *slog.Logger, dial func(context.Context, uint32) (net.Conn, error)) (*ends, error) {
+	e := &ends{runDir: runDir, log: log, dial: dial}
+	e.ctx, e.cancel = context.WithCancelCause(context.Background())
+	var err error
+	if e.local, err = listenLocal(runDir); err != nil {
+		e.cancel(err)
+		return nil, mvm.Errorf(mvm.KindInternal, "open the guest channel: %w", err)
+	}
+	return e, nil
+}
+
+// start serves v.sock.
+func (e *ends) start() { e.wg.Go(e.serveLocal) }
+
+// stop has all that was started end; wg.Wait waits for it.
+func (e *ends) stop() {
+	e.cancel(errClosed)
+	e.local.close()
+}
+
+var errClosed = mvm.Errorf(mvm.KindUnavailable, "the guest channel was closed")
+
+func (e *ends) serveLocal() {
+	e.accept(e.local, "guest channel connect", e.connect)
+}
+
+// accept serves each connection of the server in a goroutine of its own.
+func (e *ends) accept(s *localServer, what string, serve func(conn net.Conn, n uint32) error) {
 	for {
-		conn, err := c.local.l.Accept()
+		conn, err := s.l.Accept()
 		if err != nil {
 			return // closed
 		}
-		n, ok := c.local.add(conn)
+		n, ok := s.add(conn)
 		if !ok {
 			conn.Close()
 			continue
 		}
-		c.wg.Go(func() {
-			defer c.local.remove(conn)
+		e.wg.Go(func() {
+			defer s.remove(conn)
 			defer conn.Close()
-			if err := c.connect(conn, n); err != nil {
-				c.opts.Log.Debug("guest channel connect", "error", err)
+			if err := serve(conn, n); err != nil {
+				e.log.Debug(what, "error", err)
 			}
 		})
 	}
 }
 
 // connect serves one connection of v.sock.
-func (c *Channel) connect(conn net.Conn, n uint32) error {
+func (e *ends) connect(conn net.Conn, n uint32) error {
 	conn.SetDeadline(time.Now().Add(lineTimeout))
 	r := bufio.NewReaderSize(io.LimitReader(conn, maxLine), maxLine)
 	line, err := r.ReadString('\n')
@@ -127,9 +176,9 @@ func (c *Channel) connect(conn net.Conn, n uint32) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(e.ctx, connectTimeout)
 	defer cancel()
-	stream, err := c.Dial(ctx, port)
+	stream, err := e.dial(ctx, port)
 	if err != nil {
 		return err
 	}
@@ -158,22 +207,22 @@ func parseConnect(line string) (uint32, error) {
 
 // toHost passes a stream that the guest opened to the host's one port, on which this
 // process itself listens.
-func (c *Channel) toHost(stream net.Conn, port uint32) {
+func (e *ends) toHost(stream net.Conn, port uint32) {
 	defer stream.Close()
 	var conn *net.UnixConn
 	err := errNoPort
 	if port == hostPort {
-		ctx, cancel := context.WithTimeout(c.ctx, lineTimeout)
-		conn, err = dial(ctx, c.opts.RunDir, hostName, sys.Peer{Self: true})
+		ctx, cancel := context.WithTimeout(e.ctx, lineTimeout)
+		conn, err = dial(ctx, e.runDir, hostName, sys.Peer{Self: true})
 		cancel()
 	}
 	if err != nil {
-		c.opts.Log.Debug("guest opened a port that nobody serves", "port", port, "error", err)
+		e.log.Debug("guest opened a port that nobody serves", "port", port, "error", err)
 		abort(stream)
 		return
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
+	stop := context.AfterFunc(e.ctx, func() { conn.Close() })
 	defer stop()
 	join(conn, stream)
 }

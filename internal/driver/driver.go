@@ -163,6 +163,8 @@ type Features struct {
 	Snapshot bool `json:"snapshot"`
 	// Process: VMMs are processes (PID, cgroup).
 	Process bool `json:"process"`
+	// TAPByName: VMMs open TAPs by name, Spec.TAPName.
+	TAPByName bool `json:"tap_by_name,omitempty"`
 }
 
 // Spec is all that a VMM needs. The agent chooses every path and id and makes them
@@ -190,8 +192,11 @@ type Spec struct {
 	Memory  string // the guest's memory as its last snapshot has it, made by the driver, 0600, owned by UID
 	Console string // console log, appended to and bounded by the driver
 
-	TAP *os.File // nil: no network interface. The driver hands it on and does not close it
-	MAC string
+	TAP *os.File // the driver hands it on and does not close it
+	// TAPName is in place of TAP where Features.TAPByName says so: the VMM opens it itself. It
+	// is persistent, and the Spec's UID owns it. Without either there is no network interface.
+	TAPName string
+	MAC     string
 }
 
 // Disk is one virtio-blk disk.

@@ -49,8 +49,27 @@ func (a *Agent) answer(ctx context.Context, req guestproto.Request, arrived time
 	case req.CheckChannels && a.checks != nil:
 		c := a.checks(ctx)
 		return guestproto.Response{ChannelChecks: &c}
+	case req.CallHost:
+		return guestproto.Response{CallHostAck: ack(a.callHost(ctx))}
 	}
 	return errorResponse(errors.New("the guest agent can't do " + guestproto.Variant(req)))
+}
+
+// callHostTimeout bounds a try to reach the host.
+const callHostTimeout = 5 * time.Second
+
+// callHost asks the host something. Any answer will do, a refusal too.
+func (a *Agent) callHost(ctx context.Context) error {
+	if a.health.host == nil {
+		return errors.New("this guest has no way to its host")
+	}
+	ctx, cancel := context.WithTimeout(ctx, callHostTimeout)
+	defer cancel()
+	_, err := a.health.host.Call(ctx, guestproto.HostRequest{QueryInstanceStatus: &guestproto.InstanceName{}})
+	if _, answered := errors.AsType[*guestproto.RemoteError](err); answered {
+		return nil
+	}
+	return err
 }
 
 // errorResponse is the answer to what can't be done.

@@ -57,6 +57,7 @@ type Request struct {
 	Inbox       *Inbox
 
 	CheckChannels bool // "CheckChannels", to gateways: how their channels are
+	CallHost      bool // "CallHost": whether the guest reaches its host, for tests of VMMs
 }
 
 // Response answers a Request. Exactly one field is set.
@@ -86,6 +87,7 @@ type Response struct {
 	InboxReport  *InboxReport
 
 	ChannelChecks *ChannelChecks
+	CallHostAck   *Ack
 }
 
 // HostRequest is a message of port 53, from a guest. Tenant ids in it are only

@@ -58,7 +58,7 @@ type Peer struct {
 	Self bool // this very process alone
 }
 
-// Dial connects to a socket of this user in the folder. Who listens there must be this
+// Dial connects to a socket of this user or the peer in the folder. Who listens there must be this
 // user or the peer, or else it is ErrForeign. QEMU's backlog is short: it may be full of
 // connections that it has yet to see closed, and is tried again until ctx ends.
 func (d *Folder) Dial(ctx context.Context, name string, from Peer) (*net.UnixConn, error) {
@@ -67,7 +67,11 @@ func (d *Folder) Dial(ctx context.Context, name string, from Peer) (*net.UnixCon
 		return nil, err
 	}
 	defer held.Close()
-	if err := check(held.Name(), st, unix.S_IFSOCK, nil); err != nil {
+	var owners []int
+	if from.UID != 0 {
+		owners = []int{from.UID}
+	}
+	if err := check(held.Name(), st, unix.S_IFSOCK, owners); err != nil {
 		return nil, err
 	}
 	conn, err := dialHeld(ctx, held)

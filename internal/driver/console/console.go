@@ -162,3 +162,6 @@ func (c *Console) Stop() {
 	})
 	<-c.done
 }
+
+// Said reports whether the end of what the guest wrote has the words. Once drained.
+func (c *Console) Said(words string) bool { return strings.Contains(string(c.last), words) }

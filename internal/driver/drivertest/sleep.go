@@ -37,7 +37,11 @@ func (l *life) putToSleep(t *testing.T) {
 	if err := l.v.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w := durable.Self(t, l.spec.Dir, []durable.Exception{{Path: filepath.Base(l.spec.Console), Why: "output"}}, func() {
+	except := []durable.Exception{{Path: filepath.Base(l.spec.Console), Why: "output"}}
+	for _, name := range l.Scratch {
+		except = append(except, durable.Exception{Path: name, Why: "no snapshot is kept there"})
+	}
+	w := durable.Self(t, l.spec.Dir, except, func() {
 		if err := l.v.Snapshot(t.Context(), snap); err != nil {
 			t.Fatalf("snapshot: %v", err)
 		}

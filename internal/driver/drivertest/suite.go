@@ -41,6 +41,8 @@ type Harness struct {
 	// Ask has the guest ask its host something on port 53. Nil: the guest is mvm-guest
 	// in an image with wget, and asks as a gateway.
 	Ask func(t testing.TB, v driver.VMM, spec driver.Spec)
+	// Scratch are names in the instance's folder of files that no snapshot is kept in.
+	Scratch []string
 	// VSock: the driver serves <RunDir>/v.sock.
 	VSock bool
 	// Faults are the driver's seams. May be empty.

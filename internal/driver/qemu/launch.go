@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"mvm"
@@ -37,24 +36,13 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 func (d *Driver) startOrRestore(ctx context.Context, spec driver.Spec, snap *driver.Snapshot) (driver.VMM, error) {
 	accel, khz, err := d.machine(ctx)
 	if err != nil {
-		return nil, ended(ctx, err)
+		return nil, rundir.Ended(ctx, err)
 	}
 	v, err := d.launch(ctx, spec, snap, accel, khz)
 	if err != nil {
-		return nil, ended(ctx, err) // not a nil *vmm in the interface
+		return nil, rundir.Ended(ctx, err) // not a nil *vmm in the interface
 	}
 	return v, nil
-}
-
-// ended gives an error the kind of the context's end, if that is what made it.
-func ended(ctx context.Context, err error) error {
-	switch cause := ctx.Err(); {
-	case errors.Is(cause, context.DeadlineExceeded):
-		return mvm.Errorf(mvm.KindTimeout, "%w", err)
-	case cause != nil:
-		return mvm.Errorf(mvm.KindCanceled, "%w", err)
-	}
-	return err
 }
 
 // launch makes a VMM step by step; when one fails, what was made is taken back.
@@ -206,14 +194,11 @@ func (l *launcher) socket(ctx context.Context, name string) (file *os.File, conn
 // open opens the guest's files for the VMM.
 func (l *launcher) open(context.Context) error {
 	get := func(path string, flag int) (*os.File, error) {
-		if f := l.spec.Opened[path]; f != nil {
-			return f, nil
+		f, own, err := rundir.Open(l.spec, path, flag)
+		if own {
+			l.pass(f)
 		}
-		f, err := openFor(l.spec, path, flag)
-		if err != nil {
-			return nil, mvm.Errorf(openKind(err), "open for the VMM: %w", err)
-		}
-		return l.pass(f), nil
+		return f, err
 	}
 	var err error
 	if l.snap == nil { // a snapshot has its kernel in memory
@@ -242,20 +227,6 @@ func (l *launcher) open(context.Context) error {
 		l.tap = rundir.TAPName(l.spec.TAP)
 	}
 	return nil
-}
-
-// openFor opens a file of the instance, or of an image: those are the host's, and no
-// VMM can put anything there.
-func openFor(spec driver.Spec, path string, flag int) (f *os.File, err error) {
-	rel, rerr := filepath.Rel(spec.Dir, path)
-	if rerr != nil || !filepath.IsLocal(rel) {
-		return os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
-	}
-	err = sys.InParent(spec.Dir, path, func(d *sys.Folder, name string) (err error) {
-		f, err = d.Open(name, flag)
-		return err
-	})
-	return f, err
 }
 
 // hold waits for the control protocol and begins to serve channel and console.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/sys"
 )
 
@@ -45,7 +45,7 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 	}
 	s, err := v.runState(ctx)
 	if err == nil && !slices.Contains([]string{statePaused, statePostmigr}, s) {
-		err = badSnapshot("load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
+		err = rundir.BadSnapshot("load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
 	}
 	return err
 }
@@ -92,7 +92,7 @@ func openState(spec driver.Spec, path string) (f *os.File, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, openError("device state", err)
+		return nil, rundir.OpenError("device state", err)
 	}
 	if _, err = io.Copy(io.Discard, f); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
@@ -123,7 +123,7 @@ func (v *vmm) loadError(ctx context.Context, err error) error {
 			WithFix("look for disk errors in `dmesg`")
 	}
 	if crashed || errors.Is(err, errMigration) || refusesState(said) {
-		return badSnapshot("load the snapshot of %s: %w: %s", v.spec.ID, err, said)
+		return rundir.BadSnapshot("load the snapshot of %s: %w: %s", v.spec.ID, err, said)
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "load the snapshot of %s: %w", v.spec.ID, fmt.Errorf("%w: %s", err, said)).
 		WithFix("look for the out-of-memory killer in `dmesg`, and check whether somebody ended the VMM")
@@ -163,26 +163,4 @@ func refusesState(said string) bool {
 // page of a file could not be had.
 func crash(s syscall.Signal) bool {
 	return slices.Contains([]syscall.Signal{syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGFPE, syscall.SIGILL, syscall.SIGTRAP}, s)
-}
-
-// badSnapshot is an error about the snapshot itself.
-func badSnapshot(format string, args ...any) error {
-	return &driver.SnapshotError{Err: mvm.Errorf(mvm.KindInvalid, format, args...)}
-}
-
-// openError is the error for a part of a snapshot that can't be opened: it is the
-// snapshot's where the file is not there or is none, and else the host's.
-func openError(what string, err error) error {
-	if openKind(err) == mvm.KindInvalid {
-		return badSnapshot("open the snapshot's %s: %w", what, err)
-	}
-	return mvm.Errorf(openKind(err), "open the snapshot's %s: %w", what, err)
-}
-
-// openKind is the kind of the error of a file that can't be opened.
-func openKind(err error) mvm.Kind {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) {
-		return mvm.KindInvalid
-	}
-	return mvm.KindUnavailable
 }

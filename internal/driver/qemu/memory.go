@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
@@ -35,12 +36,12 @@ const zeroDevice = "/dev/zero"
 func openMemory(s driver.Spec) (*os.File, error) {
 	f, err := memoryOf(s)
 	if err != nil {
-		return nil, openError("memory file", err)
+		return nil, rundir.OpenError("memory file", err)
 	}
 	size := int64(s.MemMiB) << 20
 	st, err := f.Stat()
 	if err == nil && st.Size() != size {
-		err = badSnapshot("open the snapshot's memory file %s: it has %d bytes, the instance %d", s.Memory, st.Size(), size)
+		err = rundir.BadSnapshot("open the snapshot's memory file %s: it has %d bytes, the instance %d", s.Memory, st.Size(), size)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -119,7 +120,7 @@ func openPages(s driver.Spec, snap driver.Snapshot) (*pageReader, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, openError("changed pages", err)
+		return nil, rundir.OpenError("changed pages", err)
 	}
 	r, err := readPages(f, int64(s.MemMiB)<<20)
 	if err != nil {
@@ -131,7 +132,7 @@ func openPages(s driver.Spec, snap driver.Snapshot) (*pageReader, error) {
 // pagesError says of a file of pages that is damaged that it is the snapshot.
 func pagesError(err error) error {
 	if errors.Is(err, errPages) {
-		return badSnapshot("read the snapshot's changed pages: %w", err)
+		return rundir.BadSnapshot("read the snapshot's changed pages: %w", err)
 	}
 	return mvm.Errorf(mvm.KindUnavailable, "read the snapshot's changed pages: %w", err)
 }

@@ -3,10 +3,9 @@ package qemu
 import (
 	"context"
 
-	"github.com/vishvananda/netlink"
-
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/rundir"
 )
 
 // Stats measures the process, the TAP and the disks. What can't be measured is 0.
@@ -21,7 +20,7 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", err)
 	}
 	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS, Throttled: p.Throttled}
-	s.RxBytes, s.TxBytes = tapBytes(v.rec.TAP)
+	s.RxBytes, s.TxBytes = rundir.TAPBytes(v.rec.TAP)
 	blocks, err := v.blockStats(ctx)
 	for _, b := range blocks {
 		s.DiskRead += b.Stats.Read
@@ -41,18 +40,4 @@ type blockStats struct {
 func (v *vmm) blockStats(ctx context.Context) (blocks []blockStats, err error) {
 	err = v.do(ctx, "query-blockstats", nil, &blocks)
 	return blocks, err
-}
-
-// tapBytes counts what the guest received and sent. The kernel is asked in the process's
-// own network namespace, which /sys need not be of.
-func tapBytes(tap string) (received, sent int64) {
-	if tap == "" {
-		return 0, 0
-	}
-	link, err := netlink.LinkByName(tap)
-	if err != nil || link.Attrs().Statistics == nil {
-		return 0, 0
-	}
-	s := link.Attrs().Statistics
-	return int64(s.TxBytes), int64(s.RxBytes) // what the host sends the guest receives
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"mvm"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
@@ -74,23 +72,6 @@ func (r Record) Write(runDir string) error {
 	}
 	err = sys.InFolder(runDir, func(d *sys.Folder) error { return d.WriteFile(RecordFile, b, false) })
 	return mvm.Explain("record the VMM", err)
-}
-
-// TAPName asks the kernel for the name of the interface behind a TAP's file.
-func TAPName(f *os.File) string {
-	ifr, err := unix.NewIfreq("")
-	if err != nil {
-		return ""
-	}
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return ""
-	}
-	_ = raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), unix.TUNGETIFF, ifr) })
-	if err != nil {
-		return ""
-	}
-	return ifr.Name()
 }
 
 func noFolder(runDir string, err error) error {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +22,9 @@ import (
 // modulesFile lists the modules of the initrd in the order of loading, one
 // absolute path per line.
 const modulesFile = "/etc/mvm/modules"
+
+// mmioModulesFile lists those that a machine without PCI, such as Firecracker's, needs too.
+const mmioModulesFile = "/etc/mvm/modules-mmio"
 
 // deviceTimeout bounds the wait for a device; an emulated machine may be slow.
 const deviceTimeout = 30 * time.Second
@@ -40,8 +44,14 @@ func Boot(log *slog.Logger) error {
 	if err := mountAll(); err != nil {
 		return err
 	}
-	if err := loadModules(modulesFile, log); err != nil {
-		return err
+	lists := []string{modulesFile}
+	if pci, err := filepath.Glob("/sys/bus/pci/devices/*"); err == nil && len(pci) == 0 {
+		lists = append(lists, mmioModulesFile)
+	}
+	for _, list := range lists {
+		if err := loadModules(list, log); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(setLimits(), RaiseQueues(), loopbackUp()); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "boot: %w", err)
@@ -208,8 +218,14 @@ func waitForDisks() error {
 }
 
 // findDisk returns the device of the virtio disk with the serial, "" when there is
-// none.
+// none. Where the command line says in which order the disks are, it is believed: a VMM
+// that sets no serials says so.
 func findDisk(serial string) string {
+	if b, err := os.ReadFile("/proc/cmdline"); err == nil {
+		if dev, told := diskByOrder(string(b), serial); told {
+			return dev
+		}
+	}
 	files, err := filepath.Glob("/sys/block/*/serial")
 	if err != nil {
 		return ""
@@ -221,6 +237,23 @@ func findDisk(serial string) string {
 		}
 	}
 	return ""
+}
+
+// maxDisks is how many disks mvm.disks may name: vda to vdz.
+const maxDisks = 26
+
+// diskByOrder returns the device of the disk with the serial by mvm.disks=<serial>,… of the
+// command line: the first of them is vda. told is false where the command line has none.
+func diskByOrder(line, serial string) (dev string, told bool) {
+	order := cmdline(line, "mvm.disks")
+	if order == "" {
+		return "", false
+	}
+	i := slices.Index(strings.Split(order, ","), serial)
+	if i < 0 || i >= maxDisks {
+		return "", true
+	}
+	return "/dev/vd" + string(rune('a'+i)), true
 }
 
 // DataDisk is the serial of the disk that is mounted on /data.

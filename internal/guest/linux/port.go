@@ -3,6 +3,7 @@ package linux
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"mvm"
@@ -11,15 +12,27 @@ import (
 // portName is the virtio-serial port of the guest channel.
 const portName = "mvm.0"
 
-// WaitPort returns the device of the guest channel's port, once the kernel has it.
-// No udev is needed.
+// WaitPort returns the device of the guest channel's port, once the kernel has it, or ""
+// once it has a vsock device instead. No udev is needed.
 func WaitPort() (string, error) {
 	var dev string
-	err := waitFor("virtio-serial port "+portName, func() bool {
+	err := waitFor("virtio-serial port "+portName+" or vsock device", func() bool {
 		dev = FindPort()
-		return dev != ""
+		return dev != "" || HasVsock() && hasVirtio(virtioVsock)
 	})
 	return dev, err
+}
+
+// virtioVsock is the virtio id of vsock devices in sysfs.
+const virtioVsock = "0x0013"
+
+// hasVirtio reports that the machine has a virtio device of the id.
+func hasVirtio(id string) bool {
+	devices, err := filepath.Glob("/sys/bus/virtio/devices/*/device")
+	return err == nil && slices.ContainsFunc(devices, func(file string) bool {
+		b, err := os.ReadFile(file)
+		return err == nil && strings.TrimSpace(string(b)) == id
+	})
 }
 
 // FindPort returns the device of the guest channel's port, "" when there is none.

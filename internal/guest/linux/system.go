@@ -117,9 +117,16 @@ func (s *System) PowerOff() error {
 	_ = unix.Kill(-1, unix.SIGKILL) // all but PID 1; there may be none
 	unmountErr := detach("/data")
 	unix.Sync()
-	err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	cmd := unix.LINUX_REBOOT_CMD_POWER_OFF
+	if b, err := os.ReadFile("/proc/cmdline"); err == nil && offByReset(string(b)) {
+		cmd = unix.LINUX_REBOOT_CMD_RESTART
+	}
+	err := unix.Reboot(cmd)
 	return errors.Join(mvm.Errorf(mvm.KindInternal, "power off: %w", err), unmountErr)
 }
+
+// offByReset reports that the machine has no power switch, and its VMM ends when it resets.
+func offByReset(line string) bool { return cmdline(line, "mvm.poweroff") == "reboot" }
 
 // detach unmounts, or makes read-only what is in use.
 func detach(dir string) error {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"mvm/internal/image"
@@ -19,6 +20,9 @@ const initrdFile = "initrd"
 // ModulesFile lists the modules to load in the guest, one absolute path per line in
 // the order of loading.
 const ModulesFile = "/etc/mvm/modules"
+
+// MMIOModulesFile lists those to load beside them in a machine without PCI.
+const MMIOModulesFile = "/etc/mvm/modules-mmio"
 
 const guestModules = "/lib/modules"
 
@@ -80,15 +84,23 @@ func (rd initrd) addModules(w *cpio.Writer) error {
 	if err != nil {
 		return err
 	}
-	var list strings.Builder
-	for _, name := range order {
+	all, err := loadOrder(slices.Concat(rd.modules, mmioModules), moduleIn(rd.kernel))
+	if err != nil {
+		return err
+	}
+	var list, further strings.Builder
+	for _, name := range all {
 		path := guestModules + "/" + name + moduleSuffix
 		if err := addFile(w, path, 0o644, filepath.Join(rd.kernel, name+moduleSuffix)); err != nil {
 			return err
 		}
-		list.WriteString(path + "\n")
+		if slices.Contains(order, name) {
+			list.WriteString(path + "\n")
+		} else {
+			further.WriteString(path + "\n")
+		}
 	}
-	return w.Bytes(ModulesFile, 0o644, list.String())
+	return errors.Join(w.Bytes(ModulesFile, 0o644, list.String()), w.Bytes(MMIOModulesFile, 0o644, further.String()))
 }
 
 func (rd initrd) addBusybox(w *cpio.Writer) error {

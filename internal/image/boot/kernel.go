@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"mvm"
 	"mvm/internal/image/vmlinux"
@@ -21,7 +22,7 @@ const (
 
 // kernelPart returns a folder with vmlinux and every module that some image needs.
 func (b *Base) kernelPart(ctx context.Context, d Deb, progress func(mvm.Progress)) (string, error) {
-	key, err := HashJSON([]any{kernelVersion, d, baseModules, rootModules})
+	key, err := HashJSON([]any{kernelVersion, d, baseModules, rootModules, mmioModules})
 	if err != nil {
 		return "", err
 	}
@@ -34,7 +35,7 @@ func (b *Base) kernelPart(ctx context.Context, d Deb, progress func(mvm.Progress
 		if err := extractKernel(tree, filepath.Join(dir, "vmlinux")); err != nil {
 			return err
 		}
-		wanted := append(baseModules[:len(baseModules):len(baseModules)], rootModules...)
+		wanted := slices.Concat(baseModules, rootModules, mmioModules)
 		if err := takeModules(filepath.Join(tree, "lib", "modules"), dir, wanted); err != nil {
 			return err
 		}

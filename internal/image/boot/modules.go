@@ -18,6 +18,9 @@ var (
 		"virtio_console", "virtio_blk", "virtio_net",
 	}
 	rootModules = []string{"erofs", "overlay"}
+	// mmioModules are for machines without PCI, such as Firecracker's. virtio_mmio comes last:
+	// it finds the devices for which the others are.
+	mmioModules = []string{"vmw_vsock_virtio_transport", "virtio_balloon", "virtio_rng", "virtio_mmio"}
 )
 
 const moduleSuffix = ".ko"

@@ -146,6 +146,18 @@ func TestModulesComeAfterWhatTheyNeed(t *testing.T) {
 			t.Errorf("%s is at %d, %s at %d, in %v", pair[0], before, pair[1], after, list)
 		}
 	}
+	mmio := strings.Fields(initrdFile(t, img, strings.TrimPrefix(boot.MMIOModulesFile, "/")))
+	for _, name := range []string{"vsock", "vmw_vsock_virtio_transport", "virtio_balloon", "virtio_rng", "virtio_mmio"} {
+		if path := "/lib/modules/" + name + ".ko"; !slices.Contains(mmio, path) {
+			t.Errorf("a machine without PCI does not load %s: it loads %v", name, mmio)
+		} else if slices.Contains(list, path) {
+			t.Errorf("a machine with PCI loads %s", name)
+		}
+	}
+	if len(mmio) == 0 || mmio[len(mmio)-1] != "/lib/modules/virtio_mmio.ko" {
+		t.Errorf("virtio_mmio is not loaded last, after the drivers of the devices that it finds: %v", mmio)
+	}
+	list = append(list, mmio...)
 	files := initrdFiles(t, img)
 	for _, path := range list {
 		if !slices.Contains(files, strings.TrimPrefix(path, "/")) {
