@@ -64,6 +64,8 @@ type Options struct {
 	Store     *store.Store
 	Driver    driver.Driver
 	Network   network.Network
+	// NamedTAPs is the Network where the driver's VMMs open TAPs by name; nil elsewhere.
+	NamedTAPs network.NamedTAPs
 	Images    image.Store
 	Sealer    Sealer
 	Publisher ingress.Publisher

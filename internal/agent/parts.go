@@ -25,7 +25,7 @@ func (a *Agent) join() {
 	opt := a.opt
 	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log)
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
-	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
+	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, NamedTAPs: opt.NamedTAPs, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
 		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
 	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Metrics: opt.Metrics, Call: opt.Timeouts.Call})
 	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})

@@ -27,6 +27,8 @@ type Options struct {
 	// Walls says which walls around VMMs are missing, where this process has the rights; nil:
 	// they are not looked at.
 	Walls func(context.Context) ([]mvm.Finding, error)
+	// Driver is the configured one; empty: qemu.
+	Driver string
 	// UID is the user that would run the agent; nil: this process's.
 	UID *int
 }
@@ -53,8 +55,12 @@ func Host(ctx context.Context, opt Options) []mvm.Finding {
 		opt.Path = os.Getenv("PATH")
 	}
 	h := host{opt: opt}
+	vmm, kvm := h.qemu, h.kvm
+	if opt.Driver == "firecracker" {
+		vmm, kvm = h.firecracker, h.needsKVM
+	}
 	checks := []func(context.Context) mvm.Finding{
-		h.root, h.qemu, h.kvm, h.tun, h.bridge, h.nftables, h.forwarding,
+		h.root, vmm, kvm, h.tun, h.bridge, h.nftables, h.forwarding,
 		h.program("mkfs.ext4", "data disks", "e2fsprogs"),
 		h.program("apt-get", "the built-in images, which use Debian packages", "apt"),
 		h.disk, h.memory,

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"mvm"
+	"mvm/internal/driver/firecracker/api"
 	"mvm/internal/hostd"
 )
 
@@ -73,6 +74,40 @@ func (h host) qemu(ctx context.Context) mvm.Finding {
 	return found(ok, version, path, "")
 }
 
+// firecracker looks for the program, and which version it is.
+func (h host) firecracker(ctx context.Context) mvm.Finding {
+	const fix = "install a release of Firecracker, see docs/firecracker.md, or set driver = \"qemu\""
+	if h.opt.Hostd != "" {
+		return found(failure, "mvm hostd does not start Firecracker yet", h.opt.Hostd, "run the agent as root, without hostd_socket, or set driver = \"qemu\"")
+	}
+	path := h.look("firecracker")
+	if path == "" {
+		return found(failure, "firecracker is not installed", "", fix)
+	}
+	printed, err := output(ctx, path, "--version")
+	if err != nil {
+		return found(failure, "Firecracker does not run: "+err.Error(), path, fix)
+	}
+	version, ok := api.VersionIn(printed)
+	if !ok {
+		return found(failure, fmt.Sprintf("Firecracker does not say its version, but %.100q", printed), path, fix)
+	}
+	if err := api.CheckVersion(version); err != nil {
+		return found(failure, err.Error(), path, fix)
+	}
+	return found(warning, "Firecracker "+version+" can be used; mvm's driver for it was never run with KVM by its authors", path,
+		"see docs/firecracker.md for what was tested, or set driver = \"qemu\"")
+}
+
+// needsKVM looks for the device, without which Firecracker starts no VM.
+func (h host) needsKVM(ctx context.Context) mvm.Finding {
+	f := h.kvm(ctx)
+	if f.Severity != ok {
+		f.Severity, f.What = failure, "no KVM: Firecracker starts no VM without it"
+	}
+	return f
+}
+
 // kvm only looks at the device. Whether guests run with it the agent's probe says.
 func (h host) kvm(context.Context) mvm.Finding {
 	f, err := os.OpenFile(h.path("/dev/kvm"), os.O_RDWR, 0)
@@ -90,6 +125,9 @@ func (h host) tun(context.Context) mvm.Finding {
 		return found(failure, "can't create network devices for guests: "+err.Error(), "", "load the module: modprobe tun")
 	}
 	_ = f.Close()
+	if st, err := os.Stat(h.path("/dev/net/tun")); h.opt.Driver == "firecracker" && (err != nil || st.Mode()&0o006 != 0o006) {
+		return found(failure, "VMMs may not open network devices, as Firecracker does", h.path("/dev/net/tun"), "let every user open it, as distributions do: chmod 0666 /dev/net/tun")
+	}
 	return found(ok, "network devices for guests can be created", h.path("/dev/net/tun"), "")
 }
 

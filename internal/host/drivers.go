@@ -9,7 +9,9 @@ import (
 	"slices"
 
 	"mvm"
+	"mvm/internal/driver"
 	"mvm/internal/driver/fake"
+	"mvm/internal/driver/firecracker"
 	"mvm/internal/image"
 	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
@@ -49,8 +51,8 @@ func emptyDisk(_ context.Context, f *os.File, mib int) error {
 	return nil
 }
 
-// qemuParts are a real host.
-func qemuParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
+// realParts are a real host.
+func realParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
 	if o.Hostd.Socket != "" {
 		return splitParts(o, own, st, log)
 	}
@@ -80,11 +82,7 @@ func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	vmms, err := newSpawn(o.AgentConfig, allUsers(vmmBounds(o.AgentConfig)), func() (string, error) { return own.Mark, nil }, log)
-	if err != nil {
-		return parts{}, err
-	}
-	d, err := newQEMU(o, vmms, log)
+	d, err := newDriver(o, own, log)
 	if err != nil {
 		return parts{}, err
 	}
@@ -92,7 +90,24 @@ func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
 	if err != nil {
 		return parts{}, mvm.Errorf(mvm.KindOf(err), "open network: %w", err).WithFix("run as root; see `mvm doctor`")
 	}
-	return parts{driver: d, network: n, builders: b, close: n.Close}, nil
+	p := parts{driver: d, network: n, builders: b, close: n.Close}
+	if o.Driver == firecracker.Name {
+		p.named = n
+	}
+	return p, nil
+}
+
+// newDriver opens the configured driver, for an agent that has the rights itself.
+func newDriver(o Options, own owner.Owner, log *slog.Logger) (driver.Driver, error) {
+	bounds, mark := allUsers(vmmBounds(o.AgentConfig)), func() (string, error) { return own.Mark, nil }
+	if o.Driver == firecracker.Name {
+		return newFirecracker(o, bounds, mark, log)
+	}
+	vmms, err := newSpawn(o.AgentConfig, bounds, mark, log)
+	if err != nil {
+		return nil, err
+	}
+	return newQEMU(o, vmms, log)
 }
 
 // builders build images. Without mvm-guest the agent works all the same, and says so at the

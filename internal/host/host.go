@@ -123,6 +123,7 @@ func Serve(ctx context.Context, o Options, seam Seam) (err error) {
 type parts struct {
 	driver   driver.Driver
 	network  network.Network
+	named    network.NamedTAPs // nil: TAPs are handed on open
 	builders []image.Builder
 	makeDisk func(ctx context.Context, f *os.File, mib int) error
 	close    func() error
@@ -132,7 +133,7 @@ func newParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (pa
 	if o.Driver == "fake" {
 		return fakeParts(o), nil
 	}
-	return qemuParts(o, own, st, log)
+	return realParts(o, own, st, log)
 }
 
 func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Metrics, seam Seam, apiAddr string, log *slog.Logger) (*agent.Agent, error) {
@@ -143,7 +144,7 @@ func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Met
 	keeper, kept := keptListeners(log)
 	return agent.New(agent.Options{
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
-		Store: st, Driver: p.driver, Network: p.network, Images: images, Sealer: key,
+		Store: st, Driver: p.driver, Network: p.network, NamedTAPs: p.named, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log, Keeper: keeper, Kept: kept}),
 		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,

@@ -12,6 +12,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/driver/firecracker"
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
@@ -150,6 +151,10 @@ func lookupUser(name string) (uid, gid int, err error) {
 
 // splitParts are a real host whose rights mvm hostd has.
 func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (parts, error) {
+	if o.Driver == firecracker.Name {
+		return parts{}, mvm.Errorf(mvm.KindPolicy, "use this host: mvm hostd does not start Firecracker yet").
+			WithFix("run the agent as root, without hostd_socket, or set driver = \"qemu\"")
+	}
 	b, err := builders(o, log)
 	if err != nil {
 		return parts{}, err

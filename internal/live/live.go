@@ -34,6 +34,12 @@ type Networks interface {
 	OpenTAP(ctx context.Context, tenant, instance string, uid int) (*os.File, error)
 }
 
+// NamedTAPs have a TAP for each instance whose VMM opens it by name.
+type NamedTAPs interface {
+	KeepTAP(ctx context.Context, tenant, instance string, uid int) (name string, err error)
+	DropTAP(ctx context.Context, tenant, instance string) error
+}
+
 // Images are checked when they are opened.
 type Images interface {
 	Get(digest string) (image.Image, error)
@@ -47,15 +53,18 @@ type Watcher interface {
 	Ended(id string, v *VMM)
 }
 
-// Options are what VMMs are made of. All of them are required.
+// Options are what VMMs are made of. All but NamedTAPs are required.
 type Options struct {
 	Driver   driver.Driver
 	Networks Networks
-	Images   Images
-	Ingress  Ingress
-	Watcher  Watcher
-	Folders  folders.Folders
-	Log      *slog.Logger
+	// NamedTAPs are in place of the TAPs of Networks where the driver's VMMs open them by name;
+	// nil elsewhere.
+	NamedTAPs NamedTAPs
+	Images    Images
+	Ingress   Ingress
+	Watcher   Watcher
+	Folders   folders.Folders
+	Log       *slog.Logger
 	// Call bounds one request to a guest.
 	Call time.Duration
 	// KeepLogs has what guests log kept on the host.
@@ -222,6 +231,9 @@ func (v *VMMs) Release(ctx context.Context, i mvm.Instance) error {
 	if _, ok := v.absent.Load(i.ID); !ok {
 		errs = append(errs, v.opt.Driver.Destroy(ctx, v.baseSpec(i)))
 	}
+	if v.opt.NamedTAPs != nil && errors.Join(errs...) == nil { // no VMM has it any more
+		errs = append(errs, v.opt.NamedTAPs.DropTAP(ctx, i.Tenant, i.ID))
+	}
 	if l != nil {
 		errs = append(errs, l.host.Close())
 	}
@@ -256,16 +268,28 @@ func (v *VMMs) Launch(ctx context.Context, i mvm.Instance, boots bool, start fun
 	if err != nil {
 		return err
 	}
-	tap, err := v.opt.Networks.OpenTAP(ctx, i.Tenant, i.ID, i.UID)
-	if err != nil {
-		return errors.Join(mvm.Errorf(mvm.KindOf(err), "open TAP: %w", err), host.Close())
-	}
-	spec.TAP = tap
-	vmm, err := start(spec)
-	err = errors.Join(err, tap.Close())
+	vmm, err := v.withTAP(ctx, i, spec, start)
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}
 	v.adopt(i, vmm, host)
 	return nil
+}
+
+// withTAP makes the VMM with a TAP, by name or open as the driver wants it.
+func (v *VMMs) withTAP(ctx context.Context, i mvm.Instance, spec driver.Spec, start func(driver.Spec) (driver.VMM, error)) (vmm driver.VMM, err error) {
+	if v.opt.NamedTAPs == nil {
+		if spec.TAP, err = v.opt.Networks.OpenTAP(ctx, i.Tenant, i.ID, i.UID); err != nil {
+			return nil, mvm.Errorf(mvm.KindOf(err), "open TAP: %w", err)
+		}
+		vmm, err = start(spec)
+		return vmm, errors.Join(err, spec.TAP.Close())
+	}
+	if spec.TAPName, err = v.opt.NamedTAPs.KeepTAP(ctx, i.Tenant, i.ID, i.UID); err != nil {
+		return nil, mvm.Errorf(mvm.KindOf(err), "make TAP: %w", err)
+	}
+	if vmm, err = start(spec); err != nil {
+		return nil, errors.Join(err, v.opt.NamedTAPs.DropTAP(context.WithoutCancel(ctx), i.Tenant, i.ID))
+	}
+	return vmm, nil
 }

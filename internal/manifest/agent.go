@@ -14,7 +14,7 @@ type AgentConfig struct {
 	SocketGroup string       // group that may use it beside root; empty: none
 	DataDir     string       // state, images, instances, snapshots
 	RunDir      string       // sockets and pid files of VMMs
-	Driver      string       // "qemu" or "fake"
+	Driver      string       // "qemu", "firecracker" or "fake"
 	UIDBase     int          // first of the users that VMMs run as; 0: chosen
 	KeyFile     string       // master key of the secrets at rest; outside DataDir
 	NodeID      string       // empty: made once and kept
@@ -75,7 +75,7 @@ func agentKeys() []agentKey {
 		{name: "socket_group", value: "", check: validGroup},
 		{name: "data_dir", value: "/var/lib/mvm", check: absolute(4096)},
 		{name: "run_dir", value: "/run/mvm", check: absolute(maxRunDir)},
-		{name: "driver", value: "qemu", check: oneOf("qemu", "fake")},
+		{name: "driver", value: "qemu", check: oneOf("qemu", "fake", "firecracker")},
 		{name: "uid_base", value: "0", check: number(0, 1<<31-1), number: true},
 		{name: "key_file", value: "/etc/mvm/master.key", check: absolute(4096)},
 		{name: "node_id", value: "", check: validName("node")},

@@ -42,6 +42,15 @@ type Network interface {
 	Close() error
 }
 
+// NamedTAPs are networks for VMMs that open their TAPs by name, without rights.
+type NamedTAPs interface {
+	// KeepTAP is OpenTAP of a TAP that stays when nobody holds it, for owner to open by the
+	// name. One that stayed from before is made anew, unless it is held.
+	KeepTAP(ctx context.Context, tenant string, instance string, owner int) (name string, err error)
+	// DropTAP removes the instance's TAP. One that is not there is no error.
+	DropTAP(ctx context.Context, tenant string, instance string) error
+}
+
 // Config is everything that the networks of a host should be.
 type Config struct {
 	Tenants []Tenant

@@ -163,6 +163,9 @@ func (h Host) jail() (out []mvm.Finding) {
 		weak("driver fake runs no real VMs and isolates nothing", "", "set driver to qemu")
 		return out
 	}
+	if h.Config.Driver == "firecracker" {
+		weak("driver firecracker was never run with KVM by its authors", "", "set driver to qemu")
+	}
 	if f, err := os.OpenFile(filepath.Join(h.Root, "dev/kvm"), os.O_RDWR|syscall.O_CLOEXEC, 0); err == nil {
 		_ = f.Close()
 	} else if h.Config.Hostd.Socket == "" || errors.Is(err, fs.ErrNotExist) { // with hostd the agent needs no right to it

@@ -27,7 +27,7 @@ func (a *app) agentCmd(further []*cobra.Command) *cobra.Command {
 func agentFlags() [][2]string {
 	return [][2]string{
 		{"run-dir", "`FOLDER` for sockets and pid files (default /run/mvm)"},
-		{"driver", "`NAME`: qemu or fake (default qemu)"},
+		{"driver", "`NAME`: qemu, firecracker (needs KVM, never run with it by its authors) or fake (default qemu)"},
 		{"socket-group", "`GROUP` whose members may use the agent, besides root (default: none)"},
 		{"key-file", "`FILE` with the master key, which encrypts secrets on disk (default /etc/mvm/master.key)"},
 		{"node-id", "`NAME` of this host (default: generated once and kept)"},
@@ -43,7 +43,7 @@ func agentFlags() [][2]string {
 		{"api-connections", "`NUMBER` of connections from all remote clients at once (default 256)"},
 		{"trusted-keys", "`FOLDER` with the public keys that may sign desired states (default /etc/mvm/trusted_keys)"},
 		{"production", "`BOOL`: with true, start only if the host meets every production requirement (default false)"},
-		{"weak-isolation", "`BOOL`: with true, production mode accepts root, no KVM, no cgroup limits and driver fake (default false)"},
+		{"weak-isolation", "`BOOL`: with true, production mode accepts root, no KVM, no cgroup limits, and drivers fake and firecracker (default false)"},
 		{"replace-master-key", "`ID` of a lost master key to replace; all secrets encrypted with it are lost (default: none)"},
 		{"key-credential", "`NAME` of the systemd credential with the master key (default: none, use the key file)"},
 		{"hostd-socket", "`PATH` of the mvm hostd socket; hostd then does what needs root (default: none)"},

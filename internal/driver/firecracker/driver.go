@@ -51,12 +51,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/firecracker/api"
 	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
@@ -87,8 +87,8 @@ type Options struct {
 	Log  *slog.Logger
 }
 
-// ProbeImage is a kernel and an initrd with mvm-guest.
-type ProbeImage struct{ Kernel, Initrd, Cmdline string }
+// ProbeImage is a kernel and an initrd with mvm-guest, and a root disk where it has one.
+type ProbeImage struct{ Kernel, Initrd, Cmdline, Root string }
 
 // Driver runs VMMs. See driver.Driver for its promises.
 type Driver struct {
@@ -194,7 +194,7 @@ func (d *Driver) identify(ctx context.Context) (err error) {
 			return mvm.Errorf(mvm.KindInternal, "read Firecracker's binary: %w", err)
 		}
 	}
-	return CheckVersion(d.version)
+	return api.CheckVersion(d.version)
 }
 
 func askVersion(ctx context.Context, binary string) (string, error) {
@@ -204,10 +204,8 @@ func askVersion(ctx context.Context, binary string) (string, error) {
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindUnavailable, "ask %s for its version: %w", binary, err)
 	}
-	for line := range strings.Lines(string(out)) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Firecracker v"); ok {
-			return v, nil
-		}
+	if v, ok := api.VersionIn(string(out)); ok {
+		return v, nil
 	}
 	return "", mvm.Errorf(mvm.KindUnavailable, "ask %s for its version: it says %.100q", binary, out)
 }

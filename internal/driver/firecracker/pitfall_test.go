@@ -87,7 +87,7 @@ func bodies[T any](t *testing.T, h *host, route string) (out []T) {
 func TestVersions(t *testing.T) {
 	for version, ok := range map[string]bool{"1.14.4": false, "1.15.0": true, "1.15.1": true, "1.16.0": false, "1.16.1": false, "1.16.2": true,
 		"1.16.10": true, "1.17.0": true, "1.20.3": true, "2.0.0": false, "0.25.2": false, "1.16.0-dev": false, "none": false, "": false} {
-		err := firecracker.CheckVersion(version)
+		err := api.CheckVersion(version)
 		if (err == nil) != ok {
 			t.Errorf("version %q: %v, want it to be taken: %v", version, err, ok)
 		}

@@ -84,7 +84,11 @@ func (d *Driver) selfTest(ctx context.Context) (verdict, error) {
 	defer lock.Close()
 	v := verdict{Version: 1, Digest: d.digest}
 	began := time.Now()
-	if err := d.cycles(ctx, image); err != nil {
+	err = d.cycles(ctx, image)
+	if errors.Is(err, errOldImage) {
+		return v, mvm.Errorf(mvm.KindUnavailable, "test Firecracker with %s: %w", image.Initrd, err).WithFix("build the pools' images again with this version of mvm")
+	}
+	if err != nil {
 		if _, lacks := sys.Fault(err); lacks || ctx.Err() != nil { // that says nothing about Firecracker
 			return v, mvm.Errorf(mvm.KindUnavailable, "test Firecracker: %w", err)
 		}
@@ -135,6 +139,9 @@ func (d *Driver) cycles(ctx context.Context, image ProbeImage) (err error) {
 	defer func() { _ = os.RemoveAll(dir) }() // else the next test does
 	spec := driver.Spec{ID: vmproc.ProbeID, Dir: dir, RunDir: dir, UID: vmproc.ProbeUID, GID: vmproc.ProbeUID, VCPUs: 2, MemMiB: 256,
 		Kernel: image.Kernel, Initrd: image.Initrd, Cmdline: image.Cmdline, Memory: filepath.Join(dir, "memory"), Console: filepath.Join(dir, "console.log")}
+	if image.Root != "" {
+		spec.Disks = []driver.Disk{{Path: image.Root, Serial: "mvm-root", ReadOnly: true}}
+	}
 	host, err := listenProbe(dir)
 	if err != nil {
 		return err
@@ -210,6 +217,9 @@ func (h *probeHost) close() {
 	h.serving.Wait()
 }
 
+// errOldImage says nothing about Firecracker.
+var errOldImage = errors.New("the mvm-guest in the image is too old to take part")
+
 // both asks the guest, and has it ask its host.
 func (h *probeHost) both(ctx context.Context, v *vmm, when string, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
@@ -227,8 +237,8 @@ func (h *probeHost) both(ctx context.Context, v *vmm, when string, within time.D
 	if err == nil && resp.CallHostAck != nil && !resp.CallHostAck.Success && resp.CallHostAck.Detail != nil {
 		err = errors.New(*resp.CallHostAck.Detail)
 	}
-	if err == nil && resp.Error != nil {
-		err = errors.New(resp.Error.Message)
+	if _, said := errors.AsType[*guestproto.RemoteError](err); said || err == nil && resp.Error != nil {
+		return errOldImage
 	}
 	if err != nil || resp.CallHostAck == nil || !resp.CallHostAck.Success {
 		return fmt.Errorf("%s, its guest does not reach its host: %w", when, err)

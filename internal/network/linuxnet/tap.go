@@ -51,6 +51,73 @@ func (n *Network) OpenTAP(ctx context.Context, tenant, instance string, owner in
 	return f, nil
 }
 
+var _ network.NamedTAPs = (*Network)(nil)
+
+// KeepTAP is described at network.NamedTAPs.
+func (n *Network) KeepTAP(ctx context.Context, tenant, instance string, owner int) (string, error) {
+	if err := n.dropTAP(ctx, tenant, instance, false); err != nil {
+		return "", err
+	}
+	f, err := n.OpenTAP(ctx, tenant, instance, owner)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if err := control(f, func(fd int) error { return unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1) }); err != nil {
+		return "", mvm.Errorf(mvm.KindInternal, "keep the TAP of instance %s: %w", instance, os.NewSyscallError("TUNSETPERSIST", err))
+	}
+	return n.tapName(ctx, tenant, instance)
+}
+
+// DropTAP is described at network.NamedTAPs.
+func (n *Network) DropTAP(ctx context.Context, tenant, instance string) error {
+	return n.dropTAP(ctx, tenant, instance, true)
+}
+
+// tapName is the name of the instance's TAP.
+func (n *Network) tapName(ctx context.Context, tenant, instance string) (string, error) {
+	if err := n.lock(ctx, "name TAP"); err != nil {
+		return "", err
+	}
+	defer n.mu.Unlock()
+	t, i, err := n.cfg.Find(tenant, instance)
+	return mvm.TAPName(t.NetID, i.Offset), err
+}
+
+// dropTAP removes a TAP: one that a process holds only with force.
+func (n *Network) dropTAP(ctx context.Context, tenant, instance string, force bool) error {
+	name, err := n.tapName(ctx, tenant, instance)
+	if mvm.IsKind(err, mvm.KindNotFound) && force { // Apply or Sweep has removed it
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return n.ns.do(func() error {
+		if !force && n.tapHeld(name) {
+			return mvm.Errorf(mvm.KindState, "open TAP %s of instance %s: it is in use by another process", name, instance).
+				WithFix("end the VMM that uses it")
+		}
+		return n.removeLink(name)
+	})
+}
+
+// tapHeld reports that a process holds the TAP: it has no carrier otherwise.
+func (n *Network) tapHeld(name string) bool {
+	link, err := n.links.LinkByName(name)
+	return err == nil && link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
+}
+
+// control calls fn with the file's number, which stays its own meanwhile.
+func control(f *os.File, fn func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = fn(int(fd)) })
+	return errors.Join(cerr, err)
+}
+
 func tapError(t network.Tenant, i network.Instance, err error) error {
 	name := mvm.TAPName(t.NetID, i.Offset)
 	switch {

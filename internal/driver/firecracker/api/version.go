@@ -1,7 +1,8 @@
-package firecracker
+package api
 
 import (
 	"fmt"
+	"strings"
 
 	"mvm"
 )
@@ -27,4 +28,14 @@ func CheckVersion(version string) error {
 func refused(version, why string) error {
 	return mvm.Errorf(mvm.KindUnavailable, "use Firecracker %.40s: %s", version, why).
 		WithFix("install a release of 1.15, or 1.16.2 or later")
+}
+
+// VersionIn finds the version in what `firecracker --version` prints.
+func VersionIn(printed string) (string, bool) {
+	for line := range strings.Lines(printed) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "Firecracker v"); ok {
+			return v, true
+		}
+	}
+	return "", false
 }
