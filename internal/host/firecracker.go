@@ -19,7 +19,9 @@ func newFirecracker(o Options, bounds vmproc.Bounds, mark func() (string, error)
 		return nil, err
 	}
 	log.Warn("driver firecracker: " + firecracker.NeverRun)
-	return firecracker.New(firecracker.Options{StateDir: filepath.Join(o.DataDir, firecracker.Name), Bounds: bounds, Mark: mark, Log: log,
+	dir := filepath.Join(o.DataDir, firecracker.Name)
+	bounds.ProbeRoot = dir
+	return firecracker.New(firecracker.Options{StateDir: dir, Bounds: bounds, Mark: mark, Log: log,
 		Bounded: o.Trust.Production && !o.Trust.WeakIsolation, ProbeImage: func() (firecracker.ProbeImage, bool) { return probeImage(images, log) }})
 }
 

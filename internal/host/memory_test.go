@@ -22,6 +22,7 @@ import (
 	"mvm/internal/cli"
 	"mvm/internal/host"
 	"mvm/internal/testenv"
+	"mvm/test/fakevmm"
 )
 
 // What this program plays when it is told to by its environment.
@@ -35,6 +36,8 @@ const (
 func TestMain(m *testing.M) {
 	host.RunChild()
 	switch {
+	case fakevmm.Is():
+		os.Exit(fakevmm.Main(os.Args, os.Stdout, os.Stderr))
 	case os.Getenv(envAgent) != "", os.Getenv(envHostd) != "":
 		os.Exit(beAgent())
 	case os.Getenv(envPeek) != "":

@@ -112,6 +112,18 @@ func (m *machine) serve(s stream) {
 			if err := m.callHost(); err != nil {
 				resp.CallHostAck = &guestproto.Ack{Detail: new(err.Error())}
 			}
+		case req.Configure != nil:
+			resp = m.answerConfigure(*req.Configure)
+		case req.Status:
+			resp = guestproto.Response{Status: &guestproto.Status{Ready: true, UptimeSecs: 1}}
+		case req.WorkerStatus:
+			resp = guestproto.Response{WorkerStatus: &guestproto.WorkerStatus{Status: "idle"}}
+		case req.SleepPrep != nil:
+			resp = guestproto.Response{SleepPrepAck: &guestproto.SleepPrepAck{Success: true}}
+		case req.CheckpointIntegrations != nil:
+			resp = guestproto.Response{CheckpointResult: &guestproto.CheckpointResult{Success: true}}
+		case req.Wake:
+			resp = guestproto.Response{WakeAck: &guestproto.WakeAck{Success: true}}
 		case req.Shutdown != nil:
 			_ = guestproto.Send(s, guestproto.Response{ShutdownAck: &guestproto.Ack{Success: true}})
 			m.reset("reboot: Restarting system")
@@ -124,6 +136,17 @@ func (m *machine) serve(s stream) {
 			return
 		}
 	}
+}
+
+// answerConfigure has the guest take its configuration.
+func (m *machine) answerConfigure(c guestproto.Configure) guestproto.Response {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g, err := m.memory.load()
+	if err != nil {
+		return guestproto.Response{Error: &guestproto.Error{Message: err.Error()}}
+	}
+	return guestproto.Response{ConfigureAck: &guestproto.ConfigureAck{Success: true, Generation: c.Generation, BootID: g.BootID, UnixNanos: time.Now().UnixNano()}}
 }
 
 // reset ends the machine as a guest does.

@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/firecracker/api"
 	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/guestproto"
@@ -89,7 +90,7 @@ func (d *Driver) selfTest(ctx context.Context) (verdict, error) {
 		return v, mvm.Errorf(mvm.KindUnavailable, "test Firecracker with %s: %w", image.Initrd, err).WithFix("build the pools' images again with this version of mvm")
 	}
 	if err != nil {
-		if _, lacks := sys.Fault(err); lacks || ctx.Err() != nil { // that says nothing about Firecracker
+		if _, lacks := sys.Fault(err); lacks || ctx.Err() != nil || !isVerdict(err) { // that says nothing about Firecracker
 			return v, mvm.Errorf(mvm.KindUnavailable, "test Firecracker: %w", err)
 		}
 		v.Failed = err.Error()
@@ -101,6 +102,16 @@ func (d *Driver) selfTest(ctx context.Context) (verdict, error) {
 	d.verdict = &v
 	return v, nil
 }
+
+// isVerdict reports that an error is Firecracker's: it refused something, ended, or its
+// vsock does not work.
+func isVerdict(err error) bool {
+	_, refused := errors.AsType[*api.FaultError](err)
+	return refused || errors.Is(err, errGone) || errors.Is(err, errVsock)
+}
+
+// errVsock says that guest and host did not reach each other.
+var errVsock = errors.New("vsock")
 
 // lockState waits until no other process tests, and ends what one left that died over it.
 func (d *Driver) lockState(ctx context.Context) (*os.File, error) {
@@ -226,12 +237,12 @@ func (h *probeHost) both(ctx context.Context, v *vmm, when string, within time.D
 	defer cancel()
 	c, err := v.Dial(ctx, guestproto.GuestPort)
 	if err != nil {
-		return fmt.Errorf("%s, its guest does not answer its host: %w", when, err)
+		return fmt.Errorf("%s, its guest does not answer its host: %w: %w", when, errVsock, err)
 	}
 	defer c.Close()
 	resp, err := guestproto.Call(ctx, c, guestproto.Request{Ping: true})
 	if err != nil || !resp.Pong {
-		return fmt.Errorf("%s, its guest does not answer its host: %w", when, err)
+		return fmt.Errorf("%s, its guest does not answer its host: %w: %w", when, errVsock, err)
 	}
 	resp, err = guestproto.Call(ctx, c, guestproto.Request{CallHost: true})
 	if err == nil && resp.CallHostAck != nil && !resp.CallHostAck.Success && resp.CallHostAck.Detail != nil {
@@ -241,7 +252,7 @@ func (h *probeHost) both(ctx context.Context, v *vmm, when string, within time.D
 		return errOldImage
 	}
 	if err != nil || resp.CallHostAck == nil || !resp.CallHostAck.Success {
-		return fmt.Errorf("%s, its guest does not reach its host: %w", when, err)
+		return fmt.Errorf("%s, its guest does not reach its host: %w: %w", when, errVsock, err)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -28,7 +27,7 @@ import (
 
 // This test program is Firecracker too, when it runs under that name.
 func TestMain(m *testing.M) {
-	if exe, err := os.Executable(); err == nil && filepath.Base(exe) == "firecracker" {
+	if fakevmm.Is() {
 		os.Exit(fakevmm.Main(os.Args, os.Stdout, os.Stderr))
 	}
 	goleak.VerifyTestMain(m)
@@ -58,32 +57,10 @@ func newHost(t testing.TB) *host {
 	testenv.NeedRoot(t)
 	h := &host{dir: testenv.Dir(t)}
 	testenv.NothingLeft(t, h.dir)
-	h.bin = standIn(t)
+	h.bin = fakevmm.Install(t)
 	h.knobs(t, fakevmm.Knobs{})
 	t.Cleanup(func() { h.checkRequests(t) })
 	return h
-}
-
-// standIn copies this program to where every user may run it, as firecracker.
-func standIn(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "mvm-firecracker-")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	self, err := os.Executable()
-	must(t, err)
-	from, err := os.Open(self)
-	must(t, err)
-	defer from.Close()
-	to, err := os.OpenFile(filepath.Join(dir, "firecracker"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	must(t, err)
-	_, err = io.Copy(to, from)
-	must(t, errors.Join(err, to.Close()))
-	requests := filepath.Join(dir, fakevmm.RequestsFile)
-	must(t, os.WriteFile(requests, nil, 0o666))
-	must(t, os.Chmod(requests, 0o666))
-	return dir
 }
 
 func (h *host) knobs(t testing.TB, k fakevmm.Knobs) {
