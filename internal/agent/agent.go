@@ -61,9 +61,9 @@ type Options struct {
 	// APIAddress is where remote clients are answered; empty: nowhere.
 	APIAddress string
 
-	Store     *store.Store
-	Driver    driver.Driver
-	Network   network.Network
+	Store   *store.Store
+	Driver  driver.Driver
+	Network network.Network
 	// NamedTAPs is the Network where the driver's VMMs open TAPs by name; nil elsewhere.
 	NamedTAPs network.NamedTAPs
 	Images    image.Store
