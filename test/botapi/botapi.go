@@ -545,6 +545,14 @@ func (s *Server) Renumber(next int64) {
 	s.nextUpdate = next
 }
 
+// Continue has the next update and message get these numbers, as after another server of the
+// bot: OpenClaw drops what has a number that it knows.
+func (s *Server) Continue(update, message int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nextUpdate, s.nextMessage = update, message
+}
+
 // firstWins decodes an object. Of a name that is given twice the first counts, as in Telegram.
 func firstWins(b []byte, p map[string]any) error {
 	d := json.NewDecoder(bytes.NewReader(b))

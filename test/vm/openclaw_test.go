@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"mvm"
 	"mvm/internal/testenv"
+	"mvm/test/botapi"
 	"mvm/test/stubmodel"
 )
 
@@ -27,6 +29,9 @@ type openClaw struct {
 	url   string
 	token string
 	model *model
+
+	bot      *botapi.Server
+	botToken string
 }
 
 // model is the stub model of the demo, which the test can see and hold.
@@ -37,8 +42,11 @@ type model struct {
 	got  chan struct{} // a "wait" has arrived
 }
 
-// stubPort is the demo's.
-const stubPort = "18088"
+// The demo's ports, at which the tenant's guests may reach this host.
+const (
+	stubPort = "18088"
+	botPort  = "18089"
+)
 
 // openClaw takes the demo's assistant over.
 func (h *host) openClaw() *openClaw {
@@ -53,21 +61,28 @@ func (h *host) openClaw() *openClaw {
 	must(h.t, err)
 	o := &openClaw{host: h, id: i.ID, token: strings.TrimSpace(string(token)), model: &model{},
 		url: "http://" + gw.Bound[0].String() + "/v1/chat/completions"}
-	l, err := net.Listen("tcp", net.JoinHostPort(ten.Subnet.Addr().Next().String(), stubPort))
-	must(h.t, err)
-	srv := &http.Server{Handler: o.model.handler(), ReadHeaderTimeout: patience}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	h.t.Cleanup(func() {
-		must(h.t, srv.Close())
-		<-served
-	})
+	o.serve(ten.Subnet, stubPort, o.model.handler())
+	o.serveBot(ten.Subnet)
 	h.setPolicy(func(p *mvm.RuntimePolicy) { p.DrainTimeoutSeconds = 3 })
 	return o
 }
 
+// serve serves the tenant's guests on this host.
+func (o *openClaw) serve(subnet netip.Prefix, port string, handler http.Handler) {
+	o.t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(subnet.Addr().Next().String(), port))
+	must(o.t, err)
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: patience}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	o.t.Cleanup(func() {
+		must(o.t, srv.Close())
+		<-served
+	})
+}
+
 func (m *model) handler() http.Handler {
-	stub := &stubmodel.Server{Command: toolCommand, Reply: func(last string) string {
+	stub := &stubmodel.Server{Command: toolCommand, Reminders: true, Reply: func(last string) string {
 		if strings.Contains(last, "wait") {
 			m.mu.Lock()
 			got, held := m.got, m.held

@@ -3,6 +3,7 @@ package vm_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -45,6 +46,36 @@ func search(path string, texts []string) (hits []string, err error) {
 		return nil, err
 	}
 	defer f.Close()
+	return searchIn(f, texts)
+}
+
+// searchMemory returns those of the texts that are in the guest's memory, as its VMM has it.
+func searchMemory(pid int, texts []string) (hits []string, err error) {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil, err
+	}
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer mem.Close()
+	const guest = 64 << 20 // more than anything else that a VMM maps
+	for line := range strings.Lines(string(maps)) {
+		var from, to int64
+		if _, err := fmt.Sscanf(line, "%x-%x rw", &from, &to); err != nil || to-from < guest {
+			continue
+		}
+		found, err := searchIn(io.NewSectionReader(mem, from, to-from), texts)
+		hits = append(hits, found...)
+		if err != nil {
+			return hits, err
+		}
+	}
+	return hits, nil
+}
+
+func searchIn(f io.Reader, texts []string) (hits []string, err error) {
 	const keep = 256 // longer than any text: one may lie across two reads
 	buf := make([]byte, 4<<20+keep)
 	have := 0
