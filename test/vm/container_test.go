@@ -102,7 +102,10 @@ desired_running = 1
 	workers, err := h.client.Pool(h.ctx(), "acme", "workers")
 	must(t, err)
 	workers.Spec.Flake = over.Ref
-	h.change(workers.Spec)
+	_, err = h.client.UpdatePool(h.ctx(), "acme", "workers", mvm.PoolUpdate{Spec: &workers.Spec})
+	must(t, err)
+	_, err = h.client.BuildPool(h.ctx(), "acme", "workers", nil)
+	must(t, err)
 	if got, want := h.page(p.Bound[0].String(), "/"), "user 1000:1001, in /srv/other, mode added, /bin/app has 2 names, request 1\n"; got != want {
 		t.Errorf("with files over the container image: %q, want %q", got, want)
 	}
