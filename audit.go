@@ -25,6 +25,7 @@ const (
 	TenantDestroyed   Action = "TenantDestroyed"
 	QuotaExceeded     Action = "QuotaExceeded"
 	SecretsRotated    Action = "SecretsRotated"
+	TenantKeyRotated  Action = "TenantKeyRotated"
 	SnapshotCreated   Action = "SnapshotCreated"
 	SnapshotRestored  Action = "SnapshotRestored"
 	SnapshotDeleted   Action = "SnapshotDeleted"
@@ -98,7 +99,7 @@ type Event struct {
 // Actions are all that an Event can record.
 func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
-		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated,
+		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated, TenantKeyRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
 		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, ReplyInterrupted, MessageRead, MessageRetried, MessageDropped,
 		TimerSet, TimerFired, TimerSkipped, AuditBroken}

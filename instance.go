@@ -243,4 +243,6 @@ type SnapshotRef struct {
 	BootID   string    `json:"boot_id"` // of the host
 	// Consumed: vCPUs were about to run from it, so memory and disks may have gone on.
 	Consumed bool `json:"consumed,omitempty"`
+	// Sealed: its files are encrypted with the tenant's key. Those of older versions are not.
+	Sealed bool `json:"sealed,omitempty"`
 }

@@ -92,14 +92,14 @@ func TestSetAsideCutOff(t *testing.T) {
 	if err := os.MkdirAll(aside, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(filepath.Join(dir, "snapshots", snap, "state"), filepath.Join(aside, "state")); err != nil {
+	if err := os.Rename(filepath.Join(dir, "snapshots", snap, "map"), filepath.Join(aside, "map")); err != nil {
 		t.Fatal(err)
 	}
 	h.start()
 	if got := h.do(i.ID, mvm.OpWake); got.Last.Kind != "cold" {
 		t.Errorf("woke by %q, want cold", got.Last.Kind)
 	}
-	for _, name := range []string{"state", "memory"} {
+	for _, name := range []string{"map", "device"} {
 		if _, err := os.Stat(filepath.Join(aside, name)); err != nil {
 			t.Errorf("the only copy is gone: %v", err)
 		}

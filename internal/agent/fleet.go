@@ -127,3 +127,14 @@ func (a *Agent) GCPool(ctx context.Context, tenant, pool string) ([]mvm.Build, e
 func (a *Agent) DestroyPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) error {
 	return a.fleet.DestroyPool(ctx, tenant, pool, progress)
 }
+
+// RotateKey implements api.Service.
+func (a *Agent) RotateKey(ctx context.Context, tenant string) error {
+	return a.fleet.RotateKey(ctx, tenant)
+}
+
+// sleepers are what the fleet sees of snapshots.
+type sleepers struct{ a *Agent }
+
+// Rewrap is described at fleet.Sleepers.
+func (s sleepers) Rewrap(i mvm.Instance) error { return s.a.folders.Snapshots(i).Rewrap() }

@@ -155,14 +155,20 @@ func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
 		return d, err
 	}
 	for _, i := range instances {
+		own := ""
 		if i.Snapshot != nil {
-			n, err := a.folders.Snapshots(i).Bytes(i.Snapshot.ID)
-			if errors.Is(err, sys.ErrForeign) {
-				a.log.Warn("not measured", "instance", i.ID, "error", err)
-			} else if err != nil {
-				return d, err
-			}
+			own = i.Snapshot.ID
+		}
+		n, err := a.folders.Snapshots(i).Bytes(own)
+		if errors.Is(err, sys.ErrForeign) {
+			a.log.Warn("not measured", "instance", i.ID, "error", err)
+		} else if err != nil {
+			return d, err
+		}
+		if own != "" || i.State.HoldsMemory() {
 			d.Sleepers += n
+		} else {
+			d.SetAside += n
 		}
 		data, aside, err := a.diskBytes(i.ID)
 		if errors.Is(err, sys.ErrForeign) { // it must not hide what the others take

@@ -195,7 +195,7 @@ func (h *host) wantWhole(id, at, boot string, keeps bool) {
 }
 
 // sleeperNames is what the folder of a sleeper has.
-var sleeperNames = []string{"data.img", "memory", "snapshots"}
+var sleeperNames = []string{"data.img", "segments", "snapshots"}
 
 // names is what the instance's folder has.
 func (h *host) names(id string) []string {

@@ -16,6 +16,7 @@ import (
 	"mvm/internal/reconcile"
 	"mvm/internal/recovery"
 	"mvm/internal/schedule"
+	"mvm/internal/secrets"
 	"mvm/internal/session"
 )
 
@@ -23,7 +24,7 @@ import (
 // for it when it is called.
 func (a *Agent) join() {
 	opt := a.opt
-	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log)
+	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log, a.tenantKey)
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, NamedTAPs: opt.NamedTAPs, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
 		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
@@ -40,7 +41,7 @@ func (a *Agent) join() {
 	a.reconciler = reconcile.New(a.ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
 		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
 	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a},
-		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Log: opt.Log, Rand: opt.Rand})
+		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Sleepers: sleepers{a}, Log: opt.Log, Rand: opt.Rand})
 	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: opt.Driver, VMMs: vmms{a.live}, Guests: a.live,
 		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
@@ -50,3 +51,6 @@ func (a *Agent) join() {
 	a.declare = declare.New(declare.Options{Records: records{a.fleet}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,
 		Log: opt.Log, NodeID: a.nodeID, File: opt.DesiredFile, Trust: opt.Trust, Seam: opt.Seam})
 }
+
+// tenantKey is the key with which a tenant's snapshots are sealed.
+func (a *Agent) tenantKey(tenant string) (*secrets.TenantKey, error) { return a.fleet.Key(tenant) }

@@ -111,7 +111,7 @@ func must(t *testing.T, err error) {
 
 // planted are the names in both folders; a snapshot's id stands for %s.
 var planted = []string{"dir:data.img", "dir:data.img.new", "dir:memory", "dir:console.log", "dir:fake-disk.json",
-	"dir:log.jsonl", "dir:log.jsonl.1", "dir:previous.jsonl", "dir:previous.jsonl.1", "dir:snapshots", "dir:snapshots/%s", "dir:snapshots/%s/state", "dir:set-aside",
+	"dir:log.jsonl", "dir:log.jsonl.1", "dir:previous.jsonl", "dir:previous.jsonl.1", "dir:snapshots", "dir:snapshots/%s", "dir:snapshots/%s/map", "dir:snapshots/%s/device", "dir:set-aside", "dir:segments", "dir:previous", "dir:previous/%s",
 	"run:v.sock_53", "run:v.sock_99", "run:fake-vmm.json", "run:vmm.json", "run:chan.sock"}
 
 // TestNothingPlantedIsFollowed puts something foreign at every name in an instance's
@@ -185,7 +185,7 @@ func loseState(h *host, id, snap string) {
 			return
 		}
 	}
-	_ = os.Remove(filepath.Join(dir, snap, "state"))
+	_ = os.Remove(filepath.Join(dir, snap, "map"))
 }
 
 type plantedOp struct {

@@ -59,6 +59,12 @@ func (c *Client) RotateSecrets(ctx context.Context, tenant string) (int, error) 
 	return a.Generation, err
 }
 
+// RotateKey implements Service.
+func (c *Client) RotateKey(ctx context.Context, tenant string) error {
+	_, err := call[none](ctx, c, "POST", tenantPath(tenant)+"/key/rotate", nil)
+	return err
+}
+
 // CreatePool implements Service.
 func (c *Client) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
 	return wire.From(call[wire.Pool](ctx, c, "POST", tenantPath(tenant)+"/pools", wire.PoolSpec{}.Of(spec)))

@@ -146,6 +146,9 @@ func calls() []call {
 		{name: "SetSecrets", asks: js([]any{"acme", secrets}), want: 5, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.SetSecrets(x, "acme", secrets))
 		}},
+		{name: "RotateKey", asks: `["acme"]`, do: func(x context.Context, c api.Service, _ progress) (any, error) {
+			return nil, c.RotateKey(x, "acme")
+		}},
 		{name: "RotateSecrets", asks: `["acme"]`, want: 6, do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.RotateSecrets(x, "acme"))
 		}},

@@ -58,6 +58,9 @@ func (s *Server) tenantRoutes(t *table) {
 		n, err := s.svc(ctx).RotateSecrets(ctx, p.tenant)
 		return generationAnswer{Generation: n}, err
 	}))
+	t.add("POST /v1/tenants/{tenant}/key/rotate", forOperators, "Encrypt with another key of the tenant what its sleeping instances hold", unary(s, ofAgent, func(ctx context.Context, p params, _ none) (none, error) {
+		return none{}, s.svc(ctx).RotateKey(ctx, p.tenant)
+	}))
 }
 
 func (s *Server) poolRoutes(t *table) {

@@ -86,6 +86,11 @@ func (s *scope) SetSecrets(ctx context.Context, tenant string, secrets map[strin
 	return s.svc.SetSecrets(ctx, tenant, secrets)
 }
 
+// RotateKey implements Service: keys of the host are not the tenant's to set.
+func (s *scope) RotateKey(context.Context, string) error {
+	return s.operatorsOnly("rotate a tenant's key")
+}
+
 // RotateSecrets implements Service.
 func (s *scope) RotateSecrets(ctx context.Context, tenant string) (int, error) {
 	if err := s.own(tenant); err != nil {

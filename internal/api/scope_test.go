@@ -100,7 +100,7 @@ func TestImagesOfTenantsAreTheBuildersWord(t *testing.T) {
 // nothing, or only a part.
 func decisions() map[string]string {
 	return map[string]string{
-		"CreateTenant": "refused", "UpdateTenant": "refused", "DestroyTenant": "refused",
+		"CreateTenant": "refused", "UpdateTenant": "refused", "DestroyTenant": "refused", "RotateKey": "refused",
 		"Tenants": "own", "Tenant": "own", "SetSecrets": "own", "RotateSecrets": "own",
 		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
 		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Usage": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "DoctorTenant": "own", "Messages": "own", "Message": "own", "RetryMessage": "own", "DropMessage": "own", "Logs": "own", "Exec": "own", "Copy": "own",

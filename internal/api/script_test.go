@@ -171,6 +171,10 @@ func (s *script) DestroyTenant(ctx context.Context, id string, progress func(mvm
 func (s *script) SetSecrets(ctx context.Context, tenant string, secrets map[string][]byte) (int, error) {
 	return 5, s.note(ctx, "SetSecrets", tenant, secrets)
 }
+func (s *script) RotateKey(ctx context.Context, tenant string) error {
+	return s.note(ctx, "RotateKey", tenant)
+}
+
 func (s *script) RotateSecrets(ctx context.Context, tenant string) (int, error) {
 	return 6, s.note(ctx, "RotateSecrets", tenant)
 }

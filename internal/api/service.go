@@ -29,6 +29,8 @@ type Service interface {
 	SetSecrets(ctx context.Context, tenant string, secrets map[string][]byte) (int, error)
 	// RotateSecrets gives the tenant's secrets a new generation and delivers it.
 	RotateSecrets(ctx context.Context, tenant string) (int, error)
+	// RotateKey gives the tenant another key for what is encrypted of its sleeping instances.
+	RotateKey(ctx context.Context, tenant string) error
 
 	CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error)
 	UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error)

@@ -108,6 +108,7 @@ var argsOf = map[string][]string{
 	"tenant info":                {"acme"},
 	"tenant list":                {""},
 	"tenant secrets list":        {"acme"},
+	"tenant rotate-key":          {"acme"},
 	"tenant secrets rotate":      {"acme"},
 	"tenant secrets set":         {"acme k=FILE", "acme EVIL", "acme k=EVIL"},
 	"tenant update":              {"acme --pinned", "acme --max-running EVIL"},

@@ -137,6 +137,10 @@ func (s wickedService) DestroyTenant(_ context.Context, _ string, progress func(
 func (s wickedService) SetSecrets(context.Context, string, map[string][]byte) (int, error) {
 	return some[int](s)
 }
+func (s wickedService) RotateKey(context.Context, string) error {
+	_, err := some[int](s)
+	return err
+}
 func (s wickedService) RotateSecrets(context.Context, string) (int, error) { return some[int](s) }
 func (s wickedService) CreatePool(context.Context, string, mvm.PoolSpec) (mvm.Pool, error) {
 	return some[mvm.Pool](s)

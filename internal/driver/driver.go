@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/secrets"
 )
 
 // Driver runs instances in one kind of VMM.
@@ -92,10 +93,11 @@ type VMM interface {
 	// Resume is idempotent. After an error Paused says whether the vCPUs have run.
 	Resume(ctx context.Context) error
 
-	// Snapshot writes the device state of the paused VMM, and what of the guest's memory
-	// the instance's memory file does not hold already. When it returns, all files are
-	// complete and fsynced. The VMM stays paused: Resume goes on as if nothing was, and
-	// then the snapshot no longer fits and must be discarded.
+	// Snapshot writes the device state and the memory of the paused VMM, sealed where the
+	// driver does that. When it
+	// returns, all files are complete and fsynced. The VMM stays paused: Resume goes on as if
+	// nothing was, and then the snapshot no longer fits and must be discarded. After an error
+	// nothing of it is left.
 	Snapshot(ctx context.Context, snap Snapshot) error
 
 	// Powerdown asks the guest to power off by the machine's means (ACPI). The
@@ -163,6 +165,9 @@ type Features struct {
 	Snapshot bool `json:"snapshot"`
 	// Process: VMMs are processes (PID, cgroup).
 	Process bool `json:"process"`
+	// Sealed: snapshots are written sealed with a key, and without one only restored. Others
+	// write them in the clear, and take no key.
+	Sealed bool `json:"sealed,omitempty"`
 	// TAPByName: VMMs open TAPs by name, Spec.TAPName.
 	TAPByName bool `json:"tap_by_name,omitempty"`
 }
@@ -189,7 +194,7 @@ type Spec struct {
 	// not close them. It opens the others by their path.
 	Opened map[string]*os.File
 
-	Memory  string // the guest's memory as its last snapshot has it, made by the driver, 0600, owned by UID
+	Memory  string // the guest's memory, of a snapshot in the clear; made by the driver, 0600
 	Console string // console log, appended to and bounded by the driver
 
 	TAP *os.File // the driver hands it on and does not close it
@@ -206,17 +211,30 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// Snapshot names the files of one snapshot. The memory is Spec.Memory, and what that
-// lacks is beside the device state, until the driver has put it there.
+// Snapshot names the files of one snapshot, and has the key that seals them: the map of the
+// memory and the device state in a folder, and segments in another, which all snapshots of
+// the instance share. See package atrest, which writes and reads them for all drivers.
 type Snapshot struct {
-	State string // device state
+	ID       string // names it among all, and is sealed with it
+	State    string // is in its folder
+	Segments string // the folder of segments, which is there
+	// Previous is the snapshot from which the guest was restored: what the memory has in
+	// common with it is not written again. It may be the zero value.
+	Previous Previous
+	// Key is the tenant's. Without it the snapshot is one in the clear, of an older version or of
+	// a driver that seals none: State is the device state and Spec.Memory the memory, and what
+	// that lacks is beside the state.
+	Key *secrets.TenantKey
 }
 
-// Pages is the file of the pages that Spec.Memory lacks.
+// Previous is where the map of an earlier snapshot is.
+type Previous struct{ ID, Dir string }
+
+// Pages is the file of the pages that Spec.Memory lacks, in a snapshot without a key.
 func (s Snapshot) Pages() string { return s.State + PagesSuffix }
 
 // Whole is the file of all of the guest's memory, which is to take the place of
-// Spec.Memory.
+// Spec.Memory, in a snapshot without a key.
 func (s Snapshot) Whole() string { return s.State + WholeSuffix }
 
 // The ends of the names of what is beside a device state.

@@ -12,13 +12,14 @@ import (
 // destroyEvery is the pause between looks at what is being destroyed.
 const destroyEvery = 30 * time.Second
 
-// Run goes on with destructions of tenants and pools that failed half-way or were cut off,
-// until ctx ends.
+// Run goes on with destructions of tenants and pools, and rotations of keys, that failed
+// half-way or were cut off, until ctx ends.
 func (f *Fleet) Run(ctx context.Context) {
 	finish := func() {
 		for _, d := range f.doomed() {
 			f.finishDestroy(ctx, d)
 		}
+		f.finishRotations(ctx)
 	}
 	finish()
 	wait.Every(ctx, destroyEvery, finish)

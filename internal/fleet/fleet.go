@@ -12,6 +12,7 @@ import (
 	"mvm"
 	"mvm/internal/image"
 	"mvm/internal/network"
+	"mvm/internal/secrets"
 	"mvm/internal/store"
 	"mvm/internal/wait"
 )
@@ -87,6 +88,8 @@ type Sealer interface {
 	Open(tenant string, generation int, sealed []byte) (map[string][]byte, error)
 	Hash(tenant string, values map[string][]byte) (string, error)
 	ChannelKey(tenant, pool, channel string) ([]byte, error)
+	NewTenantKey(tenant string) (key *secrets.TenantKey, sealed []byte, err error)
+	OpenTenantKey(tenant string, sealed []byte) (*secrets.TenantKey, error)
 }
 
 // Options are what a fleet is made of. All of them are required.
@@ -101,6 +104,7 @@ type Options struct {
 	Deliver   Deliver
 	Watch     Watch
 	Sealer    Sealer
+	Sleepers  Sleepers
 	Log       *slog.Logger
 	// Rand is where ids come from. It is safe for concurrent use.
 	Rand io.Reader

@@ -42,6 +42,9 @@ func (f *Fleet) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 		if err := tx.PutTenant(t); err != nil {
 			return err
 		}
+		if _, err := f.newKey(tx, t.ID, nil); err != nil {
+			return err
+		}
 		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
 	})
 	if err != nil {

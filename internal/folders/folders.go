@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/secrets"
 	"mvm/internal/snapshot"
 	"mvm/internal/sys"
 )
@@ -23,11 +24,12 @@ import (
 type Folders struct {
 	root, runRoot string
 	log           *slog.Logger
+	shared        *snapshot.Shared
 }
 
-// New are the folders below the data folder and the run folder.
-func New(dataDir, runDir string, log *slog.Logger) Folders {
-	return Folders{filepath.Join(dataDir, "instances"), filepath.Join(runDir, "i"), log}
+// New are the folders below the data folder and the run folder. key is the key of a tenant.
+func New(dataDir, runDir string, log *slog.Logger, key func(tenant string) (*secrets.TenantKey, error)) Folders {
+	return Folders{filepath.Join(dataDir, "instances"), filepath.Join(runDir, "i"), log, &snapshot.Shared{Key: key}}
 }
 
 // Root is the parent of all durable folders.
@@ -55,7 +57,7 @@ var HostSocket = fmt.Sprintf("v.sock_%d", guestproto.HostPort)
 
 // Snapshots are those of the instance.
 func (f Folders) Snapshots(i mvm.Instance) snapshot.Files {
-	return snapshot.Files{Instance: i.ID, Dir: f.Dir(i.ID), UID: i.UID}
+	return snapshot.Files{Instance: i.ID, Tenant: i.Tenant, Dir: f.Dir(i.ID), UID: i.UID, Shared: f.shared}
 }
 
 // In calls fn with the instance's durable folder. verb begins the error.

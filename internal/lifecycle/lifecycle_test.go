@@ -100,7 +100,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	f := folders.New(t.TempDir(), t.TempDir(), log)
+	f := folders.New(t.TempDir(), t.TempDir(), log, nil)
 	err = errors.Join(f.MakeRoots(), st.Update(func(tx *store.Tx) error {
 		return errors.Join(tx.ReserveNetID("acme", 1, time.Now()), tx.PutTenant(mvm.Tenant{ID: "acme", NetID: 1, Subnet: mvm.DefaultSubnet(1)}),
 			tx.PutPool(mvm.Pool{Tenant: "acme", Spec: mvm.PoolSpec{ID: "agents", Role: mvm.RoleWorker}}),

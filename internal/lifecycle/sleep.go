@@ -55,7 +55,11 @@ func (o *operation) finishSleep(ctx context.Context) error {
 	if err := o.run(ctx, mvm.OpSleep, []step{{name: "release", do: o.releaseVMM}}); err != nil {
 		return err
 	}
-	n, err := o.l.opt.Folders.Snapshots(o.inst).Bytes(o.inst.Snapshot.ID)
+	files := o.l.opt.Folders.Snapshots(o.inst)
+	if err := files.Settled(*o.inst.Snapshot); err != nil { // the next sleep does it again
+		o.log.Warn("remove what the snapshot before had", "error", err)
+	}
+	n, err := files.Bytes(o.inst.Snapshot.ID)
 	if err != nil {
 		return err
 	}
@@ -197,13 +201,19 @@ func (o *operation) resumeVMM(ctx context.Context) error {
 	return err
 }
 
-// snapshot writes device state beside the memory file and describes both in ref.
+// snapshot writes memory and device state, sealed if the driver does that, and describes them
+// in ref.
 func (o *operation) snapshot(ctx context.Context, ref *mvm.SnapshotRef) error {
 	v, err := o.vmm()
 	if err != nil {
 		return err
 	}
-	err = o.l.opt.Folders.Snapshots(o.inst).Write(ref.ID, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
+	info, err := o.l.opt.Driver.Info(ctx)
+	if err != nil {
+		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
+	}
+	ref.Sealed = info.Features.Sealed
+	err = o.l.opt.Folders.Snapshots(o.inst).Write(*ref, func(files driver.Snapshot) error { return v.Snapshot(ctx, files) })
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,10 @@ func (o *operation) restore(ctx context.Context) error {
 }
 
 func (o *operation) restoreVMM(ctx context.Context) error {
-	files := o.l.opt.Folders.Snapshots(o.inst).Of(o.inst.Snapshot.ID)
+	files, err := o.l.opt.Folders.Snapshots(o.inst).Of(*o.inst.Snapshot)
+	if err != nil {
+		return err
+	}
 	return o.l.opt.VMMs.Launch(ctx, o.inst, false, func(s driver.Spec) (driver.VMM, error) {
 		o.vmmName, o.snapBytes = o.inst.Snapshot.VMM, o.inst.Snapshot.Bytes
 		return o.l.opt.Driver.Restore(ctx, s, files)
@@ -199,7 +202,7 @@ func (o *operation) openAfterRestore(ctx context.Context) error {
 	if snap == nil {
 		return nil
 	}
-	if err := o.l.opt.Folders.Snapshots(o.inst).Remove(snap.ID); err != nil { // the next start of the agent sweeps it
+	if err := o.l.opt.Folders.Snapshots(o.inst).Spent(snap.ID); err != nil { // the next start of the agent sweeps it
 		o.log.Warn("remove used snapshot", "error", err)
 	}
 	return nil
@@ -261,5 +264,5 @@ func (l *Lifecycle) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, e
 	if misfit := host.Misfit(*i.Snapshot, i); misfit != nil {
 		return misfit, nil
 	}
-	return l.opt.Folders.Snapshots(i).Missing(i.Snapshot.ID)
+	return l.opt.Folders.Snapshots(i).Missing(*i.Snapshot)
 }

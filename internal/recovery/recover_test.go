@@ -132,7 +132,7 @@ func TestRecover(t *testing.T) {
 	st, done := newStore(t, instances()), make(chan struct{})
 	log := slog.New(slog.DiscardHandler)
 	sched := &timers{}
-	r := recovery.New(recovery.Options{Store: st, VMMs: vmms{h}, Networks: h, Ports: h, Deliver: h, Queue: h, Schedule: sched, Folders: folders.New(t.TempDir(), t.TempDir(), log),
+	r := recovery.New(recovery.Options{Store: st, VMMs: vmms{h}, Networks: h, Ports: h, Deliver: h, Queue: h, Schedule: sched, Folders: folders.New(t.TempDir(), t.TempDir(), log, nil),
 		Log: log, Seam: func(string, string) error { return nil }, Recovered: done})
 	if err := r.Recover(t.Context()); err != nil {
 		t.Fatal(err)

@@ -33,6 +33,7 @@ const WrappedSize = saltSize + KeySize + tagSize
 type TenantKey struct {
 	secret []byte
 	id     [IDSize]byte
+	former *TenantKey // nil: none is in use any more
 }
 
 // NewTenantKey makes a random key for the tenant. sealed is what to store of it.
@@ -105,7 +106,22 @@ func newTenantKey(secret []byte) (*TenantKey, error) {
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindInternal, "derive id of tenant key: %w", err)
 	}
-	return &TenantKey{secret, [IDSize]byte(id)}, nil
+	return &TenantKey{secret: secret, id: [IDSize]byte(id)}, nil
+}
+
+// Over is the key, which also opens what the former one wrapped.
+func (t *TenantKey) Over(former *TenantKey) *TenantKey {
+	return &TenantKey{secret: t.secret, id: t.id, former: former}
+}
+
+// Named is the key with the id, among this one and the former; nil: neither has it.
+func (t *TenantKey) Named(id [IDSize]byte) *TenantKey {
+	for k := t; k != nil; k = k.former {
+		if k.id == id {
+			return k
+		}
+	}
+	return nil
 }
 
 // ID names the key and says nothing else of it.

@@ -7,33 +7,29 @@ import (
 	"mvm/internal/sys"
 )
 
-// SetAside moves a snapshot's memory, device state and what is beside that to a folder of
-// their own. It can run twice: what it has moved before stays.
+// SetAside moves a snapshot's map and device state to a folder of their own, and of an older
+// version's the memory too. It can run twice: what it has moved before stays.
 func (f Files) SetAside(id string) error {
-	err := f.in("set snapshot aside", func(d *sys.Folder) error {
-		return inMade(d, setAsideDir, id, func(aside *sys.Folder) error {
+	defer f.Shared.busy.Lock(f.Instance)()
+	return f.in("set snapshot aside", func(d *sys.Folder) error {
+		err := inMade(d, setAsideDir, id, func(aside *sys.Folder) error {
 			err := inSnapshot(d, id, func(own *sys.Folder) error { return moveParts(own, aside) })
 			return errors.Join(sys.IfThere(err), sys.IfThere(moveFile(d, aside, memoryFile, f.UID)))
 		})
+		if err != nil {
+			return err
+		}
+		return removeOwn(d, id)
 	})
-	if err != nil {
-		return err
-	}
-	return f.Remove(id)
 }
 
-// BringBack is the reverse of SetAside. State and memory have to be there.
+// BringBack is the reverse of SetAside. All parts have to be there.
 func (f Files) BringBack(id string) error {
+	defer f.Shared.busy.Lock(f.Instance)()
 	err := f.in("bring snapshot back", func(d *sys.Folder) error {
 		return d.InSub(setAsideDir, func(all *sys.Folder) error {
 			err := all.InSub(id, func(aside *sys.Folder) error {
-				_, _, noState := aside.Size(stateFile)
-				_, _, noMemory := aside.Size(memoryFile, f.UID)
-				_, _, noWhole := aside.Size(wholeFile)
-				if noWhole == nil {
-					noMemory = nil // it is to take the memory's place
-				}
-				if err := errors.Join(noState, noMemory); err != nil {
+				if err := f.whole(aside); err != nil {
 					return err
 				}
 				return inMade(d, snapshotsDir, id, func(own *sys.Folder) error {
@@ -52,6 +48,22 @@ func (f Files) BringBack(id string) error {
 	return err
 }
 
+// whole says what a snapshot that was set aside lacks.
+func (f Files) whole(aside *sys.Folder) error {
+	_, _, noMap := aside.Size(mapFile)
+	_, _, noDevice := aside.Size(deviceFile)
+	if noMap == nil || noDevice == nil {
+		return errors.Join(noMap, noDevice)
+	}
+	_, _, noState := aside.Size(stateFile)
+	_, _, noMemory := aside.Size(memoryFile, f.UID)
+	_, _, noWhole := aside.Size(wholeFile)
+	if noWhole == nil {
+		noMemory = nil // it is to take the memory's place
+	}
+	return errors.Join(noState, noMemory)
+}
+
 // Unbring moves aside what a restore that was cut off has moved back.
 func (f Files) Unbring(i mvm.Instance) error {
 	if i.Op == nil || i.Op.Kind != mvm.OpRestore || i.Op.Snapshot == "" || i.Snapshot != nil {
@@ -60,14 +72,14 @@ func (f Files) Unbring(i mvm.Instance) error {
 	return f.SetAside(i.Op.Snapshot)
 }
 
-// moveParts moves what a snapshot has in its own folder. The state goes last.
+// moveParts moves what a snapshot has in its own folder.
 func moveParts(from, to *sys.Folder) error {
-	for _, name := range []string{pagesFile, wholeFile} {
+	for _, name := range partNames() {
 		if err := sys.IfThere(moveFile(from, to, name)); err != nil {
 			return err
 		}
 	}
-	return sys.IfThere(moveFile(from, to, stateFile))
+	return nil
 }
 
 // moveFile moves a file that is mvm's.
@@ -80,20 +92,15 @@ func moveFile(from, to *sys.Folder, name string, owners ...int) error {
 
 // RemoveAside removes the files of a snapshot that is set aside no longer.
 func (f Files) RemoveAside(id string) error {
-	return sys.IfThere(f.in("remove snapshot", func(d *sys.Folder) error {
-		return d.InSub(setAsideDir, func(all *sys.Folder) error { return all.RemoveAll(id) })
-	}))
+	return f.sweeping("remove snapshot", func(d *sys.Folder) error {
+		return sys.IfThere(d.InSub(setAsideDir, func(all *sys.Folder) error { return all.RemoveAll(id) }))
+	})
 }
 
 // KeepAside removes what lies among the snapshots that were set aside and is none that the
 // instance knows of, and says what. The instance's own may be on its way there.
 func (f Files) KeepAside(i mvm.Instance) (removed []string, err error) {
-	return removed, sys.IfThere(f.in("sweep what was set aside", func(d *sys.Folder) error {
-		return d.InSub(setAsideDir, func(all *sys.Folder) (err error) {
-			removed, err = keep(all, i.HasSnapshot)
-			return err
-		})
-	}))
+	return f.keepIn("sweep what was set aside", setAsideDir, i.HasSnapshot)
 }
 
 // AsideBytes is what snapshots that were set aside take in the instance's folder.

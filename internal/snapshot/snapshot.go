@@ -2,18 +2,27 @@
 // and fits, how it is set aside and brought back, what it takes on the disk, and its
 // removal.
 //
-// A snapshot has two parts. The guest's memory is the instance's own memory file, of which
-// there is one. The device state is a file in a folder of the snapshot's, and beside it is
-// what the memory file lacks, or a memory file that is to take its place, until the driver
-// has put it there:
+// A snapshot is a map of the guest's memory and the state of its devices, in a folder of its
+// own. The pages are in segments, which all snapshots of an instance share. All of these are
+// sealed with the tenant's key; see packages segment and sealed.
+//
+//	<instance>/segments/seg-<random>
+//	<instance>/snapshots/<snapshot>/{map,device}
+//	<instance>/set-aside/<snapshot>/{map,device}
+//	<instance>/previous/<snapshot>/map            while its guest runs
+//
+// A snapshot that can't be used is set aside, and its segments stay. The map of one that a
+// guest was restored from is kept until the next sleep, which writes only what differs from
+// it. What no map names is swept.
+//
+// Older versions kept snapshots in the clear, and a driver that seals none still does. These
+// can be restored, set aside and brought back; a sealed sleep leaves none:
 //
 //	<instance>/memory
-//	<instance>/snapshots/<snapshot>/{state,state.pages,state.memory}
-//	<instance>/set-aside/<snapshot>/{memory,state,state.pages,state.memory}
+//	<instance>/{snapshots,set-aside}/<snapshot>/{state,state.pages,state.memory}
+//	<instance>/set-aside/<snapshot>/memory
 //
-// A snapshot that can't be used is set aside with all parts, so that a boot does not touch
-// its memory. All of it is in the instance's durable folder and goes through a
-// sys.Folder.
+// All of it is in the instance's durable folder and goes through a sys.Folder.
 package snapshot
 
 import (
@@ -23,35 +32,55 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/secrets"
+	"mvm/internal/snapshot/segment"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 // The names in an instance's folder.
 const (
 	memoryFile   = "memory"
+	segmentsDir  = "segments"
 	snapshotsDir = "snapshots"
 	setAsideDir  = "set-aside"
-	stateFile    = "state"
+	previousDir  = "previous"
 )
 
-// The names of what may be beside the device state.
+// The names in a snapshot's folder.
 const (
-	pagesFile = stateFile + driver.PagesSuffix
-	wholeFile = stateFile + driver.WholeSuffix
+	mapFile    = segment.MapFile
+	deviceFile = segment.DeviceFile
+	stateFile  = "state" // of an older version, with what may be beside it
+	pagesFile  = stateFile + driver.PagesSuffix
+	wholeFile  = stateFile + driver.WholeSuffix
 )
 
-// MemoryFile is the name of the guest's memory in the instance's folder.
+// MemoryFile is the name of the guest's memory in the instance's folder, as older versions
+// kept it.
 const MemoryFile = memoryFile
 
 // IsFolder reports whether an entry of an instance's folder with the name is one of the
 // folders that this package makes.
-func IsFolder(name string) bool { return name == snapshotsDir || name == setAsideDir }
+func IsFolder(name string) bool {
+	return name == snapshotsDir || name == setAsideDir || name == segmentsDir || name == previousDir
+}
+
+// Shared is what the snapshots of all instances of a host share.
+type Shared struct {
+	// Key is the key of the tenant.
+	Key func(tenant string) (*secrets.TenantKey, error)
+	// busy are instances whose segments are written, or swept.
+	busy wait.Locks
+}
 
 // Files are the snapshots of one instance, in its durable folder.
 type Files struct {
 	Instance string // id, for errors
+	Tenant   string
 	Dir      string // the instance's folder
 	UID      int    // user of its VMM, to whom the memory may belong
+	Shared   *Shared
 }
 
 // in calls fn with the instance's folder. verb begins the error.
@@ -68,25 +97,63 @@ func inSnapshot(d *sys.Folder, id string, fn func(*sys.Folder) error) error {
 func (f Files) Memory() string { return filepath.Join(f.Dir, memoryFile) }
 
 // Of names the files of a snapshot for a driver.
-func (f Files) Of(id string) driver.Snapshot {
-	return driver.Snapshot{State: filepath.Join(f.Dir, snapshotsDir, id, stateFile)}
+func (f Files) Of(ref mvm.SnapshotRef) (driver.Snapshot, error) {
+	snap := driver.Snapshot{State: filepath.Join(f.Dir, snapshotsDir, ref.ID, stateFile)}
+	if !ref.Sealed {
+		return snap, nil
+	}
+	var err error
+	snap.ID, snap.Segments = f.bound(ref.ID), filepath.Join(f.Dir, segmentsDir)
+	snap.Key, err = f.Shared.Key(f.Tenant)
+	return snap, err
 }
 
-// Room makes the folder of the instance's snapshots, in the instance's folder, which is the
+// bound is the id that is sealed with a snapshot: it is no other instance's.
+func (f Files) bound(id string) string { return f.Instance + "/" + id }
+
+// Room makes the folders of the instance's snapshots, in the instance's folder, which is the
 // caller's to sync.
 func Room(d *sys.Folder) error {
-	all, err := d.MakeSub(snapshotsDir)
-	if err != nil {
-		return err
+	for _, name := range []string{snapshotsDir, segmentsDir} {
+		made, err := d.MakeSub(name)
+		if err != nil {
+			return err
+		}
+		if err := made.Close(); err != nil {
+			return err
+		}
 	}
-	return all.Close()
+	return nil
 }
 
-// Write makes the snapshot's folder, has write fill it, and makes it durable.
-func (f Files) Write(id string, write func(driver.Snapshot) error) error {
+// Write makes the snapshot's folder, has write fill it, and makes it durable. Only drivers
+// that can't seal write what is not sealed.
+func (f Files) Write(ref mvm.SnapshotRef, write func(driver.Snapshot) error) error {
+	defer f.Shared.busy.Lock(f.Instance)()
 	return f.in("make snapshot folder", func(d *sys.Folder) error {
-		return inMade(d, snapshotsDir, id, func(*sys.Folder) error { return write(f.Of(id)) })
+		snap, err := f.Of(ref)
+		if err != nil {
+			return err
+		}
+		if err := Room(d); err != nil {
+			return err
+		}
+		snap.Previous = f.previous(d)
+		return inMade(d, snapshotsDir, ref.ID, func(*sys.Folder) error { return write(snap) })
 	})
+}
+
+// previous is the snapshot that the guest was restored from, if its map is there. It makes a
+// sleep cheaper, and nothing depends on it.
+func (f Files) previous(d *sys.Folder) (p driver.Previous) {
+	_ = d.InSub(previousDir, func(all *sys.Folder) error {
+		names, err := all.Names()
+		if len(names) == 1 {
+			p = driver.Previous{ID: f.bound(names[0]), Dir: filepath.Join(f.Dir, previousDir, names[0])}
+		}
+		return err
+	})
+	return p
 }
 
 // inMade calls fn with a folder two levels down, made where it is not there, and makes
@@ -108,27 +175,43 @@ func inMade(d *sys.Folder, folder, name string, fn func(*sys.Folder) error) erro
 	return errors.Join(own.Sync(), all.Sync(), d.Sync())
 }
 
-// Bytes is what the snapshot takes on the disk. What is not there takes nothing.
+// Bytes is what the snapshot takes on the disk, with what an earlier one has left there. What
+// is not there takes nothing. Without an id it is what is kept while the guest runs.
 func (f Files) Bytes(id string) (sum int64, err error) {
+	add := func(d *sys.Folder, name string, owners ...int) error {
+		n, err := allocated(d, name, owners...)
+		sum += n
+		return err
+	}
 	err = f.in("measure snapshot", func(d *sys.Folder) error {
-		memory, err := allocated(d, memoryFile, f.UID)
-		if err != nil {
+		err := sys.IfThere(d.InSub(segmentsDir, func(all *sys.Folder) error {
+			names, err := all.Names()
+			for _, name := range names {
+				err = errors.Join(err, add(all, name))
+			}
+			return err
+		}))
+		if err != nil || id == "" {
 			return err
 		}
-		sum = memory
+		if err := add(d, memoryFile, f.UID); err != nil {
+			return err
+		}
 		return inSnapshot(d, id, func(s *sys.Folder) error {
-			for _, name := range []string{stateFile, pagesFile, wholeFile} {
-				n, err := allocated(s, name)
-				if err != nil {
+			for _, name := range partNames() {
+				if err := add(s, name); err != nil {
 					return err
 				}
-				sum += n
 			}
 			return nil
 		})
 	})
 	return sum, sys.IfThere(err)
 }
+
+// partNames are the names of what a snapshot may have in its own folder, the one last by
+// which it is there.
+func partNames() []string { return []string{pagesFile, wholeFile, deviceFile, stateFile, mapFile} }
 
 func allocated(d *sys.Folder, name string, owners ...int) (int64, error) {
 	_, n, err := d.Size(name, owners...)
@@ -137,11 +220,19 @@ func allocated(d *sys.Folder, name string, owners ...int) (int64, error) {
 
 // Missing says in misfit that a part of the snapshot is not there; err, that it could not
 // find out, or that what is there is not mvm's.
-func (f Files) Missing(id string) (misfit, err error) {
+func (f Files) Missing(ref mvm.SnapshotRef) (misfit, err error) {
+	names := []string{stateFile}
+	if ref.Sealed {
+		names = []string{mapFile, deviceFile}
+	}
 	err = f.in("look at the device state", func(d *sys.Folder) error {
-		return inSnapshot(d, id, func(own *sys.Folder) error {
-			_, _, err := own.Size(stateFile)
-			return err
+		return inSnapshot(d, ref.ID, func(own *sys.Folder) error {
+			for _, name := range names {
+				if _, _, err := own.Size(name); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	})
 	switch {
@@ -151,55 +242,4 @@ func (f Files) Missing(id string) (misfit, err error) {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "%w", err)
 	}
 	return nil, err
-}
-
-// Remove removes the snapshot's own folder. The memory stays: a VMM may go on from it.
-func (f Files) Remove(id string) error {
-	return sys.IfThere(f.in("remove snapshot", func(d *sys.Folder) error {
-		return d.InSub(snapshotsDir, func(all *sys.Folder) error { return all.RemoveAll(id) })
-	}))
-}
-
-// KeepOnly removes what sleeps that were cut off before their commit have written: every
-// snapshot but one, "" for none.
-func (f Files) KeepOnly(id string) error {
-	return sys.IfThere(f.in("sweep snapshots", func(d *sys.Folder) error {
-		return d.InSub(snapshotsDir, func(all *sys.Folder) error {
-			_, err := keep(all, func(name string) bool { return name == id })
-			return err
-		})
-	}))
-}
-
-// KeepOwn removes what is among the instance's snapshots and not on its record.
-func (f Files) KeepOwn(i mvm.Instance) error {
-	own := ""
-	if i.Snapshot != nil {
-		own = i.Snapshot.ID
-	}
-	return f.KeepOnly(own)
-}
-
-// keep removes what is in the folder and not to be kept, and says what.
-func keep(d *sys.Folder, kept func(name string) bool) (removed []string, err error) {
-	names, err := d.Names()
-	for _, name := range names {
-		if !kept(name) {
-			removed = append(removed, name)
-			err = errors.Join(err, d.RemoveAll(name))
-		}
-	}
-	return removed, err
-}
-
-// DropMemory removes the guest's memory, for a boot that makes another.
-func (f Files) DropMemory() error {
-	return f.in("remove old memory", func(d *sys.Folder) error { return d.RemoveAll(memoryFile) })
-}
-
-// Discard removes the guest's memory and every snapshot that was not set aside.
-func (f Files) Discard() error {
-	return sys.IfThere(f.in("discard memory", func(d *sys.Folder) error {
-		return errors.Join(d.RemoveAll(memoryFile), d.RemoveAll(snapshotsDir))
-	}))
 }

@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/secrets"
 	"mvm/internal/snapshot"
 )
 
@@ -59,13 +60,25 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// files is an instance's folder with a snapshot in it.
+// files is an instance's folder with a snapshot in it that an older version left.
 func files(t *testing.T) snapshot.Files {
 	t.Helper()
-	f := snapshot.Files{Instance: "i-00000001", Dir: filepath.Join(t.TempDir(), "i-00000001"), UID: 1000}
-	must(t, os.Mkdir(f.Dir, 0o700))
+	f := folder(t)
 	must(t, os.WriteFile(f.Memory(), []byte("memory"), 0o600))
-	must(t, f.Write("s-00000001", func(s driver.Snapshot) error { return os.WriteFile(s.State, []byte("state"), 0o600) }))
+	must(t, f.Write(mvm.SnapshotRef{ID: "s-00000001"}, func(s driver.Snapshot) error { return os.WriteFile(s.State, []byte("state"), 0o600) }))
+	return f
+}
+
+// folder is an instance's folder.
+func folder(t *testing.T) snapshot.Files {
+	t.Helper()
+	master, err := secrets.NewKey(make([]byte, secrets.KeySize))
+	must(t, err)
+	key, _, err := master.NewTenantKey("acme")
+	must(t, err)
+	f := snapshot.Files{Instance: "i-00000001", Tenant: "acme", Dir: filepath.Join(t.TempDir(), "i-00000001"), UID: 1000,
+		Shared: &snapshot.Shared{Key: func(string) (*secrets.TenantKey, error) { return key, nil }}}
+	must(t, os.Mkdir(f.Dir, 0o700))
 	return f
 }
 
@@ -100,10 +113,10 @@ func wantTree(t *testing.T, when string, f snapshot.Files, want ...string) {
 // wherever a crash has left them, and what is not there any more is told.
 func TestSetAsideAndBack(t *testing.T) {
 	f := files(t)
-	if misfit, err := f.Missing("s-00000001"); misfit != nil || err != nil {
+	if misfit, err := f.Missing(mvm.SnapshotRef{ID: "s-00000001"}); misfit != nil || err != nil {
 		t.Errorf("a whole snapshot: %v, %v", misfit, err)
 	}
-	if misfit, err := f.Missing("s-00000002"); !mvm.IsKind(misfit, mvm.KindState) || err != nil {
+	if misfit, err := f.Missing(mvm.SnapshotRef{ID: "s-00000002"}); !mvm.IsKind(misfit, mvm.KindState) || err != nil {
 		t.Errorf("one that is not there: %v, %v", misfit, err)
 	}
 	for range 2 {
@@ -130,7 +143,7 @@ func TestSetAsideAndBack(t *testing.T) {
 func TestWhatIsKept(t *testing.T) {
 	f := files(t)
 	write := func(s driver.Snapshot) error { return os.WriteFile(s.State, []byte("x"), 0o600) }
-	must(t, f.Write("s-00000002", write))
+	must(t, f.Write(mvm.SnapshotRef{ID: "s-00000002"}, write))
 	if n, err := f.Bytes("s-00000002"); err != nil || n == 0 {
 		t.Errorf("bytes: %d, %v", n, err)
 	}
@@ -155,7 +168,8 @@ func TestWhatIsKept(t *testing.T) {
 	if n, err := f.Bytes("s-00000001"); err != nil || n != 0 {
 		t.Errorf("bytes of nothing: %d, %v", n, err)
 	}
-	gone := snapshot.Files{Instance: "i-00000002", Dir: filepath.Join(f.Dir, "none")}
+	gone := f
+	gone.Dir = filepath.Join(f.Dir, "none")
 	for name, err := range map[string]error{"discard": gone.Discard(), "keep": gone.KeepOnly(""), "remove": gone.Remove("s-00000001")} {
 		if err != nil {
 			t.Errorf("%s without a folder: %v", name, err)

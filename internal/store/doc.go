@@ -1,10 +1,11 @@
 // Package store is the durable state of a host: one bbolt file that one agent
 // holds at a time.
 //
-//	state.db (schema version 4)
+//	state.db (schema version 5)
 //	├ meta               <name>                   -> string: schema_version, next_uid, uid_base, node_id, …
 //	├ tenants            <tenant>                 -> tenantRecord
 //	├ secrets            <tenant>                 -> sealed bytes, opaque to the store
+//	├ tenant_keys        <tenant>[/former]        -> its key, sealed with the master key; the one before while files need it
 //	├ net_ids            net_id, 2 bytes          -> netIDUse: the tenant that has it or had it last; kept for good
 //	├ pools              <tenant>/<pool>          -> poolRecord
 //	├ instances          <id>                     -> instanceRecord
@@ -16,7 +17,7 @@
 //	└ audit              ends                     -> audit.Ends: where the log begins and ends, sealed
 //
 // Numbers in keys are big-endian, so that a cursor sees them in order. Values are
-// JSON, but for sealed secrets and the two indexes. No name has a '/' or '@', and no key a '/', so
+// JSON, but for sealed secrets and keys and the two indexes. No name has a '/' or '@', and no key a '/', so
 // no key is a prefix of one that it should not be. The indexes are written by the
 // methods that write what they index, and by nothing else; Tx.Check proves it.
 //

@@ -30,8 +30,8 @@ func (s *Store) keyID() (id string, err error) {
 	return id, err
 }
 
-// keepKey remembers the master key. Secrets that were sealed with a key that is given
-// up are gone: they are taken off the record, so that they can be set anew.
+// keepKey remembers the master key. What was sealed with a key that is given up is gone:
+// secrets are taken off the record, so that they can be set anew, and so are tenants' keys.
 func (s *Store) keepKey() error {
 	if s.opts.KeyID == "" {
 		return nil
@@ -56,6 +56,9 @@ func (t *Tx) loseSecrets() error {
 		return err
 	}
 	for _, n := range all {
+		if err := t.deleteTenantKey(n.ID); err != nil {
+			return err
+		}
 		if n.SecretsGeneration == 0 {
 			continue
 		}

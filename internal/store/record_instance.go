@@ -149,6 +149,7 @@ type snapshotRefRecord struct {
 	PausedAt       time.Time `json:"paused_at"`
 	BootID         string    `json:"boot_id"`
 	Consumed       bool      `json:"consumed,omitempty"`
+	Sealed         bool      `json:"sealed,omitempty"`
 }
 
 func recordOfSnapshotRef(v mvm.SnapshotRef) snapshotRefRecord { return snapshotRefRecord(v) }

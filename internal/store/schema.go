@@ -26,6 +26,7 @@ const (
 	bucketAudit     = "audit"
 
 	bucketTransitions = "transitions"
+	bucketKeys        = "tenant_keys"
 )
 
 // The names in meta that are the store's own.
@@ -36,7 +37,7 @@ const (
 )
 
 // SchemaVersion is the version of the files that this package writes.
-const SchemaVersion = 4
+const SchemaVersion = 5
 
 // migration leads from the version before it to its own.
 type migration struct {
@@ -47,7 +48,7 @@ type migration struct {
 // migrations are all there are, oldest first.
 func migrations() []migration {
 	return []migration{{version: 1, apply: makeBuckets}, {version: 2, apply: (*Store).chainEvents}, {version: 3, apply: keepTransitions},
-		{version: 4, apply: nameNetIDs}}
+		{version: 4, apply: nameNetIDs}, {version: 5, apply: keepKeys}}
 }
 
 // makeBuckets is version 1: the first schema.
@@ -81,6 +82,12 @@ func keepTransitions(s *Store, tx *bbolt.Tx) error {
 		}
 	}
 	return nil
+}
+
+// keepKeys is version 5: tenants have keys. Those that are there get theirs when it is needed.
+func keepKeys(_ *Store, tx *bbolt.Tx) error {
+	_, err := tx.CreateBucketIfNotExists([]byte(bucketKeys))
+	return err
 }
 
 // migrate brings the file to the version of the last migration.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"time"
 
 	"mvm"
@@ -37,7 +38,7 @@ func (t *Tx) PutTenant(v mvm.Tenant) error {
 	return t.put(bucketTenants, []byte(v.ID), recordOfTenant(v))
 }
 
-// DeleteTenant forgets a tenant and its sealed secrets; its events stay, and its net_id
+// DeleteTenant forgets a tenant, its sealed secrets and its key; its events stay, and its net_id
 // is free for others after NetIDQuarantine. KindState while it has pools. A tenant that is
 // not there is no error.
 func (t *Tx) DeleteTenant(id string) error {
@@ -50,13 +51,40 @@ func (t *Tx) DeleteTenant(id string) error {
 	} else if err != nil {
 		return err
 	}
-	if err := t.DeleteSecrets(id); err != nil {
+	if err := errors.Join(t.DeleteSecrets(id), t.deleteTenantKey(id)); err != nil {
 		return err
 	}
 	if err := t.put(bucketNetIDs, netIDKey(v.NetID), netIDUse{Tenant: id, Released: time.Now()}); err != nil {
 		return err
 	}
 	return t.delete(bucketTenants, []byte(id))
+}
+
+// TenantKey returns the tenant's sealed key, nil when it has none yet, and the former one, nil
+// when nothing on the disk needs that any more.
+func (t *Tx) TenantKey(tenant string) (sealed, former []byte) {
+	b := t.bucket(bucketKeys)
+	return bytes.Clone(b.Get([]byte(tenant))), bytes.Clone(b.Get(formerKey(tenant)))
+}
+
+// formerKey is where the former key of a tenant is: no tenant has this name.
+func formerKey(tenant string) []byte { return []byte(tenant + "/former") }
+
+// PutTenantKey replaces the sealed key of a tenant that is there, and the former one.
+func (t *Tx) PutTenantKey(tenant string, sealed, former []byte) error {
+	if _, err := t.Tenant(tenant); err != nil {
+		return err
+	}
+	err := t.putRaw(bucketKeys, []byte(tenant), sealed)
+	if former == nil {
+		return errors.Join(err, t.delete(bucketKeys, formerKey(tenant)))
+	}
+	return errors.Join(err, t.putRaw(bucketKeys, formerKey(tenant), former))
+}
+
+// deleteTenantKey forgets the tenant's keys.
+func (t *Tx) deleteTenantKey(tenant string) error {
+	return errors.Join(t.delete(bucketKeys, []byte(tenant)), t.delete(bucketKeys, formerKey(tenant)))
 }
 
 // Secrets returns the tenant's sealed secrets, nil when it has none.

@@ -124,7 +124,9 @@ func strayFile(rel string, owner map[string]mvm.Instance) string {
 	switch {
 	case name == "data.img", name == "fake-disk.json", strings.HasPrefix(name, "console.log"), strings.HasPrefix(name, "set-aside/"), keptLog(name):
 		return ""
-	case name == "memory" && (i.State.HoldsMemory() || i.State == mvm.StateSleeping):
+	case strings.HasPrefix(name, "segments/") && (i.State.HoldsMemory() || i.Snapshot != nil || len(i.SetAside) > 0):
+		return ""
+	case strings.HasPrefix(name, "previous/") && i.State.HoldsMemory():
 		return ""
 	case i.Snapshot != nil && strings.HasPrefix(name, "snapshots/"+i.Snapshot.ID+"/"):
 		return ""

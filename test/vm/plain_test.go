@@ -72,17 +72,7 @@ func newPlain(b *testing.B, h *host, id string) *plain {
 // copySnapshot takes a copy of the sleeping instance's memory and device state.
 func (p *plain) copySnapshot(h *host, id string) {
 	p.b.Helper()
-	dir := filepath.Join(h.data, "instances", id)
-	state := filepath.Join(dir, "snapshots", h.get(id).Snapshot.ID, "state")
-	for from, to := range map[string]string{filepath.Join(dir, "memory"): "memory", state: "state"} {
-		to = filepath.Join(p.dir, to)
-		if out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
-			p.b.Fatalf("copy the snapshot: %v: %s", err, out)
-		}
-		f, err := os.Open(to)
-		must(p.b, err)
-		must(p.b, errors.Join(f.Sync(), f.Close()))
-	}
+	h.unseal(id, filepath.Join(p.dir, "memory"), filepath.Join(p.dir, "state"))
 }
 
 var (

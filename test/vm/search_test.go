@@ -97,27 +97,28 @@ func searchIn(f io.Reader, texts []string) (hits []string, err error) {
 	}
 }
 
-// inSnapshot reports whether a file of the data dir is a guest's memory or the device
-// state beside it: the one place where a guest's secrets are in the clear as long as
-// snapshots are not encrypted (docs/guest.md).
-func inSnapshot(name string) bool {
-	parts := strings.Split(filepath.ToSlash(name), "/")
-	return len(parts) >= 3 && parts[0] == "instances" && (parts[2] == "memory" || parts[2] == "snapshots" || parts[2] == "set-aside")
-}
-
-// wantNowhere fails for files of the host's folder, its log and state among them,
-// that hold one of the values outside of snapshots. It returns how many snapshots do.
-func (h *host) wantNowhere(values ...string) (snapshots int) {
+// wantNowhere fails for files of the host's folder, its log, its state and snapshots among
+// them, that hold one of the values.
+func (h *host) wantNowhere(values ...string) {
 	h.t.Helper()
-	for name, hits := range holding(h.t, h.data, values) {
-		if inSnapshot(name) {
-			snapshots++
-			continue
-		}
-		h.t.Errorf("%s of the data dir holds %d secrets in the clear", name, len(hits))
-	}
-	for name, hits := range holding(h.t, h.dir, values, filepath.Base(h.data), "demo") {
+	for name, hits := range holding(h.t, h.dir, values, "demo") {
 		h.t.Errorf("%s holds %d secrets in the clear", name, len(hits))
 	}
-	return snapshots
+}
+
+// wantInMemory fails unless the instance's VMM has the value in its guest's memory: what is
+// found there is worth looking for on the disk.
+func (h *host) wantInMemory(id, value string) {
+	h.t.Helper()
+	hits, err := searchMemory(h.vmm(id), []string{value})
+	must(h.t, err)
+	if len(hits) == 0 {
+		h.t.Error("the search does not find it in the memory of the guest that has it")
+	}
+}
+
+// inSnapshot reports whether a file of the data dir is a part of a snapshot.
+func inSnapshot(name string) bool {
+	parts := strings.Split(filepath.ToSlash(name), "/")
+	return len(parts) >= 3 && parts[0] == "instances" && slices.Contains([]string{"segments", "snapshots", "set-aside"}, parts[2])
 }

@@ -294,12 +294,17 @@ func (h *host) still(id, boot string) {
 func (h *host) sleepAndWake(id string) {
 	h.t.Helper()
 	h.do(id, mvm.OpSleep)
-	st, err := os.Stat(filepath.Join(h.data, "instances", id, "memory"))
+	segments, err := filepath.Glob(filepath.Join(h.data, "instances", id, "segments", "*"))
 	must(h.t, err)
-	own := st.Sys().(*syscall.Stat_t)
-	agents := own.Uid == agentUID && own.Gid == agentUID && own.Mode&0o7777 == 0o600 // until the first VMM is restored from it
-	if !agents && (own.Uid < store.DefaultUIDBase || own.Gid != agentUID || own.Mode&0o7777 != 0o660) {
-		h.t.Errorf("the memory belongs to %d:%d, mode %o", own.Uid, own.Gid, own.Mode&0o7777)
+	if len(segments) == 0 {
+		h.t.Error("it sleeps, and there are no segments of its memory")
+	}
+	for _, path := range segments {
+		st, err := os.Stat(path)
+		must(h.t, err)
+		if own := st.Sys().(*syscall.Stat_t); own.Uid != agentUID || own.Gid != agentUID || own.Mode&0o7777 != 0o600 {
+			h.t.Errorf("%s belongs to %d:%d, mode %o", path, own.Uid, own.Gid, own.Mode&0o7777)
+		}
 	}
 	dir, err := os.Stat(filepath.Join(h.data, "instances", id))
 	must(h.t, err)

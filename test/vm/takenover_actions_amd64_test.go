@@ -95,7 +95,7 @@ func (b *box) reads() []action {
 	var all []action
 	for _, p := range []string{filepath.Join(b.root, "file"), "/etc/shadow", b.of("state.db"), filepath.Join(b.dir, "k"), filepath.Join(b.dir, "agent.log"),
 		filepath.Join(otherData, "memory"), filepath.Join(otherData, "data.img"), filepath.Join(otherData, "console.log"),
-		filepath.Join(otherRun, "vmm.json"), otherData, otherRun, filepath.Join(otherData, "snapshots"), b.of("instances"), filepath.Join(b.dir, "r", "i"), b.host.data} {
+		filepath.Join(otherRun, "vmm.json"), otherData, otherRun, filepath.Join(otherData, "snapshots"), filepath.Join(otherData, "segments"), b.of("instances"), filepath.Join(b.dir, "r", "i"), b.host.data} {
 		all = append(all, action{name: "read " + b.short(p), do: opened(p, unix.O_RDONLY), forbidden: true})
 	}
 	sockets := []string{filepath.Join(b.dir, "s")}
@@ -223,6 +223,9 @@ func (b *box) plants() []action {
 	}, then: []func(){b.coldStart}, spoils: true})
 	add(b.data, "snapshots", folder, b.restart, b.sleepWake)
 	add(b.data, "set-aside", folder, b.gc, b.sleepWake)
+	add(b.data, "segments", folder, b.sleepWake)
+	add(b.data, "segments", b.of("instances", b.other, "segments"), b.sleepWake)
+	add(b.data, "previous", folder, b.sleepWake)
 	add(b.data, "console.log", filepath.Join(folder, "made"), b.coldStart, b.execute)
 	add(b.data, "console.log", file, b.restart, b.execute)
 	add(b.data, "memory", b.of("instances", b.other, "memory"), b.sleepWake)

@@ -179,6 +179,7 @@ type SnapshotRef struct {
 	PausedAt       time.Time `json:"paused_at"`
 	BootID         string    `json:"boot_id"`
 	Consumed       bool      `json:"consumed,omitempty"`
+	Sealed         bool      `json:"sealed,omitempty"`
 }
 
 // Of returns the noun on the wire, and Noun the noun.

@@ -16,8 +16,27 @@ import (
 
 func (a *app) tenantCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "tenant COMMAND", Short: "Tenants: each owns pools, a network and secrets", Args: cobra.ArbitraryArgs, RunE: command.Group}
-	cmd.AddCommand(a.tenantCreateCmd(), a.tenantListCmd(), a.tenantInfoCmd(), a.tenantUpdateCmd(), a.tenantDestroyCmd(), a.secretsCmd())
+	cmd.AddCommand(a.tenantCreateCmd(), a.tenantListCmd(), a.tenantInfoCmd(), a.tenantUpdateCmd(), a.tenantDestroyCmd(), a.rotateKeyCmd(), a.secretsCmd())
 	return cmd
+}
+
+func (a *app) rotateKeyCmd() *cobra.Command {
+	return &cobra.Command{Use: "rotate-key TENANT", Short: "Replace the key that encrypts the memory of a tenant's sleeping instances",
+		Long: `Replace the key that encrypts the memory of a tenant's sleeping instances.
+
+Instances keep their state, and the memory itself is not written again: only the keys of its
+files are. If the command fails or is interrupted, the agent continues, and needs the old key
+until it is done.`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.CompleteTenants,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
+				if err := c.RotateKey(ctx, args[0]); err != nil {
+					return err
+				}
+				a.Say("%s has a new key", args[0])
+				return nil
+			})
+		}}
 }
 
 func (a *app) tenantListCmd() *cobra.Command {

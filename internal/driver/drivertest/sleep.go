@@ -1,9 +1,12 @@
 package drivertest
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,10 +36,11 @@ func (l *life) sleep(t *testing.T) {
 
 func (l *life) putToSleep(t *testing.T) {
 	t.Helper()
-	snap := state(l.spec)
+	snap := l.snapshot(t, l.spec)
 	if err := l.v.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	before := l.files(t, l.spec, snap)
 	except := []durable.Exception{{Path: filepath.Base(l.spec.Console), Why: "output"}}
 	for _, name := range l.Scratch {
 		except = append(except, durable.Exception{Path: name, Why: "no snapshot is kept there"})
@@ -46,8 +50,14 @@ func (l *life) putToSleep(t *testing.T) {
 			t.Fatalf("snapshot: %v", err)
 		}
 	})
-	parts := parts(l.spec, snap)
+	parts := l.files(t, l.spec, snap)
+	if len(parts) < 3 && !l.Plain {
+		t.Errorf("the snapshot is %v, want a map, a device state and a segment", parts)
+	}
 	for _, path := range parts { // another process may have written them
+		if !l.Plain && strings.HasPrefix(path, snap.Segments) && slices.Contains(before, path) {
+			continue // the snapshot before has synced it, and nothing changes it
+		}
 		if w.Syncs(t, path) == 0 || w.Syncs(t, filepath.Dir(path)) == 0 {
 			t.Errorf("a snapshot was taken, and %s and its folder were synced %d and %d times", path, w.Syncs(t, path), w.Syncs(t, filepath.Dir(path)))
 		}
@@ -72,27 +82,16 @@ func (l *life) putToSleep(t *testing.T) {
 	wantKind(t, "recover of a sleeping instance", err, mvm.KindNotFound)
 }
 
-// parts are the files of the snapshot: its state, and the memory file or what that lacks.
-func parts(spec driver.Spec, snap driver.Snapshot) []string {
-	out := []string{snap.State}
-	for _, f := range []string{snap.Pages(), snap.Whole(), spec.Memory} {
-		if _, err := os.Stat(f); err == nil {
-			return append(out, f)
-		}
-	}
-	return append(out, spec.Memory)
-}
-
 // misfit restores snapshots that do not fit. The good one stays good.
 func (l *life) misfit(t *testing.T) {
-	snap, before := state(l.spec), files(l.spec)
+	snap, before := l.snapshot(t, l.spec), files(l.spec)
 	refuse := func(t *testing.T, err error) {
 		t.Helper()
 		wantKind(t, "restore", err, mvm.KindInvalid)
 		if !driver.BadSnapshot(err) {
 			t.Errorf("restore: %v is not told as an error of the snapshot", err)
 		}
-		l.nothing(t, l.spec, before)
+		l.nothing(t, l.spec, slices.Concat(before, l.mayStay))
 		_, err = l.Driver.Recover(t.Context(), l.spec)
 		wantKind(t, "recover", err, mvm.KindNotFound)
 	}
@@ -102,6 +101,65 @@ func (l *life) misfit(t *testing.T) {
 		_, err := l.Driver.Restore(t.Context(), spec, snap)
 		refuse(t, err)
 	})
+	if l.Plain {
+		l.misfitPlain(t, snap, before, refuse)
+	} else {
+		l.misfitSealed(t, snap, refuse)
+	}
+}
+
+// misfitSealed damages each file of a sealed snapshot, and restores what is another's.
+func (l *life) misfitSealed(t *testing.T, snap driver.Snapshot, refuse func(*testing.T, error)) {
+	for _, path := range SnapshotFiles(t, snap) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		damage := func(name string, bad []byte) {
+			t.Run(name+"/"+filepath.Base(path)[:3], func(t *testing.T) {
+				defer func() {
+					if err := os.WriteFile(path, b, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}()
+				err := os.Remove(path)
+				if bad != nil {
+					err = os.WriteFile(path, bad, 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = l.Driver.Restore(t.Context(), l.spec, snap)
+				refuse(t, err)
+			})
+		}
+		damage("Missing", nil)
+		for _, keep := range []int{0, 10, len(b) / 2, len(b) - 1} {
+			damage(fmt.Sprintf("Truncated-%d", keep), b[:keep])
+		}
+		for _, at := range []int{8<<10 + 1, len(b) - 20} { // behind the heads, of which each is there twice
+			bad := bytes.Clone(b)
+			bad[at] ^= 4
+			damage(fmt.Sprintf("Changed-%d", at), bad)
+		}
+	}
+	for name, change := range map[string]func(*driver.Snapshot){
+		"OtherKey":      func(s *driver.Snapshot) { s.Key = otherKey(t) },
+		"OtherSnapshot": func(s *driver.Snapshot) { s.ID += "x" },
+		"NoSegments":    func(s *driver.Snapshot) { s.Segments += ".none" },
+		"NoFolder":      func(s *driver.Snapshot) { s.State = filepath.Join(l.spec.Dir, "none", "state") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := snap
+			change(&bad)
+			_, err := l.Driver.Restore(t.Context(), l.spec, bad)
+			refuse(t, err)
+		})
+	}
+}
+
+// misfitPlain damages the state of a snapshot in the clear, and restores without a part.
+func (l *life) misfitPlain(t *testing.T, snap driver.Snapshot, before []string, refuse func(*testing.T, error)) {
 	for _, keep := range []int{0, 10, -1} {
 		t.Run("TruncatedState", func(t *testing.T) {
 			b, err := os.ReadFile(snap.State)
@@ -116,7 +174,7 @@ func (l *life) misfit(t *testing.T) {
 			if err := os.WriteFile(bad.State, b[:keep], 0o600); err != nil {
 				t.Fatal(err)
 			}
-			before = append(slices.Clone(before), bad.State)
+			l.mayStay = append(slices.Clone(before), bad.State)
 			_, err = l.Driver.Restore(t.Context(), l.spec, bad)
 			refuse(t, err)
 			if err := os.Remove(bad.State); err != nil {
@@ -141,7 +199,7 @@ func (l *life) misfit(t *testing.T) {
 // restoreGivenUp: killed before Resume, a restored snapshot is as good as before.
 func (l *life) restoreGivenUp(t *testing.T) {
 	before := files(l.spec)
-	v, err := l.Driver.Restore(t.Context(), l.spec, state(l.spec))
+	v, err := l.Driver.Restore(t.Context(), l.spec, l.snapshot(t, l.spec))
 	if err != nil {
 		t.Fatalf("restore: %v", err)
 	}
@@ -163,7 +221,7 @@ func (l *life) restoreGivenUp(t *testing.T) {
 
 // wake restores the snapshot: the guest goes on where it was.
 func (l *life) wake(t *testing.T) {
-	v, err := l.Driver.Restore(t.Context(), l.spec, state(l.spec))
+	v, err := l.Driver.Restore(t.Context(), l.spec, l.snapshot(t, l.spec))
 	if err != nil {
 		t.Fatalf("restore: %v", err)
 	}
@@ -182,7 +240,7 @@ func (l *life) wake(t *testing.T) {
 func (l *life) sleepAgain(t *testing.T) {
 	l.remember(t, l.v, "before the second sleep")
 	l.putToSleep(t)
-	v, err := l.Driver.Restore(t.Context(), l.spec, state(l.spec))
+	v, err := l.Driver.Restore(t.Context(), l.spec, l.snapshot(t, l.spec))
 	if err != nil {
 		t.Fatalf("restore: %v", err)
 	}
@@ -234,5 +292,5 @@ func (l *life) destroy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l.nothing(t, l.spec, append(l.before, l.spec.Memory, state(l.spec).State))
+	l.nothing(t, l.spec, append(l.before, l.spec.Memory, l.snapshot(t, l.spec).State))
 }

@@ -41,6 +41,8 @@ type Harness struct {
 	// Ask has the guest ask its host something on port 53. Nil: the guest is mvm-guest
 	// in an image with wget, and asks as a gateway.
 	Ask func(t testing.TB, v driver.VMM, spec driver.Spec)
+	// Plain: the driver does not seal snapshots (driver.Features).
+	Plain bool
 	// Scratch are names in the instance's folder of files that no snapshot is kept in.
 	Scratch []string
 	// VSock: the driver serves <RunDir>/v.sock.
@@ -90,6 +92,7 @@ func (s *suite) spec(t *testing.T) driver.Spec {
 	t.Helper()
 	s.ids++
 	spec := s.Spec(t, fmt.Sprintf("i-%08x", 0xd0000000+s.ids))
+	s.snapshot(t, spec) // makes its folders
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), s.Patience) // the test's own has ended
 		defer cancel()
@@ -98,11 +101,6 @@ func (s *suite) spec(t *testing.T) driver.Spec {
 		}
 	})
 	return spec
-}
-
-// state is where a snapshot of the instance goes.
-func state(spec driver.Spec) driver.Snapshot {
-	return driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
 }
 
 // start starts the instance or fails the test.

@@ -10,9 +10,11 @@
 // What a guest keeps, and where:
 //
 //	memory  files that Exec writes, boot id, configuration  <RunDir>/fake-vmm.json while there is a VMM;
-//	                                                        in Spec.Memory from a snapshot until it is consumed
+//	                                                        in the snapshot, sealed, from then on
 //	secrets                                                 <RunDir>/fake-vmm.json only: a wake brings them anew
 //	disk    files below /data                               <Dir>/fake-disk.json
+//
+// Spec.Memory is there while a guest has run since its last snapshot, and has nothing in it.
 //
 // No goroutine runs for a VMM that nobody talks to, so thousands can be simulated.
 // Connections are pipes in memory and all times come from package time, so it
@@ -37,7 +39,7 @@ const (
 	OpResume         Op = "resume"
 	OpSnapshot       Op = "snapshot"
 	OpSnapshotMemory Op = "snapshot.memory"
-	OpSnapshotState  Op = "snapshot.state" // the memory is written, the device state is not
+	OpSnapshotState  Op = "snapshot.state" // the files are written, and not durable
 	OpPowerdown      Op = "powerdown"
 	OpKill           Op = "kill"
 	OpDial           Op = "dial"

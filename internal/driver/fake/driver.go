@@ -30,7 +30,7 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 		return driver.Info{}, err
 	}
 	return driver.Info{Name: "fake", Version: version, Digest: "sha256:fake", Accelerator: "none", Machine: "fake",
-		Why: "the fake driver runs nothing", Features: driver.Features{Snapshot: true}}, nil
+		Why: "the fake driver runs nothing", Features: driver.Features{Snapshot: true, Sealed: true}}, nil
 }
 
 // Start boots a guest.
@@ -76,7 +76,7 @@ func (d *Driver) boot(ctx context.Context, m *machine, spec driver.Spec) error {
 	err := errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
 	m.guest = bootGuest()
 	if err == nil {
-		err = m.saveMemory("")
+		err = m.noteRan()
 	}
 	m.mu.Unlock()
 	if err != nil {
@@ -124,18 +124,19 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 
 // load reads the snapshot into the machine.
 func (d *Driver) load(ctx context.Context, m *machine, spec driver.Spec, snap driver.Snapshot) error {
-	var state stateFile
-	var memory memoryFile
-	if err := badSnapshot(readFile("device state", spec.Dir, snap.State, &state)); err != nil {
+	read := readPlain
+	if snap.Key != nil {
+		read = unseal
+	}
+	state, memory, err := read(ctx, spec, snap)
+	if err != nil {
 		return err
 	}
 	if err := badSnapshot(checkFits(spec, state)); err != nil {
 		return err
 	}
-	if err := badSnapshot(readFile("memory", spec.Dir, spec.Memory, &memory)); err != nil {
-		return err
-	}
-	if memory.Snapshot != state.Snapshot {
+	ran := snap.Key != nil && readFile("memory", spec.Dir, spec.Memory, new(memoryFile)) == nil
+	if memory.Snapshot != state.Snapshot || ran {
 		d.host.violate("restore of %s: memory and device state are not of one snapshot (consumed before?)", spec.ID)
 		return badSnapshot(mvm.Errorf(mvm.KindInvalid, "restore %s: %s does not belong to %s", spec.ID, spec.Memory, snap.State))
 	}
@@ -143,13 +144,21 @@ func (d *Driver) load(ctx context.Context, m *machine, spec driver.Spec, snap dr
 		return err
 	}
 	m.mu.Lock()
-	err := errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
+	err = errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
 	m.guest, m.loaded = memory.Guest, state.Snapshot
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	return m.begin(Paused, OpRestore)
+}
+
+// readPlain reads a snapshot that an older version left.
+func readPlain(_ context.Context, spec driver.Spec, snap driver.Snapshot) (state stateFile, memory memoryFile, err error) {
+	if err := badSnapshot(readFile("device state", spec.Dir, snap.State, &state)); err != nil {
+		return state, memory, err
+	}
+	return state, memory, badSnapshot(readFile("memory", spec.Dir, spec.Memory, &memory))
 }
 
 // Recover takes up a VMM of the host, or one that only its record tells of.

@@ -17,6 +17,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
 	"mvm/internal/testenv"
@@ -314,11 +315,11 @@ func TestDieOnPause(t *testing.T) {
 func TestSecretsSleepNowhere(t *testing.T) {
 	_, d, spec, v := boot(t, fake.Behavior{})
 	call(t, v, configure("boot", 1))
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
+	snap := drivertest.Snapshot(t, spec)
 	if err := errors.Join(v.Pause(t.Context()), v.Snapshot(t.Context(), snap), v.Kill(t.Context()), d.Destroy(t.Context(), spec)); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range []string{snap.State, spec.Memory} {
+	for _, f := range drivertest.SnapshotFiles(t, snap) {
 		if b := readAll(t, f); strings.Contains(b, "czNjcmV0") || strings.Contains(b, "s3cret") {
 			t.Errorf("%s holds the secret", f)
 		}
@@ -344,7 +345,7 @@ func TestClockStandsStill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, d, spec, v := boot(t, fake.Behavior{})
 		call(t, v, configure("boot", 1))
-		snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
+		snap := drivertest.Snapshot(t, spec)
 		if err := errors.Join(v.Pause(t.Context()), v.Snapshot(t.Context(), snap), v.Kill(t.Context())); err != nil {
 			t.Fatal(err)
 		}

@@ -28,7 +28,7 @@ type machine struct {
 	guest    guestState
 	disk     map[string][]byte
 	used     usage
-	loaded   string // the snapshot that the memory file still holds
+	loaded   string // the snapshot that it stands at
 	exit     driver.Exit
 	byCaller bool // a call ended it
 	tap      *os.File
@@ -83,12 +83,10 @@ func (m *machine) saveDisk() error {
 	return writeFile(m.spec.Dir, filepath.Join(m.spec.Dir, diskName), m.disk, false)
 }
 
-// saveMemory writes Spec.Memory as it belongs to the snapshot, or to none. A
-// sleeping guest's secrets are not in it. mu is held.
-func (m *machine) saveMemory(snapshot string) error {
-	f := memoryFile{Snapshot: snapshot, Guest: m.guest}
-	f.Guest.Secrets = nil
-	if err := writeFile(m.spec.Dir, m.spec.Memory, f, snapshot != ""); err != nil {
+// noteRan writes Spec.Memory, which says that a guest has run since the last snapshot: it
+// fits none any more. mu is held.
+func (m *machine) noteRan() error {
+	if err := writeFile(m.spec.Dir, m.spec.Memory, memoryFile{}, false); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "write memory of %s: %w", m.spec.ID, err)
 	}
 	return nil
@@ -181,7 +179,7 @@ func (m *machine) resume(die bool) error {
 		return err
 	}
 	if m.loaded != "" {
-		if err := m.saveMemory(""); err != nil {
+		if err := m.noteRan(); err != nil {
 			return err
 		}
 		m.loaded = ""
@@ -199,8 +197,8 @@ func (m *machine) resume(die bool) error {
 	return m.save()
 }
 
-// snapshot writes memory and device state; half between the two.
-func (m *machine) snapshot(snap driver.Snapshot, half func() error) error {
+// snapshot writes memory and device state; half before they are durable.
+func (m *machine) snapshot(ctx context.Context, snap driver.Snapshot, half func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.live(OpSnapshot); err != nil {
@@ -211,20 +209,22 @@ func (m *machine) snapshot(snap driver.Snapshot, half func() error) error {
 		return mvm.Errorf(mvm.KindState, "snapshot %s: the VMM is %s, not paused", m.spec.ID, m.state)
 	}
 	nonce := rand.Text()
-	if err := m.saveMemory(nonce); err != nil {
-		return err
-	}
-	m.loaded = nonce
-	err := m.unlocked(half)
+	err := m.seal(ctx, snap, nonce, func(op string) error {
+		if op != "sync" {
+			return nil
+		}
+		if err := m.unlocked(half); err != nil {
+			return err
+		}
+		return m.live(OpSnapshotState)
+	})
 	if err == nil {
-		err = m.live(OpSnapshotState)
+		err = removeMemory(m.spec)
 	}
 	if err != nil {
-		return err
+		return mvm.Explain("snapshot "+m.spec.ID, err)
 	}
-	if err := writeFile(m.spec.Dir, snap.State, newStateFile(nonce, m.spec), true); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "snapshot %s: %w", m.spec.ID, err)
-	}
+	m.loaded = nonce
 	m.host.note("snapshot %s", m.spec.ID)
 	return m.save()
 }

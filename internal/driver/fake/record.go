@@ -23,7 +23,7 @@ const (
 	Gone     State = "gone"
 )
 
-// The driver's files, beside Spec.Memory and Snapshot.State.
+// The driver's files, beside Spec.Memory and those of package atrest.
 const (
 	recordName = "fake-vmm.json"  // in RunDir: the VMM
 	diskName   = "fake-disk.json" // in Dir: the guest's /data
@@ -36,11 +36,12 @@ type record struct {
 	State  State        `json:"state"`
 	Spec   driver.Spec  `json:"spec"` // without the TAP
 	Guest  guestState   `json:"guest"`
-	Loaded string       `json:"loaded,omitempty"` // the snapshot that Spec.Memory still holds
+	Loaded string       `json:"loaded,omitempty"` // the snapshot that it stands at
 	Exit   *driver.Exit `json:"exit,omitempty"`
 }
 
-// memoryFile is the content of Spec.Memory.
+// memoryFile is the guest's memory in a snapshot. In Spec.Memory it is empty, or what an older
+// version left.
 type memoryFile struct {
 	// Snapshot is the id of the snapshot that this memory belongs to; empty from
 	// the moment that vCPUs run.
@@ -48,13 +49,14 @@ type memoryFile struct {
 	Guest    guestState `json:"guest"`
 }
 
-// stateFile is the content of Snapshot.State.
+// stateFile is the state of the devices.
 type stateFile struct {
 	Snapshot string   `json:"snapshot"`
 	Version  string   `json:"version"`
 	VCPUs    int      `json:"vcpus"`
 	MemMiB   int      `json:"mem_mib"`
 	Disks    []string `json:"disks"` // serials
+	Bytes    int      `json:"bytes"` // of the guest's memory; 0 in those of older versions
 }
 
 func newStateFile(nonce string, spec driver.Spec) stateFile {

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
 	"mvm/internal/testenv"
@@ -29,7 +29,8 @@ func TestManyAtOnce(t *testing.T) {
 	errs := make([]error, instances)
 	for i := range instances {
 		spec := newSpec(t, root, fmt.Sprintf("i-%08x", i))
-		all.Go(func() { errs[i] = lives(t.Context(), d, spec, rounds) })
+		snap := drivertest.Snapshot(t, spec)
+		all.Go(func() { errs[i] = lives(t.Context(), d, spec, snap, rounds) })
 	}
 	all.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -44,12 +45,11 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 // lives sleeps and wakes the instance, counting in the guest's memory.
-func lives(ctx context.Context, d driver.Driver, spec driver.Spec, rounds int) error {
+func lives(ctx context.Context, d driver.Driver, spec driver.Spec, snap driver.Snapshot, rounds int) error {
 	v, err := d.Start(ctx, spec)
 	if err != nil {
 		return err
 	}
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
 	for n := range rounds {
 		talk, quiet := context.WithCancel(ctx)
 		var talker sync.WaitGroup

@@ -148,13 +148,13 @@ func TestViolations(t *testing.T) {
 			_, _ = d.Start(t.Context(), s)
 		}, "start of i-00000001, which has a VMM already"},
 		"SnapshotOfRunning": {func(t *testing.T, _ driver.Driver, s driver.Spec, v driver.VMM) {
-			_ = v.Snapshot(t.Context(), driver.Snapshot{State: filepath.Join(s.Dir, "state")})
+			_ = v.Snapshot(t.Context(), drivertest.Snapshot(t, s))
 		}, "snapshot of i-00000001, which is not paused"},
 		"ResumeOfKilled": {func(t *testing.T, _ driver.Driver, _ driver.Spec, v driver.VMM) {
 			_ = errors.Join(v.Kill(t.Context()), v.Resume(t.Context()))
 		}, "resume of i-00000001, which was killed before"},
 		"RestoreOfConsumed": {func(t *testing.T, d driver.Driver, s driver.Spec, v driver.VMM) {
-			snap := driver.Snapshot{State: filepath.Join(s.Dir, "state")}
+			snap := drivertest.Snapshot(t, s)
 			if err := errors.Join(v.Pause(t.Context()), v.Snapshot(t.Context(), snap), v.Resume(t.Context()), v.Kill(t.Context())); err != nil {
 				t.Fatal(err)
 			}

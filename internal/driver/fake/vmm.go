@@ -98,7 +98,7 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) error {
 	if err := v.opt.seam(ctx, OpSnapshotMemory, v.m.spec.ID); err != nil {
 		return err
 	}
-	return v.m.snapshot(snap, func() error { return v.opt.seam(ctx, OpSnapshotState, v.m.spec.ID) })
+	return v.m.snapshot(ctx, snap, func() error { return v.opt.seam(ctx, OpSnapshotState, v.m.spec.ID) })
 }
 
 // Powerdown asks the guest to power off.

@@ -192,9 +192,9 @@ func TestSuite(t *testing.T) {
 			Ask: func(t testing.TB, v driver.VMM, _ driver.Spec) {
 				_, _ = callHost(t, v) // the suite sees what comes in
 			},
-			Scratch: []string{"vmm.memory"},
-			VSock:   true,
-			Faults:  h.faults(),
+			Scratch: []string{"vmm.memory"}, Plain: true,
+			VSock:  true,
+			Faults: h.faults(),
 		}
 	})
 	for _, want := range []string{"GET /", "PUT /actions", "PUT /boot-source", "PUT /entropy", "PUT /logger", "PUT /machine-config", "PUT /metrics",

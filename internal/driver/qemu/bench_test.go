@@ -3,12 +3,13 @@ package qemu_test
 import (
 	"context"
 	"fmt"
-	"path/filepath"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/qemu"
 	"mvm/internal/guestproto"
 	"mvm/internal/jail"
@@ -37,7 +38,7 @@ func BenchmarkSleepWake(b *testing.B) {
 	}
 	ping(b, v)
 	boot := time.Since(start)
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
+	snap := drivertest.Snapshot(b, spec)
 	took := map[string][]time.Duration{"boot": {boot}}
 	var bytes int64
 	for b.Loop() {
@@ -49,8 +50,9 @@ func BenchmarkSleepWake(b *testing.B) {
 		must(b, v.Kill(b.Context()))
 		lap("kill")
 		must(b, v.Close())
-		bytes = allocated(b, spec.Memory, snap.State)
-		took["plain"] = append(took["plain"], plainRestore(b, spec, snap))
+		bytes = allocated(b, drivertest.SnapshotFiles(b, snap)...)
+		took["plain"] = append(took["plain"], plainRestore(b, spec, asOlder(b, spec, snap)))
+		must(b, os.Remove(snap.State))
 		lap = laps(took)
 		if v, err = d.Restore(b.Context(), spec, snap); err != nil {
 			b.Fatal(err)
@@ -96,7 +98,7 @@ func BenchmarkWakeInTheJail(b *testing.B) {
 		for i := range both {
 			n := (i + round) % 2
 			s := &both[n]
-			snap := driver.Snapshot{State: filepath.Join(s.spec.Dir, "state")}
+			snap := drivertest.Snapshot(b, s.spec)
 			must(b, s.v.Pause(b.Context()))
 			must(b, s.v.Snapshot(b.Context(), snap))
 			must(b, s.v.Kill(b.Context()))

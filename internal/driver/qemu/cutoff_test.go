@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/qemu"
 	"mvm/internal/sys"
 )
@@ -46,7 +47,7 @@ func dieAt(op string) {
 }
 
 func (c cutOff) run(ctx context.Context, d driver.Driver) error {
-	snap := driver.Snapshot{State: filepath.Join(c.Spec.Dir, "state")}
+	snap := drivertest.SnapshotOf(c.Spec)
 	var v driver.VMM
 	var err error
 	switch c.Call {
@@ -108,7 +109,7 @@ func TestKilledWhileMaking(t *testing.T) {
 	v := start(t, d, spec)
 	ping(t, v)
 	boot := run(t, v, "cat", "/proc/sys/kernel/random/boot_id")
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
+	snap := drivertest.Snapshot(t, spec)
 	must(t, v.Pause(t.Context()))
 	must(t, v.Snapshot(t.Context(), snap))
 	must(t, v.Kill(t.Context()))
@@ -134,6 +135,7 @@ func TestKilledWhileMaking(t *testing.T) {
 func TestKilledWhileHolding(t *testing.T) {
 	h := newHost(t)
 	d, spec := h.driver(t), h.spec(t, "i-00015000")
+	drivertest.Snapshot(t, spec)
 	v := start(t, d, spec)
 	ping(t, v)
 	must(t, v.Close())
@@ -151,7 +153,7 @@ func TestKilledWhileHolding(t *testing.T) {
 			must(t, v.Close())
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(spec.Dir, "state"))
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(drivertest.SnapshotOf(spec).State), "map"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("snapshots that were cut off left %v, %v", left, err)
 	}

@@ -146,7 +146,7 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 	}
 	info := driver.Info{Name: "qemu", Version: d.version, Digest: d.digest, Accelerator: v.Accelerator, Why: v.Why,
 		Machine:  spawn.Machine(v.Accelerator),
-		Features: driver.Features{Snapshot: true, Process: true}}
+		Features: driver.Features{Snapshot: true, Process: true, Sealed: true}}
 	d.khz = v.TSCkHz
 	if info.Missing, err = d.host.Walls(ctx); err != nil {
 		d.log.Warn("check the walls around VMMs", "error", err)

@@ -96,7 +96,7 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	f, err := rundir.Lock(v.spec.RunDir)
-	errs = append(errs, v.reclaimMemory(err == nil))
+	errs = append(errs, v.reclaimMemory())
 	if !mvm.IsKind(err, mvm.KindState) { // else somebody starts the next one, in the same cgroup
 		errs = append(errs, v.d.host.Leave(ctx, rundir.NameOf(v.spec), v.spec.Cgroup, v.rec.Cgroups))
 	}
@@ -140,25 +140,19 @@ func (v *vmm) explainExit(code int, sig syscall.Signal, known bool) driver.Exit 
 	return e
 }
 
-// reclaimMemory removes a memory file that is worth nothing any more. It has that of a
-// snapshot hold all of the memory, if this process has the instance's lock: where it can't,
-// the restore takes the rest from beside the state.
-func (v *vmm) reclaimMemory(locked bool) error {
+// reclaimMemory removes a memory file that is worth nothing any more.
+func (v *vmm) reclaimMemory() error {
 	v.mu.Lock()
-	state, snap := v.memory, v.saved
+	state := v.memory
 	v.mu.Unlock()
-	if state == memoryLive {
+	if state == memoryWorthless {
 		return removeMemory(v.spec)
 	}
-	var err error
-	if snap != nil && locked {
-		err = settle(v.spec, *snap)
-	}
-	return errors.Join(err, releaseMemory(v.spec))
+	return releaseMemory(v.spec)
 }
 
 func (v *vmm) setMemory(s memoryState) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.memory, v.saved = s, nil
+	v.memory = s
 }

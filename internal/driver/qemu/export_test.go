@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"errors"
 	"os"
 
 	"mvm/internal/driver"
@@ -25,17 +24,17 @@ func RestoreArgs(spec driver.Spec, memory, qmp, channel, console int) []string {
 // ErrPages says that a file of pages is damaged.
 var ErrPages = errPages
 
-// WritePages writes a file of pages. data has one run after the other, and is spoilt.
-func WritePages(f *os.File, size int64, runs []sys.PageRun, data []byte) error {
-	w := newPageWriter(f, size, false)
-	return errors.Join(w.add(runs, data), w.finish())
-}
-
-// ApplyPages puts a file of pages into a memory file.
+// ApplyPages puts a file of pages into a memory file, as older versions did.
 func ApplyPages(f, memory *os.File, size int64) error {
 	r, err := readPages(f, size)
 	if err != nil {
 		return err
 	}
-	return r.apply(memory)
+	return r.each(func(run pagesRun, data []byte) error {
+		if data == nil {
+			data = make([]byte, int(run.Count)*sys.PageSize)
+		}
+		_, err := memory.WriteAt(data, int64(run.Page)*sys.PageSize)
+		return err
+	})
 }

@@ -15,6 +15,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/sys"
 	"mvm/internal/testenv/inject"
 )
@@ -157,19 +158,15 @@ func TestVMMThatCheats(t *testing.T) {
 				}
 				return nil
 			}
-			err := v.Snapshot(t.Context(), driver.Snapshot{State: filepath.Join(spec.Dir, "state")})
+			err := v.Snapshot(t.Context(), drivertest.Snapshot(t, spec))
 			h.seam = nil
 			if !mvm.IsKind(err, mvm.KindUnavailable) {
 				t.Errorf("snapshot: %v, want unavailable", err)
 			}
 			must(t, v.Kill(t.Context()))
 			must(t, v.Close())
-			entries, err := os.ReadDir(spec.Dir)
-			must(t, err)
-			for _, e := range entries {
-				if e.Name() != filepath.Base(spec.Console) {
-					t.Errorf("it left %s", e.Name())
-				}
+			if left := drivertest.SnapshotFiles(t, drivertest.Snapshot(t, spec)); len(left) > 0 {
+				t.Errorf("it left %v", left)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/qemu"
 	"mvm/internal/driver/qemu/spawn"
 )
@@ -37,7 +38,7 @@ func sleeper(t *testing.T, id, binary string) *asleep {
 	must(t, os.Mkdir(s.small, 0o700))
 	must(t, unix.Mount("tmpfs", s.small, "tmpfs", 0, "size=300m"))
 	t.Cleanup(func() { must(t, unix.Unmount(s.small, 0)) })
-	s.spec.Memory, s.snap.State = filepath.Join(s.small, "memory"), filepath.Join(s.small, "state")
+	s.spec.Memory, s.snap = filepath.Join(s.small, "memory"), drivertest.SnapshotIn(t, s.small, s.spec)
 	if s.d = h.driver(t); binary != "" {
 		var err error
 		s.d, err = qemu.New(qemu.Options{Binary: binary, StateDir: filepath.Join(h.dir, "q"), Log: slog.New(slog.DiscardHandler)})
@@ -107,13 +108,19 @@ func (s *asleep) wakes() {
 func TestRestoreOnAHostThatLacksSomething(t *testing.T) {
 	s := sleeper(t, "i-00014000", "")
 
-	// The disk is full.
-	filler := filepath.Join(s.small, "filler")
+	// The disk is full. Only memory of an older version needs some of it.
+	filler, sealed := filepath.Join(s.small, "filler"), s.snap
+	s.snap = asOlder(t, s.spec, sealed)
 	fillUp(t, filler)
 	s.fails("full disk", func(err error) bool {
 		return errors.Is(err, unix.ENOSPC) && mvm.IsKind(err, mvm.KindUnavailable) && strings.Contains(err.Error(), "free")
 	})
-	must(t, os.Remove(filler))
+	s.snap = sealed
+	v, err := s.d.Restore(t.Context(), s.spec, s.snap)
+	must(t, err)
+	must(t, v.Kill(t.Context()))
+	must(t, v.Close())
+	must(t, errors.Join(os.Remove(filler), os.Remove(s.spec.Memory)))
 
 	// There are no file descriptors left, from the first one that is needed to the last.
 	none := 0

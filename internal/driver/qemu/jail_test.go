@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/jail"
 )
 
@@ -45,7 +46,7 @@ func TestSystemCalls(t *testing.T) {
 	d := h.driver(t)
 	v := start(t, d, spec)
 	use(t, v)
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
+	snap := drivertest.Snapshot(t, spec)
 	for range 2 {
 		must(t, v.Pause(t.Context()))
 		must(t, v.Snapshot(t.Context(), snap))

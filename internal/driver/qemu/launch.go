@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
+	"mvm/internal/driver/atrest"
 	"mvm/internal/driver/console"
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/rundir"
@@ -55,6 +56,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 	defer u.Run(&err)
 	l := &launcher{d: d, spec: spec, snap: snap, undo: &u}
 	defer l.closeFiles()
+	defer l.closeSnapshot()
 	for _, step := range []func(context.Context) error{l.lock, l.memory, l.sockets, l.open} {
 		if err := ctx.Err(); err != nil {
 			return nil, mvm.Errorf(mvm.KindCanceled, "make the VMM of %s: %w", spec.ID, context.Cause(ctx))
@@ -70,7 +72,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 		return nil, err
 	}
 	if snap != nil {
-		err = v.load(ctx, *snap)
+		err = v.load(ctx, *snap, l.sealed)
 	} else if err = d.seam("start.cont"); err == nil {
 		err = v.cont(ctx)
 	}
@@ -95,6 +97,8 @@ type launcher struct {
 	ch    net.Conn
 	proc  vmproc.Process
 	rec   rundir.Record
+
+	sealed *atrest.Snapshot // nil: it boots, or has one of an older version
 }
 
 // pass notes a file that is for the VMM alone.
@@ -106,6 +110,14 @@ func (l *launcher) pass(f *os.File) *os.File {
 func (l *launcher) closeFiles() {
 	for _, f := range l.give {
 		f.Close()
+	}
+	l.give = nil
+}
+
+// closeSnapshot lets go of the files of the snapshot, which were read only.
+func (l *launcher) closeSnapshot() {
+	if l.sealed != nil {
+		_ = l.sealed.Close()
 	}
 }
 
@@ -126,30 +138,44 @@ func (l *launcher) lock(ctx context.Context) error {
 	return l.d.keep.RemoveFiles(l.spec.RunDir)
 }
 
-// memory opens what the guest's memory is at first.
+// memory opens what the guest's memory is at first, and the snapshot.
 func (l *launcher) memory(context.Context) error {
-	op, get := "start.memory", zeroMemory
-	if l.snap != nil {
-		op, get = "restore.memory", openMemory
+	if l.snap == nil {
+		return l.memoryFrom("start.memory", bootMemory)
 	}
-	if err := l.d.seam(op); err != nil {
+	if l.snap.Key == nil {
+		return l.plainMemory()
+	}
+	if err := l.memoryFrom("restore.memory", zeroMemory); err != nil {
 		return err
 	}
-	if l.snap != nil {
-		if err := takeWhole(l.spec, *l.snap); err != nil {
-			return err
-		}
+	s, err := atrest.Open(l.spec.Dir, *l.snap, l.spec.MemMiB)
+	l.sealed = s
+	return err
+}
+
+func (l *launcher) memoryFrom(op string, get func(driver.Spec) (*os.File, error)) error {
+	if err := l.d.seam(op); err != nil {
+		return err
 	}
 	f, err := get(l.spec)
 	if err != nil {
 		return err
 	}
 	l.files.Memory = l.pass(f)
-	if l.snap == nil {
-		return nil
+	return nil
+}
+
+// plainMemory is memory for a snapshot that an older version left.
+func (l *launcher) plainMemory() error {
+	if err := takeWhole(l.spec, *l.snap); err != nil {
+		return err
+	}
+	if err := l.memoryFrom("restore.memory", openMemory); err != nil {
+		return err
 	}
 	l.undo.Add(func() error { return releaseMemory(l.spec) })
-	return reserve(l.spec, f)
+	return reserve(l.spec, l.files.Memory)
 }
 
 // sockets listens for the VMM and connects to it already: nobody has to wait for a
@@ -232,7 +258,6 @@ func (l *launcher) open(context.Context) error {
 // hold waits for the control protocol and begins to serve channel and console.
 func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	l.closeFiles() // or a dead VMM's sockets would not be seen to close
-	l.give = nil
 	v := newVMM(l.d, l.spec, l.proc, l.rec)
 	err := l.d.seam("start.qmp")
 	if err == nil {

@@ -14,31 +14,38 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/atrest"
 	"mvm/internal/driver/rundir"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
 // exitWait bounds the wait for the status of a QEMU that went away while it loaded.
 const exitWait = 5 * time.Second
 
-// load reads the device state into a VMM that was started to take it.
-func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
+// load has a VMM that was started for it take the snapshot: memory first, then the devices.
+// sealed is nil for one that an older version left.
+func (v *vmm) load(ctx context.Context, snap driver.Snapshot, sealed *atrest.Snapshot) error {
 	v.cmd.Lock()
 	defer v.cmd.Unlock()
 	if err := v.d.seam("restore.load"); err != nil {
 		return err
 	}
-	f, err := openState(v.spec, snap.State)
+	open, inject := v.openPlain, v.injectPlain
+	if sealed != nil {
+		open = func(driver.Snapshot) (*os.File, bool, error) {
+			f, err := inMemory(sealed.Device())
+			return f, false, err
+		}
+		inject = func(ctx context.Context, m vmproc.Memory, _ driver.Snapshot) error { return sealed.Inject(ctx, m) }
+	}
+	f, ignoreShared, err := open(snap)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := v.inject(ctx, snap); err != nil {
+	if err := v.inject(ctx, snap, inject); err != nil {
 		return err
-	}
-	ignoreShared, err := leavesOutShared(f)
-	if err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "read the snapshot's device state: %w", err)
 	}
 	if err := v.migrate(ctx, f, ignoreShared); err != nil {
 		return v.loadError(ctx, err)
@@ -50,21 +57,50 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot) error {
 	return err
 }
 
-// inject puts into the VMM's memory what the memory file lacks.
-func (v *vmm) inject(ctx context.Context, snap driver.Snapshot) error {
+// inject puts pages into the VMM's memory.
+func (v *vmm) inject(ctx context.Context, snap driver.Snapshot, put func(context.Context, vmproc.Memory, driver.Snapshot) error) error {
 	if err := v.d.seam("restore.pages"); err != nil {
 		return err
 	}
-	pages, err := openPages(v.spec, snap)
-	if pages == nil || err != nil {
-		return err
-	}
-	defer pages.f.Close()
 	m, _, err := v.guestMemory(ctx)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
+	return put(ctx, m, snap)
+}
+
+// inMemory is a file in memory, for a device state that is in no other in the clear.
+func inMemory(content []byte) (*os.File, error) {
+	f, w, err := memoryFile()
+	if err == nil {
+		_, err = w.Write(content)
+		err = errors.Join(err, w.Close())
+	}
+	if err != nil {
+		return nil, mvm.Errorf(mvm.KindUnavailable, "read the snapshot's device state: %w", err)
+	}
+	return f, nil
+}
+
+// openPlain opens a device state that an older version left.
+func (v *vmm) openPlain(snap driver.Snapshot) (f *os.File, ignoreShared bool, err error) {
+	if f, err = openState(v.spec, snap.State); err != nil {
+		return nil, false, err
+	}
+	if ignoreShared, err = leavesOutShared(f); err != nil {
+		return nil, false, errors.Join(mvm.Errorf(mvm.KindUnavailable, "read the snapshot's device state: %w", err), f.Close())
+	}
+	return f, ignoreShared, nil
+}
+
+// injectPlain puts into the VMM's memory what the memory file of an older version lacks.
+func (v *vmm) injectPlain(ctx context.Context, m vmproc.Memory, snap driver.Snapshot) error {
+	pages, err := openPages(v.spec, snap)
+	if pages == nil || err != nil {
+		return err
+	}
+	defer pages.f.Close()
 	if err := pages.inject(ctx, m); errors.Is(err, errPages) {
 		return pagesError(err)
 	} else if err != nil {

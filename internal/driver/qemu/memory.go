@@ -16,12 +16,17 @@ import (
 	"mvm/internal/sys"
 )
 
-// zeroMemory is what a guest's memory is at its boot: a private mapping of this device has
-// no file. A memory file of an earlier run is removed.
-func zeroMemory(s driver.Spec) (*os.File, error) {
+// bootMemory is what a guest's memory is at its boot. A memory file of an earlier run is
+// removed.
+func bootMemory(s driver.Spec) (*os.File, error) {
 	if err := removeMemory(s); err != nil {
 		return nil, mvm.Explain("remove old memory", err)
 	}
+	return zeroMemory(s)
+}
+
+// zeroMemory is memory of zeros: a private mapping of this device has no file.
+func zeroMemory(driver.Spec) (*os.File, error) {
 	f, err := os.OpenFile(zeroDevice, os.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "open the VMM's memory: %w", err)
@@ -31,8 +36,8 @@ func zeroMemory(s driver.Spec) (*os.File, error) {
 
 const zeroDevice = "/dev/zero"
 
-// openMemory opens the memory file of a snapshot. Its VMM maps it privately: the content
-// is not touched.
+// openMemory opens the memory file of a snapshot that an older version left. Its VMM maps it
+// privately: the content is not touched.
 func openMemory(s driver.Spec) (*os.File, error) {
 	f, err := memoryOf(s)
 	if err != nil {
@@ -66,31 +71,6 @@ func reserve(s driver.Spec, f *os.File) error {
 		return mvm.Errorf(mvm.KindUnavailable, "reserve the memory file: %w", err).WithFix("free %d MiB on the disk of %s", s.MemMiB, s.Dir)
 	}
 	return mvm.Explain("reserve the memory file", err)
-}
-
-// settle has the memory file hold all of the snapshot's memory. No VMM may run. It may be
-// cut off, and run again; until it is done, the rest of the memory is beside the state.
-func settle(s driver.Spec, snap driver.Snapshot) error {
-	if err := takeWhole(s, snap); err != nil {
-		return err
-	}
-	pages, err := openPages(s, snap)
-	if pages == nil || err != nil {
-		return err
-	}
-	defer pages.f.Close()
-	memory, err := openMemory(s)
-	if err != nil {
-		return err
-	}
-	err = pages.apply(memory)
-	if err == nil {
-		err = memory.Sync()
-	}
-	if err = errors.Join(err, memory.Close()); err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "put changed pages into the memory file: %w", err)
-	}
-	return sys.InParent(s.Dir, snap.Pages(), func(d *sys.Folder, name string) error { return errors.Join(d.Remove(name), d.Sync()) })
 }
 
 // takeWhole makes the memory that a snapshot has as a whole the memory file.
@@ -137,20 +117,21 @@ func pagesError(err error) error {
 	return mvm.Errorf(mvm.KindUnavailable, "read the snapshot's changed pages: %w", err)
 }
 
-// guestMemory opens the guest's memory in the VMM. whole says that no memory file is below
-// it, as in a guest that has booted.
-func (v *vmm) guestMemory(ctx context.Context) (m vmproc.Memory, whole bool, err error) {
+// guestMemory opens the guest's memory in the VMM. overFile says that it began with the
+// memory file of an older version, and not with zeros.
+func (v *vmm) guestMemory(ctx context.Context) (m vmproc.Memory, overFile bool, err error) {
 	size := int64(v.spec.MemMiB) << 20
-	f, err := memoryOf(v.spec)
-	if err == nil {
-		m, err = v.mappedOver(ctx, f, size)
-		err = errors.Join(err, f.Close())
+	f, err := os.Open(zeroDevice)
+	if err != nil {
+		return nil, false, mvm.Errorf(mvm.KindUnavailable, "open the guest's memory: %w", err)
 	}
-	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, sys.ErrNoMapping) {
+	m, err = v.mappedOver(ctx, f, size)
+	if err = errors.Join(err, f.Close()); !errors.Is(err, sys.ErrNoMapping) {
 		return m, false, err
 	}
-	if f, err = os.Open(zeroDevice); err != nil {
-		return nil, false, mvm.Errorf(mvm.KindUnavailable, "open the guest's memory: %w", err)
+	f, ferr := memoryOf(v.spec)
+	if ferr != nil { // no older version's either: the VMM has unmapped it
+		return nil, false, err
 	}
 	m, err = v.mappedOver(ctx, f, size)
 	return m, true, errors.Join(err, f.Close())
@@ -178,8 +159,8 @@ func removeMemory(s driver.Spec) error {
 	return sys.IfThere(sys.InParent(s.Dir, s.Memory, (*sys.Folder).RemoveAll))
 }
 
-// releaseMemory releases the memory file if it is there: a restore from a tmpfs, and older
-// versions, reserve all of it.
+// releaseMemory releases the memory file of an older version if it is there: it, and a restore
+// from a tmpfs, reserve all of it.
 func releaseMemory(s driver.Spec) error {
 	f, err := memoryOf(s)
 	if err != nil {

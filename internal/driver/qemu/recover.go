@@ -59,9 +59,9 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	}
 	switch state {
 	case stateRunning:
-		v.memory = memoryLive
+		v.memory = memoryWorthless
 	case stateStalled:
-		v.memory = memoryLive
+		v.memory = memoryWorthless
 		v.setStill(true)
 		v.stall()
 	case statePostmigr:

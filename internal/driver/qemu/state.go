@@ -63,7 +63,7 @@ func (v *vmm) Resume(ctx context.Context) error {
 	}
 	switch s {
 	case stateRunning:
-		v.setMemory(memoryLive)
+		v.setMemory(memoryWorthless)
 		return nil
 	case statePaused, statePostmigr:
 	case stateStalled:
@@ -82,6 +82,6 @@ func (v *vmm) Resume(ctx context.Context) error {
 
 // cont starts the vCPUs.
 func (v *vmm) cont(ctx context.Context) error {
-	v.setMemory(memoryLive)
+	v.setMemory(memoryWorthless)
 	return v.do(ctx, "cont", nil, nil)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/qemu"
 	"mvm/internal/testenv"
 )
@@ -168,16 +170,16 @@ func TestSnapshotIsIntactUntilResume(t *testing.T) {
 		t.Errorf("the memory of a guest that runs is on the disk: %v", err)
 	}
 	boot := run(t, v, "cat", "/proc/sys/kernel/random/boot_id")
-	snap := driver.Snapshot{State: filepath.Join(spec.Dir, "state")}
+	snap := drivertest.Snapshot(t, spec)
 	must(t, v.Pause(t.Context()))
 	must(t, v.Snapshot(t.Context(), snap))
 	must(t, v.Kill(t.Context()))
 	must(t, v.Close())
-	if got := allocated(t, spec.Memory); got > int64(spec.MemMiB)<<20*3/4 {
-		t.Errorf("a sleeping guest's memory holds %d MiB on disk", got>>20)
+	asleep := allocated(t, drivertest.SnapshotFiles(t, snap)...)
+	if asleep > int64(spec.MemMiB)<<20*3/4 {
+		t.Errorf("a sleeping guest's memory holds %d MiB on disk", asleep>>20)
 	}
-	asleep := allocated(t, spec.Memory)
-	mem, state := hash(t, spec.Memory), hash(t, snap.State)
+	is := hashes(t, snap)
 	for range 2 {
 		v, err := d.Restore(t.Context(), spec, snap)
 		must(t, err)
@@ -189,11 +191,10 @@ func TestSnapshotIsIntactUntilResume(t *testing.T) {
 		cancel()
 		must(t, v.Kill(t.Context()))
 		must(t, v.Close())
-		if hash(t, spec.Memory) != mem || hash(t, snap.State) != state {
+		if !maps.Equal(hashes(t, snap), is) {
 			t.Fatal("a restore that was given up changed the snapshot")
 		}
-		// Somebody has read all of the file, and yet what is not used is given back.
-		if now := allocated(t, spec.Memory); now > asleep {
+		if now := allocated(t, drivertest.SnapshotFiles(t, snap)...); now > asleep {
 			t.Errorf("a restore that was given up holds %d MiB, before it %d", now>>20, asleep>>20)
 		}
 	}
@@ -329,14 +330,14 @@ func TestFullDisk(t *testing.T) {
 	v := start(t, d, spec)
 	defer v.Close()
 	ping(t, v)
-	snap := driver.Snapshot{State: filepath.Join(small, "state")}
+	snap := drivertest.SnapshotIn(t, small, spec)
 	must(t, v.Pause(t.Context()))
 	if err := v.Snapshot(t.Context(), snap); err == nil {
 		t.Error("snapshot succeeded on a full disk")
 	} else if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "free") {
 		t.Errorf("snapshot on a full disk: %v, want the cause and what to do", err)
 	}
-	if left, _ := os.ReadDir(small); len(left) > 0 {
+	if left := drivertest.SnapshotFiles(t, snap); len(left) > 0 {
 		t.Errorf("a snapshot that failed left %v", left)
 	}
 	if paused, err := v.Paused(t.Context()); err != nil || !paused {

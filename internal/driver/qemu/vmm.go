@@ -19,14 +19,13 @@ import (
 	"mvm/internal/sys"
 )
 
-// memoryState says what the memory file is worth when the VMM ends. The VMM maps it
-// privately; those that an older version started share it.
+// memoryState says what the memory file of an older version is worth when the VMM ends.
 type memoryState int
 
 const (
-	memoryUnknown memoryState = iota // recovered while paused: leave it
-	memoryLive                       // the guest ran on: worth nothing
-	memorySaved                      // it is that of a snapshot
+	memoryUnknown   memoryState = iota // recovered while paused: leave it
+	memoryWorthless                    // the guest ran on, or its memory is in a snapshot
+	memorySaved                        // it is that of a snapshot
 )
 
 // vmm is one QEMU process that the agent holds.
@@ -56,8 +55,7 @@ type vmm struct {
 	lastWords string      // of QEMU, once it has ended
 	migration chan string // gets the states of a migration under way
 	memory    memoryState
-	saved     *driver.Snapshot // that the VMM stands at; nil: none that is known
-	stopped   time.Time        // when the vCPUs last stood still, and ran again; zero: not seen
+	stopped   time.Time // when the vCPUs last stood still, and ran again; zero: not seen
 	resumed   time.Time
 	still     bool // its guest stands still for want of disk space
 }

@@ -56,10 +56,10 @@ func unlock(f *os.File, by *secrets.TenantKey, meta Meta) (h head, key []byte, e
 		case !ok[i]:
 		case h.version != version:
 			why = Bad(OtherVersion, f.Name(), "its format is version %d, and this mvm reads %d", h.version, version)
-		case h.keyID != by.ID():
+		case by.Named(h.keyID) == nil:
 			why = Bad(OtherKey, f.Name(), "it is sealed with key %x, and the tenant has %x", h.keyID, by.ID())
 		default:
-			if key, ok := by.Unwrap(h.wrapped[:], h.bound(meta.Bound)); ok {
+			if key, ok := by.Named(h.keyID).Unwrap(h.wrapped[:], h.bound(meta.Bound)); ok {
 				return h, key, nil
 			}
 			why = Bad(Damaged, f.Name(), "its head was changed, or it is another file's")

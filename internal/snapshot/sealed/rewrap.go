@@ -2,6 +2,7 @@ package sealed
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 
 	"mvm/internal/secrets"
@@ -13,6 +14,9 @@ import (
 // file, and afterwards only to. Nobody else may write to the file meanwhile; readers may read.
 func Rewrap(d *sys.Folder, name string, from, to *secrets.TenantKey, meta Meta) error {
 	f, err := d.Open(name, os.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Bad(Missing, d.Path()+"/"+name, "%w", fs.ErrNotExist)
+	}
 	if err != nil {
 		return Failed("open", d.Path()+"/"+name, err)
 	}
@@ -29,10 +33,8 @@ func rewrap(f *os.File, from, to *secrets.TenantKey, meta Meta) error {
 			return nil
 		}
 	}
-	by := to
 	h, key, err := unlock(f, to, meta)
 	if err != nil {
-		by = from
 		if h, key, err = unlock(f, from, meta); err != nil {
 			return err
 		}
@@ -43,7 +45,7 @@ func rewrap(f *os.File, from, to *secrets.TenantKey, meta Meta) error {
 	if ok[1] && heads[1] == h && !(ok[0] && heads[0] == h) {
 		first = 0
 	}
-	if by != to {
+	if h.keyID != to.ID() {
 		if h, err = h.wrap(key, to, meta.Bound); err != nil {
 			return err
 		}

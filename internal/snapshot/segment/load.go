@@ -15,8 +15,12 @@ import (
 	"mvm/internal/snapshot/sealed"
 )
 
-// ReadMap reads the snapshot's map, of a memory of so many pages.
+// ReadMap reads the snapshot's map, of a memory of so many pages; 0: of any size.
 func (p Place) ReadMap(pages uint32) (*Map, error) {
+	anySize := pages == 0
+	if anySize {
+		pages = maxPages
+	}
 	b, err := sealed.Read(p.Own, mapFile, p.Key, p.mapMeta(pages))
 	if err != nil {
 		return nil, mvm.Explain("read snapshot "+p.ID, err)
@@ -26,10 +30,16 @@ func (p Place) ReadMap(pages uint32) (*Map, error) {
 	if err != nil {
 		return nil, sealed.Bad(sealed.Damaged, path, "%w", err)
 	}
-	if m.Pages != pages {
+	if m.Pages != pages && !anySize {
 		return nil, sealed.Bad(sealed.OtherMemory, path, "it is of a memory of %d pages, and the guest has %d", m.Pages, pages)
 	}
 	return m, nil
+}
+
+// Check opens all segments of a map, so that a snapshot may rely on them.
+func (p Place) Check(m *Map) (err error) {
+	s := &Snapshot{m: m, p: p}
+	return errors.Join(s.openSegments(), s.Close())
 }
 
 // Snapshot is a snapshot that is open to read. What of it was not read yet is verified when it is.
@@ -68,6 +78,16 @@ func (s *Snapshot) open() (err error) {
 	if sha256.Sum256(s.device) != s.m.Device {
 		return sealed.Bad(sealed.Damaged, s.p.Own.Path()+"/"+deviceFile, "it is not the one that the map names")
 	}
+	if err := s.openSegments(); err != nil {
+		return err
+	}
+	for _, f := range s.files {
+		f.Prefetch()
+	}
+	return nil
+}
+
+func (s *Snapshot) openSegments() error {
 	for _, part := range s.m.Segments {
 		f, err := sealed.Open(s.p.Segments, part.Name, s.p.Key, segMeta(s.m.Base, part.Name))
 		if err != nil {
@@ -77,7 +97,6 @@ func (s *Snapshot) open() (err error) {
 		if f.Length() != int64(part.Pages)*Page {
 			return sealed.Bad(sealed.Damaged, f.Path(), "it has %d bytes, and the map says %d pages", f.Length(), part.Pages)
 		}
-		f.Prefetch()
 	}
 	return nil
 }

@@ -80,6 +80,12 @@ func (p Place) Save(ctx context.Context, s Sleep) (saved Saved, err error) {
 	return v.out, v.commit()
 }
 
+// The names of what is in a snapshot's folder, for those who move or measure it.
+const (
+	MapFile    = mapFile
+	DeviceFile = deviceFile
+)
+
 // newMap is the name of a map until all that it names is durable.
 const newMap = mapFile + ".new"
 
@@ -115,6 +121,9 @@ func (v *saver) table() (err error) {
 // commit makes all files durable, beside each other, so that the file system has one
 // transaction for all, and then gives the map its name.
 func (v *saver) commit() error {
+	if err := v.p.seam("sync"); err != nil {
+		return err
+	}
 	var g errgroup.Group
 	for _, f := range []*file{&v.state, &v.pages, &v.list} {
 		if w := f.w; w != nil {
@@ -124,6 +133,9 @@ func (v *saver) commit() error {
 	}
 	g.Go(v.p.Segments.Sync)
 	err := g.Wait()
+	if err == nil {
+		err = v.p.seam("commit")
+	}
 	if err == nil {
 		err = v.p.Own.Rename(newMap, v.p.Own, mapFile)
 	}

@@ -78,6 +78,16 @@ type Place struct {
 	Segments *sys.Folder // of all snapshots of the instance
 	Key      *secrets.TenantKey
 	Workers  int // so many goroutines at most; 0: one for each processor
+	// Seam, when not nil, is called by Save before "sync", which makes the files durable, and
+	// "commit", which gives the map its name. Its error fails that.
+	Seam func(op string) error
+}
+
+func (p Place) seam(op string) error {
+	if p.Seam == nil {
+		return nil
+	}
+	return p.Seam(op)
 }
 
 // mapMeta is what the map of a memory of so many pages is.

@@ -85,11 +85,11 @@ func regular(mode int) func(*os.File) error {
 }
 
 // isMemory takes a file of the memory's size that has one name, and that belongs to
-// who opened it or to the VMM's user already: it is about to be given to that user. For a
-// boot it takes /dev/zero too, and a file in memory that can't be changed is taken as it is:
-// many VMMs may have it.
+// who opened it or to the VMM's user already: it is about to be given to that user.
+// /dev/zero is taken as it is, and so is a file in memory that can't be changed: many VMMs
+// may have them.
 func (l Launch) isMemory(f *os.File) error {
-	if l.boots(f) || l.isBase(f) {
+	if isZero(f) || l.isBase(f) {
 		return nil
 	}
 	if err := regular(unix.O_RDWR)(f); err != nil {
@@ -112,11 +112,11 @@ func (l Launch) isMemory(f *os.File) error {
 	return nil
 }
 
-// boots reports that the VMM boots with the device /dev/zero, open for reading and writing,
-// as its memory: a private mapping of that is memory without a file.
-func (l Launch) boots(f *os.File) bool {
+// isZero reports that the file is the device /dev/zero, open for reading and writing: a private
+// mapping of that is memory without a file.
+func isZero(f *os.File) bool {
 	st, flags, err := status(f)
-	return err == nil && !l.Restore && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 5) &&
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 5) &&
 		flags&unix.O_ACCMODE == unix.O_RDWR && flags&unix.O_PATH == 0
 }
 
@@ -140,7 +140,7 @@ func (l Launch) isBase(f *os.File) bool {
 // give makes the memory file the VMM's. Who opened it can still read and write it, by
 // its group: nobody else is in that.
 func (l Launch) give() error {
-	if l.boots(l.Files.Memory) || l.isBase(l.Files.Memory) {
+	if isZero(l.Files.Memory) || l.isBase(l.Files.Memory) {
 		return nil
 	}
 	group, mode := l.GID, uint32(0o600)

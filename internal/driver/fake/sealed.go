@@ -1,0 +1,88 @@
+package fake
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/driver/atrest"
+	"mvm/internal/sys"
+)
+
+// pages are the memory of a guest: its state, and zeros behind it. Another goroutine may read
+// others.
+type pages []byte
+
+// Shared is described at atrest.Memory, as are the others.
+func (p pages) Shared() bool { return false }
+
+// Changed lists the pages that the state takes.
+func (p pages) Changed(_ context.Context, from int64, _ int) ([]sys.PageRun, int64, error) {
+	n := int64(len(p)+sys.PageSize-1) / sys.PageSize
+	if from >= n {
+		return nil, 1 << 40, nil
+	}
+	return []sys.PageRun{{Page: from, Count: n - from}}, 1 << 40, nil
+}
+
+func (p pages) Read(_ context.Context, runs []sys.PageRun, buf []byte) error {
+	for _, r := range runs {
+		n := r.Count * sys.PageSize
+		clear(buf[:n])
+		copy(buf[:n], p[min(int64(len(p)), r.Page*sys.PageSize):])
+		buf = buf[n:]
+	}
+	return nil
+}
+
+func (p pages) Write(_ context.Context, runs []sys.PageRun, data []byte) error {
+	for _, r := range runs {
+		n := r.Count * sys.PageSize
+		if r.Page*sys.PageSize+n > int64(len(p)) {
+			return mvm.Errorf(mvm.KindInvalid, "write page %d of a guest: it has no more than %d bytes", r.Page, len(p))
+		}
+		copy(p[r.Page*sys.PageSize:], data[:n])
+		data = data[n:]
+	}
+	return nil
+}
+
+// seal writes the snapshot. A sleeping guest's secrets are not in it. mu is held.
+func (m *machine) seal(ctx context.Context, snap driver.Snapshot, nonce string, seam func(string) error) error {
+	f := memoryFile{Snapshot: nonce, Guest: m.guest}
+	f.Guest.Secrets = nil
+	memory, err := json.Marshal(f)
+	state := newStateFile(nonce, m.spec)
+	state.Bytes = len(memory)
+	device, derr := json.Marshal(state)
+	if err = errors.Join(err, derr); err != nil {
+		return err
+	}
+	return atrest.Save(ctx, snap, atrest.VMM{Dir: m.spec.Dir, MemMiB: m.spec.MemMiB, Device: device, Memory: pages(memory), Seam: seam})
+}
+
+// unseal reads a snapshot that seal wrote.
+func unseal(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (state stateFile, memory memoryFile, err error) {
+	s, err := atrest.Open(spec.Dir, snap, spec.MemMiB)
+	if err != nil {
+		return state, memory, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	if err = json.Unmarshal(s.Device(), &state); err == nil && (state.Bytes < 0 || state.Bytes > 4*maxGuestBytes) {
+		err = fmt.Errorf("its memory has %d bytes", state.Bytes)
+	}
+	if err != nil {
+		return state, memory, badSnapshot(mvm.Errorf(mvm.KindInvalid, "read the snapshot of %s: %w", spec.ID, err))
+	}
+	p := make(pages, (state.Bytes+sys.PageSize-1)/sys.PageSize*sys.PageSize)
+	if err := s.Inject(ctx, p); err != nil {
+		return state, memory, err
+	}
+	if err := json.Unmarshal(p[:state.Bytes], &memory); err != nil {
+		return state, memory, badSnapshot(mvm.Errorf(mvm.KindInvalid, "read the memory of %s: %w", spec.ID, err))
+	}
+	return state, memory, nil
+}
