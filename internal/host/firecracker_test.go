@@ -3,6 +3,7 @@ package host_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +33,6 @@ type fcHost struct {
 	o      string // options of the agent
 	socket string
 	cmd    *exec.Cmd
-	log    bytes.Buffer
 	client *api.Client
 }
 
@@ -80,9 +80,10 @@ func (h *fcHost) agent() (stop func()) {
 	must(h.t, err)
 	cmd.Args[len(cmd.Args)-1] = exe
 	cmd.Env = append(os.Environ(), envAgent+"="+h.o, "PATH="+h.bin+":"+os.Getenv("PATH"))
-	h.log.Reset()
-	cmd.Stderr = &h.log
-	must(h.t, cmd.Start())
+	log, err := os.Create(h.logFile())
+	must(h.t, err)
+	cmd.Stderr = log
+	must(h.t, errors.Join(cmd.Start(), log.Close()))
 	h.client = api.Dial(h.socket)
 	ended := false
 	stop = func() {
@@ -93,12 +94,22 @@ func (h *fcHost) agent() (stop func()) {
 		h.client.Close()
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {
-			h.t.Errorf("the agent ended with %v\n%s", err, h.log.String())
+			h.t.Errorf("the agent ended with %v\n%s", err, h.log())
 		}
 	}
 	h.t.Cleanup(stop)
 	testenv.Eventually(h.t, time.Minute, func() error { _, err := h.client.Version(h.t.Context()); return err })
 	return stop
+}
+
+func (h *fcHost) logFile() string { return filepath.Join(h.dir, "agent.log") }
+
+// log is what the agent has written so far.
+func (h *fcHost) log() string {
+	h.t.Helper()
+	b, err := os.ReadFile(h.logFile())
+	must(h.t, err)
+	return string(b)
 }
 
 // image is a folder with an image that the stand-in boots.
@@ -116,8 +127,8 @@ func (h *fcHost) image() string {
 func TestFirecracker(t *testing.T) {
 	h := newFCHost(t)
 	stop := h.agent()
-	if !strings.Contains(h.log.String(), firecracker.NeverRun) {
-		t.Errorf("the agent does not say that the driver was never run with KVM:\n%s", h.log.String())
+	if !strings.Contains(h.log(), firecracker.NeverRun) {
+		t.Errorf("the agent does not say that the driver was never run with KVM:\n%s", h.log())
 	}
 	ctx := t.Context()
 	info, err := h.client.NodeInfo(ctx)
@@ -139,7 +150,7 @@ func TestFirecracker(t *testing.T) {
 		t.Helper()
 		got, err := h.client.Operate(ctx, addr, mvm.OpRequest{Op: op, Force: true}, func(mvm.Progress) {})
 		if err != nil || got.State != want {
-			t.Fatalf("%s: %v, state %s, want %s\n%s", op, err, got.State, want, h.log.String())
+			t.Fatalf("%s: %v, state %s, want %s\n%s", op, err, got.State, want, h.log())
 		}
 	}
 	taps := func() bool { return strings.Contains(h.inside("ip", "-o", "link"), " tn") }
