@@ -101,10 +101,10 @@ func readState(path string) (s saved, err error) {
 	var sum uint32
 	head := len(magic) + 9
 	if len(b) < head || string(b[:len(magic)]) != magic {
-		return s, errors.New(words + ": IO Error: failed to fill whole buffer")
+		return s, fmt.Errorf("%s: %s", words, "IO Error: failed to fill whole buffer")
 	}
 	if _, err := fmt.Sscanf(string(b[len(magic):head]), "%x\n", &sum); err != nil || sum != crc32.ChecksumIEEE(b[head:]) {
-		return s, errors.New(words + ": CRC64 validation failed")
+		return s, fmt.Errorf("%s: %s", words, "CRC64 validation failed")
 	}
 	return s, wrap(words, json.Unmarshal(b[head:], &s))
 }

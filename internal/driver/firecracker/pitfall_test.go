@@ -96,7 +96,6 @@ func TestVersions(t *testing.T) {
 		}
 	}
 	h := newHost(t)
-	d := h.driver(t)
 	h.knobs(t, fakevmm.Knobs{Version: "1.16.1"})
 	d, err := firecracker.New(firecracker.Options{Binary: filepath.Join(h.bin, "firecracker"), StateDir: h.stateDir()})
 	must(t, err)

@@ -196,10 +196,8 @@ func TestProgramRefuses(t *testing.T) {
 	must(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
 	must(t, os.Mkdir(filepath.Join(dir, "pipes"), 0o700))
 	must(t, syscall.Mkfifo(filepath.Join(dir, "pipes/pipe"), 0o600))
-	elf := []byte(app)
-	b, err := os.ReadFile(app)
+	elf, err := os.ReadFile(app)
 	must(t, err)
-	elf = bytes.Clone(b)
 	elf[18] = 183 // e_machine: arm64
 	arm := file("arm", string(elf), 0o755)
 	with := func(files ...manifest.ProgramFile) manifest.Program {
