@@ -213,10 +213,12 @@ func (w *watch) tell(chat string, d *debt) {
 	q.opt.Log.Warn("answer interrupted", "channel", q.opt.Channel.Name, "message", d.message, "instance", w.instance)
 	w.telling++
 	q.goDo(func() {
-		q.say(chat, text)
+		over := q.insist(chat, text)
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		w.a.pay(chat, &debt{saved: saved})
+		if over {
+			w.a.pay(chat, &debt{saved: saved})
+		}
 		w.telling--
 		w.end()
 	})

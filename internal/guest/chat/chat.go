@@ -55,7 +55,7 @@ type Lease interface {
 type Platform interface {
 	// Typing shows in the chat that somebody works on an answer.
 	Typing(ctx context.Context, chat string) error
-	// Say sends a text of mvm's own to the chat.
+	// Say sends a text of mvm's own to the chat. KindPolicy: the chat may not be written to.
 	Say(ctx context.Context, chat, text string) error
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"mvm"
 	"mvm/internal/guestproto"
 )
 
@@ -367,13 +368,39 @@ const (
 const sayTimeout = 15 * time.Second
 
 func (q *Queue) say(chat, text string) {
+	if err := q.trySay(chat, text); err != nil {
+		q.opt.Log.Warn("tell a chat", "channel", q.opt.Channel.Name, "error", err)
+	}
+}
+
+func (q *Queue) trySay(chat, text string) error {
 	if chat == "" || q.opt.Platform == nil {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(q.ctx, sayTimeout)
 	defer cancel()
-	if err := q.opt.Platform.Say(ctx, chat, text); err != nil {
+	return q.opt.Platform.Say(ctx, chat, text)
+}
+
+// insist says it as soon as the platform takes it; false: the queue is closed before. What the
+// platform refuses, or does not take for long, is given up.
+func (q *Queue) insist(chat, text string) (over bool) {
+	until := time.Now().Add(q.lim.GiveUp)
+	for pause := q.lim.Retry; ; pause = min(2*pause, q.lim.RetryMax) {
+		err := q.trySay(chat, text)
+		if err == nil {
+			return true
+		}
+		if q.ctx.Err() != nil {
+			return false
+		}
 		q.opt.Log.Warn("tell a chat", "channel", q.opt.Channel.Name, "error", err)
+		if mvm.IsKind(err, mvm.KindPolicy) || time.Now().After(until) {
+			return true
+		}
+		if !Wait(q.ctx, pause) {
+			return false
+		}
 	}
 }
 

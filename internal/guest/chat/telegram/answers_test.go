@@ -9,6 +9,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/test/botapi"
 )
 
 // told are the texts of mvm's own about answers that were interrupted.
@@ -72,6 +73,38 @@ func TestLostAnswer(t *testing.T) {
 			}
 			if n := s.events.count(guestproto.ReplyInterrupted); n != 1 {
 				t.Errorf("%d events", n)
+			}
+		})
+	}
+}
+
+// TestLostAnswerWhileTelegramIsAway: a chat is told of its lost answer once Telegram takes that,
+// and one that may not be written to holds nobody.
+func TestLostAnswerWhileTelegramIsAway(t *testing.T) {
+	for name, fault := range map[string]botapi.Fault{
+		"cut off": {Method: "sendmessage", Times: 3},
+		"busy":    {Method: "sendmessage", Times: 3, Status: 502},
+		"blocked": {Method: "sendmessage", Times: 1, Status: 403, Text: "Forbidden: bot was blocked by the user"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, nil)
+			w := s.fleet.of("alice")
+			w.speaks = true
+			s.dies("tried", func(w *worker) {
+				s.api.Fail(fault)
+				w.kill(false)
+			})
+			s.open()
+			s.api.Write(7, 7, "hello")
+			s.until("tried", func() bool { return len(s.api.Calls("sendMessage")) >= fault.Times })
+			s.api.Write(7, 7, "last")
+			s.until("answered", func() bool { return s.answered("last") })
+			want := 1
+			if fault.Status == 403 {
+				want = 0
+			}
+			if told := s.told(); len(told) != want {
+				t.Errorf("told %q", told)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"mvm"
 	"mvm/internal/guest/chat"
 	"mvm/internal/guestproto"
 )
@@ -117,7 +118,12 @@ func (b *Bot) Typing(ctx context.Context, chatID string) error {
 
 // Say implements chat.Platform.
 func (b *Bot) Say(ctx context.Context, chatID, text string) error {
-	return b.api.call(ctx, "sendMessage", map[string]any{"chat_id": numeric(chatID), "text": text}, nil)
+	err := b.api.call(ctx, "sendMessage", map[string]any{"chat_id": numeric(chatID), "text": text}, nil)
+	var said *apiError
+	if errors.As(err, &said) && (said.Code == http.StatusBadRequest || said.Code == http.StatusForbidden) {
+		return mvm.Errorf(mvm.KindPolicy, "write to a chat: %w", err)
+	}
+	return err
 }
 
 func numeric(id string) any {
