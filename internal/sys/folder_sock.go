@@ -75,6 +75,9 @@ func (d *Folder) Dial(ctx context.Context, name string, from Peer) (*net.UnixCon
 		return nil, err
 	}
 	conn, err := dialHeld(ctx, held)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = context.DeadlineExceeded // it was that of ctx
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", held.Name(), unwrapOp(err))
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -248,8 +249,7 @@ const waitPoll = 200 * time.Microsecond
 // all others have too: that is not waited for.
 func (t *Thread) wait() (unix.WaitStatus, error) {
 	for ; ; time.Sleep(waitPoll) {
-		var st unix.WaitStatus
-		pid, err := unix.Wait4(t.tid, &st, unix.WALL|unix.WNOHANG, nil)
+		pid, st, err := t.look()
 		switch {
 		case errors.Is(err, unix.EINTR), err == nil && pid == 0 && !t.zombie():
 			continue
@@ -267,6 +267,36 @@ func (t *Thread) wait() (unix.WaitStatus, error) {
 		}
 		return st, nil
 	}
+}
+
+// look is wait4 that does not wait. Of a process that this one has started it takes no end,
+// or who waits for that would not learn how it was; zombie sees it.
+func (t *Thread) look() (pid int, st unix.WaitStatus, err error) {
+	if t.tid != t.pid || parent(t.pid) != os.Getpid() {
+		pid, err = unix.Wait4(t.tid, &st, unix.WALL|unix.WNOHANG, nil)
+		return pid, st, err
+	}
+	var info struct { // siginfo_t of a child, on 64 bits
+		signo, errno, code, _, pid, uid, status int32
+		_                                       [25]int32
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(t.tid), uintptr(unsafe.Pointer(&info)), unix.WSTOPPED|unix.WALL|unix.WNOHANG, 0, 0)
+	if errno != 0 {
+		return 0, 0, errno
+	}
+	if info.signo == 0 {
+		return 0, 0, nil
+	}
+	return int(info.pid), unix.WaitStatus(info.status<<8 | 0x7f), nil
+}
+
+// parent is the process's parent, 0 where it is gone.
+func parent(pid int) (ppid int) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]); len(f) > 1 {
+		ppid, _ = strconv.Atoi(string(f[1]))
+	}
+	return ppid
 }
 
 func (t *Thread) zombie() bool {
