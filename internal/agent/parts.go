@@ -4,6 +4,7 @@ import (
 	"mvm/internal/aside"
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
+	"mvm/internal/driver/atrest"
 	"mvm/internal/fleet"
 	"mvm/internal/folders"
 	"mvm/internal/health"
@@ -16,15 +17,16 @@ import (
 	"mvm/internal/reconcile"
 	"mvm/internal/recovery"
 	"mvm/internal/schedule"
-	"mvm/internal/secrets"
 	"mvm/internal/session"
+	"mvm/internal/snapshot"
+	"mvm/internal/tenantkey"
 )
 
 // join makes the parts. One that is made later is behind a type of this package, which asks
 // for it when it is called.
 func (a *Agent) join() {
 	opt := a.opt
-	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log, a.tenantKey)
+	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log, &snapshot.Shared{Key: a.tenantKey, Segments: atrest.Segments{}})
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, NamedTAPs: opt.NamedTAPs, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
 		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
@@ -53,4 +55,4 @@ func (a *Agent) join() {
 }
 
 // tenantKey is the key with which a tenant's snapshots are sealed.
-func (a *Agent) tenantKey(tenant string) (*secrets.TenantKey, error) { return a.fleet.Key(tenant) }
+func (a *Agent) tenantKey(tenant string) (*tenantkey.Key, error) { return a.fleet.Key(tenant) }

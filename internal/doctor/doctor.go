@@ -24,8 +24,10 @@ type Options struct {
 	// Hostd is the socket of mvm hostd, which has the rights where the agent has none;
 	// empty: there is none.
 	Hostd string
-	// Walls says which walls around VMMs are missing, where this process has the rights; nil:
-	// they are not looked at.
+	// Hello asks mvm hostd whether it answers; needed where there is one.
+	Hello func(context.Context) error
+	// Walls says which walls around VMMs are missing, asked of what starts them; nil: they are
+	// not looked at.
 	Walls func(context.Context) ([]mvm.Finding, error)
 	// Driver is the configured one; empty: qemu.
 	Driver string

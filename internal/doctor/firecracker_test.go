@@ -1,6 +1,7 @@
 package doctor_test
 
 import (
+	"context"
 	"maps"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestFirecrackerHost(t *testing.T) {
 				c.spoil(files)
 			}
 			opt := machine(t, files)
-			opt.Driver, opt.Hostd = "firecracker", c.hostd
+			opt.Driver, opt.Hostd, opt.Hello = "firecracker", c.hostd, func(context.Context) error { return nil }
 			mode := os.FileMode(0o666)
 			if c.private != "" {
 				mode = 0o600

@@ -7,7 +7,6 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/firecracker/api"
-	"mvm/internal/hostd"
 )
 
 func (h host) root(ctx context.Context) mvm.Finding {
@@ -23,7 +22,7 @@ func (h host) root(ctx context.Context) mvm.Finding {
 
 // hostd asks whether what has the rights answers.
 func (h host) hostd(ctx context.Context) mvm.Finding {
-	err := hostd.NewClient(h.opt.Hostd).Hello(ctx)
+	err := h.opt.Hello(ctx)
 	if err == nil {
 		return found(ok, "mvm hostd does what needs root; the agent needs no privileges", h.opt.Hostd, "")
 	}
@@ -37,14 +36,10 @@ func (h host) hostd(ctx context.Context) mvm.Finding {
 // walls says what is missing of the walls around VMMs, each with its fix. hostd says it where it starts
 // them; a user without rights could not try.
 func (h host) walls(ctx context.Context) []mvm.Finding {
-	look := h.opt.Walls
-	if h.opt.Hostd != "" {
-		look = hostd.NewClient(h.opt.Hostd).VMMs("qemu").Walls
-	}
-	if look == nil {
+	if h.opt.Walls == nil {
 		return nil
 	}
-	missing, err := look(ctx)
+	missing, err := h.opt.Walls(ctx)
 	switch {
 	case err != nil:
 		return []mvm.Finding{found(warning, "can't check the walls around VMMs: "+err.Error(), h.opt.Hostd, "")}

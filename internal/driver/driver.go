@@ -31,12 +31,12 @@ package driver
 import (
 	"context"
 	"errors"
+	"mvm/internal/tenantkey"
 	"net"
 	"os"
 	"time"
 
 	"mvm"
-	"mvm/internal/secrets"
 )
 
 // Driver runs instances in one kind of VMM.
@@ -224,7 +224,7 @@ type Snapshot struct {
 	// Key is the tenant's. Without it the snapshot is one in the clear, of an older version or of
 	// a driver that seals none: State is the device state and Spec.Memory the memory, and what
 	// that lacks is beside the state.
-	Key *secrets.TenantKey
+	Key *tenantkey.Key
 }
 
 // Previous is where the map of an earlier snapshot is.

@@ -12,8 +12,8 @@ import (
 	"mvm"
 	"mvm/internal/image"
 	"mvm/internal/network"
-	"mvm/internal/secrets"
 	"mvm/internal/store"
+	"mvm/internal/tenantkey"
 	"mvm/internal/wait"
 )
 
@@ -88,8 +88,8 @@ type Sealer interface {
 	Open(tenant string, generation int, sealed []byte) (map[string][]byte, error)
 	Hash(tenant string, values map[string][]byte) (string, error)
 	ChannelKey(tenant, pool, channel string) ([]byte, error)
-	NewTenantKey(tenant string) (key *secrets.TenantKey, sealed []byte, err error)
-	OpenTenantKey(tenant string, sealed []byte) (*secrets.TenantKey, error)
+	NewTenantKey(tenant string) (key *tenantkey.Key, sealed []byte, err error)
+	OpenTenantKey(tenant string, sealed []byte) (*tenantkey.Key, error)
 }
 
 // Options are what a fleet is made of. All of them are required.

@@ -5,8 +5,8 @@ import (
 	"errors"
 
 	"mvm"
-	"mvm/internal/secrets"
 	"mvm/internal/store"
+	"mvm/internal/tenantkey"
 )
 
 // Sleepers have what is sealed of instances.
@@ -17,7 +17,7 @@ type Sleepers interface {
 
 // Key is the key with which the tenant's snapshots are sealed. A tenant of an older version
 // gets its own now.
-func (f *Fleet) Key(tenant string) (key *secrets.TenantKey, err error) {
+func (f *Fleet) Key(tenant string) (key *tenantkey.Key, err error) {
 	var sealed, former []byte
 	err = f.opt.Store.View(func(tx *store.Tx) error {
 		sealed, former = tx.TenantKey(tenant)

@@ -15,7 +15,6 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
-	"mvm/internal/secrets"
 	"mvm/internal/snapshot"
 	"mvm/internal/sys"
 )
@@ -27,9 +26,10 @@ type Folders struct {
 	shared        *snapshot.Shared
 }
 
-// New are the folders below the data folder and the run folder. key is the key of a tenant.
-func New(dataDir, runDir string, log *slog.Logger, key func(tenant string) (*secrets.TenantKey, error)) Folders {
-	return Folders{filepath.Join(dataDir, "instances"), filepath.Join(runDir, "i"), log, &snapshot.Shared{Key: key}}
+// New are the folders below the data folder and the run folder. shared is
+// what the snapshots in them share.
+func New(dataDir, runDir string, log *slog.Logger, shared *snapshot.Shared) Folders {
+	return Folders{filepath.Join(dataDir, "instances"), filepath.Join(runDir, "i"), log, shared}
 }
 
 // Root is the parent of all durable folders.

@@ -9,6 +9,7 @@ import (
 	"mvm/internal/declare"
 	"mvm/internal/desired"
 	"mvm/internal/driver/vmproc"
+	"mvm/internal/hostd"
 	"mvm/internal/manifest"
 	"mvm/internal/production"
 	"mvm/internal/secrets"
@@ -38,8 +39,17 @@ func ready(c manifest.AgentConfig, key secrets.Source) error {
 	return production.Ready(production.Host{Config: c, Key: key, UID: os.Geteuid(), Now: time.Now()})
 }
 
-// CheckWalls says which walls around VMMs are missing that this process would start.
+// CheckHostd asks whether the config's mvm hostd answers.
+func CheckHostd(ctx context.Context, c manifest.AgentConfig) error {
+	return hostd.NewClient(c.Hostd.Socket).Hello(ctx)
+}
+
+// CheckWalls says which walls are missing around the VMMs that mvm hostd would start, or this
+// process where there is none.
 func CheckWalls(ctx context.Context, c manifest.AgentConfig) ([]mvm.Finding, error) {
+	if c.Hostd.Socket != "" {
+		return hostd.NewClient(c.Hostd.Socket).VMMs("qemu").Walls(ctx)
+	}
 	return vmproc.New(vmproc.Options{Jail: walls(c)}).Walls(ctx)
 }
 

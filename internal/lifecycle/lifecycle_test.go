@@ -16,6 +16,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/folders"
 	"mvm/internal/lifecycle"
+	"mvm/internal/snapshot"
 	"mvm/internal/store"
 )
 
@@ -100,7 +101,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	f := folders.New(t.TempDir(), t.TempDir(), log, nil)
+	f := folders.New(t.TempDir(), t.TempDir(), log, &snapshot.Shared{})
 	err = errors.Join(f.MakeRoots(), st.Update(func(tx *store.Tx) error {
 		return errors.Join(tx.ReserveNetID("acme", 1, time.Now()), tx.PutTenant(mvm.Tenant{ID: "acme", NetID: 1, Subnet: mvm.DefaultSubnet(1)}),
 			tx.PutPool(mvm.Pool{Tenant: "acme", Spec: mvm.PoolSpec{ID: "agents", Role: mvm.RoleWorker}}),

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"mvm/internal/tenantkey"
 
 	"mvm"
 )
@@ -83,7 +84,7 @@ func (k *Key) aead(tenant string) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	return aesGCM(key)
+	return tenantkey.AESGCM(key)
 }
 
 // additional is what is authenticated with the values. A tenant's id has no NUL.

@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/secrets"
+	"mvm/internal/tenantkey"
 )
 
 // TestTenantKeyOpensForItsTenant: what is stored of a tenant's key gives the same key again,
@@ -25,11 +26,11 @@ func TestTenantKeyOpensForItsTenant(t *testing.T) {
 	if again, _, err := k.NewTenantKey("acme"); err != nil || again.ID() == made.ID() {
 		t.Errorf("two new keys of a tenant are the same (%v)", err)
 	}
-	for name, open := range map[string]func() (*secrets.TenantKey, error){
-		"another tenant": func() (*secrets.TenantKey, error) { return k.OpenTenantKey("acm", sealed) },
-		"another master": func() (*secrets.TenantKey, error) { return other.OpenTenantKey("acme", sealed) },
-		"nothing":        func() (*secrets.TenantKey, error) { return k.OpenTenantKey("acme", nil) },
-		"a part":         func() (*secrets.TenantKey, error) { return k.OpenTenantKey("acme", sealed[:len(sealed)-1]) },
+	for name, open := range map[string]func() (*tenantkey.Key, error){
+		"another tenant": func() (*tenantkey.Key, error) { return k.OpenTenantKey("acm", sealed) },
+		"another master": func() (*tenantkey.Key, error) { return other.OpenTenantKey("acme", sealed) },
+		"nothing":        func() (*tenantkey.Key, error) { return k.OpenTenantKey("acme", nil) },
+		"a part":         func() (*tenantkey.Key, error) { return k.OpenTenantKey("acme", sealed[:len(sealed)-1]) },
 	} {
 		if _, err := open(); !mvm.IsKind(err, mvm.KindInternal) {
 			t.Errorf("%s: %v, want an internal error", name, err)
@@ -58,7 +59,7 @@ func TestTenantKeyWraps(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(wrapped) != secrets.WrappedSize || bytes.Equal(wrapped, again) || bytes.Contains(wrapped, key[:8]) {
+	if len(wrapped) != tenantkey.WrappedSize || bytes.Equal(wrapped, again) || bytes.Contains(wrapped, key[:8]) {
 		t.Errorf("wrapped into %x and %x", wrapped, again)
 	}
 	if got, ok := a.Unwrap(wrapped, ad); !ok || !bytes.Equal(got, key) {

@@ -4,8 +4,6 @@ import (
 	"errors"
 
 	"mvm"
-	"mvm/internal/snapshot/sealed"
-	"mvm/internal/snapshot/segment"
 	"mvm/internal/sys"
 )
 
@@ -137,34 +135,24 @@ func (f Files) sweep(d *sys.Folder) error {
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	var maps []*segment.Map
-	for _, folder := range []string{snapshotsDir, setAsideDir, previousDir} {
-		found, err := f.maps(d, folder)
-		if sealed.ReasonOf(err) != "" {
-			return nil
+	return f.Shared.Segments.Sweep(all, func(fn func(Sealed) error) error {
+		for _, folder := range []string{snapshotsDir, setAsideDir, previousDir} {
+			if err := f.eachSealed(d, all, folder, fn); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return err
-		}
-		maps = append(maps, found...)
-	}
-	_, err = segment.Sweep(all, maps...)
-	return err
+		return nil
+	})
 }
 
-// maps reads the maps of the snapshots in a folder.
-func (f Files) maps(d *sys.Folder, folder string) (out []*segment.Map, err error) {
-	return out, eachSub(d, folder, func(id string, own *sys.Folder) error {
+// eachSealed calls fn with each snapshot in a folder.
+func (f Files) eachSealed(d, segments *sys.Folder, folder string, fn func(Sealed) error) error {
+	return eachSub(d, folder, func(id string, own *sys.Folder) error {
 		key, err := f.Shared.Key(f.Tenant)
 		if err != nil {
 			return err
 		}
-		m, err := segment.Place{ID: f.bound(id), Own: own, Key: key}.ReadMap(0)
-		if sealed.ReasonOf(err) == sealed.Missing {
-			return nil
-		}
-		out = append(out, m)
-		return err
+		return fn(Sealed{f.bound(id), own, segments, key})
 	})
 }
 
@@ -173,20 +161,10 @@ func (f Files) maps(d *sys.Folder, folder string) (out []*segment.Map, err error
 func (f Files) Rewrap() error {
 	defer f.Shared.busy.Lock(f.Instance)()
 	return sys.IfThere(f.in("wrap the keys of snapshots", func(d *sys.Folder) error {
-		key, err := f.Shared.Key(f.Tenant)
-		if err != nil {
-			return err
-		}
 		return sys.IfThere(d.InSub(segmentsDir, func(segments *sys.Folder) error {
 			var errs []error
 			for _, folder := range []string{snapshotsDir, setAsideDir, previousDir} {
-				errs = append(errs, eachSub(d, folder, func(id string, own *sys.Folder) error {
-					err := segment.Place{ID: f.bound(id), Own: own, Segments: segments, Key: key}.Rewrap(0, key)
-					if sealed.ReasonOf(err) != "" {
-						return nil
-					}
-					return err
-				}))
+				errs = append(errs, f.eachSealed(d, segments, folder, f.Shared.Segments.Rewrap))
 			}
 			return errors.Join(errs...)
 		}))

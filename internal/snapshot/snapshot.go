@@ -32,9 +32,8 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
-	"mvm/internal/secrets"
-	"mvm/internal/snapshot/segment"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 	"mvm/internal/wait"
 )
 
@@ -49,9 +48,9 @@ const (
 
 // The names in a snapshot's folder.
 const (
-	mapFile    = segment.MapFile
-	deviceFile = segment.DeviceFile
-	stateFile  = "state" // of an older version, with what may be beside it
+	mapFile    = "map"    // segment.MapFile
+	deviceFile = "device" // segment.DeviceFile
+	stateFile  = "state"  // of an older version, with what may be beside it
 	pagesFile  = stateFile + driver.PagesSuffix
 	wholeFile  = stateFile + driver.WholeSuffix
 )
@@ -66,10 +65,28 @@ func IsFolder(name string) bool {
 	return name == snapshotsDir || name == setAsideDir || name == segmentsDir || name == previousDir
 }
 
+// Sealed is a snapshot as it is sealed: its id, its folder, the instance's segments and the key.
+type Sealed struct {
+	ID            string
+	Own, Segments *sys.Folder
+	Key           *tenantkey.Key
+}
+
+// Segments is who knows what is in the files of snapshots.
+type Segments interface {
+	// Sweep removes the segments in the folder that no snapshot needs, of those that each
+	// calls fn with. It removes none while the map of one can't be read, for that may need them.
+	Sweep(segments *sys.Folder, each func(fn func(Sealed) error) error) error
+	// Rewrap has the snapshot opened by the key of now alone. What is damaged stays as it is.
+	Rewrap(Sealed) error
+}
+
 // Shared is what the snapshots of all instances of a host share.
 type Shared struct {
 	// Key is the key of the tenant.
-	Key func(tenant string) (*secrets.TenantKey, error)
+	Key func(tenant string) (*tenantkey.Key, error)
+	// Segments knows what is in the files.
+	Segments Segments
 	// busy are instances whose segments are written, or swept.
 	busy wait.Locks
 }

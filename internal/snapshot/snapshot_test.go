@@ -10,8 +10,10 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
+	"mvm/internal/driver/atrest"
 	"mvm/internal/secrets"
 	"mvm/internal/snapshot"
+	"mvm/internal/tenantkey"
 )
 
 var here = snapshot.HostOf(driver.Info{Name: "qemu", Version: "7.2", Digest: "d", Machine: "q35"})
@@ -77,7 +79,7 @@ func folder(t *testing.T) snapshot.Files {
 	key, _, err := master.NewTenantKey("acme")
 	must(t, err)
 	f := snapshot.Files{Instance: "i-00000001", Tenant: "acme", Dir: filepath.Join(t.TempDir(), "i-00000001"), UID: 1000,
-		Shared: &snapshot.Shared{Key: func(string) (*secrets.TenantKey, error) { return key, nil }}}
+		Shared: &snapshot.Shared{Key: func(string) (*tenantkey.Key, error) { return key, nil }, Segments: atrest.Segments{}}}
 	must(t, os.Mkdir(f.Dir, 0o700))
 	return f
 }

@@ -14,11 +14,12 @@ import (
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 	"mvm/internal/testenv"
 )
 
 // tenantKey is the tenant's key as the host has it on disk, nil when it has none.
-func (h *host) tenantKey(tenant string) (key *secrets.TenantKey) {
+func (h *host) tenantKey(tenant string) (key *tenantkey.Key) {
 	h.t.Helper()
 	master, err := secrets.LoadKey(h.options().KeyFile)
 	must(h.t, err)
@@ -44,14 +45,14 @@ func (h *host) tenantKey(tenant string) (key *secrets.TenantKey) {
 }
 
 // sealedIn is a snapshot in a copy of an instance's folder.
-func sealedIn(dir string, i mvm.Instance, key *secrets.TenantKey) (driver.Snapshot, error) {
+func sealedIn(dir string, i mvm.Instance, key *tenantkey.Key) (driver.Snapshot, error) {
 	f := snapshot.Files{Instance: i.ID, Tenant: i.Tenant, Dir: dir, UID: i.UID,
-		Shared: &snapshot.Shared{Key: func(string) (*secrets.TenantKey, error) { return key, nil }}}
+		Shared: &snapshot.Shared{Key: func(string) (*tenantkey.Key, error) { return key, nil }, Segments: atrest.Segments{}}}
 	return f.Of(*i.Snapshot)
 }
 
 // read opens a snapshot and reads all of it.
-func read(ctx context.Context, dir string, i mvm.Instance, key *secrets.TenantKey, to atrest.Memory) ([]byte, error) {
+func read(ctx context.Context, dir string, i mvm.Instance, key *tenantkey.Key, to atrest.Memory) ([]byte, error) {
 	snap, err := sealedIn(dir, i, key)
 	if err != nil {
 		return nil, err

@@ -33,6 +33,8 @@ type Env struct {
 	ServeHostd func(ctx context.Context, cfg manifest.AgentConfig) error
 	// CheckProduction says what there is to say of each condition of production mode.
 	CheckProduction func(manifest.AgentConfig) []mvm.Finding
+	// CheckHostd asks whether mvm hostd answers; nil: nobody can.
+	CheckHostd func(context.Context, manifest.AgentConfig) error
 	// CheckWalls says which walls around VMMs are missing; nil: nobody can.
 	CheckWalls func(context.Context, manifest.AgentConfig) ([]mvm.Finding, error)
 	// VerifyAudit follows the audit log in a copy of a state file.

@@ -16,6 +16,16 @@ func (a *app) walls(cfg manifest.AgentConfig) func(context.Context) ([]mvm.Findi
 	return func(ctx context.Context) ([]mvm.Finding, error) { return a.CheckWalls(ctx, cfg) }
 }
 
+// hello asks the mvm hostd of the config whether it answers.
+func (a *app) hello(cfg manifest.AgentConfig) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if a.CheckHostd == nil {
+			return mvm.Errorf(mvm.KindUnavailable, "this program has nothing to ask it with")
+		}
+		return a.CheckHostd(ctx, cfg)
+	}
+}
+
 // checkProduction is what keeps an agent of the config from starting in production
 // mode; nothing outside that mode.
 func (a *app) checkProduction(cfg manifest.AgentConfig) []mvm.Finding {

@@ -10,6 +10,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/secrets"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // Snapshot is where a snapshot of the instance goes, sealed with the key of the tests' tenant.
@@ -77,13 +78,13 @@ func SnapshotFiles(t testing.TB, snap driver.Snapshot) (out []string) {
 const storedKey = "01a3ef6fc6cc87991bc5e49e6fba851a524f36d203c72a405497d450e3deb563966ce970984f19607e796fa29d2cc3c588804495b0d600f6c9e041bc957f5247023a9325be"
 
 // key is the key of the tests' tenant.
-func key() *secrets.TenantKey {
+func key() *tenantkey.Key {
 	sealed, err := hex.DecodeString(storedKey)
 	var master *secrets.Key
 	if err == nil {
 		master, err = secrets.NewKey(make([]byte, secrets.KeySize))
 	}
-	var k *secrets.TenantKey
+	var k *tenantkey.Key
 	if err == nil {
 		k, err = master.OpenTenantKey("acme", sealed)
 	}
@@ -94,7 +95,7 @@ func key() *secrets.TenantKey {
 }
 
 // otherKey is a key that seals nothing in the tests.
-func otherKey(t testing.TB) *secrets.TenantKey {
+func otherKey(t testing.TB) *tenantkey.Key {
 	t.Helper()
 	master, err := secrets.NewKey(make([]byte, secrets.KeySize))
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
-	"mvm/internal/secrets"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // group is how many chunks a goroutine packs at a time.
@@ -21,7 +21,7 @@ const group = 16
 // rename, durable; until then, and after an error, it is as it was. What was being made has
 // the name with ".new" behind, and a crash may leave it. workers is how many chunks are
 // packed at a time; 0: one for each processor.
-func Pack(ctx context.Context, d *sys.Folder, name string, by *secrets.TenantKey, meta Meta, workers int, check func(chunk int64, content []byte) error) (err error) {
+func Pack(ctx context.Context, d *sys.Folder, name string, by *tenantkey.Key, meta Meta, workers int, check func(chunk int64, content []byte) error) (err error) {
 	r, err := Open(d, name, by, meta)
 	if err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
-	"mvm/internal/secrets"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // File is a file that is open to read. It may be used from many goroutines.
@@ -45,7 +45,7 @@ func slots(f io.ReaderAt) (heads [2]head, ok [2]bool, err error) {
 }
 
 // unlock finds the head that the key opens, and the file's key.
-func unlock(f *os.File, by *secrets.TenantKey, meta Meta) (h head, key []byte, err error) {
+func unlock(f *os.File, by *tenantkey.Key, meta Meta) (h head, key []byte, err error) {
 	heads, ok, err := slots(f)
 	if err != nil {
 		return h, nil, Failed("read", f.Name(), err)
@@ -69,7 +69,7 @@ func unlock(f *os.File, by *secrets.TenantKey, meta Meta) (h head, key []byte, e
 }
 
 // Open opens a file to read. What it returns about the content is checked when it is read.
-func Open(d *sys.Folder, name string, by *secrets.TenantKey, meta Meta) (*File, error) {
+func Open(d *sys.Folder, name string, by *tenantkey.Key, meta Meta) (*File, error) {
 	f, err := d.Open(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, Bad(Missing, d.Path()+"/"+name, "%w", fs.ErrNotExist)
@@ -84,7 +84,7 @@ func Open(d *sys.Folder, name string, by *secrets.TenantKey, meta Meta) (*File, 
 	return r, nil
 }
 
-func open(f *os.File, by *secrets.TenantKey, meta Meta) (*File, error) {
+func open(f *os.File, by *tenantkey.Key, meta Meta) (*File, error) {
 	h, key, err := unlock(f, by, meta)
 	if err != nil {
 		return nil, err
@@ -283,7 +283,7 @@ func grow(b []byte, n int) []byte {
 }
 
 // Read returns the whole content of a file.
-func Read(d *sys.Folder, name string, by *secrets.TenantKey, meta Meta) ([]byte, error) {
+func Read(d *sys.Folder, name string, by *tenantkey.Key, meta Meta) ([]byte, error) {
 	r, err := Open(d, name, by, meta)
 	if err != nil {
 		return nil, err

@@ -5,14 +5,14 @@ import (
 	"io/fs"
 	"os"
 
-	"mvm/internal/secrets"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // Rewrap has a file's key wrapped by another key of the tenant. The content stays as it is.
 // It can run again after it was cut off: until it is through, one of the two keys opens the
 // file, and afterwards only to. Nobody else may write to the file meanwhile; readers may read.
-func Rewrap(d *sys.Folder, name string, from, to *secrets.TenantKey, meta Meta) error {
+func Rewrap(d *sys.Folder, name string, from, to *tenantkey.Key, meta Meta) error {
 	f, err := d.Open(name, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Bad(Missing, d.Path()+"/"+name, "%w", fs.ErrNotExist)
@@ -23,7 +23,7 @@ func Rewrap(d *sys.Folder, name string, from, to *secrets.TenantKey, meta Meta) 
 	return errors.Join(rewrap(f, from, to, meta), f.Close())
 }
 
-func rewrap(f *os.File, from, to *secrets.TenantKey, meta Meta) error {
+func rewrap(f *os.File, from, to *tenantkey.Key, meta Meta) error {
 	heads, ok, err := slots(f)
 	if err != nil {
 		return Failed("read", f.Name(), err)

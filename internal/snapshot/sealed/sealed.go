@@ -44,8 +44,8 @@ import (
 	"fmt"
 
 	"mvm"
-	"mvm/internal/secrets"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // Chunk is how many bytes of the content are sealed together.
@@ -55,7 +55,7 @@ const (
 	magic     = "mvm seal"
 	version   = 1
 	slotSize  = 4096
-	headSize  = 32 + secrets.WrappedSize
+	headSize  = 32 + tenantkey.WrappedSize
 	bodyAt    = 2 * slotSize
 	tag       = 16
 	sealedMax = Chunk + tag
@@ -147,8 +147,8 @@ type head struct {
 	kind    Kind
 	codec   Codec
 	length  uint64
-	keyID   [secrets.IDSize]byte
-	wrapped [secrets.WrappedSize]byte
+	keyID   [tenantkey.IDSize]byte
+	wrapped [tenantkey.WrappedSize]byte
 }
 
 // parseHead reads a head; ok is false for what is none.
@@ -177,7 +177,7 @@ func (h head) bytes() []byte {
 func (h head) bound(to string) []byte { return append(h.bytes()[:24], to...) }
 
 // wrap returns the head with the file's key wrapped by another key.
-func (h head) wrap(key []byte, by *secrets.TenantKey, to string) (head, error) {
+func (h head) wrap(key []byte, by *tenantkey.Key, to string) (head, error) {
 	w, err := by.Wrap(key, h.bound(to))
 	if err != nil {
 		return h, err

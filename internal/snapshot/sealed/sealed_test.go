@@ -13,6 +13,7 @@ import (
 	"mvm/internal/secrets"
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 func ok(t testing.TB, err error) {
@@ -22,9 +23,9 @@ func ok(t testing.TB, err error) {
 	}
 }
 
-func newKey(t testing.TB) *secrets.TenantKey {
+func newKey(t testing.TB) *tenantkey.Key {
 	t.Helper()
-	master, err := secrets.NewKey(make([]byte, secrets.KeySize))
+	master, err := secrets.NewKey(make([]byte, tenantkey.Size))
 	ok(t, err)
 	k, _, err := master.NewTenantKey("acme")
 	ok(t, err)
@@ -41,7 +42,7 @@ func folder(t testing.TB) *sys.Folder {
 
 var meta = sealed.Meta{Kind: sealed.Segment, Bound: "seg-1", Limit: 8 << 20}
 
-func write(t testing.TB, d *sys.Folder, key *secrets.TenantKey, content []byte) {
+func write(t testing.TB, d *sys.Folder, key *tenantkey.Key, content []byte) {
 	t.Helper()
 	w, err := sealed.Create(d, "f", key, meta)
 	ok(t, err)

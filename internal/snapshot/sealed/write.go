@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
-	"mvm/internal/secrets"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // Writer makes a file. It ends with Commit or Abort.
@@ -23,15 +23,15 @@ type Writer struct {
 	key  []byte // the file's own
 	aead cipher.AEAD
 	f    *os.File
-	by   *secrets.TenantKey
+	by   *tenantkey.Key
 
 	mu   sync.Mutex
 	tags []byte // of the chunks
 }
 
 // Create begins a file, 0600, in place of what has its name.
-func Create(d *sys.Folder, name string, by *secrets.TenantKey, meta Meta) (*Writer, error) {
-	key := make([]byte, secrets.KeySize)
+func Create(d *sys.Folder, name string, by *tenantkey.Key, meta Meta) (*Writer, error) {
+	key := make([]byte, tenantkey.Size)
 	rand.Read(key)
 	aead, err := newCipher(key)
 	if err != nil {

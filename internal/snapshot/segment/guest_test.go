@@ -11,6 +11,7 @@ import (
 	"mvm/internal/secrets"
 	"mvm/internal/snapshot/segment"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // memory is the memory of a guest that stands still.
@@ -68,7 +69,7 @@ type instance struct {
 	t        fataler
 	dir      string
 	segments *sys.Folder
-	key      *secrets.TenantKey
+	key      *tenantkey.Key
 	workers  int
 	base     segment.Base
 	zero     memory // the base's content
@@ -96,20 +97,20 @@ func ok(t fataler, err error) {
 	}
 }
 
-func newKey(t fataler) *secrets.TenantKey {
+func newKey(t fataler) *tenantkey.Key {
 	k, _ := newStoredKey(t)
 	return k
 }
 
 // newStoredKey makes a tenant's key, and what is stored of it.
-func newStoredKey(t fataler) (*secrets.TenantKey, []byte) {
+func newStoredKey(t fataler) (*tenantkey.Key, []byte) {
 	master := must(secrets.NewKey(make([]byte, secrets.KeySize)))(t)
 	k, stored, err := master.NewTenantKey("acme")
 	ok(t, err)
 	return k, stored
 }
 
-func openKey(t fataler, stored []byte) *secrets.TenantKey {
+func openKey(t fataler, stored []byte) *tenantkey.Key {
 	master := must(secrets.NewKey(make([]byte, secrets.KeySize)))(t)
 	return must(master.OpenTenantKey("acme", stored))(t)
 }

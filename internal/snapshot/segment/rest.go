@@ -7,9 +7,9 @@ import (
 	"sort"
 
 	"mvm"
-	"mvm/internal/secrets"
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // Pack compresses the segments of an instance whose snapshots have these maps, all that
@@ -97,7 +97,7 @@ func tidy(users []user, path string, from uint32, content []byte) error {
 // Rewrap has the keys of the snapshot's files, of a memory of so many pages, wrapped by
 // another key of the tenant. It can run again after it was cut off; until it is through, both
 // keys are needed. The segments' and the map's content stays as it is.
-func (p Place) Rewrap(pages uint32, to *secrets.TenantKey) error {
+func (p Place) Rewrap(pages uint32, to *tenantkey.Key) error {
 	from := p.Key
 	m, err := p.ReadMap(pages)
 	if sealed.ReasonOf(err) == sealed.OtherKey {

@@ -32,9 +32,9 @@ import (
 	"io"
 
 	"mvm"
-	"mvm/internal/secrets"
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/sys"
+	"mvm/internal/tenantkey"
 )
 
 // Page is the size of a page.
@@ -76,7 +76,7 @@ type Place struct {
 	ID       string      // of the snapshot, which its map and device state are bound to
 	Own      *sys.Folder // with its map and device state
 	Segments *sys.Folder // of all snapshots of the instance
-	Key      *secrets.TenantKey
+	Key      *tenantkey.Key
 	Workers  int // so many goroutines at most; 0: one for each processor
 	// Seam, when not nil, is called by Save before "sync", which makes the files durable, and
 	// "commit", which gives the map its name. Its error fails that.

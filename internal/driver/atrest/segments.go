@@ -1,0 +1,45 @@
+package atrest
+
+import (
+	"mvm/internal/snapshot"
+	"mvm/internal/snapshot/sealed"
+	"mvm/internal/snapshot/segment"
+	"mvm/internal/sys"
+)
+
+// Segments knows what is in the files of snapshots.
+type Segments struct{}
+
+// Sweep is described at snapshot.Segments.
+func (Segments) Sweep(segments *sys.Folder, each func(fn func(snapshot.Sealed) error) error) error {
+	var maps []*segment.Map
+	err := each(func(s snapshot.Sealed) error {
+		m, err := place(s).ReadMap(0)
+		if sealed.ReasonOf(err) == sealed.Missing {
+			return nil
+		}
+		maps = append(maps, m)
+		return err
+	})
+	if sealed.ReasonOf(err) != "" {
+		return nil //nolint:nilerr // the map that can't be read may name any of them
+	}
+	if err != nil {
+		return err
+	}
+	_, err = segment.Sweep(segments, maps...)
+	return err
+}
+
+// Rewrap is described at snapshot.Segments.
+func (Segments) Rewrap(s snapshot.Sealed) error {
+	err := place(s).Rewrap(0, s.Key)
+	if sealed.ReasonOf(err) != "" {
+		return nil //nolint:nilerr // it is damaged
+	}
+	return err
+}
+
+func place(s snapshot.Sealed) segment.Place {
+	return segment.Place{ID: s.ID, Own: s.Own, Segments: s.Segments, Key: s.Key}
+}
