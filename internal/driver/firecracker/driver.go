@@ -42,15 +42,9 @@ package firecracker
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -138,13 +132,7 @@ func Binary(name string) (string, error) {
 	if name == "" {
 		name = "firecracker"
 	}
-	path, err := exec.LookPath(name)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err == nil {
-		path, err = filepath.EvalSymlinks(path)
-	}
+	path, err := vmproc.Program(name)
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindUnavailable, "find Firecracker: %w", err).
 			WithFix("install a release of Firecracker 1.15 as /usr/local/bin/firecracker (see docs/firecracker.md), or use driver = \"qemu\"")
@@ -190,7 +178,7 @@ func (d *Driver) identify(ctx context.Context) (err error) {
 		}
 	}
 	if d.digest == "" {
-		if d.digest, err = digestFile(d.binary); err != nil {
+		if d.digest, err = vmproc.Digest(d.binary); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "read Firecracker's binary: %w", err)
 		}
 	}
@@ -208,19 +196,6 @@ func askVersion(ctx context.Context, binary string) (string, error) {
 		return v, nil
 	}
 	return "", mvm.Errorf(mvm.KindUnavailable, "ask %s for its version: it says %.100q", binary, out)
-}
-
-func digestFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // Recover takes up the VMM that runs for the Spec. One whose start or restore was

@@ -118,19 +118,11 @@ func (l *launcher) closeFiles() {
 // lock takes the instance's lock and clears away what a dead VMM left, such as a v.sock,
 // with which Firecracker would not start.
 func (l *launcher) lock(ctx context.Context) error {
-	f, err := rundir.LockToStart(ctx, l.spec.RunDir)
-	if err != nil {
-		return err
+	f, err := l.d.keep.Begin(ctx, l.spec.RunDir, l.undo)
+	if f != nil {
+		l.files.lock = l.pass(f)
 	}
-	l.files.lock = l.pass(f)
-	l.undo.Add(func() error {
-		err := l.d.keep.RemoveFiles(l.spec.RunDir)
-		if g, lerr := rundir.Lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
-			err = errors.Join(err, rundir.Unlock(l.spec.RunDir, g))
-		}
-		return err
-	})
-	return l.d.keep.RemoveFiles(l.spec.RunDir)
+	return err
 }
 
 // memory opens the memory of a snapshot, after what it lacks is put into it, or removes

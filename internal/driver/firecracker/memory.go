@@ -103,7 +103,7 @@ func removeMemory(s driver.Spec) error {
 // does maps the file. It may be cut off, and run again; until it is done, the rest of the
 // memory is beside the state.
 func settle(s driver.Spec, snap driver.Snapshot) error {
-	if err := takeWhole(s, snap); err != nil {
+	if err := rundir.TakeWhole(s, snap); err != nil {
 		return err
 	}
 	var diff *os.File
@@ -138,22 +138,6 @@ func settle(s driver.Spec, snap driver.Snapshot) error {
 		return mvm.Errorf(mvm.KindUnavailable, "put changed pages into the memory file: %w", err)
 	}
 	return sys.InParent(s.Dir, snap.Pages(), func(d *sys.Folder, name string) error { return errors.Join(d.Remove(name), d.Sync()) })
-}
-
-// takeWhole makes the memory that a snapshot has as a whole the memory file.
-func takeWhole(s driver.Spec, snap driver.Snapshot) error {
-	err := sys.InParent(s.Dir, snap.Whole(), func(from *sys.Folder, name string) error {
-		if _, _, err := from.Size(name); err != nil {
-			return err
-		}
-		return sys.InParent(s.Dir, s.Memory, func(to *sys.Folder, as string) error {
-			return errors.Join(from.Rename(name, to, as), to.Sync(), from.Sync())
-		})
-	})
-	if err = sys.IfThere(err); err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "take the snapshot's memory: %w", err)
-	}
-	return nil
 }
 
 // chunk is how much is copied at once, and a page the smallest part that is left out.

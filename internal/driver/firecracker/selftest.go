@@ -115,29 +115,20 @@ var errVsock = errors.New("vsock")
 
 // lockState waits until no other process tests, and ends what one left that died over it.
 func (d *Driver) lockState(ctx context.Context) (*os.File, error) {
-	for {
-		f, err := rundir.Lock(d.opts.StateDir)
-		if err == nil {
-			_, err = d.keep.Sweep(ctx, d.opts.StateDir, func(string) bool { return false })
-			dirs, gerr := filepath.Glob(filepath.Join(d.opts.StateDir, vmproc.ProbeID+"*"))
-			err = errors.Join(err, gerr)
-			for _, dir := range dirs {
-				err = errors.Join(err, os.RemoveAll(dir))
-			}
-			if err != nil {
-				return nil, errors.Join(err, f.Close())
-			}
-			return f, nil
-		}
-		if !mvm.IsKind(err, mvm.KindState) {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, mvm.Errorf(mvm.KindTimeout, "wait for another agent's test of Firecracker: %w", context.Cause(ctx))
-		case <-time.After(50 * time.Millisecond):
-		}
+	f, err := rundir.LockState(ctx, d.opts.StateDir, "another agent's test of Firecracker")
+	if err != nil {
+		return nil, err
 	}
+	_, err = d.keep.Sweep(ctx, d.opts.StateDir, func(string) bool { return false })
+	dirs, gerr := filepath.Glob(filepath.Join(d.opts.StateDir, vmproc.ProbeID+"*"))
+	err = errors.Join(err, gerr)
+	for _, dir := range dirs {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // cycles boots a guest and asks it, and has it ask its host, after a bare pause and resume

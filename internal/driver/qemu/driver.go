@@ -39,12 +39,7 @@ package qemu
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"os/exec"
 	"regexp"
 	"sync"
@@ -54,6 +49,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/rundir"
+	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -167,7 +163,7 @@ func (d *Driver) identify(ctx context.Context) (err error) {
 		}
 	}
 	if d.digest == "" {
-		if d.digest, err = digestFile(d.binary); err != nil {
+		if d.digest, err = vmproc.Digest(d.binary); err != nil {
 			return mvm.Errorf(mvm.KindInternal, "read QEMU's binary: %w", err)
 		}
 	}
@@ -187,17 +183,4 @@ func (d *Driver) askVersion(ctx context.Context) (string, error) {
 		return "", mvm.Errorf(mvm.KindUnavailable, "ask %s for its version: it says %.100q", d.binary, out)
 	}
 	return string(m[1]), nil
-}
-
-func digestFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -10,7 +10,6 @@ import (
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/rundir"
-	"mvm/internal/sys"
 )
 
 // Close lets go of the VMM, which runs on. It waits for everything that was
@@ -47,15 +46,7 @@ func (v *vmm) end(ctx context.Context) error {
 	v.mu.Lock()
 	v.killed = true
 	v.mu.Unlock()
-	if err := v.proc.Kill(ctx); err != nil && !errors.Is(err, sys.ErrNoProcess) {
-		return mvm.Errorf(mvm.KindInternal, "kill the VMM of %s: %w", v.spec.ID, err)
-	}
-	select {
-	case <-v.done:
-		return nil
-	case <-ctx.Done():
-		return mvm.Errorf(mvm.KindTimeout, "wait for the killed VMM of %s: %w", v.spec.ID, context.Cause(ctx))
-	}
+	return rundir.Kill(ctx, v.spec.ID, v.proc, v.done)
 }
 
 // watch waits for the end of the process and then cleans up after it.

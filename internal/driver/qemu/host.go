@@ -106,23 +106,14 @@ func kvmDevice() string {
 // lockState waits until no other process probes, and ends what one left that died
 // over it.
 func (d *Driver) lockState(ctx context.Context) (*os.File, error) {
-	for {
-		f, err := rundir.Lock(d.opts.StateDir)
-		if err == nil {
-			if err := d.sweepProbes(ctx); err != nil {
-				return nil, errors.Join(err, f.Close())
-			}
-			return f, nil
-		}
-		if !mvm.IsKind(err, mvm.KindState) {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, mvm.Errorf(mvm.KindTimeout, "wait for another agent's probe of this host: %w", context.Cause(ctx))
-		case <-time.After(50 * time.Millisecond):
-		}
+	f, err := rundir.LockState(ctx, d.opts.StateDir, "another agent's probe of this host")
+	if err != nil {
+		return nil, err
 	}
+	if err := d.sweepProbes(ctx); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (d *Driver) sweepProbes(ctx context.Context) error {

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -123,19 +122,11 @@ func (l *launcher) closeSnapshot() {
 
 // lock makes RunDir, takes the instance's lock and clears away what a dead VMM left.
 func (l *launcher) lock(ctx context.Context) error {
-	f, err := rundir.LockToStart(ctx, l.spec.RunDir)
-	if err != nil {
-		return err
+	f, err := l.d.keep.Begin(ctx, l.spec.RunDir, l.undo)
+	if f != nil {
+		l.files.Lock = l.pass(f)
 	}
-	l.files.Lock = l.pass(f)
-	l.undo.Add(func() error {
-		err := l.d.keep.RemoveFiles(l.spec.RunDir)
-		if g, lerr := rundir.Lock(l.spec.RunDir); lerr == nil { // the VMM is gone, or never was
-			err = errors.Join(err, rundir.Unlock(l.spec.RunDir, g))
-		}
-		return err
-	})
-	return l.d.keep.RemoveFiles(l.spec.RunDir)
+	return err
 }
 
 // memory opens what the guest's memory is at first, and the snapshot.
@@ -168,7 +159,7 @@ func (l *launcher) memoryFrom(op string, get func(driver.Spec) (*os.File, error)
 
 // plainMemory is memory for a snapshot that an older version left.
 func (l *launcher) plainMemory() error {
-	if err := takeWhole(l.spec, *l.snap); err != nil {
+	if err := rundir.TakeWhole(l.spec, *l.snap); err != nil {
 		return err
 	}
 	if err := l.memoryFrom("restore.memory", openMemory); err != nil {

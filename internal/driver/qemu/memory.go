@@ -73,22 +73,6 @@ func reserve(s driver.Spec, f *os.File) error {
 	return mvm.Explain("reserve the memory file", err)
 }
 
-// takeWhole makes the memory that a snapshot has as a whole the memory file.
-func takeWhole(s driver.Spec, snap driver.Snapshot) error {
-	err := sys.InParent(s.Dir, snap.Whole(), func(from *sys.Folder, name string) error {
-		if _, _, err := from.Size(name); err != nil {
-			return err
-		}
-		return sys.InParent(s.Dir, s.Memory, func(to *sys.Folder, as string) error {
-			return errors.Join(from.Rename(name, to, as), to.Sync(), from.Sync())
-		})
-	})
-	if err = sys.IfThere(err); err != nil {
-		return mvm.Errorf(mvm.KindUnavailable, "take the snapshot's memory: %w", err)
-	}
-	return nil
-}
-
 // openPages opens the pages that the memory file lacks; nil where it lacks none.
 func openPages(s driver.Spec, snap driver.Snapshot) (*pageReader, error) {
 	var f *os.File

@@ -19,6 +19,7 @@ import (
 	"mvm/internal/driver"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
+	"mvm/internal/undo"
 )
 
 // Keeper finds, ends and sweeps the VMMs of one driver.
@@ -46,6 +47,37 @@ func (k *Keeper) RemoveFiles(runDir string) error {
 		}
 		return errors.Join(errs...)
 	}))
+}
+
+// Kill ends the VMM of an instance at once and waits for done, which is closed when it is gone.
+func Kill(ctx context.Context, id string, p vmproc.Process, done <-chan struct{}) error {
+	if err := p.Kill(ctx); err != nil && !errors.Is(err, sys.ErrNoProcess) {
+		return mvm.Errorf(mvm.KindInternal, "kill the VMM of %s: %w", id, err)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return mvm.Errorf(mvm.KindTimeout, "wait for the killed VMM of %s: %w", id, context.Cause(ctx))
+	}
+}
+
+// Begin takes the lock for a VMM that is to be started, as LockToStart does, and clears away
+// what a dead one left. What it did is taken back with u. The file is the caller's to close,
+// also where there is an error beside it.
+func (k *Keeper) Begin(ctx context.Context, runDir string, u *undo.Stack) (*os.File, error) {
+	f, err := LockToStart(ctx, runDir)
+	if err != nil {
+		return nil, err
+	}
+	u.Add(func() error {
+		err := k.RemoveFiles(runDir)
+		if g, lerr := Lock(runDir); lerr == nil { // the VMM is gone, or never was
+			err = errors.Join(err, Unlock(runDir, g))
+		}
+		return err
+	})
+	return f, k.RemoveFiles(runDir)
 }
 
 // Find takes hold of the VMM process of the instance. ErrNoProcess when there is

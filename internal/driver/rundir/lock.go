@@ -83,6 +83,20 @@ func LockToStart(ctx context.Context, runDir string) (*os.File, error) {
 	}
 }
 
+// LockState waits for the lock of a folder in which one process at a time tries something
+// out. what it waits for is for the error.
+func LockState(ctx context.Context, dir, what string) (*os.File, error) {
+	for {
+		f, err := Lock(dir)
+		if !mvm.IsKind(err, mvm.KindState) {
+			return f, err
+		}
+		if pause(ctx, 50*time.Millisecond); ctx.Err() != nil {
+			return nil, mvm.Errorf(mvm.KindTimeout, "wait for %s: %w", what, context.Cause(ctx))
+		}
+	}
+}
+
 // lockAny waits for the lock while the holder of a VMM that just ended cleans up.
 func lockAny(ctx context.Context, runDir string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
 
 	"mvm"
 	"mvm/internal/driver/vmproc"
@@ -56,13 +54,7 @@ func Binary(name string) (string, error) {
 	if name == "" {
 		name = "qemu-system-x86_64"
 	}
-	path, err := exec.LookPath(name)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err == nil {
-		path, err = filepath.EvalSymlinks(path)
-	}
+	path, err := vmproc.Program(name)
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindUnavailable, "find QEMU: %w", err).WithFix("apt-get install qemu-system-x86")
 	}
