@@ -146,7 +146,8 @@ func testSleepWritesWhatChanged(t *testing.T, hostd bool) {
 		}
 		b, err := os.ReadFile(f)
 		must(t, err)
-		if strings.Contains(string(b), mark) || strings.Contains(string(b), "QEVM") {
+		long := strings.HasPrefix(f, snap.Segments) // four bytes can be there by chance
+		if strings.Contains(string(b), mark) || !long && strings.Contains(string(b), "QEVM") {
 			t.Errorf("%s has in the clear what the guest had in its memory", f)
 		}
 	}
