@@ -257,6 +257,17 @@ func TestAllWalls(t *testing.T) {
 	}
 }
 
+// What the helper makes can be reached by the program's user, whatever the umask is of who
+// starts it.
+func TestUmaskOfTheStarter(t *testing.T) {
+	testenv.NeedRoot(t)
+	defer unix.Umask(unix.Umask(0))
+	strict := func(*jail.Program) { unix.Umask(0o077) }
+	if said, code, _ := run(t, jail.Jail{On: true, Required: true}, strict, "read", "/proc/self/mountinfo"); code != 0 {
+		t.Errorf("exit %d, %q", code, said)
+	}
+}
+
 // A start that can't be leaves no process.
 func TestFailedStarts(t *testing.T) {
 	testenv.NeedRoot(t)

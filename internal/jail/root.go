@@ -22,6 +22,7 @@ func (c *child) root() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	defer unix.Umask(unix.Umask(0)) // that of mvm hostd hides what it makes from the program's user
 	if err := unix.Mount("tmpfs", newRoot, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m,nr_inodes=1k"); err != nil {
 		return fmt.Errorf("make a root: %w", err)
 	}
