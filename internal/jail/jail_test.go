@@ -165,7 +165,7 @@ func TestEachWall(t *testing.T) {
 	defer func() { _, _ = unix.SysvShmCtl(shm, unix.IPC_RMID, nil) }()
 	host, err := os.Hostname()
 	must(t, err)
-	other := sleeper(t)
+	other := testenv.Sleeper(t, uid)
 	refused := func(_ string, code int) bool { return code == 3 }
 	for _, c := range []struct {
 		wall  jail.Wall
@@ -223,20 +223,6 @@ func TestEachWall(t *testing.T) {
 			}
 		})
 	}
-}
-
-// sleeper is a process of the program's user that waits.
-func sleeper(t *testing.T) int {
-	t.Helper()
-	r, w, err := os.Pipe()
-	must(t, err)
-	p, err := os.StartProcess("/bin/cat", []string{"cat"}, &os.ProcAttr{Files: []*os.File{r, nil, nil}, Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}})
-	must(t, errors.Join(err, r.Close()))
-	t.Cleanup(func() {
-		_ = w.Close()
-		_, _ = p.Wait()
-	})
-	return p.Pid
 }
 
 // With all walls up the program runs, and sees its own files and itself alone.

@@ -156,38 +156,17 @@ func (l *launcher) memory(context.Context) error {
 
 // open opens the guest's files for the VMM.
 func (l *launcher) open(context.Context) error {
-	get := func(path string, flag int) (*os.File, error) {
-		f, own, err := rundir.Open(l.spec, path, flag)
-		if own {
-			l.pass(f)
-		}
-		return f, err
+	g, err := rundir.OpenGuest(l.spec, l.snap == nil)
+	l.give = append(l.give, g.Own...)
+	if err != nil {
+		return err
 	}
-	var err error
-	if l.snap == nil { // a snapshot has its kernel in memory
-		if l.files.kernel, err = get(l.spec.Kernel, os.O_RDONLY); err != nil {
+	if g.Kernel != nil {
+		if err := checkKernel(g.Kernel, l.d.version); err != nil {
 			return err
 		}
-		if err := checkKernel(l.files.kernel, l.d.version); err != nil {
-			return err
-		}
-		if l.spec.Initrd != "" {
-			if l.files.initrd, err = get(l.spec.Initrd, os.O_RDONLY); err != nil {
-				return err
-			}
-		}
 	}
-	for _, disk := range l.spec.Disks {
-		flag := os.O_RDWR
-		if disk.ReadOnly {
-			flag = os.O_RDONLY
-		}
-		f, err := get(disk.Path, flag)
-		if err != nil {
-			return err
-		}
-		l.files.disks = append(l.files.disks, f)
-	}
+	l.files.kernel, l.files.initrd, l.files.disks = g.Kernel, g.Initrd, g.Disks
 	return l.files.share(l.spec)
 }
 

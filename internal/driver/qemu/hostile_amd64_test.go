@@ -163,7 +163,7 @@ func hostileList(t *testing.T) []hostile {
 	must(t, err)
 	t.Cleanup(func() { ln.Close() })
 	must(t, os.Chmod(filepath.Join(dir, "socket"), 0o777))
-	other := sameUser(t)
+	other := testenv.Sleeper(t, uid)
 	var all []hostile
 	add := func(name string, nr uint64, args ...any) { all = append(all, one(name, nr, args...)) }
 	open := func(path string, flags int) {
@@ -225,20 +225,6 @@ func hostileList(t *testing.T) []hostile {
 
 func one(name string, nr uint64, args ...any) hostile {
 	return hostile{name, func(th *inject.Thread) error { _, err := th.Call(nr, args...); return err }}
-}
-
-// sameUser is a process of the VMM's user, as far as users go.
-func sameUser(t *testing.T) int {
-	t.Helper()
-	r, w, err := os.Pipe()
-	must(t, err)
-	p, err := os.StartProcess("/bin/cat", []string{"cat"}, &os.ProcAttr{Files: []*os.File{r, nil, nil}, Sys: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}})
-	must(t, errors.Join(err, r.Close()))
-	t.Cleanup(func() {
-		_ = w.Close()
-		_, _ = p.Wait()
-	})
-	return p.Pid
 }
 
 // hostileToOthers are calls on other processes, of its own user.

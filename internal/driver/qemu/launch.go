@@ -210,35 +210,12 @@ func (l *launcher) socket(ctx context.Context, name string) (file *os.File, conn
 
 // open opens the guest's files for the VMM.
 func (l *launcher) open(context.Context) error {
-	get := func(path string, flag int) (*os.File, error) {
-		f, own, err := rundir.Open(l.spec, path, flag)
-		if own {
-			l.pass(f)
-		}
-		return f, err
+	g, err := rundir.OpenGuest(l.spec, l.snap == nil)
+	l.give = append(l.give, g.Own...)
+	if err != nil {
+		return err
 	}
-	var err error
-	if l.snap == nil { // a snapshot has its kernel in memory
-		if l.files.Kernel, err = get(l.spec.Kernel, os.O_RDONLY); err != nil {
-			return err
-		}
-		if l.spec.Initrd != "" {
-			if l.files.Initrd, err = get(l.spec.Initrd, os.O_RDONLY); err != nil {
-				return err
-			}
-		}
-	}
-	for _, disk := range l.spec.Disks {
-		flag := os.O_RDWR
-		if disk.ReadOnly {
-			flag = os.O_RDONLY
-		}
-		f, err := get(disk.Path, flag)
-		if err != nil {
-			return err
-		}
-		l.files.Disks = append(l.files.Disks, f)
-	}
+	l.files.Kernel, l.files.Initrd, l.files.Disks = g.Kernel, g.Initrd, g.Disks
 	if l.spec.TAP != nil {
 		l.files.TAP = l.spec.TAP
 		l.tap = rundir.TAPName(l.spec.TAP)

@@ -35,6 +35,42 @@ func Open(spec driver.Spec, path string, flag int) (f *os.File, own bool, err er
 	return f, true, nil
 }
 
+// Guest are the files of a Spec that a VMM is to get.
+type Guest struct {
+	Kernel, Initrd *os.File // nil: it does not boot, or has no initrd
+	Disks          []*os.File
+	Own            []*os.File // those that the caller of OpenGuest has to close
+}
+
+// OpenGuest opens the disks of the Spec, and for a boot kernel and initrd: a snapshot has its
+// kernel in memory. What is open already is returned beside an error too.
+func OpenGuest(spec driver.Spec, boots bool) (g Guest, err error) {
+	open := func(path string, flag int) *os.File {
+		if err != nil {
+			return nil
+		}
+		f, own, oerr := Open(spec, path, flag)
+		if err = oerr; own {
+			g.Own = append(g.Own, f)
+		}
+		return f
+	}
+	if boots {
+		g.Kernel = open(spec.Kernel, os.O_RDONLY)
+	}
+	if boots && spec.Initrd != "" {
+		g.Initrd = open(spec.Initrd, os.O_RDONLY)
+	}
+	for _, disk := range spec.Disks {
+		flag := os.O_RDWR
+		if disk.ReadOnly {
+			flag = os.O_RDONLY
+		}
+		g.Disks = append(g.Disks, open(disk.Path, flag))
+	}
+	return g, err
+}
+
 // OpenKind is the kind of the error of a file that can't be opened.
 func OpenKind(err error) mvm.Kind {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) {
