@@ -86,7 +86,7 @@ func TestChaos(t *testing.T) {
 					s.until("some are confirmed", func() bool { c.restarts(); return len(s.api.Pending()) < 60 })
 				}
 			}
-			s.until("confirmed", func() bool { c.restarts(); return s.confirmed() })
+			s.until("delivered", func() bool { c.restarts(); return s.confirmed() && s.nothingKept() })
 			c.check(t, written)
 		})
 	}
