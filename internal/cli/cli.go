@@ -23,7 +23,8 @@ const rootHelp = `mvm runs each assistant in its own microVM. The microVM sleeps
 message arrives.
 
 Names have the form tenant, tenant/pool and tenant/pool/instance. For an instance you can
-also give its id alone, or tenant/pool@key for the instance of a user.
+also give its id alone, or tenant/pool@key for the instance of a user. If a pool has one
+instance, tenant/pool names it too, except to destroy it.
 `
 
 // Env is all that the command line takes from its process.

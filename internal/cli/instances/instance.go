@@ -54,16 +54,32 @@ func (a *app) instanceCreateCmd() *cobra.Command {
 	return cmd
 }
 
-// onOne is onInstance that takes a pool with one instance, too.
+// onOne runs f with a client and the instance that arg names: by its own name, or as the only
+// one of its pool.
 func (a *app) onOne(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
-	pool, err := mvm.ParseAddress(arg)
-	if err != nil || pool.Pool == "" || pool.Instance != "" || pool.Key != "" {
-		return a.onInstance(cmd, arg, f)
-	}
-	return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
-		at, err := only(ctx, c, pool)
-		if err != nil {
+	return a.onEach(cmd, []string{arg}, func(ctx context.Context, c *api.Client, at []mvm.Address) error { return f(ctx, c, at[0]) })
+}
+
+// onEach is onOne for several. All are known before f runs.
+func (a *app) onEach(cmd *cobra.Command, args []string, f func(ctx context.Context, c *api.Client, at []mvm.Address) error) error {
+	at := make([]mvm.Address, len(args))
+	for n, arg := range args {
+		var err error
+		if at[n], err = mvm.ParseAddress(arg); err != nil {
 			return err
+		}
+		if at[n].Instance == "" && at[n].Key == "" && at[n].Pool == "" {
+			return notAnInstance(cmd, arg)
+		}
+	}
+	return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) (err error) {
+		for n := range at {
+			if at[n].Instance != "" || at[n].Key != "" {
+				continue
+			}
+			if at[n], err = only(ctx, c, at[n]); err != nil {
+				return err
+			}
 		}
 		return f(ctx, c, at)
 	})
@@ -100,21 +116,8 @@ func namesOf(all []mvm.Instance) string {
 	return strings.Join(names, ", ")
 }
 
-// onInstance runs f with a client and the instance that arg names.
-func (a *app) onInstance(cmd *cobra.Command, arg string, f func(ctx context.Context, c *api.Client, at mvm.Address) error) error {
-	addr, err := instanceAddress(cmd, arg)
-	if err != nil {
-		return err
-	}
-	return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error { return f(ctx, c, addr) })
-}
-
-func instanceAddress(cmd *cobra.Command, arg string) (mvm.Address, error) {
-	addr, err := mvm.ParseAddress(arg)
-	if err == nil && addr.Instance == "" && addr.Key == "" {
-		err = command.Usagef(cmd, "%q does not name an instance; use tenant/pool/instance, tenant/pool@key or an instance id", arg)
-	}
-	return addr, err
+func notAnInstance(cmd *cobra.Command, arg string) error {
+	return command.Usagef(cmd, "%q does not name an instance; use tenant/pool/instance, tenant/pool@key, an instance id, or tenant/pool if the pool has one instance", arg)
 }
 
 func (a *app) instanceInfoCmd() *cobra.Command {
@@ -190,13 +193,9 @@ func (a *app) instanceStatsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "stats INSTANCE... [-o FORMAT]", Short: "Show the resource use of instances", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.CompleteInstances}
 	out := command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		return a.onEach(cmd, args, func(ctx context.Context, c *api.Client, addrs []mvm.Address) error {
 			var all []mvm.InstanceStats
-			for _, arg := range args {
-				at, err := instanceAddress(cmd, arg)
-				if err != nil {
-					return err
-				}
+			for _, at := range addrs {
 				s, err := c.Stats(ctx, at)
 				if err != nil {
 					return err

@@ -72,11 +72,7 @@ func (a *app) operateCmd(op operation) *cobra.Command {
 		if err := command.CheckTimeout(cmd, *limit, true); op.waits && err != nil {
 			return err
 		}
-		addrs, err := instanceAddresses(cmd, args)
-		if err != nil {
-			return err
-		}
-		return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		return a.onEach(cmd, args, func(ctx context.Context, c *api.Client, addrs []mvm.Address) error {
 			req := mvm.OpRequest{Op: op.kind, Force: force, Why: *why}
 			if all {
 				return a.operateAll(ctx, c, req, *limit, *out)
@@ -165,12 +161,17 @@ func (a *app) runOperate(ctx context.Context, c *api.Client, addrs []mvm.Address
 	return a.FirstOf(errs)
 }
 
+// instanceAddresses are those of instances by their own names: what is lost for good is not
+// named by its pool.
 func instanceAddresses(cmd *cobra.Command, args []string) ([]mvm.Address, error) {
 	var addrs []mvm.Address
 	for _, arg := range args {
-		at, err := instanceAddress(cmd, arg)
+		at, err := mvm.ParseAddress(arg)
 		if err != nil {
 			return nil, err
+		}
+		if at.Instance == "" && at.Key == "" {
+			return nil, command.Usagef(cmd, "%q does not name an instance; use tenant/pool/instance, tenant/pool@key or an instance id", arg)
 		}
 		addrs = append(addrs, at)
 	}

@@ -75,7 +75,7 @@ func (a *app) snapshotsRestoreCmd() *cobra.Command {
 		if err := mvm.ValidateSnapshotID(args[1]); err != nil {
 			return err
 		}
-		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			i, err := c.RestoreSnapshot(ctx, at, args[1])
 			if err != nil {
 				return err
@@ -98,7 +98,7 @@ func (a *app) snapshotsRmCmd() *cobra.Command {
 				return err
 			}
 		}
-		return a.onInstance(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
+		return a.onOne(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
 			if err := a.Confirm(cmd, *yes, fmt.Sprintf("This permanently removes saved memory of %s: %s.", at, strings.Join(ids, ", "))); err != nil {
 				return err
 			}
