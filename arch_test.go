@@ -41,7 +41,7 @@ var rules = map[string]rule{
 	"internal/cli/hosts":       {"internal/api internal/audit internal/cli/command internal/doctor internal/manifest internal/pki internal/sys", "commands on a host; doctor alone looks at it, to say why no agent starts", ""},
 	"internal/filecopy":        {"", "a stream format and the files of one machine, small because it is in the guest, and with no word on where the stream goes", ""},
 	"internal/doctor":          {"internal/driver/firecracker/api internal/sys", "it checks the host without an agent; which versions of Firecracker are known is in api", "internal/hostd internal/hostd/hostdtest"},
-	"internal/manifest":        {"internal/spelling", "files of users become nouns", "internal/manifest/render"},
+	"internal/manifest":        {"internal/spelling internal/stricttoml", "files of users become nouns", "internal/manifest/render"},
 	"internal/manifest/render": {"internal/manifest", "a deployment in, its manifest out", ""},
 	"internal/desired":         {"internal/spelling", "pure: bytes in, a checked desired state in nouns out", ""},
 	"internal/trust":           {"internal/desired internal/sys", "keys on disk", ""},
@@ -152,6 +152,7 @@ var rules = map[string]rule{
 
 	"internal/sys":             {"", "named operations on the operating system", "internal/testenv"},
 	"internal/strictjson":      {"", "a function on bytes", ""},
+	"internal/stricttoml":      {"internal/spelling", "bytes in, values with their places and all problems out; it knows no key", ""},
 	"internal/ratetable":       {"", "a data structure, small because it is in the guest", ""},
 	"internal/tenantkey":       {"", "keys that wrap keys: cryptography and nothing else", ""},
 	"internal/undo":            {"", "a data structure", ""},

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"mvm/internal/stricttoml"
 )
 
 // AgentConfig is how the agent of a host works. Every value has an origin.
@@ -89,7 +91,7 @@ func agentKeys() []agentKey {
 func absolute(limit int) func(string) error {
 	return func(s string) error {
 		if !filepath.IsAbs(s) || filepath.Clean(s) != s || strings.ContainsRune(s, 0) {
-			return fmt.Errorf("%q is not an absolute, clean path", clip(s))
+			return fmt.Errorf("%q is not an absolute, clean path", stricttoml.Clip(s))
 		}
 		if len(s) > limit {
 			return fmt.Errorf("has %d bytes, more than %d", len(s), limit)
@@ -105,13 +107,13 @@ func oneOf(words ...string) func(string) error {
 				return nil
 			}
 		}
-		return fmt.Errorf("%q is not one of %s", clip(s), strings.Join(words, ", "))
+		return fmt.Errorf("%q is not one of %s", stricttoml.Clip(s), strings.Join(words, ", "))
 	}
 }
 
 func validGroup(s string) error {
 	if s == "" || len(s) > 64 || strings.ContainsAny(s, ": \t\n\x00/") {
-		return fmt.Errorf("%q is not the name of a group", clip(s))
+		return fmt.Errorf("%q is not the name of a group", stricttoml.Clip(s))
 	}
 	return nil
 }
@@ -128,7 +130,7 @@ func resolvers(s string) ([]netip.Addr, error) {
 	for word := range strings.SplitSeq(s, ",") {
 		a, err := netip.ParseAddr(strings.TrimSpace(word))
 		if err != nil || !a.Is4() {
-			return nil, fmt.Errorf("%q is not an IPv4 address", clip(word))
+			return nil, fmt.Errorf("%q is not an IPv4 address", stricttoml.Clip(word))
 		}
 		out = append(out, a)
 	}

@@ -3,6 +3,8 @@ package manifest
 import (
 	"fmt"
 	"regexp"
+
+	"mvm/internal/stricttoml"
 )
 
 // HostdConfig is how the rights of a host are split between `mvm hostd`, which has
@@ -29,7 +31,7 @@ var userName = regexp.MustCompile(`^([a-z_][a-z0-9_-]{0,31}|[1-9][0-9]{0,9})$`)
 
 func validUser(s string) error {
 	if !userName.MatchString(s) || s == "root" {
-		return fmt.Errorf("%q is not the name or number of a user other than root", clip(s))
+		return fmt.Errorf("%q is not the name or number of a user other than root", stricttoml.Clip(s))
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"strings"
+
+	"mvm/internal/stricttoml"
 )
 
 // RegistryConfig is how a host reaches registries of container images.
@@ -43,7 +45,7 @@ func validHosts(s string) error {
 			host = h
 		}
 		if host == "" || len(w) > 260 || strings.ContainsAny(host, "/ @\t\n\x00") {
-			return fmt.Errorf("%q is not HOST or HOST:PORT", clip(w))
+			return fmt.Errorf("%q is not HOST or HOST:PORT", stricttoml.Clip(w))
 		}
 	}
 	return nil

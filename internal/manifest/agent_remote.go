@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"mvm/internal/stricttoml"
 )
 
 // RemoteConfig is how the agent's API is offered to other machines, over mutual TLS.
@@ -51,21 +53,21 @@ func (l *layers) remote() RemoteConfig {
 func number(low, high int) func(string) error {
 	return func(s string) error {
 		if n, err := strconv.Atoi(s); err != nil || n < low || n > high {
-			return fmt.Errorf("%q is not a number in %d..%d", clip(s), low, high)
+			return fmt.Errorf("%q is not a number in %d..%d", stricttoml.Clip(s), low, high)
 		}
 		return nil
 	}
 }
 
-// integer reads an integer of the file as text.
-func (i item) integer(check func(string) error) string {
-	n, ok := i.val.(int64)
+// readInteger reads an integer of the file as text.
+func readInteger(i stricttoml.Item, check func(string) error) string {
+	n, ok := i.Val.(int64)
 	if !ok {
-		i.wrongType("an integer")
+		i.WrongType("an integer")
 		return ""
 	}
 	s := strconv.FormatInt(n, 10)
-	i.check(check(s))
+	i.Check(check(s))
 	return s
 }
 
@@ -74,7 +76,7 @@ func validListen(s string) error {
 		s = "0.0.0.0:" + rest
 	}
 	if _, err := netip.ParseAddrPort(s); err != nil {
-		return fmt.Errorf("%q is not ADDRESS:PORT or :PORT", clip(s))
+		return fmt.Errorf("%q is not ADDRESS:PORT or :PORT", stricttoml.Clip(s))
 	}
 	return nil
 }
@@ -90,7 +92,7 @@ func validOrigins(s string) error {
 	for _, word := range words {
 		u, err := url.Parse(word)
 		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || word != strings.ToLower(u.Scheme+"://"+u.Host) {
-			return fmt.Errorf("%q is not an origin like https://console.example", clip(word))
+			return fmt.Errorf("%q is not an origin like https://console.example", stricttoml.Clip(word))
 		}
 	}
 	return nil
@@ -99,7 +101,7 @@ func validOrigins(s string) error {
 // validTrustDomain takes what SPIFFE takes: lower-case letters, digits, '.', '-', '_'.
 func validTrustDomain(s string) error {
 	if s == "" || len(s) > 255 || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_") != "" {
-		return fmt.Errorf("%q is not 1 to 255 of a-z, 0-9, '.', '-', '_'", clip(s))
+		return fmt.Errorf("%q is not 1 to 255 of a-z, 0-9, '.', '-', '_'", stricttoml.Clip(s))
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"mvm/internal/stricttoml"
 )
 
 // TrustConfig is what a host believes, and where its master key is from.
@@ -49,7 +51,7 @@ const maxWalls = 16
 func validWalls(s string) error {
 	for w := range strings.SplitSeq(s, ",") {
 		if !slices.Contains(strings.Split(Walls, ", "), w) {
-			return fmt.Errorf("%q is no wall: the walls are %s", clip(w), Walls)
+			return fmt.Errorf("%q is no wall: the walls are %s", stricttoml.Clip(w), Walls)
 		}
 	}
 	return nil
@@ -57,14 +59,14 @@ func validWalls(s string) error {
 
 func validBool(s string) error {
 	if _, err := strconv.ParseBool(s); err != nil {
-		return fmt.Errorf("%q is not true or false", clip(s))
+		return fmt.Errorf("%q is not true or false", stricttoml.Clip(s))
 	}
 	return nil
 }
 
 func validKeyID(s string) error {
 	if b, err := hex.DecodeString(s); err != nil || len(b) != 8 || strings.ToLower(s) != s {
-		return fmt.Errorf("%q is not the id of a master key, 16 hex digits", clip(s))
+		return fmt.Errorf("%q is not the id of a master key, 16 hex digits", stricttoml.Clip(s))
 	}
 	return nil
 }
@@ -78,16 +80,16 @@ func validCredential(s string) error {
 		ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' || c == '_'
 	}
 	if !ok {
-		return fmt.Errorf("%q is not the name of a credential", clip(s))
+		return fmt.Errorf("%q is not the name of a credential", stricttoml.Clip(s))
 	}
 	return nil
 }
 
-// bool reads a boolean of the file as text.
-func (i item) bool() string {
-	b, ok := i.val.(bool)
+// readBool reads a boolean of the file as text.
+func readBool(i stricttoml.Item) string {
+	b, ok := i.Val.(bool)
 	if !ok {
-		i.wrongType("a boolean")
+		i.WrongType("a boolean")
 	}
 	return strconv.FormatBool(b)
 }

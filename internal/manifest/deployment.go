@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // ReadDeployment reads a deployment manifest and the secret files that it names.
@@ -57,28 +58,28 @@ func readPiped(opts Options) (mvm.Deployment, Source, error) {
 // ParseDeployment parses a deployment manifest. file is its name in errors.
 func ParseDeployment(file string, data []byte, read ReadSecret) (mvm.Deployment, error) {
 	var d mvm.Deployment
-	doc, root, err := open(file, data)
+	doc, root, err := stricttoml.Open(file, data)
 	if err != nil {
 		return d, err
 	}
 	if root != nil {
-		if t, ok := root.need("tenant"); ok {
-			d.Tenant = t.table().tenant()
+		if t, ok := root.Need("tenant"); ok {
+			d.Tenant = readTenant(t.Table())
 		}
-		pools := root.tables("pools", maxPools)
-		d.Secrets = root.secrets(read)
+		pools := root.Tables("pools", maxPools)
+		d.Secrets = readSecrets(root, read)
 		for _, t := range pools {
-			d.Pools = append(d.Pools, t.pool())
+			d.Pools = append(d.Pools, readPool(t))
 		}
 		checkPools(pools, d)
-		root.done()
+		root.Done()
 	}
-	if len(doc.problems) == 0 {
+	if len(doc.Problems) == 0 {
 		if err := d.Validate(); err != nil { // what no key alone shows
-			doc.problems = append(doc.problems, &Problem{File: file, Text: err.Error()})
+			doc.Problems = append(doc.Problems, &stricttoml.Problem{File: file, Text: err.Error()})
 		}
 	}
-	if err := doc.problems.err(); err != nil {
+	if err := doc.Problems.Err(); err != nil {
 		return mvm.Deployment{}, err
 	}
 	return d, nil
@@ -93,56 +94,56 @@ func validName(what string) func(string) error {
 	return func(s string) error { return mvm.ValidateName(what, s) }
 }
 
-func (t *table) tenant() mvm.TenantSpec {
+func readTenant(t *stricttoml.Table) mvm.TenantSpec {
 	var s mvm.TenantSpec
 	if t == nil {
 		return s
 	}
-	t.needStr("id", &s.ID, validName("tenant"))
+	t.NeedStr("id", &s.ID, validName("tenant"))
 	var netID int
-	if t.integer("net_id", &netID, 0, mvm.MaxNetID) {
+	if t.Integer("net_id", &netID, 0, mvm.MaxNetID) {
 		s.NetID = &netID
 	}
-	s.Subnet = t.subnet("subnet")
-	t.boolean("pinned", &s.Pinned)
-	s.HostServices = t.ports("host_services")
-	s.Quota = t.sub("quota").quota()
-	t.done()
+	s.Subnet = readSubnet(t, "subnet")
+	t.Boolean("pinned", &s.Pinned)
+	s.HostServices = readPorts(t, "host_services")
+	s.Quota = readQuota(t.Sub("quota"))
+	t.Done()
 	return s
 }
 
-func (t *table) subnet(key string) netip.Prefix {
-	i, ok := t.get(key)
+func readSubnet(t *stricttoml.Table, key string) netip.Prefix {
+	i, ok := t.Get(key)
 	if !ok {
 		return netip.Prefix{}
 	}
-	s, ok := i.str()
+	s, ok := i.Str()
 	if !ok {
 		return netip.Prefix{}
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		i.problem("%q is not a subnet such as 10.240.5.0/24", clip(s))
+		i.Problem("%q is not a subnet such as 10.240.5.0/24", stricttoml.Clip(s))
 		return netip.Prefix{}
 	}
-	i.check(mvm.ValidateSubnet(p))
+	i.Check(mvm.ValidateSubnet(p))
 	return p
 }
 
 // maxHostServices bounds the ports of the host that a tenant may reach.
 const maxHostServices = 64
 
-func (t *table) ports(key string) []int {
-	list, _ := t.items(key, maxHostServices)
+func readPorts(t *stricttoml.Table, key string) []int {
+	list, _ := t.Items(key, maxHostServices)
 	var out []int
 	seen := map[int]bool{}
 	for _, i := range list {
 		var n int
-		if !i.intInto(&n, 1, maxPort) {
+		if !i.IntInto(&n, 1, maxPort) {
 			continue
 		}
 		if seen[n] {
-			i.problem("port %d is given twice", n)
+			i.Problem("port %d is given twice", n)
 		}
 		seen[n] = true
 		out = append(out, n)
@@ -150,20 +151,20 @@ func (t *table) ports(key string) []int {
 	return out
 }
 
-// quota reads a table of limits over the defaults; nil without the table.
-func (t *table) quota() *mvm.Quota {
+// readQuota reads a table of limits over the defaults; nil without the table.
+func readQuota(t *stricttoml.Table) *mvm.Quota {
 	if t == nil {
 		return nil
 	}
 	const most = 1 << 30
 	q := mvm.DefaultQuota()
-	t.integer("max_vcpus", &q.MaxVCPUs, 1, most)
-	t.integer("max_mem_mib", &q.MaxMemMiB, 1, most)
-	t.integer("max_running", &q.MaxRunning, 1, most)
-	t.integer("max_warm", &q.MaxWarm, 0, most)
-	t.integer("max_pools", &q.MaxPools, 1, most)
-	t.integer("max_instances_per_pool", &q.MaxInstancesPerPool, 1, most)
-	t.integer("max_disk_gib", &q.MaxDiskGiB, 1, most)
-	t.done()
+	t.Integer("max_vcpus", &q.MaxVCPUs, 1, most)
+	t.Integer("max_mem_mib", &q.MaxMemMiB, 1, most)
+	t.Integer("max_running", &q.MaxRunning, 1, most)
+	t.Integer("max_warm", &q.MaxWarm, 0, most)
+	t.Integer("max_pools", &q.MaxPools, 1, most)
+	t.Integer("max_instances_per_pool", &q.MaxInstancesPerPool, 1, most)
+	t.Integer("max_disk_gib", &q.MaxDiskGiB, 1, most)
+	t.Done()
 	return &q
 }

@@ -17,3 +17,8 @@
 //
 // All functions may be called from many goroutines.
 package manifest
+
+import "mvm/internal/stricttoml"
+
+// Problems are all that is wrong with a file, in its order.
+type Problems = stricttoml.Problems

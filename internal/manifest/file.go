@@ -11,10 +11,11 @@ import (
 	"syscall"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // MaxFileBytes bounds a manifest or config file.
-const MaxFileBytes = 1 << 20
+const MaxFileBytes = stricttoml.MaxBytes
 
 // Options say what a manifest may do on this host.
 type Options struct {
@@ -105,7 +106,7 @@ func (s *secretFiles) ReadSecret(path string) ([]byte, error) {
 	s.read = append(s.read, filepath.Join(root, name))
 	data, err := readWithin(root, name)
 	if err != nil {
-		return nil, fmt.Errorf("secret file %q %w", clip(path), err)
+		return nil, fmt.Errorf("secret file %q %w", stricttoml.Clip(path), err)
 	}
 	return data, nil
 }
@@ -114,12 +115,12 @@ func (s *secretFiles) ReadSecret(path string) ([]byte, error) {
 func (s *secretFiles) place(path string) (root, name string, err error) {
 	switch {
 	case path == "" || strings.ContainsRune(path, 0) || len(path) > 4096:
-		return "", "", fmt.Errorf("%q is not the path of a file", clip(path))
+		return "", "", fmt.Errorf("%q is not the path of a file", stricttoml.Clip(path))
 	case !filepath.IsAbs(path) && s.dir == "":
-		return "", "", fmt.Errorf("secret file %q is relative to a manifest from stdin or a pipe, which has no folder (use an absolute path, and allow its folder with --secrets-dir)", clip(path))
+		return "", "", fmt.Errorf("secret file %q is relative to a manifest from stdin or a pipe, which has no folder (use an absolute path, and allow its folder with --secrets-dir)", stricttoml.Clip(path))
 	case !filepath.IsAbs(path):
 		if !filepath.IsLocal(path) {
-			return "", "", fmt.Errorf("secret file %q is outside the manifest's folder (put it there, or beside it)", clip(path))
+			return "", "", fmt.Errorf("secret file %q is outside the manifest's folder (put it there, or beside it)", stricttoml.Clip(path))
 		}
 		return s.dir, path, nil
 	}
@@ -129,7 +130,7 @@ func (s *secretFiles) place(path string) (root, name string, err error) {
 			return dir, rel, nil
 		}
 	}
-	return "", "", fmt.Errorf("secret file %q is an absolute path (use one relative to the manifest, or allow its folder with --secrets-dir)", clip(path))
+	return "", "", fmt.Errorf("secret file %q is an absolute path (use one relative to the manifest, or allow its folder with --secrets-dir)", stricttoml.Clip(path))
 }
 
 // readWithin reads a regular file with one link, through no symlink at its end and

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"mvm/internal/stricttoml"
 )
 
 // layers collects the values of the sources, the strongest last.
@@ -31,7 +33,7 @@ func LoadAgentConfig(src AgentSources) (AgentConfig, error) {
 	l.flags(src)
 	c := l.config()
 	l.relations(c)
-	if err := l.problems.err(); err != nil {
+	if err := l.problems.Err(); err != nil {
 		return AgentConfig{}, err
 	}
 	return c, nil
@@ -59,41 +61,41 @@ func (l *layers) file(src AgentSources) error {
 // parseAgentFile returns the keys that are set in a config file, and their lines.
 func parseAgentFile(file string, data []byte) (values map[string]string, lines map[string]int, problems Problems) {
 	values, lines = map[string]string{}, map[string]int{}
-	doc, root := parse(file, data)
+	doc, root := stricttoml.Parse(file, data)
 	if root == nil {
-		return values, lines, doc.problems
+		return values, lines, doc.Problems
 	}
 	for _, k := range agentKeys() {
-		i, ok := root.get(k.name)
+		i, ok := root.Get(k.name)
 		if !ok {
 			continue
 		}
 		var s string
 		switch {
 		case k.list > 0:
-			s = root.joined(k.name, k.list)
+			s = readJoined(root, k.name, k.list)
 			if len(s) > 0 {
-				i.check(k.check(s))
+				i.Check(k.check(s))
 			}
 		case k.number:
-			s = i.integer(k.check)
+			s = readInteger(i, k.check)
 		case k.boolean:
-			s = i.bool()
+			s = readBool(i)
 		default:
-			i.strInto(&s, k.check)
+			i.StrInto(&s, k.check)
 		}
-		values[k.name], lines[k.name] = s, i.mark.line
+		values[k.name], lines[k.name] = s, i.Mark.Line
 	}
-	root.done()
-	return values, lines, doc.problems
+	root.Done()
+	return values, lines, doc.Problems
 }
 
-// joined reads an array of strings as one, with commas.
-func (t *table) joined(key string, most int) string {
-	list, _ := t.items(key, most)
+// readJoined reads an array of strings as one, with commas.
+func readJoined(t *stricttoml.Table, key string, most int) string {
+	list, _ := t.Items(key, most)
 	var words []string
 	for _, i := range list {
-		if s, ok := i.str(); ok {
+		if s, ok := i.Str(); ok {
 			words = append(words, s)
 		}
 	}
@@ -122,7 +124,7 @@ func (l *layers) flags(src AgentSources) {
 
 func (l *layers) check(k agentKey, value, origin string) {
 	if err := k.check(value); err != nil {
-		l.problems = append(l.problems, &Problem{File: origin, Text: err.Error()})
+		l.problems = append(l.problems, &stricttoml.Problem{File: origin, Text: err.Error()})
 		return
 	}
 	l.set(k.name, value, origin)
@@ -148,7 +150,7 @@ func (l *layers) relations(c AgentConfig) {
 		return
 	}
 	if rel, err := filepath.Rel(c.DataDir, c.KeyFile); err == nil && filepath.IsLocal(rel) {
-		l.problems = append(l.problems, &Problem{File: c.Origin("key_file"), Key: "key_file",
+		l.problems = append(l.problems, &stricttoml.Problem{File: c.Origin("key_file"), Key: "key_file",
 			Text: fmt.Sprintf("%s is in the data directory %s, so that a copy of that would give the secrets away", c.KeyFile, c.DataDir)})
 	}
 }

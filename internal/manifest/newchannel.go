@@ -4,29 +4,30 @@ import (
 	"slices"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
-// channelDefaults reads what a channel of a kind has unless it says otherwise, by kind.
-func (t *table) channelDefaults(pools []mvm.PoolSpec) map[mvm.ChannelKind]mvm.Channel {
+// readChannelDefaults reads what a channel of a kind has unless it says otherwise, by kind.
+func readChannelDefaults(t *stricttoml.Table, pools []mvm.PoolSpec) map[mvm.ChannelKind]mvm.Channel {
 	out := map[mvm.ChannelKind]mvm.Channel{}
-	sub := t.sub("channels")
+	sub := t.Sub("channels")
 	if sub == nil {
 		return out
 	}
-	for _, name := range sub.names() {
-		i, _ := sub.get(name)
-		one := i.table()
-		if !i.check(mvm.ValidateChannelKind(name)) || one == nil {
+	for _, name := range sub.Names() {
+		i, _ := sub.Get(name)
+		one := i.Table()
+		if !i.Check(mvm.ValidateChannelKind(name)) || one == nil {
 			continue
 		}
 		kind := mvm.ChannelKind(name)
 		c := mvm.Channel{Kind: kind, Allow: []string{}}
-		one.channel(&c)
+		readChannel(one, &c)
 		if c.Kind != kind {
-			one.item("kind", nil).problem("must be %s, as the table's name is", kind)
+			one.Item("kind", nil).Problem("must be %s, as the table's name is", kind)
 		}
 		if !slices.ContainsFunc(pools, func(p mvm.PoolSpec) bool { return p.ID == c.To.PoolID }) && c.To.PoolID != "" {
-			one.here().at("target").at("pool_id").problem("there is no pool %q in this file", c.To.PoolID)
+			one.Here().Key("target").Key("pool_id").Problem("there is no pool %q in this file", c.To.PoolID)
 		}
 		if len(c.Allow) == 0 {
 			c.Allow = nil // whoever makes the deployment says who may write
@@ -36,31 +37,31 @@ func (t *table) channelDefaults(pools []mvm.PoolSpec) map[mvm.ChannelKind]mvm.Ch
 	return out
 }
 
-// newChannels reads the channels of a config file, by name.
-func (t *table) newChannels(template Template) (out []mvm.Channel) {
-	sub := t.sub("channels")
+// readNewChannels reads the channels of a config file, by name.
+func readNewChannels(t *stricttoml.Table, template Template) (out []mvm.Channel) {
+	sub := t.Sub("channels")
 	if sub == nil {
 		return nil
 	}
-	for _, name := range sub.names() {
-		i, _ := sub.get(name)
-		i.check(mvm.ValidateName("channel", name))
-		if one := i.table(); one != nil {
-			c := template.newChannel(one.newKind(name))
+	for _, name := range sub.Names() {
+		i, _ := sub.Get(name)
+		i.Check(mvm.ValidateName("channel", name))
+		if one := i.Table(); one != nil {
+			c := template.newChannel(readNewKind(one, name))
 			c.Name = name
-			one.channel(&c)
+			readChannel(one, &c)
 			out = append(out, c)
 		}
 	}
 	if len(out) > mvm.MaxChannels {
-		sub.here().problem("has %d channels, more than %d", len(out), mvm.MaxChannels)
+		sub.Here().Problem("has %d channels, more than %d", len(out), mvm.MaxChannels)
 	}
 	return out
 }
 
-// newKind is the kind of a channel: what it says, or its name if that is a kind.
-func (t *table) newKind(name string) mvm.ChannelKind {
-	if kind, ok := t.vals["kind"].(string); ok {
+// readNewKind is the kind of a channel: what it says, or its name if that is a kind.
+func readNewKind(t *stricttoml.Table, name string) mvm.ChannelKind {
+	if kind, ok := t.Vals["kind"].(string); ok {
 		name = kind
 	}
 	if mvm.ValidateChannelKind(name) != nil {
@@ -84,7 +85,7 @@ func (t Template) newChannel(kind mvm.ChannelKind) mvm.Channel {
 }
 
 // checkNewChannels finds what secrets and channels of a config file only show together.
-func (t *table) checkNewChannels(template Template, c NewConfig) {
+func checkNewChannels(t *stricttoml.Table, template Template, c NewConfig) {
 	if c.Secrets == nil {
 		return
 	}
@@ -93,13 +94,13 @@ func (t *table) checkNewChannels(template Template, c NewConfig) {
 		for _, secret := range ch.Secrets() {
 			used[secret] = true
 			if _, ok := c.Secrets[secret]; !ok && secret != "" {
-				t.sub("channels").item(ch.Name, nil).problem("needs the secret %s, which is not in this file", secret)
+				t.Sub("channels").Item(ch.Name, nil).Problem("needs the secret %s, which is not in this file", secret)
 			}
 		}
 	}
 	for kind, defaults := range template.channels {
 		if s := defaults.Secret; c.Secrets[s] != nil && !used[s] {
-			t.sub("secrets").item(s, nil).problem("is for a bot, and no channel says who may write to it: "+
+			t.Sub("secrets").Item(s, nil).Problem("is for a bot, and no channel says who may write to it: "+
 				`add [channels.%s] with allow = ["<numeric id>"], see docs/%s.md`, kind, page(kind))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // NewConfig is the config file of `mvm new`. The zero value changes nothing of a template.
@@ -18,7 +19,7 @@ type NewConfig struct {
 
 // PoolOverride changes a pool of a template: a table of which each key that a pool has
 // replaces the template's, and env adds to it. The zero value changes nothing.
-type PoolOverride struct{ table *table }
+type PoolOverride struct{ table *stricttoml.Table }
 
 // ReadNewConfig reads the config file of `mvm new` for the template, and the secret
 // files that it names; see ReadDeployment for files.
@@ -52,7 +53,7 @@ func (c *NewConfig) resolve(t Template, base string, remote bool) error {
 		c.Params[p.Name] = abs
 	}
 	for id, o := range c.Pools {
-		ref, ok := o.table.vals["flake"].(string)
+		ref, ok := o.table.Vals["flake"].(string)
 		if !ok {
 			continue
 		}
@@ -60,7 +61,7 @@ func (c *NewConfig) resolve(t Template, base string, remote bool) error {
 		if err != nil {
 			return err
 		}
-		c.Pools[id].table.vals["flake"] = abs
+		c.Pools[id].table.Vals["flake"] = abs
 	}
 	return nil
 }
@@ -86,49 +87,49 @@ func secretPath(path, base string) string {
 
 // ParseNewConfig parses the config file of `mvm new`. file is its name in errors.
 func (t Template) ParseNewConfig(file string, data []byte, read ReadSecret) (NewConfig, error) {
-	doc, root, err := open(file, data)
+	doc, root, err := stricttoml.Open(file, data)
 	if err != nil {
 		return NewConfig{}, err
 	}
 	var c NewConfig
 	if root != nil {
-		c.Secrets = root.secrets(read)
-		c.SecretFiles = root.secretPaths()
-		c.Params = root.sub("params").values(t)
-		root.sub("overrides").overrides(t, &c)
-		c.Channels = root.newChannels(t)
-		root.checkNewChannels(t, c)
-		root.done()
+		c.Secrets = readSecrets(root, read)
+		c.SecretFiles = readSecretPaths(root)
+		c.Params = readValues(root.Sub("params"), t)
+		readOverrides(root.Sub("overrides"), t, &c)
+		c.Channels = readNewChannels(root, t)
+		checkNewChannels(root, t, c)
+		root.Done()
 	}
-	if err := doc.problems.err(); err != nil {
+	if err := doc.Problems.Err(); err != nil {
 		return NewConfig{}, err
 	}
 	return c, nil
 }
 
-// values reads values of the template's parameters.
-func (t *table) values(template Template) map[string]any {
+// readValues reads values of the template's parameters.
+func readValues(t *stricttoml.Table, template Template) map[string]any {
 	out := map[string]any{}
 	if t == nil {
 		return out
 	}
 	for _, p := range template.Params {
-		if i, ok := t.get(p.Name); ok && i.check(p.valid(i.val)) {
-			out[p.Name] = i.val
+		if i, ok := t.Get(p.Name); ok && i.Check(p.valid(i.Val)) {
+			out[p.Name] = i.Val
 		}
 	}
-	t.done()
+	t.Done()
 	return out
 }
 
-func (t *table) overrides(template Template, c *NewConfig) {
+func readOverrides(t *stricttoml.Table, template Template, c *NewConfig) {
 	if t == nil {
 		return
 	}
-	if i, ok := t.get("flake"); ok {
-		t.overrideImage(i, template, c)
+	if i, ok := t.Get("flake"); ok {
+		overrideImage(t, i, template, c)
 	}
-	c.HostServices = t.ports("host_services")
+	c.HostServices = readPorts(t, "host_services")
 	samples, _ := sampleValues(template.Params)
 	b, _ := template.body(samples) // of a required parameter a sample may not fit here, and roles and ids are no parameters
 	ids := map[string]bool{}
@@ -137,49 +138,49 @@ func (t *table) overrides(template Template, c *NewConfig) {
 	}
 	c.Pools = map[string]PoolOverride{}
 	for _, p := range b.pools {
-		sub := t.sub(p.ID)
+		sub := t.Sub(p.ID)
 		if sub == nil {
 			continue
 		}
 		c.Pools[p.ID] = PoolOverride{table: sub}
-		sub.override(&p)
-		if sub.vals["routes"] != nil {
+		override(sub, &p)
+		if sub.Vals["routes"] != nil {
 			checkTargets(sub, p, ids)
 			checkAuthKeys(sub, p, c.Secrets)
 		}
-		if sub.vals["secret_scopes"] != nil {
+		if sub.Vals["secret_scopes"] != nil {
 			checkScopes(sub, p, c.Secrets)
 		}
 	}
-	t.done()
+	t.Done()
 }
 
 // overrideImage reads the image of the whole deployment: it is the parameter image.
-func (t *table) overrideImage(i item, template Template, c *NewConfig) {
+func overrideImage(t *stricttoml.Table, i stricttoml.Item, template Template, c *NewConfig) {
 	p, ok := findParam(template.Params, imageParam)
 	_, twice := c.Params[imageParam]
 	switch {
 	case !ok:
-		i.problem("template %s has no parameter %s: name the image of a pool, as overrides.<pool>.flake", template.Name, imageParam)
+		i.Problem("template %s has no parameter %s: name the image of a pool, as overrides.<pool>.flake", template.Name, imageParam)
 	case twice:
-		i.problem("the image is given twice: here and as params.%s", imageParam)
-	case i.check(p.valid(i.val)):
-		c.Params[imageParam] = i.val
+		i.Problem("the image is given twice: here and as params.%s", imageParam)
+	case i.Check(p.valid(i.Val)):
+		c.Params[imageParam] = i.Val
 	}
 }
 
 // override reads the table over a pool.
-func (t *table) override(p *mvm.PoolSpec) {
-	t.integer("instances", &p.Desired.Running, 0, mvm.MaxDesired)
-	t.integer("warm", &p.Desired.Warm, 0, mvm.MaxDesired)
-	t.integer("sleeping", &p.Desired.Sleeping, 0, mvm.MaxDesired)
-	t.str("flake", &p.Flake, mvm.ValidateFlake)
-	t.settings(p)
-	if i, ok := t.get("auth"); ok {
-		t.forGateways(p.Role, "auth")
-		authenticate(p.Routes, i.auth())
+func override(t *stricttoml.Table, p *mvm.PoolSpec) {
+	t.Integer("instances", &p.Desired.Running, 0, mvm.MaxDesired)
+	t.Integer("warm", &p.Desired.Warm, 0, mvm.MaxDesired)
+	t.Integer("sleeping", &p.Desired.Sleeping, 0, mvm.MaxDesired)
+	t.Str("flake", &p.Flake, mvm.ValidateFlake)
+	readSettings(t, p)
+	if i, ok := t.Get("auth"); ok {
+		onlyGatewaysHave(t, p.Role, "auth")
+		authenticate(p.Routes, readAuth(i))
 	}
-	t.done()
+	t.Done()
 }
 
 // authenticate gives the routes by key the authentication, if there are any.
@@ -199,7 +200,5 @@ func (o PoolOverride) apply(p *mvm.PoolSpec) {
 	if o.table == nil {
 		return
 	}
-	fresh := *o.table
-	fresh.doc, fresh.asked = &document{}, nil
-	fresh.override(p)
+	override(o.table.Anew(), p)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // Program is what `mvm image build` makes an image of: a program of this machine, with the
@@ -73,71 +74,71 @@ func ParseProgram(file string, data []byte) (Program, error) {
 		return Program{}, mvm.Errorf(mvm.KindInvalid, "read %s: it has more than %d bytes", file, MaxFileBytes)
 	}
 	var p Program
-	doc, root := parse(file, data)
+	doc, root := stricttoml.Parse(file, data)
 	if root != nil {
-		root.program(&p)
-		root.done()
+		readProgram(root, &p)
+		root.Done()
 	}
-	if err := doc.problems.err(); err != nil {
+	if err := doc.Problems.Err(); err != nil {
 		return Program{}, err
 	}
 	return p, nil
 }
 
-func (t *table) program(p *Program) {
-	t.str("name", &p.Name, validName("image"))
-	t.str("from", &p.From, mvm.ValidateFlake)
-	t.str("binary", &p.Binary, ValidSource)
-	if i, ok := t.get("cmd"); ok {
-		p.Command = i.command()
+func readProgram(t *stricttoml.Table, p *Program) {
+	t.Str("name", &p.Name, validName("image"))
+	t.Str("from", &p.From, mvm.ValidateFlake)
+	t.Str("binary", &p.Binary, ValidSource)
+	if i, ok := t.Get("cmd"); ok {
+		p.Command = readCommand(i)
 	}
-	t.integer("port", &p.Port, 1, maxPort)
-	t.str("ready", &p.Ready, ValidReady)
-	t.str("user", &p.User, notEmpty)
-	t.str("workdir", &p.Dir, validGuestPath)
-	t.str("stop_signal", &p.Stop, notEmpty)
-	p.Env = t.env()
-	for _, sub := range t.tables("files", MaxProgramFiles) {
+	t.Integer("port", &p.Port, 1, maxPort)
+	t.Str("ready", &p.Ready, ValidReady)
+	t.Str("user", &p.User, notEmpty)
+	t.Str("workdir", &p.Dir, validGuestPath)
+	t.Str("stop_signal", &p.Stop, notEmpty)
+	p.Env = readEnv(t)
+	for _, sub := range t.Tables("files", MaxProgramFiles) {
 		var f ProgramFile
-		sub.needStr("src", &f.Source, ValidSource)
-		sub.needStr("dst", &f.Path, validGuestPath)
+		sub.NeedStr("src", &f.Source, ValidSource)
+		sub.NeedStr("dst", &f.Path, validGuestPath)
 		mode := ""
-		sub.str("mode", &mode, func(s string) (err error) {
+		sub.Str("mode", &mode, func(s string) (err error) {
 			f.Mode, err = ParseMode(s)
 			return err
 		})
-		sub.done()
+		sub.Done()
 		p.Files = append(p.Files, f)
 	}
 }
 
-// command is a list of words, or a line of them.
-func (i item) command() []string {
-	if s, ok := i.val.(string); ok {
+// readCommand is a list of words, or a line of them.
+func readCommand(i stricttoml.Item) []string {
+	if s, ok := i.Val.(string); ok {
 		words, err := SplitCommand(s)
-		i.check(err)
+		i.Check(err)
 		return words
 	}
-	list, ok := i.val.([]any)
+	list, ok := i.Val.([]any)
 	if !ok {
-		i.wrongType("a string or an array of strings")
+		i.WrongType("a string or an array of strings")
 		return nil
 	}
 	if len(list) == 0 || len(list) > maxCommand {
-		i.problem("has %d words, not 1 to %d", len(list), maxCommand)
+		i.Problem("has %d words, not 1 to %d", len(list), maxCommand)
 		return nil
 	}
 	var words []string
 	for _, v := range list {
 		s, ok := v.(string)
 		if !ok || strings.ContainsRune(s, 0) {
-			i.problem("must be an array of strings")
+			i.Problem("must be an array of strings")
 			return nil
 		}
 		words = append(words, s)
 	}
 	if words[0] == "" {
-		i.problem("begins with an empty word")
+		i.Problem("begins with an empty word")
 	}
 	return words
 }
@@ -197,7 +198,7 @@ func SplitCommand(s string) ([]string, error) {
 func ParseMode(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || n == 0 || n > 0o777 {
-		return 0, fmt.Errorf("%q is not permissions in octal, such as 0644", clip(s))
+		return 0, fmt.Errorf("%q is not permissions in octal, such as 0644", stricttoml.Clip(s))
 	}
 	return int(n), nil
 }
@@ -205,7 +206,7 @@ func ParseMode(s string) (int, error) {
 // ValidReady checks the path of an HTTP request.
 func ValidReady(s string) error {
 	if !strings.HasPrefix(s, "/") || len(s) > 1024 || strings.ContainsAny(s, " \t\r\n\x00") {
-		return fmt.Errorf("%q is not the path of an HTTP request, such as /healthz", clip(s))
+		return fmt.Errorf("%q is not the path of an HTTP request, such as /healthz", stricttoml.Clip(s))
 	}
 	return nil
 }
@@ -213,21 +214,21 @@ func ValidReady(s string) error {
 // ValidSource checks the path of a file of this machine.
 func ValidSource(s string) error {
 	if s == "" || len(s) > 4096 || strings.ContainsRune(s, 0) {
-		return fmt.Errorf("%q is not the path of a file", clip(s))
+		return fmt.Errorf("%q is not the path of a file", stricttoml.Clip(s))
 	}
 	return nil
 }
 
 func validGuestPath(s string) error {
 	if !path.IsAbs(s) || len(s) > 1024 || strings.ContainsRune(s, 0) {
-		return fmt.Errorf("%q is not an absolute path in the guest", clip(s))
+		return fmt.Errorf("%q is not an absolute path in the guest", stricttoml.Clip(s))
 	}
 	return nil
 }
 
 func notEmpty(s string) error {
 	if s == "" || len(s) > 255 || strings.ContainsRune(s, 0) {
-		return fmt.Errorf("%q is empty or too long", clip(s))
+		return fmt.Errorf("%q is empty or too long", stricttoml.Clip(s))
 	}
 	return nil
 }

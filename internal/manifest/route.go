@@ -5,26 +5,27 @@ import (
 	"net/netip"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
-func (t *table) routes() *mvm.RoutingTable {
-	list, ok := t.items("routes", mvm.MaxRoutes)
+func readRoutes(t *stricttoml.Table) *mvm.RoutingTable {
+	list, ok := t.Items("routes", mvm.MaxRoutes)
 	if !ok {
 		return nil
 	}
 	out := &mvm.RoutingTable{}
 	names, rules := map[string]bool{}, map[mvm.MatchRule]string{}
 	for _, i := range list {
-		sub := i.table()
+		sub := i.Table()
 		if sub == nil {
 			continue
 		}
-		r := sub.route()
+		r := readRoute(sub)
 		if r.Name != "" && names[r.Name] {
-			sub.item("name", nil).problem("route %q is given twice", r.Name)
+			sub.Item("name", nil).Problem("route %q is given twice", r.Name)
 		}
 		if other, twice := rules[r.Match]; twice && r.Match != (mvm.MatchRule{}) {
-			sub.item("match_rule", nil).problem("matches the same as route %q", other)
+			sub.Item("match_rule", nil).Problem("matches the same as route %q", other)
 		}
 		names[r.Name], rules[r.Match] = true, r.Name
 		out.Routes = append(out.Routes, r)
@@ -32,71 +33,71 @@ func (t *table) routes() *mvm.RoutingTable {
 	return out
 }
 
-func (t *table) route() mvm.Route {
+func readRoute(t *stricttoml.Table) mvm.Route {
 	var r mvm.Route
-	t.needStr("name", &r.Name, validName("route"))
-	if i, ok := t.need("match_rule"); ok {
-		if m := i.table(); m != nil {
-			r.Match = m.matchRule()
+	t.NeedStr("name", &r.Name, validName("route"))
+	if i, ok := t.Need("match_rule"); ok {
+		if m := i.Table(); m != nil {
+			r.Match = readMatchRule(m)
 		}
 	}
-	if i, ok := t.need("target"); ok {
-		if to := i.table(); to != nil {
-			r.To = to.target()
+	if i, ok := t.Need("target"); ok {
+		if to := i.Table(); to != nil {
+			r.To = readTarget(to)
 		}
 	}
-	if i, ok := t.get("auth"); ok {
-		if r.Auth = i.auth(); r.Auth != nil && r.Auth.Mode == mvm.AuthProxy && r.To.Selector.Kind != mvm.SelectByKey && r.To.Selector.Kind != "" {
-			i.problem("mode proxy is for routes by key: to restrict other routes use source_cidr")
+	if i, ok := t.Get("auth"); ok {
+		if r.Auth = readAuth(i); r.Auth != nil && r.Auth.Mode == mvm.AuthProxy && r.To.Selector.Kind != mvm.SelectByKey && r.To.Selector.Kind != "" {
+			i.Problem("mode proxy is for routes by key: to restrict other routes use source_cidr")
 		}
 	}
-	r.TrustedProxies = t.ranges("trusted_proxies")
-	if i, ok := t.get("trusted_proxies"); ok {
-		i.check(mvm.ValidateProxies(r.TrustedProxies))
+	r.TrustedProxies = readRanges(t, "trusted_proxies")
+	if i, ok := t.Get("trusted_proxies"); ok {
+		i.Check(mvm.ValidateProxies(r.TrustedProxies))
 	}
-	t.done()
+	t.Done()
 	return r
 }
 
-// auth reads "none" or a table; nil where it is neither or not valid.
-func (i item) auth() *mvm.Auth {
-	if s, ok := i.val.(string); ok {
+// readAuth reads "none" or a table; nil where it is neither or not valid.
+func readAuth(i stricttoml.Item) *mvm.Auth {
+	if s, ok := i.Val.(string); ok {
 		if s != string(mvm.AuthNone) {
-			i.problem("%q is not \"none\" or a table such as { mode = \"jwt\", algorithm = \"EdDSA\", keys = [\"jwt_key\"] }", clip(s))
+			i.Problem("%q is not \"none\" or a table such as { mode = \"jwt\", algorithm = \"EdDSA\", keys = [\"jwt_key\"] }", stricttoml.Clip(s))
 			return nil
 		}
 		return &mvm.Auth{Mode: mvm.AuthNone}
 	}
-	t := i.table()
+	t := i.Table()
 	if t == nil {
 		return nil
 	}
-	before := len(t.doc.problems)
+	before := len(t.Doc.Problems)
 	var a mvm.Auth
-	t.needStr("mode", (*string)(&a.Mode), nil)
-	t.str("algorithm", &a.Algorithm, nil)
-	a.Keys = t.strings("keys", mvm.MaxAuthKeys)
-	t.str("claim", &a.Claim, nil)
-	t.str("issuer", &a.Issuer, nil)
-	t.str("audience", &a.Audience, nil)
-	t.integer("leeway_seconds", &a.LeewaySeconds, 1, mvm.MaxLeewaySeconds)
-	t.str("token", &a.Token, nil)
-	a.Trusted = t.ranges("trusted")
-	t.done()
-	if len(t.doc.problems) > before || !i.check(a.Validate()) {
+	t.NeedStr("mode", (*string)(&a.Mode), nil)
+	t.Str("algorithm", &a.Algorithm, nil)
+	a.Keys = readStrings(t, "keys", mvm.MaxAuthKeys)
+	t.Str("claim", &a.Claim, nil)
+	t.Str("issuer", &a.Issuer, nil)
+	t.Str("audience", &a.Audience, nil)
+	t.Integer("leeway_seconds", &a.LeewaySeconds, 1, mvm.MaxLeewaySeconds)
+	t.Str("token", &a.Token, nil)
+	a.Trusted = readRanges(t, "trusted")
+	t.Done()
+	if len(t.Doc.Problems) > before || !i.Check(a.Validate()) {
 		return nil
 	}
 	return &a
 }
 
-// ranges reads an optional list of ranges of addresses.
-func (t *table) ranges(key string) (out []netip.Prefix) {
-	list, _ := t.items(key, mvm.MaxAuthSources)
+// readRanges reads an optional list of ranges of addresses.
+func readRanges(t *stricttoml.Table, key string) (out []netip.Prefix) {
+	list, _ := t.Items(key, mvm.MaxAuthSources)
 	for _, e := range list {
 		var s string
-		e.strInto(&s, nil)
+		e.StrInto(&s, nil)
 		if p, err := netip.ParsePrefix(s); s != "" && err != nil {
-			e.problem("%q is not a range of addresses such as 10.0.0.0/8", clip(s))
+			e.Problem("%q is not a range of addresses such as 10.0.0.0/8", stricttoml.Clip(s))
 		} else if s != "" {
 			out = append(out, p)
 		}
@@ -104,31 +105,31 @@ func (t *table) ranges(key string) (out []netip.Prefix) {
 	return out
 }
 
-// strings reads an optional list of strings.
-func (t *table) strings(key string, limit int) (out []string) {
-	list, _ := t.items(key, limit)
+// readStrings reads an optional list of strings.
+func readStrings(t *stricttoml.Table, key string, limit int) (out []string) {
+	list, _ := t.Items(key, limit)
 	for _, i := range list {
-		if s, ok := i.str(); ok {
+		if s, ok := i.Str(); ok {
 			out = append(out, s)
 		}
 	}
 	return out
 }
 
-func (t *table) matchRule() mvm.MatchRule {
+func readMatchRule(t *stricttoml.Table) mvm.MatchRule {
 	var m mvm.MatchRule
-	t.integer("port", &m.Port, 1, maxPort)
-	t.str("path_prefix", &m.PathPrefix, validPrefix)
-	t.str("source_cidr", &m.SourceCIDR, func(s string) error {
+	t.Integer("port", &m.Port, 1, maxPort)
+	t.Str("path_prefix", &m.PathPrefix, validPrefix)
+	t.Str("source_cidr", &m.SourceCIDR, func(s string) error {
 		if _, err := netip.ParsePrefix(s); err != nil {
-			return fmt.Errorf("%q is not a range of addresses such as 149.154.160.0/20", clip(s))
+			return fmt.Errorf("%q is not a range of addresses such as 149.154.160.0/20", stricttoml.Clip(s))
 		}
 		return nil
 	})
-	if len(t.vals) == 0 {
-		t.here().problem("has no criterion: give port, path_prefix or source_cidr")
+	if len(t.Vals) == 0 {
+		t.Here().Problem("has no criterion: give port, path_prefix or source_cidr")
 	}
-	t.done()
+	t.Done()
 	return m
 }
 
@@ -139,29 +140,29 @@ func validPrefix(s string) error {
 	return nil
 }
 
-func (t *table) target() mvm.Target {
+func readTarget(t *stricttoml.Table) mvm.Target {
 	var to mvm.Target
-	t.needStr("pool_id", &to.PoolID, validName("pool"))
-	if i, ok := t.need("instance_selector"); ok {
-		s, err := mvm.SelectorFrom(i.val)
-		if i.check(err) {
+	t.NeedStr("pool_id", &to.PoolID, validName("pool"))
+	if i, ok := t.Need("instance_selector"); ok {
+		s, err := mvm.SelectorFrom(i.Val)
+		if i.Check(err) {
 			to.Selector = s
-			i.check(s.Validate())
+			i.Check(s.Validate())
 		}
 	}
-	if i, ok := t.need("target_port"); ok {
-		i.intInto(&to.TargetPort, 1, maxPort)
+	if i, ok := t.Need("target_port"); ok {
+		i.IntInto(&to.TargetPort, 1, maxPort)
 	}
-	t.done()
+	t.Done()
 	return to
 }
 
 // checkPools finds what only the pools together show. It knows where each stands.
-func checkPools(tables []*table, d mvm.Deployment) {
+func checkPools(tables []*stricttoml.Table, d mvm.Deployment) {
 	ids := map[string]bool{}
 	for n, p := range d.Pools {
 		if p.ID != "" && ids[p.ID] {
-			tables[n].item("id", nil).problem("pool %q is given twice", p.ID)
+			tables[n].Item("id", nil).Problem("pool %q is given twice", p.ID)
 		}
 		ids[p.ID] = true
 	}
@@ -172,11 +173,11 @@ func checkPools(tables []*table, d mvm.Deployment) {
 		checkChannels(tables[n], p, ids, d.Secrets)
 	}
 	if q := d.Tenant.Quota; q != nil && len(d.Pools) > q.MaxPools {
-		tables[q.MaxPools].here().problem("is pool %d, and the tenant's quota max_pools is %d", q.MaxPools+1, q.MaxPools)
+		tables[q.MaxPools].Here().Problem("is pool %d, and the tenant's quota max_pools is %d", q.MaxPools+1, q.MaxPools)
 	}
 }
 
-func checkTargets(t *table, p mvm.PoolSpec, ids map[string]bool) {
+func checkTargets(t *stricttoml.Table, p mvm.PoolSpec, ids map[string]bool) {
 	if p.Routes == nil {
 		return
 	}
@@ -184,28 +185,28 @@ func checkTargets(t *table, p mvm.PoolSpec, ids map[string]bool) {
 		if r.To.PoolID == "" || ids[r.To.PoolID] {
 			continue
 		}
-		at := t.at("routes", n).at("target").at("pool_id")
-		at.problem("there is no pool %q in this file", r.To.PoolID)
+		at := t.Element("routes", n).Key("target").Key("pool_id")
+		at.Problem("there is no pool %q in this file", r.To.PoolID)
 	}
 }
 
 // checkScopes finds keys that the file's own secrets do not have. Without the table of
 // secrets the tenant's are left alone, and may have them.
-func checkScopes(t *table, p mvm.PoolSpec, secrets map[string][]byte) {
+func checkScopes(t *stricttoml.Table, p mvm.PoolSpec, secrets map[string][]byte) {
 	if secrets == nil {
 		return
 	}
 	for n, scope := range p.SecretScopes {
 		for _, key := range scope.Keys {
 			if _, ok := secrets[key]; !ok {
-				t.at("secret_scopes", n).at("keys").problem("%q is not one of the secrets in this file", key)
+				t.Element("secret_scopes", n).Key("keys").Problem("%q is not one of the secrets in this file", key)
 			}
 		}
 	}
 }
 
 // checkAuthKeys is checkScopes for the secrets that verify tokens.
-func checkAuthKeys(t *table, p mvm.PoolSpec, secrets map[string][]byte) {
+func checkAuthKeys(t *stricttoml.Table, p mvm.PoolSpec, secrets map[string][]byte) {
 	if secrets == nil || p.Routes == nil {
 		return
 	}
@@ -215,27 +216,8 @@ func checkAuthKeys(t *table, p mvm.PoolSpec, secrets map[string][]byte) {
 		}
 		for _, key := range r.Auth.Keys {
 			if _, ok := secrets[key]; !ok {
-				t.at("routes", n).at("auth").at("keys").problem("%q is not one of the secrets in this file", key)
+				t.Element("routes", n).Key("auth").Key("keys").Problem("%q is not one of the secrets in this file", key)
 			}
 		}
 	}
-}
-
-// at finds an element of an array of the table, for a problem with it.
-func (t *table) at(key string, n int) item {
-	i := t.item(key, t.vals[key])
-	i.path = fmt.Sprintf("%s[%d]", i.path, n)
-	if n < len(i.mark.elems) {
-		i.mark = i.mark.elems[n]
-	}
-	return i
-}
-
-// at finds a key below the item, for a problem with it.
-func (i item) at(key string) item {
-	i.path += "." + key
-	if i.mark.keys[key] != nil {
-		i.mark = i.mark.keys[key]
-	}
-	return i
 }

@@ -2,60 +2,61 @@ package manifest
 
 import (
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // maxSecrets bounds the secrets that one file names.
 const maxSecrets = 256
 
-// secrets reads the optional table of secrets; nil when it is not there.
-func (t *table) secrets(read ReadSecret) map[string][]byte {
-	s := t.sub("secrets")
+// readSecrets reads the optional table of secrets; nil when it is not there.
+func readSecrets(t *stricttoml.Table, read ReadSecret) map[string][]byte {
+	s := t.Sub("secrets")
 	if s == nil {
 		return nil
 	}
-	if len(s.vals) > maxSecrets {
-		s.here().problem("has %d secrets, more than %d", len(s.vals), maxSecrets)
+	if len(s.Vals) > maxSecrets {
+		s.Here().Problem("has %d secrets, more than %d", len(s.Vals), maxSecrets)
 		return nil
 	}
 	out, good := map[string][]byte{}, true
-	for _, name := range s.names() {
-		i, _ := s.get(name)
-		v, ok := i.secret(name, read)
+	for _, name := range s.Names() {
+		i, _ := s.Get(name)
+		v, ok := readSecret(i, name, read)
 		good = good && ok
 		out[name] = v
 	}
 	if good {
-		s.here().check(mvm.ValidateSecrets(out))
+		s.Here().Check(mvm.ValidateSecrets(out))
 	}
 	return out
 }
 
-// secret reads { file = "…" }. It never says what a value is.
-func (i item) secret(name string, read ReadSecret) ([]byte, bool) {
-	if !i.check(mvm.ValidateSecretName(name)) {
+// readSecret reads { file = "…" }. It never says what a value is.
+func readSecret(i stricttoml.Item, name string, read ReadSecret) ([]byte, bool) {
+	if !i.Check(mvm.ValidateSecretName(name)) {
 		return nil, false
 	}
-	if _, ok := i.val.(map[string]any); !ok {
-		i.problem(`must be { file = "…" }: values of secrets do not belong into this file`)
+	if _, ok := i.Val.(map[string]any); !ok {
+		i.Problem(`must be { file = "…" }: values of secrets do not belong into this file`)
 		return nil, false
 	}
-	t := i.table()
-	defer t.done()
-	file, ok := t.need("file")
+	t := i.Table()
+	defer t.Done()
+	file, ok := t.Need("file")
 	if !ok {
 		return nil, false
 	}
-	path, ok := file.str()
+	path, ok := file.Str()
 	if !ok {
 		return nil, false
 	}
 	data, err := read(path)
-	return data, file.check(err)
+	return data, file.Check(err)
 }
 
-// secretPaths are the files that the table of secrets names, by secret, as they are written.
-func (t *table) secretPaths() map[string]string {
-	s, _ := t.vals["secrets"].(map[string]any)
+// readSecretPaths are the files that the table of secrets names, by secret, as they are written.
+func readSecretPaths(t *stricttoml.Table) map[string]string {
+	s, _ := t.Vals["secrets"].(map[string]any)
 	out := map[string]string{}
 	for name, v := range s {
 		one, _ := v.(map[string]any)

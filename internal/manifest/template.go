@@ -5,6 +5,7 @@ import (
 	"path"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // Template makes a deployment of a name. Its methods may be called from many
@@ -53,41 +54,41 @@ const maxAbout = 200
 // deployment has, those of required parameters, are checked when it is made.
 func ParseTemplate(file string, data []byte) (Template, error) {
 	t := Template{file: file, data: data}
-	doc, root, err := open(file, data)
+	doc, root, err := stricttoml.Open(file, data)
 	if err != nil {
 		return Template{}, err
 	}
 	if root != nil {
 		t.head(root)
 		samples, open := sampleValues(t.Params)
-		b := root.body(t.Params, samples)
-		root.done()
+		b := readBody(root, t.Params, samples)
+		root.Done()
 		t.channels = b.channels
-		doc.problems = doc.problems.without(open)
-		if len(doc.problems) == 0 && len(open) == 0 {
+		doc.Problems = doc.Problems.Without(open)
+		if len(doc.Problems) == 0 && len(open) == 0 {
 			if err := b.deployment(t.Name).Validate(); err != nil { // what no key alone shows
-				doc.problems = append(doc.problems, &Problem{File: file, Text: err.Error()})
+				doc.Problems = append(doc.Problems, &stricttoml.Problem{File: file, Text: err.Error()})
 			}
 		}
 	}
-	if err := doc.problems.err(); err != nil {
+	if err := doc.Problems.Err(); err != nil {
 		return Template{}, err
 	}
 	return t, nil
 }
 
 // head reads what a template says of itself.
-func (t *Template) head(root *table) {
+func (t *Template) head(root *stricttoml.Table) {
 	var version int
-	if i, ok := root.need("version"); ok {
-		i.intInto(&version, templateVersion, templateVersion)
+	if i, ok := root.Need("version"); ok {
+		i.IntInto(&version, templateVersion, templateVersion)
 	}
-	root.needStr("name", &t.Name, validName("template"))
-	root.needStr("about", &t.About, validAbout)
-	t.Params = root.params()
+	root.NeedStr("name", &t.Name, validName("template"))
+	root.NeedStr("about", &t.About, validAbout)
+	t.Params = readParams(root)
 	for _, p := range t.Params {
 		if image, ok := findParam(t.Params, imageParam); p.Type == ParamVersion && (!ok || image.Type != ParamImage) {
-			root.sub("params").item(p.Name, nil).problem("is the version of the image, and there is no parameter %s", imageParam)
+			root.Sub("params").Item(p.Name, nil).Problem("is the version of the image, and there is no parameter %s", imageParam)
 		}
 	}
 }
@@ -108,52 +109,52 @@ func (b body) deployment(name string) mvm.Deployment {
 // builtinGateway is the image of gateways, unless a flake brings its own.
 const builtinGateway = "builtin:gateway"
 
-// body puts the values into the template and reads what it makes then.
-func (t *table) body(params []Param, v values) (b body) {
-	f := filler{doc: t.doc, params: params, values: v}
+// readBody puts the values into the template and reads what it makes then.
+func readBody(t *stricttoml.Table, params []Param, v values) (b body) {
+	f := filler{doc: t.Doc, params: params, values: v}
 	for _, key := range []string{"host_services", "quota", "pools", "channels"} {
 		f.key(t, key)
 	}
 	b.quota = mvm.DefaultQuota()
-	if q := t.sub("quota").quota(); q != nil {
+	if q := readQuota(t.Sub("quota")); q != nil {
 		b.quota = *q
 	}
-	b.hostServices = t.ports("host_services")
-	tables := t.tables("pools", maxPools)
+	b.hostServices = readPorts(t, "host_services")
+	tables := t.Tables("pools", maxPools)
 	for _, p := range tables {
-		p.gatewayImage(v.image(params))
-		b.pools = append(b.pools, p.pool())
+		setGatewayImage(p, v.image(params))
+		b.pools = append(b.pools, readPool(p))
 	}
 	if len(tables) == 0 {
-		t.here().problem("pools is missing")
+		t.Here().Problem("pools is missing")
 	}
 	checkPools(tables, mvm.Deployment{Tenant: mvm.TenantSpec{Quota: &b.quota}, Pools: b.pools})
-	b.channels = t.channelDefaults(b.pools)
+	b.channels = readChannelDefaults(t, b.pools)
 	return b
 }
 
-// gatewayImage is what a gateway pool runs that names no image. A flake has a variant for
+// setGatewayImage sets what a gateway pool runs that names no image. A flake has a variant for
 // each role; other images are for the workers alone.
-func (t *table) gatewayImage(image string) {
-	if _, ok := t.vals["flake"]; ok || t.vals["role"] != string(mvm.RoleGateway) {
+func setGatewayImage(t *stricttoml.Table, image string) {
+	if _, ok := t.Vals["flake"]; ok || t.Vals["role"] != string(mvm.RoleGateway) {
 		return
 	}
-	t.vals["flake"] = builtinGateway
+	t.Vals["flake"] = builtinGateway
 	if image != "" && isFlake(image) {
-		t.vals["flake"] = image
+		t.Vals["flake"] = image
 	}
 }
 
 // body reads the template with the values.
 func (t Template) body(v values) (body, error) {
-	doc, root := parse(t.file, t.data)
+	doc, root := stricttoml.Parse(t.file, t.data)
 	var b body
 	if root != nil {
 		(&Template{}).head(root)
-		b = root.body(t.Params, v)
-		root.done()
+		b = readBody(root, t.Params, v)
+		root.Done()
 	}
-	return b, doc.problems.err()
+	return b, doc.Problems.Err()
 }
 
 // Source is the text of the template.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"mvm"
+	"mvm/internal/stricttoml"
 )
 
 // NewOptions are the flags of `mvm new` and what is known of the host.
@@ -144,11 +145,11 @@ func (t Template) setValues(o NewOptions) (v values, err error) {
 	for _, s := range list {
 		name, text, ok := strings.Cut(s, "=")
 		if !ok {
-			return nil, mvm.Errorf(mvm.KindInvalid, "--set %q is not NAME=VALUE", clip(s))
+			return nil, mvm.Errorf(mvm.KindInvalid, "--set %q is not NAME=VALUE", stricttoml.Clip(s))
 		}
 		p, known := findParam(t.Params, name)
 		if !known {
-			return nil, t.noParam("--set "+clip(s), name)
+			return nil, t.noParam("--set "+stricttoml.Clip(s), name)
 		}
 		if _, twice := v[name]; twice {
 			return nil, mvm.Errorf(mvm.KindInvalid, "parameter %s is set twice on the command line", name)
@@ -165,7 +166,7 @@ func (t Template) setValues(o NewOptions) (v values, err error) {
 
 // noParam says that the template has no such parameter.
 func (t Template) noParam(what, name string) error {
-	return mvm.Errorf(mvm.KindInvalid, "%s: template %s has no parameter %q%s", what, t.Name, clip(name), didYouMean(name, t.Params)).
+	return mvm.Errorf(mvm.KindInvalid, "%s: template %s has no parameter %q%s", what, t.Name, stricttoml.Clip(name), didYouMean(name, t.Params)).
 		WithFix("`mvm templates show %s` lists its parameters", t.Name)
 }
 

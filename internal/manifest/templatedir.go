@@ -12,6 +12,7 @@ import (
 
 	"mvm"
 	"mvm/internal/spelling"
+	"mvm/internal/stricttoml"
 )
 
 // maxTemplates bounds the files of a folder of templates that are listed.
@@ -107,7 +108,7 @@ func FindTemplate(name, dir string) (Template, error) {
 	if near := spelling.Nearest(name, names); near != "" {
 		hint = " (did you mean " + near + "?)"
 	}
-	return Template{}, mvm.Errorf(mvm.KindNotFound, "there is no template %q%s", clip(name), hint).
+	return Template{}, mvm.Errorf(mvm.KindNotFound, "there is no template %q%s", stricttoml.Clip(name), hint).
 		WithFix("use one of %s, or the path of a file", strings.Join(names, ", "))
 }
 

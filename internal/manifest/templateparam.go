@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/spelling"
+	"mvm/internal/stricttoml"
 )
 
 // Param is a parameter of a template.
@@ -87,55 +88,55 @@ func didYouMean(name string, params []Param) string {
 	return ""
 }
 
-// params reads the parameters, in the order of the file.
-func (t *table) params() (out []Param) {
-	sub := t.sub("params")
+// readParams reads the parameters, in the order of the file.
+func readParams(t *stricttoml.Table) (out []Param) {
+	sub := t.Sub("params")
 	if sub == nil {
 		return nil
 	}
-	names := sub.names()
+	names := sub.Names()
 	if len(names) > maxParams {
-		sub.here().problem("has %d parameters, more than %d", len(names), maxParams)
+		sub.Here().Problem("has %d parameters, more than %d", len(names), maxParams)
 		return nil
 	}
 	slices.SortStableFunc(names, func(a, b string) int {
-		m, n := sub.item(a, nil).mark, sub.item(b, nil).mark
-		return cmp.Or(cmp.Compare(m.line, n.line), cmp.Compare(m.column, n.column))
+		m, n := sub.Item(a, nil).Mark, sub.Item(b, nil).Mark
+		return cmp.Or(cmp.Compare(m.Line, n.Line), cmp.Compare(m.Column, n.Column))
 	})
 	for _, name := range names {
-		i, _ := sub.get(name)
+		i, _ := sub.Get(name)
 		if !paramName.MatchString(name) {
-			i.problem("is not the name of a parameter: use a-z, 0-9 and _, beginning with a letter")
+			i.Problem("is not the name of a parameter: use a-z, 0-9 and _, beginning with a letter")
 			continue
 		}
-		if one := i.table(); one != nil {
-			out = append(out, one.param(name))
+		if one := i.Table(); one != nil {
+			out = append(out, readParam(one, name))
 		}
 	}
 	return out
 }
 
-func (t *table) param(name string) Param {
+func readParam(t *stricttoml.Table, name string) Param {
 	p := Param{Name: name}
 	known := []string{string(ParamImage), string(ParamString), string(ParamInt), string(ParamBool), string(ParamPort), string(ParamList), string(ParamVersion)}
-	t.needStr("type", (*string)(&p.Type), oneOf(known...))
-	t.boolean("required", &p.Required)
-	t.str("help", &p.Help, validAbout)
-	if i, ok := t.get("default"); ok && p.Type != "" && i.check(p.valid(i.val)) {
-		if p.Default = i.val; p.Required {
-			i.problem("is never used: the parameter is required")
+	t.NeedStr("type", (*string)(&p.Type), oneOf(known...))
+	t.Boolean("required", &p.Required)
+	t.Str("help", &p.Help, validAbout)
+	if i, ok := t.Get("default"); ok && p.Type != "" && i.Check(p.valid(i.Val)) {
+		if p.Default = i.Val; p.Required {
+			i.Problem("is never used: the parameter is required")
 		}
 	}
-	if i, ok := t.get("without_nix"); ok {
+	if i, ok := t.Get("without_nix"); ok {
 		if p.Type != ParamImage || p.Default == nil {
-			i.problem("is for parameters of type image that have a default")
+			i.Problem("is for parameters of type image that have a default")
 		}
-		i.strInto(&p.WithoutNix, mvm.ValidateFlake)
+		i.StrInto(&p.WithoutNix, mvm.ValidateFlake)
 	}
 	if name == imageParam && p.Type != ParamImage && p.Type != "" {
-		t.item("type", nil).problem("of the parameter image must be image: --image sets it")
+		t.Item("type", nil).Problem("of the parameter image must be image: --image sets it")
 	}
-	t.done()
+	t.Done()
 	return p
 }
 
@@ -148,7 +149,7 @@ func validAbout(s string) error {
 
 // valid checks a value that a file has.
 func (p Param) valid(v any) error {
-	wrong := func(want string) error { return fmt.Errorf("is %s, must be %s", typeName(v), want) }
+	wrong := func(want string) error { return fmt.Errorf("is %s, must be %s", stricttoml.TypeName(v), want) }
 	switch p.Type {
 	case ParamInt, ParamPort:
 		n, ok := v.(int64)
@@ -172,7 +173,7 @@ func (p Param) valid(v any) error {
 		}
 		for _, e := range list {
 			if _, ok := e.(string); !ok {
-				return fmt.Errorf("has %s in it, must be an array of strings", typeName(e))
+				return fmt.Errorf("has %s in it, must be an array of strings", stricttoml.TypeName(e))
 			}
 		}
 	default:
@@ -183,7 +184,7 @@ func (p Param) valid(v any) error {
 		case p.Type == ParamImage:
 			return mvm.ValidateFlake(s)
 		case p.Type == ParamVersion && !versionName.MatchString(s):
-			return fmt.Errorf("%q is not a version such as 1.2.3", clip(s))
+			return fmt.Errorf("%q is not a version such as 1.2.3", stricttoml.Clip(s))
 		case len(s) > maxParamText:
 			return fmt.Errorf("has %d bytes, more than %d", len(s), maxParamText)
 		}
@@ -197,13 +198,13 @@ func (p Param) parse(text string) (v any, err error) {
 	case ParamInt, ParamPort:
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("%q is not a whole number", clip(text))
+			return nil, fmt.Errorf("%q is not a whole number", stricttoml.Clip(text))
 		}
 		v = n
 	case ParamBool:
 		b, err := strconv.ParseBool(text)
 		if err != nil {
-			return nil, fmt.Errorf("%q is not true or false", clip(text))
+			return nil, fmt.Errorf("%q is not true or false", stricttoml.Clip(text))
 		}
 		v = b
 	case ParamList:

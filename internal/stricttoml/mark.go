@@ -1,4 +1,4 @@
-package manifest
+package stricttoml
 
 import (
 	"bytes"
@@ -8,20 +8,20 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// mark says where a value stands in a file: the position of its key, or of itself
+// Mark says where a value stands in a file: the position of its key, or of itself
 // in an array, and the marks of what it contains.
-type mark struct {
-	line, column int
-	keys         map[string]*mark
-	elems        []*mark
+type Mark struct {
+	Line, Column int
+	keys         map[string]*Mark
+	Elems        []*Mark
 }
 
 // key is where a key stands, or the whole where it is not in the file.
-func (m *mark) key(key string) *mark {
+func (m *Mark) key(key string) *Mark {
 	if k := m.keys[key]; k != nil {
 		return k
 	}
-	return &mark{line: m.line, column: m.column}
+	return &Mark{Line: m.Line, Column: m.Column}
 }
 
 // maxDepth bounds how deep tables and arrays are nested. The deepest key of ours is
@@ -42,9 +42,9 @@ type marker struct {
 
 // marks returns the marks of all that is in the data, and the first place where it
 // is nested too deep or has too many values. Syntax errors end it early: decoding the data finds them.
-func marks(file string, data []byte) (*mark, *Problem) {
+func marks(file string, data []byte) (*Mark, *Problem) {
 	m := &marker{lines: lineStarts(data)}
-	root := &mark{line: 1, column: 1}
+	root := &Mark{Line: 1, Column: 1}
 	current := root
 	m.parser.Reset(data)
 	for m.problem == nil && m.parser.NextExpression() {
@@ -86,7 +86,7 @@ func lastKey(e *unstable.Node) *unstable.Node {
 
 // walk goes from a mark along the dotted key of an expression, into the last
 // element of each array of tables on the way, and makes what is missing.
-func (m *marker) walk(at *mark, e *unstable.Node) *mark {
+func (m *marker) walk(at *Mark, e *unstable.Node) *Mark {
 	depth := 0
 	for it := e.Key(); it.Next(); depth++ {
 		n := it.Node()
@@ -94,14 +94,14 @@ func (m *marker) walk(at *mark, e *unstable.Node) *mark {
 			m.fail(at, tooDeepText)
 			return at
 		}
-		if len(at.elems) > 0 {
-			at = at.elems[len(at.elems)-1]
+		if len(at.Elems) > 0 {
+			at = at.Elems[len(at.Elems)-1]
 		}
 		next := at.keys[string(n.Data)]
 		if next == nil {
 			next = m.mark(at, n)
 			if at.keys == nil {
-				at.keys = map[string]*mark{}
+				at.keys = map[string]*Mark{}
 			}
 			at.keys[string(n.Data)] = next
 		}
@@ -111,7 +111,7 @@ func (m *marker) walk(at *mark, e *unstable.Node) *mark {
 }
 
 // value marks what an array or inline table contains.
-func (m *marker) value(at *mark, v *unstable.Node, depth int) {
+func (m *marker) value(at *Mark, v *unstable.Node, depth int) {
 	if depth == maxDepth {
 		m.fail(at, tooDeepText)
 		return
@@ -137,18 +137,18 @@ func (m *marker) value(at *mark, v *unstable.Node, depth int) {
 var tooDeepText = fmt.Sprintf("nested more than %d levels deep", maxDepth)
 
 // element adds an element to a list.
-func (m *marker) element(list *mark, n *unstable.Node) *mark {
+func (m *marker) element(list *Mark, n *unstable.Node) *Mark {
 	elem := m.mark(list, n)
-	list.elems = append(list.elems, elem)
+	list.Elems = append(list.Elems, elem)
 	return elem
 }
 
 // mark makes a mark where the node stands, or where its parent does when the node
 // has no place of its own.
-func (m *marker) mark(parent *mark, n *unstable.Node) *mark {
-	out := &mark{line: parent.line, column: parent.column}
+func (m *marker) mark(parent *Mark, n *unstable.Node) *Mark {
+	out := &Mark{Line: parent.Line, Column: parent.Column}
 	if n.Raw.Length > 0 {
-		out.line, out.column = m.position(n)
+		out.Line, out.Column = m.position(n)
 	}
 	if m.count++; m.count > maxMarks {
 		m.fail(out, fmt.Sprintf("the file has more than %d keys and values", maxMarks))
@@ -157,9 +157,9 @@ func (m *marker) mark(parent *mark, n *unstable.Node) *mark {
 }
 
 // fail notes the first problem; what follows it need not be marked.
-func (m *marker) fail(at *mark, text string) {
+func (m *marker) fail(at *Mark, text string) {
 	if m.problem == nil {
-		m.problem = &Problem{Line: at.line, Column: at.column, Text: text}
+		m.problem = &Problem{Line: at.Line, Column: at.Column, Text: text}
 	}
 }
 

@@ -1,4 +1,4 @@
-package manifest
+package stricttoml
 
 import (
 	"cmp"
@@ -59,8 +59,8 @@ func (ps Problems) Unwrap() []error {
 // maxProblems bounds what is told of one file.
 const maxProblems = 100
 
-// err returns nil without problems, else an error of KindInvalid that wraps them.
-func (ps Problems) err() error {
+// Err returns nil without problems, else an error of KindInvalid that wraps them.
+func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
 	}
@@ -74,13 +74,13 @@ func (ps Problems) err() error {
 	return mvm.Errorf(mvm.KindInvalid, "%w", ps)
 }
 
-// without leaves out what is wrong with values of the parameters.
-func (ps Problems) without(params map[string]bool) Problems {
+// Without leaves out what is wrong with values of the parameters.
+func (ps Problems) Without(params map[string]bool) Problems {
 	return slices.DeleteFunc(ps, func(p *Problem) bool { return params[p.param] })
 }
 
-// clip bounds a hostile text before it is put into a problem.
-func clip(s string) string {
+// Clip bounds a hostile text before it is put into a problem.
+func Clip(s string) string {
 	if len(s) > 80 {
 		s = s[:80] + "…"
 	}
