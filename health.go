@@ -60,13 +60,29 @@ func (c ChannelHealth) Text() string {
 	return how
 }
 
-// backlog says how many messages wait, for people.
-func (c ChannelHealth) backlog() string {
-	what := "1 message waits"
-	if c.Waiting != 1 {
-		what = strconv.Itoa(c.Waiting) + " messages wait"
+// Backlog counts the messages of chats that wait for an instance, where the oldest has waited
+// for more than a minute.
+type Backlog struct {
+	Waiting  int       `json:"waiting"`
+	Oldest   time.Time `json:"oldest"`
+	Channels []string  `json:"channels"` // of the tenant's gateways
+}
+
+// Text says how many messages wait, for people; "" for none.
+func (b *Backlog) Text() string {
+	if b == nil {
+		return ""
 	}
-	return what + ", the oldest since " + c.Oldest.Local().Format(time.DateTime)
+	return waitText(b.Waiting, b.Oldest, " in channel "+strings.Join(b.Channels, ", "))
+}
+
+// waitText says how many messages wait, for people.
+func waitText(n int, oldest time.Time, where string) string {
+	what := "1 message waits"
+	if n != 1 {
+		what = strconv.Itoa(n) + " messages wait"
+	}
+	return what + where + ", the oldest since " + oldest.Local().Format(time.DateTime)
 }
 
 // ChannelTroubles names the channels that fail, and those whose messages wait for long, for
@@ -81,7 +97,7 @@ func (h *Health) ChannelTroubles() string {
 			parts = append(parts, "channel "+c.Name+" is "+c.Text())
 		}
 		if c.Waiting > 0 {
-			parts = append(parts, "channel "+c.Name+": "+c.backlog())
+			parts = append(parts, "channel "+c.Name+": "+waitText(c.Waiting, c.Oldest, ""))
 		}
 	}
 	return strings.Join(parts, ", ")

@@ -106,6 +106,9 @@ type Instance struct {
 	// Stalled says why a running instance's VM stands still though nobody paused it; empty
 	// when it does not. It is observed, not stored.
 	Stalled string `json:"stalled,omitempty"`
+	// Backlog says that messages of chats wait for it for long, nil where none does. Gateways
+	// report it; it is not stored.
+	Backlog *Backlog `json:"backlog,omitempty"`
 }
 
 // HasSnapshot reports whether the id is that of a snapshot of the instance.

@@ -11,7 +11,7 @@ import (
 // Observe implements fleet.Watch: it adds to a record what is known of the instance beside it.
 func (w watched) Observe(i *mvm.Instance) {
 	i.Idle = w.a.idle.Status(*i)
-	i.Health = w.a.health.Of(*i)
+	i.Health, i.Backlog = w.a.health.Of(*i), w.a.health.Backlog(*i)
 	if i.State == mvm.StateRunning {
 		i.Stalled = w.a.live.Stalled(i.ID)
 	}

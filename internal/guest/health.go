@@ -103,7 +103,7 @@ func healthKey(s guestproto.Status) string {
 	}
 	s.Channels = slices.Clone(s.Channels)
 	for n, c := range s.Channels {
-		s.Channels[n] = guestproto.ChannelStatus{Name: c.Name, Kind: c.Kind, State: c.State, Detail: c.Detail, Bot: c.Bot, Waiting: c.Backlog(time.Now())}
+		s.Channels[n] = guestproto.ChannelStatus{Name: c.Name, Kind: c.Kind, State: c.State, Detail: c.Detail, Bot: c.Bot, Waiting: c.Backlog(time.Now()), Backlogs: c.Backlogs}
 	}
 	b, err := json.Marshal(s)
 	if err != nil { // it can't be sent either

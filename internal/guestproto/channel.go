@@ -168,7 +168,22 @@ type ChannelStatus struct {
 	Refused  int        `json:"refused,omitempty"`
 	SetAside int        `json:"set_aside,omitempty"`
 	Last     *time.Time `json:"last,omitempty"` // when the last message was accepted
+	// PoolID is the pool to which the channel leads, and Backlogs says for which of its workers
+	// messages wait for long.
+	PoolID   string          `json:"pool_id,omitempty"`
+	Backlogs []WorkerBacklog `json:"backlogs,omitempty"`
 }
+
+// WorkerBacklog counts the messages that wait for the worker of the key; without a key, for any
+// worker that has none.
+type WorkerBacklog struct {
+	Key     string    `json:"key,omitempty"`
+	Waiting int       `json:"waiting"`
+	Oldest  time.Time `json:"oldest"`
+}
+
+// MaxBacklogs bounds the Backlogs of a channel: those whose messages have waited longest.
+const MaxBacklogs = 32
 
 // BacklogAfter is how long a message waits until that is told.
 const BacklogAfter = time.Minute

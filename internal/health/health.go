@@ -83,6 +83,9 @@ type guestHealth struct {
 // saw takes in what a guest said. A guest of an older mvm does not tell of changes: of it
 // only what is not ready is kept, while somebody waits for it to become so the first time.
 func (t *Table) saw(i mvm.Instance, st guestproto.Status) {
+	if i.Role != mvm.RoleGateway { // it has no channels
+		st.Channels = nil
+	}
 	is := healthOf(st)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -101,38 +104,11 @@ func (t *Table) saw(i mvm.Instance, st guestproto.Status) {
 		t.by = map[string]guestHealth{}
 	}
 	t.by[i.ID] = guestHealth{boot: i.DiskGeneration, version: st.Version, is: is}
-	t.backlog(i.ID, place{i.Tenant, i.Pool}, is.Waiting())
+	t.backlog(i.ID, waiting{at: place{i.Tenant, i.Pool}, n: is.Waiting(), workers: backlogsOf(st)})
 }
 
 // place is a pool.
 type place struct{ tenant, pool string }
-
-// waiting are messages that a gateway keeps, where one of them has waited for long.
-type waiting struct {
-	at place
-	n  int
-}
-
-// backlog tells the metrics what waits in a pool, when that changes. t.mu is held.
-func (t *Table) backlog(id string, at place, n int) {
-	if t.waiting[id].n == n {
-		return
-	}
-	if t.waiting == nil {
-		t.waiting = map[string]waiting{}
-	}
-	t.waiting[id] = waiting{at, n}
-	if n == 0 {
-		delete(t.waiting, id)
-	}
-	sum := 0
-	for _, w := range t.waiting {
-		if w.at == at {
-			sum += w.n
-		}
-	}
-	t.opt.Metrics.Backlog(at.tenant, at.pool, sum)
-}
 
 // Of is what is known of a running instance; nil: nothing.
 func (t *Table) Of(i mvm.Instance) *mvm.Health {
@@ -155,7 +131,7 @@ func (t *Table) Forget(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.by, id)
-	t.backlog(id, t.waiting[id].at, 0)
+	t.backlog(id, waiting{at: t.waiting[id].at})
 }
 
 // healthOf makes of a guest's word what is kept of it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func TestLateReadyIsRecorded(t *testing.T) {
 // is gone; what waits for a moment is not.
 func TestBacklog(t *testing.T) {
 	h, table := newHouse(t)
-	i := mvm.Instance{ID: "i-00000001", Tenant: "acme", Pool: "gateways", State: mvm.StateRunning, Ready: true}
+	i := mvm.Instance{ID: "i-00000001", Tenant: "acme", Pool: "gateways", Role: mvm.RoleGateway, State: mvm.StateRunning, Ready: true}
 	other := i
 	other.ID = "i-00000002"
 	version := uint64(0)
@@ -127,4 +128,43 @@ func TestBacklog(t *testing.T) {
 	if got := h.waits["acme/gateways"]; got != 0 {
 		t.Errorf("%d wait at a gateway that is gone", got)
 	}
+}
+
+// TestBacklogOfWorker: what waits for a worker is told of it, from all gateways of its tenant
+// and in whatever state it is, and of nobody else; only a gateway's word counts.
+func TestBacklogOfWorker(t *testing.T) {
+	_, table := newHouse(t)
+	old := time.Now().Add(-2 * time.Minute).Truncate(time.Second)
+	older, fresh := old.Add(-time.Minute), time.Now()
+	gw := mvm.Instance{ID: "i-00000001", Tenant: "acme", Pool: "gateways", Role: mvm.RoleGateway, State: mvm.StateRunning, Ready: true}
+	said := func(from mvm.Instance, version uint64, channel string, all ...guestproto.WorkerBacklog) {
+		table.Reported(from, guestproto.Status{Version: version, Ready: true, Channels: []guestproto.ChannelStatus{
+			{Name: channel, Kind: "telegram", State: "ready", Waiting: 9, Oldest: &older, PoolID: "workers", Backlogs: all}}})
+	}
+	second, foreign, liar := gw, gw, gw
+	second.ID, foreign.ID, liar.ID = "i-00000002", "i-00000003", "i-00000004"
+	foreign.Tenant, liar.Role = "other", mvm.RoleWorker
+	said(gw, 1, "bot", guestproto.WorkerBacklog{Key: "ann", Waiting: 3, Oldest: old}, guestproto.WorkerBacklog{Key: "bob", Waiting: 1, Oldest: fresh},
+		guestproto.WorkerBacklog{Key: "eve", Waiting: -1, Oldest: old}, guestproto.WorkerBacklog{Waiting: 2, Oldest: old})
+	said(second, 1, "hook", guestproto.WorkerBacklog{Key: "ann", Waiting: 1, Oldest: older})
+	said(foreign, 1, "bot", guestproto.WorkerBacklog{Key: "ann", Waiting: 50, Oldest: older})
+	said(liar, 1, "bot", guestproto.WorkerBacklog{Key: "ann", Waiting: 60, Oldest: older})
+	want := func(pool, key string, want *mvm.Backlog) {
+		t.Helper()
+		if got := table.Backlog(mvm.Instance{Tenant: "acme", Pool: pool, Key: key, State: mvm.StateSleeping}); !reflect.DeepEqual(got, want) {
+			t.Errorf("for %s@%s wait %+v, want %+v", pool, key, got, want)
+		}
+	}
+	want("workers", "ann", &mvm.Backlog{Waiting: 4, Oldest: older, Channels: []string{"bot", "hook"}})
+	want("workers", "", &mvm.Backlog{Waiting: 2, Oldest: old, Channels: []string{"bot"}})
+	want("workers", "bob", nil)
+	want("workers", "eve", nil)
+	want("others", "ann", nil)
+	if h := table.Of(liar); h == nil || len(h.Channels) > 0 {
+		t.Errorf("a worker has channels: %+v", h)
+	}
+	said(second, 2, "hook")
+	want("workers", "ann", &mvm.Backlog{Waiting: 3, Oldest: old, Channels: []string{"bot"}})
+	table.Forget(gw.ID)
+	want("workers", "ann", nil)
 }

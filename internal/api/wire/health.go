@@ -44,6 +44,17 @@ type ChannelHealth struct {
 func (ChannelHealth) Of(n mvm.ChannelHealth) ChannelHealth { return ChannelHealth(n) }
 func (w ChannelHealth) Noun() mvm.ChannelHealth            { return mvm.ChannelHealth(w) }
 
+// Backlog is mvm.Backlog on the wire.
+type Backlog struct {
+	Waiting  int       `json:"waiting"`
+	Oldest   time.Time `json:"oldest"`
+	Channels []string  `json:"channels"`
+}
+
+// Of returns the noun on the wire, and Noun the noun.
+func (Backlog) Of(n mvm.Backlog) Backlog { return Backlog(n) }
+func (w Backlog) Noun() mvm.Backlog      { return mvm.Backlog(w) }
+
 // ServiceHealth is mvm.ServiceHealth on the wire.
 type ServiceHealth struct {
 	Name     string `json:"name"`

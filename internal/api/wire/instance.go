@@ -44,6 +44,7 @@ type Instance struct {
 	Problem             string             `json:"problem,omitempty"`
 	Health              *Health            `json:"health,omitempty"`
 	Stalled             string             `json:"stalled,omitempty"`
+	Backlog             *Backlog           `json:"backlog,omitempty"`
 }
 
 // Of returns the noun on the wire.
@@ -56,6 +57,7 @@ func (Instance) Of(n mvm.Instance) Instance {
 		ManualOverrideUntil: n.ManualOverrideUntil, Parked: n.Parked, Unproven: n.Unproven, Ready: n.Ready,
 		Integrations: each(n.Integrations, IntegrationState{}.Of), Suspends: n.Suspends, Held: n.Held, Untold: n.Untold, NextWake: n.NextWake,
 		Idle: one(n.Idle, IdleStatus{}.Of), Problem: n.Problem, Health: one(n.Health, Health{}.Of), Stalled: n.Stalled,
+		Backlog: one(n.Backlog, Backlog{}.Of),
 	}
 }
 
@@ -69,6 +71,7 @@ func (w Instance) Noun() mvm.Instance {
 		ManualOverrideUntil: w.ManualOverrideUntil, Parked: w.Parked, Unproven: w.Unproven, Ready: w.Ready,
 		Integrations: each(w.Integrations, IntegrationState.Noun), Suspends: w.Suspends, Held: w.Held, Untold: w.Untold, NextWake: w.NextWake,
 		Idle: one(w.Idle, IdleStatus.Noun), Problem: w.Problem, Health: one(w.Health, Health.Noun), Stalled: w.Stalled,
+		Backlog: one(w.Backlog, Backlog.Noun),
 	}
 }
 

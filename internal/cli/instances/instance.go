@@ -150,6 +150,9 @@ func (a *app) instanceInfoTable(i mvm.Instance) command.Table {
 	if !i.NextWake.IsZero() {
 		t.Add("next wake", a.wakeText(i.NextWake))
 	}
+	if waits := i.Backlog.Text(); waits != "" {
+		t.Add("messages", waits)
+	}
 	t.Add("secrets", fmt.Sprintf("generation %d", i.SecretsGeneration))
 	if i.Untold != "" {
 		t.Add("not delivered", i.Untold)

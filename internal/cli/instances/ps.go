@@ -75,7 +75,7 @@ func (a *app) instanceTable(is []mvm.Instance, wide bool) command.Table {
 		t.Head = slices.Insert(t.Head, 7, "VCPUS", "MEMORY", "DATA", "BUILD", "AGE", "NEXT WAKE")
 	}
 	for _, i := range is {
-		row := []string{i.Address().String(), string(i.Role), string(i.State), healthText(i), a.Ago(i.Changed), addrText(i), command.Dash(i.Key), note(i)}
+		row := []string{i.Address().String(), string(i.Role), string(i.State), healthText(i), a.Ago(i.Changed), addrText(i), command.Dash(i.Key), withBacklog(note(i), i)}
 		if wide {
 			row = slices.Insert(row, 7, strconv.Itoa(i.Res.VCPUs), command.Size(int64(i.Res.MemMiB)<<20), command.Size(int64(i.Res.DataDiskMiB)<<20), command.Dash(i.BuildID), a.Ago(i.Created), a.In(i.NextWake))
 		}
@@ -99,6 +99,15 @@ func note(i mvm.Instance) string {
 		return i.Health.Trouble()
 	}
 	return i.Problem
+}
+
+// withBacklog adds to a note that messages of chats wait for the instance.
+func withBacklog(note string, i mvm.Instance) string {
+	waits := i.Backlog.Text()
+	if note == "" || waits == "" {
+		return note + waits
+	}
+	return note + "; " + waits
 }
 
 // healthText says in a word how the services of an instance are.

@@ -13,11 +13,11 @@ import (
 	"mvm/internal/cli/command"
 )
 
-const whyHelp = `Explain an instance's state: what it waits for, what was refused, and its last transitions,
-newest first. Each transition shows who asked and why, whether memory was kept (warm) or
-lost (cold) and why, the time of each stage, the snapshot size, the clock error, the secrets
-generation, the image, the VMM and the request id. -o json and -o yaml print all transitions
-on record, oldest first.
+const whyHelp = `Explain an instance's state: what it waits for, what was refused, which messages of chats wait
+for it, and its last transitions, newest first. Each transition shows who asked and why,
+whether memory was kept (warm) or lost (cold) and why, the time of each stage, the snapshot
+size, the clock error, the secrets generation, the image, the VMM and the request id. -o json
+and -o yaml print all transitions on record, oldest first.
 `
 
 func (a *app) whyCmd() *cobra.Command {
@@ -82,6 +82,9 @@ func (a *app) present(s mvm.Story) []string {
 	}
 	if trouble := i.Health.ChannelTroubles(); trouble != "" {
 		add("channels: %s", trouble)
+	}
+	if waits := i.Backlog.Text(); waits != "" {
+		add("messages: %s", waits)
 	}
 	if i.Problem != "" {
 		add("problem: %s", i.Problem)

@@ -2,7 +2,9 @@ package chat_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -29,11 +31,14 @@ func (gone) State(context.Context, string, string) (mvm.State, int, error) {
 func (gone) Sync(context.Context, string, string, int) error { return nil }
 func (gone) Record(string, guestproto.MessageEvent)          {}
 
-// keeper has messages until they are given up.
-type keeper struct{ over atomic.Bool }
+// keeper has messages until they are given up: all of them, or those of one worker.
+type keeper struct {
+	over    atomic.Bool
+	without atomic.Value // of string: a key
+}
 
-func (k *keeper) Check(chat.Message) error {
-	if k.over.Load() {
+func (k *keeper) Check(m chat.Message) error {
+	if key, _ := k.without.Load().(string); k.over.Load() || key != "" && m.Key == key {
 		return chat.ErrGone
 	}
 	return nil
@@ -77,5 +82,52 @@ func TestBacklogIsTold(t *testing.T) {
 		want("when none waits", 4)
 		time.Sleep(time.Hour)
 		want("an hour later", 4)
+	})
+}
+
+// TestBacklogOfWorkers: which workers' messages wait for long is told, the oldest first and not
+// more than fit into a report, and at once when one's do not wait any more though others' do.
+func TestBacklogOfWorkers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told atomic.Int32
+		k := &keeper{}
+		q := k.queue(func() { told.Add(1) })
+		defer q.Close()
+		began := time.Now()
+		q.Offer(chat.Message{ID: 1, Key: "alice"})
+		q.Offer(chat.Message{ID: 2, Key: "bob"})
+		time.Sleep(time.Second)
+		q.Offer(chat.Message{ID: 3, Key: "alice"})
+		for n := range int64(2 * guestproto.MaxBacklogs) {
+			q.Offer(chat.Message{ID: 10 + n, Key: fmt.Sprintf("late%02d", n)})
+		}
+		want := func(what string, first ...guestproto.WorkerBacklog) {
+			t.Helper()
+			synctest.Wait()
+			if got := q.Counts().Backlogs; len(got) < len(first) || !slices.Equal(got[:len(first)], first) {
+				t.Errorf("%s: %+v wait, want first %+v", what, got, first)
+			}
+		}
+		time.Sleep(58 * time.Second)
+		want("after 59 s")
+		if n := len(q.Counts().Backlogs); n > 0 {
+			t.Errorf("after 59 s %d workers' messages wait for long", n)
+		}
+		time.Sleep(time.Second)
+		alice, bob := guestproto.WorkerBacklog{Key: "alice", Waiting: 2, Oldest: began}, guestproto.WorkerBacklog{Key: "bob", Waiting: 1, Oldest: began}
+		want("after a minute", alice, bob)
+		time.Sleep(time.Second)
+		want("a second later", alice, bob, guestproto.WorkerBacklog{Key: "late00", Waiting: 1, Oldest: began.Add(time.Second)})
+		if n := len(q.Counts().Backlogs); n != guestproto.MaxBacklogs {
+			t.Errorf("%d workers are told, want %d", n, guestproto.MaxBacklogs)
+		}
+		time.Sleep(time.Minute + time.Second/2) // the next minute's look is just over
+		before := told.Load()
+		k.without.Store("alice")
+		time.Sleep(50 * time.Second) // less than until the look after it
+		want("without alice's", bob)
+		if n := told.Load() - before; n != 1 {
+			t.Errorf("that alice's messages do not wait any more was told %d times", n)
+		}
 	})
 }

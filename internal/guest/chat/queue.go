@@ -122,6 +122,7 @@ type Counts struct {
 	Waiting, Accepted, Refused, SetAside int
 	Last                                 time.Time // when the last message was accepted
 	Oldest                               time.Time // when the oldest that waits was offered
+	Backlogs                             []guestproto.WorkerBacklog
 }
 
 // maxKept is how many messages of a channel wait where there is a Disk, which has bounds of its
@@ -160,6 +161,7 @@ func (q *Queue) Close() {
 	}
 	q.opt.Flood.add(-len(q.byID))
 	clear(q.byID)
+	clear(q.lines)
 }
 
 // goDo runs f in a goroutine that Close waits for; false: the queue is closed. q.mu is held.
@@ -297,6 +299,7 @@ func (q *Queue) Counts() Counts {
 	defer q.mu.Unlock()
 	c := q.counts
 	c.Waiting, c.Oldest = len(q.byID), q.oldest()
+	c.Backlogs = q.backlogs(time.Now())
 	return c
 }
 
@@ -337,7 +340,7 @@ func (q *Queue) settle(t *Ticket, what, instance, detail string) {
 		delete(q.byChat, t.Chat)
 		delete(q.full, t.Chat)
 	}
-	over = q.backlogOver()
+	over = q.backlogOver(t.Key)
 	close(t.done)
 }
 

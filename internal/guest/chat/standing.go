@@ -49,7 +49,8 @@ func (s *Standing) Status(n Counts) guestproto.ChannelStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := guestproto.ChannelStatus{Name: s.opt.Channel.Name, Kind: s.opt.Channel.Kind, State: s.state, Detail: s.detail, Bot: s.bot,
-		Waiting: n.Waiting, Accepted: n.Accepted, Refused: n.Refused, SetAside: n.SetAside}
+		Waiting: n.Waiting, Accepted: n.Accepted, Refused: n.Refused, SetAside: n.SetAside,
+		PoolID: s.opt.Channel.To.PoolID, Backlogs: n.Backlogs}
 	if !n.Last.IsZero() {
 		out.Last = &n.Last
 	}
