@@ -6,6 +6,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
 )
 
@@ -31,7 +32,10 @@ func (w *world) epilogue() {
 	}
 	w.inUseStays(i)
 	w.idleRests(i)
+	at := time.Now().Add(endNextWake).Truncate(time.Millisecond) // as exact as records are
+	w.host.Behave(i.ID, fake.Behavior{NextWake: at})
 	w.overrideHolds(i, pool)
+	w.timerOutlivesAgent(i, at)
 	w.keyIsServed(tenant)
 	w.stateIsHeld(tenant)
 	w.model.doomed[tenant] = true

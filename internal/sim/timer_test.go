@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/driver/fake"
 )
 
 // nextWake is a time that a guest tells before it rests; zero: it has none. Times are not
@@ -46,4 +47,34 @@ func (w *world) oversleeps(i mvm.Instance, t mvm.Tenant) bool {
 		return w.fits(i, t, mvm.Resources{VCPUs: 0, MemMiB: 0})
 	}
 	return w.fits(i, t, i.Res)
+}
+
+// endNextWake is how far ahead the epilogue's worker wants its next wake: it sleeps again
+// before, since nobody wants it awake.
+const endNextWake = 18*time.Minute + 7*time.Millisecond
+
+// timerOutlivesAgent: a sleeper is awake at its next wake, though the agent that put it to
+// sleep has ended or died meanwhile.
+func (w *world) timerOutlivesAgent(i mvm.Instance, at time.Time) {
+	if s := w.model.instances[i.ID]; s == nil {
+		w.fail("epilogue: instance %s is gone", i.ID)
+		return
+	} else if s.now.State != mvm.StateSleeping || !s.now.NextWake.Equal(at) {
+		w.fail("epilogue: instance %s is %s with its next wake at %s, want it asleep until %s", i.ID, s.now.State, s.now.NextWake, at)
+	}
+	was := w.life
+	if w.seed%2 == 0 {
+		w.killAgent()
+	} else {
+		w.restartAgent()
+	}
+	w.comeToRest("epilogue: the agent ended")
+	if w.life == was || !time.Now().Before(at.Add(-earliest)) {
+		w.fail("epilogue: another agent was to run long before %s", at.Format(time.TimeOnly))
+	}
+	w.elapse(time.Until(at))
+	if s := w.stateOf(i); s != mvm.StateRunning {
+		w.fail("epilogue: instance %s is %s at its next wake", i.ID, s)
+	}
+	w.host.Behave(i.ID, fake.Behavior{})
 }

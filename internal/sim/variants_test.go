@@ -59,6 +59,8 @@ func variants() []variant {
 			"if err := tx.PutMeta(metaKept, string(raw)); err != nil {", "if _ = raw; false {", 0},
 		{"a host is held to its state once only", "internal/reconcile/reconcile.go",
 			"d.Hold(r.life)", "", 0},
+		{"timers are forgotten when the agent ends", "internal/recovery/recover.go",
+			"r.opt.Schedule.Changed(i)", "_ = i", 0},
 		{"pruning does not mind what is protected", "internal/plan/prune.go",
 			"if p.Spec.Pinned || p.Spec.Critical {", "if false {", 0},
 	}
