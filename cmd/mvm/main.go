@@ -18,7 +18,7 @@ func main() {
 }
 
 func serve(ctx context.Context, o cli.ServeOptions) error {
-	return host.Serve(ctx, host.Options(o), nil)
+	return host.Serve(ctx, host.Options{AgentConfig: o.AgentConfig, GuestBinary: o.GuestBinary, Version: o.Version}, nil)
 }
 
 // run wires the process to the command line. The first SIGINT or SIGTERM cancels

@@ -109,7 +109,7 @@ type Options struct {
 	Parallel int
 	// DialGuest connects to a port of a guest over its tenant's network; nil: TCP.
 	DialGuest func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Clock waits for the time of day; default: it is never set.
+	// Clock is the time of day, of timers and as guests are told it; default: it is never set.
 	Clock schedule.Clock
 	// HostMemory measures the host's memory; default reads /proc.
 	HostMemory func() (policy.Memory, error)

@@ -47,7 +47,7 @@ func (a *Agent) join() {
 	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: opt.Driver, VMMs: vmms{a.live}, Guests: a.live,
 		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
-		Reconcile: a.reconciler, Idle: a.idle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})
+		Reconcile: a.reconciler, Idle: a.idle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, Now: opt.Clock.Now, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})
 	a.recovery = recovery.New(recovery.Options{Store: opt.Store, VMMs: a.live, Networks: networks{a.networks, opt.Network}, Ports: a.ingress, Deliver: a.deliver,
 		Queue: a.lifecycle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Seam: opt.Seam, Recovered: a.recovered})
 	a.declare = declare.New(declare.Options{Records: records{a.fleet}, Reconcile: a.reconciler, Deliver: a.deliver, Store: opt.Store, Journal: a.journal,

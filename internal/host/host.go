@@ -22,6 +22,7 @@ import (
 	"mvm/internal/owner"
 	"mvm/internal/policy"
 	"mvm/internal/publish"
+	"mvm/internal/schedule"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -38,6 +39,8 @@ type Options struct {
 	GuestBinary string
 	// Version is that of this binary.
 	Version api.Version
+	// Clock is the time of day; nil: the host's. Tests set one.
+	Clock schedule.Clock `json:"-"`
 }
 
 // Seam is called at every named point of every operation of the agent; see
@@ -141,6 +144,9 @@ func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Met
 	if err != nil {
 		return nil, err
 	}
+	if o.Clock == nil {
+		o.Clock = sys.WallClock{}
+	}
 	keeper, kept := keptListeners(log)
 	return agent.New(agent.Options{
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
@@ -149,7 +155,7 @@ func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Met
 		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		Trust: stateTrust(o.Trust), KeepLogs: true,
-		Clock: sys.WallClock{}, MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
+		Clock: o.Clock, MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }
 

@@ -61,7 +61,7 @@ func (o *operation) correctClock(ctx context.Context, guest int64, sent, got tim
 		if c.least() != 0 {
 			step = -c.middle()
 		}
-		sent := time.Now()
+		sent := o.l.opt.Now()
 		resp, err := o.l.opt.Guests.Ask(ctx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{OffsetNanos: int64(step)}})
 		if err != nil {
 			return err
@@ -70,7 +70,7 @@ func (o *operation) correctClock(ctx context.Context, guest int64, sent, got tim
 			return mvm.Errorf(mvm.KindUnavailable, "adjust guest clock: it gave another answer")
 		}
 		c.stepped(step)
-		c.saw(time.Unix(0, resp.ClockAck.UnixNanos), sent, time.Now())
+		c.saw(time.Unix(0, resp.ClockAck.UnixNanos), sent, o.l.opt.Now())
 	}
 	if c.least().Abs() > maxClockError {
 		return mvm.Errorf(mvm.KindUnavailable, "adjust guest clock: it is still %s off after %d corrections", c.least(), maxClockLooks)
@@ -91,10 +91,10 @@ func (o *operation) rightClock(ctx context.Context) error {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, o.l.opt.Timeouts.Call)
 	defer cancel()
-	sent := time.Now()
+	sent := o.l.opt.Now()
 	resp, err := o.l.opt.Guests.Ask(callCtx, o.inst.ID, guestproto.Request{AdjustClock: &guestproto.AdjustClock{}})
 	if err == nil && resp.ClockAck != nil {
-		err = o.correctClock(callCtx, resp.ClockAck.UnixNanos, sent, time.Now())
+		err = o.correctClock(callCtx, resp.ClockAck.UnixNanos, sent, o.l.opt.Now())
 	}
 	if err != nil && ctx.Err() == nil {
 		o.log.Warn("clock before the sleep", "error", err)

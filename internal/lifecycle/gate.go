@@ -18,13 +18,13 @@ func (o *operation) gate(ctx context.Context, reason string) error {
 	if err != nil {
 		return err
 	}
-	sent := time.Now()
+	sent := o.l.opt.Now()
 	cfg.UnixNanos = sent.UnixNano()
 	resp, err := o.l.opt.Guests.Ask(ctx, o.inst.ID, guestproto.Request{Configure: &cfg})
 	if err != nil {
 		return err
 	}
-	got := time.Now()
+	got := o.l.opt.Now()
 	ack := resp.ConfigureAck
 	switch {
 	case ack == nil:
@@ -59,13 +59,13 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 	}
 	r := guestproto.Resume{AdvanceNanos: int64(o.resumedAt.Sub(o.inst.Snapshot.PausedAt)), Digest: [32]byte(cfg.Digest)}
 	copy(r.Entropy[:], cfg.Entropy)
-	sent := time.Now()
+	sent := o.l.opt.Now()
 	r.UnixNanos = sent.UnixNano()
 	b, err := g.Greet(ctx, r.Encode())
 	if err != nil {
 		return false, err
 	}
-	got := time.Now()
+	got := o.l.opt.Now()
 	ans, err := guestproto.DecodeResumed(b)
 	if err != nil || !ans.Clean || !ans.InForce {
 		return false, err

@@ -43,6 +43,8 @@ type Options struct {
 	Folders   folders.Folders
 	Log       *slog.Logger
 	Timeouts  Timeouts
+	// Now is the time of day, as guests are told it and records have it; default time.Now.
+	Now func() time.Time
 	// KeepAside is how long a snapshot that was set aside is kept.
 	KeepAside time.Duration
 	// MakeDisk makes the empty file an ext4 disk of the size.
@@ -97,6 +99,9 @@ var ErrClosing = mvm.Away("the agent is shutting down")
 // New makes a lifecycle that does nothing yet. Its operations end with life: each takes back
 // what it has half done.
 func New(life context.Context, opt Options) *Lifecycle {
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
 	return &Lifecycle{opt: opt, life: life, log: opt.Log, store: opt.Store, runners: map[string]*runner{}}
 }
 

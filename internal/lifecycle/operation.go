@@ -376,7 +376,7 @@ func (o *operation) complete(to mvm.State, act mvm.Action, change func(i *mvm.In
 				return err
 			}
 		}
-		i.State, i.Op, i.Last, i.Changed, i.Problem = to, nil, tr, time.Now(), ""
+		i.State, i.Op, i.Last, i.Changed, i.Problem = to, nil, tr, o.l.opt.Now(), ""
 		i.Parked = o.parks(*i, to)
 		if change != nil {
 			change(i)

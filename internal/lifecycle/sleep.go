@@ -181,9 +181,9 @@ func (o *operation) pauseVMM(ctx context.Context) error {
 		return err
 	}
 	err = v.Pause(ctx)
-	o.pausedAt = time.Now()
+	o.pausedAt = o.l.opt.Now()
 	if c, ok := v.(driver.Clocked); ok {
-		o.pausedAt = c.Stopped()
+		o.pausedAt = o.pausedAt.Add(-time.Since(c.Stopped()))
 	}
 	return err
 }
@@ -194,9 +194,9 @@ func (o *operation) resumeVMM(ctx context.Context) error {
 		return err
 	}
 	err = v.Resume(ctx)
-	o.resumedAt = time.Now()
+	o.resumedAt = o.l.opt.Now()
 	if c, ok := v.(driver.Clocked); ok {
-		o.resumedAt = c.Resumed()
+		o.resumedAt = o.resumedAt.Add(-time.Since(c.Resumed()))
 	}
 	return err
 }
@@ -233,7 +233,7 @@ func (l *Lifecycle) describeSnapshot(ctx context.Context, i mvm.Instance, ref *m
 	if err != nil {
 		return err
 	}
-	host.Describe(ref, i, time.Now(), boot)
+	host.Describe(ref, i, l.opt.Now(), boot)
 	ref.Bytes, err = l.opt.Folders.Snapshots(i).Bytes(ref.ID)
 	return err
 }
@@ -250,7 +250,7 @@ func (l *Lifecycle) SnapshotHost(ctx context.Context) (snapshot.Host, error) {
 // commitSleep is the point of no return: from here on the instance sleeps.
 func (o *operation) commitSleep(ref *mvm.SnapshotRef) error {
 	return o.save(func(i *mvm.Instance) {
-		i.State, i.Snapshot, i.Changed, i.NextWake = mvm.StateSleeping, ref, time.Now(), o.nextWake
+		i.State, i.Snapshot, i.Changed, i.NextWake = mvm.StateSleeping, ref, o.l.opt.Now(), o.nextWake
 		o.parked, i.Parked = i.Parked, o.job.req.By.Kind == mvm.AskerPolicy
 		if i.Op != nil {
 			i.Op.Step = "release"

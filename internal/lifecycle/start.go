@@ -33,7 +33,7 @@ func (o *operation) makeReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return o.save(func(i *mvm.Instance) { i.State, i.Op, i.Changed = mvm.StateReady, nil, time.Now() })
+	return o.save(func(i *mvm.Instance) { i.State, i.Op, i.Changed = mvm.StateReady, nil, o.l.opt.Now() })
 }
 
 // makeDisks makes the instance's folder and data disk, durable, unless they are there

@@ -10,7 +10,7 @@ import (
 // called off where it is too near.
 func (o *operation) restsWith(next time.Time) error {
 	o.nextWake = o.l.opt.Schedule.Rests(o.inst.ID, next)
-	if o.byPolicy() && mvm.AwaitsTimer(o.nextWake, time.Now()) {
+	if o.byPolicy() && mvm.AwaitsTimer(o.nextWake, o.l.opt.Now()) {
 		return mvm.Errorf(mvm.KindState, "its next wake is at %s: %w", o.nextWake.Format(time.RFC3339), errInUse)
 	}
 	return nil

@@ -57,6 +57,7 @@ type host struct {
 	agent   *exec.Cmd
 	gone    chan error      // the agent's end
 	without []string        // walls that VMMs go without
+	ahead   time.Duration   // by which the agent's clock is ahead of the host's; see setClock
 	seen    map[string]bool // ids of all instances that there were
 
 	split   *split // not nil: the agent has no rights

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,12 +16,12 @@ import (
 	"mvm/internal/testenv"
 )
 
-// reminder is a workload of builtin:minimal that does something at a time, three times: it says
+// reminder is a workload of builtin:minimal that does something at a time, five times: it says
 // when, waits for that time, and writes both down. It knows the time also after a boot.
 const reminder = `
 next() { echo "$1" > /run/mvm/.next; mv /run/mvm/.next /run/mvm/next-wake; }
 touch /data/done
-while [ $(wc -l < /data/done) -lt 3 ]; do
+while [ $(wc -l < /data/done) -lt 5 ]; do
 	[ -s /data/at ] || echo $(( $(date +%%s) + %d )) > /data/at
 	sync
 	at=$(cat /data/at)
@@ -41,7 +42,8 @@ const afterBoot = 150 * time.Second
 
 // TestTimer: a workload that sleeps is woken for what it wants to do, and does that in time,
 // though its clock was an hour behind when it went to sleep; also one whose time comes while no
-// agent runs, and one whose snapshot is gone, so that its machine boots.
+// agent runs, and one whose snapshot is gone, so that its machine boots. The host's clock may be
+// set meanwhile, forward and back: what counts is the time of day.
 func TestTimer(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "qemu")
@@ -65,7 +67,7 @@ func TestTimer(t *testing.T) {
 
 	at = h.sleepsUntil(id)
 	h.stop()
-	time.Sleep(time.Until(at.Add(2 * time.Second)))
+	h.setClock(at.Add(2 * time.Second))
 	h.start()
 	h.wokenFor(id, 2, "warm")
 	if second := h.doneAt(id, 1); !second[0].Equal(at.Truncate(time.Second)) {
@@ -79,9 +81,65 @@ func TestTimer(t *testing.T) {
 	if late := third[1].Sub(third[0]); !third[0].Equal(at.Truncate(time.Second)) || late < 0 || late > afterBoot {
 		t.Errorf("after a boot it did at %v what it wanted to do at %v, and told %v\n%s", third[1], third[0], at, h.log())
 	}
+	at = h.sleepsUntil(id)
+	h.setClock(at.Add(-nearly))
+	h.inTime(id, 4, at)
+
+	at = h.sleepsUntil(id)
+	due := time.Now().Add(at.Sub(h.now()))
+	h.setClock(h.now().Add(-time.Hour))
+	time.Sleep(time.Until(due))
+	if i := h.get(id); i.State != mvm.StateSleeping || h.events(id, mvm.TimerFired) != 4 {
+		t.Errorf("it is %s, by %s, an hour before its time", i.State, i.Last.By)
+	}
+	h.setClock(at.Add(-nearly))
+	h.inTime(id, 5, at)
 	testenv.Eventually(t, patience, func() error {
 		if i := h.get(id); !i.NextWake.IsZero() || i.State != mvm.StateRunning {
 			return fmt.Errorf("it is %s, and its next wake %v, of which it has none", i.State, i.NextWake)
+		}
+		return nil
+	})
+}
+
+// nearly is before a time, when it is high time to wake for it.
+const nearly = 8 * time.Second
+
+// inTime waits until the instance was woken for that time, as the so manieth one, and has done
+// what it wanted then. Its clock is the host's.
+func (h *host) inTime(id string, n int, at time.Time) {
+	h.t.Helper()
+	h.wokenFor(id, n, "warm")
+	did := h.doneAt(id, n-1)
+	if late := did[1].Sub(did[0]); !did[0].Equal(at.Truncate(time.Second)) || late < 0 || late > 3*time.Second {
+		h.t.Errorf("it did at %v what it wanted to do at %v, and told %v\n%s", did[1], did[0], at, h.log())
+	}
+	before := h.now()
+	out, err := h.exec(id, "date", "+%s")
+	must(h.t, err)
+	secs, err := strconv.ParseInt(out, 10, 64)
+	must(h.t, err)
+	if now := time.Unix(secs, 0); now.Before(before.Add(-2*time.Second)) || now.After(h.now().Add(time.Second)) {
+		h.t.Errorf("its clock is at %v, the host's went from %v to %v", now, before, h.now())
+	}
+}
+
+// now is the time of day, as the agent has it.
+func (h *host) now() time.Time { return time.Now().Round(0).Add(h.ahead) }
+
+// setClock sets the agent's clock.
+func (h *host) setClock(to time.Time) {
+	h.t.Helper()
+	h.ahead = to.Sub(time.Now())
+	must(h.t, os.WriteFile(h.path(setFile)+".new", []byte(h.ahead.String()), 0o600))
+	must(h.t, os.Rename(h.path(setFile)+".new", h.path(setFile)))
+	if h.agent == nil {
+		return // it takes that when it starts
+	}
+	must(h.t, h.agent.Process.Signal(syscall.SIGUSR1))
+	testenv.Eventually(h.t, patience, func() error {
+		if _, err := os.Stat(h.path(setFile)); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the agent has not set its clock: %v", err)
 		}
 		return nil
 	})
@@ -91,13 +149,13 @@ func TestTimer(t *testing.T) {
 func (h *host) sleepsUntil(id string) time.Time {
 	h.t.Helper()
 	testenv.Eventually(h.t, patience, func() error {
-		if i := h.get(id); time.Until(i.NextWake) < 0 {
+		if i := h.get(id); i.NextWake.Before(h.now()) {
 			return fmt.Errorf("its next wake is %v", i.NextWake)
 		}
 		return nil
 	})
 	i := h.do(id, mvm.OpSleep)
-	if i.State != mvm.StateSleeping || time.Until(i.NextWake) < 0 {
+	if i.State != mvm.StateSleeping || i.NextWake.Before(h.now()) {
 		h.t.Fatalf("it is %s, and its next wake %v", i.State, i.NextWake)
 	}
 	return i.NextWake
