@@ -4,8 +4,10 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -63,6 +65,7 @@ func serve() error {
 	mux.HandleFunc("/once", s.once)
 	mux.HandleFunc("/arrived", s.arrived)
 	mux.HandleFunc("/in", s.in)
+	mux.HandleFunc("/discord", discord)
 	server := &http.Server{Addr: ":8000", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
 		mux.ServeHTTP(w, r)
@@ -189,6 +192,26 @@ func (s *server) in(w http.ResponseWriter, r *http.Request) {
 	if err := s.note(r.Header.Get("X-Mvm-Message-Id")); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
+}
+
+// discord answers a message of Discord, which the channel's secret came with.
+func discord(w http.ResponseWriter, r *http.Request) {
+	var known struct {
+		Secret string `json:"secret"`
+	}
+	var m struct {
+		Content string `json:"content"`
+	}
+	b, err := os.ReadFile("/run/secrets/channels/discord.json")
+	if err = errors.Join(err, json.Unmarshal(b, &known), json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&m)); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if r.Header.Get("Authorization") != "Bearer "+known.Secret {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]string{"reply": "heard: " + m.Content})
 }
 
 // note adds a line to the list of requests, durably.
