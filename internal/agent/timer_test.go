@@ -45,9 +45,10 @@ func inOneHour() time.Time { return time.Now().Add(time.Hour).UTC().Truncate(tim
 func TestTimerWakes(t *testing.T) {
 	idling(t, func(h *idleHost, i mvm.Instance) {
 		h.stop()
-		h.every = 0 // reconcile works
-		h.start()
 		at := inOneHour()
+		h.behave(i.ID, fake.Behavior{NextWake: at}) // before reconcile, which works at once, puts it to sleep
+		h.every = 0
+		h.start()
 		h.asleepUntil(i.ID, at)
 		if ev := h.eventsOf(i.ID, mvm.TimerSet); len(ev) != 1 || ev[0].Detail != at.Format(time.RFC3339) || ev[0].By.Kind != mvm.AskerGuest {
 			t.Errorf("events %+v", ev)
