@@ -51,7 +51,7 @@ var rules = map[string]rule{
 	"internal/api/socket":      {"", "streams of commands and lines over a WebSocket, whatever they are of", ""},
 	"internal/api/wire":        {"", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
-	"internal/agent": {"internal/api internal/aside internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
+	"internal/agent": {"internal/api internal/aside internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv internal/testenv/quick"},
@@ -64,6 +64,7 @@ var rules = map[string]rule{
 	"internal/schedule":  {"internal/store internal/wait", "next wakes: a pure decision and one loop; who wakes instances and what the clock is are behind interfaces", ""},
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
 	"internal/aside":     {"internal/folders internal/snapshot internal/store internal/wait", "records and files of snapshots that were set aside; what of the host they fit is behind an interface", ""},
+	"internal/ledger":    {"internal/folders internal/guestlog internal/snapshot internal/store internal/sys", "what files are for, and records; images, and what keeps operations away, are behind interfaces", ""},
 	"internal/fleet":     {"internal/delta internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/tenantkey internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
 	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/health":    {"internal/display internal/guestproto internal/store", "what guests say of their services; guests, and who is told, are behind interfaces", ""},
@@ -392,7 +393,7 @@ func TestGuestIsSmall(t *testing.T) {
 
 // parts are what internal/agent is made of. Each has a state of its own, asks for others by
 // interfaces, and imports none of them: so each can be read, tested and changed by itself.
-var parts = []string{"aside", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "lifecycle", "live", "netstate", "reconcile", "recovery", "schedule", "session"}
+var parts = []string{"aside", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "ledger", "lifecycle", "live", "netstate", "reconcile", "recovery", "schedule", "session"}
 
 // maxPart is how many lines the agent and each of its parts have at most, tests apart.
 const maxPart = 3_500
@@ -438,7 +439,7 @@ func TestPartsOfTheAgent(t *testing.T) {
 }
 
 // inFolders are the packages that work in the folders of instances.
-var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/console", "internal/driver/firecracker", "internal/driver/qemu", "internal/driver/rundir", "internal/driver/fake"}
+var inFolders = []string{"internal/agent", "internal/aside", "internal/folders", "internal/ledger", "internal/lifecycle", "internal/live", "internal/recovery", "internal/session", "internal/snapshot", "internal/snapshot/sealed", "internal/snapshot/segment", "internal/guestlog", "internal/channel", "internal/driver/console", "internal/driver/firecracker", "internal/driver/qemu", "internal/driver/rundir", "internal/driver/fake"}
 
 // byPath are functions that open, look at or change what a path names, by package.
 var byPath = map[string]string{
@@ -455,7 +456,6 @@ var byPath = map[string]string{
 var mayByPath = map[string]string{
 	"internal/folders/folders.go sys.MkdirAll":              "makes the parents of the folders, in folders of the agent",
 	"internal/agent/hostmemory.go os.ReadFile":              "/proc",
-	"internal/agent/node.go filepath.WalkDir":               "measures images, which are the store's",
 	"internal/agent/agent.go net.Dialer":                    "TCP to gateways",
 	"internal/driver/fake/copy.go os.MkdirTemp":             "its own folder of the moment",
 	"internal/driver/fake/copy.go os.OpenRoot":              "its own folder of the moment",

@@ -260,7 +260,15 @@ type NodeDisk struct {
 	Sleepers  int64 `json:"sleepers_bytes"`
 	DataDisks int64 `json:"data_disks_bytes"`
 	SetAside  int64 `json:"set_aside_bytes"` // snapshots that could not be used
+	Logs      int64 `json:"logs_bytes"`      // of guests
+	Other     int64 `json:"other_bytes"`     // records, the agent's own log, and what no record names
 	Free      int64 `json:"free_bytes"`
+}
+
+// NodeCheck says how the data of a host is checked.
+type NodeCheck struct {
+	Repair   bool `json:"repair,omitempty"`    // remove what no record names
+	ReadData bool `json:"read_data,omitempty"` // read and verify all images and snapshots, too
 }
 
 // Finding is one thing that a check found, with its fix.

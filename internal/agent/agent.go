@@ -34,6 +34,7 @@ import (
 	"mvm/internal/image"
 	"mvm/internal/ingress"
 	"mvm/internal/journal"
+	"mvm/internal/ledger"
 	"mvm/internal/lifecycle"
 	"mvm/internal/live"
 	"mvm/internal/netstate"
@@ -143,6 +144,7 @@ type Agent struct {
 	session  *session.Sessions
 	health   *health.Table
 	aside    *aside.Keeper
+	ledger   *ledger.Ledger
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up

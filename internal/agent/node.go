@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/metrics"
-	"syscall"
 
 	"github.com/prometheus/procfs"
 
 	"mvm"
 	"mvm/internal/folders"
+	"mvm/internal/ledger"
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -148,39 +147,39 @@ func ownUse() (files int, rss int64, err error) {
 }
 
 // NodeDisk implements api.Service.
-func (a *Agent) NodeDisk(ctx context.Context) (d mvm.NodeDisk, err error) {
-	d.Images = treeBytes(filepath.Join(a.opt.DataDir, "images"))
-	instances, err := a.Instances(ctx, mvm.Address{})
+func (a *Agent) NodeDisk(context.Context) (mvm.NodeDisk, error) { return a.ledger.Disk() }
+
+// NodeCheck implements api.Service.
+func (a *Agent) NodeCheck(ctx context.Context, how mvm.NodeCheck, progress func(mvm.Progress)) ([]mvm.Finding, error) {
+	return a.ledger.Check(ctx, how, progress)
+}
+
+// kept is what the ledger asks of the agent.
+type kept struct{ a *Agent }
+
+var (
+	_ ledger.Images    = kept{}
+	_ ledger.Instances = kept{}
+)
+
+// Has implements ledger.Images.
+func (k kept) Has(digest string) error {
+	_, err := k.a.opt.Images.Get(digest)
+	return err
+}
+
+// Verify implements ledger.Images.
+func (k kept) Verify(ctx context.Context, digest string) error {
+	img, err := k.a.opt.Images.Get(digest)
 	if err != nil {
-		return d, err
+		return err
 	}
-	for _, i := range instances {
-		own := ""
-		if i.Snapshot != nil {
-			own = i.Snapshot.ID
-		}
-		n, err := a.folders.Snapshots(i).Bytes(own)
-		if errors.Is(err, sys.ErrForeign) {
-			a.log.Warn("not measured", "instance", i.ID, "error", err)
-		} else if err != nil {
-			return d, err
-		}
-		if own != "" || i.State.HoldsMemory() {
-			d.Sleepers += n
-		} else {
-			d.SetAside += n
-		}
-		data, aside, err := a.diskBytes(i.ID)
-		if errors.Is(err, sys.ErrForeign) { // it must not hide what the others take
-			a.log.Warn("not measured", "instance", i.ID, "error", err)
-		} else if err != nil {
-			return d, err
-		}
-		d.DataDisks += data
-		d.SetAside += aside
-	}
-	d.Free, err = sys.FreeBytes(a.opt.DataDir)
-	return d, err
+	return img.Verify(ctx)
+}
+
+// Apart implements ledger.Instances.
+func (k kept) Apart(ctx context.Context, id string, fn func(mvm.Instance)) error {
+	return k.a.lifecycle.Apart(ctx, id, fn)
 }
 
 // diskBytes is what the instance's data disk, and snapshots that were set aside, take.
@@ -191,30 +190,6 @@ func (a *Agent) diskBytes(id string) (data, aside int64, err error) {
 		return err
 	})
 	return data, aside, sys.IfThere(err)
-}
-
-// treeBytes adds up what a folder holds on disk, a file of several names once; what
-// goes away meanwhile is 0.
-func treeBytes(dir string) (sum int64) {
-	seen := map[uint64]bool{}
-	walk := func(_ string, d os.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return nil
-		}
-		info, err := d.Info()
-		if err != nil {
-			return nil
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && !seen[st.Ino] {
-			seen[st.Ino] = true
-			sum += st.Blocks * 512
-		}
-		return nil
-	}
-	if err := filepath.WalkDir(dir, walk); err != nil {
-		return 0
-	}
-	return sum
 }
 
 // NodeGC implements api.Service. What was set aside goes only when its time is over.

@@ -266,6 +266,10 @@ func plantedOps() []plantedOp {
 			return operate(mvm.OpWake)(h, i)
 		}},
 		{"node disk", func(h *host, _ mvm.Instance) error { _, err := h.a.NodeDisk(ctx(h.t)); return err }},
+		{"node fsck", func(h *host, _ mvm.Instance) error {
+			_, err := h.a.NodeCheck(ctx(h.t), mvm.NodeCheck{Repair: true, ReadData: true}, nil)
+			return err
+		}},
 		{"node gc", func(h *host, _ mvm.Instance) error { _, err := h.a.NodeGC(ctx(h.t)); return err }},
 		{"restart at the end", restart},
 		{"destroy", operate(mvm.OpDestroy)},

@@ -256,6 +256,11 @@ func (c *Client) NodeDisk(ctx context.Context) (mvm.NodeDisk, error) {
 	return wire.From(call[wire.NodeDisk](ctx, c, "GET", "/v1/node/disk", nil))
 }
 
+// NodeCheck implements Service.
+func (c *Client) NodeCheck(ctx context.Context, how mvm.NodeCheck, progress func(mvm.Progress)) ([]mvm.Finding, error) {
+	return wire.FromList(watch[[]wire.Finding](ctx, c, "POST", "/v1/node/check", wire.NodeCheck{}.Of(how), progress))
+}
+
 // NodeGC implements Service.
 func (c *Client) NodeGC(ctx context.Context) (int64, error) {
 	a, err := call[freedAnswer](ctx, c, "POST", "/v1/node/gc", nil)

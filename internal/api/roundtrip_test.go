@@ -256,7 +256,10 @@ func calls() []call {
 		}},
 		{name: "NodeInfo", asks: "null", want: mvm.NodeInfo{NodeID: "n", Started: day, CPUs: 2}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeInfo(x)) }},
 		{name: "NodeStats", asks: "null", want: mvm.NodeStats{Instances: map[mvm.State]int{mvm.StateWarm: 1}, AgentRSS: 3}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeStats(x)) }},
-		{name: "NodeDisk", asks: "null", want: mvm.NodeDisk{Images: 1, Sleepers: 2, DataDisks: 3, SetAside: 4, Free: 5}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeDisk(x)) }},
+		{name: "NodeDisk", asks: "null", want: mvm.NodeDisk{Images: 1, Sleepers: 2, DataDisks: 3, SetAside: 4, Logs: 6, Other: 7, Free: 5}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeDisk(x)) }},
+		{name: "NodeCheck", long: true, asks: `[{"repair":true,"read_data":true}]`, want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, p progress) (any, error) {
+			return value(c.NodeCheck(x, mvm.NodeCheck{Repair: true, ReadData: true}, p))
+		}},
 		{name: "NodeGC", asks: "null", want: int64(77), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeGC(x)) }},
 		{name: "NetVerify", long: true, asks: `[true]`, want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, p progress) (any, error) { return value(c.NetVerify(x, true, p)) }},
 		{name: "Doctor", asks: "null", want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Doctor(x)) }},

@@ -209,6 +209,9 @@ func (s *Server) nodeRoutes(t *table) {
 	t.add("GET /v1/node/disk", forOperators, "What mvm holds on the host's disk", unary(s, ofClient, func(ctx context.Context, _ params, _ none) (wire.NodeDisk, error) {
 		return wire.To[wire.NodeDisk](s.svc(ctx).NodeDisk(ctx))
 	}))
+	t.add("POST /v1/node/check", forOperators, "Compare the host's files with its records", stream(s, ofClient, MaxBody, func(ctx context.Context, _ params, in wire.NodeCheck, progress func(mvm.Progress)) ([]wire.Finding, error) {
+		return wire.ToList[wire.Finding](s.svc(ctx).NodeCheck(ctx, in.Noun(), progress))
+	}))
 	t.add("POST /v1/node/gc", forOperators, "Remove what nothing uses", unary(s, ofAgent, func(ctx context.Context, _ params, _ none) (freedAnswer, error) {
 		n, err := s.svc(ctx).NodeGC(ctx)
 		return freedAnswer{Freed: n}, err

@@ -265,6 +265,11 @@ func (s *scope) NodeDisk(context.Context) (mvm.NodeDisk, error) {
 	return mvm.NodeDisk{}, s.operatorsOnly("look at the host")
 }
 
+// NodeCheck implements Service.
+func (s *scope) NodeCheck(context.Context, mvm.NodeCheck, func(mvm.Progress)) ([]mvm.Finding, error) {
+	return nil, s.operatorsOnly("check the host's data")
+}
+
 // NodeGC implements Service.
 func (s *scope) NodeGC(context.Context) (int64, error) {
 	return 0, s.operatorsOnly("clean the host up")

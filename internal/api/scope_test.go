@@ -105,7 +105,7 @@ func decisions() map[string]string {
 		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
 		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Usage": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "DoctorTenant": "own", "Messages": "own", "Message": "own", "RetryMessage": "own", "DropMessage": "own", "Logs": "own", "Exec": "own", "Copy": "own",
 		"Apply": "host", "Reconcile": "host", "Desired": "refused", "Events": "own", "VerifyEvents": "refused",
-		"NodeInfo": "refused", "NodeStats": "refused", "NodeDisk": "refused", "NodeGC": "refused", "NetVerify": "refused", "Doctor": "refused",
+		"NodeInfo": "refused", "NodeStats": "refused", "NodeDisk": "refused", "NodeCheck": "refused", "NodeGC": "refused", "NetVerify": "refused", "Doctor": "refused",
 	}
 }
 

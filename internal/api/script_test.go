@@ -303,7 +303,11 @@ func (s *script) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
 	return mvm.NodeStats{Instances: map[mvm.State]int{mvm.StateWarm: 1}, AgentRSS: 3}, s.note(ctx, "NodeStats")
 }
 func (s *script) NodeDisk(ctx context.Context) (mvm.NodeDisk, error) {
-	return mvm.NodeDisk{Images: 1, Sleepers: 2, DataDisks: 3, SetAside: 4, Free: 5}, s.note(ctx, "NodeDisk")
+	return mvm.NodeDisk{Images: 1, Sleepers: 2, DataDisks: 3, SetAside: 4, Logs: 6, Other: 7, Free: 5}, s.note(ctx, "NodeDisk")
+}
+func (s *script) NodeCheck(ctx context.Context, how mvm.NodeCheck, progress func(mvm.Progress)) ([]mvm.Finding, error) {
+	report(progress)
+	return []mvm.Finding{finding()}, s.note(ctx, "NodeCheck", how)
 }
 func (s *script) NodeGC(ctx context.Context) (int64, error) { return 77, s.note(ctx, "NodeGC") }
 func (s *script) NetVerify(ctx context.Context, live bool, progress func(mvm.Progress)) ([]mvm.Finding, error) {

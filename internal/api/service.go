@@ -97,6 +97,8 @@ type Service interface {
 	NodeInfo(ctx context.Context) (mvm.NodeInfo, error)
 	NodeStats(ctx context.Context) (mvm.NodeStats, error)
 	NodeDisk(ctx context.Context) (mvm.NodeDisk, error)
+	// NodeCheck compares the files of the host with its records. It changes no record.
+	NodeCheck(ctx context.Context, how mvm.NodeCheck, progress func(mvm.Progress)) ([]mvm.Finding, error)
 	// NodeGC removes images that nothing uses, and snapshots that were set aside and whose
 	// time is over; returns bytes freed.
 	NodeGC(ctx context.Context) (int64, error)

@@ -87,6 +87,7 @@ var argsOf = map[string][]string{
 	"net verify":                 {""},
 	"new":                        {"minimal acme", "minimal acme --dry-run", "minimal acme --config FILE", "EVIL acme", "minimal EVIL", "minimal acme --print", "web acme --image EVIL", "minimal acme --set EVIL", "minimal acme --set port=EVIL", "FILE acme"},
 	"node disk":                  {""},
+	"node fsck":                  {""},
 	"node gc":                    {""},
 	"node info":                  {""},
 	"node stats":                 {""},

@@ -267,7 +267,11 @@ func (s wickedService) NodeStats(context.Context) (mvm.NodeStats, error) {
 	return some[mvm.NodeStats](s)
 }
 func (s wickedService) NodeDisk(context.Context) (mvm.NodeDisk, error) { return some[mvm.NodeDisk](s) }
-func (s wickedService) NodeGC(context.Context) (int64, error)          { return some[int64](s) }
+func (s wickedService) NodeCheck(_ context.Context, _ mvm.NodeCheck, progress func(mvm.Progress)) ([]mvm.Finding, error) {
+	s.tell(progress)
+	return some[[]mvm.Finding](s)
+}
+func (s wickedService) NodeGC(context.Context) (int64, error) { return some[int64](s) }
 func (s wickedService) NetVerify(_ context.Context, _ bool, progress func(mvm.Progress)) ([]mvm.Finding, error) {
 	s.tell(progress)
 	return some[[]mvm.Finding](s)

@@ -46,10 +46,9 @@ func (f Folders) RunDir(id string) string { return filepath.Join(f.runRoot, id) 
 
 // The names in an instance's durable folder. Package snapshot and the driver have more.
 const (
-	DataDisk    = "data.img"
-	NewDisk     = "data.img.new" // while it is made
-	Console     = "console.log"
-	trashPrefix = ".trash-" // of what is being removed
+	DataDisk = "data.img"
+	NewDisk  = "data.img.new" // while it is made
+	Console  = "console.log"
 )
 
 // HostSocket is the name in the run dir on which guests' requests come in.
@@ -101,10 +100,10 @@ func (f Folders) RemoveRunDir(id string) error {
 // under a name that recovery sweeps.
 func (f Folders) Remove(id string) error {
 	return mvm.Explain("remove "+id, sys.InFolder(f.root, func(root *sys.Folder) error {
-		if err := sys.IfThere(root.Rename(id, root, trashPrefix+id)); err != nil {
+		if err := sys.IfThere(root.Rename(id, root, sys.TrashPrefix+id)); err != nil {
 			return err
 		}
-		return root.RemoveAll(trashPrefix + id)
+		return root.RemoveAll(sys.TrashPrefix + id)
 	}))
 }
 
@@ -117,7 +116,7 @@ func sweepDir(path string, owned map[string]bool) error {
 	return mvm.Explain("sweep folders", sys.InFolder(path, func(root *sys.Folder) error {
 		names, err := root.Names()
 		for _, name := range names {
-			if !owned[name] && (strings.HasPrefix(name, "i-") || strings.HasPrefix(name, trashPrefix)) {
+			if !owned[name] && (strings.HasPrefix(name, "i-") || strings.HasPrefix(name, sys.TrashPrefix)) {
 				err = errors.Join(err, root.RemoveAll(name))
 			}
 		}

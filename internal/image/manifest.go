@@ -246,8 +246,8 @@ func (i Image) Size() int64 {
 	return n
 }
 
-// verify reads every file and compares it with its digest.
-func (i Image) verify(ctx context.Context) error {
+// Verify reads every file and compares it with its digest.
+func (i Image) Verify(ctx context.Context) error {
 	for _, want := range i.files() {
 		got, err := Measure(ctx, i.Dir, want.Name)
 		if err != nil {

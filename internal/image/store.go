@@ -120,7 +120,7 @@ func (s *DirStore) Verify(ctx context.Context, digest string) error {
 	if err != nil {
 		return err
 	}
-	return img.verify(ctx)
+	return img.Verify(ctx)
 }
 
 // List is described at Store. Damaged images are left out and logged.

@@ -77,6 +77,9 @@ func (l *Lifecycle) perform(j *Job, id string) (mvm.Instance, error) {
 		}
 		return mvm.Instance{}, err
 	}
+	if j.req.apart != nil {
+		return l.apart(j, id), nil
+	}
 	if err := l.opt.Seam(string(j.req.Op)+".begin:before", id); err != nil {
 		return mvm.Instance{}, err
 	}

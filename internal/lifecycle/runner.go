@@ -70,7 +70,12 @@ type Request struct {
 	Finishes *mvm.Op
 	// Parks: an instance that it makes warm is parked, as it was before.
 	Parks bool
+	// apart is what is done in place of an operation; see Apart.
+	apart func(mvm.Instance)
 }
+
+// opApart changes no instance: something is done while no operation does.
+const opApart mvm.OpKind = "check"
 
 // Grounds are what the idle policy's decision rests on: its operation is called off when they
 // do not hold any more.
@@ -88,7 +93,7 @@ func up(op mvm.OpKind) bool { return op.Rises() }
 
 // joins reports whether a waiter of r is served as well by the job.
 func (j *Job) joins(r Request) bool {
-	if j.ctx.Err() != nil || j.req.Ended != r.Ended || (j.req.Idle == nil) != (r.Idle == nil) || j.req.Unproven != r.Unproven || j.req.Parks != r.Parks {
+	if j.ctx.Err() != nil || j.req.apart != nil || r.apart != nil || j.req.Ended != r.Ended || (j.req.Idle == nil) != (r.Idle == nil) || j.req.Unproven != r.Unproven || j.req.Parks != r.Parks {
 		return false
 	}
 	if r.Op == mvm.OpStop && r.By.Kind.Person() && !j.req.By.Kind.Person() {
@@ -212,6 +217,33 @@ func (l *Lifecycle) Enqueue(id string, req Request) (*Job, error) {
 		l.group.Go(func() { l.drainQueue(r) })
 	}
 	return j, nil
+}
+
+// Apart calls fn with the record of the instance while no operation of it is under way, and
+// waits until fn has returned or ctx ends. Where an operation is under way or half done, or the
+// instance is gone, fn is not called. Operations that come meanwhile wait, so fn is short.
+func (l *Lifecycle) Apart(ctx context.Context, id string, fn func(mvm.Instance)) error {
+	if n, _ := l.Queued(id); n > 0 {
+		return nil
+	}
+	j, err := l.Enqueue(id, Request{Op: opApart, By: byAgent(), apart: fn})
+	if err != nil {
+		return err
+	}
+	return wait.Done(ctx, j.done)
+}
+
+// apart is what a job of Apart does.
+func (l *Lifecycle) apart(j *Job, id string) mvm.Instance {
+	var i mvm.Instance
+	err := l.store.View(func(tx *store.Tx) (err error) {
+		i, err = tx.Instance(id)
+		return err
+	})
+	if err == nil && i.Op == nil && j.ctx.Err() == nil {
+		j.req.apart(i)
+	}
+	return i
 }
 
 // Redo queues an operation of an instance that is recovered, in the agent's own name. One

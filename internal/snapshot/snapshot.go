@@ -26,6 +26,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -42,7 +43,7 @@ const (
 	memoryFile   = "memory"
 	segmentsDir  = "segments"
 	snapshotsDir = "snapshots"
-	setAsideDir  = "set-aside"
+	setAsideDir  = AsideFolder
 	previousDir  = "previous"
 )
 
@@ -58,6 +59,9 @@ const (
 // MemoryFile is the name of the guest's memory in the instance's folder, as older versions
 // kept it.
 const MemoryFile = memoryFile
+
+// AsideFolder is the name, in the instance's folder, of the folder of what was set aside.
+const AsideFolder = "set-aside"
 
 // IsFolder reports whether an entry of an instance's folder with the name is one of the
 // folders that this package makes.
@@ -79,6 +83,10 @@ type Segments interface {
 	Sweep(segments *sys.Folder, each func(fn func(Sealed) error) error) error
 	// Rewrap has the snapshot opened by the key of now alone. What is damaged stays as it is.
 	Rewrap(Sealed) error
+	// Needs names the segments that the snapshot needs, once it has opened them all.
+	Needs(Sealed) ([]string, error)
+	// Read reads all of the snapshot, and verifies it.
+	Read(context.Context, Sealed) error
 }
 
 // Shared is what the snapshots of all instances of a host share.

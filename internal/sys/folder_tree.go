@@ -24,9 +24,9 @@ func (d *Folder) Remove(name string) error {
 	return err
 }
 
-// trashPrefix begins the name of a folder that RemoveAll has moved up. The rest is by
+// TrashPrefix begins the name of a folder that RemoveAll has moved up. The rest is by
 // chance: an earlier call may have ended over one.
-const trashPrefix = ".trash-"
+const TrashPrefix = ".trash-"
 
 // RemoveAll removes what the name names, with all that is in it, whoever owns it. No
 // link is followed, and however deep the folders are, few files are open at a time. What a
@@ -119,7 +119,7 @@ func (d *Folder) drainSub(name string) error {
 		for _, e := range names {
 			isFolder, err := sub.unlink(e)
 			if err == nil && isFolder {
-				err = IfThere(sub.Rename(e, d, trashPrefix+rand.Text()))
+				err = IfThere(sub.Rename(e, d, TrashPrefix+rand.Text()))
 			}
 			if err != nil {
 				return err
@@ -138,15 +138,25 @@ func (d *Folder) drainSub(name string) error {
 
 // Bytes adds up what the regular files of the folder and of those in it take on the
 // disk, a file of several names once. What can't be looked at is 0.
-func (d *Folder) Bytes() int64 { return d.bytes(map[uint64]bool{}, maxDepth) }
+func (d *Folder) Bytes() (sum int64) {
+	d.EachFile(func(_ string, allocated int64) { sum += allocated })
+	return sum
+}
 
-// maxDepth bounds how deep Bytes looks: mvm makes two levels.
+// EachFile calls fn for each regular file of the folder and of those in it, with its path below
+// the folder and the bytes that it takes on the disk. A file of several names comes once. What
+// can't be looked at is left out, and so is what is more than maxDepth folders down.
+func (d *Folder) EachFile(fn func(path string, allocated int64)) {
+	d.eachFile("", fn, map[uint64]bool{}, maxDepth)
+}
+
+// maxDepth bounds how deep EachFile looks.
 const maxDepth = 8
 
-func (d *Folder) bytes(seen map[uint64]bool, depth int) (sum int64) {
+func (d *Folder) eachFile(above string, fn func(path string, allocated int64), seen map[uint64]bool, depth int) {
 	names, err := d.Names()
 	if err != nil || depth == 0 {
-		return 0
+		return
 	}
 	for _, name := range names {
 		var st unix.Stat_t
@@ -156,13 +166,12 @@ func (d *Folder) bytes(seen map[uint64]bool, depth int) (sum int64) {
 		switch {
 		case st.Mode&unix.S_IFMT == unix.S_IFREG && !seen[st.Ino]:
 			seen[st.Ino] = true
-			sum += st.Blocks * 512
+			fn(above+name, st.Blocks*512)
 		case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 			if sub, err := d.Sub(name); err == nil {
-				sum += sub.bytes(seen, depth-1)
+				sub.eachFile(above+name+"/", fn, seen, depth-1)
 				sub.Close()
 			}
 		}
 	}
-	return sum
 }

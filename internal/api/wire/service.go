@@ -250,12 +250,24 @@ type NodeDisk struct {
 	Sleepers  int64 `json:"sleepers_bytes"`
 	DataDisks int64 `json:"data_disks_bytes"`
 	SetAside  int64 `json:"set_aside_bytes"`
+	Logs      int64 `json:"logs_bytes"`
+	Other     int64 `json:"other_bytes"`
 	Free      int64 `json:"free_bytes"`
 }
 
 // Of returns the noun on the wire, and Noun the noun.
 func (NodeDisk) Of(n mvm.NodeDisk) NodeDisk { return NodeDisk(n) }
 func (w NodeDisk) Noun() mvm.NodeDisk       { return mvm.NodeDisk(w) }
+
+// NodeCheck is mvm.NodeCheck on the wire.
+type NodeCheck struct {
+	Repair   bool `json:"repair,omitempty"`
+	ReadData bool `json:"read_data,omitempty"`
+}
+
+// Of returns the noun on the wire, and Noun the noun.
+func (NodeCheck) Of(n mvm.NodeCheck) NodeCheck { return NodeCheck(n) }
+func (w NodeCheck) Noun() mvm.NodeCheck        { return mvm.NodeCheck(w) }
 
 // Finding is mvm.Finding on the wire.
 type Finding struct {

@@ -93,6 +93,7 @@ func TestFormsLoseNothing(t *testing.T) {
 	check(sent[wire.NodeInfo, mvm.NodeInfo](t))
 	check(sent[wire.NodeStats, mvm.NodeStats](t))
 	check(sent[wire.NodeDisk, mvm.NodeDisk](t))
+	check(sent[wire.NodeCheck, mvm.NodeCheck](t))
 	check(sent[wire.Finding, mvm.Finding](t))
 	check(sent[wire.Progress, mvm.Progress](t))
 	for _, name := range declared(t) {

@@ -20,7 +20,7 @@ func (a *app) nodeCmd() *cobra.Command {
 		show(a, "info", "Show the host, the agent and the VMM", (*api.Client).NodeInfo, a.nodeInfoTable),
 		show(a, "stats", "Count the tenants and instances on the host, and show free memory", (*api.Client).NodeStats, nodeStatsTable),
 		show(a, "disk", "Show how much disk space mvm uses", (*api.Client).NodeDisk, nodeDiskTable),
-		a.nodeGCCmd())
+		a.nodeFsckCmd(), a.nodeGCCmd())
 	return cmd
 }
 
@@ -86,8 +86,40 @@ func nodeDiskTable(n mvm.NodeDisk) command.Table {
 	t.Add("sleepers", command.Size(n.Sleepers))
 	t.Add("data disks", command.Size(n.DataDisks))
 	t.Add("set aside", command.Size(n.SetAside))
+	t.Add("logs", command.Size(n.Logs))
+	t.Add("other", command.Size(n.Other))
 	t.Add("free", command.Size(n.Free))
 	return t
+}
+
+const fsckHelp = `Check that each file in the data directory belongs to a record and that each record has its
+files: folders of instances, data disks, snapshots with all their parts, and images. Exit
+with 1 if something is wrong.
+
+The command can run at any time. It does not check an instance while an operation works on
+it, and says so; operations that begin meanwhile wait for a moment. It never changes a
+record. If a file of a record is lost or damaged, the finding says what to do.
+`
+
+func (a *app) nodeFsckCmd() *cobra.Command {
+	var how mvm.NodeCheck
+	cmd := &cobra.Command{Use: "fsck [--repair] [--read-data] [-o FORMAT]", Short: "Check the files of the host against its records", Long: fsckHelp, Args: cobra.NoArgs}
+	cmd.Flags().BoolVar(&how.Repair, "repair", false, "remove files that no record names")
+	cmd.Flags().BoolVar(&how.ReadData, "read-data", false, "also read and verify all images and the memory of sleeping guests")
+	out := command.OutputFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
+			p := a.NewProgress()
+			defer p.Done()
+			found, err := c.NodeCheck(ctx, how, p.Show)
+			if err != nil {
+				return err
+			}
+			p.Done()
+			return a.printFindings(*out, found)
+		})
+	}
+	return cmd
 }
 
 func (a *app) nodeGCCmd() *cobra.Command {

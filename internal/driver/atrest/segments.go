@@ -1,6 +1,9 @@
 package atrest
 
 import (
+	"context"
+	"errors"
+
 	"mvm/internal/snapshot"
 	"mvm/internal/snapshot/sealed"
 	"mvm/internal/snapshot/segment"
@@ -38,6 +41,29 @@ func (Segments) Rewrap(s snapshot.Sealed) error {
 		return nil //nolint:nilerr // it is damaged
 	}
 	return err
+}
+
+// Needs is described at snapshot.Segments.
+func (Segments) Needs(s snapshot.Sealed) ([]string, error) {
+	m, err := place(s).ReadMap(0)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, part := range m.Segments {
+		names = append(names, part.Name)
+	}
+	return names, place(s).Check(m)
+}
+
+// Read is described at snapshot.Segments.
+func (Segments) Read(ctx context.Context, s snapshot.Sealed) (err error) {
+	opened, err := place(s).Load(segment.Digest{}, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	return opened.Inject(ctx, func(context.Context, []segment.Piece) error { return nil })
 }
 
 func place(s snapshot.Sealed) segment.Place {
