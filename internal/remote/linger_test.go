@@ -17,7 +17,7 @@ import (
 // TestRefusalsAreRead: a client that sends all of its request before it reads gets the
 // answer, and no reset in its place.
 func TestRefusalsAreRead(t *testing.T) {
-	n := start(t, remote.Options{}, api.ServerConfig{})
+	n := start(t, remote.Options{Handshake: time.Minute, Linger: time.Minute}, api.ServerConfig{})
 	cfg := conf(t, n.bundle("laptop", "", day))
 	cfg.NextProtos = []string{"http/1.1"}
 	var wg sync.WaitGroup

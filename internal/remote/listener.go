@@ -21,8 +21,7 @@ import (
 const (
 	lingerTime  = 500 * time.Millisecond
 	lingerBytes = 64 << 10
-	// The same of a client that is known, and was answered.
-	answerTime  = 5 * time.Second
+	// The same of a client that is known, and was answered; for how long, Options.Linger says.
 	answerBytes = 16 << 20
 )
 
@@ -118,7 +117,7 @@ func (l *listener) run() {
 // shake makes the handshake and hands the connection on.
 func (l *listener) shake(h *shake) {
 	c := h.c
-	raw := &rawConn{Conn: c, closing: l.ctx}
+	raw := &rawConn{Conn: c, closing: l.ctx, linger: l.opt.Linger}
 	ctx, cancel := context.WithTimeout(l.ctx, l.opt.Handshake)
 	defer cancel()
 	t := tls.Server(raw, l.opt.Keeper.ServerTLS("h2", "http/1.1"))
@@ -186,6 +185,7 @@ func (l *listener) open() (all []*conn) {
 type rawConn struct {
 	net.Conn
 	closing  context.Context // ends with the listener
+	linger   time.Duration   // Options.Linger
 	released func()          // set before the connection is handed on; nil: not counted
 	ended    atomic.Bool     // the client sends no more
 	once     sync.Once
@@ -207,7 +207,7 @@ func (c *rawConn) Close() error {
 	c.once.Do(func() {
 		if !c.ended.Load() && c.closing.Err() == nil {
 			stop := context.AfterFunc(c.closing, func() { _ = c.Conn.SetReadDeadline(time.Unix(1, 0)) })
-			drop(c.Conn, answerTime, answerBytes)
+			drop(c.Conn, c.linger, answerBytes)
 			stop()
 		}
 		err = c.Conn.Close()

@@ -10,6 +10,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -38,6 +39,9 @@ type Options struct {
 	Connections int
 	// Handshake bounds the time of a handshake; default 5 s.
 	Handshake time.Duration
+	// Linger bounds the time in which the rest of a request is read that was answered before
+	// its end; default 5 s.
+	Linger time.Duration
 }
 
 // Server is the API for other machines.
@@ -61,9 +65,8 @@ func Listen(opt Options) (*Server, error) {
 			*d.v = d.def
 		}
 	}
-	if opt.Handshake == 0 {
-		opt.Handshake = 5 * time.Second
-	}
+	opt.Handshake = cmp.Or(opt.Handshake, 5*time.Second)
+	opt.Linger = cmp.Or(opt.Linger, 5*time.Second)
 	tcp, err := net.Listen("tcp", opt.Listen)
 	if err != nil {
 		fix := "free the port or change api_listen"

@@ -86,7 +86,7 @@ func TestAnswersPassAsTheyAre(t *testing.T) {
 		{"no HTTP", "GET", "SSH-2.0-OpenSSH_9.2\r\n\r\n", true, []string{"HTTP/1.1 502"}, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := newLab(t, gateway.Limits{}, webRoute("web", 80, "/", anyOne))
+			l := newLab(t, gateway.Limits{Roster: roster.Limits{Reconnect: patience}}, webRoute("web", 80, "/", anyOne))
 			a := l.spoken(func(conn net.Conn, _ *bufio.Reader, _ string) {
 				_, _ = io.WriteString(conn, c.answer)
 				if c.close {
