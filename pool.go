@@ -299,6 +299,10 @@ type PoolSpec struct {
 	Integrations []Integration `json:"integrations,omitempty"`
 	// WakeCatchUp says what becomes of wakes that were missed; empty: CatchUpOnce.
 	WakeCatchUp CatchUp `json:"wake_catch_up,omitempty"`
+	// Egress are private destinations that the guests may reach (package egress). Peers:
+	// instances of one user reach others of the tenant, not its gateways alone.
+	Egress []string `json:"egress,omitempty"`
+	Peers  bool     `json:"peers,omitempty"`
 }
 
 // SecretScope gives a pool the listed keys of an integration, at

@@ -31,6 +31,7 @@ type TenantUpdate struct {
 	Quota        *Quota `json:"quota,omitempty"` // the whole quota
 	Pinned       *bool  `json:"pinned,omitempty"`
 	HostServices *[]int `json:"host_services,omitempty"`
+	Closed       *bool  `json:"closed,omitempty"`
 	// If is what the update was made from: if the tenant has other values, nothing changes.
 	// nil: the update applies to whatever is there.
 	If *TenantIf `json:"if,omitempty"`

@@ -70,6 +70,9 @@ type Tenant struct {
 	// HostServices are addresses on the host that this tenant's guests may reach,
 	// beside what mvm itself serves, as "tcp:PORT" on the tenant's gateway address.
 	HostServices []int `json:"host_services,omitempty"`
+	// Closed: guests reach private networks, and a user's instance its neighbours, only
+	// where Egress and Peers of their pool say so. Tenants of before have it off.
+	Closed bool `json:"closed,omitempty"`
 	// Problem says what keeps the tenant from the desired state that the host is held to;
 	// empty: nothing does.
 	Problem string `json:"problem,omitempty"`

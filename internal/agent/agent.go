@@ -215,6 +215,9 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.fleet.LogWarnings(ctx)
+	if err := a.fleet.TellOpen(ctx); err != nil {
+		return err
+	}
 	a.loops.Go(a.journal.Run)
 	a.loops.Go(func() { a.aside.Run(a.ctx) })
 	a.loops.Go(a.keepNetworks)

@@ -157,7 +157,21 @@ func poolFields() map[string]field {
 		"Pool.Desired.Sleeping": counts(func(c *mvm.Counts) { c.Sleeping = 2 }, mvm.Counts{Running: 2, Sleeping: 2}),
 		"Pool.Pinned":           ofPool(func(s *mvm.PoolSpec) { s.Pinned = true }),
 		"Pool.Critical":         ofPool(func(s *mvm.PoolSpec) { s.Critical = true }),
-		"Pool.WakeCatchUp":      ofPool(func(s *mvm.PoolSpec) { s.WakeCatchUp = mvm.CatchUpAll }),
+		"Pool.Peers":            ofPool(func(s *mvm.PoolSpec) { s.Peers = true }), // TestClosedTenants shows it in force
+		"Pool.Egress": {func(d *mvm.Deployment) { d.Pools[1].Egress = []string{"10.1.0.0/16"} }, func(h *host) error {
+			n := h.net.Config().Tenants[0]
+			of := map[string]int{}
+			for _, i := range n.Instances {
+				of[i.ID] = i.Egress
+			}
+			for _, i := range h.all("workers") {
+				if of[i.ID] != 1 || len(n.Egress) != 1 || n.Egress[0][0].String() != "10.1.0.0/16" {
+					return fmt.Errorf("the network of %s is %+v", i.ID, n)
+				}
+			}
+			return nil
+		}},
+		"Pool.WakeCatchUp": ofPool(func(s *mvm.PoolSpec) { s.WakeCatchUp = mvm.CatchUpAll }),
 		"Pool.Routes": {func(d *mvm.Deployment) {
 			d.Pools[0].Routes.Routes = append(d.Pools[0].Routes.Routes, route("more", 9090))
 		}, func(h *host) error {

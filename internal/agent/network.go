@@ -13,10 +13,10 @@ const keepEvery = 5 * time.Second
 // before and follows the host's resolvers, for as long as the agent runs.
 func (a *Agent) keepNetworks() {
 	wait.Every(a.ctx, keepEvery, func() {
+		a.deliver.FollowResolvers(a.ctx)
 		if err := a.networks.Look(a.ctx); err != nil && a.ctx.Err() == nil {
 			a.log.Error("keep networks", "error", err)
 		}
 		a.ingress.RetryPublish()
-		a.deliver.FollowResolvers(a.ctx)
 	})
 }

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"net/netip"
+
 	"mvm/internal/aside"
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
@@ -34,7 +36,7 @@ func (a *Agent) join() {
 	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Metrics: opt.Metrics, Call: opt.Timeouts.Call})
 	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
 	a.ledger = ledger.New(ledger.Options{DataDir: opt.DataDir, Store: opt.Store, Images: kept{a}, Instances: kept{a}, Folders: a.folders, Log: opt.Log})
-	a.networks = netstate.New(opt.Network, opt.Store)
+	a.networks = netstate.New(opt.Network, opt.Store, func() []netip.Addr { return a.deliver.Resolvers() })
 	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
 	a.ingress = ingress.New(a.ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
 		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,

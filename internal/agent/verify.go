@@ -86,8 +86,24 @@ func (a *Agent) Doctor(ctx context.Context) ([]mvm.Finding, error) {
 	if err != nil {
 		return nil, err
 	}
+	open, err := a.openNetworks(ctx)
+	if err != nil {
+		return nil, err
+	}
 	found, err := a.NetVerify(ctx, false, nil)
-	return append(append(out, missing...), found...), err
+	return append(append(append(out, missing...), open...), found...), err
+}
+
+// openNetworks are findings for tenants from before networks were closed by default.
+func (a *Agent) openNetworks(ctx context.Context) (out []mvm.Finding, err error) {
+	tenants, err := a.Tenants(ctx)
+	for _, t := range tenants {
+		if !t.Closed {
+			out = append(out, mvm.Finding{Severity: "warning", Where: t.ID, What: "the tenant's network is open: guests reach private networks, and users' instances each other",
+				Fix: "set egress and peers of its pools where guests need more, then: mvm tenant update " + t.ID + " --closed"})
+		}
+	}
+	return out, err
 }
 
 // driverFinding says with what guests run, and how good that is.

@@ -152,6 +152,9 @@ func (s *scope) offHost(want, have mvm.PoolSpec) error {
 	if !slices.Equal(want.Publish, have.Publish) {
 		return s.operatorsOnly("publish ports of pool " + want.ID + " on the host")
 	}
+	if !slices.Equal(want.Egress, have.Egress) {
+		return s.operatorsOnly("change the egress of pool " + want.ID)
+	}
 	if want.Pinned != have.Pinned {
 		return s.operatorsOnly("pin or unpin pool " + want.ID)
 	}

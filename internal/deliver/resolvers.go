@@ -31,6 +31,9 @@ func (r *resolvers) replace(next []netip.Addr) bool {
 	return true
 }
 
+// Resolvers are those that guests get.
+func (d *Deliverer) Resolvers() []netip.Addr { return d.dns.now() }
+
 // ReadResolvers takes what the host has now. changed: guests that run have others.
 func (d *Deliverer) ReadResolvers() (changed bool) {
 	return d.opt.Resolvers != nil && d.dns.replace(d.opt.Resolvers())

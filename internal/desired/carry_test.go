@@ -77,7 +77,7 @@ func TestNothingOfAPoolIsLost(t *testing.T) {
 	spec.Quota.MaxPools = 1
 	pool.Resources.MemMiB = mvm.MinMemMiB
 	pool.Publish[0].ProxyFrom, pool.WakeCatchUp = "10.0.0.0/8", mvm.CatchUpAll
-	pool.Desired = mvm.Counts{Running: 1}
+	pool.Desired, pool.Egress = mvm.Counts{Running: 1}, []string{"10.1.0.0/16"}
 	pool.Channels[0] = mvm.Channel{Name: "w", Kind: mvm.ChannelTelegram, Secret: "w", Mode: mvm.ChannelWebhook, Allow: []string{"7"}, Port: 9, URL: "https://w/w",
 		ProxyPort: 10, APIRoot: "https://w", To: mvm.ChannelTarget{PoolID: "w", Selector: mvm.ChannelSelector{From: "fixed:w"}, TargetPort: 7, Path: "/w", Accept: mvm.AcceptDurable}}
 	pool.Routes.Routes[0].Match = mvm.MatchRule{Port: 7, PathPrefix: "/w", SourceCIDR: "10.0.0.0/8"}

@@ -73,6 +73,8 @@ type Pool struct {
 	Env                 map[string]string `json:"env,omitempty"`
 	Integrations        []mvm.Integration `json:"integrations,omitempty"`
 	WakeCatchUp         mvm.CatchUp       `json:"wake_catch_up,omitempty"`
+	Egress              []string          `json:"egress,omitempty"`
+	Peers               bool              `json:"peers,omitempty"`
 	Channels            []mvm.Channel     `json:"channels,omitempty"`
 }
 

@@ -1,11 +1,13 @@
 package desired
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
 
 	"mvm"
+	"mvm/internal/egress"
 )
 
 // hashForm is a secrets_hash.
@@ -69,7 +71,7 @@ func (t Tenant) validate(at string, ps *Problems) {
 }
 
 func (p Pool) validate(at string, ps *Problems) {
-	ps.check(at, p.spec().Validate())
+	ps.check(at, errors.Join(p.spec().Validate(), egress.Check(p.spec())))
 	if p.SeccompPolicy != Baseline {
 		ps.add(at+".seccomp_policy", "%q is not there: the policy of every VMM is %q", clip(p.SeccompPolicy), Baseline)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/delta"
+	"mvm/internal/egress"
 	"mvm/internal/image"
 	"mvm/internal/plan"
 	"mvm/internal/quota"
@@ -33,7 +34,7 @@ func (f *Fleet) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec
 
 // DeclarePool puts the pool on record. That its ports can't be published is not its error.
 func (f *Fleet) DeclarePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (p mvm.Pool, err error) {
-	if err := spec.CheckExposed(nil); err != nil {
+	if err := errors.Join(spec.CheckExposed(nil), egress.Check(spec)); err != nil {
 		return p, err
 	}
 	defer f.admin.Lock(tenant)()
@@ -123,7 +124,7 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 			return mvm.Errorf(mvm.KindInvalid, "update pool %s: its id and role can't change", p.Address()).
 				WithFix("destroy it and make another")
 		}
-		if err := errors.Join(up.Spec.Validate(), up.Spec.CheckExposed(&p.Spec)); err != nil {
+		if err := errors.Join(up.Spec.Validate(), up.Spec.CheckExposed(&p.Spec), egress.Check(*up.Spec)); err != nil {
 			return err
 		}
 		if up.Spec.Flake != p.Spec.Flake {
@@ -147,7 +148,8 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		return p, err
 	}
 	f.opt.Reconcile.Changed(tenant, pool)
-	return p, f.opt.Ports.Publish()
+	f.opt.Networks.Changed()
+	return p, errors.Join(f.opt.Networks.Apply(ctx), f.opt.Ports.Publish())
 }
 
 // checkDisks refuses a spec for which a data disk would have to shrink.
@@ -215,6 +217,9 @@ func warn(tx *store.Tx, p *mvm.Pool) error {
 	t, err := tx.Tenant(p.Tenant)
 	if err == nil {
 		p.Warnings = p.Spec.Warnings(t.SecretNames)
+		if !t.Closed {
+			p.Warnings = append(p.Warnings, openNetwork(t.ID))
+		}
 	}
 	return err
 }

@@ -75,7 +75,7 @@ func tenantOf(tx *store.Tx, spec mvm.TenantSpec, host []network.Range) (mvm.Tena
 // tenantRecord makes the record of a new tenant: its network id and subnet, which takes
 // nothing from what the host has. Those that nobody named are chosen so.
 func tenantRecord(tx *store.Tx, spec mvm.TenantSpec, host []network.Range, going ...string) (mvm.Tenant, error) {
-	t := mvm.Tenant{ID: spec.ID, Quota: mvm.DefaultQuota(), Pinned: spec.Pinned, HostServices: spec.HostServices,
+	t := mvm.Tenant{ID: spec.ID, Quota: mvm.DefaultQuota(), Pinned: spec.Pinned, HostServices: spec.HostServices, Closed: true,
 		Subnet: spec.Subnet, Created: time.Now()}
 	if spec.Quota != nil {
 		t.Quota = *spec.Quota
@@ -153,6 +153,9 @@ func (f *Fleet) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		}
 		if up.HostServices != nil {
 			t.HostServices = *up.HostServices
+		}
+		if up.Closed != nil {
+			t.Closed = *up.Closed
 		}
 		spec := mvm.TenantSpec{ID: id, Quota: &t.Quota, HostServices: t.HostServices}
 		if err := spec.Validate(); err != nil {

@@ -86,7 +86,7 @@ func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
 	if err != nil {
 		return parts{}, err
 	}
-	n, err := linuxnet.New(linuxnet.Options{Log: log})
+	n, err := linuxnet.New(linuxnet.Options{Log: log, Callers: []int{os.Getuid()}})
 	if err != nil {
 		return parts{}, mvm.Errorf(mvm.KindOf(err), "open network: %w", err).WithFix("run as root; see `mvm doctor`")
 	}

@@ -71,7 +71,7 @@ func ServeHostd(ctx context.Context, cfg manifest.AgentConfig) (err error) {
 	if err := production.Walled(cfg, missing); err != nil {
 		return err
 	}
-	n, err := linuxnet.New(linuxnet.Options{Log: log})
+	n, err := linuxnet.New(linuxnet.Options{Log: log, Callers: []int{uid}})
 	if err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "open network: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/egress"
 	"mvm/internal/stricttoml"
 )
 
@@ -45,6 +46,10 @@ func readSettings(t *stricttoml.Table, s *mvm.PoolSpec) {
 		s.Env = env
 	} else {
 		maps.Copy(s.Env, env)
+	}
+	t.Boolean("peers", &s.Peers)
+	if list := readEgress(t); list != nil {
+		s.Egress = list
 	}
 	if list := readPublish(t); list != nil {
 		s.Publish = list
@@ -125,6 +130,25 @@ func readEnv(t *stricttoml.Table) map[string]string {
 	}
 	if len(out) > mvm.MaxEnv || total > mvm.MaxEnvBytes {
 		sub.Here().Problem("is larger than %d entries or %d bytes", mvm.MaxEnv, mvm.MaxEnvBytes)
+	}
+	return out
+}
+
+// readEgress reads the optional list of private destinations.
+func readEgress(t *stricttoml.Table) []string {
+	list, ok := t.Items("egress", egress.Max)
+	if !ok {
+		return nil
+	}
+	out := []string{}
+	for _, i := range list {
+		s, ok := i.Str()
+		if !ok {
+			continue
+		}
+		if _, err := egress.Parse(s); i.Check(err) {
+			out = append(out, s)
+		}
 	}
 	return out
 }

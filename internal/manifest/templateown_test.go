@@ -271,6 +271,8 @@ quiet_connection_seconds = 9
 pinned = true
 critical = true
 wake_catch_up = "skip"
+peers = true
+egress = ["10.1.0.0/16:443"]
 env = { A = "b" }
 publish = ["8081"]
 auth = { mode = "none" }

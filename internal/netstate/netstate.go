@@ -4,9 +4,12 @@ package netstate
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 	"sync"
 
 	"mvm"
+	"mvm/internal/egress"
 	"mvm/internal/network"
 	"mvm/internal/store"
 	"mvm/internal/wait"
@@ -20,8 +23,9 @@ type Store interface {
 // Networks are those of the host, as the records say they should be. All methods may be
 // called concurrently.
 type Networks struct {
-	network network.Network
-	store   Store
+	network   network.Network
+	store     Store
+	resolvers func() []netip.Addr
 
 	applying wait.Locks // held while applying
 	stateMu  sync.Mutex
@@ -37,7 +41,13 @@ type Networks struct {
 }
 
 // New are networks that were not applied yet.
-func New(n network.Network, s Store) *Networks { return &Networks{network: n, store: s} }
+// resolvers returns the guests' name servers; nil: they have none.
+func New(n network.Network, s Store, resolvers func() []netip.Addr) *Networks {
+	if resolvers == nil {
+		resolvers = func() []netip.Addr { return nil }
+	}
+	return &Networks{network: n, store: s, resolvers: resolvers}
+}
 
 // Changed says that tenants or instances came or went.
 func (n *Networks) Changed() {
@@ -97,7 +107,7 @@ const readsAfter = 12
 // unguarded. Operations go on beside it, by what was applied last.
 func (n *Networks) Look(ctx context.Context) error {
 	defer n.applying.Lock("networks")()
-	if n.looks++; n.looks%readsAfter == 0 {
+	if n.looks++; n.looks%readsAfter == 0 || !slices.Equal(n.cfg.Resolvers, n.resolvers()) {
 		n.known = false
 	}
 	version, _ := n.stale()
@@ -106,24 +116,44 @@ func (n *Networks) Look(ctx context.Context) error {
 
 // Config is what every network of the host should be.
 func (n *Networks) Config() (network.Config, error) {
-	var cfg network.Config
+	cfg := network.Config{Resolvers: slices.Clone(n.resolvers())}
 	err := n.store.View(func(tx *store.Tx) error {
 		tenants, err := tx.Tenants()
 		if err != nil {
 			return err
 		}
 		for _, t := range tenants {
-			of := network.Tenant{ID: t.ID, NetID: t.NetID, Subnet: t.Subnet, HostPorts: t.HostServices}
+			pools, err := tx.Pools(t.ID)
+			if err != nil {
+				return err
+			}
 			instances, err := tx.Instances(t.ID, "")
 			if err != nil {
 				return err
 			}
-			for _, i := range instances {
-				of.Instances = append(of.Instances, network.Instance{ID: i.ID, Offset: i.Offset, Gateway: i.Role == mvm.RoleGateway})
-			}
-			cfg.Tenants = append(cfg.Tenants, of)
+			cfg.Tenants = append(cfg.Tenants, tenantOf(t, pools, instances))
 		}
 		return nil
 	})
 	return cfg, err
+}
+
+// tenantOf is a tenant's network. Only in a closed one do egress and peers of pools count.
+func tenantOf(t mvm.Tenant, pools []mvm.Pool, instances []mvm.Instance) network.Tenant {
+	of := network.Tenant{ID: t.ID, NetID: t.NetID, Subnet: t.Subnet, HostPorts: t.HostServices, Closed: t.Closed}
+	peers, lists := map[string]bool{}, map[string]int{}
+	for _, p := range pools {
+		peers[p.Spec.ID] = p.Spec.Peers
+		list, err := egress.ParseAll(p.Spec.Egress)
+		if err == nil && len(list) > 0 && t.Closed { // a list that is not valid opens nothing
+			of.Egress = append(of.Egress, list)
+			lists[p.Spec.ID] = len(of.Egress)
+		}
+	}
+	for _, i := range instances {
+		gateway := i.Role == mvm.RoleGateway
+		of.Instances = append(of.Instances, network.Instance{ID: i.ID, Offset: i.Offset, Gateway: gateway,
+			Alone: t.Closed && i.Key != "" && !gateway && !peers[i.Pool], Egress: lists[i.Pool]})
+	}
+	return of
 }

@@ -2,7 +2,10 @@ package netstate_test
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -20,7 +23,7 @@ func newNetworks(t *testing.T) (*netstate.Networks, *fakenet.Network, *store.Sto
 	}
 	t.Cleanup(func() { _ = st.Close() })
 	n := fakenet.New()
-	return netstate.New(n, st), n, st
+	return netstate.New(n, st, nil), n, st
 }
 
 func putTenant(t *testing.T, st *store.Store, id string, netID int) {
@@ -62,6 +65,62 @@ func TestApplyIsDoneOnce(t *testing.T) {
 	want("after the failure", 3)
 	if got := len(fake.Config().Tenants); got != 2 {
 		t.Errorf("the kernel has %d tenants, want 2", got)
+	}
+}
+
+// TestConfigSaysWhoReachesWhat: egress and peers of pools count in a closed tenant alone. The
+// guests' resolvers are in the config, and others are taken over by the next look.
+func TestConfigSaysWhoReachesWhat(t *testing.T) {
+	st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	resolvers := []netip.Addr{netip.MustParseAddr("192.168.1.1")}
+	fake := fakenet.New()
+	nets := netstate.New(fake, st, func() []netip.Addr { return resolvers })
+	for n, id := range []string{"closed", "open"} {
+		putTenant(t, st, id, n)
+		err := st.Update(func(tx *store.Tx) error {
+			pools := []mvm.PoolSpec{{ID: "gateways", Role: mvm.RoleGateway}, {ID: "users", Role: mvm.RoleWorker, Egress: []string{"10.1.0.0/16:443"}},
+				{ID: "peers", Role: mvm.RoleWorker, Peers: true}, {ID: "wrong", Role: mvm.RoleWorker, Egress: []string{"nonsense"}}}
+			tenant, err := tx.Tenant(id)
+			tenant.Closed = id == "closed"
+			err = errors.Join(err, tx.PutTenant(tenant))
+			for k, p := range pools {
+				err = errors.Join(err, tx.PutPool(mvm.Pool{Tenant: id, Spec: p}), tx.PutInstance(mvm.Instance{
+					ID: fmt.Sprintf("i-%08x", 16*n+k), Tenant: id, Pool: p.ID, Role: p.Role, Key: "ann", State: mvm.StateReady, Offset: mvm.FirstInstanceOffset + k}))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := nets.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, tenant := range fake.Config().Tenants {
+		for _, i := range tenant.Instances {
+			got = append(got, fmt.Sprintf("%s %d: gateway %t, alone %t, egress %d of %d", tenant.ID, i.Offset, i.Gateway, i.Alone, i.Egress, len(tenant.Egress)))
+		}
+	}
+	want := []string{
+		"closed 3: gateway true, alone false, egress 0 of 1", "closed 4: gateway false, alone true, egress 1 of 1",
+		"closed 5: gateway false, alone false, egress 0 of 1", "closed 6: gateway false, alone true, egress 0 of 1",
+		"open 3: gateway true, alone false, egress 0 of 0", "open 4: gateway false, alone false, egress 0 of 0",
+		"open 5: gateway false, alone false, egress 0 of 0", "open 6: gateway false, alone false, egress 0 of 0"}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	resolvers = []netip.Addr{netip.MustParseAddr("10.9.9.9")}
+	if err := nets.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r := fake.Config().Resolvers; !slices.Equal(r, resolvers) {
+		t.Errorf("resolvers: got %v, want %v", r, resolvers)
 	}
 }
 

@@ -5,12 +5,18 @@ import (
 	"slices"
 
 	"mvm"
+	"mvm/internal/egress"
 )
 
 // Validate checks the Config by itself: every net_id, id, MAC and address belongs to
 // one owner, subnets do not overlap and every offset is an instance's address in its
 // subnet. Its errors have kind invalid.
 func (c Config) Validate() error {
+	for _, a := range c.Resolvers {
+		if !a.Is4() {
+			return mvm.Errorf(mvm.KindInvalid, "check network: resolver %s is no IPv4 address", a)
+		}
+	}
 	tenants, nets := map[string]bool{}, map[int]string{}
 	for _, t := range c.Tenants {
 		if tenants[t.ID] {
@@ -56,6 +62,9 @@ func (t Tenant) Validate() error {
 			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: host port %d is not in 1..65535", t.ID, p)
 		}
 	}
+	if err := t.validateEgress(); err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: %w", t.ID, err)
+	}
 	ids, offsets := map[string]bool{}, map[int]bool{}
 	for _, i := range t.Instances {
 		if i.ID == "" || ids[i.ID] || offsets[i.Offset] {
@@ -64,9 +73,31 @@ func (t Tenant) Validate() error {
 		if _, ok := mvm.SubnetAddr(t.Subnet, i.Offset); !ok || i.Offset < mvm.BuilderOffset {
 			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: instance %q has offset %d, which is no instance's address in %s", t.ID, i.ID, i.Offset, t.Subnet)
 		}
+		if i.Egress < 0 || i.Egress > len(t.Egress) {
+			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: instance %q has egress %d of %d", t.ID, i.ID, i.Egress, len(t.Egress))
+		}
 		ids[i.ID], offsets[i.Offset] = true, true
 	}
 	return nil
+}
+
+func (t Tenant) validateEgress() error {
+	for _, list := range t.Egress {
+		if len(list) > egress.Max {
+			return mvm.Errorf(mvm.KindInvalid, "%d destinations of egress are more than %d", len(list), egress.Max)
+		}
+		for _, d := range list {
+			if err := d.Validate(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Reaches reports whether the two instances of one tenant reach each other.
+func (i Instance) Reaches(other Instance) bool {
+	return (!i.Alone || other.Gateway) && (!other.Alone || i.Gateway)
 }
 
 // Gateway returns the tenant's address on the host, the bridge's.
@@ -77,19 +108,24 @@ func (t Tenant) Gateway() netip.Addr {
 
 // Clone returns a copy that shares nothing with c.
 func (c Config) Clone() Config {
-	out := Config{Tenants: slices.Clone(c.Tenants)}
+	out := Config{Tenants: slices.Clone(c.Tenants), Resolvers: slices.Clone(c.Resolvers)}
 	for i, t := range out.Tenants {
 		out.Tenants[i].Instances = slices.Clone(t.Instances)
 		out.Tenants[i].HostPorts = slices.Clone(t.HostPorts)
+		out.Tenants[i].Egress = slices.Clone(t.Egress)
+		for n, list := range t.Egress {
+			out.Tenants[i].Egress[n] = slices.Clone(list)
+		}
 	}
 	return out
 }
 
 // Equal reports whether the two say the same in the same order.
 func (c Config) Equal(d Config) bool {
-	return slices.EqualFunc(c.Tenants, d.Tenants, func(a, b Tenant) bool {
-		return a.ID == b.ID && a.NetID == b.NetID && a.Subnet == b.Subnet &&
-			slices.Equal(a.Instances, b.Instances) && slices.Equal(a.HostPorts, b.HostPorts)
+	return slices.Equal(c.Resolvers, d.Resolvers) && slices.EqualFunc(c.Tenants, d.Tenants, func(a, b Tenant) bool {
+		return a.ID == b.ID && a.NetID == b.NetID && a.Subnet == b.Subnet && a.Closed == b.Closed &&
+			slices.Equal(a.Instances, b.Instances) && slices.Equal(a.HostPorts, b.HostPorts) &&
+			slices.EqualFunc(a.Egress, b.Egress, slices.Equal)
 	})
 }
 

@@ -7,6 +7,9 @@
 //   - No tenant reaches another tenant, no guest can send with another's MAC or IP,
 //     no guest reaches the host but for what the Config allows. Rules are in force
 //     before an interface that they guard exists.
+//   - A closed tenant's guests reach no private, link-local or other special address
+//     but for what the Config allows; an instance that is alone reaches gateways of its
+//     tenant and no other instance, and no other instance reaches it.
 //   - Sweep removes what carries mvm's names and belongs to no tenant of the Config.
 //
 // Concurrency: Apply, Sweep and OpenTAP may be called from many goroutines; they
@@ -17,6 +20,8 @@ import (
 	"context"
 	"net/netip"
 	"os"
+
+	"mvm/internal/egress"
 )
 
 // Network is a host's tenant networks.
@@ -54,6 +59,8 @@ type NamedTAPs interface {
 // Config is everything that the networks of a host should be.
 type Config struct {
 	Tenants []Tenant
+	// Resolvers are the guests' name servers: port 53 of them is open to every guest.
+	Resolvers []netip.Addr `json:",omitempty"`
 }
 
 // Tenant is one tenant's network.
@@ -64,6 +71,11 @@ type Tenant struct {
 	Instances []Instance
 	// HostPorts are TCP ports on the tenant's gateway address that its guests may reach.
 	HostPorts []int
+	// Closed: its guests reach private networks only as Egress says. Without it they are
+	// like any other destination outside.
+	Closed bool `json:",omitempty"`
+	// Egress are lists of private destinations, for Instance.Egress to choose from.
+	Egress [][]egress.Destination `json:",omitempty"`
 }
 
 // Instance is one port of a tenant's bridge.
@@ -72,6 +84,10 @@ type Instance struct {
 	Offset int // gives TAP name, MAC and address
 	// Gateway: the instance's role is gateway.
 	Gateway bool
+	// Alone: of its tenant's instances it reaches gateways alone, and they alone reach it.
+	Alone bool `json:",omitempty"`
+	// Egress is the number, from 1, of its list in its tenant's Egress; 0: it has none.
+	Egress int `json:",omitempty"`
 }
 
 // Range is an address range that the host itself uses.

@@ -119,9 +119,10 @@ func (p prober) arp(ip netip.Addr, what string) Probe {
 // within are the probes among a tenant's own guests: one that must succeed, so that
 // the failures of the others mean something, and false identities.
 func (p prober) within() []Probe {
-	at := slices.IndexFunc(p.tenant.Instances, func(i Instance) bool { return i.ID != p.from.ID })
+	barred := p.barred()
+	at := slices.IndexFunc(p.tenant.Instances, func(i Instance) bool { return i.ID != p.from.ID && p.from.Reaches(i) })
 	if at < 0 {
-		return nil
+		return barred
 	}
 	peer := p.tenant.Instances[at]
 	ip, _ := mvm.SubnetAddr(p.tenant.Subnet, peer.Offset)
@@ -135,6 +136,20 @@ func (p prober) within() []Probe {
 	out = append(out, p.probe("ipv6", ll.String(), []string{"ping", "-6", "-c", "1", "-W", "2", "-I", GuestInterface, ll.String()}, "a neighbour answers over IPv6"))
 	for i := range out {
 		out[i].Peer = peer.ID
+	}
+	return append(out, barred...)
+}
+
+// barred is the probe of an instance that is kept apart from this one.
+func (p prober) barred() []Probe {
+	at := slices.IndexFunc(p.tenant.Instances, func(i Instance) bool { return i.ID != p.from.ID && !p.from.Reaches(i) })
+	if at < 0 {
+		return nil
+	}
+	ip, _ := mvm.SubnetAddr(p.tenant.Subnet, p.tenant.Instances[at].Offset)
+	out := []Probe{p.ping(ip, "an instance that is kept apart from this one answers"), p.arp(ip, "an instance that is kept apart from this one answers ARP")}
+	for n := range out {
+		out[n].Peer = p.tenant.Instances[at].ID
 	}
 	return out
 }

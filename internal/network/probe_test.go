@@ -58,6 +58,31 @@ func TestProbesCoverEveryWay(t *testing.T) {
 	}
 }
 
+// TestProbesOfInstancesKeptApart: what must answer is an instance that may be reached, and
+// one that may not is tried.
+func TestProbesOfInstancesKeptApart(t *testing.T) {
+	cfg := probeConfig(1, 4) // a gateway, two users' instances and a worker
+	all := cfg.Tenants[0].Instances
+	all[0].Gateway, all[1].Alone, all[2].Alone = true, true, true
+	addr := func(n int) string { a, _ := mvm.SubnetAddr(cfg.Tenants[0].Subnet, all[n].Offset); return a.String() }
+	probes := network.Probes(cfg, network.ProbeHost{})
+	for _, want := range []struct {
+		from, to int
+		reach    bool
+	}{{0, 1, true}, {1, 0, true}, {1, 2, false}, {2, 1, false}, {3, 0, true}, {3, 1, false}} {
+		if !slices.ContainsFunc(probes, func(p network.Probe) bool {
+			return p.Instance == all[want.from].ID && p.Kind == "icmp" && p.Target == addr(want.to) && p.Reach == want.reach && p.Peer == all[want.to].ID
+		}) {
+			t.Errorf("no probe from %d to %d with reach %t", want.from, want.to, want.reach)
+		}
+	}
+	for _, p := range probes {
+		if p.Reach && p.Kind == "icmp" && p.Instance != all[0].ID && p.Target != addr(0) {
+			t.Errorf("%+v must reach what is kept apart", p)
+		}
+	}
+}
+
 func TestProbesAreBoundedAndUndone(t *testing.T) {
 	probes := network.Probes(probeConfig(20, 10), network.ProbeHost{Port: 1})
 	if got, most := len(probes), 20*10*80; got > most {

@@ -51,6 +51,8 @@ type poolSpecRecord struct {
 	Integrations []integrationRecord `json:"integrations,omitempty"`
 	Channels     []channelRecord     `json:"channels,omitempty"`
 	WakeCatchUp  mvm.CatchUp         `json:"wake_catch_up,omitempty"`
+	Egress       []string            `json:"egress,omitempty"`
+	Peers        bool                `json:"peers,omitempty"`
 }
 
 func recordOfPoolSpec(v mvm.PoolSpec) poolSpecRecord {
@@ -58,7 +60,7 @@ func recordOfPoolSpec(v mvm.PoolSpec) poolSpecRecord {
 		ID: v.ID, Role: v.Role, Profile: v.Profile, Flake: v.Flake,
 		Resources: recordOfResources(v.Resources), Desired: recordOfCounts(v.Desired), Policy: recordOfRuntimePolicy(v.Policy), Pinned: v.Pinned,
 		Critical: v.Critical, Routes: one(v.Routes, recordOfRoutingTable), Publish: each(v.Publish, recordOfPublish), SecretScopes: each(v.SecretScopes, recordOfSecretScope),
-		Env: v.Env, Integrations: each(v.Integrations, recordOfIntegration), Channels: each(v.Channels, recordOfChannel), WakeCatchUp: v.WakeCatchUp,
+		Env: v.Env, Integrations: each(v.Integrations, recordOfIntegration), Channels: each(v.Channels, recordOfChannel), WakeCatchUp: v.WakeCatchUp, Egress: v.Egress, Peers: v.Peers,
 	}
 }
 
@@ -67,7 +69,7 @@ func (r poolSpecRecord) noun() mvm.PoolSpec {
 		ID: r.ID, Role: r.Role, Profile: r.Profile, Flake: r.Flake,
 		Resources: r.Resources.noun(), Desired: r.Desired.noun(), Policy: r.Policy.noun(), Pinned: r.Pinned,
 		Critical: r.Critical, Routes: one(r.Routes, routingTableRecord.noun), Publish: each(r.Publish, publishRecord.noun), SecretScopes: each(r.SecretScopes, secretScopeRecord.noun),
-		Env: r.Env, Integrations: each(r.Integrations, integrationRecord.noun), Channels: each(r.Channels, channelRecord.noun), WakeCatchUp: r.WakeCatchUp,
+		Env: r.Env, Integrations: each(r.Integrations, integrationRecord.noun), Channels: each(r.Channels, channelRecord.noun), WakeCatchUp: r.WakeCatchUp, Egress: r.Egress, Peers: r.Peers,
 	}
 }
 

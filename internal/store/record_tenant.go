@@ -21,6 +21,7 @@ type tenantRecord struct {
 	SecretNames       []string           `json:"secret_names,omitempty"`
 	Secrets           []secretInfoRecord `json:"secrets,omitempty"`
 	HostServices      []int              `json:"host_services,omitempty"`
+	Closed            bool               `json:"closed,omitempty"`
 	Problem           string             `json:"problem,omitempty"`
 }
 
@@ -28,7 +29,7 @@ func recordOfTenant(v mvm.Tenant) tenantRecord {
 	return tenantRecord{
 		ID: v.ID, NetID: v.NetID, Subnet: v.Subnet, Quota: recordOfQuota(v.Quota),
 		Pinned: v.Pinned, Created: v.Created, Destroying: v.Destroying, SecretsGeneration: v.SecretsGeneration,
-		SecretNames: v.SecretNames, Secrets: each(v.Secrets, recordOfSecretInfo), HostServices: v.HostServices, Problem: v.Problem,
+		SecretNames: v.SecretNames, Secrets: each(v.Secrets, recordOfSecretInfo), HostServices: v.HostServices, Closed: v.Closed, Problem: v.Problem,
 	}
 }
 
@@ -36,7 +37,7 @@ func (r tenantRecord) noun() mvm.Tenant {
 	return mvm.Tenant{
 		ID: r.ID, NetID: r.NetID, Subnet: r.Subnet, Quota: r.Quota.noun(),
 		Pinned: r.Pinned, Created: r.Created, Destroying: r.Destroying, SecretsGeneration: r.SecretsGeneration,
-		SecretNames: r.SecretNames, Secrets: each(r.Secrets, secretInfoRecord.noun), HostServices: r.HostServices, Problem: r.Problem,
+		SecretNames: r.SecretNames, Secrets: each(r.Secrets, secretInfoRecord.noun), HostServices: r.HostServices, Closed: r.Closed, Problem: r.Problem,
 	}
 }
 

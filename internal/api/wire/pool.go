@@ -75,6 +75,8 @@ type PoolSpec struct {
 	Env          map[string]string `json:"env,omitempty"`
 	Integrations []Integration     `json:"integrations,omitempty"`
 	WakeCatchUp  mvm.CatchUp       `json:"wake_catch_up,omitempty"`
+	Egress       []string          `json:"egress,omitempty"`
+	Peers        bool              `json:"peers,omitempty"`
 }
 
 // Of returns the noun on the wire.
@@ -83,7 +85,7 @@ func (PoolSpec) Of(n mvm.PoolSpec) PoolSpec {
 		ID: n.ID, Role: n.Role, Profile: n.Profile, Flake: n.Flake, Resources: Resources{}.Of(n.Resources), Desired: Counts{}.Of(n.Desired),
 		Policy: RuntimePolicy{}.Of(n.Policy), Pinned: n.Pinned, Critical: n.Critical, Routes: one(n.Routes, RoutingTable{}.Of),
 		Channels: each(n.Channels, Channel{}.Of), Publish: each(n.Publish, Publish{}.Of), SecretScopes: each(n.SecretScopes, SecretScope{}.Of),
-		Env: n.Env, Integrations: each(n.Integrations, Integration{}.Of), WakeCatchUp: n.WakeCatchUp,
+		Env: n.Env, Integrations: each(n.Integrations, Integration{}.Of), WakeCatchUp: n.WakeCatchUp, Egress: n.Egress, Peers: n.Peers,
 	}
 }
 
@@ -93,7 +95,7 @@ func (w PoolSpec) Noun() mvm.PoolSpec {
 		ID: w.ID, Role: w.Role, Profile: w.Profile, Flake: w.Flake, Resources: w.Resources.Noun(), Desired: w.Desired.Noun(),
 		Policy: w.Policy.Noun(), Pinned: w.Pinned, Critical: w.Critical, Routes: one(w.Routes, RoutingTable.Noun),
 		Channels: each(w.Channels, Channel.Noun), Publish: each(w.Publish, Publish.Noun), SecretScopes: each(w.SecretScopes, SecretScope.Noun),
-		Env: w.Env, Integrations: each(w.Integrations, Integration.Noun), WakeCatchUp: w.WakeCatchUp,
+		Env: w.Env, Integrations: each(w.Integrations, Integration.Noun), WakeCatchUp: w.WakeCatchUp, Egress: w.Egress, Peers: w.Peers,
 	}
 }
 

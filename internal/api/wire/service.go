@@ -32,20 +32,21 @@ type TenantUpdate struct {
 	Quota        *Quota    `json:"quota,omitempty"`
 	Pinned       *bool     `json:"pinned,omitempty"`
 	HostServices *[]int    `json:"host_services,omitempty"`
+	Closed       *bool     `json:"closed,omitempty"`
 	If           *TenantIf `json:"if,omitempty"`
 }
 
 // Of returns the noun on the wire.
 func (TenantUpdate) Of(n mvm.TenantUpdate) TenantUpdate {
 	return TenantUpdate{
-		Quota: one(n.Quota, Quota{}.Of), Pinned: n.Pinned, HostServices: n.HostServices, If: one(n.If, TenantIf{}.Of),
+		Quota: one(n.Quota, Quota{}.Of), Pinned: n.Pinned, HostServices: n.HostServices, Closed: n.Closed, If: one(n.If, TenantIf{}.Of),
 	}
 }
 
 // Noun returns the noun.
 func (w TenantUpdate) Noun() mvm.TenantUpdate {
 	return mvm.TenantUpdate{
-		Quota: one(w.Quota, Quota.Noun), Pinned: w.Pinned, HostServices: w.HostServices, If: one(w.If, TenantIf.Noun),
+		Quota: one(w.Quota, Quota.Noun), Pinned: w.Pinned, HostServices: w.HostServices, Closed: w.Closed, If: one(w.If, TenantIf.Noun),
 	}
 }
 

@@ -49,6 +49,7 @@ type Tenant struct {
 	SecretNames       []string     `json:"secret_names,omitempty"`
 	Secrets           []SecretInfo `json:"secrets,omitempty"`
 	HostServices      []int        `json:"host_services,omitempty"`
+	Closed            bool         `json:"closed,omitempty"`
 	Problem           string       `json:"problem,omitempty"`
 }
 
@@ -57,7 +58,7 @@ func (Tenant) Of(n mvm.Tenant) Tenant {
 	return Tenant{
 		ID: n.ID, NetID: n.NetID, Subnet: n.Subnet, Quota: Quota{}.Of(n.Quota), Pinned: n.Pinned, Created: n.Created, Destroying: n.Destroying,
 		SecretsGeneration: n.SecretsGeneration, SecretNames: n.SecretNames, Secrets: each(n.Secrets, SecretInfo{}.Of),
-		HostServices: n.HostServices, Problem: n.Problem,
+		HostServices: n.HostServices, Closed: n.Closed, Problem: n.Problem,
 	}
 }
 
@@ -66,7 +67,7 @@ func (w Tenant) Noun() mvm.Tenant {
 	return mvm.Tenant{
 		ID: w.ID, NetID: w.NetID, Subnet: w.Subnet, Quota: w.Quota.Noun(), Pinned: w.Pinned, Created: w.Created, Destroying: w.Destroying,
 		SecretsGeneration: w.SecretsGeneration, SecretNames: w.SecretNames, Secrets: each(w.Secrets, SecretInfo.Noun),
-		HostServices: w.HostServices, Problem: w.Problem,
+		HostServices: w.HostServices, Closed: w.Closed, Problem: w.Problem,
 	}
 }
 

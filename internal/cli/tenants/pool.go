@@ -123,6 +123,8 @@ func (a *app) poolInfoTable(p mvm.Pool) command.Table {
 	}
 	t.Add("pinned", command.YesNo(s.Pinned))
 	t.Add("critical", command.YesNo(s.Critical))
+	t.Add("egress", command.Dash(strings.Join(s.Egress, ", ")))
+	t.Add("peers", command.YesNo(s.Peers))
 	t.Add("missed timers", string(cmp.Or(s.WakeCatchUp, mvm.CatchUpOnce)))
 	addPolicy(&t, s.Policy)
 	for i, pub := range s.Publish {

@@ -22,9 +22,9 @@ type poolFlags struct {
 	flake, role, profile               string
 	vcpus, memMiB, diskMiB             int
 	running, warm, sleeping            int
-	pinned, critical                   bool
-	env, publish, scopes               []string
-	unsetEnv, unpublish                []string
+	pinned, critical, peers            bool
+	env, publish, scopes, egress       []string
+	unsetEnv, unpublish, noEgress      []string
 	routesFile, integrations, channels string
 	minRunning, minWarm                int
 	drain, graceful                    int
@@ -82,6 +82,8 @@ func (o *poolFlags) boolFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.critical, "critical", false, "mvm never changes existing instances by itself; it only creates missing ones")
 	cmd.Flags().StringVar((*string)(&o.catchUp), "wake-catch-up", string(mvm.CatchUpOnce), "what to do with missed wakes of timers: once, skip or all")
 	o.apply["wake-catch-up"] = func(s *mvm.PoolSpec) error { s.WakeCatchUp = o.catchUp; return o.catchUp.Validate() }
+	cmd.Flags().BoolVar(&o.peers, "peers", false, "instances of one user reach others of the tenant, not its gateways alone")
+	o.apply["peers"] = func(s *mvm.PoolSpec) error { s.Peers = o.peers; return nil }
 	o.apply["pinned"] = func(s *mvm.PoolSpec) error { s.Pinned = o.pinned; return nil }
 	o.apply["critical"] = func(s *mvm.PoolSpec) error { s.Critical = o.critical; return nil }
 }

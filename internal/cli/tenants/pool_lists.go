@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mvm"
+	"mvm/internal/egress"
 )
 
 // listFlags are the flags of what a pool has several of. Each adds or changes what it
@@ -17,11 +18,14 @@ func (o *poolFlags) listFlags(cmd *cobra.Command, update bool) {
 	o.list(cmd, &o.env, "env", "environment variable `NAME=VALUE` for the services; not for secrets (repeat)", setEnv)
 	o.list(cmd, &o.publish, "publish", "publish a gateway pool's port GUEST on the host: `[[HOST:]PORT:]GUEST` (repeat)", addPublish)
 	o.list(cmd, &o.scopes, "secret-scope", "`INTEGRATION=KEY,KEY`: give the integration only these secrets (repeat)", setScope)
+	o.list(cmd, &o.egress, "egress", "let the guests reach `CIDR[:PORT[/PROTO]]` in a private network (repeat)", addEgress)
 	if !update {
 		return
 	}
 	o.list(cmd, &o.unsetEnv, "unset-env", "remove `NAME` from the environment (repeat)", unsetEnv)
 	o.list(cmd, &o.unpublish, "unpublish", "stop publishing `[[HOST:]PORT:]GUEST` (repeat)", unpublish)
+	o.list(cmd, &o.noEgress, "unset-egress", "remove `CIDR[:PORT[/PROTO]]` from the egress (repeat)", removeEgress)
+	o.clear(cmd, "clear-egress", "remove all destinations of the egress before --egress adds some", func(s *mvm.PoolSpec) { s.Egress = nil })
 	o.clear(cmd, "clear-env", "clear the environment before --env adds to it", func(s *mvm.PoolSpec) { s.Env = nil })
 	o.clear(cmd, "clear-publish", "stop publishing all ports before --publish adds some", func(s *mvm.PoolSpec) { s.Publish = nil })
 	o.clear(cmd, "clear-secret-scopes", "remove all secret scopes before --secret-scope adds some", func(s *mvm.PoolSpec) { s.SecretScopes = nil })
@@ -80,6 +84,33 @@ func unsetEnv(s *mvm.PoolSpec, name string) error {
 	s.Env = maps.Clone(s.Env)
 	delete(s.Env, name)
 	return nil
+}
+
+// addEgress adds a destination that is not there, in the form that mvm shows.
+func addEgress(s *mvm.PoolSpec, text string) error {
+	d, err := egress.Parse(text)
+	if err == nil && !slices.ContainsFunc(s.Egress, sameDestination(d)) {
+		s.Egress = append(slices.Clone(s.Egress), d.String())
+	}
+	return err
+}
+
+func removeEgress(s *mvm.PoolSpec, text string) error {
+	d, err := egress.Parse(text)
+	if err != nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(s.Egress), sameDestination(d))
+	if len(kept) == len(s.Egress) {
+		return mvm.Errorf(mvm.KindNotFound, "--unset-egress %s: the pool's egress has no such destination", text).
+			WithFix("see `mvm pool info`")
+	}
+	s.Egress = kept
+	return nil
+}
+
+func sameDestination(d egress.Destination) func(string) bool {
+	return func(have string) bool { h, err := egress.Parse(have); return err == nil && h == d }
 }
 
 // addPublish publishes one more port. One that has the same place on the host, or that

@@ -92,6 +92,7 @@ func tenantInfoTable(t mvm.Tenant, u mvm.Usage) command.Table {
 	tab.Add("pinned", command.YesNo(t.Pinned))
 	tab.Add("secrets", fmt.Sprintf("%s (generation %d)", command.Dash(strings.Join(t.SecretNames, ", ")), t.SecretsGeneration))
 	tab.Add("host services", command.Dash(joinInts(t.HostServices)))
+	tab.Add("network", networkText(t))
 	tab.Add("vcpus", of(u.VCPUs, q.MaxVCPUs, ""))
 	tab.Add("memory", of(u.MemMiB, q.MaxMemMiB, " MiB"))
 	tab.Add("running", of(u.Running, q.MaxRunning, ""))
@@ -103,6 +104,14 @@ func tenantInfoTable(t mvm.Tenant, u mvm.Usage) command.Table {
 		tab.Add("problem", t.Problem)
 	}
 	return tab
+}
+
+// networkText says whether private networks and neighbours are closed.
+func networkText(t mvm.Tenant) string {
+	if t.Closed {
+		return "closed: private networks and other users' instances only as pools allow"
+	}
+	return "open: guests reach private networks and each other; close it with mvm tenant update " + t.ID + " --closed"
 }
 
 func joinInts(ns []int) string {

@@ -96,13 +96,14 @@ func (a *app) runTenantCreate(cmd *cobra.Command, id string, o tenantCreateOptio
 }
 
 func (a *app) tenantUpdateCmd() *cobra.Command {
-	var pinned bool
+	var pinned, closed bool
 	var services []int
 	cmd := &cobra.Command{Use: "update TENANT [flags]", Short: "Change a tenant's quota and settings; others stay as they are",
 		Args: cobra.ExactArgs(1), ValidArgsFunction: a.CompleteTenants}
 	f := cmd.Flags()
 	f.BoolVar(&pinned, "pinned", false, "mvm never stops, pauses or restarts the tenant's instances by itself")
 	f.IntSliceVar(&services, "host-service", nil, "the full list of TCP `PORTS` on the host that the guests may reach")
+	f.BoolVar(&closed, "closed", false, "guests reach private networks, and a user's instance others, only as their pool's egress and peers say")
 	quota := quotaFlags(f)
 	out := command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -117,6 +118,9 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 			}
 			if f.Changed("host-service") {
 				up.HostServices = &services
+			}
+			if f.Changed("closed") {
+				up.Closed = &closed
 			}
 			if up == (mvm.TenantUpdate{}) {
 				return command.Usagef(cmd, "no setting to change was given")

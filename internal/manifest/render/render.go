@@ -115,6 +115,10 @@ func (w *writer) pool(p mvm.PoolSpec) {
 	w.yes("pinned", p.Pinned)
 	w.yes("critical", p.Critical)
 	w.text("wake_catch_up", string(p.WakeCatchUp), "")
+	w.yes("peers", p.Peers)
+	if len(p.Egress) > 0 {
+		w.line("egress", w.ordered(p.Egress))
+	}
 	if len(p.Publish) > 0 {
 		list := make([]any, len(p.Publish))
 		for n, pub := range p.Publish {

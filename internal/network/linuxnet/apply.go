@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"mvm"
 	"mvm/internal/network"
@@ -107,6 +108,7 @@ func (n *Network) doubtBridges() {
 	for name := range n.bridges {
 		n.bridges[name] = netip.Prefix{}
 	}
+	clear(n.isolated)
 }
 
 // applyBridges runs in the namespace. Bridges that are known to be right stay alone.
@@ -137,7 +139,33 @@ func (n *Network) applyBridges(ctx context.Context, cfg network.Config) error {
 			n.bridges[name] = t.Subnet
 		}
 	}
+	n.isolatePorts(cfg)
 	return nil
+}
+
+// isolatePorts makes the isolation of TAPs that are there what cfg says. It runs in the
+// namespace; one that OpenTAP makes later begins with it. The rules of the bridge keep the
+// instances apart without it too.
+func (n *Network) isolatePorts(cfg network.Config) {
+	known := make(map[string]bool, len(n.isolated))
+	for _, t := range cfg.Tenants {
+		for _, i := range t.Instances {
+			tap := mvm.TAPName(t.NetID, i.Offset)
+			known[tap] = i.Alone
+			if was, ok := n.isolated[tap]; ok && was == i.Alone {
+				continue
+			}
+			index, err := interfaceIndex(tap)
+			if err == nil {
+				err = setPortFlags(index, i.Alone)
+			}
+			if err != nil && !errors.Is(err, unix.ENODEV) { // no port of a bridge, which Verify tells
+				n.log.Warn("set isolation of a port", "port", tap, "instance", i.ID, "error", err)
+				delete(known, tap)
+			}
+		}
+	}
+	n.isolated = known
 }
 
 // applyNothing removes our bridges and then the tables. While an interface is left

@@ -17,7 +17,7 @@ func (f *firewall) tableOf(family nftables.TableFamily) *nftables.Table {
 func (f *firewall) set(s setDef) *nftables.Set {
 	return &nftables.Set{
 		Table: f.tableOf(s.family), ID: f.setID(s.name), Name: s.name, KeyType: s.key,
-		Concatenation: s.concat, Dynamic: s.dynamic, Size: s.size, KeyByteOrder: binaryutil.BigEndian,
+		Concatenation: s.concat, Dynamic: s.dynamic, Interval: s.ranges, Size: s.size, HasTimeout: s.timeout > 0, Timeout: s.timeout, KeyByteOrder: binaryutil.BigEndian,
 	}
 }
 
@@ -89,12 +89,12 @@ func (f *firewall) queue(c *nftables.Conn, have, want elements) error {
 	for _, d := range f.rules.sets {
 		set := f.set(d)
 		for part := range slices.Chunk(have.missing(want, d.name), maxBatch) {
-			if err := c.SetDeleteElements(set, setElements(part)); err != nil {
+			if err := c.SetDeleteElements(set, setElements(part, d.ranges)); err != nil {
 				return mvm.Errorf(mvm.KindInternal, "remove from nftables set %s: %w", d.name, err)
 			}
 		}
 		for part := range slices.Chunk(want.missing(have, d.name), maxBatch) {
-			if err := c.SetAddElements(set, setElements(part)); err != nil {
+			if err := c.SetAddElements(set, setElements(part, d.ranges)); err != nil {
 				return mvm.Errorf(mvm.KindInternal, "add to nftables set %s: %w", d.name, err)
 			}
 		}

@@ -10,10 +10,12 @@ import (
 	"mvm/internal/network"
 )
 
-// elements are the keys in each set, by the set's name.
+// elements are the keys in each set, by the set's name. Of a set of ranges they are the
+// first key and the last, one after the other.
 type elements map[string]map[string]bool
 
-var keptSets = [...]string{setPorts, setGuests, setGateways, setHosts, setServices}
+var keptSets = [...]string{setPorts, setGuests, setGateways, setHosts, setServices,
+	setClosed, setEgress, setResolvers, setAlone, setHubs, setAlonePort, setHubPort}
 
 func newElements() elements {
 	e := elements{}
@@ -26,8 +28,14 @@ func newElements() elements {
 // wanted returns the elements that the Config asks for. The Config is valid.
 func wanted(cfg network.Config) elements {
 	e := newElements()
+	for _, a := range cfg.Resolvers {
+		e[setResolvers][string(a.AsSlice())] = true
+	}
 	for _, t := range cfg.Tenants {
 		bridge := string(ifname(mvm.BridgeName(t.NetID)))
+		if t.Closed {
+			e[setClosed][bridge] = true
+		}
 		gateway := bridge + string(t.Gateway().AsSlice())
 		e[setGateways][gateway] = true
 		e[setHosts][string(t.Gateway().AsSlice())] = true
@@ -38,9 +46,26 @@ func wanted(cfg network.Config) elements {
 			ip, _ := mvm.SubnetAddr(t.Subnet, i.Offset)
 			e[setGuests][bridge+string(ip.AsSlice())] = true
 			e[setPorts][portKey(t, i)] = true
+			e.neighbours(t, i, string(ip.AsSlice()))
+			if i.Egress > 0 {
+				for _, b := range egressBoxes(t.Egress[i.Egress-1]) {
+					e[setEgress][b.key(ip)] = true
+				}
+			}
 		}
 	}
 	return e
+}
+
+// neighbours says which of its tenant's other instances an instance reaches.
+func (e elements) neighbours(t network.Tenant, i network.Instance, ip string) {
+	tap := string(ifname(mvm.TAPName(t.NetID, i.Offset)))
+	if i.Alone {
+		e[setAlone][ip], e[setAlonePort][tap] = true, true
+	}
+	if i.Gateway {
+		e[setHubs][ip], e[setHubPort][tap] = true, true
+	}
 }
 
 func portKey(t network.Tenant, i network.Instance) string {
@@ -78,10 +103,13 @@ func (e elements) equal(other elements) bool {
 // maxBatch bounds the elements of one message: a netlink attribute holds 64 KiB.
 const maxBatch = 500
 
-func setElements(keys []string) []nftables.SetElement {
+func setElements(keys []string, ranges bool) []nftables.SetElement {
 	out := make([]nftables.SetElement, len(keys))
 	for i, k := range keys {
 		out[i] = nftables.SetElement{Key: []byte(k)}
+		if ranges {
+			out[i] = nftables.SetElement{Key: []byte(k[:len(k)/2]), KeyEnd: []byte(k[len(k)/2:])}
+		}
 	}
 	return out
 }

@@ -77,12 +77,13 @@ func honest() []ruleDef {
 // fromGuest decides by the destination as the guest wrote it, before connection
 // tracking and anybody's NAT see the packet.
 func fromGuest(cluster netip.Prefix, blocked []netip.Prefix) []ruleDef {
-	rules := append(honest(),
+	rules := append(append(honest(), alone()...),
 		rule4("within the tenant, without connection tracking", in(setGuests, iifWith(dstIP())...), notrack(), accept()),
 		rule4("the tenant's own gateway address", in(setGateways, iifWith(dstIP())...), accept()),
 		rule("other addresses of the host, broadcast, multicast", toNonUnicast(), drop()),
 	)
-	return append(rules, notInside(cluster, blocked)...)
+	rules = append(rules, notInside(cluster, blocked)...)
+	return append(rules, rule4("private networks, of a closed tenant", in(setClosed, meta(expr.MetaKeyIIFNAME, reg1)), jump("private")))
 }
 
 func notInside(cluster netip.Prefix, blocked []netip.Prefix) []ruleDef {
@@ -106,13 +107,14 @@ func inputFrom() []ruleDef {
 }
 
 func forwardFrom(cluster netip.Prefix, blocked []netip.Prefix) []ruleDef {
-	rules := append(honest(),
+	rules := append(append(honest(), alone()...),
 		rule4("within the tenant", in(setGuests, iifWith(dstIP())...), in(setGuests, oifWith(dstIP())...), accept()),
 		rule("no other bridge", isBridge(expr.MetaKeyOIFNAME), drop()),
 		rule("no port of a bridge", isTAP(expr.MetaKeyOIFNAME), drop()),
 	)
 	rules = append(rules, notInside(cluster, blocked)...)
 	return append(rules,
+		rule4("private networks, of a closed tenant", in(setClosed, meta(expr.MetaKeyIIFNAME, reg1)), jump("private_forward")),
 		rule("what belongs to no connection", ctState(stateInvalid), drop()),
 		rule("errors about connections, which may be another's", protocol(unix.IPPROTO_ICMP), ctState(stateRelated), drop()),
 		rule("bound on connections", jump("limit")),

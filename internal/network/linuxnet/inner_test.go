@@ -79,6 +79,22 @@ var alone = []struct {
 		[]string{"IP of nobody to the host"}},
 	{"senders at the IP level, behind the frames' check", "sysctl rp_filter",
 		[]string{"IP of nobody to the outside", "IP of nobody to the host"}},
+	{"users' instances", "bridge forward: a user's instance reaches its gateways alone",
+		[]string{"user to user", "user to worker", "ARP of a user's instance"}},
+	{"users' instances", "bridge forward: gateways alone reach a user's instance",
+		[]string{"user to user", "worker to user"}},
+	{"users' instances", portIsolation,
+		[]string{"user to user"}},
+	{"users' instances", "inet from_guest: a user's instance reaches its gateways alone",
+		[]string{"user to user through the host", "user to worker through the host"}},
+	{"users' instances", "inet from_guest: gateways alone reach a user's instance",
+		[]string{"user to user through the host", "worker to user through the host"}},
+	{"users' instances", "inet forward_from: a user's instance reaches its gateways alone",
+		[]string{"user to user through the host", "user to worker through the host"}},
+	{"users' instances", "inet forward_from: gateways alone reach a user's instance",
+		[]string{"user to user through the host", "worker to user through the host"}},
+	{"private networks", privateOuter, names(privateAttacks())},
+	{"private networks", privateInner, names(privateAttacks())},
 }
 
 // TestInnerRulesHold takes all rules of a layer away but one, the outer ones too: it must

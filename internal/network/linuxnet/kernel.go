@@ -165,7 +165,7 @@ func readTable(c *nftables.Conn, t *nftables.Table, o *observed) error {
 			return err
 		}
 		for _, e := range elems {
-			o.elements[s.Name][string(e.Key)] = true
+			o.elements[s.Name][string(e.Key)+string(e.KeyEnd)] = true
 		}
 	}
 	return nil

@@ -15,7 +15,8 @@
 //	inet raw       the sender is an instance of the bridge's tenant; the destination,
 //	               as the guest wrote it, is the tenant's, or the outside
 //	inet filter    the same after NAT by others, and connection states
-//	bridge port    learns no MACs, floods nothing
+//	inet output    only mvm's users begin connections to guests
+//	bridge port    learns no MACs, floods nothing; one of a user's instance is isolated
 //	sysctls        the host answers on a bridge for that bridge's address only
 package linuxnet
 
@@ -51,6 +52,8 @@ type Options struct {
 	Blocked []netip.Prefix
 	// MaxConns bounds the connections that one guest holds through the host, default 4096.
 	MaxConns int
+	// Callers are users, beside root, whose processes may begin connections to guests.
+	Callers []int
 }
 
 // Network is a network.Network on the Linux kernel. It is safe for concurrent use.
@@ -67,6 +70,8 @@ type Network struct {
 	synced  bool                    // the kernel agreed with cfg when we last looked
 	inForce observed                // what we put into nftables, or found, when we last looked
 	bridges map[string]netip.Prefix // by name; the zero Prefix: to be looked at again
+
+	isolated map[string]bool // by TAP; those that are not in it are to be looked at
 }
 
 var _ network.Network = (*Network)(nil)
@@ -90,7 +95,7 @@ func New(opts Options) (*Network, error) {
 		err = mvm.Errorf(mvm.KindInternal, "open netlink: %w", err)
 		return nil, errors.Join(err, ns.close())
 	}
-	n := &Network{log: opts.Log, ns: ns, links: links, bridges: map[string]netip.Prefix{}}
+	n := &Network{log: opts.Log, ns: ns, links: links, bridges: map[string]netip.Prefix{}, isolated: map[string]bool{}}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -115,7 +120,7 @@ func (o Options) ruleset() (ruleset, error) {
 	if conns < 1 {
 		return ruleset{}, mvm.Errorf(mvm.KindInvalid, "set up network: %d connections per guest is below 1", conns)
 	}
-	return newRuleset(cluster, blocked, uint32(conns)), nil
+	return newRuleset(cluster, blocked, uint32(conns), append([]int{0}, o.Callers...)), nil
 }
 
 // lock takes the Network's turn, unless ctx has ended or the Network is closed.

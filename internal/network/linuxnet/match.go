@@ -17,10 +17,13 @@ type match []expr.Any
 // Registers. A concatenation begins at reg1 and its parts follow each other at 4-byte
 // steps: reg1 holds 16 bytes, which is an interface name; after it come the others.
 const (
-	reg1   = unix.NFT_REG_1
-	reg2   = unix.NFT_REG_2        // byte 16, after an interface name
-	reg2b4 = unix.NFT_REG32_00 + 5 // byte 20, after a name and an IPv4 address
-	reg2b8 = unix.NFT_REG32_00 + 6 // byte 24, after a name and an Ethernet address
+	reg1    = unix.NFT_REG_1
+	reg2    = unix.NFT_REG_2        // byte 16, after an interface name
+	reg1b4  = unix.NFT_REG32_00 + 1 // bytes 4, 8 and 12, after one, two and three words
+	reg1b8  = unix.NFT_REG32_00 + 2
+	reg1b12 = unix.NFT_REG32_00 + 3
+	reg2b4  = unix.NFT_REG32_00 + 5 // byte 20, after a name and an IPv4 address
+	reg2b8  = unix.NFT_REG32_00 + 6 // byte 24, after a name and an Ethernet address
 )
 
 const (
@@ -155,6 +158,53 @@ func overConns(set string, limit uint32) match {
 	}}
 }
 
+// addrIn matches when 4 bytes of the network header are an address in the set.
+func addrIn(set string, off uint32) match    { return in(set, netBytes(off, 4, reg1)) }
+func addrNotIn(set string, off uint32) match { return notIn(set, netBytes(off, 4, reg1)) }
+
+// inPorts and notInPorts look at an interface's name.
+func inPorts(set string, key expr.MetaKey) match    { return in(set, meta(key, reg1)) }
+func notInPorts(set string, key expr.MetaKey) match { return notIn(set, meta(key, reg1)) }
+
+// flow loads sender, destination, protocol and port. A packet without a port, such as an
+// ICMP message, has other bytes there; one too short for them matches no rule.
+func flow() []expr.Any {
+	return []expr.Any{netBytes(offIPSrc, 4, reg1), netBytes(offIPDst, 4, reg1b4), meta(expr.MetaKeyL4PROTO, reg1b8), transportBytes(2, 2, reg1b12)}
+}
+
+func toPort(n uint16) match {
+	return match{transportBytes(2, 2, reg1), compare(expr.CmpOpEq, be16(n))}
+}
+
+// refusedOften matches when the sender was refused more than once a second for a while.
+func refusedOften() match {
+	return match{netBytes(offIPSrc, 4, reg1), &expr.Dynset{
+		SrcRegKey: reg1, SetName: setRefusing, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: refusedFor,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeSecond, Burst: 30, Over: true}},
+	}}
+}
+
+// remembered keeps the flow in the set for a while.
+func remembered() match {
+	return append(flow(), &expr.Dynset{SrcRegKey: reg1, SetName: setRefused, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: refusedFor})
+}
+
+// notOf matches packets of sockets whose owner is none of the users. A packet without
+// a socket, which the kernel itself sends, does not match.
+func notOf(users []int) match {
+	m := match{meta(expr.MetaKeySKUID, reg1)}
+	for _, u := range users {
+		m = append(m, compare(expr.CmpOpNeq, host32(uint32(u))))
+	}
+	return m
+}
+
+// unreachable answers that the way is forbidden.
+func unreachable() match {
+	return match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
+}
+
+func back() match    { return match{&expr.Verdict{Kind: expr.VerdictReturn}} }
 func accept() match  { return match{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() match    { return match{&expr.Verdict{Kind: expr.VerdictDrop}} }
 func notrack() match { return match{&expr.Notrack{}} }

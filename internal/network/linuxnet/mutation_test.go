@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"mvm/internal/egress"
 	"mvm/internal/network/linuxnet"
 )
 
@@ -15,7 +16,7 @@ import (
 
 func watchedWorld(t *testing.T, bridgeNF string) *world {
 	w := newWorld(t, bridgeNF, linuxnet.Options{})
-	for _, name := range []string{"a3", "a4", "z3"} {
+	for _, name := range []string{"a3", "a4", "z3", "b3", "b7", "b8"} {
 		w.watch(name)
 	}
 	w.listenTCP()
@@ -62,8 +63,8 @@ func (w *world) unprotect() {
 	w.host.sysctl("net/ipv4/icmp_ratelimit", "0")
 	w.host.sysctl("net/ipv4/icmp_msgs_per_sec", "100000")
 	w.host.sysctl("net/ipv4/icmp_msgs_burst", "100000")
-	for _, l := range []string{"tn3i3", "tn3i4", "tn4i3"} {
-		w.host.run("bridge", "link", "set", "dev", l, "learning", "on", "flood", "on", "mcast_flood", "on")
+	for _, l := range []string{"tn3i3", "tn3i4", "tn4i3", "tn5i3", "tn5i7", "tn5i8"} {
+		w.host.run("bridge", "link", "set", "dev", l, "learning", "on", "flood", "on", "mcast_flood", "on", "isolated", "off")
 	}
 	for key, value := range map[string]string{
 		"arp_ignore": "0", "arp_filter": "0", "rp_filter": "0", "accept_local": "1",
@@ -138,6 +139,42 @@ var layers = []layer{
 			"inet from_guest: senders are instances of the bridge's tenant", "inet forward_from: senders are instances of the bridge's tenant",
 			"inet input_from: senders are instances of the bridge's tenant", "inet input_from: nothing else on the host", "sysctl rp_filter"},
 		[]string{"IP of nobody to the outside", "IP of nobody to the host", "IP of the gateway"}},
+	{"users' instances", neighbourRules(), names(neighbourAttacks())},
+	{"private networks", []string{privateOuter, privateInner}, names(privateAttacks())},
+	{"private networks, range by range", privateRanges(), names(privateAttacks())},
+}
+
+// portIsolation is the flag of the TAPs of users' instances, among a layer's rules.
+const portIsolation = "port isolation"
+
+const (
+	privateOuter = "inet from_guest: private networks, of a closed tenant"
+	privateInner = "inet forward_from: private networks, of a closed tenant"
+)
+
+// neighbourRules keep a user's instance and others of its tenant apart.
+func neighbourRules() []string {
+	rules := []string{portIsolation}
+	for _, chain := range []string{"bridge forward", "inet from_guest", "inet forward_from"} {
+		rules = append(rules, chain+": a user's instance reaches its gateways alone", chain+": gateways alone reach a user's instance")
+	}
+	return rules
+}
+
+func privateRanges() (rules []string) {
+	for _, p := range egress.Private() {
+		rules = append(rules, "inet private: closed: "+p.String(), "inet private_forward: closed: "+p.String())
+	}
+	return rules
+}
+
+func names(all []attack) (out []string) {
+	for _, a := range all {
+		if !a.kernel {
+			out = append(out, a.name)
+		}
+	}
+	return out
 }
 
 func TestEveryLayerStopsSomething(t *testing.T) {
@@ -173,6 +210,9 @@ func TestEveryDropIsInALayer(t *testing.T) {
 		// routes nothing to a port: these wait behind other layers.
 		"inet from_guest: no IPv6": true, "inet input_from: no IPv6": true, "inet forward_from: no IPv6": true,
 		"inet forward_to: no IPv6": true, "inet forward_from: no port of a bridge": true,
+		// TestHostUsers and TestRefusals show these.
+		"inet output: only mvm's users begin connections to guests": true,
+		"inet refuse: who is refused often gets no answer":          true,
 		// TestFakedErrors and TestConnectionLimit show these.
 		"inet forward_from: errors about connections, which may be another's": true,
 		"inet limit: a guest cannot fill the host's connection table":         true,
@@ -220,6 +260,10 @@ func (w *world) rules() map[string]ruleText {
 func (w *world) without(names []string) {
 	have := w.rules()
 	for _, name := range names {
+		if name == portIsolation {
+			w.host.run("bridge", "link", "set", "dev", "tn5i7", "isolated", "off")
+			continue
+		}
 		if key, ok := strings.CutPrefix(name, "sysctl "); ok {
 			for _, dev := range []string{"all", "br-tenant-3", "br-tenant-4"} {
 				w.host.sysctl("net/ipv4/conf/"+dev+"/"+key, "0")

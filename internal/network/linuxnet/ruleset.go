@@ -3,6 +3,7 @@ package linuxnet
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -18,6 +19,17 @@ const (
 	setHosts    = "hosts"    // address of each bridge
 	setServices = "services" // bridge . address of the bridge . TCP port
 	setConns    = "conns"    // connections by sender, kept by the kernel
+
+	setClosed    = "closed"    // bridge of each closed tenant
+	setEgress    = "egress"    // address of an instance . addresses . protocols . ports in private networks
+	setResolvers = "resolvers" // address of each name server of guests
+	setAlone     = "alone"     // address of each instance that reaches gateways alone
+	setHubs      = "hubs"      // address of each instance that is a gateway
+	setAlonePort = "alone_taps"
+	setHubPort   = "hub_taps"
+
+	setRefusing = "refusing" // addresses of guests that are refused often, kept by the kernel
+	setRefused  = "refused"  // address of an instance . address . protocol . port, kept by the kernel
 )
 
 const (
@@ -31,7 +43,9 @@ type setDef struct {
 	key     nftables.SetDatatype
 	concat  bool
 	dynamic bool
+	ranges  bool // keys are ranges
 	size    uint32
+	timeout time.Duration
 }
 
 type chainDef struct {
@@ -58,7 +72,8 @@ type ruleset struct {
 	chains []chainDef
 }
 
-func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32) ruleset {
+func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32, callers []int) ruleset {
+	destination := concat(nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	return ruleset{
 		sets: []setDef{
 			{family: famBridge, name: setPorts, key: concat(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr), concat: true},
@@ -67,8 +82,17 @@ func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32) r
 			{family: famINet, name: setHosts, key: nftables.TypeIPAddr},
 			{family: famINet, name: setServices, key: concat(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeInetService), concat: true},
 			{family: famINet, name: setConns, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 17},
+			{family: famINet, name: setClosed, key: nftables.TypeIFName},
+			{family: famINet, name: setEgress, key: destination, concat: true, ranges: true},
+			{family: famINet, name: setResolvers, key: nftables.TypeIPAddr},
+			{family: famINet, name: setAlone, key: nftables.TypeIPAddr},
+			{family: famINet, name: setHubs, key: nftables.TypeIPAddr},
+			{family: famBridge, name: setAlonePort, key: nftables.TypeIFName},
+			{family: famBridge, name: setHubPort, key: nftables.TypeIFName},
+			{family: famINet, name: setRefusing, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 16, timeout: refusedFor},
+			{family: famINet, name: setRefused, key: destination, concat: true, dynamic: true, size: 1 << 16, timeout: refusedFor},
 		},
-		chains: slices.Concat(bridgeChains(), inetChains(cluster, blocked, maxConns)),
+		chains: slices.Concat(bridgeChains(), inetChains(cluster, blocked, maxConns), privateChains(), hostChains(callers)),
 	}
 }
 
@@ -85,6 +109,10 @@ func bridgeChains() []chainDef {
 			rules: from("what a guest sends")},
 		{family: famBridge, name: "input", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookInput, prio: -300,
 			rules: from("frames to reserved addresses come here without prerouting")},
+		{family: famBridge, name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward, prio: -300, rules: []ruleDef{
+			rule("a user's instance reaches its gateways alone", inPorts(setAlonePort, in), notInPorts(setHubPort, out), drop()),
+			rule("gateways alone reach a user's instance", inPorts(setAlonePort, out), notInPorts(setHubPort, in), drop()),
+		}},
 		{family: famBridge, name: "postrouting", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookPostrouting, prio: 300,
 			rules: []ruleDef{rule("what a guest gets", isTAP(out), jump("to_tap"))}},
 	}

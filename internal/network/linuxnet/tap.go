@@ -178,7 +178,7 @@ func (n *Network) attach(t network.Tenant, i network.Instance, index, bridge int
 	}{
 		{"turn IPv6 off", func() error { return writeAll(noIPv6(name)) }},
 		{"attach to the bridge", func() error { return n.links.LinkSetMasterByIndex(link, bridge) }},
-		{"set port flags", func() error { return setPortFlags(index) }},
+		{"set port flags", func() error { return setPortFlags(index, i.Alone) }},
 		{"add MAC to the bridge", func() error {
 			return n.links.NeighSet(&netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP, Flags: netlink.NTF_MASTER | netlink.NTF_STICKY, HardwareAddr: mac})
 		}},
@@ -221,8 +221,9 @@ func writeAll(settings []sysctl) error {
 	return nil
 }
 
-// setPortFlags turns learning and flooding off on a port, in one request.
-func setPortFlags(index int) error {
+// setPortFlags turns learning and flooding off on a port, in one request. An isolated port
+// reaches none that is isolated too.
+func setPortFlags(index int, isolated bool) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	msg.Index = int32(index)
@@ -231,6 +232,11 @@ func setPortFlags(index int) error {
 	for _, flag := range []int{nl.IFLA_BRPORT_LEARNING, nl.IFLA_BRPORT_UNICAST_FLOOD, nl.IFLA_BRPORT_MCAST_FLOOD} {
 		port.AddRtAttr(flag, []byte{0})
 	}
+	on := []byte{0}
+	if isolated {
+		on[0] = 1
+	}
+	port.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, on)
 	req.AddData(port)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err

@@ -28,7 +28,7 @@ func (n *Network) Verify(ctx context.Context) ([]network.Finding, error) {
 	}
 	defer n.mu.Unlock()
 	var out []network.Finding
-	for _, check := range []func() ([]network.Finding, error){n.verifyRules, n.verifyLinks, n.verifyHost, n.verifyOthers} {
+	for _, check := range []func() ([]network.Finding, error){n.verifyRules, n.verifyLinks, n.verifyHost, n.verifyOthers, n.refusals} {
 		var found []network.Finding
 		err := n.ns.do(func() (err error) {
 			found, err = check()
@@ -94,7 +94,7 @@ func (n *Network) verifyLinks() ([]network.Finding, error) {
 		out = append(out, found...)
 		for _, i := range t.Instances {
 			if tap := byName[mvm.TAPName(t.NetID, i.Offset)]; tap != nil {
-				out = append(out, n.verifyTAP(t, tap, byIndex)...)
+				out = append(out, n.verifyTAP(t, i, tap, byIndex)...)
 			}
 		}
 	}
@@ -147,7 +147,7 @@ func (n *Network) verifyBridge(t network.Tenant, link netlink.Link) ([]network.F
 	return append(out, settings...), err
 }
 
-func (n *Network) verifyTAP(t network.Tenant, tap netlink.Link, byIndex map[int]netlink.Link) []network.Finding {
+func (n *Network) verifyTAP(t network.Tenant, i network.Instance, tap netlink.Link, byIndex map[int]netlink.Link) []network.Finding {
 	a := tap.Attrs()
 	stop := "stop its instance and start it again"
 	var out []network.Finding
@@ -155,6 +155,9 @@ func (n *Network) verifyTAP(t network.Tenant, tap netlink.Link, byIndex map[int]
 		out = append(out, network.Finding{Severity: severe, What: "TAP is no port of its tenant's bridge", Where: a.Name, Fix: stop})
 	} else if p, err := n.links.LinkGetProtinfo(tap); err == nil && (p.Learning || p.Flood) {
 		out = append(out, network.Finding{Severity: minor, What: "TAP's bridge port learns addresses or floods", Where: a.Name, Fix: stop})
+	}
+	if p, err := n.links.LinkGetProtinfo(tap); err == nil && p.Isolated != i.Alone {
+		out = append(out, network.Finding{Severity: severe, What: fmt.Sprintf("TAP's bridge port is isolated: %t, and should be: %t", p.Isolated, i.Alone), Where: a.Name, Fix: fixRestart})
 	}
 	if tap.Type() != "tuntap" {
 		out = append(out, network.Finding{Severity: severe, What: "interface with a TAP's name is a " + tap.Type(), Where: a.Name, Fix: "ip link delete " + a.Name})

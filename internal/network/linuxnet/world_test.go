@@ -28,6 +28,7 @@ import (
 // test reads and writes itself, and an outside in another namespace.
 //
 //	acme (10.240.3.0/24): a3, a4        zeta (10.240.4.0/24): z3
+//	beta (10.240.5.0/24), which is closed: b3; b6, a gateway; b7 and b8, of users, alone
 //	host: 192.0.2.1 ── veth ── 192.0.2.2: outside, which routes all of 10.0.0.0/8
 //	to the host, as the host does with what it does not know
 type world struct {
@@ -79,7 +80,12 @@ func newWorld(t testing.TB, bridgeNF string, opts linuxnet.Options) *world {
 	}
 	w.net = n
 	t.Cleanup(w.close)
-	w.cfg = networktest.Config(networktest.Tenant("acme", 3, 3, 4, 5), networktest.Tenant("zeta", 4, 3))
+	w.cfg = networktest.Config(networktest.Tenant("acme", 3, 3, 4, 5), networktest.Tenant("zeta", 4, 3), networktest.Tenant("beta", 5, 3, 6, 7, 8))
+	w.cfg.Tenants[2].Closed = true
+	for n := range w.cfg.Tenants[2].Instances {
+		i := &w.cfg.Tenants[2].Instances[n]
+		i.Gateway, i.Alone = i.Offset == 6, i.Offset > 6
+	}
 	w.cfg.Tenants[0].HostPorts = []int{portAcme}
 	w.cfg.Tenants[1].HostPorts = []int{portZeta}
 	if err := n.Apply(context.Background(), w.cfg); err != nil {
@@ -118,7 +124,7 @@ func (w *world) connectOutside() {
 // tap opens the TAP of an instance by a name like a3 and watches what arrives there.
 func (w *world) tap(name string) *os.File {
 	w.t.Helper()
-	tenant := w.cfg.Tenants[map[byte]int{'a': 0, 'z': 1}[name[0]]]
+	tenant := w.cfg.Tenants[map[byte]int{'a': 0, 'z': 1, 'b': 2}[name[0]]]
 	i := slices.IndexFunc(tenant.Instances, func(i network.Instance) bool { return i.Offset == int(name[1]-'0') })
 	f, err := w.net.OpenTAP(context.Background(), tenant.ID, tenant.Instances[i].ID, 0)
 	if err != nil {
@@ -263,6 +269,8 @@ func markerIn(b []byte) string {
 func (w *world) arrived(where string, frame []byte) {
 	m := markerIn(frame)
 	switch {
+	case m != "" && frame[12] == 8 && frame[13] == 0 && frame[23] == protoICMP && (frame[34] == 5 || frame[34] == 3 && frame[35] == 13):
+		m = fmt.Sprintf("error %d/%d about %s", frame[34], frame[35], m) // of the host, with the packet in it
 	case m != "" || len(frame) < 42:
 	case frame[12] == 8 && frame[13] == 0 && frame[23] == protoTCP: // an answer to our port
 		if port := int(binary.BigEndian.Uint16(frame[14+22:])); port >= markerPorts && port < markerPorts+10000 {

@@ -2,9 +2,11 @@ package networktest
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 
 	"mvm"
+	"mvm/internal/egress"
 	"mvm/internal/network"
 )
 
@@ -30,7 +32,15 @@ func wantNoErrors(t *testing.T, s Subject) {
 func applyTwice(t *testing.T, s Subject) {
 	cfg := Config(Tenant("acme", 3, 2, 3, 4), Tenant("zeta", 7, 3))
 	cfg.Tenants[0].HostPorts = []int{8080, 443}
+	allowed, err := egress.ParseAll([]string{"10.0.0.0/8:443", "10.0.5.0/24", "192.168.1.1:53/udp"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Resolvers = []netip.Addr{netip.MustParseAddr("192.168.1.1")}
+	cfg.Tenants[0].Closed, cfg.Tenants[0].Egress = true, [][]egress.Destination{allowed}
+	cfg.Tenants[0].Instances[0].Gateway, cfg.Tenants[0].Instances[1].Alone, cfg.Tenants[0].Instances[1].Egress = true, true, 1
 	apply(t, s, cfg)
+	wantNoErrors(t, s)
 	before := s.State()
 	apply(t, s, cfg)
 	if after := s.State(); after != before {
@@ -46,29 +56,45 @@ func applyRefuses(t *testing.T, s Subject) {
 		change(&tenant)
 		return Config(Tenant("acme", 3, 3), tenant)
 	}
+	v6 := Config(Tenant("acme", 3, 3))
+	v6.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::1")}
 	for name, cfg := range map[string]network.Config{
-		"same id":               with(func(t *network.Tenant) { t.ID = "acme" }),
-		"no id":                 with(func(t *network.Tenant) { t.ID = "" }),
-		"same net id":           with(func(t *network.Tenant) { t.NetID = 3 }),
-		"net id too high":       with(func(t *network.Tenant) { t.NetID = 4096 }),
-		"net id below zero":     with(func(t *network.Tenant) { t.NetID = -1 }),
-		"same subnet":           with(func(t *network.Tenant) { t.Subnet = prefix("10.240.3.0/24") }),
-		"subnet overlaps":       with(func(t *network.Tenant) { t.Subnet = prefix("10.240.0.0/16") }),
-		"subnet not valid":      with(func(t *network.Tenant) { t.Subnet = network.Tenant{}.Subnet }),
-		"subnet not masked":     with(func(t *network.Tenant) { t.Subnet = prefix("10.240.4.1/24") }),
-		"subnet is public":      with(func(t *network.Tenant) { t.Subnet = prefix("8.8.8.0/24") }),
-		"offset of the gateway": with(func(t *network.Tenant) { t.Instances[0].Offset = 1 }),
-		"offset is broadcast":   with(func(t *network.Tenant) { t.Instances[0].Offset = 255 }),
-		"offset twice":          with(func(t *network.Tenant) { t.Instances = append(t.Instances, network.Instance{ID: "i-2", Offset: 3}) }),
-		"instance twice":        with(func(t *network.Tenant) { t.Instances = append(t.Instances, t.Instances[0]) }),
-		"host port 0":           with(func(t *network.Tenant) { t.HostPorts = []int{0} }),
-		"host port 65536":       with(func(t *network.Tenant) { t.HostPorts = []int{65536} }),
+		"resolver over IPv6":     v6,
+		"same id":                with(func(t *network.Tenant) { t.ID = "acme" }),
+		"no id":                  with(func(t *network.Tenant) { t.ID = "" }),
+		"same net id":            with(func(t *network.Tenant) { t.NetID = 3 }),
+		"net id too high":        with(func(t *network.Tenant) { t.NetID = 4096 }),
+		"net id below zero":      with(func(t *network.Tenant) { t.NetID = -1 }),
+		"same subnet":            with(func(t *network.Tenant) { t.Subnet = prefix("10.240.3.0/24") }),
+		"subnet overlaps":        with(func(t *network.Tenant) { t.Subnet = prefix("10.240.0.0/16") }),
+		"subnet not valid":       with(func(t *network.Tenant) { t.Subnet = network.Tenant{}.Subnet }),
+		"subnet not masked":      with(func(t *network.Tenant) { t.Subnet = prefix("10.240.4.1/24") }),
+		"subnet is public":       with(func(t *network.Tenant) { t.Subnet = prefix("8.8.8.0/24") }),
+		"offset of the gateway":  with(func(t *network.Tenant) { t.Instances[0].Offset = 1 }),
+		"offset is broadcast":    with(func(t *network.Tenant) { t.Instances[0].Offset = 255 }),
+		"offset twice":           with(func(t *network.Tenant) { t.Instances = append(t.Instances, network.Instance{ID: "i-2", Offset: 3}) }),
+		"instance twice":         with(func(t *network.Tenant) { t.Instances = append(t.Instances, t.Instances[0]) }),
+		"host port 0":            with(func(t *network.Tenant) { t.HostPorts = []int{0} }),
+		"egress not in the list": with(func(t *network.Tenant) { t.Instances[0].Egress = 1 }),
+		"egress below zero":      with(func(t *network.Tenant) { t.Instances[0].Egress = -1 }),
+		"egress to nowhere":      with(func(t *network.Tenant) { t.Egress = [][]egress.Destination{{{}}} }),
+		"egress to IPv6":         with(egressTo(egress.Destination{Prefix: prefix("fd00::/8")})),
+		"egress to link-local":   with(egressTo(egress.Destination{Prefix: prefix("169.254.169.254/32")})),
+		"egress not masked":      with(egressTo(egress.Destination{Prefix: prefix("10.0.5.1/24")})),
+		"egress by sctp":         with(egressTo(egress.Destination{Prefix: prefix("10.0.5.0/24"), Protocol: "sctp"})),
+		"egress port 65536":      with(egressTo(egress.Destination{Prefix: prefix("10.0.5.0/24"), Protocol: "tcp", Port: 65536})),
+		"too much egress":        with(func(t *network.Tenant) { t.Egress = [][]egress.Destination{make([]egress.Destination, egress.Max+1)} }),
+		"host port 65536":        with(func(t *network.Tenant) { t.HostPorts = []int{65536} }),
 	} {
 		wantKind(t, s.Network.Apply(ctx(t), cfg), mvm.KindInvalid)
 		if after := s.State(); after != before {
 			t.Errorf("%s: a refused config changed the state from\n%s\nto\n%s", name, before, after)
 		}
 	}
+}
+
+func egressTo(d egress.Destination) func(*network.Tenant) {
+	return func(t *network.Tenant) { t.Egress = [][]egress.Destination{{d}} }
 }
 
 func applyTakesAway(t *testing.T, s Subject) {
