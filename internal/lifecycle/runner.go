@@ -302,9 +302,11 @@ type progressFan struct {
 	mu   sync.Mutex
 	next int
 	subs map[int]func(mvm.Progress)
+	last mvm.Progress
 }
 
-// add subscribes fn (nil is fine) and returns what ends it.
+// add subscribes fn (nil is fine) and returns what ends it. fn is told at once how far the
+// job is.
 func (p *progressFan) add(fn func(mvm.Progress)) (remove func()) {
 	if fn == nil {
 		return func() {}
@@ -317,6 +319,9 @@ func (p *progressFan) add(fn func(mvm.Progress)) (remove func()) {
 	n := p.next
 	p.next++
 	p.subs[n] = fn
+	if p.last != (mvm.Progress{}) {
+		fn(p.last)
+	}
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -327,6 +332,7 @@ func (p *progressFan) add(fn func(mvm.Progress)) (remove func()) {
 func (p *progressFan) send(v mvm.Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.last = v
 	for _, fn := range p.subs {
 		fn(v)
 	}

@@ -44,7 +44,7 @@ func setup(env *testscript.Env, bin string) error {
 	for name, v := range map[string]string{
 		"MVM_CONFIG": config, "MVM_DATA_DIR": filepath.Join(env.WorkDir, "data"), "MVM_RUN_DIR": run,
 		"MVM_SOCKET": filepath.Join(run, "agent.sock"), "MVM_KEY_FILE": filepath.Join(run, "master.key"),
-		"MVM_DRIVER": "fake", "MVM_NO_AUTOSTART": "1", "NO_COLOR": "1", "TZ": "UTC",
+		"MVM_DRIVER": "fake", "LOOPBACK": loopback(), "MVM_NO_AUTOSTART": "1", "NO_COLOR": "1", "TZ": "UTC",
 		"PATH": bin + string(filepath.ListSeparator) + env.Getenv("PATH"),
 	} {
 		env.Setenv(name, v)
@@ -53,4 +53,11 @@ func setup(env *testscript.Env, bin string) error {
 	env.Values[hostKey{}] = h
 	env.Defer(h.end)
 	return nil
+}
+
+// loopback is an address of this process, for ports that a script must name: other tests
+// run on the machine.
+func loopback() string {
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 1+pid>>14&127, pid>>7&127, 1+pid&127)
 }
