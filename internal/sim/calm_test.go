@@ -42,10 +42,7 @@ func (w *world) comeToRest(since string) {
 		w.checkSpin()
 		pts := w.s.points()
 		if len(pts) == 0 {
-			if why = w.unrest(); why == "" {
-				why = cmp.Or(w.restProblem(), w.missing(), w.heldProblem())
-			}
-			if why == "" {
+			if why = w.notAtRest(); why == "" {
 				return
 			}
 		}
@@ -58,6 +55,17 @@ func (w *world) comeToRest(since string) {
 			w.pass(time.Minute)
 		}
 	}
+}
+
+// notAtRest says what is not as it should be at rest, the first of all that could be: each
+// costs more than those before.
+func (w *world) notAtRest() (why string) {
+	for _, problem := range []func() string{w.unrest, w.restProblem, w.missing, w.heldProblem} {
+		if why = problem(); why != "" {
+			break
+		}
+	}
+	return why
 }
 
 // unrest says who still has something to do.
@@ -163,6 +171,9 @@ func (w *world) restProblem() string {
 		nothingElse("socket", slices.Sorted(maps.Keys(got)), socks),
 		nothingElse("folder", entries(filepath.Join(w.dir, "instances")), owned),
 		nothingElse("folder", entries(filepath.Join(w.run, "i")), owned))
+	if problem != "" {
+		return problem
+	}
 	w.s.alone(func() {
 		if err := w.life.st.View(func(tx *store.Tx) error { return tx.Check() }); err != nil {
 			problem = "the store does not fit together: " + err.Error()
