@@ -15,6 +15,7 @@ import (
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
 	"mvm/internal/publish"
+	"mvm/internal/testenv"
 )
 
 // router stands for what a gateway routes with: it notes what the host says.
@@ -267,7 +268,7 @@ func TestClientsOfAGatewayThatIsGoneAreReset(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(testenv.Patience))
 		back := <-accepted
 		end()
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {

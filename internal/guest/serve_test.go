@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -147,9 +148,14 @@ func TestShutdown(t *testing.T) {
 }
 
 func TestLogs(t *testing.T) {
+	dir := t.TempDir()
 	m := newMachine(t, workload.Service{Name: "app", Restart: "never",
-		Command: sh(`echo one; echo two >&2; printf 'x%.0s' $(seq 1 20000); echo; for i in 1 2 3; do echo "line $i"; done`)})
+		Command: sh(`echo one; echo two >&2; while ! test -e ` + dir + `/go; do sleep 0.02; done; printf 'x%.0s' $(seq 1 20000); echo; for i in 1 2 3; do echo "line $i"; done`)})
 	m.mustConfigure(boot())
+	eventually(t, "both streams are read", func() bool { return len(m.logs(guestproto.Logs{Service: "app"})) == 2 }) // they have no order
+	if err := os.WriteFile(dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	m.awaitState("app", "done")
 	lines := m.logs(guestproto.Logs{Service: "app"})
 	sizes := 0

@@ -22,6 +22,7 @@ import (
 	"mvm/internal/api"
 	"mvm/internal/pki"
 	"mvm/internal/remote"
+	"mvm/internal/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -157,7 +158,7 @@ func start(t *testing.T, opt remote.Options, cfg api.ServerConfig) *node {
 	n.addr, n.srv = srv.Addr(), srv
 	srv.Open(n.svc, cfg)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), testenv.Patience)
 		defer cancel()
 		if err := errors.Join(srv.Close(ctx), n.k.Close()); err != nil {
 			t.Errorf("close: %v", err)

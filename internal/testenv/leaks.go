@@ -12,11 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
-
-// settle is how long what ends by itself may take to be gone.
-const settle = 10 * time.Second
 
 // NothingLeft checks, when the test and the cleanups registered after this call
 // are done, that no process, mount or listening socket is left that has to do with
@@ -24,7 +20,7 @@ const settle = 10 * time.Second
 func NothingLeft(t testing.TB, dir string) {
 	t.Helper()
 	t.Cleanup(func() {
-		Eventually(t, settle, func() error {
+		Eventually(t, Patience, func() error {
 			if left := Left(dir); len(left) > 0 {
 				return errors.New("left behind: " + strings.Join(left, "; "))
 			}

@@ -40,6 +40,10 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
+// Patience bounds what must happen, on the slowest machine: with both cores busy otherwise a
+// process may stand still for seconds. It costs nothing where all is well.
+const Patience = time.Minute
+
 // Eventually calls ok until it returns nil, and fails the test with its last error
 // when the time is over. The deadline is for the slowest machine: it costs nothing
 // on a fast one.

@@ -24,7 +24,7 @@ import (
 )
 
 // within bounds every talk with a guest that is expected to answer.
-const within = 10 * time.Second
+const within = testenv.Patience
 
 // ask sends one request on a stream of its own.
 func ask(ctx context.Context, v driver.VMM, req guestproto.Request) (guestproto.Response, error) {

@@ -118,7 +118,7 @@ func (p *place) dial(from string, port int) net.Conn {
 	if l == nil {
 		return nil
 	}
-	c, err := (&net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", l.Addr().String())
+	c, err := (&net.Dialer{Timeout: time.Minute, LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).Dial("tcp", l.Addr().String())
 	if err != nil {
 		return nil
 	}
@@ -132,7 +132,7 @@ func (p *place) getFrom(from string, port int, path, first string) string {
 		return "closed"
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(c, first+"GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		p.t.Fatal(err)
 	}

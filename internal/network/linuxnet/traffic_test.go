@@ -255,7 +255,7 @@ func TestHostReachesGuestAtOnce(t *testing.T) {
 		if _, err := w.hostUDP[0].WriteToUDP(m, &net.UDPAddr{IP: net.IP(ipA3.AsSlice()), Port: 9}); err != nil {
 			t.Fatal(err)
 		}
-		_ = f.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = f.SetReadDeadline(time.Now().Add(time.Minute))
 		b := make([]byte, 2000)
 		n, err := f.Read(b)
 		if err != nil || markerIn(b[:n]) != string(m) {
