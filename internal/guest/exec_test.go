@@ -108,6 +108,20 @@ func TestExecSignals(t *testing.T) {
 	}
 }
 
+// A size of which a part is missing is none; the smallest is one.
+func TestSizeOfATerminal(t *testing.T) {
+	m := newMachine(t)
+	for _, c := range []struct {
+		rows, cols uint16
+		want       string
+	}{{0, 0, "24 80"}, {0, 9, "24 80"}, {9, 0, "24 80"}, {1, 1, "1 1"}} {
+		s := m.exec(guestproto.Exec{Argv: sh("stty size"), TTY: true, Rows: c.rows, Cols: c.cols})
+		if code := s.wait(); code != 0 || strings.TrimSpace(s.out.String()) != c.want {
+			t.Errorf("%d rows of %d: exit %d, %q, want %s", c.rows, c.cols, code, s.out.String(), c.want)
+		}
+	}
+}
+
 func TestExecTerminal(t *testing.T) {
 	m := newMachine(t)
 	s := m.exec(guestproto.Exec{Argv: sh(`stty size; trap 'stty size' WINCH; test -t 0 && test -t 2 && echo tty $TERM; until read x; do :; done; echo "<$x>"; exit 7`),

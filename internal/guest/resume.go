@@ -24,7 +24,7 @@ func (a *Agent) Resume(body []byte) []byte {
 	}
 	answer := guestproto.Resumed{Clean: err == nil}
 	if a.configuring.TryLock() {
-		answer.InForce = len(a.last.digest) > 0 && bytes.Equal(a.last.digest, r.Digest[:])
+		answer.InForce = bytes.Equal(a.last.digest, r.Digest[:])
 		a.configuring.Unlock()
 	}
 	answer.UnixNanos = time.Now().UnixNano()

@@ -97,6 +97,36 @@ func TestAnswersThatLackSomething(t *testing.T) {
 	}
 }
 
+// A VMM whose start was not answered may have been started: it is looked for, to be ended. One
+// whose start was refused was not.
+func TestLaunchWithoutAnAnswer(t *testing.T) {
+	for what, c := range map[string]struct {
+		answer []byte
+		sought bool
+	}{
+		"the connection ends":  {nil, true},
+		"half an answer":       {frame(answered, []byte("{}"))[:4], true},
+		"it failed to answer":  {frame(failed, []byte(`{"kind":"timeout","text":"start the VMM"}`)), true},
+		"it is refused":        {frame(failed, []byte(`{"kind":"invalid","text":"start the VMM: no"}`)), false},
+		"the host lacks space": {frame(failed, []byte(`{"kind":"internal","text":"start the VMM: no"}`)), false},
+	} {
+		var sought atomic.Bool
+		client := answering(t, func(kind byte) []byte {
+			switch kind {
+			case hostd.OpStart:
+				return c.answer
+			case hostd.OpFind:
+				sought.Store(true)
+			}
+			return frame(failed, []byte(`{"kind":"not-found","text":"no such VMM"}`))
+		})
+		_, _, err := client.VMMs(spawn.Kind).Launch(t.Context(), vmproc.Launch{Name: vmproc.Name{ID: "i-00000001", RunDir: "/run/mvm/i/i-00000001"}})
+		if err == nil || sought.Load() != c.sought {
+			t.Errorf("%s: %v; looked for the VMM: %t, want %t", what, err, sought.Load(), c.sought)
+		}
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // A client whose network was closed asks nothing more, and one that has applied nothing

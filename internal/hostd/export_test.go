@@ -20,6 +20,7 @@ const (
 	OpKill      = byte(opKill)
 	OpStats     = byte(opStats)
 	OpTAP       = byte(opTAP)
+	OpFind      = byte(opFind)
 	OpLeave     = byte(opLeave)
 	OpChanged   = byte(opChanged)
 	OpRead      = byte(opRead)

@@ -61,6 +61,7 @@ func TestProblemsAndTheirPlaces(t *testing.T) {
 		want []string
 	}{
 		"all is well": {"name = 'x'\ncount = 9\non = true\nlist = ['a', 'b']\n[[part]]\nkey = 'y'\n", nil},
+		"the least":   {"name = 'x'\ncount = 1\n", nil},
 		"a BOM":       {"\xef\xbb\xbfname = 'x'\n", nil},
 		"empty":       {"", []string{":1:1: name is missing"}},
 		"no TOML":     {"name = \n", []string{":1:8: unexpected character U+000A at start of value"}},
@@ -108,6 +109,9 @@ func TestBounds(t *testing.T) {
 // What is told of one file is bounded, however much is wrong with it.
 func TestProblemsAreBounded(t *testing.T) {
 	got := read(t, "name = 'x'\n"+strings.Repeat("x", 200)+" = 1\n[[part]]\n"+keys(300))
+	if few := read(t, "name = 'x'\n[[part]]\n"+keys(101)); len(few) != 101 || few[100] != ": and 1 more problems" {
+		t.Errorf("of 101 problems %d are told, the last %q", len(few), few[len(few)-1])
+	}
 	if len(got) != 101 || got[100] != ": and 201 more problems" {
 		t.Fatalf("got %d problems, the last %q", len(got), got[len(got)-1])
 	}

@@ -114,6 +114,7 @@ func TestTokensNameTheUser(t *testing.T) {
 		{"another issuer", eddsa(key, h, with(claims{"iss": "https://evil"})), 401, nil},
 		{"no issuer", eddsa(key, h, with(claims{"iss": nil})), 401, nil},
 		{"another audience", eddsa(key, h, with(claims{"aud": []string{"x"}})), 401, nil},
+		{"an audience that is no text", eddsa(key, h, with(claims{"aud": []any{1, "mvm"}})), 401, nil},
 		{"no audience", eddsa(key, h, with(claims{"aud": nil})), 401, nil},
 		{"no user", eddsa(key, h, with(claims{"sub": nil})), 401, nil},
 		{"a user that is no key", eddsa(key, h, with(claims{"sub": "a/b"})), 401, nil},
