@@ -176,8 +176,14 @@ func seal(img Image) error {
 }
 
 // publish gives the folder its name, durably, and records what it came from. An image of the
-// same digest that is there and whole stays; a damaged one is replaced.
-func (s *DirStore) publish(ctx context.Context, img Image, plan Plan) (Image, error) {
+// same digest that is there and whole stays; a damaged one is replaced. Builds for different
+// requests may end with the same digest: they publish it one after the other.
+func (s *DirStore) publish(ctx context.Context, img Image, plan Plan) (_ Image, err error) {
+	own, err := LockExclusive(ctx, s.path("locks", hash(img.Digest)), nil)
+	if err != nil {
+		return Image{}, err
+	}
+	defer func() { err = errors.Join(err, own.Unlock()) }()
 	shared, err := LockShared(ctx, s.path("lock"), nil)
 	if err != nil {
 		return Image{}, err

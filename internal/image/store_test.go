@@ -3,6 +3,7 @@ package image_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -189,6 +190,48 @@ func TestConcurrentBuildsAreOne(t *testing.T) {
 			t.Errorf("digests differ: %v", digests)
 			break
 		}
+	}
+}
+
+// Builds of one image for pools of different roles are several, and where the roles do not
+// matter they end with the same digest at the same time: all of them have it, whole.
+func TestEqualBuildsEndAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	const builds, rounds = 6, 8
+	var arrived atomic.Int32
+	var together chan struct{}
+	b := &toy{before: func(ctx context.Context, _ string) error {
+		if arrived.Add(1) == builds {
+			close(together)
+		}
+		select {
+		case <-together:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}}
+	stores := []*image.DirStore{open(t, dir, b), open(t, dir, b)}
+	for round := range rounds {
+		arrived.Store(0)
+		together = make(chan struct{})
+		var wg sync.WaitGroup
+		for n := range builds {
+			wg.Go(func() {
+				s := stores[n%2]
+				img, err := s.Build(t.Context(), image.Request{Ref: fmt.Sprint("toy:", round), Profile: fmt.Sprint(n), Tenant: fmt.Sprint(n)}, nil)
+				if err == nil {
+					err = s.Verify(t.Context(), img.Digest)
+				}
+				if err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if left := leftovers(t, dir); len(left) > 0 {
+		t.Errorf("builds have left %v", left)
 	}
 }
 
