@@ -217,31 +217,41 @@ func TestManyConnectionsOfOneClient(t *testing.T) {
 	}
 }
 
-func TestTooManyRequests(t *testing.T) {
-	n := start(t, remote.Options{Rate: 2, Burst: 3}, api.ServerConfig{})
-	dir := n.bundle("eager", "", day)
-	web := n.web(dir, false)
-	var many *http.Response
-	again := n.dial(n.bundle("eager", "", day)) // made now: the rate does not wait for it
-	for range 20 {
-		resp, err := web.Get("https://" + n.addr + "/v1/version")
+// tooMany asks until the server says that it is asked too often.
+func tooMany(t *testing.T, c *http.Client, url string) *http.Response {
+	t.Helper()
+	for range 200 {
+		resp, err := c.Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if resp.StatusCode == http.StatusTooManyRequests {
-			many = resp
-			break
+			return resp
 		}
 		_ = resp.Body.Close()
 	}
-	if many == nil {
-		t.Fatal("20 requests at once pass")
-	}
-	if got := body(t, many, nil); many.Header.Get("Retry-After") != "1" || !strings.Contains(got, `"kind":"unavailable"`) {
-		t.Errorf("got %s, Retry-After %q", got, many.Header.Get("Retry-After"))
-	}
-	if _, err := again.Version(ctxOf(t)); !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "try again in") {
-		t.Errorf("the same client with another certificate: %v", err)
+	t.Fatal("200 requests at once pass")
+	return nil
+}
+
+func TestTooManyRequests(t *testing.T) {
+	n := start(t, remote.Options{Rate: 2, Burst: 3}, api.ServerConfig{})
+	dir := n.bundle("eager", "", day)
+	web := n.web(dir, false)
+	again := n.dial(n.bundle("eager", "", day)) // made now: the rate does not wait for it
+	// A request that comes late is let in. By itself, one a second is never too much.
+	for try := 0; ; try++ {
+		many := tooMany(t, web, "https://"+n.addr+"/v1/version")
+		_, err := again.Version(ctxOf(t))
+		if got := body(t, many, nil); many.Header.Get("Retry-After") != "1" || !strings.Contains(got, `"kind":"unavailable"`) {
+			t.Errorf("got %s, Retry-After %q", got, many.Header.Get("Retry-After"))
+		}
+		if mvm.IsKind(err, mvm.KindUnavailable) && strings.Contains(err.Error(), "try again in") {
+			break
+		} else if try == 20 || err != nil {
+			t.Fatalf("the same client with another certificate: %v", err)
+		}
+		time.Sleep(time.Second)
 	}
 	if _, err := n.client("patient", "").Tenants(ctxOf(t)); err != nil {
 		t.Errorf("another client: %v", err)

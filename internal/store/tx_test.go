@@ -167,16 +167,17 @@ func TestNetIDsAreKeptFromOthers(t *testing.T) {
 	})
 	wantKind(t, err, mvm.KindInvalid) // it is nobody's
 	err = s.Update(func(tx *store.Tx) error {
-		for range mvm.MaxNetID + 2 {
-			if _, err := tx.NextNetID("beta", now, nil); err != nil {
-				got, again := tx.NextNetID("beta", later, nil)
-				if got != 0 {
-					t.Errorf("got net_id %d, want 0, which is given up: %v", got, again)
-				}
-				return errors.Join(err, again)
+		for n := range mvm.MaxNetID + 1 { // quicker than NextNetID, which looks at all below
+			if err := tx.ReserveNetID("beta", n, now); err != nil && !mvm.IsKind(err, mvm.KindExists) {
+				return err
 			}
 		}
-		return nil
+		_, err := tx.NextNetID("beta", now, nil)
+		got, again := tx.NextNetID("beta", later, nil)
+		if got != 0 {
+			t.Errorf("got net_id %d, want 0, which is given up: %v", got, again)
+		}
+		return errors.Join(err, again)
 	})
 	wantKind(t, err, mvm.KindState)
 }
