@@ -111,6 +111,7 @@ func TestAgentProblems(t *testing.T) {
 			[]string{" \"many\" is not a number in", " \"1.2.3.4\" is not ADDRESS:PORT", " \"0\" is not a number", "1:1: api_listen: \"node\" is not", "2:1: cert_dir: ", "3:1: trust_domain: ", "4:1: cert_hours: is a string, must be an integer", "5:1: api_rate: \"0\" is not a number in 1..10000"}},
 		{"origins", "api_origins = [\"*\", \"https://x/path\"]\n", map[string]string{"MVM_API_ORIGINS": "https://X.example"}, nil,
 			[]string{" \"https://X.example\" is not an origin", "1:1: api_origins: \"*\" is not an origin"}},
+		{"what it tells where", "metrics_listen = \"unix:metrics.sock\"\n", nil, nil, []string{"1:1: metrics_listen: "}},
 		{"what it tells", "metrics_listen = \"9750\"\naudit_retention_days = 0\n", nil, nil,
 			[]string{"1:1: metrics_listen: \"9750\" is not", "2:1: audit_retention_days: \"0\" is not a number in 1..3650"}},
 		{"trust", "trusted_keys = \"keys\"\nproduction = 1\nkey_credential = \"../k\"\nreplace_master_key = \"0A\"\nweak_isolation = 1\n", map[string]string{"MVM_PRODUCTION": "yes"}, nil,

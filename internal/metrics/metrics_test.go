@@ -63,10 +63,29 @@ func busy() *metrics.Metrics {
 	return m
 }
 
+const testToken = "0123456789abcdef"
+
+// get asks with an Authorization header.
+func get(t *testing.T, url, auth string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if auth != "" {
+		req.Header.Set("Authorization", auth)
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
 // scrape reads the figures as Prometheus does.
 func scrape(t *testing.T, m *metrics.Metrics) (string, map[string]*dto.MetricFamily) {
 	t.Helper()
-	s, err := m.Serve("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	s, err := m.Serve("127.0.0.1:0", testToken, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +94,7 @@ func scrape(t *testing.T, m *metrics.Metrics) (string, map[string]*dto.MetricFam
 			t.Error(err)
 		}
 	}()
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := c.Get("http://" + s.Addr().String() + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := get(t, "http://"+s.Addr().String()+"/metrics", "Bearer "+testToken)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
@@ -161,12 +176,20 @@ func TestLabelsAreBounded(t *testing.T) {
 }
 
 func TestNothingButMetricsIsServed(t *testing.T) {
-	s, err := busy().Serve("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	s, err := busy().Serve("127.0.0.1:0", testToken, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for auth, want := range map[string]int{"": 401, "Bearer ": 401, "Bearer": 401, testToken: 401, "Bearer " + testToken + "x": 401, "Basic " + testToken: 401, "Bearer " + testToken: 200} {
+		resp := get(t, "http://"+s.Addr().String()+"/metrics", auth)
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want || want == 401 && strings.Contains(string(b), "mvm_") {
+			t.Errorf("authorization %q: got status %d, want %d", auth, resp.StatusCode, want)
+		}
+	}
 	for path, want := range map[string]int{"/": 404, "/v1/tenants": 404, "/debug/pprof/": 404} {
 		resp, err := c.Get("http://" + s.Addr().String() + path)
 		if err != nil {
@@ -188,12 +211,12 @@ func TestNothingButMetricsIsServed(t *testing.T) {
 }
 
 func TestAddressThatIsTaken(t *testing.T) {
-	s, err := busy().Serve("127.0.0.1:0", slog.New(slog.DiscardHandler))
+	s, err := busy().Serve("127.0.0.1:0", testToken, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	_, err = busy().Serve(s.Addr().String(), slog.New(slog.DiscardHandler))
+	_, err = busy().Serve(s.Addr().String(), testToken, slog.New(slog.DiscardHandler))
 	if !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "metrics_listen") {
 		t.Errorf("got %v, want it to say what to change", err)
 	}

@@ -2,6 +2,8 @@ package metrics
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"log/slog"
 	"net"
@@ -40,21 +42,45 @@ type Server struct {
 // Addr is where it listens.
 func (s *Server) Addr() net.Addr { return s.addr }
 
-// Serve answers GET /metrics, and nothing else, on the address until Close.
-func (m *Metrics) Serve(addr string, log *slog.Logger) (*Server, error) {
+// Serve answers GET /metrics, and nothing else, on the TCP address until Close, to who
+// shows the token.
+func (m *Metrics) Serve(addr, token string, log *slog.Logger) (*Server, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "listen for scrapes on %s: %w", addr, err).
 			WithFix("set metrics_listen to another address, or remove it")
 	}
+	return serve(ln, withToken(token, m.Handler(log)), log), nil
+}
+
+// ServeOn does so on a Unix socket, whose file says who may connect. It closes ln.
+func (m *Metrics) ServeOn(ln net.Listener, log *slog.Logger) *Server {
+	return serve(ln, m.Handler(log), log)
+}
+
+// withToken refuses who does not show the token. An empty token lets nobody in.
+func withToken(token string, next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte("Bearer " + token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got := sha256.Sum256([]byte(r.Header.Get("Authorization")))
+		if token == "" || subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="mvm metrics"`)
+			http.Error(w, "send the token of metrics.token in the agent's data dir: Authorization: Bearer TOKEN", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func serve(ln net.Listener, h http.Handler, log *slog.Logger) *Server {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", m.Handler(log))
+	mux.Handle("GET /metrics", h)
 	s := &Server{addr: ln.Addr(), done: make(chan error, 1), http: &http.Server{Handler: mux, ReadTimeout: readTime, ReadHeaderTimeout: readTime,
 		WriteTimeout: writeTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}}
 	go func() { s.done <- s.http.Serve(netutil.LimitListener(ln, maxConns)) }()
 	log.Info("metrics are served", "address", ln.Addr().String())
-	return s, nil
+	return s
 }
 
 // Close ends the serving, scrapes under way a second later at most, and waits for it.

@@ -16,7 +16,7 @@ import (
 )
 
 // notKept are the fields of nouns that are measured or told, and not on disk.
-var notKept = map[string]bool{"Instance.Idle": true, "Instance.Health": true, "Instance.Stalled": true,
+var notKept = map[string]bool{"Instance.Idle": true, "Instance.Health": true, "Instance.Stalled": true, "Instance.Backlog": true,
 	"Pool.Instances": true, "Pool.Warnings": true, "Pool.Health": true}
 
 func nouns() []any {

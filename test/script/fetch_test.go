@@ -4,19 +4,23 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// fetch URL gets a page, which must be there, as the next stdout.
+// fetch URL [TOKEN-FILE] gets a page, which must be there, as the next stdout.
 func fetch(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: fetch URL")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: fetch URL [TOKEN-FILE]")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", args[0], nil)
 	ts.Check(err)
+	if len(args) == 2 {
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(args[1])))
+	}
 	resp, err := http.DefaultClient.Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()

@@ -49,7 +49,7 @@ func agentFlags() [][2]string {
 		{"hostd-socket", "`PATH` of the mvm hostd socket; hostd then does what needs root (default: none)"},
 		{"log-level", "`LEVEL`: debug, info, warn or error (default info)"},
 		{"log-format", "`FORMAT`: text or json (default text)"},
-		{"metrics-listen", "`ADDRESS:PORT` for Prometheus metrics, such as 127.0.0.1:9750 (default: off)"},
+		{"metrics-listen", "`ADDRESS:PORT` for Prometheus metrics, such as 127.0.0.1:9750, or unix:PATH (default: off)"},
 		{"audit-retention-days", "`DAYS` to keep entries of the audit log (default 90)"},
 	}
 }
