@@ -179,6 +179,19 @@ func TestFsckFindsWhatIsLost(t *testing.T) {
 	}
 }
 
+// TestFsckOfAStoppedOne: a data disk that is not there may never have been made. The next
+// start makes it, so whoever had one is warned.
+func TestFsckOfAStoppedOne(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.do(h.instance().ID, mvm.OpStop)
+	h.wantFsck(all, nil)
+	must(t, os.Remove(h.durable(i, "data.img")))
+	h.wantFsck(all, map[string]string{"instances/" + i.ID + "/data.img": "warning: there is no data disk"})
+	h.do(i.ID, mvm.OpStart)
+	h.wantFsck(all, nil)
+}
+
 // durable is a path in the instance's folder.
 func (h *host) durable(i mvm.Instance, elem ...string) string {
 	return filepath.Join(append([]string{h.dir, "instances", i.ID}, elem...)...)

@@ -36,6 +36,7 @@ func (w *world) epilogue() {
 	w.host.Behave(i.ID, fake.Behavior{NextWake: at})
 	w.overrideHolds(i, pool)
 	w.timerOutlivesAgent(i, at)
+	w.filesFit()
 	w.keyIsServed(tenant)
 	w.stateIsHeld(tenant)
 	w.model.doomed[tenant] = true
@@ -43,6 +44,21 @@ func (w *world) epilogue() {
 	if _, ok := w.model.tenants[tenant]; ok {
 		w.fail("epilogue: the tenant is still there")
 	}
+}
+
+// filesFit: after all that happened, each file on the host belongs to a record, and each record
+// has its files.
+func (w *world) filesFit() {
+	w.do("check files", func(ctx context.Context, a api.Service) error {
+		found, err := a.NodeCheck(ctx, mvm.NodeCheck{}, nil)
+		for _, f := range found {
+			if f.Severity != "error" { // as of an instance that gets its first data disk when it starts
+				continue
+			}
+			w.fail("epilogue: %s: %s: %s", f.Severity, f.Where, f.What)
+		}
+		return err
+	})
 }
 
 // endTenant is the epilogue's.
