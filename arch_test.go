@@ -33,9 +33,10 @@ var rules = map[string]rule{
 	"internal/pki":             {"internal/sys", "certificates are files; who shows them to whom is not its business", "internal/testenv"},
 	"internal/remote":          {"internal/api internal/pki", "the API's handlers for other machines, whoever answers", "internal/testenv"},
 	"internal/display":         {"", "functions on strings", ""},
-	"internal/cli":             {"internal/api internal/cli/command internal/cli/hosts internal/cli/images internal/cli/instances internal/cli/tenants internal/display", "the tree of commands, and how a run of it ends", "internal/manifest internal/testenv"},
+	"internal/cli":             {"internal/api internal/cli/builds internal/cli/command internal/cli/hosts internal/cli/images internal/cli/instances internal/cli/tenants internal/display", "the tree of commands, and how a run of it ends", "internal/build internal/manifest internal/testenv"},
 	"internal/cli/command":     {"internal/api internal/display internal/manifest internal/pki internal/sys", "what every command has: it knows none of them", ""},
 	"internal/cli/tenants":     {"internal/api internal/cli/command internal/desired internal/display internal/egress internal/manifest internal/manifest/render internal/strictjson internal/trust", "commands on what is declared: they parse, ask the agent through the API and print; desired signs where there is no agent", ""},
+	"internal/cli/builds":      {"internal/api internal/build internal/cli/command internal/display", "commands on builds: they ask the agent through the API and print", ""},
 	"internal/cli/instances":   {"internal/api internal/cli/command internal/display internal/filecopy", "commands on instances: they ask the agent through the API and print", ""},
 	"internal/cli/images":      {"internal/cli/command internal/image/program internal/manifest", "commands on images that people make on their own machine: no agent is asked", ""},
 	"internal/cli/hosts":       {"internal/api internal/audit internal/cli/command internal/doctor internal/manifest internal/pki internal/sys", "commands on a host; doctor alone looks at it, to say why no agent starts", ""},
@@ -47,11 +48,12 @@ var rules = map[string]rule{
 	"internal/trust":           {"internal/desired internal/sys", "keys on disk", ""},
 	"internal/production":      {"internal/desired internal/manifest internal/pki internal/secrets internal/sys internal/trust", "it looks at what the agent would start with, and starts nothing", ""},
 	"internal/spelling":        {"", "a function on strings", ""},
-	"internal/api":             {"internal/api/socket internal/api/wire internal/strictjson internal/sys", "server and client speak in nouns to who uses them; the agent is behind an interface", ""},
+	"internal/api":             {"internal/api/peer internal/api/socket internal/api/wire internal/build internal/strictjson internal/sys", "server and client speak in nouns to who uses them; the agent is behind an interface", ""},
 	"internal/api/socket":      {"", "streams of commands and lines over a WebSocket, whatever they are of", ""},
-	"internal/api/wire":        {"", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
+	"internal/api/peer":        {"", "users of a unix socket, whatever they ask for", ""},
+	"internal/api/wire":        {"internal/build", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
-	"internal/agent": {"internal/api internal/aside internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
+	"internal/agent": {"internal/api internal/aside internal/build internal/builds internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
 		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv internal/testenv/quick"},
@@ -65,7 +67,9 @@ var rules = map[string]rule{
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
 	"internal/aside":     {"internal/folders internal/snapshot internal/store internal/wait", "records and files of snapshots that were set aside; what of the host they fit is behind an interface", ""},
 	"internal/ledger":    {"internal/folders internal/guestlog internal/snapshot internal/store internal/sys", "what files are for, and records; images, and what keeps operations away, are behind interfaces", ""},
-	"internal/fleet":     {"internal/delta internal/egress internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/tenantkey internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
+	"internal/build":     {"", "a noun: what a build of an image is; no I/O", ""},
+	"internal/builds":    {"internal/build internal/display internal/image internal/sys internal/wait", "builds of images as objects; the image store, pools and the audit log are behind interfaces", ""},
+	"internal/fleet":     {"internal/build internal/delta internal/egress internal/image internal/network internal/plan internal/quota internal/secrets internal/store internal/tenantkey internal/wait", "records of tenants, pools and instances; who acts on them is behind interfaces", ""},
 	"internal/folders":   {"internal/guestproto internal/snapshot internal/sys", "names and folders of instances, and whose they are; it knows no operation on them", ""},
 	"internal/health":    {"internal/display internal/guestproto internal/store", "what guests say of their services; guests, and who is told, are behind interfaces", ""},
 	"internal/lifecycle": {"internal/display internal/driver internal/folders internal/guestproto internal/plan internal/repair internal/snapshot internal/store internal/sys internal/wait", "runners and operations: the parts that their steps act on are behind interfaces, and none of them is imported", ""},
@@ -118,7 +122,7 @@ var rules = map[string]rule{
 	"internal/hostd":           {"internal/driver/vmproc internal/network internal/strictjson internal/sys", "what needs root, served: it must have nothing that speaks with guests or opens files of others", "internal/driver/qemu/spawn internal/hostd/hostdtest internal/network/fakenet internal/network/networktest internal/testenv"},
 	"internal/hostd/hostdtest": {"internal/driver/qemu/spawn internal/driver/vmproc internal/hostd internal/network/fakenet internal/testenv", "a server for tests", ""},
 
-	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/strictjson internal/sys", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", "internal/image/fakeimage internal/image/imagetest"},
+	"internal/image":           {"internal/guest/definition internal/image/cpio internal/image/ext4 internal/strictjson internal/sys internal/wait", "the store and its contract know no builder but folders, whose files it may add to an initrd; it looks into what was built for definitions that no guest would start", "internal/image/fakeimage internal/image/imagetest"},
 	"internal/image/boot":      {"internal/image internal/image/cpio internal/image/vmlinux internal/sys", "what every image boots with; it knows no builder", ""},
 	"internal/image/builtin":   {"internal/guest/definition internal/image internal/image/boot internal/image/erofs", "one builder, and what it knows of OpenClaw in images of others", "internal/image/imagetest internal/testenv"},
 	"internal/image/imagetest": {"internal/image", "the suite sees the contract, no builder", ""},
@@ -394,7 +398,7 @@ func TestGuestIsSmall(t *testing.T) {
 
 // parts are what internal/agent is made of. Each has a state of its own, asks for others by
 // interfaces, and imports none of them: so each can be read, tested and changed by itself.
-var parts = []string{"aside", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "ledger", "lifecycle", "live", "netstate", "reconcile", "recovery", "schedule", "session"}
+var parts = []string{"aside", "builds", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "ledger", "lifecycle", "live", "netstate", "reconcile", "recovery", "schedule", "session"}
 
 // maxPart is how many lines the agent and each of its parts have at most, tests apart.
 const maxPart = 3_500

@@ -41,6 +41,9 @@ const (
 	TenantUpdated Action = "TenantUpdated"
 	PoolUpdated   Action = "PoolUpdated"
 	BuildsRemoved Action = "BuildsRemoved"
+	BuildStarted  Action = "BuildStarted"
+	BuildFailed   Action = "BuildFailed"
+	BuildCanceled Action = "BuildCanceled"
 	// DeploymentApplied and StateApplied: a deployment, or a desired state of the host,
 	// changed what is on record. StateKept and StateForgotten: what the host is held to.
 	DeploymentApplied Action = "DeploymentApplied"
@@ -49,20 +52,18 @@ const (
 	StateForgotten    Action = "StateForgotten"
 	// OverrideEnded: somebody had reconcile take over an instance that a person had changed.
 	OverrideEnded Action = "OverrideEnded"
-	// ExecStarted: somebody had a command run in an instance. LogsRead: a client of a
-	// tenant read an instance's logs.
+	// ExecStarted, FilesCopied: somebody had a command run in an instance, or copied files into it or
+	// out of it. LogsRead: a client of a tenant read an instance's logs.
 	ExecStarted Action = "ExecStarted"
 	LogsRead    Action = "LogsRead"
-	// FilesCopied: somebody copied files into an instance or out of it.
 	FilesCopied Action = "FilesCopied"
 	// ChannelUpdated: the channels of a pool changed. MessageAccepted, MessageRefused and
 	// MessageSetAside name a message by its id and a digest of its chat, never its text.
 	// ReplyInterrupted: a worker died before it had answered, and the chat was told.
-	ChannelUpdated  Action = "ChannelUpdated"
-	MessageAccepted Action = "MessageAccepted"
-	MessageRefused  Action = "MessageRefused"
-	MessageSetAside Action = "MessageSetAside"
-
+	ChannelUpdated   Action = "ChannelUpdated"
+	MessageAccepted  Action = "MessageAccepted"
+	MessageRefused   Action = "MessageRefused"
+	MessageSetAside  Action = "MessageSetAside"
 	ReplyInterrupted Action = "ReplyInterrupted"
 	// TimerSet: an instance went to sleep with a next wake. TimerFired: it was woken for it.
 	// TimerSkipped: it was not, as Detail says.
@@ -101,8 +102,7 @@ func Actions() []Action {
 	return []Action{InstanceCreated, InstanceStarted, InstanceStopped, InstanceWarmed, InstanceResumed, InstanceSlept, InstanceWoken,
 		InstanceDestroyed, PoolCreated, PoolBuilt, PoolDestroyed, TenantCreated, TenantDestroyed, QuotaExceeded, SecretsRotated, TenantKeyRotated,
 		SnapshotCreated, SnapshotRestored, SnapshotDeleted, SnapshotSetAside, SnapshotBroughtBack, TransitionDeferred, DrainTimedOut, WakeRefused,
-		TenantUpdated, PoolUpdated, BuildsRemoved, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, ReplyInterrupted, MessageRead, MessageRetried, MessageDropped,
-		TimerSet, TimerFired, TimerSkipped, AuditBroken}
+		TenantUpdated, PoolUpdated, BuildsRemoved, BuildStarted, BuildFailed, BuildCanceled, DeploymentApplied, StateApplied, StateKept, StateForgotten, OverrideEnded, ExecStarted, LogsRead, FilesCopied, ChannelUpdated, MessageAccepted, MessageRefused, MessageSetAside, ReplyInterrupted, MessageRead, MessageRetried, MessageDropped, TimerSet, TimerFired, TimerSkipped, AuditBroken}
 }
 
 // AuditReport says whether the audit log is what was written.

@@ -75,10 +75,9 @@ type Instance struct {
 	// SecretsGeneration is the generation that the guest confirmed last.
 	SecretsGeneration   int       `json:"secrets_generation"`
 	ManualOverrideUntil time.Time `json:"manual_override_until,omitzero"`
-	// Parked: the policy made it warm or put it to sleep because it was idle. It stands
-	// for the running or warm one that it was: who counts what is desired counts it, and
-	// does not wake it. It ends when the instance runs again, or when somebody else
-	// stops it or puts it to sleep.
+	// Parked: the policy made it warm or put it to sleep because it was idle. It stands for the
+	// running or warm one that it was: who counts what is desired counts it, and does not wake it. It
+	// ends when the instance runs again, or when somebody else stops it or puts it to sleep.
 	Parked bool `json:"parked,omitempty"`
 	// Unproven: it was made for a key that nobody vouches for, and has not answered a
 	// request of it with success yet.
@@ -108,7 +107,8 @@ type Instance struct {
 	Stalled string `json:"stalled,omitempty"`
 	// Backlog says that messages of chats wait for it for long, nil where none does. Gateways
 	// report it; it is not stored.
-	Backlog *Backlog `json:"backlog,omitempty"`
+	Backlog  *Backlog `json:"backlog,omitempty"`
+	Building string   `json:"building,omitempty"` // id of the build that its pool waits for; told, not stored
 }
 
 // HasSnapshot reports whether the id is that of a snapshot of the instance.
@@ -135,8 +135,7 @@ const (
 	OpSleep   OpKind = "sleep"
 	OpWake    OpKind = "wake"
 	OpDestroy OpKind = "destroy"
-	// OpRestart stops an instance, where there is something to stop, and boots it from its
-	// disks.
+	// OpRestart stops an instance, where there is something to stop, and boots it from its disks.
 	OpRestart OpKind = "restart"
 	// OpRestore brings back a snapshot that was set aside.
 	OpRestore OpKind = "restore"

@@ -459,7 +459,8 @@ type Pool struct {
 	// Warnings say what is in force and should not stay as it is. They are told, not kept.
 	Warnings []string `json:"warnings,omitempty"`
 	// Health counts how its running instances are. It is observed, not kept.
-	Health *PoolHealth `json:"health,omitempty"`
+	Health   *PoolHealth `json:"health,omitempty"`
+	Building string      `json:"building,omitempty"` // id of the build that it waits for; told, not kept
 }
 
 // Build is an image made for a pool.

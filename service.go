@@ -261,7 +261,7 @@ type NodeDisk struct {
 	Sleepers  int64 `json:"sleepers_bytes"`
 	DataDisks int64 `json:"data_disks_bytes"`
 	SetAside  int64 `json:"set_aside_bytes"` // snapshots that could not be used
-	Logs      int64 `json:"logs_bytes"`      // of guests
+	Logs      int64 `json:"logs_bytes"`      // of guests and builds
 	Other     int64 `json:"other_bytes"`     // records, the agent's own log, and what no record names
 	Free      int64 `json:"free_bytes"`
 }

@@ -90,7 +90,7 @@ func check(root *cobra.Command, words []string) string {
 			if !hasValue && f.NoOptDefVal == "" {
 				i++
 			}
-		case !cmd.HasSubCommands():
+		case !cmd.HasSubCommands(), strings.Contains(cmd.Use, " [TENANT") && sub(cmd, w) == nil:
 			continue // an argument
 		default:
 			next := sub(cmd, w)

@@ -24,6 +24,7 @@ import (
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/aside"
+	"mvm/internal/builds"
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
 	"mvm/internal/driver"
@@ -108,6 +109,8 @@ type Options struct {
 	// Parallel bounds how many instances reconcile operates on at once, half of them
 	// of one tenant; default 8.
 	Parallel int
+	// Builds bound builds of images; zero fields take the defaults.
+	Builds builds.Limits
 	// DialGuest connects to a port of a guest over its tenant's network; nil: TCP.
 	DialGuest func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Clock is the time of day, of timers and as guests are told it; default: it is never set.
@@ -136,6 +139,7 @@ type Agent struct {
 	loops wait.Group
 
 	fleet    *fleet.Fleet
+	builds   *builds.Builds
 	live     *live.VMMs
 	declare  *declare.Declarer
 	networks *netstate.Networks
@@ -210,6 +214,9 @@ func (a *Agent) Open(ctx context.Context) error {
 	if _, err := a.driverInfo(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "probe driver: %w", err)
 	}
+	if err := a.openBuilds(); err != nil {
+		return err
+	}
 	a.deliver.ReadResolvers()
 	if err := a.recovery.Recover(ctx); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
@@ -238,8 +245,25 @@ func (a *Agent) Close() error {
 	a.journal.Close()
 	err := a.opt.Publisher.Close()
 	a.reconciler.Close()
+	a.builds.Close()
 	a.ingress.Close()
 	a.lifecycle.Close()
 	a.loops.Close()
 	return errors.Join(err, a.live.Close())
+}
+
+// openBuilds takes up the builds that are kept, but those of tenants that are gone.
+func (a *Agent) openBuilds() error {
+	known := map[string]bool{}
+	err := a.store.View(func(tx *store.Tx) error {
+		tenants, err := tx.Tenants()
+		for _, t := range tenants {
+			known[t.ID] = true
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.builds.Open(func(tenant string) bool { return known[tenant] })
 }

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"mvm"
 	"mvm/internal/agent"
+	"mvm/internal/builds"
 	"mvm/internal/declare"
 	"mvm/internal/driver"
 	"mvm/internal/driver/fake"
@@ -72,6 +74,8 @@ type host struct {
 	metrics counter
 	rand    io.Reader // where ids come from; nil: crypto/rand
 	aside   agent.SetAsideLimits
+	builds  builds.Limits
+	images  image.Limits // zero: the defaults
 	// storeSeam, where set, is the store's.
 	storeSeam func(op string) error
 }
@@ -101,7 +105,7 @@ func (h *host) start() *agent.Agent {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	images, err := image.Open(filepath.Join(h.dir, "images"), []image.Builder{h.img}, slog.New(slog.DiscardHandler))
+	images, err := image.OpenWith(filepath.Join(h.dir, "images"), []image.Builder{h.img}, cmp.Or(h.images, image.DefaultLimits()), slog.New(slog.DiscardHandler))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -112,7 +116,7 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics, KeepLogs: true,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
-		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, Clock: h.clock, MemoryLimits: h.limits, SetAside: h.aside, Resolvers: h.dns, Rand: h.rand,
+		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, Clock: h.clock, MemoryLimits: h.limits, SetAside: h.aside, Builds: h.builds, Resolvers: h.dns, Rand: h.rand,
 		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)

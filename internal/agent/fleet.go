@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"mvm"
+	"mvm/internal/build"
+	"mvm/internal/builds"
 	"mvm/internal/fleet"
 	"mvm/internal/image"
 	"mvm/internal/lifecycle"
@@ -106,6 +108,44 @@ func (a *Agent) Pools(ctx context.Context, tenant string) ([]mvm.Pool, error) {
 // Pool implements api.Service.
 func (a *Agent) Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error) {
 	return a.fleet.Pool(ctx, tenant, pool)
+}
+
+// StartBuild implements api.Service.
+func (a *Agent) StartBuild(ctx context.Context, tenant, pool string) (build.Run, error) {
+	return a.fleet.StartBuild(ctx, tenant, pool)
+}
+
+// Builds implements api.Service.
+func (a *Agent) Builds(ctx context.Context, tenant string) ([]build.Run, error) {
+	if tenant != "" {
+		if _, _, err := a.fleet.Tenant(ctx, tenant); err != nil {
+			return nil, err
+		}
+	}
+	return a.builds.List(tenant), nil
+}
+
+// BuildRun implements api.Service.
+func (a *Agent) BuildRun(_ context.Context, id string) (build.Run, error) { return a.builds.Get(id) }
+
+// BuildLogs implements api.Service.
+func (a *Agent) BuildLogs(ctx context.Context, id string, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	return a.builds.Logs(ctx, id, spec.Tail, spec.Follow, line)
+}
+
+// CancelBuild implements api.Service.
+func (a *Agent) CancelBuild(ctx context.Context, id string) (build.Run, error) {
+	return a.builds.Cancel(ctx, id)
+}
+
+// pools are what builds ask of the fleet, which is made after them.
+type pools struct{ a *Agent }
+
+var _ builds.Pools = pools{}
+
+// Built implements builds.Pools.
+func (p pools) Built(ctx context.Context, at mvm.Address, r build.Run, digest string) (mvm.Build, error) {
+	return p.a.fleet.Built(ctx, at, r, digest)
 }
 
 // BuildPool implements api.Service.

@@ -12,6 +12,7 @@ import (
 func (w watched) Observe(i *mvm.Instance) {
 	i.Idle = w.a.idle.Status(*i)
 	i.Health, i.Backlog = w.a.health.Of(*i), w.a.health.Backlog(*i)
+	i.Building = w.a.builds.Of(mvm.Address{Tenant: i.Tenant, Pool: i.Pool})
 	if i.State == mvm.StateRunning {
 		i.Stalled = w.a.live.Stalled(i.ID)
 	}

@@ -26,6 +26,10 @@ type Metrics interface {
 	Backlog(tenant, pool string, messages int)
 	// Reconciled is told of a run of the reconcile loop over one tenant.
 	Reconciled(took time.Duration, err error)
+	// Builds is told how many builds of images wait and how many run, and BuildEnded of the end of
+	// each: "done", "failed" or "cancelled".
+	Builds(queued, running int)
+	BuildEnded(state string)
 	// Timer is told of a next wake that was due: "ok", "missed", "failed" or "skipped".
 	Timer(result string)
 }
@@ -41,4 +45,6 @@ func (noMetrics) HostBound(string, string)              {}
 func (noMetrics) Messages(mvm.ChannelKind, string, int) {}
 func (noMetrics) Backlog(string, string, int)           {}
 func (noMetrics) Reconciled(time.Duration, error)       {}
+func (noMetrics) Builds(int, int)                       {}
+func (noMetrics) BuildEnded(string)                     {}
 func (noMetrics) Timer(string)                          {}

@@ -41,6 +41,8 @@ func (c *counter) Messages(kind mvm.ChannelKind, result string, n int) {
 func (c *counter) HostBound(request, result string)         { c.count("host %s %s", request, result) }
 func (c *counter) Reconciled(took time.Duration, err error) { c.count("reconciled") }
 func (c *counter) Backlog(string, string, int)              {}
+func (c *counter) Builds(queued, running int)               { c.count("builds %d %d", queued, running) }
+func (c *counter) BuildEnded(state string)                  { c.count("build %s", state) }
 func (c *counter) Timer(result string)                      { c.count("timer %s", result) }
 
 // of is how often that was counted.

@@ -2,8 +2,10 @@ package agent
 
 import (
 	"net/netip"
+	"path/filepath"
 
 	"mvm/internal/aside"
+	"mvm/internal/builds"
 	"mvm/internal/declare"
 	"mvm/internal/deliver"
 	"mvm/internal/driver/atrest"
@@ -46,7 +48,9 @@ func (a *Agent) join() {
 		Log: opt.Log, Call: opt.Timeouts.Call, Memory: opt.HostMemory, Limits: opt.MemoryLimits})
 	a.reconciler = reconcile.New(a.ctx, reconcile.Options{Instances: reconciled{a}, Images: reconciled{a}, Queue: reconciled{a}, Store: opt.Store, Journal: a.journal,
 		Metrics: opt.Metrics, Log: opt.Log, Every: opt.Reconcile, Parallel: opt.Parallel, Rand: opt.Rand, Seam: opt.Seam})
-	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a},
+	a.builds = builds.New(a.ctx, builds.Options{Dir: filepath.Join(opt.DataDir, "builds"), Images: opt.Images, Pools: pools{a}, Journal: a.journal, Metrics: opt.Metrics,
+		Log: opt.Log, Rand: opt.Rand, Limits: opt.Builds})
+	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a}, Builds: a.builds,
 		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Sleepers: sleepers{a}, Log: opt.Log, Rand: opt.Rand})
 	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: opt.Driver, VMMs: vmms{a.live}, Guests: a.live,

@@ -26,6 +26,7 @@ type params struct {
 	after        uint64
 	expect       string
 	snapshot     string
+	build        string
 	message      int64
 }
 
@@ -35,7 +36,7 @@ func newParams(r *http.Request) (params, error) {
 	if err != nil {
 		return params{}, mvm.Errorf(mvm.KindInvalid, "parameters of the request: %w", err)
 	}
-	for _, name := range []string{"tenant", "pool", "address", "snapshot", "message"} {
+	for _, name := range []string{"tenant", "pool", "address", "snapshot", "message", "build"} {
 		if v := r.PathValue(name); v != "" {
 			vals[name] = append(vals[name], v)
 		}
@@ -72,6 +73,9 @@ func (p *params) set(name, v string) (err error) {
 	case "snapshot":
 		p.snapshot = v
 		return mvm.ValidateSnapshotID(v)
+	case "build":
+		p.build = v
+		return mvm.ValidateBuildID(v)
 	case "message":
 		p.message, err = mvm.ParseMessageNumber(v)
 		return err

@@ -112,6 +112,7 @@ type call struct {
 	asks string // arguments as the service must see them, as JSON
 	want any
 	long bool // reports progress
+	byID bool // names no tenant
 }
 
 func value[T any](v T, err error) (any, error) { return v, err }
@@ -130,7 +131,7 @@ func calls() []call {
 	noSecrets.Secrets, without.Secrets = nil, map[string][]byte{}
 	state := mvm.ReconcileRequest{State: json.RawMessage(`{"node_id":"n","tenants":[]}`), Keep: true, NoWait: true}
 	type progress = func(mvm.Progress)
-	return []call{
+	return append(buildCalls(), []call{
 		{name: "CreateTenant", asks: js([]any{spec}), want: tenant(), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.CreateTenant(x, spec)) }},
 		{name: "UpdateTenant", asks: js([]any{"acme", up}), want: tenant(), do: func(x context.Context, c api.Service, _ progress) (any, error) {
 			return value(c.UpdateTenant(x, "acme", up))
@@ -263,7 +264,7 @@ func calls() []call {
 		{name: "NodeGC", asks: "null", want: int64(77), do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.NodeGC(x)) }},
 		{name: "NetVerify", long: true, asks: `[true]`, want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, p progress) (any, error) { return value(c.NetVerify(x, true, p)) }},
 		{name: "Doctor", asks: "null", want: []mvm.Finding{finding()}, do: func(x context.Context, c api.Service, _ progress) (any, error) { return value(c.Doctor(x)) }},
-	}
+	}...)
 }
 
 func wholeFilter() mvm.EventFilter {

@@ -16,6 +16,7 @@ func (s *Server) routes() *table {
 	t.add("GET /v1/openapi.json", forAll, "This description of the API, as OpenAPI", unary(s, ofClient, s.schema))
 	s.tenantRoutes(t)
 	s.poolRoutes(t)
+	s.buildRoutes(t)
 	s.instanceRoutes(t)
 	s.snapshotRoutes(t)
 	s.inboxRoutes(t)

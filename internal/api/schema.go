@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"mvm"
+	"mvm/internal/build"
 )
 
 // object is a JSON object of the schema.
@@ -95,10 +96,11 @@ func closedSets() map[reflect.Type][]string {
 	}
 	slices.Sort(kinds)
 	return map[reflect.Type][]string{
-		reflect.TypeFor[mvm.Kind]():   kinds,
-		reflect.TypeFor[mvm.Role]():   texts(mvm.RoleGateway, mvm.RoleBuilder, mvm.RoleWorker, mvm.RoleIMessage),
-		reflect.TypeFor[mvm.OpKind](): texts(mvm.OpCreate, mvm.OpStart, mvm.OpStop, mvm.OpWarm, mvm.OpResume, mvm.OpSleep, mvm.OpWake, mvm.OpDestroy, mvm.OpRestart, mvm.OpRestore),
-		reflect.TypeFor[mvm.State]():  texts(mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped, mvm.StateDestroyed),
+		reflect.TypeFor[mvm.Kind]():    kinds,
+		reflect.TypeFor[mvm.Role]():    texts(mvm.RoleGateway, mvm.RoleBuilder, mvm.RoleWorker, mvm.RoleIMessage),
+		reflect.TypeFor[mvm.OpKind]():  texts(mvm.OpCreate, mvm.OpStart, mvm.OpStop, mvm.OpWarm, mvm.OpResume, mvm.OpSleep, mvm.OpWake, mvm.OpDestroy, mvm.OpRestart, mvm.OpRestore),
+		reflect.TypeFor[build.State](): texts(build.States()...),
+		reflect.TypeFor[mvm.State]():   texts(mvm.StateCreated, mvm.StateReady, mvm.StateRunning, mvm.StateWarm, mvm.StateSleeping, mvm.StateStopped, mvm.StateDestroyed),
 	}
 }
 

@@ -59,14 +59,6 @@ func (s *scope) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	return s.svc.UpdatePool(ctx, tenant, pool, up)
 }
 
-// BuildPool implements Service.
-func (s *scope) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
-	if err := s.own(tenant); err != nil {
-		return mvm.Build{}, err
-	}
-	return s.svc.BuildPool(ctx, tenant, pool, progress)
-}
-
 // RollbackPool implements Service.
 func (s *scope) RollbackPool(ctx context.Context, tenant, pool, build string) (mvm.Build, error) {
 	if err := s.own(tenant); err != nil {

@@ -102,7 +102,7 @@ func decisions() map[string]string {
 	return map[string]string{
 		"CreateTenant": "refused", "UpdateTenant": "refused", "DestroyTenant": "refused", "RotateKey": "refused",
 		"Tenants": "own", "Tenant": "own", "SetSecrets": "own", "RotateSecrets": "own",
-		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
+		"CreatePool": "host", "UpdatePool": "own", "Pools": "own", "Pool": "own", "BuildPool": "own", "StartBuild": "own", "Builds": "own", "BuildRun": "own", "BuildLogs": "own", "CancelBuild": "own", "RollbackPool": "own", "GCPool": "own", "DestroyPool": "own",
 		"CreateInstance": "own", "Instances": "own", "Instance": "own", "Operate": "own", "Why": "own", "Stats": "own", "Usage": "own", "Snapshots": "own", "RestoreSnapshot": "own", "RemoveSnapshot": "own", "DoctorTenant": "own", "Messages": "own", "Message": "own", "RetryMessage": "own", "DropMessage": "own", "Logs": "own", "Exec": "own", "Copy": "own",
 		"Apply": "host", "Reconcile": "host", "Desired": "refused", "Events": "own", "VerifyEvents": "refused",
 		"NodeInfo": "refused", "NodeStats": "refused", "NodeDisk": "refused", "NodeCheck": "refused", "NodeGC": "refused", "NetVerify": "refused", "Doctor": "refused",
@@ -134,7 +134,7 @@ func TestTenantClientOnItsOwnTenant(t *testing.T) {
 // Every call of a client of another tenant about acme is refused, or shows it nothing
 // of acme's, and what changes something does not reach the service.
 func TestTenantClientOnAnotherTenant(t *testing.T) {
-	lists := []string{"Tenants", "Pools", "Instances", "Usage", "Snapshots", "Events"}
+	lists := []string{"Tenants", "Pools", "Instances", "Usage", "Snapshots", "Events", "Builds"}
 	for _, tc := range calls() {
 		svc := &twoTenants{}
 		got, err := tc.do(ctxOf(t), dialAs(t, svc, "stranger"), nil)
@@ -142,6 +142,12 @@ func TestTenantClientOnAnotherTenant(t *testing.T) {
 		if slices.Contains(lists, tc.name) && all {
 			if err != nil || !strings.Contains(svc.last(), `"stranger"`) {
 				t.Errorf("%s: the service was asked for %s, got %s", tc.name, svc.last(), js(got))
+			}
+			continue
+		}
+		if tc.byID { // nothing says whose it is before the service does
+			if !mvm.IsKind(err, mvm.KindNotFound) || !strings.HasPrefix(svc.last(), "BuildRun ") {
+				t.Errorf("%s: got %v, and the service was asked %s; want it as if it were not there", tc.name, err, svc.last())
 			}
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"mvm/internal/api/peer"
 	"mvm/internal/api/socket"
 	"net"
 	"net/http"
@@ -223,21 +224,21 @@ func (s *Server) svc(ctx context.Context) Service {
 // admitPeer admits peers of a unix socket; each is an operator.
 func admitPeer(group int) func(r *http.Request) (Caller, error) {
 	return func(r *http.Request) (Caller, error) {
-		peer, err := peerFrom(r.Context())
-		if err == nil && !peer.allowed(group) {
-			err = peer.refusal(group)
+		p, err := peerFrom(r.Context())
+		if err == nil && !p.Allowed(group) {
+			err = p.Refusal(group)
 		}
 		if err != nil {
 			return Caller{}, err
 		}
-		return Caller{Asker: peer.asker()}, nil
+		return Caller{Asker: p.Asker()}, nil
 	}
 }
 
 type peerKey struct{}
 
 type peerResult struct {
-	peer Peer
+	peer peer.Peer
 	err  error
 }
 
@@ -247,17 +248,17 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 		c = b.Conn
 	}
 	if u, ok := c.(*net.UnixConn); ok {
-		res.peer, res.err = peerOf(u)
+		res.peer, res.err = peer.Of(u)
 	} else {
 		res.err = mvm.Errorf(mvm.KindPolicy, "connection is not a unix socket, so its user is unknown")
 	}
 	return context.WithValue(ctx, peerKey{}, res)
 }
 
-func peerFrom(ctx context.Context) (Peer, error) {
+func peerFrom(ctx context.Context) (peer.Peer, error) {
 	res, ok := ctx.Value(peerKey{}).(peerResult)
 	if !ok {
-		return Peer{}, mvm.Errorf(mvm.KindPolicy, "connection has no peer credentials")
+		return peer.Peer{}, mvm.Errorf(mvm.KindPolicy, "connection has no peer credentials")
 	}
 	return res.peer, res.err
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 
 	"mvm"
+	"mvm/internal/build"
 )
 
 // Service is everything that the agent can be asked. The agent implements it, the
@@ -36,8 +37,18 @@ type Service interface {
 	UpdatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (mvm.Pool, error)
 	Pools(ctx context.Context, tenant string) ([]mvm.Pool, error) // "" lists every tenant's
 	Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error)
-	// BuildPool builds the pool's image and makes it the one of new instances.
+	// BuildPool builds the pool's image and makes it the one of new instances. The build goes on
+	// when the context ends.
 	BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error)
+	// StartBuild begins what BuildPool waits for, or joins it where it is under way.
+	StartBuild(ctx context.Context, tenant, pool string) (build.Run, error)
+	// Builds lists builds of images, newest first; "" lists every tenant's.
+	Builds(ctx context.Context, tenant string) ([]build.Run, error)
+	BuildRun(ctx context.Context, id string) (build.Run, error)
+	// BuildLogs gives the log of a build. Of the spec Tail and Follow count.
+	BuildLogs(ctx context.Context, id string, spec mvm.LogsSpec, line func(mvm.LogLine) error) error
+	// CancelBuild ends a build. KindState: it has ended.
+	CancelBuild(ctx context.Context, id string) (build.Run, error)
 	// RollbackPool makes the build before the present one ("" ) or the named one current.
 	RollbackPool(ctx context.Context, tenant, pool, build string) (mvm.Build, error)
 	// GCPool forgets builds that are neither current, previous nor in use.

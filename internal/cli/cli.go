@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mvm"
+	"mvm/internal/cli/builds"
 	"mvm/internal/cli/command"
 	"mvm/internal/cli/hosts"
 	"mvm/internal/cli/images"
@@ -69,7 +70,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		}
 	}
 	add("daily", t.New, t.Deploy, t.Connect, i.PS, i.Top, i.Logs, i.Exec, i.CP, i.Why, i.Events)
-	add("nouns", t.Tenant, t.Pool, i.Instance, images.New(a.App), t.Templates, t.Inbox)
+	add("nouns", t.Tenant, t.Pool, i.Instance, images.New(a.App), builds.New(a.App), t.Templates, t.Inbox)
 	add("host", h.Agent, h.Hostd, h.Node, h.Net, h.Doctor, t.Desired, a.completionCmd(root), a.helpCmd(root), a.versionCmd())
 }
 

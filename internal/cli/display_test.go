@@ -49,6 +49,10 @@ var argsOf = map[string][]string{
 	"agent status":               {""},
 	"agent stop":                 {"--timeout EVIL"},
 	"agent serve":                {"", "--driver EVIL", "--config FILE"},
+	"builds":                     {"", "acme", "acme/w", "EVIL"},
+	"builds cancel":              {"b-00000001", "EVIL"},
+	"builds info":                {"b-00000001", "EVIL"},
+	"builds logs":                {"b-00000001", "b-00000001 -f", "b-00000001 -t -n 3", "EVIL"},
 	"completion":                 {"bash", "EVIL"},
 	"connect":                    {"acme"},
 	"cp":                         {"FILE " + at + ":/x", at + ":/x DIR/y", at + ":/x EVIL", "EVIL " + at + ":/x"},
@@ -91,7 +95,7 @@ var argsOf = map[string][]string{
 	"node gc":                    {""},
 	"node info":                  {""},
 	"node stats":                 {""},
-	"pool build":                 {"acme/w"},
+	"pool build":                 {"acme/w", "acme/w --follow", "acme/w --detach"},
 	"pool create":                {"acme/w --flake builtin:minimal", "acme/w --flake EVIL"},
 	"pool destroy":               {"acme/w --yes", "acme/w"},
 	"pool gc":                    {"acme/w"},
@@ -308,7 +312,7 @@ func (w *stage) run(t *testing.T, n int, args []string, terminal bool) (stdout, 
 	cli.Run(ctx, env, args)
 	if !terminal {
 		stdout, stderr = out.String(), errs.String()
-		program := slices.Contains(args, "logs") || slices.Contains(args, "exec")
+		program := (slices.Contains(args, "logs") || slices.Contains(args, "exec")) && args[0] != "builds"
 		if !program || slices.Contains(args, "-o") && !slices.Contains(args, "table") { // else its bytes, see TestProgramOutput
 			wantSafe(t, args, "stdout", stdout)
 			wantSafe(t, args, "stderr", stderr)

@@ -66,7 +66,7 @@ background. Its log is ` + "`agent.log`" + ` in the data folder. ` + "`--no-auto
 ` + "`MVM_NO_AUTOSTART=1`" + ` turns that off.
 
 Ctrl-C stops the command. The agent still finishes an operation on an instance, and a deploy
-or reconcile that it has stored. A build, and a command of exec, are stopped. A second Ctrl-C
+or reconcile that it has stored. A build continues: see ` + "`mvm builds`" + `. A command of exec is stopped. A second Ctrl-C
 ends mvm at once.
 `
 

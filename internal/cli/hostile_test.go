@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api"
+	"mvm/internal/build"
 )
 
 // wicked is what a guest or a tenant may put into any text: a title and a colour for the
@@ -233,6 +234,21 @@ func (s wickedService) Logs(_ context.Context, _ mvm.Address, _ mvm.LogsSpec, li
 		err = errors.Join(err, s.err())
 	}
 	return err
+}
+func (s wickedService) StartBuild(context.Context, string, string) (build.Run, error) {
+	return some[build.Run](s)
+}
+func (s wickedService) Builds(context.Context, string) ([]build.Run, error) {
+	return some[[]build.Run](s)
+}
+func (s wickedService) BuildRun(context.Context, string) (build.Run, error) {
+	return some[build.Run](s)
+}
+func (s wickedService) CancelBuild(context.Context, string) (build.Run, error) {
+	return some[build.Run](s)
+}
+func (s wickedService) BuildLogs(ctx context.Context, _ string, spec mvm.LogsSpec, line func(mvm.LogLine) error) error {
+	return s.Logs(ctx, mvm.Address{}, spec, line)
 }
 func (s wickedService) Stats(context.Context, mvm.Address) (mvm.InstanceStats, error) {
 	return some[mvm.InstanceStats](s)

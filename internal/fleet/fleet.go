@@ -10,6 +10,7 @@ import (
 	"log/slog"
 
 	"mvm"
+	"mvm/internal/build"
 	"mvm/internal/image"
 	"mvm/internal/network"
 	"mvm/internal/store"
@@ -42,11 +43,20 @@ type Networks interface {
 	Sweep(ctx context.Context) ([]string, error)
 }
 
-// Images are built, and booted from.
+// Builds make images for pools. See package builds.
+type Builds interface {
+	Start(ctx context.Context, at mvm.Address, req image.Request) (build.Run, error)
+	Wait(ctx context.Context, id string, at mvm.Address, progress func(mvm.Progress)) (mvm.Build, error)
+	// Of is the id of the build for which a pool waits.
+	Of(at mvm.Address) string
+	// Drop is told that a pool or a tenant is destroyed.
+	Drop(ctx context.Context, at mvm.Address) error
+}
+
+// Images are booted from.
 type Images interface {
 	// Check refuses what names no image.
 	Check(ref string) error
-	Build(ctx context.Context, req image.Request, progress func(mvm.Progress)) (image.Image, error)
 	// Bootable says why the instance can't boot from its image.
 	Bootable(ctx context.Context, i mvm.Instance) error
 }
@@ -98,6 +108,7 @@ type Options struct {
 	Journal   Journal
 	Networks  Networks
 	Images    Images
+	Builds    Builds
 	Queue     Queue
 	Reconcile Reconcile
 	Ports     Ports

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/build"
 	"mvm/internal/delta"
 	"mvm/internal/egress"
 	"mvm/internal/image"
@@ -182,6 +183,9 @@ func (f *Fleet) Pools(_ context.Context, tenant string) (out []mvm.Pool, err err
 		return nil
 	})
 	f.countInstances(out)
+	for n := range out {
+		out[n].Building = f.opt.Builds.Of(out[n].Address())
+	}
 	return out, err
 }
 
@@ -237,24 +241,52 @@ func (f *Fleet) Pool(_ context.Context, tenant, pool string) (p mvm.Pool, err er
 		p.Health = f.poolHealth(all)
 		return err
 	})
+	if err != nil {
+		return p, err
+	}
 	told := []mvm.Pool{p}
 	f.countInstances(told)
-	return told[0], err
+	told[0].Building = f.opt.Builds.Of(p.Address())
+	return told[0], nil
 }
 
-// BuildPool builds the pool's image, and has its next boots use it.
-func (f *Fleet) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
+// StartBuild begins to build the pool's image, or joins the build of it that is under way.
+func (f *Fleet) StartBuild(ctx context.Context, tenant, pool string) (build.Run, error) {
 	p, err := f.Pool(ctx, tenant, pool)
+	if err != nil {
+		return build.Run{}, err
+	}
+	if p.Destroying {
+		return build.Run{}, mvm.Errorf(mvm.KindState, "build pool %s: it is being destroyed", p.Address())
+	}
+	r, err := f.opt.Builds.Start(ctx, p.Address(), image.Request{Ref: p.Spec.Flake, Role: p.Spec.Role, Profile: p.Spec.Profile, Tenant: tenant})
+	f.quotaEvent(mvm.AskerFrom(ctx), tenant, pool, err)
+	if err != nil {
+		return r, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
+	}
+	return r, nil
+}
+
+// BuildPool builds the pool's image, and has its next boots use it. When ctx ends it waits no
+// longer, and the build goes on.
+func (f *Fleet) BuildPool(ctx context.Context, tenant, pool string, progress func(mvm.Progress)) (mvm.Build, error) {
+	r, err := f.StartBuild(ctx, tenant, pool)
 	if err != nil {
 		return mvm.Build{}, err
 	}
-	img, err := f.opt.Images.Build(ctx, image.Request{Ref: p.Spec.Flake, Role: p.Spec.Role, Profile: p.Spec.Profile, Tenant: tenant}, progress)
-	if err != nil {
-		return mvm.Build{}, mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", p.Address(), err)
+	at := mvm.Address{Tenant: tenant, Pool: pool}
+	b, err := f.opt.Builds.Wait(ctx, r.ID, at, progress)
+	if err != nil && !errors.Is(err, mvm.ErrAway) {
+		err = mvm.Errorf(mvm.KindOf(err), "build pool %s: %w", at, err)
 	}
-	b := mvm.Build{Flake: p.Spec.Flake, Role: p.Spec.Role, Profile: p.Spec.Profile, Digest: img.Digest, Built: time.Now()}
-	err = f.opt.Store.Update(func(tx *store.Tx) error {
-		p, err := tx.Pool(tenant, pool)
+	return b, err
+}
+
+// Built makes the image that the build gave the one of the pool.
+func (f *Fleet) Built(ctx context.Context, at mvm.Address, r build.Run, digest string) (mvm.Build, error) {
+	b := mvm.Build{ID: r.ID, Flake: r.Ref, Role: r.Role, Profile: r.Profile, Digest: digest, Built: time.Now()}
+	err := f.opt.Store.Update(func(tx *store.Tx) error {
+		p, err := tx.Pool(at.Tenant, at.Pool)
 		if err != nil {
 			return err
 		}
@@ -262,7 +294,7 @@ func (f *Fleet) BuildPool(ctx context.Context, tenant, pool string, progress fun
 			b = p.Builds[0]
 			return tx.SetPoolProblem(p.Address(), "")
 		}
-		if b.ID, err = f.newBuildID(tx, p); err != nil {
+		if b.ID, err = f.newBuildID(tx, p, r.ID); err != nil {
 			return err
 		}
 		p.Problem = ""
@@ -271,23 +303,27 @@ func (f *Fleet) BuildPool(ctx context.Context, tenant, pool string, progress fun
 		if err := tx.PutPool(p); err != nil {
 			return err
 		}
-		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: tenant, Pool: pool, Detail: b.Digest})
+		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.PoolBuilt, Tenant: at.Tenant, Pool: at.Pool, Detail: b.Digest})
 	})
-	f.opt.Reconcile.Changed(tenant, pool)
+	f.opt.Reconcile.Changed(at.Tenant, at.Pool)
 	return b, err
 }
 
 // newBuildID makes an id that no build of the pool has, and no instance names, whose
-// build the pool may have forgotten.
-func (f *Fleet) newBuildID(tx *store.Tx, p mvm.Pool) (string, error) {
+// build the pool may have forgotten: the wanted one, where it can.
+func (f *Fleet) newBuildID(tx *store.Tx, p mvm.Pool, want string) (string, error) {
 	all, err := tx.Instances(p.Tenant, p.Spec.ID)
 	if err != nil {
 		return "", err
 	}
-	return f.NewID("b-", func(id string) (bool, error) {
+	taken := func(id string) (bool, error) {
 		return slices.ContainsFunc(p.Builds, func(b mvm.Build) bool { return b.ID == id }) ||
 			slices.ContainsFunc(all, func(i mvm.Instance) bool { return i.BuildID == id }), nil
-	})
+	}
+	if is, _ := taken(want); !is {
+		return want, nil
+	}
+	return f.NewID("b-", taken)
 }
 
 // RollbackPool goes back to an earlier build.
@@ -399,6 +435,9 @@ func (f *Fleet) destroyPool(ctx context.Context, tenant, pool string, progress f
 		return tx.PutPool(p)
 	})
 	if err != nil {
+		return err
+	}
+	if err := f.opt.Builds.Drop(ctx, p.Address()); err != nil {
 		return err
 	}
 	for left := true; left; {

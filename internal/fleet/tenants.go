@@ -239,6 +239,9 @@ func (f *Fleet) destroyTenant(ctx context.Context, id string, progress func(mvm.
 	if err != nil {
 		return err
 	}
+	if err := f.opt.Builds.Drop(ctx, mvm.Address{Tenant: id}); err != nil {
+		return err
+	}
 	f.opt.Networks.Changed()
 	if err := f.opt.Networks.Apply(ctx); err != nil {
 		return err

@@ -14,25 +14,33 @@ import (
 	"mvm/internal/sys"
 )
 
-// Build is described at Store. When the request can't be resolved because a source does not
-// answer (KindUnavailable), the newest image of the request serves.
+// Build is Run for who follows no stage. The store keeps the log.
 func (s *DirStore) Build(ctx context.Context, req Request, progress func(mvm.Progress)) (Image, error) {
-	if progress == nil {
-		progress = func(mvm.Progress) {}
+	return s.Run(ctx, Job{Request: req, Progress: progress})
+}
+
+// Run is described at Store. When the request can't be resolved because a source does not
+// answer (KindUnavailable), the newest image of the request serves.
+func (s *DirStore) Run(ctx context.Context, job Job) (Image, error) {
+	if job.Progress == nil {
+		job.Progress = func(mvm.Progress) {}
 	}
-	req.Arch = cmp.Or(req.Arch, Arch)
-	b, err := BuilderOf(s.builders, req.Ref)
+	if job.Entered == nil {
+		job.Entered = func(Stage) {}
+	}
+	job.Request.Arch = cmp.Or(job.Request.Arch, Arch)
+	b, err := BuilderOf(s.builders, job.Request.Ref)
 	if err != nil {
 		return Image{}, err
 	}
-	own, err := LockExclusive(ctx, s.path("locks", hash(req.id())), func() {
-		progress(mvm.Progress{Target: req.Ref, Text: "waiting for another build of the same image"})
+	own, err := LockExclusive(ctx, s.path("locks", hash(job.Request.id())), func() {
+		job.say("waiting for another build of the same image")
 	})
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := s.buildLocked(ctx, b, req, progress)
-	return img, errors.Join(s.explain(req.Ref, err), own.Unlock())
+	img, err := s.buildLocked(ctx, b, job)
+	return img, errors.Join(s.explain(job.Request.Ref, err), own.Unlock())
 }
 
 // id names what the request is for, whoever asks.
@@ -40,51 +48,70 @@ func (r Request) id() string {
 	return r.Ref + "\x00" + string(r.Role) + "\x00" + r.Profile + "\x00" + r.Arch
 }
 
-func (s *DirStore) buildLocked(ctx context.Context, b Builder, req Request, progress func(mvm.Progress)) (Image, error) {
-	looking, cancel := within(ctx, s.turns.limits.Resolve, "look up", req.Ref)
-	plan, err := b.Resolve(looking, req, progress)
+func (j Job) say(format string, args ...any) {
+	j.Progress(mvm.Progress{Target: j.Request.Ref, Text: fmt.Sprintf(format, args...)})
+}
+
+func (s *DirStore) buildLocked(ctx context.Context, b Builder, job Job) (img Image, err error) {
+	req := job.Request
+	job.Entered(StageResolving)
+	plan, img, ok, err := s.resolve(ctx, b, job)
+	if ok || err != nil {
+		return img, err
+	}
+	job.Entered(StageQueued)
+	release, err := s.turns.Take(ctx, req.Tenant, func() { job.say("waiting for other builds to end") })
+	if err != nil {
+		return Image{}, fmt.Errorf("wait for other builds: %w", err)
+	}
+	defer release()
+	start := time.Now()
+	plan.Build, plan.Log = job.ID, job.Log
+	if job.Log == "" {
+		l, lerr := s.openLog(req)
+		if lerr != nil {
+			return Image{}, lerr
+		}
+		plan.Build, plan.Log = l.id, l.path
+		progress := job.Progress
+		job.Progress = func(p mvm.Progress) {
+			l.Say(p.Text)
+			progress(p)
+		}
+		defer func() { l.end(img, err) }()
+	}
+	job.Entered(StageBuilding)
+	img, err = s.makeWithin(ctx, b, plan, job.Progress)
+	if err != nil {
+		s.log.Warn("image build failed", "ref", req.Ref, "build", plan.Build, "log", plan.Log, "error", err)
+		return Image{}, err
+	}
+	took := time.Since(start)
+	s.log.Info("image built", "ref", req.Ref, "digest", img.Digest, "build", plan.Build, "bytes", img.Size(), "took", took)
+	job.say("built %.19s in %.1f s, %d MiB", img.Digest, took.Seconds(), img.Size()>>20)
+	return img, nil
+}
+
+// resolve finds out what the request names now, and the image where there is one already.
+func (s *DirStore) resolve(ctx context.Context, b Builder, job Job) (plan Plan, img Image, ok bool, err error) {
+	req := job.Request
+	looking, cancel := within(ctx, s.limits.Resolve, "look up", req.Ref)
+	plan, err = b.Resolve(looking, req, job.Progress)
 	err = ended(looking, err)
 	cancel()
 	if mvm.IsKind(err, mvm.KindUnavailable) {
 		if img, ok, lerr := s.lease(ctx, func() (Image, bool) { return s.newest(ctx, req) }); ok || lerr != nil {
-			progress(mvm.Progress{Target: req.Ref, Text: fmt.Sprintf("using the image built before: %v", err)})
+			job.say("using the image built before: %v", err)
 			s.log.Warn("image may be outdated", "ref", req.Ref, "digest", img.Digest, "error", err)
-			return img, lerr
+			return plan, img, ok, lerr
 		}
 	}
 	if err != nil {
-		return Image{}, fmt.Errorf("look up image %s: %w", req.Ref, err)
+		return plan, Image{}, false, fmt.Errorf("look up image %s: %w", req.Ref, err)
 	}
 	plan.Request = req
-	if img, ok, err := s.lease(ctx, func() (Image, bool) { return s.lookup(ctx, plan) }); ok || err != nil {
-		return img, err
-	}
-	release, err := s.turns.take(ctx, req.Tenant, func() {
-		progress(mvm.Progress{Target: req.Ref, Text: "waiting for other builds to end"})
-	})
-	if err != nil {
-		return Image{}, err
-	}
-	defer release()
-	start := time.Now()
-	l, err := s.openLog(req)
-	if err != nil {
-		return Image{}, err
-	}
-	plan.Build, plan.Log = l.id, l.path
-	img, err := s.makeWithin(ctx, b, plan, func(p mvm.Progress) {
-		l.say(p)
-		progress(p)
-	})
-	l.close(img, err)
-	if err != nil {
-		s.log.Warn("image build failed", "ref", req.Ref, "build", l.id, "log", l.path, "error", err)
-		return Image{}, err
-	}
-	took := time.Since(start)
-	s.log.Info("image built", "ref", req.Ref, "digest", img.Digest, "build", l.id, "bytes", img.Size(), "took", took)
-	progress(mvm.Progress{Target: req.Ref, Text: fmt.Sprintf("built %.19s in %.1f s, %d MiB", img.Digest, took.Seconds(), img.Size()>>20)})
-	return img, nil
+	img, ok, err = s.lease(ctx, func() (Image, bool) { return s.lookup(ctx, plan) })
+	return plan, img, ok, err
 }
 
 // lease finds an image that is there already, and keeps GC from it for long enough that the
@@ -104,7 +131,7 @@ func (s *DirStore) lease(ctx context.Context, find func() (Image, bool)) (Image,
 // makeWithin is make with the deadline of builds.
 func (s *DirStore) makeWithin(ctx context.Context, b Builder, plan Plan, progress func(mvm.Progress)) (Image, error) {
 	progress(mvm.Progress{Target: plan.Request.Ref, Text: "building"})
-	ctx, cancel := within(ctx, s.turns.limits.Build, "build", plan.Request.Ref)
+	ctx, cancel := within(ctx, s.limits.Build, "build", plan.Request.Ref)
 	defer cancel()
 	img, err := s.make(ctx, b, plan, progress)
 	return img, ended(ctx, err)

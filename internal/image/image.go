@@ -72,6 +72,27 @@ type Request struct {
 	Tenant  string   `json:"tenant,omitempty"`  // for whom; "": for an operator
 }
 
+// Stage is how far a build is.
+type Stage string
+
+// The stages of a build.
+const (
+	StageQueued    Stage = "queued"    // it waits for its turn, or for another build of the same image
+	StageResolving Stage = "resolving" // what the reference names now is looked up
+	StageBuilding  Stage = "building"
+)
+
+// Job is a request with who follows what is done for it. Entered and Progress may be nil, and are
+// called one at a time.
+type Job struct {
+	Request Request
+	// ID names the build, and Log is the path of a file in which the caller keeps what it says.
+	// Without one the store chooses an id and keeps a log itself.
+	ID, Log  string
+	Entered  func(Stage)
+	Progress func(mvm.Progress)
+}
+
 // Plan is a request resolved to exactly what will be built.
 type Plan struct {
 	Request Request
@@ -113,10 +134,10 @@ type Store interface {
 	// Check returns KindInvalid for a reference that no builder of this host can ever take.
 	// It is cheap: one that passes may still not be there.
 	Check(ref string) error
-	// Build returns the image of a request, building it unless one with the same key is
+	// Run returns the image of a request, building it unless one with the same key is
 	// there. Concurrent builds of one request are done once; a build that was cut off leaves
 	// nothing that counts, and one that fills the disk ends before it is full.
-	Build(ctx context.Context, req Request, progress func(mvm.Progress)) (Image, error)
+	Run(ctx context.Context, job Job) (Image, error)
 	// Get returns an image by digest, KindNotFound when it is not there.
 	Get(digest string) (Image, error)
 	// Open opens a file of an image for reading. What it returns has the size and digest

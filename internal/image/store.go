@@ -17,6 +17,7 @@ import (
 
 	"mvm"
 	"mvm/internal/sys"
+	"mvm/internal/wait"
 )
 
 // DirStore keeps images in a folder of the host:
@@ -26,7 +27,7 @@ import (
 //	locks/<hash>    one lock per request: who holds it builds
 //	lock            held for moments: shared by builds that begin or end, alone by GC
 //	tmp/            what is being built, each locked by its build; leftovers of a crash go with the next Open or GC
-//	logs/<id>.log   what the last builds said
+//	logs/<id>.log   what the last builds said of which nobody else keeps a log
 //	checked.json    digests of files that did not change since they were read
 //
 // It is safe for concurrent use, also by several processes.
@@ -35,7 +36,8 @@ type DirStore struct {
 	builders []Builder
 	log      *slog.Logger
 	sums     *sums
-	turns    *turns
+	limits   Limits
+	turns    *wait.Turns
 }
 
 var _ Store = (*DirStore)(nil)
@@ -58,7 +60,7 @@ func OpenWith(dir string, builders []Builder, limits Limits, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
-	s := &DirStore{dir: dir, builders: builders, log: log, turns: newTurns(limits)}
+	s := &DirStore{dir: dir, builders: builders, log: log, limits: limits, turns: wait.NewTurns(limits.Parallel, limits.PerTenant)}
 	for _, d := range []string{dir, s.path("refs"), s.path("locks"), s.path("tmp"), s.path("logs")} {
 		if err := sys.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)

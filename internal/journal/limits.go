@@ -30,10 +30,21 @@ func limit(act mvm.Action) (perSec rate.Limit, burst int, limited bool) {
 		return messageLimitPerSec, messageLimitBurst, true
 	case mvm.QuotaExceeded, mvm.WakeRefused, mvm.DrainTimedOut, mvm.TransitionDeferred:
 		return eventLimitPerSec, eventLimitBurst, true
-	case mvm.ExecStarted, mvm.LogsRead, mvm.MessageRead:
+	}
+	if isUse(act) {
 		return useLimitPerSec, useLimitBurst, true
 	}
 	return 0, 0, false
+}
+
+// isUse reports whether the action is what people do without changing any state of an instance. It
+// is limited for each of them, so that nobody hides what another does.
+func isUse(act mvm.Action) bool {
+	switch act {
+	case mvm.ExecStarted, mvm.LogsRead, mvm.MessageRead, mvm.BuildStarted, mvm.BuildFailed, mvm.BuildCanceled:
+		return true
+	}
+	return false
 }
 
 // maxLimits bounds what is remembered: beyond it, who has been quiet is forgotten.
@@ -73,8 +84,8 @@ func (l *limits) allow(e mvm.Event) (skipped int, ok bool) {
 	if e.Action == mvm.TransitionDeferred || e.Action == mvm.DrainTimedOut {
 		k.instance = e.Instance
 	}
-	if e.Action == mvm.ExecStarted || e.Action == mvm.LogsRead || e.Action == mvm.MessageRead {
-		k.by = e.By // nobody hides what another does
+	if isUse(e.Action) {
+		k.by = e.By
 	}
 	if len(l.by) >= maxLimits {
 		maps.DeleteFunc(l.by, func(_ kind, of *eventLimit) bool { return of.rate.Tokens() >= float64(of.rate.Burst()) })

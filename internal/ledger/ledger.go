@@ -80,6 +80,9 @@ func (l *Ledger) kind(d *mvm.NodeDisk, path string, byID map[string]mvm.Instance
 	if top == "images" {
 		return &d.Images
 	}
+	if top == "builds" {
+		return &d.Logs
+	}
 	if top != "instances" {
 		return &d.Other
 	}

@@ -32,6 +32,9 @@ type Metrics struct {
 	reconcileErrors  prometheus.Counter
 	reconcileSeconds prometheus.Histogram
 
+	builds     *prometheus.GaugeVec
+	buildsDone *prometheus.CounterVec
+
 	timers    *prometheus.CounterVec
 	deferred  *prometheus.CounterVec
 	hostBound *prometheus.CounterVec
@@ -56,6 +59,7 @@ func New(src Sources) *Metrics {
 	m.makeOperations()
 	m.makeRequests()
 	m.makeReconcile()
+	m.makeBuilds()
 	m.registry.MustRegister(newFleet(src.Fleet),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if src.Audited != nil {
@@ -90,6 +94,24 @@ func (m *Metrics) makeReconcile() {
 	m.registry.MustRegister(h)
 	m.reconcileSeconds = h
 	m.timers = m.counter("mvm_timer_wakes_total", "Next wakes of workloads that were due, by result: ok, missed (woken more than a minute late), skipped, or failed (tried again).", "result")
+}
+
+// Builds notes how many builds of images wait and how many run.
+func (m *Metrics) Builds(queued, running int) {
+	m.builds.WithLabelValues("queued").Set(float64(queued))
+	m.builds.WithLabelValues("running").Set(float64(running))
+}
+
+// BuildEnded counts a build of an image that ended.
+func (m *Metrics) BuildEnded(state string) {
+	m.buildsDone.WithLabelValues(m.words.bounded("result", state)).Inc()
+}
+
+func (m *Metrics) makeBuilds() {
+	m.builds = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "mvm_builds", Help: "Builds of images that have not ended, by state: queued, or running."}, []string{"state"})
+	m.registry.MustRegister(m.builds)
+	m.buildsDone = m.counter("mvm_builds_total", "Builds of images that ended, by result: done, failed or cancelled.", "result")
+	m.Builds(0, 0)
 }
 
 // Timer counts a next wake that was due.

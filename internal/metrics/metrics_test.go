@@ -49,6 +49,8 @@ func busy() *metrics.Metrics {
 	m.Operation(mvm.Transition{Op: mvm.OpSleep, From: mvm.StateRunning, To: mvm.StateSleeping, Took: time.Second}, nil)
 	m.Operation(mvm.Transition{Op: mvm.OpWarm, From: mvm.StateRunning, To: mvm.StateWarm, Took: time.Millisecond}, nil)
 	m.Deferred(mvm.OpSleep, "min_running")
+	m.Builds(2, 1)
+	m.BuildEnded("done")
 	m.HostBound("Acquire", "ok")
 	m.Messages(mvm.ChannelSlack, "accepted", 3)
 	m.Backlog("acme", "gateways", 7)
@@ -123,6 +125,7 @@ func TestScrapeHasWhatWasCounted(t *testing.T) {
 		`mvm_wake_duration_seconds_sum{kind="cold",stage="total"} 3`,
 		`mvm_sleep_duration_seconds_count{kind="cold",stage="total"} 1`,
 		`mvm_sleep_duration_seconds_count{kind="warm",stage="total"} 1`,
+		`mvm_builds{state="queued"} 2`, `mvm_builds{state="running"} 1`, `mvm_builds_total{result="done"} 1`,
 		`mvm_deferred_transitions_total{op="sleep",reason="min_running"} 1`,
 		`mvm_host_bound_requests_total{request="Acquire",result="ok"} 1`,
 		`mvm_messages_total{kind="slack",result="accepted"} 3`,

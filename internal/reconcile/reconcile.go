@@ -22,7 +22,6 @@ const (
 	defaultParallel = 8
 	passWorkers     = 4
 	followEvery     = 2 * time.Second // looks at the file with the desired state
-	parallelBuilds  = 2
 	// passShare bounds the loop's part of a processor: after a pass over a tenant that
 	// took d, the next waits for passShare times d, at most the interval.
 	passShare = 10
@@ -46,7 +45,8 @@ type Instances interface {
 type Images interface {
 	// Check refuses what names no image.
 	Check(ref string) error
-	// Build builds the pool's image.
+	// Build builds the pool's image, when it is its turn: how many are built at once is not
+	// reconcile's to bound.
 	Build(ctx context.Context, pool mvm.Address, progress func(mvm.Progress)) error
 }
 
@@ -140,7 +140,6 @@ type Reconciler struct {
 	every     time.Duration // negative: only who waits (Converge) has passes made
 	queue     dueQueue
 	slots     chan struct{} // instances that are operated on
-	builds    chan struct{}
 	perTenant int
 	passing   wait.Locks // one pass over a tenant, or change of its records, at a time
 
@@ -165,7 +164,7 @@ func New(life context.Context, opt Options) *Reconciler {
 	if n == 0 {
 		n = defaultParallel
 	}
-	r.slots, r.builds, r.perTenant = make(chan struct{}, n), make(chan struct{}, parallelBuilds), max(1, n/2)
+	r.slots, r.perTenant = make(chan struct{}, n), max(1, n/2)
 	return r
 }
 

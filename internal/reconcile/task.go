@@ -19,6 +19,8 @@ type task struct {
 	plan.Task
 	// opened: the instance runs, and only its services are waited for.
 	opened atomic.Bool
+	// about is the first thing that a build said: which one it is.
+	about atomic.Pointer[mvm.Progress]
 }
 
 // begin makes the task its object's and runs it. The making of an instance is on
@@ -88,12 +90,11 @@ func (r *Reconciler) run(t *task) {
 }
 
 func (r *Reconciler) build(ctx context.Context, t *task) error {
-	release, err := wait.Slot(ctx, r.builds)
-	if err != nil {
-		return err
-	}
-	defer release()
-	return r.opt.Images.Build(ctx, t.At, r.progress(t.At.Tenant))
+	tell := r.progress(t.At.Tenant)
+	return r.opt.Images.Build(ctx, t.At, func(p mvm.Progress) {
+		t.about.CompareAndSwap(nil, &p)
+		tell(p)
+	})
 }
 
 func (r *Reconciler) instance(id string) (i mvm.Instance, err error) {

@@ -144,7 +144,11 @@ func (r *Reconciler) Converge(ctx context.Context, tenant string, progress func(
 	w := &waiter{tenant: tenant, progress: progress, notes: map[string]bool{}, news: make(chan struct{}, 1)}
 	r.mu.Lock()
 	r.waiters[w] = true
+	under := r.buildsOf(tenant)
 	r.mu.Unlock()
+	for _, p := range under { // it was told before the waiter came
+		w.say(*p)
+	}
 	defer func() {
 		r.mu.Lock()
 		delete(r.waiters, w)
@@ -169,6 +173,18 @@ func (r *Reconciler) Converge(ctx context.Context, tenant string, progress func(
 			return w.result(err)
 		}
 	}
+}
+
+// buildsOf are the builds that the tenant's tasks wait for. r.mu is held.
+func (r *Reconciler) buildsOf(tenant string) (out []*mvm.Progress) {
+	for _, o := range r.objects {
+		if o.at.Tenant == tenant && o.busy() {
+			if p := o.task.about.Load(); p != nil {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
 }
 
 // look makes passes over the tenant until there is nothing to begin now. busy: something

@@ -84,11 +84,11 @@ var _ image.Store = images{}
 
 func (i images) Check(string) error { return nil }
 
-func (i images) Build(ctx context.Context, req image.Request, _ func(mvm.Progress)) (image.Image, error) {
+func (i images) Run(ctx context.Context, job image.Job) (image.Image, error) {
 	if err := i.l.call(ctx, atImage, "build", ""); err != nil {
 		return image.Image{}, err
 	}
-	sum := sha256.Sum256([]byte(req.Ref))
+	sum := sha256.Sum256([]byte(job.Request.Ref))
 	img := i.image("sha256:" + hex.EncodeToString(sum[:]))
 	i.l.w.built(img.Digest)
 	if err := os.MkdirAll(img.Dir, 0o700); err != nil {

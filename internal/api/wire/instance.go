@@ -45,6 +45,7 @@ type Instance struct {
 	Health              *Health            `json:"health,omitempty"`
 	Stalled             string             `json:"stalled,omitempty"`
 	Backlog             *Backlog           `json:"backlog,omitempty"`
+	Building            string             `json:"building,omitempty"`
 }
 
 // Of returns the noun on the wire.
@@ -57,7 +58,7 @@ func (Instance) Of(n mvm.Instance) Instance {
 		ManualOverrideUntil: n.ManualOverrideUntil, Parked: n.Parked, Unproven: n.Unproven, Ready: n.Ready,
 		Integrations: each(n.Integrations, IntegrationState{}.Of), Suspends: n.Suspends, Held: n.Held, Untold: n.Untold, NextWake: n.NextWake,
 		Idle: one(n.Idle, IdleStatus{}.Of), Problem: n.Problem, Health: one(n.Health, Health{}.Of), Stalled: n.Stalled,
-		Backlog: one(n.Backlog, Backlog{}.Of),
+		Backlog: one(n.Backlog, Backlog{}.Of), Building: n.Building,
 	}
 }
 
@@ -71,7 +72,7 @@ func (w Instance) Noun() mvm.Instance {
 		ManualOverrideUntil: w.ManualOverrideUntil, Parked: w.Parked, Unproven: w.Unproven, Ready: w.Ready,
 		Integrations: each(w.Integrations, IntegrationState.Noun), Suspends: w.Suspends, Held: w.Held, Untold: w.Untold, NextWake: w.NextWake,
 		Idle: one(w.Idle, IdleStatus.Noun), Problem: w.Problem, Health: one(w.Health, Health.Noun), Stalled: w.Stalled,
-		Backlog: one(w.Backlog, Backlog.Noun),
+		Backlog: one(w.Backlog, Backlog.Noun), Building: w.Building,
 	}
 }
 

@@ -122,6 +122,7 @@ type Pool struct {
 	Instances   map[mvm.State]int `json:"instances,omitempty"`
 	Warnings    []string          `json:"warnings,omitempty"`
 	Health      *PoolHealth       `json:"health,omitempty"`
+	Building    string            `json:"building,omitempty"`
 }
 
 // Of returns the noun on the wire.
@@ -129,7 +130,7 @@ func (Pool) Of(n mvm.Pool) Pool {
 	return Pool{
 		Tenant: n.Tenant, Spec: PoolSpec{}.Of(n.Spec), Created: n.Created, Builds: each(n.Builds, Build{}.Of), Destroying: n.Destroying,
 		Bound: n.Bound, Problem: n.Problem, Unpublished: n.Unpublished, Instances: n.Instances, Warnings: n.Warnings,
-		Health: one(n.Health, PoolHealth{}.Of),
+		Health: one(n.Health, PoolHealth{}.Of), Building: n.Building,
 	}
 }
 
@@ -137,7 +138,7 @@ func (Pool) Of(n mvm.Pool) Pool {
 func (w Pool) Noun() mvm.Pool {
 	return mvm.Pool{
 		Tenant: w.Tenant, Spec: w.Spec.Noun(), Created: w.Created, Builds: each(w.Builds, Build.Noun), Destroying: w.Destroying, Bound: w.Bound,
-		Problem: w.Problem, Unpublished: w.Unpublished, Instances: w.Instances, Warnings: w.Warnings, Health: one(w.Health, PoolHealth.Noun),
+		Problem: w.Problem, Unpublished: w.Unpublished, Instances: w.Instances, Warnings: w.Warnings, Health: one(w.Health, PoolHealth.Noun), Building: w.Building,
 	}
 }
 

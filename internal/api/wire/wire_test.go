@@ -17,6 +17,7 @@ import (
 
 	"mvm"
 	"mvm/internal/api/wire"
+	"mvm/internal/build"
 	"mvm/internal/testenv/filled"
 )
 
@@ -96,6 +97,7 @@ func TestFormsLoseNothing(t *testing.T) {
 	check(sent[wire.NodeCheck, mvm.NodeCheck](t))
 	check(sent[wire.Finding, mvm.Finding](t))
 	check(sent[wire.Progress, mvm.Progress](t))
+	check(sent[wire.BuildRun, build.Run](t))
 	for _, name := range declared(t) {
 		if !seen[name] {
 			t.Errorf("%s is no part of what is checked here: add it", name)

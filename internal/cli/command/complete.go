@@ -65,6 +65,20 @@ func (a *App) CompleteInstances(cmd *cobra.Command, _ []string, _ string) ([]str
 	})
 }
 
+// CompleteBuilds completes with ids of builds.
+func (a *App) CompleteBuilds(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.complete(cmd, func(ctx context.Context, c *api.Client) (names []string, err error) {
+		all, err := c.Builds(ctx, "")
+		for _, r := range all {
+			names = append(names, r.ID)
+		}
+		return names, err
+	})
+}
+
 // Plain reports whether a word means itself to every shell.
 func Plain(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !strings.ContainsRune(plainWord, r) })

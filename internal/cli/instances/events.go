@@ -57,7 +57,7 @@ func (a *app) eventsCmd() *cobra.Command {
 			}
 			err := a.showEvents(ctx, c, o.filter, func(e mvm.Event) error {
 				if *out != command.AsTable {
-					return a.printItem(*out, e)
+					return a.PrintItem(*out, e)
 				}
 				return a.WriteLine(eventText(e))
 			})

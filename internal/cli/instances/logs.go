@@ -2,9 +2,6 @@ package instances
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,9 +94,6 @@ func (o *logsOptions) complete(cmd *cobra.Command, now time.Time) (err error) {
 }
 
 func (a *app) printLog(o logsOptions, l mvm.LogLine) error {
-	if *o.out != command.AsTable {
-		return a.printItem(*o.out, l)
-	}
 	before := ""
 	if o.times {
 		before = l.Time.Local().Format("15:04:05.000") + " "
@@ -107,32 +101,5 @@ func (a *app) printLog(o logsOptions, l mvm.LogLine) error {
 	if o.spec.Service == "" && l.Service != "" {
 		before += display.Line(l.Service) + " | "
 	}
-	text := l.Text // as the program wrote it, for another program
-	switch {
-	case a.Color:
-		text = display.Coloured(text)
-	case command.IsTerminal(a.Stdout):
-		text = strings.ReplaceAll(display.Text(text), "\n", `\n`)
-	}
-	if err := a.Out.Raw([]byte(before + text + "\n")); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "write output: %w", err)
-	}
-	return nil
-}
-
-// printItem prints one item of a stream: a line of JSON, or a YAML document.
-func (a *app) printItem(f command.Format, v any) error {
-	if f == command.AsJSON {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return mvm.Errorf(mvm.KindInternal, "encode output: %w", err)
-		}
-		return a.WriteLine(string(display.JSON(b)))
-	}
-	b, err := command.Encode(f, v)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(a.Stdout, "---\n%s", b)
-	return err
+	return a.PrintLog(*o.out, before, l)
 }

@@ -95,6 +95,8 @@ func note(i mvm.Instance) string {
 		return i.Stalled
 	case i.Health != nil && i.Health.Status == mvm.HealthFailing:
 		return i.Health.Text()
+	case i.Building != "" && i.Problem == "":
+		return "its pool waits for build " + i.Building
 	case i.Problem == "" && i.Health != nil && i.Health.Status == mvm.HealthReady:
 		return i.Health.Trouble()
 	}

@@ -157,7 +157,7 @@ func (a *app) showTop(all []rates, o topOptions, live, again bool) error {
 // printLook prints one look: a list, or with a count of several an item each.
 func (a *app) printLook(all []rates, o topOptions) error {
 	if o.count > 1 {
-		return a.printItem(*o.out, all)
+		return a.PrintItem(*o.out, all)
 	}
 	return a.Print(*o.out, all, nil)
 }

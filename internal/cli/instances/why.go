@@ -74,6 +74,9 @@ func (a *app) present(s mvm.Story) []string {
 	if i.ManualOverrideUntil.After(a.Now()) {
 		add("changed by hand: left alone for another %s", command.Age(i.ManualOverrideUntil.Sub(a.Now())))
 	}
+	if i.Building != "" {
+		add("its pool waits for build %s: see `mvm builds logs -f %s`", i.Building, i.Building)
+	}
 	if i.Stalled != "" {
 		add("stalled: %s", i.Stalled)
 	}

@@ -134,6 +134,9 @@ func (a *app) poolInfoTable(p mvm.Pool) command.Table {
 			t.Add("not published", fmt.Sprintf("%s -> port %d%s", pub.Host, pub.Guest, proxied(pub)))
 		}
 	}
+	if p.Building != "" {
+		t.Add("waits for", fmt.Sprintf("build %s: see `mvm builds logs -f %s`", p.Building, p.Building))
+	}
 	for _, problem := range []string{p.Problem, p.Unpublished} {
 		if problem != "" {
 			t.Add("problem", problem)

@@ -127,31 +127,6 @@ func (a *app) sayHeld(ctx context.Context, c *api.Client) {
 	}
 }
 
-const poolBuildHelp = `Build the pool's image and roll it out. The agent restarts the running and warm instances
-one after the other; sleeping ones boot with the new image when they next wake. If the
-image has not changed since the last build, nothing is restarted.
-`
-
-func (a *app) poolBuildCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "build TENANT/POOL [-o FORMAT]", Short: "Build the pool's image and roll it out", Long: poolBuildHelp,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.CompletePools}
-	out := command.OutputFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.OnPool(cmd, args[0], func(ctx context.Context, c *api.Client, at mvm.Address) error {
-			p := a.NewProgress()
-			defer p.Done()
-			b, err := c.BuildPool(ctx, at.Tenant, at.Pool, p.Show)
-			if err != nil {
-				return err
-			}
-			p.Done()
-			a.Say("pool %s has image %s", at, b.Digest)
-			return a.PrintChanged(*out, b, b.ID)
-		})
-	}
-	return cmd
-}
-
 const poolRollbackHelp = `Roll back to the previous build, or to the given one. The agent restarts the running and
 warm instances one after the other; sleeping ones boot with that build when they next wake.
 `

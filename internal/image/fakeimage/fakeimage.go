@@ -19,9 +19,10 @@ type Builder struct {
 	scheme string
 	of     image.Builder // whose references it takes; nil: all of the scheme
 
-	mu    sync.Mutex
-	fail  error
-	built int
+	mu     sync.Mutex
+	fail   error
+	before func(ctx context.Context, plan image.Plan, progress func(mvm.Progress)) error
+	built  int
 }
 
 // New makes a Builder for a scheme with its colon.
@@ -36,6 +37,14 @@ func (b *Builder) Fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.fail = err
+}
+
+// Before has fn called at the begin of every build from now on, and the build fails with its error;
+// nil ends that.
+func (b *Builder) Before(fn func(ctx context.Context, plan image.Plan, progress func(mvm.Progress)) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.before = fn
 }
 
 // Built counts the builds that were made.
@@ -68,8 +77,16 @@ func (b *Builder) Resolve(_ context.Context, req image.Request, _ func(mvm.Progr
 }
 
 // Build implements image.Builder.
-func (b *Builder) Build(_ context.Context, plan image.Plan, dir string, progress func(mvm.Progress)) error {
+func (b *Builder) Build(ctx context.Context, plan image.Plan, dir string, progress func(mvm.Progress)) error {
 	ref := plan.Request.Ref
+	b.mu.Lock()
+	before := b.before
+	b.mu.Unlock()
+	if before != nil {
+		if err := before(ctx, plan, progress); err != nil {
+			return err
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.fail != nil {

@@ -1,4 +1,6 @@
-package api
+// Package peer says who is at the other end of a unix socket, as the kernel knows it, and whether
+// they may use the agent.
+package peer
 
 import (
 	"fmt"
@@ -22,8 +24,8 @@ type Peer struct {
 	Groups        []int // supplementary
 }
 
-// peerOf asks the kernel for the credentials of the socket's other end.
-func peerOf(conn *net.UnixConn) (Peer, error) {
+// Of asks the kernel for the credentials of the socket's other end.
+func Of(conn *net.UnixConn) (Peer, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return Peer{}, err
@@ -36,7 +38,7 @@ func peerOf(conn *net.UnixConn) (Peer, error) {
 			return
 		}
 		p = Peer{UID: int(cred.Uid), GID: int(cred.Gid), PID: int(cred.Pid)}
-		p.Groups, inner = peerGroups(fd)
+		p.Groups, inner = groups(fd)
 	})
 	if err == nil {
 		err = inner
@@ -44,9 +46,9 @@ func peerOf(conn *net.UnixConn) (Peer, error) {
 	return p, err
 }
 
-// peerGroups returns the supplementary groups that the peer had when it connected.
+// groups returns the supplementary groups that the peer had when it connected.
 // Unlike /proc/<pid>/status this can't be raced by a pid that is used again.
-func peerGroups(fd uintptr) ([]int, error) {
+func groups(fd uintptr) ([]int, error) {
 	gids := make([]uint32, 64)
 	for {
 		size := uint32(len(gids) * 4)
@@ -58,26 +60,26 @@ func peerGroups(fd uintptr) ([]int, error) {
 		case errno != 0:
 			return nil, os.NewSyscallError("getsockopt SO_PEERGROUPS", errno)
 		default:
-			groups := make([]int, 0, size/4)
+			all := make([]int, 0, size/4)
 			for _, g := range gids[:size/4] {
-				groups = append(groups, int(g))
+				all = append(all, int(g))
 			}
-			return groups, nil
+			return all, nil
 		}
 	}
 }
 
-// allowed reports whether the peer may use the API: root, the agent's own user, or
+// Allowed reports whether the peer may use the API: root, the agent's own user, or
 // a member of the group (negative: no group).
-func (p Peer) allowed(group int) bool {
+func (p Peer) Allowed(group int) bool {
 	if p.UID == 0 || p.UID == os.Geteuid() {
 		return true
 	}
 	return group >= 0 && (p.GID == group || slices.Contains(p.Groups, group))
 }
 
-// asker names the peer for the audit log.
-func (p Peer) asker() mvm.Asker {
+// Asker names the peer for the audit log.
+func (p Peer) Asker() mvm.Asker {
 	name := fmt.Sprintf("uid-%d", p.UID)
 	if u, err := user.LookupId(strconv.Itoa(p.UID)); err == nil {
 		name = u.Username
@@ -85,8 +87,8 @@ func (p Peer) asker() mvm.Asker {
 	return mvm.Asker{Kind: mvm.AskerCLI, ID: name}
 }
 
-// refusal is the error for a peer that is not allowed.
-func (p Peer) refusal(group int) error {
+// Refusal is the error for a peer that is not allowed.
+func (p Peer) Refusal(group int) error {
 	err := mvm.Errorf(mvm.KindPolicy, "user %d may not use the agent", p.UID)
 	if group < 0 {
 		return err.WithFix("run as root")
