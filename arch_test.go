@@ -94,7 +94,7 @@ var rules = map[string]rule{
 	"internal/snapshot/segment":  {"internal/snapshot/sealed internal/sys internal/tenantkey", "memory of guests at rest: the memory of a VMM is behind an interface, and no driver is imported", "internal/secrets internal/testenv/durable internal/testenv/quick"},
 	"internal/driver":            {"internal/tenantkey", "the contract; a snapshot comes with the key that seals it", ""},
 	"internal/driver/atrest":     {"internal/driver internal/snapshot internal/snapshot/sealed internal/snapshot/segment internal/sys", "memory of VMMs to sealed files and back, whatever VMM: the memory is behind an interface", ""},
-	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/secrets internal/sys internal/tenantkey internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
+	"internal/driver/drivertest": {"internal/driver internal/guestproto internal/secrets internal/tenantkey internal/testenv internal/testenv/durable", "the suite sees the contract and the guest, no driver", ""},
 	"internal/driver/fake":       {"internal/driver internal/driver/atrest internal/filecopy internal/guestproto internal/strictjson internal/sys", "it plays the guest, so it speaks its protocol, and keeps its files as a driver does", "internal/driver/drivertest internal/testenv"},
 	"internal/driver/rundir":     {"internal/driver internal/driver/vmproc internal/sys internal/undo", "files beside the processes of VMMs, whatever VMM they are: it knows no driver", ""},
 	"internal/driver/console":    {"internal/sys", "output of guests, wherever it comes from", ""},

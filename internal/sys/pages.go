@@ -238,9 +238,10 @@ func (m *Mapping) Changed(from, most int64) (runs []PageRun, next int64, err err
 	return runs, all, nil
 }
 
-// changed reports that a page is the process's own and not the file's.
+// changed reports that a page is the process's own and not the file's. A page of the file that
+// the kernel is moving looks swapped.
 func changed(entry uint64) bool {
-	return entry&pageSwapped != 0 || entry&pagePresent != 0 && entry&pageOfFile == 0
+	return entry&(pageSwapped|pagePresent) != 0 && entry&pageOfFile == 0
 }
 
 // gone is the error of an address space whose process has exited: reading it gives nothing.

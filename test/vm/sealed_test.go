@@ -3,13 +3,13 @@ package vm_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/driver/atrest"
-	"mvm/internal/driver/drivertest"
 	"mvm/internal/secrets"
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
@@ -52,7 +52,7 @@ func sealedIn(dir string, i mvm.Instance, key *tenantkey.Key) (driver.Snapshot, 
 }
 
 // read opens a snapshot and reads all of it.
-func read(ctx context.Context, dir string, i mvm.Instance, key *tenantkey.Key, to atrest.Memory) ([]byte, error) {
+func read(ctx context.Context, dir string, i mvm.Instance, key *tenantkey.Key, to io.WriterAt) ([]byte, error) {
 	snap, err := sealedIn(dir, i, key)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func read(ctx context.Context, dir string, i mvm.Instance, key *tenantkey.Key, t
 		return nil, err
 	}
 	defer s.Close()
-	return s.Device(), s.Inject(ctx, to)
+	return s.Device(), s.Fill(ctx, to)
 }
 
 // testKey: a copy of what a sleeping guest left is opened with its tenant's key. Once the tenant
@@ -78,7 +78,7 @@ func (h *host) testKey() {
 	must(h.t, err)
 	defer f.Close()
 	key := h.tenantKey("acme")
-	if device, err := read(h.ctx(), dir, i, key, drivertest.MemoryFile{File: f}); err != nil || len(device) == 0 {
+	if device, err := read(h.ctx(), dir, i, key, f); err != nil || len(device) == 0 {
 		h.t.Fatalf("with its tenant's key: %v", err)
 	}
 	must(h.t, h.client.DestroyTenant(h.ctx(), "acme", nil))
@@ -87,7 +87,7 @@ func (h *host) testKey() {
 	}
 	_, err = h.client.CreateTenant(h.ctx(), mvm.TenantSpec{ID: "acme"})
 	must(h.t, err)
-	if _, err := read(h.ctx(), dir, i, h.tenantKey("acme"), drivertest.MemoryFile{File: f}); !driver.BadSnapshot(err) {
+	if _, err := read(h.ctx(), dir, i, h.tenantKey("acme"), f); !driver.BadSnapshot(err) {
 		h.t.Errorf("with the key of a new tenant: %v, want that it is of another", err)
 	}
 	must(h.t, h.client.DestroyTenant(h.ctx(), "acme", nil))
@@ -102,7 +102,7 @@ func (h *host) unseal(id, memory, state string) {
 	must(h.t, err)
 	defer f.Close()
 	must(h.t, f.Truncate(int64(i.Res.MemMiB)<<20))
-	device, err := read(h.ctx(), filepath.Join(h.data, "instances", id), i, h.tenantKey(i.Tenant), drivertest.MemoryFile{File: f})
+	device, err := read(h.ctx(), filepath.Join(h.data, "instances", id), i, h.tenantKey(i.Tenant), f)
 	if err != nil {
 		h.t.Fatal(fmt.Errorf("unseal: %w", err))
 	}

@@ -8,9 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
-	"sync"
+	"slices"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -24,7 +25,6 @@ type Memory interface {
 	Shared() bool
 	Changed(ctx context.Context, from int64, most int) (runs []sys.PageRun, next int64, err error)
 	Read(ctx context.Context, runs []sys.PageRun, buf []byte) error
-	Write(ctx context.Context, runs []sys.PageRun, data []byte) error
 }
 
 // VMM is what of a paused VMM is saved.
@@ -34,8 +34,11 @@ type VMM struct {
 	Device []byte
 	Memory Memory
 	// OverFile says that the memory began with a file, and not with zeros: pages that its
-	// guest has not changed are read too.
+	// guest has not changed are read too, unless the snapshot before is among Over.
 	OverFile bool
+	// Over are the ids (Snapshot.ID) of snapshots that have the same as the memory in all
+	// pages that its guest has not changed.
+	Over []string
 	// Seam is that of segment.Place.
 	Seam func(op string) error
 }
@@ -45,13 +48,13 @@ const listAtOnce = 64 << 10
 
 func pagesOf(memMiB int) uint32 { return uint32(int64(memMiB) << 20 / sys.PageSize) }
 
-// Save writes the snapshot, durable; what had its place before is gone then. After an error
-// nothing of it is left.
-func Save(ctx context.Context, snap driver.Snapshot, v VMM) error {
+// Save writes the snapshot, durable, and returns its id; what had its place before is gone
+// then. After an error nothing of it is left.
+func Save(ctx context.Context, snap driver.Snapshot, v VMM) (id string, err error) {
 	if snap.Key == nil {
-		return mvm.Errorf(mvm.KindInvalid, "save snapshot %s: there is no key to seal it with", snap.State)
+		return "", mvm.Errorf(mvm.KindInvalid, "save snapshot %s: there is no key to seal it with", snap.State)
 	}
-	return in(v.Dir, snap, func(p segment.Place) error {
+	err = in(v.Dir, snap, func(p segment.Place) error {
 		p.Seam = v.Seam
 		pages := pagesOf(v.MemMiB)
 		previous := previousMap(v.Dir, snap, p, pages)
@@ -60,13 +63,17 @@ func Save(ctx context.Context, snap driver.Snapshot, v VMM) error {
 				return mvm.Explain("make room for the snapshot", err)
 			}
 		}
-		changed, err := v.changed(ctx, pages)
+		changed, since, err := v.changed(ctx, pages, previous)
 		if err != nil {
 			return err
 		}
-		_, err = p.Save(ctx, segment.Sleep{Memory: reader{v.Memory}, Pages: pages, Changed: changed, Previous: previous, Device: bytes.NewReader(v.Device)})
+		saved, err := p.Save(ctx, segment.Sleep{Memory: reader{v.Memory}, Pages: pages, Changed: changed, Since: since, Previous: previous, Device: bytes.NewReader(v.Device)})
+		if err == nil {
+			id = saved.Map.ID()
+		}
 		return err
 	})
+	return id, err
 }
 
 // in calls fn with the place of the snapshot in the instance's folder.
@@ -116,11 +123,22 @@ func previousMap(dir string, snap driver.Snapshot, p segment.Place, pages uint32
 	return m
 }
 
-// changed lists the pages that may not be zero.
-func (v VMM) changed(ctx context.Context, pages uint32) (out []segment.Run, err error) {
-	if v.OverFile || v.Memory.Shared() {
-		return []segment.Run{{Page: 0, Count: pages}}, nil
+// changed lists the pages that may differ, and says from what.
+func (v VMM) changed(ctx context.Context, pages uint32, previous *segment.Map) ([]segment.Run, segment.Since, error) {
+	switch {
+	case v.Memory.Shared():
+	case !v.OverFile:
+		runs, err := v.list(ctx, pages)
+		return runs, segment.SinceBase, err
+	case previous != nil && slices.Contains(v.Over, previous.ID()):
+		runs, err := v.list(ctx, pages)
+		return runs, segment.SincePrevious, err
 	}
+	return []segment.Run{{Page: 0, Count: pages}}, segment.SinceBase, nil
+}
+
+// list lists the pages that the guest has changed.
+func (v VMM) list(ctx context.Context, pages uint32) (out []segment.Run, err error) {
 	for page := int64(0); page < int64(pages); {
 		runs, next, err := v.Memory.Changed(ctx, page, listAtOnce)
 		if err != nil {
@@ -167,9 +185,19 @@ func (s *Snapshot) Device() []byte { return s.s.Device() }
 // Close lets go of the files.
 func (s *Snapshot) Close() error { return s.s.Close() }
 
-// Inject verifies the snapshot's pages and puts them into memory of zeros.
-func (s *Snapshot) Inject(ctx context.Context, m Memory) error {
-	return told(s.s.Inject(ctx, writer{m, &sync.Pool{New: func() any { return new([]byte) }}}.write))
+// ID tells the snapshot from all others by its content.
+func (s *Snapshot) ID() string { return s.s.Map().ID() }
+
+// Fill verifies the snapshot's pages and puts them into memory of zeros.
+func (s *Snapshot) Fill(ctx context.Context, memory io.WriterAt) error {
+	return told(s.s.Inject(ctx, func(_ context.Context, pieces []segment.Piece) error {
+		for _, p := range pieces {
+			if _, err := memory.WriteAt(p.Data, int64(p.Page)*sys.PageSize); err != nil {
+				return mvm.Errorf(mvm.KindUnavailable, "fill the guest's memory: %w", err)
+			}
+		}
+		return nil
+	}))
 }
 
 // told makes an error about the snapshot the contract's.
@@ -197,27 +225,6 @@ func (r reader) Read(ctx context.Context, pieces []segment.Piece) error {
 		buf = buf[copy(p.Data, buf):]
 	}
 	return nil
-}
-
-// writer puts pieces into a memory.
-type writer struct {
-	m    Memory
-	room *sync.Pool // of *[]byte
-}
-
-func (w writer) write(ctx context.Context, pieces []segment.Piece) error {
-	runs, size := runsOf(pieces)
-	data, joined := join(pieces, size)
-	if !joined { // in one call: it may be one of another process
-		room := w.room.Get().(*[]byte)
-		defer w.room.Put(room)
-		*room = (*room)[:0]
-		for _, p := range pieces {
-			*room = append(*room, p.Data...)
-		}
-		data = *room
-	}
-	return w.m.Write(ctx, runs, data)
 }
 
 // runsOf are the pages of the pieces, and how many bytes they have.

@@ -1,7 +1,6 @@
 package drivertest
 
 import (
-	"context"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 
 	"mvm/internal/driver"
 	"mvm/internal/secrets"
-	"mvm/internal/sys"
 	"mvm/internal/tenantkey"
 )
 
@@ -106,29 +104,4 @@ func otherKey(t testing.TB) *tenantkey.Key {
 		t.Fatal(err)
 	}
 	return k
-}
-
-// MemoryFile is a file into which a snapshot's memory is put, as into that of a VMM.
-type MemoryFile struct{ *os.File }
-
-// Shared is false: it is not a VMM's.
-func (MemoryFile) Shared() bool { return false }
-
-// Changed is not to be called.
-func (MemoryFile) Changed(context.Context, int64, int) ([]sys.PageRun, int64, error) {
-	return nil, 0, os.ErrInvalid
-}
-
-// Read is not to be called either.
-func (MemoryFile) Read(context.Context, []sys.PageRun, []byte) error { return os.ErrInvalid }
-
-// Write writes pages to where they are in the memory.
-func (f MemoryFile) Write(_ context.Context, runs []sys.PageRun, data []byte) error {
-	for _, r := range runs {
-		if _, err := f.WriteAt(data[:r.Count*sys.PageSize], r.Page*sys.PageSize); err != nil {
-			return err
-		}
-		data = data[r.Count*sys.PageSize:]
-	}
-	return nil
 }

@@ -38,16 +38,12 @@ func (p pages) Read(_ context.Context, runs []sys.PageRun, buf []byte) error {
 	return nil
 }
 
-func (p pages) Write(_ context.Context, runs []sys.PageRun, data []byte) error {
-	for _, r := range runs {
-		n := r.Count * sys.PageSize
-		if r.Page*sys.PageSize+n > int64(len(p)) {
-			return mvm.Errorf(mvm.KindInvalid, "write page %d of a guest: it has no more than %d bytes", r.Page, len(p))
-		}
-		copy(p[r.Page*sys.PageSize:], data[:n])
-		data = data[n:]
+// WriteAt puts what a snapshot has into the memory.
+func (p pages) WriteAt(data []byte, at int64) (int, error) {
+	if at < 0 || at > int64(len(p)-len(data)) {
+		return 0, mvm.Errorf(mvm.KindInvalid, "write %d bytes of a guest's memory at %d: it has no more than %d", len(data), at, len(p))
 	}
-	return nil
+	return copy(p[at:], data), nil
 }
 
 // seal writes the snapshot. A sleeping guest's secrets are not in it. mu is held.
@@ -61,7 +57,8 @@ func (m *machine) seal(ctx context.Context, snap driver.Snapshot, nonce string, 
 	if err = errors.Join(err, derr); err != nil {
 		return err
 	}
-	return atrest.Save(ctx, snap, atrest.VMM{Dir: m.spec.Dir, MemMiB: m.spec.MemMiB, Device: device, Memory: pages(memory), Seam: seam})
+	_, err = atrest.Save(ctx, snap, atrest.VMM{Dir: m.spec.Dir, MemMiB: m.spec.MemMiB, Device: device, Memory: pages(memory), Seam: seam})
+	return err
 }
 
 // unseal reads a snapshot that seal wrote.
@@ -78,7 +75,7 @@ func unseal(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (state 
 		return state, memory, badSnapshot(mvm.Errorf(mvm.KindInvalid, "read the snapshot of %s: %w", spec.ID, err))
 	}
 	p := make(pages, (state.Bytes+sys.PageSize-1)/sys.PageSize*sys.PageSize)
-	if err := s.Inject(ctx, p); err != nil {
+	if err := s.Fill(ctx, p); err != nil {
 		return state, memory, err
 	}
 	if err := json.Unmarshal(p[:state.Bytes], &memory); err != nil {

@@ -12,11 +12,10 @@
 // # Memory
 //
 // The guest's memory is private to its VMM: at a boot a mapping of /dev/zero, at a restore
-// of the file Spec.Memory. So it takes no disk while it runs, and the snapshot stays whole.
-// A snapshot is a file of device state and, beside it, the pages that the guest has
-// written since; these are put into Spec.Memory when the VMM is gone. Until then, a
-// restore puts them into the memory of the new VMM.
-// See docs/adr/0009-private-memory.md.
+// of a file in memory, which is filled from the snapshot while the VMM starts. So it takes no
+// disk while it runs, and the snapshot stays whole. A sleep saves the pages that the guest has
+// changed since; package atrest has the files.
+// See docs/adr/0009-private-memory.md to 0011-a-woken-guest-maps-a-file-in-memory.md.
 //
 // # Files in RunDir, beside those of package rundir
 //

@@ -27,6 +27,7 @@ func (v *vmm) Close() error {
 	v.watching.Wait()
 	v.ch.Close()
 	v.con.Stop()
+	v.setBase(nil)
 	if q != nil {
 		q.Close()
 	}
@@ -79,6 +80,7 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	}
 	v.con.Drain()
 	v.ch.Close()
+	v.setBase(nil)
 	v.mu.Lock()
 	v.lastWords = lastWords(v.spec.RunDir) // which is about to be removed
 	v.mu.Unlock()

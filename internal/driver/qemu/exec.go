@@ -43,6 +43,11 @@ func (l *launcher) record() error {
 		return err
 	}
 	rec.Driver, rec.Cgroups, rec.TAP, rec.Memory = l.d.keep.Driver, l.rec.Cgroups, l.tap, l.spec.Memory
+	if l.base != nil {
+		if rec.Own, err = l.base.own(); err != nil {
+			return err
+		}
+	}
 	l.rec = rec
 	return rec.Write(l.spec.RunDir)
 }

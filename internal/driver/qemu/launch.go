@@ -10,7 +10,6 @@ import (
 	"mvm"
 	"mvm/internal/channel"
 	"mvm/internal/driver"
-	"mvm/internal/driver/atrest"
 	"mvm/internal/driver/console"
 	"mvm/internal/driver/qemu/spawn"
 	"mvm/internal/driver/rundir"
@@ -55,7 +54,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 	defer u.Run(&err)
 	l := &launcher{d: d, spec: spec, snap: snap, undo: &u}
 	defer l.closeFiles()
-	defer l.closeSnapshot()
+	defer l.closeBase()
 	for _, step := range []func(context.Context) error{l.lock, l.memory, l.sockets, l.open} {
 		if err := ctx.Err(); err != nil {
 			return nil, mvm.Errorf(mvm.KindCanceled, "make the VMM of %s: %w", spec.ID, context.Cause(ctx))
@@ -71,7 +70,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 		return nil, err
 	}
 	if snap != nil {
-		err = v.load(ctx, *snap, l.sealed)
+		err = v.load(ctx, *snap, l.base)
 	} else if err = d.seam("start.cont"); err == nil {
 		err = v.cont(ctx)
 	}
@@ -97,7 +96,7 @@ type launcher struct {
 	proc  vmproc.Process
 	rec   rundir.Record
 
-	sealed *atrest.Snapshot // nil: it boots, or has one of an older version
+	base *base // nil: it boots, or has a snapshot of an older version
 }
 
 // pass notes a file that is for the VMM alone.
@@ -113,10 +112,10 @@ func (l *launcher) closeFiles() {
 	l.give = nil
 }
 
-// closeSnapshot lets go of the files of the snapshot, which were read only.
-func (l *launcher) closeSnapshot() {
-	if l.sealed != nil {
-		_ = l.sealed.Close()
+// closeBase lets go of the snapshot and the memory.
+func (l *launcher) closeBase() {
+	if l.base != nil {
+		l.base.close()
 	}
 }
 
@@ -130,18 +129,20 @@ func (l *launcher) lock(ctx context.Context) error {
 }
 
 // memory opens what the guest's memory is at first, and the snapshot.
-func (l *launcher) memory(context.Context) error {
+func (l *launcher) memory(ctx context.Context) error {
 	if l.snap == nil {
 		return l.memoryFrom("start.memory", bootMemory)
 	}
 	if l.snap.Key == nil {
 		return l.plainMemory()
 	}
-	if err := l.memoryFrom("restore.memory", zeroMemory); err != nil {
+	if err := l.d.seam("restore.memory"); err != nil {
 		return err
 	}
-	s, err := atrest.Open(l.spec.Dir, *l.snap, l.spec.MemMiB)
-	l.sealed = s
+	b, err := l.newBase(ctx)
+	if err == nil {
+		l.base, l.files.Memory = b, b.f
+	}
 	return err
 }
 

@@ -14,9 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver"
-	"mvm/internal/driver/atrest"
 	"mvm/internal/driver/rundir"
-	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 )
 
@@ -24,27 +22,27 @@ import (
 const exitWait = 5 * time.Second
 
 // load has a VMM that was started for it take the snapshot: memory first, then the devices.
-// sealed is nil for one that an older version left.
-func (v *vmm) load(ctx context.Context, snap driver.Snapshot, sealed *atrest.Snapshot) error {
+// b is nil for one that an older version left.
+func (v *vmm) load(ctx context.Context, snap driver.Snapshot, b *base) error {
 	v.cmd.Lock()
 	defer v.cmd.Unlock()
 	if err := v.d.seam("restore.load"); err != nil {
 		return err
 	}
-	open, inject := v.openPlain, v.injectPlain
-	if sealed != nil {
-		open = func(driver.Snapshot) (*os.File, bool, error) {
-			f, err := inMemory(sealed.Device())
-			return f, false, err
-		}
-		inject = func(ctx context.Context, m vmproc.Memory, _ driver.Snapshot) error { return sealed.Inject(ctx, m) }
-	}
-	f, ignoreShared, err := open(snap)
+	f, ignoreShared, err := v.openDevice(snap, b)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := v.inject(ctx, snap, inject); err != nil {
+	if err := v.d.seam("restore.pages"); err != nil {
+		return err
+	}
+	if b != nil {
+		err = v.complete(ctx, b)
+	} else {
+		err = v.injectPlain(ctx, snap)
+	}
+	if err != nil {
 		return err
 	}
 	if err := v.migrate(ctx, f, ignoreShared); err != nil {
@@ -54,20 +52,19 @@ func (v *vmm) load(ctx context.Context, snap driver.Snapshot, sealed *atrest.Sna
 	if err == nil && !slices.Contains([]string{statePaused, statePostmigr}, s) {
 		err = rundir.BadSnapshot("load the snapshot of %s: the VMM is in state %q after it", v.spec.ID, s)
 	}
+	if err == nil && b != nil {
+		v.setBase(b.keep())
+	}
 	return err
 }
 
-// inject puts pages into the VMM's memory.
-func (v *vmm) inject(ctx context.Context, snap driver.Snapshot, put func(context.Context, vmproc.Memory, driver.Snapshot) error) error {
-	if err := v.d.seam("restore.pages"); err != nil {
-		return err
+// openDevice opens the device state.
+func (v *vmm) openDevice(snap driver.Snapshot, b *base) (f *os.File, ignoreShared bool, err error) {
+	if b == nil {
+		return v.openPlain(snap)
 	}
-	m, _, err := v.guestMemory(ctx)
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	return put(ctx, m, snap)
+	f, err = inMemory(b.snap.Device())
+	return f, false, err
 }
 
 // inMemory is a file in memory, for a device state that is in no other in the clear.
@@ -95,12 +92,17 @@ func (v *vmm) openPlain(snap driver.Snapshot) (f *os.File, ignoreShared bool, er
 }
 
 // injectPlain puts into the VMM's memory what the memory file of an older version lacks.
-func (v *vmm) injectPlain(ctx context.Context, m vmproc.Memory, snap driver.Snapshot) error {
+func (v *vmm) injectPlain(ctx context.Context, snap driver.Snapshot) error {
 	pages, err := openPages(v.spec, snap)
 	if pages == nil || err != nil {
 		return err
 	}
 	defer pages.f.Close()
+	m, _, err := v.guestMemory(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
 	if err := pages.inject(ctx, m); errors.Is(err, errPages) {
 		return pagesError(err)
 	} else if err != nil {

@@ -22,11 +22,7 @@ func bootMemory(s driver.Spec) (*os.File, error) {
 	if err := removeMemory(s); err != nil {
 		return nil, mvm.Explain("remove old memory", err)
 	}
-	return zeroMemory(s)
-}
-
-// zeroMemory is memory of zeros: a private mapping of this device has no file.
-func zeroMemory(driver.Spec) (*os.File, error) {
+	// A private mapping of this device has no file.
 	f, err := os.OpenFile(zeroDevice, os.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindUnavailable, "open the VMM's memory: %w", err)
@@ -101,10 +97,14 @@ func pagesError(err error) error {
 	return mvm.Errorf(mvm.KindUnavailable, "read the snapshot's changed pages: %w", err)
 }
 
-// guestMemory opens the guest's memory in the VMM. overFile says that it began with the
-// memory file of an older version, and not with zeros.
+// guestMemory opens the guest's memory in the VMM. overFile says that it began with a file:
+// that of its snapshot, or the memory file of an older version.
 func (v *vmm) guestMemory(ctx context.Context) (m vmproc.Memory, overFile bool, err error) {
 	size := int64(v.spec.MemMiB) << 20
+	if v.own.Inode != 0 {
+		m, err = v.proc.Memory(ctx, vmproc.Guest{Inode: v.own.Inode, Bytes: size})
+		return m, true, err
+	}
 	f, err := os.Open(zeroDevice)
 	if err != nil {
 		return nil, false, mvm.Errorf(mvm.KindUnavailable, "open the guest's memory: %w", err)

@@ -23,7 +23,7 @@ func asOlder(t testing.TB, spec driver.Spec, snap driver.Snapshot) driver.Snapsh
 	must(t, err)
 	defer f.Close()
 	must(t, f.Truncate(int64(spec.MemMiB)<<20))
-	must(t, s.Inject(t.Context(), drivertest.MemoryFile{File: f}))
+	must(t, s.Fill(t.Context(), f))
 	must(t, os.WriteFile(snap.State, s.Device(), 0o600))
 	return driver.Snapshot{State: snap.State}
 }

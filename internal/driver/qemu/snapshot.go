@@ -115,10 +115,13 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) error {
 		return v.saveError("save the memory", err)
 	}
 	defer m.Close()
-	err = atrest.Save(ctx, snap, atrest.VMM{Dir: v.spec.Dir, MemMiB: v.spec.MemMiB, Device: state, Memory: m, OverFile: overFile,
+	id, err := atrest.Save(ctx, snap, atrest.VMM{Dir: v.spec.Dir, MemMiB: v.spec.MemMiB, Device: state, Memory: m, OverFile: overFile, Over: v.own.Over,
 		Seam: func(op string) error { return v.d.seam("snapshot." + op) }})
 	if err != nil {
 		return v.saveError("save the memory", err)
+	}
+	if v.own.Inode != 0 { // pages that are not changed are in it as they are, if the sleep is called off
+		v.own.Over = append(v.own.Over, id)
 	}
 	v.setMemory(memoryWorthless) // it is in the snapshot
 	return nil

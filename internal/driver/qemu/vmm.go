@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -34,6 +35,7 @@ type vmm struct {
 	spec driver.Spec
 	proc vmproc.Process
 	rec  rundir.Record
+	own  own // what rec has of the driver's; cmd guards it
 	ch   *channel.Channel
 	con  *console.Console
 
@@ -43,7 +45,8 @@ type vmm struct {
 	letGo    chan struct{} // closed by Close
 	stalled  chan struct{} // gets a value when the guest stalls
 
-	cmd sync.Mutex // one of Pause, Resume, Snapshot and load at a time
+	cmd     sync.Mutex // one of Pause, Resume, Snapshot, load and trim at a time
+	trimmed int64      // how much memory the VMM had when pages were last given back; cmd guards it
 
 	qmu    sync.Mutex // guards q and closed; held while a connection is made
 	q      *qmp.Client
@@ -55,6 +58,7 @@ type vmm struct {
 	lastWords string      // of QEMU, once it has ended
 	migration chan string // gets the states of a migration under way
 	memory    memoryState
+	base      *os.File  // below the guest's memory; nil: it has none, or another agent made it
 	stopped   time.Time // when the vCPUs last stood still, and ran again; zero: not seen
 	resumed   time.Time
 	still     bool // its guest stands still for want of disk space
@@ -75,7 +79,7 @@ var (
 var errGone = errors.New("the VMM is gone")
 
 func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec rundir.Record) *vmm {
-	return &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{}),
+	return &vmm{d: d, spec: spec, proc: p, rec: rec, own: ownOf(rec), done: make(chan struct{}),
 		letGo: make(chan struct{}), stalled: make(chan struct{}, 1)}
 }
 

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -38,6 +39,13 @@ type Map struct {
 
 	sumKey [32]byte
 	sums   []Sum // of the pages that are in segments, in the order of Extents
+}
+
+// ID tells the map from all others by its content. It is no secret: the content has random
+// keys.
+func (m *Map) ID() string {
+	sum := sha256.Sum256(m.encode())
+	return hex.EncodeToString(sum[:])
 }
 
 // Live is how many pages the segments hold that a restore needs.

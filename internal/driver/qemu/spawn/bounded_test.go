@@ -48,15 +48,25 @@ func TestAVMMWithoutBounds(t *testing.T) {
 }
 
 // A VMM's core is never written. Its files may grow to the size of its memory, or of its
-// largest disk, and its cgroup has room for what QEMU itself needs.
+// largest disk, and its cgroup has room for what QEMU itself needs, and for pages that are there
+// twice where its memory is over a file in memory.
 func TestLimitsOfAVMM(t *testing.T) {
-	for _, disk := range []int64{0, 4 << 20, 300 << 20} {
+	for n, disk := range []int64{0, 4 << 20, 300 << 20, 0} {
 		cmd := exec.CommandContext(t.Context(), "sleep", "60")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
 		l := spawn.Launch{Name: vmproc.Name{ID: "i-00000001"}, Cgroup: "mvm-i-00000001", MemMiB: 128, VCPUs: 3}
+		room := int64(128+256+512) << 20
+		if n == 3 {
+			f, err := sys.NewMemoryFile("memory", 128<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			l.Files.Memory, room = f, room+128<<20
+		}
 		want := int64(128 << 20)
 		if disk > 0 {
 			f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
@@ -73,7 +83,7 @@ func TestLimitsOfAVMM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if (got != sys.CgroupLimits{MemoryBytes: (128 + 256 + 512) << 20, PIDs: 131, CPUShare: 3, CPUMilli: 3500}) {
+		if (got != sys.CgroupLimits{MemoryBytes: room, PIDs: 131, CPUShare: 3, CPUMilli: 3500}) {
 			t.Errorf("its cgroup has limits %+v", got)
 		}
 		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid))

@@ -86,8 +86,7 @@ func regular(mode int) func(*os.File) error {
 
 // isMemory takes a file of the memory's size that has one name, and that belongs to
 // who opened it or to the VMM's user already: it is about to be given to that user.
-// /dev/zero is taken as it is, and so is a file in memory that can't be changed: many VMMs
-// may have them.
+// /dev/zero is taken as it is, and so is a file in memory whose size can't be changed.
 func (l Launch) isMemory(f *os.File) error {
 	if isZero(f) || l.isBase(f) {
 		return nil
@@ -120,10 +119,11 @@ func isZero(f *os.File) bool {
 		flags&unix.O_ACCMODE == unix.O_RDWR && flags&unix.O_PATH == 0
 }
 
-// baseSeals keep a file in memory as it is, whoever has it open for writing.
-const baseSeals = unix.F_SEAL_WRITE | unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
+// baseSeals keep a file in memory at its size.
+const baseSeals = unix.F_SEAL_GROW | unix.F_SEAL_SHRINK | unix.F_SEAL_SEAL
 
-// isBase reports that the file is in memory, of the memory's size, and sealed.
+// isBase reports that the file is in memory, and of the memory's size for good. Whether the VMM
+// may change its content is decided by who made it.
 func (l Launch) isBase(f *os.File) bool {
 	st, flags, err := status(f)
 	if err != nil {

@@ -87,8 +87,12 @@ func (h *Local) Launch(ctx context.Context, l Launch) (vmproc.Process, []string,
 func (l Launch) limits() vmproc.Limits {
 	const overhead = (tcgCacheMiB + 512) << 20
 	memory := int64(l.MemMiB) << 20
+	most := memory + overhead
+	if l.isBase(l.Files.Memory) { // until the driver gives them back, pages that the guest changes are there twice
+		most += memory
+	}
 	// A VMM computes beside its vCPUs: half a CPU, which TCG and disks need.
-	lim := vmproc.Limits{CPUShare: l.VCPUs, CPUMilli: 1000*l.VCPUs + 500, Cgroup: l.Cgroup != "", MemoryBytes: memory + overhead, PIDs: 128 + l.VCPUs, FileBytes: uint64(memory), Files: 1024 + 4*uint64(l.VCPUs)}
+	lim := vmproc.Limits{CPUShare: l.VCPUs, CPUMilli: 1000*l.VCPUs + 500, Cgroup: l.Cgroup != "", MemoryBytes: most, PIDs: 128 + l.VCPUs, FileBytes: uint64(memory), Files: 1024 + 4*uint64(l.VCPUs)}
 	for _, disk := range l.Files.Disks {
 		if st, err := disk.Stat(); err == nil {
 			lim.FileBytes = max(lim.FileBytes, uint64(st.Size()))

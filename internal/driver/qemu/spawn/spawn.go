@@ -70,7 +70,8 @@ type Disk struct {
 type Files struct {
 	Lock, Log *os.File // held for the VMM's life, and what QEMU says
 	// Memory is what the guest's memory is at first, mapped privately: a file of MemMiB, which
-	// becomes the VMM's unless it is in memory and sealed; for a boot /dev/zero. Open for reading and writing, as QEMU opens it again.
+	// becomes the VMM's unless it is in memory and its size sealed; for a boot /dev/zero. Open
+	// for reading and writing, as QEMU opens it again.
 	Memory                *os.File
 	QMP, Console, Channel *os.File // listening unix sockets
 	Kernel, Initrd        *os.File // nil: none; the kernel is nil for a restore
