@@ -87,3 +87,36 @@ func TestEventsAreKeptByDays(t *testing.T) {
 		t.Errorf("a bad mark: %v", err)
 	}
 }
+
+// Who has ended makes room for another, of a tenant and of the host alike.
+func TestFollowersThatEndMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		j := journal.New(journal.Options{Store: st, Log: slog.New(slog.DiscardHandler)})
+		for tenant, most := range map[string]int{"acme": 16, "": 32} {
+			filter := mvm.EventFilter{Tenant: tenant, Follow: true}
+			for round := range 3 {
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, most)
+				for range most {
+					go func() { ended <- j.Events(ctx, filter, func(mvm.Event) error { return nil }) }()
+				}
+				synctest.Wait()
+				if n := len(ended); n > 0 {
+					t.Errorf("%q, round %d: %d of %d are refused: %v", tenant, round, n, most, <-ended)
+					cancel()
+					return
+				}
+				if err := j.Events(ctx, filter, func(mvm.Event) error { return nil }); !mvm.IsKind(err, mvm.KindUnavailable) {
+					t.Errorf("%q: one more than %d: %v, want it refused", tenant, most, err)
+				}
+				cancel()
+				synctest.Wait()
+			}
+		}
+	})
+}
