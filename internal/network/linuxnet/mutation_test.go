@@ -63,7 +63,11 @@ func (w *world) unprotect() {
 	w.host.sysctl("net/ipv4/icmp_ratelimit", "0")
 	w.host.sysctl("net/ipv4/icmp_msgs_per_sec", "100000")
 	w.host.sysctl("net/ipv4/icmp_msgs_burst", "100000")
+	links := w.host.run("ip", "-o", "link")
 	for _, l := range []string{"tn3i3", "tn3i4", "tn4i3", "tn5i3", "tn5i7", "tn5i8"} {
+		if !strings.Contains(links, " "+l+":") {
+			continue
+		}
 		w.host.run("bridge", "link", "set", "dev", l, "learning", "on", "flood", "on", "mcast_flood", "on", "isolated", "off")
 	}
 	for key, value := range map[string]string{

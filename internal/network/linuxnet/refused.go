@@ -67,10 +67,10 @@ func (f *firewall) refused() ([]string, error) {
 	}
 	set := f.set(f.rules.sets[f.setID(setRefused)-1])
 	elems, err := c.GetSetElements(set)
-	if retryable(err) {
-		return nil, nil
-	}
 	if err != nil {
+		if o, rerr := f.read(); rerr == nil && o.shape["inet set "+setRefused] == "" {
+			return nil, nil // verifyRules tells that it is not there
+		}
 		return nil, mvm.Errorf(mvm.KindInternal, "read nftables set %s: %w", setRefused, err)
 	}
 	var out []string
