@@ -234,6 +234,9 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.reconciler.Start(a.declare)
 	a.loops.Go(func() { a.idle.Run(a.ctx) })
 	a.loops.Go(func() { a.schedule.Run(a.ctx) })
+	if _, steady := a.opt.Clock.(steadyClock); !steady {
+		a.loops.Go(a.followClock)
+	}
 	return nil
 }
 

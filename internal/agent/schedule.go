@@ -32,6 +32,30 @@ func (steadyClock) Wait(ctx context.Context, poked <-chan struct{}, until time.T
 	wait.For(ctx, poked, time.Until(until))
 }
 
+// Bounds of what is done when somebody sets the host's clock.
+const (
+	clockLook = time.Hour             // between two looks whether somebody did, where no wait ends for that
+	clockStep = 20 * time.Millisecond // less is no step
+)
+
+// followClock has the clocks of guests that run set right whenever the host's was set, also
+// while no agent ran.
+func (a *Agent) followClock() {
+	for set := true; a.ctx.Err() == nil; {
+		if set {
+			if err := a.lifecycle.ClockSet(); err != nil {
+				a.log.Warn("set guests' clocks right", "error", err)
+			}
+		}
+		began, wall := time.Now(), a.opt.Clock.Now().Round(0)
+		a.opt.Clock.Wait(a.ctx, nil, wall.Add(clockLook))
+		step := a.opt.Clock.Now().Round(0).Sub(wall) - time.Since(began)
+		if set = step.Abs() > clockStep; set {
+			a.log.Info("the host's clock was set", "by", step)
+		}
+	}
+}
+
 // toldTimer takes in what a guest that runs says of its next wake. One that boots has not set
 // it yet.
 func (a *Agent) toldTimer(i mvm.Instance, st guestproto.Status) {

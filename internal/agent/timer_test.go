@@ -310,3 +310,32 @@ func TestTimersWhenTheClockIsSet(t *testing.T) {
 		})
 	}
 }
+
+// A guest that runs has the host's time soon after somebody has set that, forward or back, also
+// while an operation on it is under way or no agent runs.
+func TestGuestsFollowTheClock(t *testing.T) {
+	for _, step := range []time.Duration{50 * time.Minute, -2 * time.Hour} {
+		t.Run(fmt.Sprint(step), func(t *testing.T) {
+			idling(t, func(h *idleHost, i mvm.Instance) {
+				clock := &steppedClock{set: make(chan struct{})}
+				h.stop()
+				h.clock = clock
+				h.start()
+				right := func(when string) {
+					t.Helper()
+					time.Sleep(6 * time.Second)
+					g, ok := h.host.host.Guest(i.ID)
+					if off := g.Clock.Sub(clock.Now()).Abs(); !ok || off > 50*time.Millisecond {
+						t.Errorf("%s: the guest's clock is %s off", when, off)
+					}
+				}
+				clock.step(step)
+				right("it runs")
+				h.stop()
+				clock.step(step)
+				h.start()
+				right("no agent ran")
+			})
+		})
+	}
+}

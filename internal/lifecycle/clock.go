@@ -6,6 +6,7 @@ import (
 
 	"mvm"
 	"mvm/internal/guestproto"
+	"mvm/internal/store"
 )
 
 // The error that a guest's clock may have, and how often it is looked at until that
@@ -82,7 +83,7 @@ func (o *operation) correctClock(ctx context.Context, guest int64, sent, got tim
 	return nil
 }
 
-// rightClock has the guest's clock right before it stands still: a wake then only
+// rightClock has the guest's clock right, also before it stands still: a wake then only
 // adds the time that passed. A guest that does not answer sleeps all the same, and
 // its clock is set by the gate.
 func (o *operation) rightClock(ctx context.Context) error {
@@ -97,8 +98,43 @@ func (o *operation) rightClock(ctx context.Context) error {
 		err = o.correctClock(callCtx, resp.ClockAck.UnixNanos, sent, o.l.opt.Now())
 	}
 	if err != nil && ctx.Err() == nil {
-		o.log.Warn("clock before the sleep", "error", err)
+		o.log.Warn("set the guest's clock right", "error", err)
 		return nil
 	}
 	return context.Cause(ctx)
+}
+
+// opClock sets the clock of a guest that runs right, and does nothing else. The agent asks for
+// it, and nobody else. It is an operation so that no other sets the clock at the same time.
+const opClock mvm.OpKind = "clock"
+
+// ClockSet says that the host's clock was set: the guests that run have the time of before.
+// A guest that rests gets the time when it runs again.
+func (l *Lifecycle) ClockSet() error {
+	var all []mvm.Instance
+	err := l.store.View(func(tx *store.Tx) (err error) {
+		all, err = tx.Instances("", "")
+		return err
+	})
+	for _, i := range all {
+		if i.State.HoldsMemory() || i.Op != nil {
+			l.clocks.Set(i.ID, true)
+		}
+	}
+	l.rightClocks()
+	return err
+}
+
+// rightClocks begins to set clocks of guests right. Where an operation is under way it waits
+// for its end: that may have told the guest the time of before.
+func (l *Lifecycle) rightClocks() {
+	for _, id := range l.clocks.All() {
+		if n, _ := l.Queued(id); n > 0 {
+			continue
+		}
+		l.clocks.Set(id, false)
+		if _, err := l.Enqueue(id, Request{Op: opClock, By: byAgent(), Why: "the host's clock was set"}); err != nil {
+			return
+		}
+	}
 }

@@ -90,6 +90,7 @@ type Lifecycle struct {
 	closed  bool
 
 	halfDone   wait.Pending // instances that an operation left half done
+	clocks     wait.Pending // instances whose guest's clock may be wrong
 	wakeFaults wakeFaults
 }
 

@@ -129,6 +129,12 @@ func (o *operation) dispatch(ctx context.Context) error {
 	if l := o.job.req.Ended; l != nil && o.l.opt.VMMs.Of(o.inst.ID) != l {
 		return nil
 	}
+	if o.kind == opClock {
+		if o.inst.State != mvm.StateRunning || o.lost() {
+			return nil
+		}
+		return o.rightClock(ctx)
+	}
 	if err := o.repair(ctx); err != nil {
 		return err
 	}

@@ -151,7 +151,8 @@ func (o *operation) takeUp(ctx context.Context) (alive, paused bool, err error) 
 	return alive, paused, err
 }
 
-// Run finishes what failing operations left half done, until ctx ends.
+// Run finishes what failing operations left half done, and sets clocks that wait for an
+// operation to end, until ctx ends.
 func (l *Lifecycle) Run(ctx context.Context) {
 	wait.Every(ctx, repairEvery, func() {
 		for _, id := range l.halfDone.All() {
@@ -163,6 +164,7 @@ func (l *Lifecycle) Run(ctx context.Context) {
 				return
 			}
 		}
+		l.rightClocks()
 	})
 }
 

@@ -118,6 +118,7 @@ func (r *runner) giveWay(req Request) {
 func (j *Job) giveWay(r Request) {
 	switch {
 	case r.Op == mvm.OpRestore: // it is refused of what runs
+	case r.Op == opClock:
 	case r.Ended != nil: // the job sees by itself that its VMM ended
 	case up(r.Op) && (j.req.Op == mvm.OpSleep || j.req.Idle != nil):
 		j.cancel(errWakeArrived)

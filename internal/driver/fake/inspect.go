@@ -2,6 +2,7 @@ package fake
 
 import (
 	"bytes"
+	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -18,6 +19,7 @@ type Guest struct {
 	Held bool
 	// Config is what it was configured with last, without secrets; nil: it was not.
 	Config *guestproto.Configure
+	Clock  time.Time // what it takes for the time of day
 }
 
 // OnRequest has fn called before a guest acts on a request of its channel, in the
@@ -46,7 +48,7 @@ func (h *Host) Guest(id string) (Guest, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	g := Guest{State: m.state, BootID: m.guest.BootID, Gated: m.guest.Gated, Held: m.guest.Held}
+	g := Guest{State: m.state, BootID: m.guest.BootID, Gated: m.guest.Gated, Held: m.guest.Held, Clock: m.guest.now().Round(0)}
 	if m.guest.Config != nil {
 		g.Generation = m.guest.Config.Generation
 		c := *m.guest.Config
