@@ -7,6 +7,7 @@ import (
 	"mvm"
 	"mvm/internal/display"
 	"mvm/internal/driver"
+	"mvm/internal/guestclock"
 	"mvm/internal/guestproto"
 )
 
@@ -71,12 +72,12 @@ func (o *operation) greet(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	o.inst.SecretsGeneration, o.digest = cfg.Generation, cfg.Digest
-	var c clockBounds
-	c.saw(time.Unix(0, ans.UnixNanos), sent, got)
-	if c.least().Abs() > maxClockError {
+	var c guestclock.Bounds
+	c.Saw(time.Unix(0, ans.UnixNanos), sent, got)
+	if c.Least().Abs() > guestclock.MaxError {
 		return true, o.correctClock(ctx, ans.UnixNanos, sent, got)
 	}
-	o.clock = c.least()
+	o.clock = c.Least()
 	return true, nil
 }
 

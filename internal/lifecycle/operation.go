@@ -65,7 +65,7 @@ type operation struct {
 	settled  bool      // services go on again
 	untold   string    // what they could not be told
 
-	clockSure           bool      // clock is all that the error can be, within maxClockError
+	clockSure           bool      // clock is all that the error can be, within guestclock.MaxError
 	pausedAt, resumedAt time.Time // when the vCPUs last stood still, and ran again
 }
 
