@@ -39,6 +39,7 @@ type correspondent struct {
 	id   string
 	idle func() error // nil where the worker has nothing to do
 	m    measures
+	held map[string][]int64 // bytes of the host's memory by state; of one that sleeps, of its disk
 	n    int
 }
 
@@ -50,9 +51,9 @@ func BenchmarkChat(b *testing.B) {
 	h := newTalk(b, chatWorkers())
 	h.api.Write(7, 7, "hello")
 	h.answered("hello")
-	c := &correspondent{host: h.host, api: h.api, id: h.only("workers").ID, m: measures{}}
+	c := &correspondent{host: h.host, api: h.api, id: h.only("workers").ID, m: measures{}, held: map[string][]int64{}}
 	c.idle = func() error {
-		_, err := h.exec(c.id, "test", "/run/mvm/worker-idle", "-nt", "/run/mvm/worker-busy")
+		_, err := h.exec(c.id, "true") // it is done a moment after its answer
 		return err
 	}
 	for b.Loop() {
@@ -68,7 +69,7 @@ func BenchmarkChatOpenClaw(b *testing.B) {
 	h := newHost(b, "qemu")
 	h.demo()
 	o := h.openClaw()
-	c := &correspondent{host: h, api: o.bot, id: o.id, m: measures{}}
+	c := &correspondent{host: h, api: o.bot, id: o.id, m: measures{}, held: map[string][]int64{}}
 	c.idle = func() error { // it refuses to rest while it has something to do
 		_, err := h.try(c.id, mvm.OpWarm)
 		if err == nil {
@@ -104,6 +105,11 @@ func (c *correspondent) find(state string) {
 		}
 		return err
 	})
+	s, err := c.client.Stats(c.ctx(), mvm.Address{Instance: c.id})
+	must(c.t, err)
+	if held := max(s.RSSBytes, s.SleeperBytes); held > 0 {
+		c.held[state] = append(c.held[state], held)
+	}
 	if state == chatBoot {
 		c.loseSnapshot(c.id)
 	}
@@ -186,6 +192,11 @@ func (c *correspondent) report(b *testing.B, with string, rounds int) {
 				name, _, _ := strings.Cut(cmp.Or(map[string]string{chatBoot: "boot"}[state], state), " ")
 				b.ReportMetric(ms(all[len(all)/2]), strings.TrimSuffix(name, ",")+"-"+what+"-ms")
 			}
+		}
+	}
+	for _, state := range chatStates[:3] {
+		if all := slices.Sorted(slices.Values(c.held[state])); len(all) > 0 {
+			fmt.Fprintf(w, "%s\tholds\t%.0f MiB\t(%.0f to %.0f)\n", state, float64(all[len(all)/2])/(1<<20), float64(all[0])/(1<<20), float64(all[len(all)-1])/(1<<20))
 		}
 	}
 	must(b, w.Flush())
