@@ -169,15 +169,13 @@ func (c *correspondent) report(b *testing.B, with string, rounds int) {
 	fmt.Fprintf(w, "\na message at the Bot API to %s, medians of %d\n", with, rounds)
 	for _, state := range chatStates {
 		steps := slices.Clone(chatSteps)
-		for _, what := range slices.Sorted(func(yield func(string) bool) {
+		steps = append(steps, slices.Sorted(func(yield func(string) bool) {
 			for key := range c.m {
 				if of, what, _ := strings.Cut(key, ": "); of == state && !slices.Contains(chatSteps, what) && !yield(what) {
 					return
 				}
 			}
-		}) {
-			steps = append(steps, what)
-		}
+		})...)
 		for _, what := range steps {
 			all := slices.Sorted(slices.Values(c.m[state+": "+what]))
 			if len(all) == 0 {
