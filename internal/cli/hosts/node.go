@@ -108,15 +108,8 @@ func (a *app) nodeFsckCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&how.ReadData, "read-data", false, "also read and verify all images and the memory of sleeping guests")
 	out := command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
-			p := a.NewProgress()
-			defer p.Done()
-			found, err := c.NodeCheck(ctx, how, p.Show)
-			if err != nil {
-				return err
-			}
-			p.Done()
-			return a.printFindings(*out, found)
+		return a.check(cmd, *out, func(ctx context.Context, c *api.Client, show func(mvm.Progress)) ([]mvm.Finding, error) {
+			return c.NodeCheck(ctx, how, show)
 		})
 	}
 	return cmd
@@ -148,18 +141,25 @@ func (a *app) netVerifyCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&live, "live", false, "also try to connect out of each running guest in every forbidden way")
 	out := command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
-			p := a.NewProgress()
-			defer p.Done()
-			found, err := c.NetVerify(ctx, live, p.Show)
-			if err != nil {
-				return err
-			}
-			p.Done()
-			return a.printFindings(*out, found)
+		return a.check(cmd, *out, func(ctx context.Context, c *api.Client, show func(mvm.Progress)) ([]mvm.Finding, error) {
+			return c.NetVerify(ctx, live, show)
 		})
 	}
 	return cmd
+}
+
+// check shows the progress of a check of the agent's, and prints what it finds.
+func (a *app) check(cmd *cobra.Command, out command.Format, ask func(context.Context, *api.Client, func(mvm.Progress)) ([]mvm.Finding, error)) error {
+	return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
+		p := a.NewProgress()
+		defer p.Done()
+		found, err := ask(ctx, c, p.Show)
+		if err != nil {
+			return err
+		}
+		p.Done()
+		return a.printFindings(out, found)
+	})
 }
 
 // printFindings prints them and fails when one is an error.
