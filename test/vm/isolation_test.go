@@ -2,6 +2,7 @@ package vm_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,8 @@ func TestIsolation(t *testing.T) {
 		}
 	}
 	h.testForged(forger)
+	all := h.instances()
+	h.testEgress(all[slices.IndexFunc(all, func(i mvm.Instance) bool { return i.Tenant == "acme" && i.Pool == "workers" })])
 }
 
 // testForged: whatever a guest says it is, it gets nothing of another tenant.
