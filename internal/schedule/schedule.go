@@ -357,7 +357,7 @@ func (l *Loop) woken(ctx context.Context, i mvm.Instance, t Timer, why string, e
 		if err == nil {
 			e.tries, e.last, e.retry = 0, now, time.Time{}
 		} else {
-			e.retry = now.Add(min(retryFirst<<min(e.tries, 10), retryMost))
+			e.retry = now.Add(pause(e.tries, t.At.Sub(now)))
 			e.tries++
 		}
 		l.changed(e)
@@ -377,6 +377,16 @@ func (l *Loop) woken(ctx context.Context, i mvm.Instance, t Timer, why string, e
 	}
 	l.opt.Metrics.Timer(result)
 	l.opt.Journal.Record(event(mvm.TimerFired, i, why, now))
+}
+
+// pause is how long to wait after so many tries that failed. ahead is how far its time is: no
+// pause goes beyond that, unless it is close already.
+func pause(tries int, ahead time.Duration) time.Duration {
+	d := min(retryFirst<<min(tries, 10), retryMost)
+	if ahead > 0 {
+		d = min(d, max(ahead, retryFirst))
+	}
+	return d
 }
 
 // skip takes the next wake off the record.
