@@ -71,12 +71,13 @@ snapshots: setup-test
 	$(GO) test -count=1 -timeout 2h -v -run 'TestBitFlips|TestSleepsEqualTheModel' ./internal/snapshot/segment -flips=$(FLIPS) -rapid.checks=$(RUNS)
 
 # proof-chat has the real OpenClaw answer MESSAGES messages with KILLS kills at every step of
-# one, and a message every 5 ms around EDGES sleeps and wakes.
+# one, and a message every 5 ms around EDGES sleeps and wakes; then reminders wake it in a VM.
 MESSAGES ?= 200
 KILLS    ?= 60
 EDGES    ?= 120
 proof-chat: setup-test build
 	$(GO) test -count=1 -timeout 6h -v ./test/chat -seed=$(SEED) -messages=$(MESSAGES) -kills=$(KILLS) -losses=20 -edges=$(EDGES)
+	$(GO) test -count=1 -timeout 1h -v -run 'TestOpenClawReminders$$' ./test/vm -remind-in=4m
 
 # mutate plants MUTANTS small bugs by a seed, and fails where the tests miss more than 15 %.
 MUTANTS ?= 160
@@ -93,7 +94,7 @@ proof-docs: build
 	$(GO) test -count=1 -timeout 2h -v -run 'TestDocs$$' ./test/vm -old=$(CURDIR)/.cache/old
 
 test-vm:
-	$(GO) test -p 1 -timeout 60m $(VM)
+	$(GO) test -p 1 -parallel 3 -timeout 60m $(VM)
 
 # check is what a change must pass beside the tests.
 check:

@@ -40,6 +40,7 @@ type model struct {
 	keys []string      // that it was asked with
 	held chan struct{} // answers to "wait" come when it is closed
 	got  chan struct{} // a "wait" has arrived
+	last time.Time     // when it was asked first; see asked
 }
 
 // The demo's ports, at which the tenant's guests may reach this host.
@@ -94,6 +95,9 @@ func (m *model) handler() http.Handler {
 	}}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
+		if m.last.IsZero() {
+			m.last = time.Now()
+		}
 		m.keys = append(m.keys, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 		m.mu.Unlock()
 		stub.ServeHTTP(w, r)
@@ -118,6 +122,14 @@ func (m *model) lastKey() string {
 		return ""
 	}
 	return m.keys[len(m.keys)-1]
+}
+
+// asked is when the model was asked first since this was called last; zero: not yet.
+func (m *model) asked() (at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, m.last = m.last, time.Time{}
+	return at
 }
 
 // hold has the model keep the answers to "wait" back until release is called. got is

@@ -287,22 +287,53 @@ func (b *box) dials(path string) bool {
 // holds lists the files of others that the VMM has open.
 func (b *box) holds() []string {
 	var bad []string
+	memories := map[string]bool{} // of the other VMM's guest
+	for fd, to := range openFiles("mvm:" + b.other + ":") {
+		if isMemory(to) {
+			memories[inode(fd)] = true
+		}
+	}
+	for fd, to := range openFiles("mvm:" + b.id + ":") {
+		own := strings.HasPrefix(to, b.data+"/") || strings.HasPrefix(to, b.run+"/") || strings.Contains(to, "/images/") || strings.HasPrefix(to, "/dev/") ||
+			isMemory(to) && !memories[inode(fd)]
+		if strings.HasPrefix(to, "/") && !own {
+			bad = append(bad, "the VMM has "+to)
+		}
+	}
+	return bad
+}
+
+// openFiles are what the processes have open that have the name among their arguments, by the
+// paths of their descriptors.
+func openFiles(name string) map[string]string {
+	all := map[string]string{}
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range lines {
 		text, _ := os.ReadFile(p) // it may end meanwhile
-		if !strings.Contains(string(text), "mvm:"+b.id+":") {
+		if !strings.Contains(string(text), name) {
 			continue
 		}
 		fds, _ := filepath.Glob(filepath.Dir(p) + "/fd/*")
 		for _, fd := range fds {
-			to, err := os.Readlink(fd)
-			own := strings.HasPrefix(to, b.data+"/") || strings.HasPrefix(to, b.run+"/") || strings.Contains(to, "/images/") || strings.HasPrefix(to, "/dev/")
-			if err == nil && strings.HasPrefix(to, "/") && !own {
-				bad = append(bad, "the VMM has "+to)
+			if to, err := os.Readlink(fd); err == nil {
+				all[fd] = to
 			}
 		}
 	}
-	return bad
+	return all
+}
+
+// isMemory reports whether it is a file in memory that a woken guest's memory is over.
+func isMemory(path string) bool { return strings.HasPrefix(path, "/memfd:guest-memory") }
+
+// inode names the file behind a descriptor; "": it is not there any more.
+func inode(fd string) string {
+	info, err := os.Stat(fd)
+	if err != nil {
+		return ""
+	}
+	st, _ := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
 // What the agent does afterwards. It may fail: it is the attacker's own instance.
