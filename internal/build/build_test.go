@@ -10,8 +10,8 @@ import (
 func TestPathsAreHidden(t *testing.T) {
 	for in, want := range map[string]string{
 		"dir:/srv/images/app": "dir:[path]", "oci-archive:/srv/a.tar:v2": "oci-archive:[path]:v2",
-		"oci:ghcr.io/openclaw/openclaw:2026": "oci:ghcr.io/openclaw/openclaw:2026", "builtin:minimal": "builtin:minimal",
-		"GET https://ghcr.io/v2/a/b: 404": "GET https://ghcr.io/v2/a/b: 404", "no space left in /var/lib/mvm/images (3 MiB free)": "no space left in [path] (3 MiB free)",
+		"oci:registry.example/openclaw/openclaw:2026": "oci:registry.example/openclaw/openclaw:2026", "builtin:minimal": "builtin:minimal",
+		"GET https://registry.example/v2/a/b: 404": "GET https://registry.example/v2/a/b: 404", "no space left in /var/lib/mvm/images (3 MiB free)": "no space left in [path] (3 MiB free)",
 		`open "/root/.docker/config.json": denied`: `open "[path]": denied`, "open '/a b/c'": "open '[path] b/c'", "data in /x, /y; or (/z)": "data in [path], [path]; or ([path])",
 		"2/3 layers, 4 MiB/s and/or more": "2/3 layers, 4 MiB/s and/or more", "PATH=/usr/bin": "PATH=[path]", "entry usr/bin/x leads out": "entry usr/bin/x leads out", "": "",
 	} {
