@@ -16,13 +16,13 @@ import (
 const maxImageIntegrations = 8
 
 // NoteIntegrations asks how the integrations are and records it. What can't be had
-// leaves the record as it is.
+// leaves the record as it is, and so does an answer from before the services held still, or went on.
 func (t *Table) NoteIntegrations(ctx context.Context, i mvm.Instance) {
 	states, err := t.Integrations(ctx, i)
 	if err == nil {
 		err = t.opt.Store.Update(func(tx *store.Tx) error {
 			now, err := tx.Instance(i.ID)
-			if err != nil {
+			if err != nil || now.Held != i.Held {
 				return err
 			}
 			now.Integrations = states
