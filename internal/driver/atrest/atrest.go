@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -139,14 +138,7 @@ func (v VMM) changed(ctx context.Context, pages uint32, previous *segment.Map) (
 
 // list lists the pages that the guest has changed.
 func (v VMM) list(ctx context.Context, pages uint32) (out []segment.Run, err error) {
-	for page := int64(0); page < int64(pages); {
-		runs, next, err := v.Memory.Changed(ctx, page, listAtOnce)
-		if err != nil {
-			return nil, err
-		}
-		if next <= page {
-			return nil, fmt.Errorf("read the guest's memory: it does not get past page %d", page)
-		}
+	err = EachChanged(ctx, v.Memory, int64(pages), func(runs []sys.PageRun) error {
 		for _, r := range runs {
 			if n := len(out); n > 0 && int64(out[n-1].Page+out[n-1].Count) == r.Page {
 				out[n-1].Count += uint32(r.Count)
@@ -154,9 +146,28 @@ func (v VMM) list(ctx context.Context, pages uint32) (out []segment.Run, err err
 				out = append(out, segment.Run{Page: uint32(r.Page), Count: uint32(r.Count)})
 			}
 		}
+		return nil
+	})
+	return out, err
+}
+
+// EachChanged calls fn with the pages that the guest has changed of a memory of so many, some at a
+// time.
+func EachChanged(ctx context.Context, m Memory, pages int64, fn func([]sys.PageRun) error) error {
+	for page := int64(0); page < pages; {
+		runs, next, err := m.Changed(ctx, page, listAtOnce)
+		if err == nil && next <= page {
+			err = mvm.Errorf(mvm.KindUnavailable, "list the guest's pages: it does not get past page %d", page)
+		}
+		if err == nil {
+			err = fn(runs)
+		}
+		if err != nil {
+			return err
+		}
 		page = next
 	}
-	return out, nil
+	return nil
 }
 
 // Snapshot is a snapshot that is open, to be restored.

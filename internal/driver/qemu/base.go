@@ -117,20 +117,7 @@ func (v *vmm) eachChanged(ctx context.Context, fn func([]sys.PageRun) error) err
 		return err
 	}
 	defer m.Close()
-	for page, all := int64(0), int64(v.spec.MemMiB)<<20/sys.PageSize; page < all; {
-		runs, next, err := m.Changed(ctx, page, vmproc.MaxChanged)
-		if err == nil && next <= page {
-			err = mvm.Errorf(mvm.KindUnavailable, "list the guest's pages: it does not get past page %d", page)
-		}
-		if err == nil {
-			err = fn(runs)
-		}
-		if err != nil {
-			return err
-		}
-		page = next
-	}
-	return nil
+	return atrest.EachChanged(ctx, m, int64(v.spec.MemMiB)<<20/sys.PageSize, fn)
 }
 
 // trimStep is by how much a VMM's memory grows until pages of its base are given back that the
