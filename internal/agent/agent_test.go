@@ -63,6 +63,7 @@ type host struct {
 	memory func() (policy.Memory, error)
 	limits policy.MemoryLimits
 	clock  schedule.Clock
+	ready  time.Duration // within which services are; zero: 10 s
 
 	mu   sync.Mutex
 	seam func(point string) error
@@ -117,7 +118,7 @@ func (h *host) start() *agent.Agent {
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics, KeepLogs: true,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
 		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, Clock: h.clock, MemoryLimits: h.limits, SetAside: h.aside, Builds: h.builds, Resolvers: h.dns, Rand: h.rand,
-		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
+		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: cmp.Or(h.ready, 10*time.Second), Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)
 	}
