@@ -53,8 +53,8 @@ var rules = map[string]rule{
 	"internal/api/peer":        {"", "users of a unix socket, whatever they ask for", ""},
 	"internal/api/wire":        {"internal/build", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
-	"internal/agent": {"internal/api internal/aside internal/build internal/builds internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
-		" internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
+	"internal/agent": {"internal/api internal/aside internal/build internal/builds internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
+		" internal/ready internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv internal/testenv/quick"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/ratetable internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
@@ -65,6 +65,7 @@ var rules = map[string]rule{
 	"internal/reconcile": {"internal/display internal/plan internal/store internal/wait", "passes and tasks; plan says what is to be done, and who makes instances, builds images and runs operations is behind interfaces", ""},
 	"internal/schedule":  {"internal/store internal/wait", "next wakes: a pure decision and one loop; who wakes instances and what the clock is are behind interfaces", ""},
 	"internal/idle":      {"internal/display internal/driver internal/guestproto internal/policy internal/store internal/wait", "the idle loop: it measures, has policy decide and orders; who has the instances and does what it orders is behind interfaces", ""},
+	"internal/ready":     {"internal/driver internal/policy internal/wait", "a cache of snapshots in memory; where snapshots are and how they are read is behind an interface", ""},
 	"internal/aside":     {"internal/folders internal/snapshot internal/store internal/wait", "records and files of snapshots that were set aside; what of the host they fit is behind an interface", ""},
 	"internal/ledger":    {"internal/folders internal/guestlog internal/snapshot internal/store internal/sys", "what files are for, and records; images, and what keeps operations away, are behind interfaces", ""},
 	"internal/build":     {"", "a noun: what a build of an image is; no I/O", ""},
@@ -399,7 +400,7 @@ func TestGuestIsSmall(t *testing.T) {
 
 // parts are what internal/agent is made of. Each has a state of its own, asks for others by
 // interfaces, and imports none of them: so each can be read, tested and changed by itself.
-var parts = []string{"aside", "builds", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "ledger", "lifecycle", "live", "netstate", "reconcile", "recovery", "schedule", "session"}
+var parts = []string{"aside", "builds", "declare", "deliver", "fleet", "health", "idle", "ingress", "journal", "ledger", "lifecycle", "live", "netstate", "ready", "reconcile", "recovery", "schedule", "session"}
 
 // maxPart is how many lines the agent and each of its parts have at most, tests apart.
 const maxPart = 3_500

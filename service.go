@@ -181,9 +181,11 @@ type InstanceStats struct {
 	TxBytes      int64         `json:"tx_bytes"`
 	DiskBytes    int64         `json:"disk_bytes"`    // data disk
 	SleeperBytes int64         `json:"sleeper_bytes"` // memory and device state of the snapshot
-	Connections  int           `json:"connections"`   // through the gateways
-	LastActive   time.Time     `json:"last_active,omitzero"`
-	Idle         *IdleStatus   `json:"idle,omitempty"` // of one that holds memory
+	// ReadyBytes is what of the snapshot is kept in the host's memory too, for a fast wake.
+	ReadyBytes  int64       `json:"ready_bytes,omitempty"`
+	Connections int         `json:"connections"` // through the gateways
+	LastActive  time.Time   `json:"last_active,omitzero"`
+	Idle        *IdleStatus `json:"idle,omitempty"` // of one that holds memory
 	// Integrations are as the guest says now, else as it said last.
 	Integrations []IntegrationState `json:"integrations,omitempty"`
 }
@@ -253,6 +255,10 @@ type NodeStats struct {
 	AgentRSS   int64         `json:"agent_rss_bytes"`
 	// AgentHeap is what the last garbage collection of the agent found in use.
 	AgentHeap int64 `json:"agent_heap_bytes"`
+	// Ready is how many sleeping instances have their memory in the host's memory too, for a fast
+	// wake, and ReadyBytes what that takes.
+	Ready      int   `json:"ready"`
+	ReadyBytes int64 `json:"ready_bytes"`
 }
 
 // NodeDisk says what mvm holds on the host's disk, in bytes allocated.

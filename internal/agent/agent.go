@@ -41,6 +41,7 @@ import (
 	"mvm/internal/netstate"
 	"mvm/internal/network"
 	"mvm/internal/policy"
+	"mvm/internal/ready"
 	"mvm/internal/reconcile"
 	"mvm/internal/recovery"
 	"mvm/internal/schedule"
@@ -119,6 +120,8 @@ type Options struct {
 	HostMemory func() (policy.Memory, error)
 	// MemoryLimits say when idle instances make room; zero: never.
 	MemoryLimits policy.MemoryLimits
+	// Ready says what memory of sleeping guests is kept in the host's memory; zero: none.
+	Ready ready.Limits
 }
 
 // Timeouts bound what the agent waits for.
@@ -149,6 +152,7 @@ type Agent struct {
 	health   *health.Table
 	aside    *aside.Keeper
 	ledger   *ledger.Ledger
+	ready    *ready.Keeper
 
 	deliver    *deliver.Deliverer
 	recovered  chan struct{} // closed once all instances are taken up
@@ -233,6 +237,7 @@ func (a *Agent) Open(ctx context.Context) error {
 	a.loops.Go(func() { a.fleet.Run(a.ctx) })
 	a.reconciler.Start(a.declare)
 	a.loops.Go(func() { a.idle.Run(a.ctx) })
+	a.loops.Go(func() { a.ready.Run(a.ctx) })
 	a.loops.Go(func() { a.schedule.Run(a.ctx) })
 	if _, steady := a.opt.Clock.(steadyClock); !steady {
 		a.loops.Go(a.followClock)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"io"
 
 	"mvm"
@@ -35,7 +36,10 @@ func (f followed) Began() { f.a.idle.Poke() }
 func (f followed) Ended(id string, v *live.VMM) { f.a.lifecycle.Ended(id, v) }
 
 // vmms are the live ones, as operations ask for them.
-type vmms struct{ *live.VMMs }
+type vmms struct {
+	*live.VMMs
+	a *Agent
+}
 
 var _ lifecycle.VMMs = vmms{}
 
@@ -45,4 +49,14 @@ func (v vmms) Of(id string) lifecycle.VMM {
 		return l // not a nil VMM in the interface
 	}
 	return nil
+}
+
+// Release implements lifecycle.VMMs.
+func (v vmms) Release(ctx context.Context, i mvm.Instance) error {
+	v.a.ready.Forget(i.ID)
+	err := v.VMMs.Release(ctx, i)
+	if err == nil {
+		v.a.ready.Rests(i)
+	}
+	return err
 }

@@ -32,6 +32,10 @@ type Metrics interface {
 	BuildEnded(state string)
 	// Timer is told of a next wake that was due: "ok", "missed", "failed" or "skipped".
 	Timer(result string)
+	// Ready is told how many bytes of memory are kept ready of guests that sleep, and Restored of
+	// each restore of a snapshot: "ready" or "segments".
+	Ready(bytes int64)
+	Restored(tier string)
 }
 
 // noMetrics counts nothing.
@@ -48,3 +52,5 @@ func (noMetrics) Reconciled(time.Duration, error)       {}
 func (noMetrics) Builds(int, int)                       {}
 func (noMetrics) BuildEnded(string)                     {}
 func (noMetrics) Timer(string)                          {}
+func (noMetrics) Ready(int64)                           {}
+func (noMetrics) Restored(string)                       {}

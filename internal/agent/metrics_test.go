@@ -43,6 +43,8 @@ func (c *counter) Reconciled(took time.Duration, err error) { c.count("reconcile
 func (c *counter) Backlog(string, string, int)              {}
 func (c *counter) Builds(queued, running int)               { c.count("builds %d %d", queued, running) }
 func (c *counter) BuildEnded(state string)                  { c.count("build %s", state) }
+func (c *counter) Ready(int64)                              {}
+func (c *counter) Restored(tier string)                     { c.count("restored %s", tier) }
 func (c *counter) Timer(result string)                      { c.count("timer %s", result) }
 
 // of is how often that was counted.

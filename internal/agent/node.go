@@ -24,6 +24,7 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return mvm.InstanceStats{}, err
 	}
 	s := mvm.InstanceStats{ID: i.ID, State: i.State}
+	s.ReadyBytes = a.ready.Bytes(i.ID)
 	use := a.ingress.Use(i.ID)
 	s.Connections, s.LastActive = use.Open, use.Last
 	s.Idle = i.Idle
@@ -105,6 +106,7 @@ func (a *Agent) NodeStats(ctx context.Context) (mvm.NodeStats, error) {
 		return s, err
 	}
 	s.AgentHeap = liveHeap()
+	s.Ready, s.ReadyBytes = a.ready.Held()
 	s.OpenFiles, s.AgentRSS, err = ownUse()
 	return s, err
 }

@@ -225,6 +225,9 @@ type Snapshot struct {
 	// a driver that seals none: State is the device state and Spec.Memory the memory, and what
 	// that lacks is beside the state.
 	Key *tenantkey.Key
+	// Ready may have the snapshot's memory, for a Restore. A Restore takes it if it is of just
+	// this snapshot, and else reads the files; the caller closes it afterwards.
+	Ready *Ready
 }
 
 // Previous is where the map of an earlier snapshot is.

@@ -22,6 +22,7 @@ import (
 	"mvm/internal/owner"
 	"mvm/internal/policy"
 	"mvm/internal/publish"
+	"mvm/internal/ready"
 	"mvm/internal/schedule"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
@@ -63,7 +64,7 @@ func Serve(ctx context.Context, o Options, seam Seam) (err error) {
 	if err := sys.Undumpable(); err != nil {
 		return mvm.Errorf(mvm.KindInternal, "keep secrets from other processes: %w", err)
 	}
-	if err := ready(o.AgentConfig, source); err != nil {
+	if err := fit(o.AgentConfig, source); err != nil {
 		return err
 	}
 	group, err := lookupGroup(o.SocketGroup)
@@ -156,6 +157,7 @@ func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Met
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		Trust: stateTrust(o.Trust), KeepLogs: true,
 		Clock: o.Clock, MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
+		Ready: ready.Limits{Percent: o.Ready.Percent, TenantPercent: o.Ready.TenantPercent, Keep: o.Ready.Keep, FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},
 	}), nil
 }
 

@@ -31,8 +31,8 @@ func keySource(c manifest.AgentConfig, env string) secrets.Source {
 		Credential: c.Trust.KeyCredential, CredentialDir: os.Getenv("CREDENTIALS_DIRECTORY"), Env: env}
 }
 
-// ready is nil outside production mode, and where the host is fit for it.
-func ready(c manifest.AgentConfig, key secrets.Source) error {
+// fit is nil outside production mode, and where the host is fit for it.
+func fit(c manifest.AgentConfig, key secrets.Source) error {
 	if !c.Trust.Production {
 		return nil
 	}

@@ -27,6 +27,7 @@ type AgentConfig struct {
 	Reconcile   ReconcileConfig
 	Hostd       HostdConfig  // who has the rights
 	Memory      MemoryConfig // when the host has too little
+	Ready       ReadyConfig  // memory of sleeping guests that is kept
 	Snapshots   SnapshotConfig
 	Registries  RegistryConfig
 	Trust       TrustConfig // trusted keys, production mode, source of the master key
@@ -85,7 +86,7 @@ func agentKeys() []agentKey {
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers, list: maxResolvers},
 	}
-	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), snapshotKeys(), registryKeys(), remoteKeys(), observeKeys(), trustKeys())
+	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), readyKeys(), snapshotKeys(), registryKeys(), remoteKeys(), observeKeys(), trustKeys())
 }
 
 func absolute(limit int) func(string) error {

@@ -1,6 +1,9 @@
 package manifest
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // MemoryConfig says when the host has too little memory, so that idle instances are
 // put to sleep before their time.
@@ -23,4 +26,29 @@ func (l *layers) memory() MemoryConfig {
 		return v
 	}
 	return MemoryConfig{FreePercent: n("memory_free_percent"), StalledPercent: n("memory_stalled_percent")}
+}
+
+// ReadyConfig says what memory of sleeping guests is kept in the host's memory.
+type ReadyConfig struct {
+	Percent       int           // of the host's memory; 0: none
+	TenantPercent int           // of that, for one tenant
+	Keep          time.Duration // of what nobody uses
+}
+
+// readyKeys are the keys of ReadyConfig.
+func readyKeys() []agentKey {
+	return []agentKey{
+		{name: "ready_memory_percent", value: "10", check: number(0, 80), number: true},
+		{name: "ready_tenant_percent", value: "50", check: number(1, 100), number: true},
+		{name: "ready_minutes", value: "60", check: number(1, 1440), number: true},
+	}
+}
+
+func (l *layers) ready() ReadyConfig {
+	n := func(key string) int {
+		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
+		return v
+	}
+	return ReadyConfig{Percent: n("ready_memory_percent"), TenantPercent: n("ready_tenant_percent"),
+		Keep: time.Duration(n("ready_minutes")) * time.Minute}
 }

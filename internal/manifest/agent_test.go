@@ -38,7 +38,7 @@ func TestAgentDefaults(t *testing.T) {
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
 			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults, Trust: trustDefaults,
 			Hostd: manifest.HostdConfig{User: "mvm"}, Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour},
-			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}, Snapshots: manifest.SnapshotConfig{Keep: 7 * 24 * time.Hour, PerInstance: 2, GiB: 20}}
+			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}, Ready: manifest.ReadyConfig{Percent: 10, TenantPercent: 50, Keep: time.Hour}, Snapshots: manifest.SnapshotConfig{Keep: 7 * 24 * time.Hour, PerInstance: 2, GiB: 20}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -63,6 +63,8 @@ reconcile_interval = 5
 audit_retention_days = 2
 metrics_listen = "127.0.0.1:9750"
 memory_free_percent = 0
+ready_memory_percent = 0
+ready_minutes = 5
 set_aside_days = 3
 set_aside_gib = 0
 production = true
@@ -81,7 +83,7 @@ key_credential = "mvm-master-key"
 		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults, Trust: trustDefaults,
 		Hostd: manifest.HostdConfig{User: "mvm"}, Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
 		Observe: manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
-		Memory:  manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}, Snapshots: manifest.SnapshotConfig{Keep: 3 * 24 * time.Hour, PerInstance: 2}}
+		Memory:  manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}, Ready: manifest.ReadyConfig{TenantPercent: 50, Keep: 5 * time.Minute}, Snapshots: manifest.SnapshotConfig{Keep: 3 * 24 * time.Hour, PerInstance: 2}}
 	want.Trust.Production, want.Trust.KeyCredential, want.Trust.TrustedKeys = true, "mvm-master-key", "/srv/keys"
 	want.Remote.Origins = []string{"https://console.example", "http://localhost:3000"}
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7

@@ -35,6 +35,9 @@ type Metrics struct {
 	builds     *prometheus.GaugeVec
 	buildsDone *prometheus.CounterVec
 
+	ready    prometheus.Gauge
+	restores *prometheus.CounterVec
+
 	timers    *prometheus.CounterVec
 	deferred  *prometheus.CounterVec
 	hostBound *prometheus.CounterVec
@@ -60,6 +63,7 @@ func New(src Sources) *Metrics {
 	m.makeRequests()
 	m.makeReconcile()
 	m.makeBuilds()
+	m.makeReady()
 	m.registry.MustRegister(newFleet(src.Fleet),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if src.Audited != nil {
@@ -126,4 +130,18 @@ func (m *Metrics) Reconciled(took time.Duration, err error) {
 		m.reconcileErrors.Inc()
 	}
 	m.reconcileSeconds.Observe(took.Seconds())
+}
+
+// Ready notes how much memory is kept ready of guests that sleep.
+func (m *Metrics) Ready(bytes int64) { m.ready.Set(float64(bytes)) }
+
+// Restored counts a restore of a snapshot.
+func (m *Metrics) Restored(tier string) {
+	m.restores.WithLabelValues(m.words.bounded("tier", tier)).Inc()
+}
+
+func (m *Metrics) makeReady() {
+	m.ready = prometheus.NewGauge(prometheus.GaugeOpts{Name: "mvm_ready_bytes", Help: "Memory of sleeping guests that is kept in the host's memory, so that they wake faster."})
+	m.registry.MustRegister(m.ready)
+	m.restores = m.counter("mvm_restores_total", "Snapshots restored, by where the memory came from: ready (kept in the host's memory), or segments (read from the disk and decrypted).", "tier")
 }

@@ -136,6 +136,7 @@ type InstanceStats struct {
 	TxBytes      int64              `json:"tx_bytes"`
 	DiskBytes    int64              `json:"disk_bytes"`
 	SleeperBytes int64              `json:"sleeper_bytes"`
+	ReadyBytes   int64              `json:"ready_bytes,omitempty"`
 	Connections  int                `json:"connections"`
 	LastActive   time.Time          `json:"last_active,omitzero"`
 	Idle         *IdleStatus        `json:"idle,omitempty"`
@@ -146,7 +147,7 @@ type InstanceStats struct {
 func (InstanceStats) Of(n mvm.InstanceStats) InstanceStats {
 	return InstanceStats{
 		ID: n.ID, State: n.State, PID: n.PID, CPU: n.CPU, CPUThrottled: n.CPUThrottled, RSSBytes: n.RSSBytes, RxBytes: n.RxBytes, TxBytes: n.TxBytes, DiskBytes: n.DiskBytes,
-		SleeperBytes: n.SleeperBytes, Connections: n.Connections, LastActive: n.LastActive, Idle: one(n.Idle, IdleStatus{}.Of),
+		SleeperBytes: n.SleeperBytes, ReadyBytes: n.ReadyBytes, Connections: n.Connections, LastActive: n.LastActive, Idle: one(n.Idle, IdleStatus{}.Of),
 		Integrations: each(n.Integrations, IntegrationState{}.Of),
 	}
 }
@@ -155,7 +156,7 @@ func (InstanceStats) Of(n mvm.InstanceStats) InstanceStats {
 func (w InstanceStats) Noun() mvm.InstanceStats {
 	return mvm.InstanceStats{
 		ID: w.ID, State: w.State, PID: w.PID, CPU: w.CPU, CPUThrottled: w.CPUThrottled, RSSBytes: w.RSSBytes, RxBytes: w.RxBytes, TxBytes: w.TxBytes, DiskBytes: w.DiskBytes,
-		SleeperBytes: w.SleeperBytes, Connections: w.Connections, LastActive: w.LastActive, Idle: one(w.Idle, IdleStatus.Noun),
+		SleeperBytes: w.SleeperBytes, ReadyBytes: w.ReadyBytes, Connections: w.Connections, LastActive: w.LastActive, Idle: one(w.Idle, IdleStatus.Noun),
 		Integrations: each(w.Integrations, IntegrationState.Noun),
 	}
 }
@@ -239,6 +240,8 @@ type NodeStats struct {
 	OpenFiles  int               `json:"open_files"`
 	AgentRSS   int64             `json:"agent_rss_bytes"`
 	AgentHeap  int64             `json:"agent_heap_bytes"`
+	Ready      int               `json:"ready"`
+	ReadyBytes int64             `json:"ready_bytes"`
 }
 
 // Of returns the noun on the wire, and Noun the noun.

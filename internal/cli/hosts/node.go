@@ -18,7 +18,7 @@ func (a *app) nodeCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "node COMMAND", Short: "The host: its agent, load and disk use", Args: cobra.ArbitraryArgs, RunE: command.Group}
 	cmd.AddCommand(
 		show(a, "info", "Show the host, the agent and the VMM", (*api.Client).NodeInfo, a.nodeInfoTable),
-		show(a, "stats", "Count the tenants and instances on the host, and show free memory", (*api.Client).NodeStats, nodeStatsTable),
+		show(a, "stats", "Count the tenants and instances on the host, and show its memory", (*api.Client).NodeStats, nodeStatsTable),
 		show(a, "disk", "Show how much disk space mvm uses", (*api.Client).NodeDisk, nodeDiskTable),
 		a.nodeFsckCmd(), a.nodeGCCmd())
 	return cmd
@@ -76,6 +76,7 @@ func nodeStatsTable(n mvm.NodeStats) command.Table {
 		}
 	}
 	t.Add("free memory", command.Size(int64(n.FreeMemMiB)<<20))
+	t.Add("ready to wake", fmt.Sprintf("%d of the sleeping, %s memory", n.Ready, command.Size(n.ReadyBytes)))
 	t.Add("agent", fmt.Sprintf("%s memory, %d goroutines, %d open files", command.Size(n.AgentRSS), n.Goroutines, n.OpenFiles))
 	return t
 }

@@ -218,7 +218,7 @@ func (a *app) statsTable(all []mvm.InstanceStats) command.Table {
 		if s.PID != 0 {
 			pid = strconv.Itoa(s.PID)
 		}
-		t.Add(s.ID, string(s.State), pid, command.Took(s.CPU), command.Size(s.RSSBytes), command.Size(s.RxBytes), command.Size(s.TxBytes),
+		t.Add(s.ID, string(s.State), pid, command.Took(s.CPU), command.Size(s.RSSBytes+s.ReadyBytes), command.Size(s.RxBytes), command.Size(s.TxBytes),
 			command.Size(s.DiskBytes), command.Size(s.SleeperBytes), strconv.Itoa(s.Connections), a.Ago(s.LastActive), a.idleText(s.Idle))
 	}
 	return t

@@ -6,9 +6,6 @@ package atrest
 import (
 	"bytes"
 	"context"
-	"errors"
-	"io"
-	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -168,47 +165,6 @@ func EachChanged(ctx context.Context, m Memory, pages int64, fn func([]sys.PageR
 		page = next
 	}
 	return nil
-}
-
-// Snapshot is a snapshot that is open, to be restored.
-type Snapshot struct{ s *segment.Snapshot }
-
-// Open opens a snapshot of an instance with so much memory. An error that is about the
-// snapshot itself is a driver.SnapshotError.
-func Open(dir string, snap driver.Snapshot, memMiB int) (*Snapshot, error) {
-	var s *segment.Snapshot
-	err := in(dir, snap, func(p segment.Place) (err error) {
-		s, err = p.Load(segment.Digest{}, pagesOf(memMiB))
-		return err
-	})
-	if errors.Is(err, fs.ErrNotExist) { // a folder of it
-		err = sealed.Bad(sealed.Missing, snap.State, "%w", err)
-	}
-	if err != nil {
-		return nil, told(err)
-	}
-	return &Snapshot{s}, nil
-}
-
-// Device is the state of the devices.
-func (s *Snapshot) Device() []byte { return s.s.Device() }
-
-// Close lets go of the files.
-func (s *Snapshot) Close() error { return s.s.Close() }
-
-// ID tells the snapshot from all others by its content.
-func (s *Snapshot) ID() string { return s.s.Map().ID() }
-
-// Fill verifies the snapshot's pages and puts them into memory of zeros.
-func (s *Snapshot) Fill(ctx context.Context, memory io.WriterAt) error {
-	return told(s.s.Inject(ctx, func(_ context.Context, pieces []segment.Piece) error {
-		for _, p := range pieces {
-			if _, err := memory.WriteAt(p.Data, int64(p.Page)*sys.PageSize); err != nil {
-				return mvm.Errorf(mvm.KindUnavailable, "fill the guest's memory: %w", err)
-			}
-		}
-		return nil
-	}))
 }
 
 // told makes an error about the snapshot the contract's.

@@ -67,12 +67,13 @@ func (l *life) cases() []lifeCase {
 		{"RestoreGivenUp", l.restoreGivenUp},
 		{"Wake", l.wake},
 		{"SleepAgain", l.sleepAgain},
+		{"WakeFromReady", l.wakeFromReady},
 		{"HostBoundAgain", l.hostBound},
 		{"Poweroff", l.poweroff},
 		{"Destroy", l.destroy},
 	}
 	return slices.DeleteFunc(all, func(c lifeCase) bool {
-		return c.name == "VSock" && !l.VSock
+		return c.name == "VSock" && !l.VSock || c.name == "WakeFromReady" && l.Ready == nil
 	})
 }
 

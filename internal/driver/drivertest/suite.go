@@ -45,6 +45,9 @@ type Harness struct {
 	Plain bool
 	// Scratch are names in the instance's folder of files that no snapshot is kept in.
 	Scratch []string
+	// Ready makes a snapshot of the instance ready for its next Restore. Nil: the driver does not
+	// restore what is ready.
+	Ready func(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (*driver.Ready, error)
 	// VSock: the driver serves <RunDir>/v.sock.
 	VSock bool
 	// Faults are the driver's seams. May be empty.

@@ -75,11 +75,24 @@ func unseal(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (state 
 		return state, memory, badSnapshot(mvm.Errorf(mvm.KindInvalid, "read the snapshot of %s: %w", spec.ID, err))
 	}
 	p := make(pages, (state.Bytes+sys.PageSize-1)/sys.PageSize*sys.PageSize)
-	if err := s.Fill(ctx, p); err != nil {
+	if err := recall(ctx, s, p); err != nil {
 		return state, memory, err
 	}
 	if err := json.Unmarshal(p[:state.Bytes], &memory); err != nil {
 		return state, memory, badSnapshot(mvm.Errorf(mvm.KindInvalid, "read the memory of %s: %w", spec.ID, err))
 	}
 	return state, memory, nil
+}
+
+// recall reads the memory, from where it is ready or from the snapshot's files.
+func recall(ctx context.Context, s *atrest.Snapshot, p pages) error {
+	f := s.Memory()
+	if f == nil {
+		return s.Fill(ctx, p)
+	}
+	_, err := f.ReadAt(p, 0)
+	if err != nil {
+		err = mvm.Errorf(mvm.KindUnavailable, "read the guest's memory: %w", err)
+	}
+	return errors.Join(err, f.Close())
 }

@@ -1,6 +1,7 @@
 package fake_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"mvm/internal/driver"
+	"mvm/internal/driver/atrest"
 	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
@@ -54,6 +56,7 @@ func harness(t *testing.T, again func(*fake.Host) *fake.Host) drivertest.Harness
 		Root:     filepath.Join(root, "run"),
 		Spec:     func(t testing.TB, id string) driver.Spec { return newSpec(t, root, id) },
 		Patience: 10 * time.Second,
+		Ready:    makeReady,
 		KillOutside: func(t testing.TB, _ driver.VMM, spec driver.Spec) {
 			if !host.Load().Crash(spec.ID) {
 				t.Fatal("there is no VMM to kill")
@@ -87,6 +90,11 @@ func harness(t *testing.T, again func(*fake.Host) *fake.Host) drivertest.Harness
 		}})
 	}
 	return h
+}
+
+// makeReady makes a snapshot ready, as the agent does.
+func makeReady(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (*driver.Ready, error) {
+	return atrest.MakeReady(ctx, spec.Dir, snap, spec.MemMiB, atrest.All)
 }
 
 // newSpec makes a new instance's files and folders below root.

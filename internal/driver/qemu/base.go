@@ -15,8 +15,8 @@ import (
 	"mvm/internal/sys"
 )
 
-// base is a file in memory with the pages of a snapshot, which one VMM maps privately. It is
-// filled while the VMM starts.
+// base is a file in memory with the pages of a snapshot, which one VMM maps privately. It was made
+// ready before, or is filled while the VMM starts.
 type base struct {
 	f      *os.File
 	snap   *atrest.Snapshot
@@ -36,18 +36,24 @@ func ownOf(rec rundir.Record) (o own) {
 	return o
 }
 
-// newBase opens the snapshot and begins to fill a base from it. The caller closes it.
+// newBase opens the snapshot and, unless it is ready, begins to fill a base from it. The caller closes it.
 func (l *launcher) newBase(ctx context.Context) (_ *base, err error) {
 	s, err := atrest.Open(l.spec.Dir, *l.snap, l.spec.MemMiB)
 	if err != nil {
 		return nil, err
 	}
-	f, err := sys.NewMemoryFile("guest-memory", int64(l.spec.MemMiB)<<20)
+	b := &base{f: s.Memory(), snap: s, done: make(chan struct{})}
+	ctx, b.cancel = context.WithCancel(ctx)
+	if b.f != nil { // it is ready
+		close(b.done)
+		return b, nil
+	}
+	f, err := sys.NewMemoryFile(atrest.MemoryName, int64(l.spec.MemMiB)<<20)
 	if err != nil {
+		b.cancel()
 		return nil, errors.Join(mvm.Errorf(mvm.KindUnavailable, "make the guest's memory: %w", err), s.Close())
 	}
-	b := &base{f: f, snap: s, done: make(chan struct{})}
-	ctx, b.cancel = context.WithCancel(ctx)
+	b.f = f
 	go func() {
 		defer close(b.done)
 		b.err = s.Fill(ctx, f)

@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"mvm/internal/driver"
+	"mvm/internal/driver/atrest"
 	"mvm/internal/driver/drivertest"
 	"mvm/internal/driver/qemu"
 	"mvm/internal/driver/qemu/spawn"
@@ -148,9 +150,15 @@ func suite(t *testing.T, hostd bool) {
 				killOutside(t, v.PID())
 			},
 			VSock:  true,
+			Ready:  makeReady,
 			Faults: h.faults(),
 		}
 	})
+}
+
+// makeReady makes a snapshot ready, as the agent does.
+func makeReady(ctx context.Context, spec driver.Spec, snap driver.Snapshot) (*driver.Ready, error) {
+	return atrest.MakeReady(ctx, spec.Dir, snap, spec.MemMiB, atrest.All)
 }
 
 // killOutside kills the process and waits until it is dead, reaped or not.
