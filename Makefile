@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/...
 
-.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat mutate check figures vmm-syscalls bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat chaos-chat mutate check figures vmm-syscalls bench fuzz clean
 
 all: build
 
@@ -75,9 +75,19 @@ snapshots: setup-test
 MESSAGES ?= 200
 KILLS    ?= 60
 EDGES    ?= 120
-proof-chat: setup-test build
+proof-chat: setup-test build chaos-chat
 	$(GO) test -count=1 -timeout 6h -v ./test/chat -seed=$(SEED) -messages=$(MESSAGES) -kills=$(KILLS) -losses=20 -edges=$(EDGES)
 	$(GO) test -count=1 -timeout 1h -v -run 'TestOpenClawReminders$$' ./test/vm -remind-in=4m
+
+# chaos-chat has a stand-in of OpenClaw that keeps its rules answer STANDIN messages of 20 chats,
+# with a kill of the gateway, a worker's process, its machine or the agent for every fourth, at
+# every step of a message; then of what other platforms post, and of Discord.
+STANDIN ?= 1000
+chaos-chat:
+	$(GO) test -count=1 -timeout 1h -v -run 'TestChaos$$' ./internal/guest/chat/telegram -chaos.seed=$(SEED) -chaos.messages=$(STANDIN)
+	$(GO) test -count=1 -timeout 1h -v -run 'TestChaosOfAnswers$$' ./internal/guest/chat/telegram
+	$(GO) test -count=1 -timeout 1h -v -run 'TestChaos$$' ./internal/guest/chat/discord -chaos.seed=$(SEED) -chaos.messages=$(STANDIN)
+	$(GO) test -count=1 -timeout 1h -v -run 'TestKilledGateway$$' ./internal/guest/chat/hook
 
 # mutate plants MUTANTS small bugs by a seed, and fails where the tests miss more than 15 %.
 MUTANTS ?= 160

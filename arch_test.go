@@ -53,7 +53,7 @@ var rules = map[string]rule{
 	"internal/api/peer":        {"", "users of a unix socket, whatever they ask for", ""},
 	"internal/api/wire":        {"internal/build", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
-	"internal/agent": {"internal/api internal/aside internal/build internal/builds internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/policy" +
+	"internal/agent": {"internal/api internal/aside internal/build internal/builds internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
 		" internal/ready internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv internal/testenv/quick"},

@@ -61,11 +61,12 @@ type host struct {
 	file   string // the desired state that the host follows
 
 	// Of agents that run on a virtual clock; nil: the host's own.
-	memory func() (policy.Memory, error)
-	limits policy.MemoryLimits
-	ready  ready.Limits // zero: nothing is kept ready
-	notes  int          // that guests wrote to their memory
-	clock  schedule.Clock
+	memory    func() (policy.Memory, error)
+	limits    policy.MemoryLimits
+	keptReady ready.Limits // zero: nothing is kept ready
+	notes     int          // that guests wrote to their memory
+	clock     schedule.Clock
+	ready     time.Duration // within which services are; zero: 10 s
 
 	mu   sync.Mutex
 	seam func(point string) error
@@ -119,8 +120,8 @@ func (h *host) start() *agent.Agent {
 	h.a = agent.New(agent.Options{DataDir: h.dir, RunDir: h.run, Version: "test", Store: st, Driver: fake.New(h.host, h.opt),
 		Network: h.net, Images: images, Sealer: h.key, Publisher: h.pub, Log: h.logger(), Metrics: &h.metrics, KeepLogs: true,
 		Seam: func(p, _ string) error { return h.point(p) }, MakeDisk: makeDisk, Reconcile: h.every, ListenHost: h.listen, DialGuest: h.dial,
-		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, Clock: h.clock, MemoryLimits: h.limits, Ready: h.ready, SetAside: h.aside, Builds: h.builds, Resolvers: h.dns, Rand: h.rand,
-		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: 10 * time.Second, Gate: 2 * time.Second, Call: 2 * time.Second}})
+		Trust: h.trust, NodeID: h.nodeID, DesiredFile: h.file, HostMemory: h.memory, Clock: h.clock, MemoryLimits: h.limits, Ready: h.keptReady, SetAside: h.aside, Builds: h.builds, Resolvers: h.dns, Rand: h.rand,
+		Timeouts: agent.Timeouts{Boot: 10 * time.Second, Ready: cmp.Or(h.ready, 10*time.Second), Gate: 2 * time.Second, Call: 2 * time.Second}})
 	if err := h.a.Open(context.Background()); err != nil {
 		h.t.Fatalf("open agent: %v", err)
 	}

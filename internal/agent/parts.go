@@ -54,7 +54,7 @@ func (a *Agent) join() {
 		Log: opt.Log, Rand: opt.Rand, Limits: opt.Builds})
 	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a}, Builds: a.builds,
 		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Sleepers: sleepers{a}, Log: opt.Log, Rand: opt.Rand})
-	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
+	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Snapshots: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: readied{opt.Driver, a.ready}, VMMs: vmms{a.live, a}, Guests: a.live,
 		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
 		Reconcile: a.reconciler, Idle: a.idle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, Now: opt.Clock.Now, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})

@@ -20,7 +20,7 @@ import (
 // readyHost is a host that keeps memory ready, with an instance that runs.
 func readyHost(t *testing.T) (*host, mvm.Instance) {
 	h := newHost(t)
-	h.ready = ready.Limits{Percent: 10, TenantPercent: 50, Keep: time.Hour, FreePercent: 5}
+	h.keptReady = ready.Limits{Percent: 10, TenantPercent: 50, Keep: time.Hour, FreePercent: 5}
 	h.memory = func() (policy.Memory, error) {
 		return policy.Memory{TotalMiB: 16384, AvailableMiB: 8192, Stalled: -1}, nil
 	}

@@ -1,16 +1,42 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"strings"
 	"time"
 
 	"mvm"
+	"mvm/internal/display"
 	"mvm/internal/guestproto"
+	"mvm/internal/plan"
 	"mvm/internal/schedule"
 	"mvm/internal/wait"
 )
 
-var _ schedule.Queue = reached{}
+var (
+	_ schedule.Queue     = reached{}
+	_ schedule.Snapshots = reached{}
+)
+
+// Boots implements schedule.Snapshots. Where it can't find out, it takes the instance for one
+// that boots, so that there is time for that.
+func (r reached) Boots(ctx context.Context, i mvm.Instance, pool mvm.Pool) string {
+	if what := plan.Behind(i, pool); len(what) > 0 && !pool.Spec.Critical {
+		return display.Clip(strings.Join(what, ", "))
+	}
+	files := r.a.folders.Snapshots(i)
+	host, err := r.a.lifecycle.SnapshotHost(ctx)
+	if err == nil {
+		var misfit error
+		misfit, err = files.Misfit(host, i)
+		err = cmp.Or(misfit, err, files.Lacks(i))
+	}
+	if err != nil {
+		return display.Clip(err.Error())
+	}
+	return ""
+}
 
 // steadyClock is a clock that nobody sets.
 type steadyClock struct{}

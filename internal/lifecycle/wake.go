@@ -254,15 +254,9 @@ func (o *operation) tryWakeGate(ctx context.Context) error {
 // snapshotFits says in misfit why the instance's snapshot can't be restored here and
 // now; err, that it could not find out.
 func (l *Lifecycle) snapshotFits(ctx context.Context, i mvm.Instance) (misfit, err error) {
-	if i.Snapshot == nil {
-		return mvm.Errorf(mvm.KindState, "there is no snapshot"), nil
-	}
 	host, err := l.SnapshotHost(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if misfit := host.Misfit(*i.Snapshot, i); misfit != nil {
-		return misfit, nil
-	}
-	return l.opt.Folders.Snapshots(i).Missing(*i.Snapshot)
+	return l.opt.Folders.Snapshots(i).Misfit(host, i)
 }

@@ -22,6 +22,11 @@ const (
 
 	unknownTook = 10 * time.Second  // a wake, where none was measured
 	maxTook     = 150 * time.Second // beyond it the measure does not count
+
+	// A boot may take minutes, and one takes longer than another: it is taken for a quarter
+	// longer than the last one took.
+	unknownBoot = time.Minute
+	maxBoot     = 15 * time.Minute // for which services are waited for
 )
 
 // Timer is an instance's next wake with all that is decided by.
@@ -34,6 +39,11 @@ type Timer struct {
 	// Busy: an operation is under way. Kept: a person, or what is desired, wants it stopped.
 	Busy, Kept bool
 	Took       time.Duration // of its last wake; 0: not known
+	Boot       time.Duration // of its last boot, until its services were ready; 0: not known
+
+	// Looked: it is known whether it has to boot. Boots says why it has to; empty: it does not.
+	Looked bool
+	Boots  string
 
 	Met   time.Time // the At at which it was awake
 	Last  time.Time // when it was woken last by its timer
@@ -46,6 +56,7 @@ type Do int
 const (
 	Wait Do = iota // until Next, or for ever where that is zero
 	Wake
+	Look // see whether it has to boot
 	Meet // it was awake at its time
 	Skip // it is not woken, as Why says
 )
@@ -60,14 +71,35 @@ type Step struct {
 // Begin is when the wake begins: so early that the instance is awake at its time, and of many
 // with the same time not all at once.
 func (t Timer) Begin() time.Time {
-	took := t.Took
-	if took <= 0 {
-		took = unknownTook
+	if t.State == mvm.StateStopped || t.Boots != "" {
+		return t.before(t.bootTakes())
 	}
+	return t.before(t.wakeTakes())
+}
+
+// lookAt is when to see whether a sleeping instance has to boot: there is time for that still.
+func (t Timer) lookAt() time.Time { return t.before(max(t.bootTakes(), t.wakeTakes())) }
+
+func (t Timer) bootTakes() time.Duration {
+	if t.Boot <= 0 {
+		return unknownBoot
+	}
+	return min(t.Boot+t.Boot/4, maxBoot)
+}
+
+func (t Timer) wakeTakes() time.Duration {
+	if t.Took <= 0 {
+		return unknownTook
+	}
+	return min(t.Took, maxTook)
+}
+
+// before is when what takes so long begins.
+func (t Timer) before(takes time.Duration) time.Time {
 	h := fnv.New32a()
 	h.Write([]byte(t.ID))
 	spread := time.Duration(h.Sum32()%uint32(Jitter/time.Millisecond)) * time.Millisecond
-	return t.At.Add(-Early - min(took, maxTook) - spread)
+	return t.At.Add(-Early - takes - spread)
 }
 
 // Next decides. It depends on its arguments alone.
@@ -97,17 +129,28 @@ func (t Timer) rests(now time.Time) Step {
 	case t.CatchUp != mvm.CatchUpAll && t.State != mvm.StateStopped && t.Changed.Sub(t.At) > Grace:
 		return Step{Do: Skip, Why: fmt.Sprintf("it was over for %s when the instance went to rest", span(t.Changed.Sub(t.At)))}
 	}
-	begin := later(t.Begin(), t.Retry)
+	begin, looks := t.Begin(), t.State == mvm.StateSleeping && !t.Looked
+	if looks {
+		begin = t.lookAt()
+	}
+	begin = later(begin, t.Retry)
 	if missed && !t.Last.IsZero() {
 		begin = later(begin, t.Last.Add(MinGap))
 	}
 	if now.Before(begin) {
 		return Step{Next: begin}
 	}
-	if missed {
-		return Step{Do: Wake, Why: fmt.Sprintf("its next wake was missed by %s", span(late))}
+	if looks {
+		return Step{Do: Look}
 	}
-	return Step{Do: Wake, Why: "its next wake is at " + t.At.UTC().Format(time.RFC3339)}
+	why := "its next wake is at " + t.At.UTC().Format(time.RFC3339)
+	if missed {
+		why = fmt.Sprintf("its next wake was missed by %s", span(late))
+	}
+	if t.Boots != "" {
+		why += "; it has to boot: " + t.Boots
+	}
+	return Step{Do: Wake, Why: why}
 }
 
 func later(a, b time.Time) time.Time {

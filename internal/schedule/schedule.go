@@ -22,6 +22,7 @@ import (
 const (
 	flushGap   = 10 * time.Second // between two times of an instance that are put on record while it runs
 	wakes      = 8                // at once
+	looks      = 8                // at once, at what sleeping instances would wake from
 	retryFirst = 5 * time.Second  // after a wake that failed, doubled for each more, up to
 	retryMost  = 5 * time.Minute
 )
@@ -30,6 +31,13 @@ const (
 type Queue interface {
 	// Wake has the instance run and its services ready.
 	Wake(ctx context.Context, id string, by mvm.Asker, why string) (mvm.Instance, error)
+}
+
+// Snapshots knows what instances would wake from.
+type Snapshots interface {
+	// Boots says why a wake of a sleeping instance of the pool would boot it; empty: it would go
+	// on from its snapshot. It looks at records and files, and does not read a guest's memory.
+	Boots(ctx context.Context, i mvm.Instance, pool mvm.Pool) (why string)
 }
 
 // Clock is the time of day, which may be set.
@@ -55,12 +63,13 @@ type Metrics interface{ Timer(result string) }
 
 // Options are what a loop is made of. All of them are required.
 type Options struct {
-	Queue   Queue
-	Clock   Clock
-	Store   Store
-	Journal Journal
-	Metrics Metrics
-	Log     *slog.Logger
+	Queue     Queue
+	Snapshots Snapshots
+	Clock     Clock
+	Store     Store
+	Journal   Journal
+	Metrics   Metrics
+	Log       *slog.Logger
 }
 
 // Loop wakes instances at their next wake. All methods may be called concurrently.
@@ -68,6 +77,7 @@ type Loop struct {
 	opt   Options
 	poked chan struct{}
 	slots chan struct{}
+	looks chan struct{}
 	wg    sync.WaitGroup
 
 	mu sync.Mutex
@@ -84,7 +94,19 @@ type entry struct {
 
 	met, last, retry time.Time
 	tries            int
-	waking           bool
+	waking, looking  bool
+
+	seen *seen // what it would wake from; nil: nobody has looked
+}
+
+// seen is whether an instance that went to sleep then has to boot for that next wake.
+type seen struct {
+	at, changed time.Time
+	boots       string // why; empty: it does not
+}
+
+func (s *seen) of(at, changed time.Time) bool {
+	return s != nil && s.at.Equal(at) && s.changed.Equal(changed)
 }
 
 type told struct {
@@ -94,7 +116,7 @@ type told struct {
 
 // New makes a loop that does nothing before Run.
 func New(opt Options) *Loop {
-	return &Loop{opt: opt, poked: make(chan struct{}, 1), slots: make(chan struct{}, wakes), by: map[string]*entry{}}
+	return &Loop{opt: opt, poked: make(chan struct{}, 1), slots: make(chan struct{}, wakes), looks: make(chan struct{}, looks), by: map[string]*entry{}}
 }
 
 // Told takes in the next wake of an instance that runs, as its guest said; zero: it has none.
@@ -201,7 +223,7 @@ func (l *Loop) due(now time.Time) (ids []string) {
 
 // lookAt does what the instance's timer calls for.
 func (l *Loop) lookAt(ctx context.Context, id string) {
-	i, pool, took, err := l.read(id)
+	i, pool, took, boot, err := l.read(id)
 	if mvm.IsKind(err, mvm.KindNotFound) {
 		l.mu.Lock()
 		delete(l.by, id)
@@ -218,8 +240,10 @@ func (l *Loop) lookAt(ctx context.Context, id string) {
 	if save {
 		l.record(i, at)
 	}
-	t, step := l.decide(i, pool, took, at, now)
+	t, step := l.decide(i, pool, Timer{Took: took, Boot: boot, At: at}, now)
 	switch step.Do {
+	case Look:
+		l.look(ctx, i, pool, at)
 	case Wake:
 		l.wake(ctx, i, t, step.Why)
 	case Skip:
@@ -227,8 +251,8 @@ func (l *Loop) lookAt(ctx context.Context, id string) {
 	}
 }
 
-// read reads the instance, its pool and how long its last wake took.
-func (l *Loop) read(id string) (i mvm.Instance, pool mvm.Pool, took time.Duration, err error) {
+// read reads the instance, its pool and how long its last wake and its last boot took.
+func (l *Loop) read(id string) (i mvm.Instance, pool mvm.Pool, took, boot time.Duration, err error) {
 	err = l.opt.Store.View(func(tx *store.Tx) (err error) {
 		if i, err = tx.Instance(id); err != nil {
 			return err
@@ -237,16 +261,19 @@ func (l *Loop) read(id string) (i mvm.Instance, pool mvm.Pool, took time.Duratio
 			return err
 		}
 		all, err := tx.Transitions(id)
-		took = lastRise(all, i.State == mvm.StateStopped)
+		took = lastOf(all, func(t mvm.Transition) bool {
+			return t.Op.Rises() && t.Error == "" && t.To == mvm.StateRunning && t.Kind != "cold"
+		})
+		boot = lastOf(all, store.Booted)
 		return err
 	})
-	return i, pool, took, err
+	return i, pool, took, boot, err
 }
 
-// lastRise is how long the instance took last to run, from its disks or otherwise.
-func lastRise(all []mvm.Transition, cold bool) time.Duration {
-	for n := len(all) - 1; n >= 0; n-- {
-		if t := all[n]; t.Op.Rises() && t.Error == "" && t.To == mvm.StateRunning && (t.Kind == "cold") == cold {
+// lastOf is how long the last such transition took; 0: there was none.
+func lastOf(all []mvm.Transition, such func(mvm.Transition) bool) time.Duration {
+	for _, t := range slices.Backward(all) {
+		if such(t) {
 			return t.Took
 		}
 	}
@@ -312,28 +339,55 @@ func (e *entry) sooner(at time.Time) {
 	}
 }
 
-// decide asks Next, and notes when to look again.
-func (l *Loop) decide(i mvm.Instance, pool mvm.Pool, took time.Duration, at, now time.Time) (Timer, Step) {
+// decide asks Next of the timer, of which the times are known, and notes when to look again.
+func (l *Loop) decide(i mvm.Instance, pool mvm.Pool, t Timer, now time.Time) (Timer, Step) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.by[i.ID]
 	if e == nil { // it was destroyed meanwhile
 		return Timer{}, Step{}
 	}
-	t := Timer{ID: i.ID, At: at, CatchUp: pool.Spec.WakeCatchUp, State: i.State, Changed: i.Changed, Busy: i.Op != nil || e.waking,
-		Kept: i.Last == nil || !i.Last.Unwanted, Took: took, Met: e.met, Last: e.last, Retry: e.retry}
+	at := t.At
+	t.ID, t.CatchUp, t.State, t.Changed = i.ID, pool.Spec.WakeCatchUp, i.State, i.Changed
+	t.Busy, t.Kept = i.Op != nil || e.waking || e.looking, i.Last == nil || !i.Last.Unwanted
+	t.Met, t.Last, t.Retry = e.met, e.last, e.retry
+	if t.Looked = e.seen.of(at, i.Changed); t.Looked {
+		t.Boots = e.seen.boots
+	}
 	step := Next(t, now)
 	switch {
 	case step.Do == Meet:
 		e.met = at
 	case step.Do == Wake:
 		e.waking = true
+	case step.Do == Look:
+		e.looking = true
 	case !step.Next.IsZero():
 		e.sooner(step.Next)
 	case at.IsZero() && !e.waking && !e.look && e.next.IsZero() && now.Sub(e.met) > mvm.OldNextWake:
 		delete(l.by, i.ID) // there is nothing to know of it
 	}
 	return t, step
+}
+
+// look sees whether the instance has to boot for its next wake, beside others.
+func (l *Loop) look(ctx context.Context, i mvm.Instance, pool mvm.Pool, at time.Time) {
+	l.wg.Go(func() {
+		saw := &seen{at: at, changed: i.Changed}
+		if release, err := wait.Slot(ctx, l.looks); err == nil {
+			saw.boots = l.opt.Snapshots.Boots(ctx, i, pool)
+			release()
+		}
+		if saw.boots != "" {
+			l.opt.Log.Info("instance is booted for its timer", "instance", i.ID, "due", at, "why", saw.boots)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if e := l.by[i.ID]; e != nil {
+			e.looking, e.seen = false, saw
+			l.changed(e)
+		}
+	})
 }
 
 // wake wakes the instance, beside others.

@@ -143,6 +143,22 @@ func (c *checker) segments() error {
 	}))
 }
 
+// Lacks says what of the instance's snapshot is not there or not whole, so far as that is seen
+// without reading the guest's memory: its map, and that its segments are there and as long as
+// the map says. It changes nothing. The files of a guest that wakes meanwhile may go.
+func (f Files) Lacks(i mvm.Instance) error {
+	if i.Snapshot == nil || !i.Snapshot.Sealed {
+		return nil
+	}
+	return f.in("look at the snapshot", func(d *sys.Folder) error {
+		return inSnapshot(d, i.Snapshot.ID, func(own *sys.Folder) error {
+			c := checker{f: f, d: d}
+			_, err := c.needs(i.Snapshot.ID, own)
+			return err
+		})
+	})
+}
+
 // Tidy removes what Check calls extra. No operation of the instance may be under way.
 func (f Files) Tidy(i mvm.Instance) error {
 	_, err := f.KeepAside(i)

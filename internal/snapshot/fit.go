@@ -46,6 +46,18 @@ func (h Host) Misfit(s mvm.SnapshotRef, i mvm.Instance) error {
 	return nil
 }
 
+// Misfit says in misfit why the instance's snapshot can't be restored on the host: it does not
+// fit, or its files are not there; err, that it could not find out.
+func (f Files) Misfit(h Host, i mvm.Instance) (misfit, err error) {
+	if i.Snapshot == nil {
+		return mvm.Errorf(mvm.KindState, "there is no snapshot"), nil
+	}
+	if misfit := h.Misfit(*i.Snapshot, i); misfit != nil {
+		return misfit, nil
+	}
+	return f.Missing(*i.Snapshot)
+}
+
 // AsideMisfit says why a snapshot that was set aside does not fit its instance any more,
 // "" when it does.
 func (h Host) AsideMisfit(s mvm.SetAside, i mvm.Instance) string {

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"slices"
+
 	"mvm"
 )
 
@@ -15,7 +17,8 @@ func (t *Tx) Transitions(id string) ([]mvm.Transition, error) {
 }
 
 // PutTransition adds a transition of an instance that is there, or replaces the last
-// one where both are of the same operation, and forgets all but the last 16.
+// one where both are of the same operation, and keeps 16: the last ones, of which one may be
+// the last boot, however long ago.
 func (t *Tx) PutTransition(id string, tr mvm.Transition) error {
 	if t.bucket(bucketInstances).Get([]byte(id)) == nil {
 		return notFound("instance %q", id)
@@ -28,5 +31,29 @@ func (t *Tx) PutTransition(id string, tr mvm.Transition) error {
 		all = all[:n-1]
 	}
 	all = append(all, tr)
-	return t.put(bucketTransitions, []byte(id), each(all[max(0, len(all)-keptTransitions):], recordOfTransition))
+	return t.put(bucketTransitions, []byte(id), each(lastTransitions(all), recordOfTransition))
+}
+
+// lastTransitions are those that are kept. How long a boot takes is known from the last one.
+func lastTransitions(all []mvm.Transition) []mvm.Transition {
+	first := len(all) - keptTransitions
+	if first <= 0 {
+		return all
+	}
+	for n, t := range slices.Backward(all) {
+		if Booted(t) {
+			if n < first {
+				return append([]mvm.Transition{t}, all[first+1:]...)
+			}
+			break
+		}
+	}
+	return all[first:]
+}
+
+// Booted reports that the transition booted its instance from its disks until all services
+// were ready, which is what it took.
+func Booted(t mvm.Transition) bool {
+	return t.Kind == "cold" && t.Error == "" && t.To == mvm.StateRunning &&
+		slices.ContainsFunc(t.Stages, func(s mvm.Stage) bool { return s.Name == "ready" })
 }

@@ -42,6 +42,48 @@ func TestTransitionsAreBoundedAndGoWithTheInstance(t *testing.T) {
 	})
 }
 
+// How long a boot took is known for as long as there was no other, however often the instance
+// sleeps and wakes meanwhile. What is kept is no more for that.
+func TestTheLastBootIsKept(t *testing.T) {
+	s := openStore(t, store.Options{})
+	id := instance("acme", 1, "").ID
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	boot := func(minute int, stage string) mvm.Transition {
+		return mvm.Transition{Op: mvm.OpStart, To: mvm.StateRunning, Kind: "cold", Started: at.Add(time.Duration(minute) * time.Minute), Stages: []mvm.Stage{{Name: stage}}}
+	}
+	put := func(all ...mvm.Transition) (kept []mvm.Transition) {
+		t.Helper()
+		update(t, s, func(tx *store.Tx) (err error) {
+			for _, tr := range all {
+				err = errors.Join(err, tx.PutTransition(id, tr))
+			}
+			return err
+		})
+		view(t, s, func(tx *store.Tx) (err error) {
+			kept, err = tx.Transitions(id)
+			return err
+		})
+		return kept
+	}
+	update(t, s, func(tx *store.Tx) error {
+		return errors.Join(addTenant(tx, "acme"), tx.PutInstance(instance("acme", 1, "")))
+	})
+	var wakes []mvm.Transition
+	for n := range 40 {
+		wakes = append(wakes, mvm.Transition{Op: mvm.OpWake, To: mvm.StateRunning, Kind: "warm", Started: at.Add(time.Duration(10+n) * time.Minute)})
+	}
+	kept := put(append([]mvm.Transition{boot(1, "ready"), boot(2, "ready"), boot(3, "gate")}, wakes...)...)
+	if len(kept) != 16 || !store.Booted(kept[0]) || !kept[0].Started.Equal(at.Add(2*time.Minute)) || !kept[1].Started.Equal(at.Add(35*time.Minute)) {
+		t.Errorf("kept %+v", kept)
+	}
+	next := wakes[39]
+	next.Started = at.Add(51 * time.Minute)
+	kept = put(boot(50, "gate"), boot(50, "ready"), next)
+	if len(kept) != 16 || !kept[0].Started.Equal(at.Add(36*time.Minute)) || !store.Booted(kept[14]) {
+		t.Errorf("after another boot: %+v", kept)
+	}
+}
+
 // Migration 3 keeps what was known of each instance.
 func TestMigration3KeepsTheLastTransition(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")

@@ -17,8 +17,8 @@ var (
 	chaosMessages = flag.Int("chaos.messages", 500, "messages of TestChaos")
 )
 
-// chaos kills the adapter, a worker's process, or a worker's machine with what it has not
-// synced, at one step after the other.
+// chaos kills the adapter, a worker's process, a worker's machine with what it has not synced,
+// or the host's agent, which is away for a few questions then, at one step after the other.
 type chaos struct {
 	s *stage
 
@@ -37,7 +37,7 @@ func (c *chaos) at(step string, w *worker) {
 		return
 	}
 	c.left--
-	what := []string{"adapter", "process", "machine"}[c.r.IntN(3)]
+	what := []string{"adapter", "process", "machine", "agent"}[c.r.IntN(4)]
 	c.kills[what+" at "+step]++
 	c.mu.Unlock()
 	switch what {
@@ -52,6 +52,10 @@ func (c *chaos) at(step string, w *worker) {
 			c.early[id] = true
 			c.mu.Unlock()
 		}
+	case "agent":
+		w.f.mu.Lock()
+		w.f.away = 5
+		w.f.mu.Unlock()
 	default:
 		w.kill(false)
 	}

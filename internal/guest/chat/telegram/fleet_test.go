@@ -29,6 +29,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience bounds the wait for what has to come, on a machine with other work.
+const patience = 2 * time.Minute
+
 const token = "111111:REALTOKEN_aaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 // fleet are workers that keep OpenClaw's rules: an update that is answered with 200 is on
@@ -42,6 +45,7 @@ type fleet struct {
 	mu       sync.Mutex
 	workers  map[string]*worker // by key
 	reaches  int
+	away     int             // of the next questions to the host, so many are not answered: it has no agent
 	channels map[string]bool // that asked
 }
 
@@ -62,6 +66,17 @@ func (f *fleet) step(name string, w *worker) {
 	if f.hook != nil {
 		f.hook(name, w)
 	}
+}
+
+// agent is the error of a question to a host whose agent is gone.
+func (f *fleet) agent() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away == 0 {
+		return nil
+	}
+	f.away--
+	return errors.New("the host does not answer")
 }
 
 // worker is one instance.
@@ -135,6 +150,9 @@ func (f *fleet) Reach(ctx context.Context, channel, pool, key string) (chat.Leas
 	f.mu.Unlock()
 	w := f.of(key)
 	f.step("reach", w)
+	if err := f.agent(); err != nil {
+		return nil, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.reach != nil {
@@ -151,6 +169,9 @@ func (f *fleet) Reach(ctx context.Context, channel, pool, key string) (chat.Leas
 func (f *fleet) Preflight(_ context.Context, _, instance string) (guestproto.PreflightAck, error) {
 	w := f.of(instance[2:])
 	f.step("preflight", w)
+	if err := f.agent(); err != nil {
+		return guestproto.PreflightAck{}, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.down {
@@ -165,6 +186,9 @@ func (f *fleet) Preflight(_ context.Context, _, instance string) (guestproto.Pre
 // State implements chat.Workers.
 func (f *fleet) State(_ context.Context, _, instance string) (mvm.State, int, error) {
 	w := f.of(instance[2:])
+	if err := f.agent(); err != nil {
+		return "", 0, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return cmp.Or(w.state, mvm.StateRunning), w.boot, nil
@@ -174,6 +198,9 @@ func (f *fleet) State(_ context.Context, _, instance string) (mvm.State, int, er
 func (f *fleet) Sync(_ context.Context, _, instance string, boot int) error {
 	w := f.of(instance[2:])
 	f.step("accepted", w)
+	if err := f.agent(); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	if w.down || boot != w.boot {
 		w.mu.Unlock()
@@ -182,7 +209,7 @@ func (f *fleet) Sync(_ context.Context, _, instance string, boot int) error {
 	maps.Copy(w.disk, w.cache)
 	w.mu.Unlock()
 	f.step("synced", w)
-	return nil
+	return f.agent()
 }
 
 type lease struct {
@@ -462,9 +489,9 @@ func (s *stage) current() chat.Adapter {
 // until waits for what has to become true.
 func (s *stage) until(what string, ok func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			s.t.Fatalf("%s: not within 30 s; status %+v, pending %d", what, s.bot.Status(), len(s.api.Pending()))
+			s.t.Fatalf("%s: not within %s; status %+v, pending %d", what, patience, s.bot.Status(), len(s.api.Pending()))
 		}
 	}
 }
