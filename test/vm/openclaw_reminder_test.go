@@ -42,7 +42,7 @@ func (o *openClaw) testReminder(boots bool) {
 	o.model.asked()
 	in := *remindFlag
 	if boots {
-		in += o.bootTook() * 5 / 4
+		in += o.bootTook(o.id) * 5 / 4
 	}
 	since, written := len(o.bot.Sent()), time.Now()
 	o.bot.Write(7, 7, fmt.Sprintf("remind me in %d seconds to drink water", int(in.Seconds())))
@@ -91,20 +91,6 @@ func (o *openClaw) testReminder(boots bool) {
 		o.t.Errorf("the reminder came %d times", len(came))
 	}
 	o.ranOnce(at)
-}
-
-// bootTook is how long OpenClaw took to boot last.
-func (o *openClaw) bootTook() time.Duration {
-	o.t.Helper()
-	story, err := o.client.Why(o.ctx(), mvm.Address{Instance: o.id})
-	must(o.t, err)
-	for _, t := range slices.Backward(story.Transitions) {
-		if t.Kind == "cold" && t.Error == "" {
-			return t.Took
-		}
-	}
-	o.t.Fatal("no boot is on record")
-	return 0
 }
 
 // cronRun is a run of a scheduled job, as OpenClaw has it on record.
