@@ -283,6 +283,7 @@ type PoolSpec struct {
 	Resources Resources     `json:"resources"`
 	Desired   Counts        `json:"desired"`
 	Policy    RuntimePolicy `json:"policy"`
+	Limits    Limits        `json:"limits,omitzero"`
 	Pinned    bool          `json:"pinned,omitempty"`
 	Critical  bool          `json:"critical,omitempty"`
 	// Routes is the routing table that the pool's guests get when its role is gateway.

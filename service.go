@@ -176,6 +176,8 @@ type InstanceStats struct {
 	CPU   time.Duration `json:"cpu_ns"`
 	// CPUThrottled is how long it wanted more CPU time than it may have.
 	CPUThrottled time.Duration `json:"cpu_throttled_ns,omitempty"`
+	// DiskWait is how long requests of its guest waited for its disks, all added up.
+	DiskWait     time.Duration `json:"disk_wait_ns,omitempty"`
 	RSSBytes     int64         `json:"rss_bytes"`
 	RxBytes      int64         `json:"rx_bytes"`
 	TxBytes      int64         `json:"tx_bytes"`

@@ -14,6 +14,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/guestproto"
+	"mvm/internal/limits"
 )
 
 // field is a field of what is asked for: a change of it, and whether that is in force
@@ -84,6 +85,36 @@ func ofQuota(change func(*mvm.Quota)) field {
 	}}
 }
 
+// ofLimit is a limit of the workers, which the VMMs that run have at once, and the others
+// from the moment they wake.
+func ofLimit(s limits.Setting) field {
+	return field{func(d *mvm.Deployment) { *s.At(&d.Pools[1].Limits) = 77 }, func(h *host) error {
+		for _, v := range h.host.VMMs() { // nothing was woken or started for it
+			if i := h.get(v.ID); i.Pool == "workers" && *s.At(&v.Limits) != 77 {
+				return fmt.Errorf("%s of %s, %s, is %d", s.Name, i.ID, i.State, *s.At(&v.Limits))
+			}
+		}
+		return ofWorkers(func(*mvm.PoolSpec) {}, func(h *host, i mvm.Instance) error {
+			all := h.host.VMMs()
+			v := all[slices.IndexFunc(all, func(v fake.VMM) bool { return v.ID == i.ID })]
+			return wants(s.Name, *s.At(&v.Limits), 77)
+		}).force(h)
+	}}
+}
+
+// goName is the name of the limit's field.
+func goName(s limits.Setting) string {
+	var l mvm.Limits
+	*s.At(&l) = 1
+	v := reflect.ValueOf(l)
+	for n := range v.NumField() {
+		if !v.Field(n).IsZero() {
+			return v.Type().Field(n).Name
+		}
+	}
+	return s.Name
+}
+
 func wants[T comparable](what string, got, want T) error {
 	if got != want {
 		return fmt.Errorf("%s is %v, want %v", what, got, want)
@@ -112,6 +143,9 @@ func fields() map[string]field {
 		"QuietConnectionSeconds": func(p *mvm.RuntimePolicy) { p.QuietConnectionSeconds = 7 },
 	} {
 		all["Pool.Policy."+name] = ofPool(func(s *mvm.PoolSpec) { set(&s.Policy) })
+	}
+	for _, s := range limits.Settings() {
+		all["Pool.Limits."+goName(s)] = ofLimit(s)
 	}
 	for name, set := range map[string]func(*mvm.Quota){
 		"MaxVCPUs": func(q *mvm.Quota) { q.MaxVCPUs++ }, "MaxMemMiB": func(q *mvm.Quota) { q.MaxMemMiB++ }, "MaxRunning": func(q *mvm.Quota) { q.MaxRunning++ },
@@ -238,7 +272,7 @@ func leaves(v reflect.Type, path string) (out []string) {
 		v = v.Elem()
 	}
 	within := []reflect.Type{reflect.TypeFor[mvm.TenantSpec](), reflect.TypeFor[mvm.PoolSpec](), reflect.TypeFor[mvm.Quota](),
-		reflect.TypeFor[mvm.Resources](), reflect.TypeFor[mvm.Counts](), reflect.TypeFor[mvm.RuntimePolicy]()}
+		reflect.TypeFor[mvm.Resources](), reflect.TypeFor[mvm.Counts](), reflect.TypeFor[mvm.Limits](), reflect.TypeFor[mvm.RuntimePolicy]()}
 	if !slices.Contains(within, v) {
 		return []string{path}
 	}

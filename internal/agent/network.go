@@ -10,7 +10,7 @@ import (
 const keepEvery = 5 * time.Second
 
 // keepNetworks repairs what others did to the host's networks, publishes what could not be
-// before and follows the host's resolvers, for as long as the agent runs.
+// before, gives VMMs the limits that they could not get and follows the host's resolvers, for as long as the agent runs.
 func (a *Agent) keepNetworks() {
 	wait.Every(a.ctx, keepEvery, func() {
 		a.deliver.FollowResolvers(a.ctx)
@@ -18,5 +18,6 @@ func (a *Agent) keepNetworks() {
 			a.log.Error("keep networks", "error", err)
 		}
 		a.ingress.RetryPublish()
+		a.live.RetryLimits(a.ctx)
 	})
 }

@@ -51,7 +51,7 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 		return s, mvm.Errorf(mvm.KindOf(err), "measure %s: %w", i.ID, err)
 	}
 	s.PID, s.CPU, s.RSSBytes, s.RxBytes, s.TxBytes = l.Driver().PID(), v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes
-	s.CPUThrottled = v.Throttled
+	s.CPUThrottled, s.DiskWait = v.Throttled, v.DiskWait
 	return s, nil
 }
 

@@ -35,7 +35,7 @@ func (a *Agent) join() {
 	a.folders = folders.New(opt.DataDir, opt.RunDir, opt.Log, &snapshot.Shared{Key: a.tenantKey, Segments: atrest.Segments{}})
 	a.journal = journal.New(journal.Options{Store: opt.Store, Log: opt.Log, Retention: opt.AuditRetention})
 	a.live = live.New(a.ctx, live.Options{Driver: opt.Driver, Networks: opt.Network, NamedTAPs: opt.NamedTAPs, Images: opt.Images, Ingress: followed{a}, Watcher: followed{a}, Folders: a.folders,
-		Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
+		Limits: limited{a}.Of, Log: opt.Log, Call: opt.Timeouts.Call, KeepLogs: opt.KeepLogs})
 	a.health = health.New(health.Options{Guests: watched{guests{a}}, Idle: watched{guests{a}}, Reconcile: watched{guests{a}}, Store: opt.Store, Log: opt.Log, Metrics: opt.Metrics, Call: opt.Timeouts.Call})
 	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
 	a.ledger = ledger.New(ledger.Options{DataDir: opt.DataDir, Store: opt.Store, Images: kept{a}, Instances: kept{a}, Folders: a.folders, Log: opt.Log})
@@ -53,7 +53,7 @@ func (a *Agent) join() {
 	a.builds = builds.New(a.ctx, builds.Options{Dir: filepath.Join(opt.DataDir, "builds"), Images: opt.Images, Pools: pools{a}, Journal: a.journal, Metrics: opt.Metrics,
 		Log: opt.Log, Rand: opt.Rand, Limits: opt.Builds})
 	a.fleet = fleet.New(fleet.Options{Store: opt.Store, Journal: a.journal, Networks: networks{a.networks, opt.Network}, Images: images{opt.Images, a}, Builds: a.builds,
-		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Sleepers: sleepers{a}, Log: opt.Log, Rand: opt.Rand})
+		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Limits: limited{a}, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Sleepers: sleepers{a}, Log: opt.Log, Rand: opt.Rand})
 	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Snapshots: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: readied{opt.Driver, a.ready}, VMMs: vmms{a.live, a}, Guests: a.live,
 		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,

@@ -147,6 +147,9 @@ func (s *scope) offHost(want, have mvm.PoolSpec) error {
 	if !slices.Equal(want.Egress, have.Egress) {
 		return s.operatorsOnly("change the egress of pool " + want.ID)
 	}
+	if want.Limits != have.Limits {
+		return s.operatorsOnly("change the limits of pool " + want.ID)
+	}
 	if want.Pinned != have.Pinned {
 		return s.operatorsOnly("pin or unpin pool " + want.ID)
 	}

@@ -35,7 +35,7 @@ func (p Pool) spec() mvm.PoolSpec {
 	return mvm.PoolSpec{ID: p.PoolID, Role: p.Role, Profile: p.Profile, Flake: p.FlakeRef,
 		Resources: p.Resources, Desired: p.DesiredCounts, Policy: p.RuntimePolicy,
 		Pinned: p.Pinned, Critical: p.Critical, Routes: p.RoutingTable, Publish: slices.Clone(p.Publish),
-		SecretScopes: slices.Clone(p.SecretScopes), Env: maps.Clone(p.Env), Integrations: slices.Clone(p.Integrations), Channels: slices.Clone(p.Channels), WakeCatchUp: p.WakeCatchUp, Egress: slices.Clone(p.Egress), Peers: p.Peers}
+		SecretScopes: slices.Clone(p.SecretScopes), Env: maps.Clone(p.Env), Integrations: slices.Clone(p.Integrations), Channels: slices.Clone(p.Channels), WakeCatchUp: p.WakeCatchUp, Egress: slices.Clone(p.Egress), Peers: p.Peers, Limits: p.Limits}
 }
 
 // FromState returns the document that would make the host again: its tenants and
@@ -79,5 +79,5 @@ func poolOf(s mvm.PoolSpec) Pool {
 	return Pool{PoolID: s.ID, FlakeRef: s.Flake, Profile: s.Profile, Role: s.Role, Resources: s.Resources,
 		DesiredCounts: s.Desired, RuntimePolicy: s.Policy, SeccompPolicy: Baseline, SnapshotCompression: CompressionNone,
 		RoutingTable: s.Routes, SecretScopes: scopes, Pinned: s.Pinned, Critical: s.Critical,
-		Publish: slices.Clone(s.Publish), Env: maps.Clone(s.Env), Integrations: slices.Clone(s.Integrations), Channels: slices.Clone(s.Channels), WakeCatchUp: s.WakeCatchUp, Egress: slices.Clone(s.Egress), Peers: s.Peers}
+		Publish: slices.Clone(s.Publish), Env: maps.Clone(s.Env), Integrations: slices.Clone(s.Integrations), Channels: slices.Clone(s.Channels), WakeCatchUp: s.WakeCatchUp, Egress: slices.Clone(s.Egress), Peers: s.Peers, Limits: s.Limits}
 }

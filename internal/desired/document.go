@@ -75,6 +75,7 @@ type Pool struct {
 	WakeCatchUp         mvm.CatchUp       `json:"wake_catch_up,omitempty"`
 	Egress              []string          `json:"egress,omitempty"`
 	Peers               bool              `json:"peers,omitempty"`
+	Limits              mvm.Limits        `json:"limits,omitzero"`
 	Channels            []mvm.Channel     `json:"channels,omitempty"`
 }
 

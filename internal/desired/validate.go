@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/egress"
+	"mvm/internal/limits"
 )
 
 // hashForm is a secrets_hash.
@@ -71,7 +72,7 @@ func (t Tenant) validate(at string, ps *Problems) {
 }
 
 func (p Pool) validate(at string, ps *Problems) {
-	ps.check(at, errors.Join(p.spec().Validate(), egress.Check(p.spec())))
+	ps.check(at, errors.Join(p.spec().Validate(), egress.Check(p.spec()), limits.CheckPool(p.spec())))
 	if p.SeccompPolicy != Baseline {
 		ps.add(at+".seccomp_policy", "%q is not there: the policy of every VMM is %q", clip(p.SeccompPolicy), Baseline)
 	}

@@ -182,6 +182,10 @@ type Spec struct {
 	GID    int
 	Cgroup string // name below the agent's own cgroup; may be empty
 
+	// Limits are in force from the guest's first instruction on; the zero value: none but for
+	// those of CPU time that every VMM has. A host that can't limit CPU time runs it without.
+	Limits mvm.Limits
+
 	VCPUs   int
 	MemMiB  int
 	Kernel  string
@@ -283,8 +287,10 @@ type Stats struct {
 	RSSBytes int64         `json:"rss_bytes"`
 	// Throttled is how long it wanted more CPU time than it may have.
 	Throttled time.Duration `json:"cpu_throttled_ns,omitempty"`
-	RxBytes   int64         `json:"rx_bytes"` // received by the guest
-	TxBytes   int64         `json:"tx_bytes"`
-	DiskRead  int64         `json:"disk_read_bytes"`
-	DiskWrit  int64         `json:"disk_written_bytes"`
+	// DiskWait is how long requests of the guest waited for its disks, all added up.
+	DiskWait time.Duration `json:"disk_wait_ns,omitempty"`
+	RxBytes  int64         `json:"rx_bytes"` // received by the guest
+	TxBytes  int64         `json:"tx_bytes"`
+	DiskRead int64         `json:"disk_read_bytes"`
+	DiskWrit int64         `json:"disk_written_bytes"`
 }

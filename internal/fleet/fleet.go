@@ -81,6 +81,12 @@ type Ports interface {
 	Publish() error
 }
 
+// Limits bound what VMMs take from the host.
+type Limits interface {
+	// Changed says that those of the instances below may be others now.
+	Changed(ctx context.Context, below mvm.Address)
+}
+
 // Deliver gives guests their configuration: now, or later.
 type Deliver interface {
 	Tenant(ctx context.Context, tenant string) error
@@ -112,6 +118,7 @@ type Options struct {
 	Queue     Queue
 	Reconcile Reconcile
 	Ports     Ports
+	Limits    Limits
 	Deliver   Deliver
 	Watch     Watch
 	Sealer    Sealer

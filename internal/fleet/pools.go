@@ -13,6 +13,7 @@ import (
 	"mvm/internal/delta"
 	"mvm/internal/egress"
 	"mvm/internal/image"
+	"mvm/internal/limits"
 	"mvm/internal/plan"
 	"mvm/internal/quota"
 	"mvm/internal/store"
@@ -35,7 +36,7 @@ func (f *Fleet) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec
 
 // DeclarePool puts the pool on record. That its ports can't be published is not its error.
 func (f *Fleet) DeclarePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (p mvm.Pool, err error) {
-	if err := errors.Join(spec.CheckExposed(nil), egress.Check(spec)); err != nil {
+	if err := errors.Join(spec.CheckExposed(nil), egress.Check(spec), limits.CheckPool(spec)); err != nil {
 		return p, err
 	}
 	defer f.admin.Lock(tenant)()
@@ -109,6 +110,7 @@ func (f *Fleet) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 // updatePool puts the change on record; its guests are still to be told. That its ports
 // can't be published is not its error.
 func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.PoolUpdate) (p mvm.Pool, err error) {
+	limitsChanged := false
 	err = f.opt.Store.Update(func(tx *store.Tx) error {
 		if p, err = tx.Pool(tenant, pool); err != nil || up.Spec == nil {
 			return err
@@ -125,7 +127,7 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 			return mvm.Errorf(mvm.KindInvalid, "update pool %s: its id and role can't change", p.Address()).
 				WithFix("destroy it and make another")
 		}
-		if err := errors.Join(up.Spec.Validate(), up.Spec.CheckExposed(&p.Spec), egress.Check(*up.Spec)); err != nil {
+		if err := errors.Join(up.Spec.Validate(), up.Spec.CheckExposed(&p.Spec), egress.Check(*up.Spec), limits.CheckPool(*up.Spec)); err != nil {
 			return err
 		}
 		if up.Spec.Flake != p.Spec.Flake {
@@ -137,6 +139,7 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
 			p.Bound, p.Unpublished = nil, ""
 		}
+		limitsChanged = p.Spec.Limits != up.Spec.Limits
 		changed, channels := delta.Text(p.Spec, *up.Spec, "env"), p.Spec.Channels
 		p.Spec, p.Problem = *up.Spec, "" // what failed before is tried anew
 		if err := tx.PutPool(p); err != nil || changed == "" {
@@ -150,6 +153,9 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 	}
 	f.opt.Reconcile.Changed(tenant, pool)
 	f.opt.Networks.Changed()
+	if limitsChanged {
+		f.opt.Limits.Changed(ctx, p.Address())
+	}
 	return p, errors.Join(f.opt.Networks.Apply(ctx), f.opt.Ports.Publish())
 }
 

@@ -163,6 +163,12 @@ func (p *process) Refused() string {
 	return p.refused
 }
 
+// LimitCPU is described at vmproc.Process.
+func (p *process) LimitCPU(ctx context.Context, c vmproc.CPU) error {
+	_, _, err := call[none](ctx, p.h.c, opLimitCPU, cpuRequest{p.request(), c}, nil)
+	return err
+}
+
 func (p *process) Stats() (sys.ProcessStats, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitTimeout)
 	defer cancel()

@@ -65,8 +65,9 @@ const (
 	opRead
 	opWrite
 	opWalls
+	opLimitCPU
 
-	opLast = opWalls
+	opLast = opLimitCPU
 )
 
 // Bounds of the protocol.
@@ -149,6 +150,10 @@ type (
 		CPU       time.Duration `json:"cpu_ns"`
 		RSS       int64         `json:"rss_bytes"`
 		Throttled time.Duration `json:"throttled_ns,omitempty"`
+	}
+	cpuRequest struct {
+		vmmRequest
+		CPU vmproc.CPU `json:"cpu"`
 	}
 	// A changedRequest without pages only looks for the memory.
 	changedRequest struct {

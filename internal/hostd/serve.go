@@ -52,6 +52,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.exit)
 	case opStats:
 		return handle(ctx, r, s.stats)
+	case opLimitCPU:
+		return handle(ctx, r, s.limitCPU)
 	case opList:
 		return handle(ctx, r, s.list)
 	case opLeave:

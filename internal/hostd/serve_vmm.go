@@ -109,6 +109,10 @@ func (s *Server) stats(ctx context.Context, v vmmRequest) (reply, error) {
 	})
 }
 
+func (s *Server) limitCPU(ctx context.Context, c cpuRequest) (reply, error) {
+	return s.held(ctx, c.vmmRequest, func(p vmproc.Process) (reply, error) { return reply{body: none{}}, p.LimitCPU(ctx, c.CPU) })
+}
+
 // exit says how a VMM ended that this process has started.
 func (s *Server) exit(ctx context.Context, v vmmRequest) (reply, error) {
 	return reply{body: s.exits.wait(ctx, vmproc.Hint{PID: v.Hint.PID, Start: v.Hint.Start})}, nil

@@ -65,6 +65,8 @@ type Options struct {
 	Watcher   Watcher
 	Folders   folders.Folders
 	Log       *slog.Logger
+	// Limits are those that the VMM of an instance should have. No field is 0.
+	Limits func(i mvm.Instance) (mvm.Limits, error)
 	// Call bounds one request to a guest.
 	Call time.Duration
 	// KeepLogs has what guests log kept on the host.
@@ -83,11 +85,14 @@ type VMMs struct {
 
 	absent sync.Map // id -> true, while the agent starts: instances of which the driver has nothing
 	silent silentVMMs
+
+	owedMu sync.Mutex
+	owed   map[string]mvm.Instance // by id: whose limits could not be changed
 }
 
 // New are no VMMs yet. They are followed until life ends.
 func New(life context.Context, opt Options) *VMMs {
-	return &VMMs{opt: opt, life: life, by: map[string]*VMM{}}
+	return &VMMs{opt: opt, life: life, by: map[string]*VMM{}, owed: map[string]mvm.Instance{}}
 }
 
 // Close lets go of the VMMs, which go on running. Its life has to be over.
@@ -109,6 +114,8 @@ type VMM struct {
 	vmm  driver.VMM
 	host io.Closer
 	logs *guestlog.Collector // nil: the guest's log is not kept
+
+	limits limited
 
 	// expected is closed when the agent itself ends the VMM or lets go of it, so that
 	// the watcher does not take it for a crash.
@@ -157,9 +164,9 @@ func (l *VMM) detach() error {
 	return errors.Join(l.host.Close(), l.vmm.Close())
 }
 
-// adopt takes a VMM under watch.
-func (v *VMMs) adopt(i mvm.Instance, vmm driver.VMM, host io.Closer) {
-	l := &VMM{vmm: vmm, host: host, logs: v.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{})}
+// adopt takes a VMM under watch, which has the limits.
+func (v *VMMs) adopt(i mvm.Instance, vmm driver.VMM, host io.Closer, limits mvm.Limits) {
+	l := &VMM{vmm: vmm, host: host, logs: v.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{}), limits: limited{inForce: limits}}
 	v.mu.Lock()
 	v.by[i.ID] = l
 	v.mu.Unlock()
@@ -260,6 +267,9 @@ func (v *VMMs) Launch(ctx context.Context, i mvm.Instance, boots bool, start fun
 		return err
 	}
 	defer closeOpened(spec)
+	if spec.Limits, err = v.opt.Limits(i); err != nil {
+		return err
+	}
 	v.absent.Delete(i.ID)
 	if err := v.opt.Folders.MakeRunDir(i); err != nil {
 		return err
@@ -272,7 +282,8 @@ func (v *VMMs) Launch(ctx context.Context, i mvm.Instance, boots bool, start fun
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}
-	v.adopt(i, vmm, host)
+	v.adopt(i, vmm, host, spec.Limits)
+	v.limit(ctx, i) // they may have changed meanwhile
 	return nil
 }
 

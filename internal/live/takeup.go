@@ -62,7 +62,8 @@ func (v *VMMs) TakeUp(ctx context.Context, i mvm.Instance) (alive, paused bool, 
 	if err != nil {
 		return false, false, errors.Join(err, vmm.Close())
 	}
-	v.adopt(i, vmm, host)
+	v.adopt(i, vmm, host, mvm.Limits{})
+	v.oweLimits(i) // an older mvm, or an agent that was cut off, may have left others
 	if !paused {
 		v.Of(i.ID).Follow(logsDelay)
 	}

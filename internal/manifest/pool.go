@@ -8,6 +8,7 @@ import (
 
 	"mvm"
 	"mvm/internal/egress"
+	"mvm/internal/limits"
 	"mvm/internal/stricttoml"
 )
 
@@ -39,6 +40,7 @@ func readSettings(t *stricttoml.Table, s *mvm.PoolSpec) {
 	t.Str("profile", &s.Profile, validName("profile"))
 	readResources(t, &s.Resources)
 	readPolicy(t, &s.Policy)
+	readLimits(t, &s.Limits)
 	t.Boolean("pinned", &s.Pinned)
 	t.Boolean("critical", &s.Critical)
 	t.Str("wake_catch_up", (*string)(&s.WakeCatchUp), validCatchUp)
@@ -107,6 +109,18 @@ func readPolicy(t *stricttoml.Table, p *mvm.RuntimePolicy) {
 	t.Integer("idle_cpu_percent", &p.IdleCPUPercent, 1, mvm.MaxIdleCPUPercent)
 	t.Integer("idle_bytes_per_minute", &p.IdleBytesPerMinute, 1, mvm.MaxIdleBytesPerMinute)
 	t.Integer("quiet_connection_seconds", &p.QuietConnectionSeconds, 0, mvm.MaxPolicySeconds)
+}
+
+// readLimits reads the optional table of limits.
+func readLimits(t *stricttoml.Table, l *mvm.Limits) {
+	sub := t.Sub("limits")
+	if sub == nil {
+		return
+	}
+	for _, s := range limits.Settings() {
+		sub.Integer(s.Name, s.At(l), 1, s.Max)
+	}
+	sub.Done()
 }
 
 // readEnv reads the optional table of environment variables.

@@ -273,6 +273,7 @@ critical = true
 wake_catch_up = "skip"
 peers = true
 egress = ["10.1.0.0/16:443"]
+limits = { cpu_percent = 1, cpu_weight = 2, disk_read_kib_per_second = 3, disk_write_kib_per_second = 4, disk_reads_per_second = 5, disk_writes_per_second = 6 }
 env = { A = "b" }
 publish = ["8081"]
 auth = { mode = "none" }

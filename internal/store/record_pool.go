@@ -42,6 +42,7 @@ type poolSpecRecord struct {
 	Resources    resourcesRecord     `json:"resources"`
 	Desired      countsRecord        `json:"desired"`
 	Policy       runtimePolicyRecord `json:"policy"`
+	Limits       limitsRecord        `json:"limits,omitzero"`
 	Pinned       bool                `json:"pinned,omitempty"`
 	Critical     bool                `json:"critical,omitempty"`
 	Routes       *routingTableRecord `json:"routes,omitempty"`
@@ -58,7 +59,7 @@ type poolSpecRecord struct {
 func recordOfPoolSpec(v mvm.PoolSpec) poolSpecRecord {
 	return poolSpecRecord{
 		ID: v.ID, Role: v.Role, Profile: v.Profile, Flake: v.Flake,
-		Resources: recordOfResources(v.Resources), Desired: recordOfCounts(v.Desired), Policy: recordOfRuntimePolicy(v.Policy), Pinned: v.Pinned,
+		Resources: recordOfResources(v.Resources), Desired: recordOfCounts(v.Desired), Policy: recordOfRuntimePolicy(v.Policy), Limits: recordOfLimits(v.Limits), Pinned: v.Pinned,
 		Critical: v.Critical, Routes: one(v.Routes, recordOfRoutingTable), Publish: each(v.Publish, recordOfPublish), SecretScopes: each(v.SecretScopes, recordOfSecretScope),
 		Env: v.Env, Integrations: each(v.Integrations, recordOfIntegration), Channels: each(v.Channels, recordOfChannel), WakeCatchUp: v.WakeCatchUp, Egress: v.Egress, Peers: v.Peers,
 	}
@@ -67,7 +68,7 @@ func recordOfPoolSpec(v mvm.PoolSpec) poolSpecRecord {
 func (r poolSpecRecord) noun() mvm.PoolSpec {
 	return mvm.PoolSpec{
 		ID: r.ID, Role: r.Role, Profile: r.Profile, Flake: r.Flake,
-		Resources: r.Resources.noun(), Desired: r.Desired.noun(), Policy: r.Policy.noun(), Pinned: r.Pinned,
+		Resources: r.Resources.noun(), Desired: r.Desired.noun(), Policy: r.Policy.noun(), Limits: r.Limits.noun(), Pinned: r.Pinned,
 		Critical: r.Critical, Routes: one(r.Routes, routingTableRecord.noun), Publish: each(r.Publish, publishRecord.noun), SecretScopes: each(r.SecretScopes, secretScopeRecord.noun),
 		Env: r.Env, Integrations: each(r.Integrations, integrationRecord.noun), Channels: each(r.Channels, channelRecord.noun), WakeCatchUp: r.WakeCatchUp, Egress: r.Egress, Peers: r.Peers,
 	}

@@ -17,8 +17,9 @@ import (
 type CgroupLimits struct {
 	MemoryBytes int64
 	PIDs        int
-	// CPUShare is how much of the CPUs it gets when all want them, in shares of one CPU's work.
-	CPUShare int
+	// CPUWeight is how much of the CPUs it gets when all want them: cpu.weight of cgroup v2,
+	// where 100 is what a cgroup has from the start.
+	CPUWeight int
 	// CPUMilli is how much CPU time it may take, in thousandths of one CPU.
 	CPUMilli int
 }
@@ -31,7 +32,7 @@ const cpuPeriod = 100_000
 // v1, v2 or both: it returns the folders that it made or found and, joined, what
 // could not be done. A caller for whom limits are a bonus logs the error and goes on.
 func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err error) {
-	hs, err := hierarchiesFor(name)
+	hs, err := hierarchiesFor("", name)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +52,7 @@ func EnterCgroup(name string, pid int, lim CgroupLimits) (dirs []string, err err
 // CgroupDirs returns the folders that EnterCgroup would use, so that a caller can
 // make a note of them first. They need not exist.
 func CgroupDirs(name string) ([]string, error) {
-	hs, err := hierarchiesFor(name)
+	hs, err := hierarchiesFor("", name)
 	var dirs []string
 	for _, h := range hs {
 		dirs = append(dirs, filepath.Join(h.dir, name))
@@ -81,11 +82,11 @@ func CgroupsHere() ([]string, error) {
 	return names, nil
 }
 
-func hierarchiesFor(name string) ([]hierarchy, error) {
+func hierarchiesFor(root, name string) ([]hierarchy, error) {
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("enter cgroup %q: not a single name", name)
 	}
-	hs, err := cgroupHierarchies("")
+	hs, err := cgroupHierarchies(root)
 	if err == nil && len(hs) == 0 {
 		err = errors.New("enter cgroup: no memory or pids controller is mounted")
 	}
@@ -162,11 +163,11 @@ func (h hierarchy) cpu(lim CgroupLimits) (out []limit) {
 	if !slices.Contains(h.controllers, "cpu") {
 		return nil
 	}
-	share, quota := int64(lim.CPUShare), int64(lim.CPUMilli)*cpuPeriod/1000
-	if share > 0 && h.v2 {
-		out = append(out, limit{"cpu.weight", strconv.FormatInt(min(100*share, 10_000), 10)})
-	} else if share > 0 {
-		out = append(out, limit{"cpu.shares", strconv.FormatInt(min(1024*share, 262_144), 10)})
+	weight, quota := int64(lim.CPUWeight), int64(lim.CPUMilli)*cpuPeriod/1000
+	if weight > 0 && h.v2 {
+		out = append(out, limit{"cpu.weight", strconv.FormatInt(min(weight, 10_000), 10)})
+	} else if weight > 0 {
+		out = append(out, limit{"cpu.shares", strconv.FormatInt(min(max(1024*weight/100, 2), 262_144), 10)})
 	}
 	if quota > 0 && h.v2 {
 		out = append(out, limit{"cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod)})

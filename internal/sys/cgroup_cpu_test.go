@@ -27,7 +27,7 @@ func TestCPUTimeIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dirs, err := sys.EnterCgroup(name, cmd.Process.Pid, sys.CgroupLimits{CPUShare: 2, CPUMilli: 100})
+	dirs, err := sys.EnterCgroup(name, cmd.Process.Pid, sys.CgroupLimits{CPUWeight: 200, CPUMilli: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,6 +66,7 @@ type PoolSpec struct {
 	Resources    Resources         `json:"resources"`
 	Desired      Counts            `json:"desired"`
 	Policy       RuntimePolicy     `json:"policy"`
+	Limits       Limits            `json:"limits,omitzero"`
 	Pinned       bool              `json:"pinned,omitempty"`
 	Critical     bool              `json:"critical,omitempty"`
 	Routes       *RoutingTable     `json:"routes,omitempty"`
@@ -83,7 +84,7 @@ type PoolSpec struct {
 func (PoolSpec) Of(n mvm.PoolSpec) PoolSpec {
 	return PoolSpec{
 		ID: n.ID, Role: n.Role, Profile: n.Profile, Flake: n.Flake, Resources: Resources{}.Of(n.Resources), Desired: Counts{}.Of(n.Desired),
-		Policy: RuntimePolicy{}.Of(n.Policy), Pinned: n.Pinned, Critical: n.Critical, Routes: one(n.Routes, RoutingTable{}.Of),
+		Policy: RuntimePolicy{}.Of(n.Policy), Limits: Limits{}.Of(n.Limits), Pinned: n.Pinned, Critical: n.Critical, Routes: one(n.Routes, RoutingTable{}.Of),
 		Channels: each(n.Channels, Channel{}.Of), Publish: each(n.Publish, Publish{}.Of), SecretScopes: each(n.SecretScopes, SecretScope{}.Of),
 		Env: n.Env, Integrations: each(n.Integrations, Integration{}.Of), WakeCatchUp: n.WakeCatchUp, Egress: n.Egress, Peers: n.Peers,
 	}
@@ -93,7 +94,7 @@ func (PoolSpec) Of(n mvm.PoolSpec) PoolSpec {
 func (w PoolSpec) Noun() mvm.PoolSpec {
 	return mvm.PoolSpec{
 		ID: w.ID, Role: w.Role, Profile: w.Profile, Flake: w.Flake, Resources: w.Resources.Noun(), Desired: w.Desired.Noun(),
-		Policy: w.Policy.Noun(), Pinned: w.Pinned, Critical: w.Critical, Routes: one(w.Routes, RoutingTable.Noun),
+		Policy: w.Policy.Noun(), Limits: w.Limits.Noun(), Pinned: w.Pinned, Critical: w.Critical, Routes: one(w.Routes, RoutingTable.Noun),
 		Channels: each(w.Channels, Channel.Noun), Publish: each(w.Publish, Publish.Noun), SecretScopes: each(w.SecretScopes, SecretScope.Noun),
 		Env: w.Env, Integrations: each(w.Integrations, Integration.Noun), WakeCatchUp: w.WakeCatchUp, Egress: w.Egress, Peers: w.Peers,
 	}

@@ -131,6 +131,7 @@ type InstanceStats struct {
 	PID          int                `json:"pid,omitempty"`
 	CPU          time.Duration      `json:"cpu_ns"`
 	CPUThrottled time.Duration      `json:"cpu_throttled_ns,omitempty"`
+	DiskWait     time.Duration      `json:"disk_wait_ns,omitempty"`
 	RSSBytes     int64              `json:"rss_bytes"`
 	RxBytes      int64              `json:"rx_bytes"`
 	TxBytes      int64              `json:"tx_bytes"`
@@ -146,7 +147,7 @@ type InstanceStats struct {
 // Of returns the noun on the wire.
 func (InstanceStats) Of(n mvm.InstanceStats) InstanceStats {
 	return InstanceStats{
-		ID: n.ID, State: n.State, PID: n.PID, CPU: n.CPU, CPUThrottled: n.CPUThrottled, RSSBytes: n.RSSBytes, RxBytes: n.RxBytes, TxBytes: n.TxBytes, DiskBytes: n.DiskBytes,
+		ID: n.ID, State: n.State, PID: n.PID, CPU: n.CPU, CPUThrottled: n.CPUThrottled, DiskWait: n.DiskWait, RSSBytes: n.RSSBytes, RxBytes: n.RxBytes, TxBytes: n.TxBytes, DiskBytes: n.DiskBytes,
 		SleeperBytes: n.SleeperBytes, ReadyBytes: n.ReadyBytes, Connections: n.Connections, LastActive: n.LastActive, Idle: one(n.Idle, IdleStatus{}.Of),
 		Integrations: each(n.Integrations, IntegrationState{}.Of),
 	}
@@ -155,7 +156,7 @@ func (InstanceStats) Of(n mvm.InstanceStats) InstanceStats {
 // Noun returns the noun.
 func (w InstanceStats) Noun() mvm.InstanceStats {
 	return mvm.InstanceStats{
-		ID: w.ID, State: w.State, PID: w.PID, CPU: w.CPU, CPUThrottled: w.CPUThrottled, RSSBytes: w.RSSBytes, RxBytes: w.RxBytes, TxBytes: w.TxBytes, DiskBytes: w.DiskBytes,
+		ID: w.ID, State: w.State, PID: w.PID, CPU: w.CPU, CPUThrottled: w.CPUThrottled, DiskWait: w.DiskWait, RSSBytes: w.RSSBytes, RxBytes: w.RxBytes, TxBytes: w.TxBytes, DiskBytes: w.DiskBytes,
 		SleeperBytes: w.SleeperBytes, ReadyBytes: w.ReadyBytes, Connections: w.Connections, LastActive: w.LastActive, Idle: one(w.Idle, IdleStatus.Noun),
 		Integrations: each(w.Integrations, IntegrationState.Noun),
 	}

@@ -212,14 +212,27 @@ func (a *app) instanceStatsCmd() *cobra.Command {
 }
 
 func (a *app) statsTable(all []mvm.InstanceStats) command.Table {
-	t := command.Table{Head: []string{"INSTANCE", "STATE", "PID", "CPU", "MEMORY", "RX", "TX", "DISK", "ASLEEP", "CONNS", "ACTIVE", "IDLE"}}
+	t := command.Table{Head: []string{"INSTANCE", "STATE", "PID", "CPU", "MEMORY", "RX", "TX", "DISK", "ASLEEP", "CONNS", "ACTIVE", "IDLE", "WAITED"}}
 	for _, s := range all {
 		pid := "-"
 		if s.PID != 0 {
 			pid = strconv.Itoa(s.PID)
 		}
 		t.Add(s.ID, string(s.State), pid, command.Took(s.CPU), command.Size(s.RSSBytes+s.ReadyBytes), command.Size(s.RxBytes), command.Size(s.TxBytes),
-			command.Size(s.DiskBytes), command.Size(s.SleeperBytes), strconv.Itoa(s.Connections), a.Ago(s.LastActive), a.idleText(s.Idle))
+			command.Size(s.DiskBytes), command.Size(s.SleeperBytes), strconv.Itoa(s.Connections), a.Ago(s.LastActive), a.idleText(s.Idle), waitedText(s))
 	}
 	return t
+}
+
+// waitedText is how long the VMM waited for CPU time beyond its limit, and the guest for
+// its disks.
+func waitedText(s mvm.InstanceStats) string {
+	var parts []string
+	if s.CPUThrottled > 0 {
+		parts = append(parts, "cpu "+command.Took(s.CPUThrottled))
+	}
+	if s.DiskWait > 0 {
+		parts = append(parts, "disk "+command.Took(s.DiskWait))
+	}
+	return command.Dash(strings.Join(parts, ", "))
 }

@@ -24,6 +24,7 @@ type poolFlags struct {
 	running, warm, sleeping            int
 	pinned, critical, peers            bool
 	env, publish, scopes, egress       []string
+	limits                             []string
 	unsetEnv, unpublish, noEgress      []string
 	routesFile, integrations, channels string
 	minRunning, minWarm                int

@@ -19,6 +19,7 @@ func (o *poolFlags) listFlags(cmd *cobra.Command, update bool) {
 	o.list(cmd, &o.publish, "publish", "publish a gateway pool's port GUEST on the host: `[[HOST:]PORT:]GUEST` (repeat)", addPublish)
 	o.list(cmd, &o.scopes, "secret-scope", "`INTEGRATION=KEY,KEY`: give the integration only these secrets (repeat)", setScope)
 	o.list(cmd, &o.egress, "egress", "let the guests reach `CIDR[:PORT[/PROTO]]` in a private network (repeat)", addEgress)
+	o.list(cmd, &o.limits, "limit", "limit what each instance takes from the host: `NAME=NUMBER`, or NAME=default (repeat)", setLimit)
 	if !update {
 		return
 	}

@@ -3,6 +3,7 @@ package tenants
 import (
 	"fmt"
 	"mvm/internal/cli/command"
+	"mvm/internal/limits"
 
 	"github.com/spf13/cobra"
 
@@ -36,6 +37,23 @@ func addPolicy(t *command.Table, p mvm.RuntimePolicy) {
 	t.Add("at least", fmt.Sprintf("%ds running, %ds warm", p.MinRunningSeconds, p.MinWarmSeconds))
 	t.Add("drain, stop", fmt.Sprintf("within %ds, within %ds", p.DrainTimeoutSeconds, p.GracefulShutdownSeconds))
 }
+
+// addLimits shows the limits that the pool sets.
+func addLimits(t *command.Table, l mvm.Limits) {
+	set := 0
+	for _, s := range limits.Settings() {
+		if n := *s.At(&l); n != 0 {
+			t.Add("limit", fmt.Sprintf("%s %d", s.Name, n))
+			set++
+		}
+	}
+	if set == 0 {
+		t.Add("limits", "default")
+	}
+}
+
+// setLimit sets a limit, or goes back to its default.
+func setLimit(s *mvm.PoolSpec, text string) error { return limits.Set(&s.Limits, text) }
 
 func afterText(seconds int) string {
 	if seconds == 0 {

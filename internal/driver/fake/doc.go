@@ -41,6 +41,7 @@ const (
 	OpSnapshotMemory Op = "snapshot.memory"
 	OpSnapshotState  Op = "snapshot.state" // the files are written, and not durable
 	OpPowerdown      Op = "powerdown"
+	OpLimit          Op = "limit"
 	OpKill           Op = "kill"
 	OpDial           Op = "dial"
 	OpStats          Op = "stats"
@@ -50,6 +51,6 @@ const (
 // Ops returns every operation, to fail one after the other.
 func Ops() []Op {
 	return []Op{OpInfo, OpStart, OpStartBoot, OpRestore, OpRestoreLoad, OpRecover, OpDestroy, OpDestroyFiles,
-		OpSweep, OpPause, OpResume, OpSnapshot, OpSnapshotMemory, OpSnapshotState, OpPowerdown, OpKill, OpDial,
+		OpSweep, OpPause, OpResume, OpSnapshot, OpSnapshotMemory, OpSnapshotState, OpPowerdown, OpLimit, OpKill, OpDial,
 		OpStats, OpPaused}
 }

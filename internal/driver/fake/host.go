@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"mvm"
 	"mvm/internal/driver"
 	"mvm/internal/guestproto"
 )
@@ -149,6 +150,8 @@ type VMM struct {
 	Streams int
 	// TAP: a file of a network interface is held.
 	TAP bool
+	// Limits are those in force.
+	Limits mvm.Limits
 }
 
 // VMMs returns the VMMs that run or are paused, by id.

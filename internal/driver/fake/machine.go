@@ -241,5 +241,5 @@ func (m *machine) describe() VMM {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return VMM{ID: m.spec.ID, State: m.state, MemMiB: m.spec.MemMiB, RunDir: m.spec.RunDir,
-		Memory: m.spec.Memory, Streams: len(m.conns), TAP: m.tap != nil}
+		Memory: m.spec.Memory, Streams: len(m.conns), TAP: m.tap != nil, Limits: m.spec.Limits}
 }

@@ -25,6 +25,7 @@ type vmm struct {
 var (
 	_ driver.VMM     = (*vmm)(nil)
 	_ driver.Staller = (*vmm)(nil)
+	_ driver.Limiter = (*vmm)(nil)
 )
 
 // hold gives out a handle, which takes the machine over.
@@ -99,6 +100,20 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) error {
 		return err
 	}
 	return v.m.snapshot(ctx, snap, func() error { return v.opt.seam(ctx, OpSnapshotState, v.m.spec.ID) })
+}
+
+// Limit is described at driver.Limiter.
+func (v *vmm) Limit(ctx context.Context, l mvm.Limits) error {
+	if err := v.enter(ctx, OpLimit); err != nil {
+		return err
+	}
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	if err := v.m.live(OpLimit); err != nil {
+		return err
+	}
+	v.m.spec.Limits = l
+	return nil
 }
 
 // Powerdown asks the guest to power off.

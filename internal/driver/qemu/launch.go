@@ -69,15 +69,24 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 	if v, err = l.hold(ctx); err != nil {
 		return nil, err
 	}
-	if snap != nil {
-		err = v.load(ctx, *snap, l.base)
-	} else if err = d.seam("start.cont"); err == nil {
-		err = v.cont(ctx)
-	}
-	if err != nil {
+	if err := l.begin(ctx, v); err != nil {
 		return nil, v.explain(err)
 	}
 	return v, nil
+}
+
+// begin has the VMM take its limits, and then the snapshot or the boot.
+func (l *launcher) begin(ctx context.Context, v *vmm) error {
+	if err := v.limitStart(ctx); err != nil {
+		return err
+	}
+	if l.snap != nil {
+		return v.load(ctx, *l.snap, l.base)
+	}
+	if err := l.d.seam("start.cont"); err != nil {
+		return err
+	}
+	return v.cont(ctx)
 }
 
 // launcher holds what a VMM under construction needs.

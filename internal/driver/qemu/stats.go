@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"time"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -26,6 +27,7 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 	for _, b := range blocks {
 		s.DiskRead += b.Stats.Read
 		s.DiskWrit += b.Stats.Written
+		s.DiskWait += time.Duration(b.Stats.ReadTime + b.Stats.WriteTime)
 	}
 	return s, err
 }
@@ -35,6 +37,9 @@ type blockStats struct {
 	Stats struct {
 		Read    int64 `json:"rd_bytes"`
 		Written int64 `json:"wr_bytes"`
+		// Times of all requests in ns, the wait for the disk's bounds included.
+		ReadTime  int64 `json:"rd_total_time_ns"`
+		WriteTime int64 `json:"wr_total_time_ns"`
 	} `json:"stats"`
 }
 

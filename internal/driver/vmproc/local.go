@@ -82,12 +82,38 @@ type Limits struct {
 	Cgroup      bool
 	MemoryBytes int64
 	PIDs        int
-	// CPUShare and CPUMilli bound its CPU time, as in sys.CgroupLimits.
-	CPUShare, CPUMilli int
+	CPU
 	// FileBytes is the size of the largest file that it may write.
 	FileBytes uint64
 	// Files is how many files it may have open at once.
 	Files uint64
+}
+
+// CPU bounds the CPU time of a VMM.
+type CPU struct {
+	Weight int `json:"weight"` // as in sys.CgroupLimits
+	Milli  int `json:"milli"`  // thousandths of a CPU
+}
+
+// DefaultCPU is what a VMM with so many vCPUs may take unless it is told otherwise. It
+// computes beside them: half a CPU, which TCG and disks need.
+func DefaultCPU(vcpus int) CPU { return CPU{Weight: 100 * vcpus, Milli: 1000*vcpus + 500} }
+
+// CPUOf is what the limits say.
+func CPUOf(l mvm.Limits) CPU { return CPU{Weight: l.CPUWeight, Milli: 10 * l.CPUPercent} }
+
+// Bounds of CPU: those of Linux, and more CPUs than a VMM can have.
+const (
+	maxWeight = 10_000
+	maxMilli  = 1_000_000
+)
+
+// Check refuses what no cgroup takes. KindInvalid.
+func (c CPU) Check() error {
+	if c.Weight < 1 || c.Weight > maxWeight || c.Milli < 10 || c.Milli > maxMilli {
+		return mvm.Errorf(mvm.KindInvalid, "limit CPU time: weight %d and %d thousandths of a CPU are not in 1..%d and 10..%d", c.Weight, c.Milli, maxWeight, maxMilli)
+	}
+	return nil
 }
 
 // lockedBytes is how much memory a VMM may lock.
@@ -128,7 +154,7 @@ func (h *Local) Confine(pid int, n Name, mark string, lim Limits) error {
 	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil) // its memory holds secrets
 	err = errors.Join(err, unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: lim.FileBytes, Max: lim.FileBytes}, nil))
 	if lim.Cgroup {
-		_, cerr := h.enter(markedCgroup(n, mark), pid, sys.CgroupLimits{MemoryBytes: lim.MemoryBytes, PIDs: lim.PIDs, CPUShare: lim.CPUShare, CPUMilli: lim.CPUMilli})
+		_, cerr := h.enter(markedCgroup(n, mark), pid, sys.CgroupLimits{MemoryBytes: lim.MemoryBytes, PIDs: lim.PIDs, CPUWeight: lim.CPU.Weight, CPUMilli: lim.CPU.Milli})
 		err = errors.Join(err, cerr)
 	}
 	if err != nil && h.bounded {
@@ -339,6 +365,20 @@ func (p local) Stats() (sys.ProcessStats, error) {
 		s.Throttled = max(s.Throttled, sys.CgroupThrottled(name))
 	}
 	return s, err
+}
+
+// LimitCPU is described at Process.
+func (p local) LimitCPU(_ context.Context, c CPU) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
+	err := errors.New("it has no cgroup with the cpu controller")
+	for _, name := range p.cgroups {
+		if slices.Contains(sys.CgroupProcesses(name), p.PID) {
+			err = sys.LimitCgroup("", name, sys.CgroupLimits{CPUWeight: c.Weight, CPUMilli: c.Milli})
+		}
+	}
+	return mvm.Explain("limit the CPU time of the VMM", err)
 }
 
 // Close is described at Process.

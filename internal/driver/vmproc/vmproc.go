@@ -75,6 +75,9 @@ type Process interface {
 	// none that is known.
 	Refused() string
 	Stats() (sys.ProcessStats, error)
+	// LimitCPU changes how much CPU time it may take, from now on. KindInvalid for what no
+	// cgroup takes; an error too where the host can't limit it.
+	LimitCPU(ctx context.Context, c CPU) error
 	// Memory opens the guest's memory. sys.ErrNoMapping where the VMM does not map it.
 	Memory(ctx context.Context, g Guest) (Memory, error)
 	// File returns a pidfd that is the caller's.

@@ -130,6 +130,10 @@ func (w *writer) pool(p mvm.PoolSpec) {
 		w.head("[pools.env]")
 		w.lines(w.ordered(p.Env))
 	}
+	if p.Limits != (mvm.Limits{}) {
+		w.head("[pools.limits]")
+		w.lines(w.ordered(p.Limits))
+	}
 	if p.Routes != nil {
 		w.tables("routes", w.ordered(p.Routes.Routes))
 	}

@@ -83,7 +83,7 @@ func TestLimitsOfAVMM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if (got != sys.CgroupLimits{MemoryBytes: room, PIDs: 131, CPUShare: 3, CPUMilli: 3500}) {
+		if (got != sys.CgroupLimits{MemoryBytes: room, PIDs: 131, CPUWeight: 300, CPUMilli: 3500}) {
 			t.Errorf("its cgroup has limits %+v", got)
 		}
 		limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", cmd.Process.Pid))

@@ -91,8 +91,7 @@ func (l Launch) limits() vmproc.Limits {
 	if l.isBase(l.Files.Memory) { // until the driver gives them back, pages that the guest changes are there twice
 		most += memory
 	}
-	// A VMM computes beside its vCPUs: half a CPU, which TCG and disks need.
-	lim := vmproc.Limits{CPUShare: l.VCPUs, CPUMilli: 1000*l.VCPUs + 500, Cgroup: l.Cgroup != "", MemoryBytes: most, PIDs: 128 + l.VCPUs, FileBytes: uint64(memory), Files: 1024 + 4*uint64(l.VCPUs)}
+	lim := vmproc.Limits{CPU: vmproc.DefaultCPU(l.VCPUs), Cgroup: l.Cgroup != "", MemoryBytes: most, PIDs: 128 + l.VCPUs, FileBytes: uint64(memory), Files: 1024 + 4*uint64(l.VCPUs)}
 	for _, disk := range l.Files.Disks {
 		if st, err := disk.Stat(); err == nil {
 			lim.FileBytes = max(lim.FileBytes, uint64(st.Size()))

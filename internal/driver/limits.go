@@ -1,0 +1,14 @@
+package driver
+
+import (
+	"context"
+
+	"mvm"
+)
+
+// Limiter is a VMM whose limits can be changed while it runs or is paused. Limit may be
+// called at any moment. No field is 0. After an error some of the limits may be in force;
+// calling it again helps where the cause is gone.
+type Limiter interface {
+	Limit(ctx context.Context, l mvm.Limits) error
+}

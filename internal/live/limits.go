@@ -1,0 +1,73 @@
+package live
+
+import (
+	"context"
+	"sync"
+
+	"mvm"
+	"mvm/internal/driver"
+	"mvm/internal/wait"
+)
+
+// limitsAtOnce is how many VMMs are given limits at once.
+const limitsAtOnce = 8
+
+// limited is what is known of the limits of a VMM.
+type limited struct {
+	mu      sync.Mutex
+	inForce mvm.Limits // the zero value: not known
+}
+
+// Limit gives the VMMs of the instances the limits that they should have now. What fails is
+// tried again by RetryLimits.
+func (v *VMMs) Limit(ctx context.Context, instances []mvm.Instance) {
+	wait.Each(instances, limitsAtOnce, func(i mvm.Instance) { v.limit(ctx, i) })
+}
+
+// RetryLimits tries again what failed. It asks nobody while nothing is owed.
+func (v *VMMs) RetryLimits(ctx context.Context) {
+	v.owedMu.Lock()
+	var again []mvm.Instance
+	for _, i := range v.owed {
+		again = append(again, i)
+	}
+	clear(v.owed)
+	v.owedMu.Unlock()
+	v.Limit(ctx, again)
+}
+
+func (v *VMMs) oweLimits(i mvm.Instance) {
+	v.owedMu.Lock()
+	defer v.owedMu.Unlock()
+	v.owed[i.ID] = i
+}
+
+func (v *VMMs) limit(ctx context.Context, i mvm.Instance) {
+	l := v.Of(i.ID)
+	if !l.Runs() {
+		return
+	}
+	lim, ok := l.vmm.(driver.Limiter)
+	if !ok {
+		return
+	}
+	l.limits.mu.Lock()
+	defer l.limits.mu.Unlock()
+	want, err := v.opt.Limits(i)
+	if err == nil && want == l.limits.inForce {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, v.opt.Call)
+	defer cancel()
+	if err == nil {
+		err = lim.Limit(ctx, want)
+	}
+	if err == nil {
+		l.limits.inForce = want
+		return
+	}
+	if l.Runs() {
+		v.opt.Log.Warn("limit VMM; it is tried again", "instance", i.ID, "error", err)
+		v.oweLimits(i)
+	}
+}
