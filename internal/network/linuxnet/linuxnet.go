@@ -10,6 +10,7 @@
 //
 // The layers, from the guest outwards:
 //
+//	bridge rates   a guest sends and gets so many frames and bytes in a second
 //	bridge table   a frame has the port's own MAC and IPv4 address, or is dropped;
 //	               a port gets what is for its MAC and address, and ARP
 //	inet raw       the sender is an instance of the bridge's tenant; the destination,
@@ -52,6 +53,8 @@ type Options struct {
 	Blocked []netip.Prefix
 	// MaxConns bounds the connections that one guest holds through the host, default 4096.
 	MaxConns int
+	// Rates are what each guest may send and get; the zero value: the default.
+	Rates Rates
 	// Callers are users, beside root, whose processes may begin connections to guests.
 	Callers []int
 }
@@ -120,7 +123,11 @@ func (o Options) ruleset() (ruleset, error) {
 	if conns < 1 {
 		return ruleset{}, mvm.Errorf(mvm.KindInvalid, "set up network: %d connections per guest is below 1", conns)
 	}
-	return newRuleset(cluster, blocked, uint32(conns), append([]int{0}, o.Callers...)), nil
+	rates, err := o.Rates.filled()
+	if err != nil {
+		return ruleset{}, err
+	}
+	return newRuleset(cluster, blocked, uint32(conns), append([]int{0}, o.Callers...), rates), nil
 }
 
 // lock takes the Network's turn, unless ctx has ended or the Network is closed.

@@ -214,6 +214,9 @@ func TestEveryDropIsInALayer(t *testing.T) {
 		// routes nothing to a port: these wait behind other layers.
 		"inet from_guest: no IPv6": true, "inet input_from: no IPv6": true, "inet forward_from: no IPv6": true,
 		"inet forward_to: no IPv6": true, "inet forward_from: no port of a bridge": true,
+		// TestRates shows these.
+		"bridge rate_out: a guest sends so many frames": true, "bridge rate_out: a guest sends so many bytes": true,
+		"bridge rate_in: a guest gets so many frames": true, "bridge rate_in: a guest gets so many bytes": true,
 		// TestHostUsers and TestRefusals show these.
 		"inet output: only mvm's users begin connections to guests": true,
 		"inet refuse: who is refused often gets no answer":          true,

@@ -72,10 +72,10 @@ type ruleset struct {
 	chains []chainDef
 }
 
-func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32, callers []int) ruleset {
+func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32, callers []int, rates Rates) ruleset {
 	destination := concat(nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	return ruleset{
-		sets: []setDef{
+		sets: slices.Concat(rateSets(), []setDef{
 			{family: famBridge, name: setPorts, key: concat(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr), concat: true},
 			{family: famINet, name: setGuests, key: concat(nftables.TypeIFName, nftables.TypeIPAddr), concat: true},
 			{family: famINet, name: setGateways, key: concat(nftables.TypeIFName, nftables.TypeIPAddr), concat: true},
@@ -91,8 +91,8 @@ func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32, c
 			{family: famBridge, name: setHubPort, key: nftables.TypeIFName},
 			{family: famINet, name: setRefusing, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 16, timeout: refusedFor},
 			{family: famINet, name: setRefused, key: destination, concat: true, dynamic: true, size: 1 << 16, timeout: refusedFor},
-		},
-		chains: slices.Concat(bridgeChains(), inetChains(cluster, blocked, maxConns), privateChains(), hostChains(callers)),
+		}),
+		chains: slices.Concat(rateChains(rates), bridgeChains(), inetChains(cluster, blocked, maxConns), privateChains(), hostChains(callers)),
 	}
 }
 

@@ -28,7 +28,7 @@ func (n *Network) Verify(ctx context.Context) ([]network.Finding, error) {
 	}
 	defer n.mu.Unlock()
 	var out []network.Finding
-	for _, check := range []func() ([]network.Finding, error){n.verifyRules, n.verifyLinks, n.verifyHost, n.verifyOthers, n.refusals} {
+	for _, check := range []func() ([]network.Finding, error){n.verifyRules, n.verifyLinks, n.verifyHost, n.verifyOthers, n.refusals, n.dropped} {
 		var found []network.Finding
 		err := n.ns.do(func() (err error) {
 			found, err = check()
