@@ -183,7 +183,7 @@ type Spec struct {
 	Cgroup string // name below the agent's own cgroup; may be empty
 
 	// Limits are in force from the guest's first instruction on; the zero value: none but for
-	// those of CPU time that every VMM has. A host that can't limit CPU time runs it without.
+	// those of CPU time that every VMM has. A driver may know those of CPU time alone. A host that can't limit CPU time runs it without.
 	Limits mvm.Limits
 
 	VCPUs   int

@@ -63,8 +63,12 @@ func (d *Driver) start(ctx context.Context, s driver.Spec, f files, dir *sys.Fol
 	if err != nil {
 		return nil, nil, err
 	}
+	cpu := vmproc.DefaultCPU(s.VCPUs)
+	if s.Limits != (mvm.Limits{}) {
+		cpu = vmproc.CPUOf(s.Limits)
+	}
 	memory := int64(s.MemMiB) << 20
-	lim := vmproc.Limits{Cgroup: s.Cgroup != "", MemoryBytes: memory + overheadBytes, PIDs: 16 + s.VCPUs, FileBytes: uint64(memory)}
+	lim := vmproc.Limits{CPU: cpu, Cgroup: s.Cgroup != "", MemoryBytes: memory + overheadBytes, PIDs: 16 + s.VCPUs, FileBytes: uint64(memory)}
 	for _, disk := range f.disks {
 		if st, err := disk.Stat(); err == nil {
 			lim.FileBytes = max(lim.FileBytes, uint64(st.Size()))

@@ -56,7 +56,10 @@ type vmm struct {
 	saved     *driver.Snapshot // that the VMM stands at; nil: none that is known
 }
 
-var _ driver.VMM = (*vmm)(nil)
+var (
+	_ driver.VMM     = (*vmm)(nil)
+	_ driver.Limiter = (*vmm)(nil)
+)
 
 var errGone = errors.New("the VMM is gone")
 
@@ -128,6 +131,11 @@ func (d *Driver) takeUp(ctx context.Context, spec driver.Spec, p vmproc.Process,
 
 // recoverTimeout bounds the wait for a VMM's first answer.
 const recoverTimeout = 10 * time.Second
+
+// Limit is described at driver.Limiter. It limits CPU time alone.
+func (v *vmm) Limit(ctx context.Context, l mvm.Limits) error {
+	return v.proc.LimitCPU(ctx, vmproc.CPUOf(l))
+}
 
 // PID returns Firecracker's process id.
 func (v *vmm) PID() int {
