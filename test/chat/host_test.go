@@ -47,6 +47,7 @@ type host struct {
 	api   *botapi.Server
 	web   *httptest.Server
 	hear  func(said string) // what the model is asked
+	model atomic.Pointer[http.Handler]
 	// step is told how far a message is. It may kill, and then reports true; it is called
 	// without locks.
 	step func(name string) (killed bool)
@@ -75,7 +76,8 @@ func newHost(t testing.TB) *host {
 	h.root = img.Path(*img.RootFS)
 	h.disk = filepath.Join(h.dir, "disk1")
 	run(t, "mkfs.ext4", "-q", "-E", "lazy_itable_init=1", h.disk, "512M")
-	model := &http.Server{Handler: heard(h.reply), ReadHeaderTimeout: patience}
+	h.useModel(heard(h.reply))
+	model := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*h.model.Load()).ServeHTTP(w, r) }), ReadHeaderTimeout: patience}
 	h.listen("shared/model", func(l net.Listener) { _ = model.Serve(l) })
 	h.listen("shared/api", func(l net.Listener) { relay(l, h.dialer("door"), nil) })
 	h.listen("in", func(l net.Listener) { relay(l, h.dialer("shared/hook"), h.passed) })
