@@ -50,7 +50,7 @@ func (h *idleHost) large(id string, next time.Time) {
 // and no earlier than that needs.
 func (h *idleHost) wantUpAt(id string, at time.Time, kind string) {
 	h.t.Helper()
-	needs := schedule.Early + schedule.Jitter + time.Second
+	needs := schedule.Early + schedule.Jitter + 11*time.Second // no time passes in a wake here, which counts as 10 s
 	if kind == "cold" {
 		needs += largeBoots + largeBoots/4
 	}
