@@ -18,6 +18,7 @@ const (
 	OpLaunch    = byte(opLaunch)
 	OpStart     = byte(opStart)
 	OpKill      = byte(opKill)
+	OpLimitCPU  = byte(opLimitCPU)
 	OpStats     = byte(opStats)
 	OpTAP       = byte(opTAP)
 	OpFind      = byte(opFind)
