@@ -70,6 +70,9 @@ type Instance struct {
 	SetAside []SetAside `json:"set_aside,omitempty"`
 	// DiskGeneration counts the times the disks were opened for writing.
 	DiskGeneration int `json:"disk_generation"`
+	// DiskMade: its data disk was made. If the file is gone later, a start fails: it never makes
+	// an empty one in its place. False in records of older versions until the next start.
+	DiskMade bool `json:"disk_made,omitempty"`
 	// UID is the unprivileged user that the VMM runs as.
 	UID int `json:"uid"`
 	// SecretsGeneration is the generation that the guest confirmed last.

@@ -179,17 +179,51 @@ func TestFsckFindsWhatIsLost(t *testing.T) {
 	}
 }
 
-// TestFsckOfAStoppedOne: a data disk that is not there may never have been made. The next
-// start makes it, so whoever had one is warned.
-func TestFsckOfAStoppedOne(t *testing.T) {
+// TestLostDataDisk: a start never replaces a lost data disk by an empty one.
+func TestLostDataDisk(t *testing.T) {
 	h := newHost(t)
 	h.start()
 	i := h.do(h.instance().ID, mvm.OpStop)
 	h.wantFsck(all, nil)
+	disk, aside := h.durable(i, "data.img"), h.dir+".lost"
+	must(t, os.Rename(disk, aside))
+	h.wantFsck(all, map[string]string{"instances/" + i.ID + "/data.img": "error: the data disk"})
+	err := h.try(i.ID, mvm.OpStart)
+	if err == nil || mvm.KindOf(err) != mvm.KindState || !strings.Contains(err.Error(), "data disk of "+i.Address().String()) {
+		t.Errorf("start without its data disk: %v", err)
+	}
+	if _, err := os.Stat(disk); !os.IsNotExist(err) {
+		t.Errorf("a data disk was made: %v", err)
+	}
+	must(t, os.Rename(aside, disk))
+	h.do(i.ID, mvm.OpStart)
+	h.wantFsck(all, nil)
+}
+
+// TestDiskOfAnOlderRecord: an older version did not record that a data disk was made. Who
+// starts one without a disk is warned by fsck before, and one that is there is recorded.
+func TestDiskOfAnOlderRecord(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.do(h.instance().ID, mvm.OpStop)
+	h.forgetDisk(i.ID)
 	must(t, os.Remove(h.durable(i, "data.img")))
 	h.wantFsck(all, map[string]string{"instances/" + i.ID + "/data.img": "warning: there is no data disk"})
 	h.do(i.ID, mvm.OpStart)
+	h.do(i.ID, mvm.OpStop)
+	h.forgetDisk(i.ID)
+	h.do(i.ID, mvm.OpStart)
+	if !h.get(i.ID).DiskMade {
+		t.Error("a start does not record that there is a data disk")
+	}
 	h.wantFsck(all, nil)
+}
+
+// forgetDisk has the record not say that there is a data disk, as an older version's.
+func (h *host) forgetDisk(id string) {
+	h.stop()
+	h.edit(id, func(i *mvm.Instance) { i.DiskMade = false })
+	h.start()
 }
 
 // durable is a path in the instance's folder.

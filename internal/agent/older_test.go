@@ -14,6 +14,22 @@ import (
 	"mvm/internal/store"
 )
 
+// edit changes the record of an instance while no agent runs.
+func (h *host) edit(id string, change func(i *mvm.Instance)) {
+	h.t.Helper()
+	st, err := store.Open(filepath.Join(h.dir, "state.db"))
+	must(h.t, err)
+	must(h.t, st.Update(func(tx *store.Tx) error {
+		i, err := tx.Instance(id)
+		if err != nil {
+			return err
+		}
+		change(&i)
+		return tx.PutInstance(i)
+	}))
+	must(h.t, st.Close())
+}
+
 // asOlder makes of a sleeper, whose guest had the record before, one that an older version left:
 // memory and device state in the clear, and no key.
 func (h *host) asOlder(id string, before []byte) {
@@ -37,19 +53,11 @@ func (h *host) asOlder(id string, before []byte) {
 	}
 	snap := h.get(id).Snapshot.ID
 	h.stop()
-	st, err := store.Open(filepath.Join(h.dir, "state.db"))
-	must(h.t, err)
-	must(h.t, st.Update(func(tx *store.Tx) error {
-		i, err := tx.Instance(id)
-		if err != nil {
-			return err
-		}
+	h.edit(id, func(i *mvm.Instance) {
 		s := *i.Snapshot
 		s.Sealed = false
 		i.Snapshot = &s
-		return tx.PutInstance(i)
-	}))
-	must(h.t, st.Close())
+	})
 	for _, sub := range []string{"segments", "snapshots/" + snap} {
 		must(h.t, os.RemoveAll(filepath.Join(h.dir, "instances", id, sub)))
 	}

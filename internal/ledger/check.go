@@ -185,7 +185,8 @@ func (c *check) dataDisk(i mvm.Instance, dir string) {
 		return err
 	})
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !i.State.HoldsMemory() && i.State != mvm.StateSleeping: // its pool may have had none when it ran last
+	case errors.Is(err, fs.ErrNotExist) && !i.DiskMade && !i.State.HoldsMemory() && i.State != mvm.StateSleeping:
+		// Its pool had none when it ran last; or an older version did not record that it was made.
 		c.add(warning, "there is no data disk of "+i.Address().String()+"; the next start makes an empty one", where, "if it had one, bring it back from a backup first")
 	case errors.Is(err, fs.ErrNotExist):
 		c.add(wrong, "the data disk of "+i.Address().String()+" is not there", where,

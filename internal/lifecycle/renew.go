@@ -7,10 +7,8 @@ import (
 	"strings"
 
 	"mvm"
-	"mvm/internal/folders"
 	"mvm/internal/plan"
 	"mvm/internal/store"
-	"mvm/internal/sys"
 )
 
 // renew gives an instance that is about to boot what its pool says now: image, sizes
@@ -52,38 +50,26 @@ func (l *Lifecycle) admitRenewed(tx *store.Tx, i mvm.Instance, p mvm.Pool) error
 	return errors.Join(plan.CheckDisk(i, p.Spec), l.opt.Quota.AdmitRunning(tx, now), l.opt.Quota.AdmitDisk(tx, i, now))
 }
 
-// sizeDisk makes the data disk as large as the record says. What is on it stays; its
-// file system grows in the guest, when it is mounted.
+// sizeDisk makes the data disk as large as the record says. Where there never was one, it makes
+// an empty one; one that is lost is an error, since an empty one would hide the loss.
 func (o *operation) sizeDisk(ctx context.Context) error {
-	want := int64(o.inst.Res.DataDiskMiB) << 20
-	if want == 0 {
+	if o.inst.Res.DataDiskMiB == 0 {
 		return nil
 	}
-	var f *os.File
-	err := o.l.opt.Folders.In(o.inst.ID, "open data disk", func(d *sys.Folder) (err error) {
-		f, err = d.Open(folders.DataDisk, os.O_RDWR)
-		return err
-	})
-	if errors.Is(err, os.ErrNotExist) { // the pool had none before
-		return o.makeDisks(ctx)
+	err := o.l.opt.Folders.GrowDataDisk(o.inst.ID, o.inst.Res.DataDiskMiB)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && o.inst.DiskMade:
+		return mvm.Errorf(mvm.KindState, "the data disk of %s is not there: %w", o.inst.Address(), err).
+			WithFix("bring it back from a backup (`mvm node fsck` on the host says where), or destroy the instance with `mvm instance destroy %s`", o.inst.ID)
+	case errors.Is(err, os.ErrNotExist): // its pool had none before
+		err = o.makeDisks(ctx)
+	case err != nil:
+		return mvm.Errorf(mvm.KindInternal, "%w", err).WithFix("check the space left with `mvm node disk`")
 	}
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(growFile(f, want), f.Close()); err != nil {
-		return mvm.Errorf(mvm.KindInternal, "grow data disk of %s: %w", o.inst.ID, err).
-			WithFix("check the space left with `mvm node disk`")
-	}
-	return nil
-}
-
-// growFile makes a file as long as size, durably. One that is longer stays.
-func growFile(f *os.File, size int64) error {
-	st, err := f.Stat()
-	if err != nil || st.Size() >= size {
+	if err != nil || o.inst.DiskMade {
 		return err
 	}
-	return errors.Join(f.Truncate(size), f.Sync())
+	return o.save(func(i *mvm.Instance) { i.DiskMade = true })
 }
 
 // outdated says why a sleeping instance boots instead of going on: its pool has

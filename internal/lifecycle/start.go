@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"time"
 
@@ -33,7 +32,9 @@ func (o *operation) makeReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return o.save(func(i *mvm.Instance) { i.State, i.Op, i.Changed = mvm.StateReady, nil, o.l.opt.Now() })
+	return o.save(func(i *mvm.Instance) {
+		i.State, i.Op, i.Changed, i.DiskMade = mvm.StateReady, nil, o.l.opt.Now(), i.Res.DataDiskMiB > 0
+	})
 }
 
 // makeDisks makes the instance's folder and data disk, durable, unless they are there
@@ -45,31 +46,12 @@ func (o *operation) makeDisks(ctx context.Context) error {
 			return err
 		}
 		defer d.Close()
-		return errors.Join(snapshot.Room(d), o.makeDataDisk(ctx, d), d.Sync(), root.Sync())
+		err = snapshot.Room(d)
+		if o.inst.Res.DataDiskMiB > 0 {
+			err = errors.Join(err, folders.MakeDataDisk(ctx, d, o.inst.Res.DataDiskMiB, o.l.opt.MakeDisk))
+		}
+		return errors.Join(err, d.Sync(), root.Sync())
 	}))
-}
-
-// makeDataDisk makes the data disk in the instance's folder, whole or not at all. The
-// folder is the caller's to sync.
-func (o *operation) makeDataDisk(ctx context.Context, d *sys.Folder) error {
-	if o.inst.Res.DataDiskMiB == 0 {
-		return nil
-	}
-	if _, _, err := d.Size(folders.DataDisk); !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := d.Create(folders.NewDisk)
-	if err != nil {
-		return err
-	}
-	err = o.l.opt.MakeDisk(ctx, f, o.inst.Res.DataDiskMiB)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, d.Remove(folders.NewDisk))
-	}
-	return d.Rename(folders.NewDisk, d, folders.DataDisk)
 }
 
 // start boots the instance from its disks. why is recorded.

@@ -31,6 +31,7 @@ type instanceRecord struct {
 	Snapshot            *snapshotRefRecord       `json:"snapshot,omitempty"`
 	SetAside            []setAsideRecord         `json:"set_aside,omitempty"`
 	DiskGeneration      int                      `json:"disk_generation"`
+	DiskMade            bool                     `json:"disk_made,omitempty"`
 	UID                 int                      `json:"uid"`
 	SecretsGeneration   int                      `json:"secrets_generation"`
 	ManualOverrideUntil time.Time                `json:"manual_override_until,omitzero"`
@@ -51,7 +52,7 @@ func recordOfInstance(v mvm.Instance) instanceRecord {
 		Role: v.Role, State: v.State, Offset: v.Offset, IP: v.IP,
 		MAC: v.MAC, Res: recordOfResources(v.Res), Image: v.Image, BuildID: v.BuildID, EnvDigest: v.EnvDigest,
 		Created: v.Created, Changed: v.Changed, Op: one(v.Op, recordOfOp),
-		Last: one(v.Last, recordOfTransition), Snapshot: one(v.Snapshot, recordOfSnapshotRef), SetAside: each(v.SetAside, recordOfSetAside), DiskGeneration: v.DiskGeneration,
+		Last: one(v.Last, recordOfTransition), Snapshot: one(v.Snapshot, recordOfSnapshotRef), SetAside: each(v.SetAside, recordOfSetAside), DiskGeneration: v.DiskGeneration, DiskMade: v.DiskMade,
 		UID: v.UID, SecretsGeneration: v.SecretsGeneration, ManualOverrideUntil: v.ManualOverrideUntil, Parked: v.Parked,
 		Unproven: v.Unproven, Ready: v.Ready, Integrations: each(v.Integrations, recordOfIntegrationState), Suspends: v.Suspends,
 		Held: v.Held, Untold: v.Untold, Problem: v.Problem, NextWake: v.NextWake,
@@ -64,7 +65,7 @@ func (r instanceRecord) noun() mvm.Instance {
 		Role: r.Role, State: r.State, Offset: r.Offset, IP: r.IP,
 		MAC: r.MAC, Res: r.Res.noun(), Image: r.Image, BuildID: r.BuildID,
 		EnvDigest: r.EnvDigest, Created: r.Created, Changed: r.Changed, Op: one(r.Op, opRecord.noun),
-		Last: one(r.Last, transitionRecord.noun), Snapshot: one(r.Snapshot, snapshotRefRecord.noun), SetAside: each(r.SetAside, setAsideRecord.noun), DiskGeneration: r.DiskGeneration,
+		Last: one(r.Last, transitionRecord.noun), Snapshot: one(r.Snapshot, snapshotRefRecord.noun), SetAside: each(r.SetAside, setAsideRecord.noun), DiskGeneration: r.DiskGeneration, DiskMade: r.DiskMade,
 		UID: r.UID, SecretsGeneration: r.SecretsGeneration, ManualOverrideUntil: r.ManualOverrideUntil, Parked: r.Parked,
 		Unproven: r.Unproven, Ready: r.Ready, Integrations: each(r.Integrations, integrationStateRecord.noun), Suspends: r.Suspends,
 		Held: r.Held, Untold: r.Untold, Problem: r.Problem, NextWake: r.NextWake,

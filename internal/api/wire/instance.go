@@ -29,6 +29,7 @@ type Instance struct {
 	Snapshot            *SnapshotRef       `json:"snapshot,omitempty"`
 	SetAside            []SetAside         `json:"set_aside,omitempty"`
 	DiskGeneration      int                `json:"disk_generation"`
+	DiskMade            bool               `json:"disk_made,omitempty"`
 	UID                 int                `json:"uid"`
 	SecretsGeneration   int                `json:"secrets_generation"`
 	ManualOverrideUntil time.Time          `json:"manual_override_until,omitzero"`
@@ -54,7 +55,7 @@ func (Instance) Of(n mvm.Instance) Instance {
 		ID: n.ID, Tenant: n.Tenant, Pool: n.Pool, Key: n.Key, Role: n.Role, State: n.State, Offset: n.Offset, IP: n.IP, MAC: n.MAC,
 		Res: Resources{}.Of(n.Res), Image: n.Image, BuildID: n.BuildID, EnvDigest: n.EnvDigest, Created: n.Created, Changed: n.Changed,
 		Op: one(n.Op, Op{}.Of), Last: one(n.Last, Transition{}.Of), Snapshot: one(n.Snapshot, SnapshotRef{}.Of),
-		SetAside: each(n.SetAside, SetAside{}.Of), DiskGeneration: n.DiskGeneration, UID: n.UID, SecretsGeneration: n.SecretsGeneration,
+		SetAside: each(n.SetAside, SetAside{}.Of), DiskGeneration: n.DiskGeneration, DiskMade: n.DiskMade, UID: n.UID, SecretsGeneration: n.SecretsGeneration,
 		ManualOverrideUntil: n.ManualOverrideUntil, Parked: n.Parked, Unproven: n.Unproven, Ready: n.Ready,
 		Integrations: each(n.Integrations, IntegrationState{}.Of), Suspends: n.Suspends, Held: n.Held, Untold: n.Untold, NextWake: n.NextWake,
 		Idle: one(n.Idle, IdleStatus{}.Of), Problem: n.Problem, Health: one(n.Health, Health{}.Of), Stalled: n.Stalled,
@@ -68,7 +69,7 @@ func (w Instance) Noun() mvm.Instance {
 		ID: w.ID, Tenant: w.Tenant, Pool: w.Pool, Key: w.Key, Role: w.Role, State: w.State, Offset: w.Offset, IP: w.IP, MAC: w.MAC,
 		Res: w.Res.Noun(), Image: w.Image, BuildID: w.BuildID, EnvDigest: w.EnvDigest, Created: w.Created, Changed: w.Changed,
 		Op: one(w.Op, Op.Noun), Last: one(w.Last, Transition.Noun), Snapshot: one(w.Snapshot, SnapshotRef.Noun),
-		SetAside: each(w.SetAside, SetAside.Noun), DiskGeneration: w.DiskGeneration, UID: w.UID, SecretsGeneration: w.SecretsGeneration,
+		SetAside: each(w.SetAside, SetAside.Noun), DiskGeneration: w.DiskGeneration, DiskMade: w.DiskMade, UID: w.UID, SecretsGeneration: w.SecretsGeneration,
 		ManualOverrideUntil: w.ManualOverrideUntil, Parked: w.Parked, Unproven: w.Unproven, Ready: w.Ready,
 		Integrations: each(w.Integrations, IntegrationState.Noun), Suspends: w.Suspends, Held: w.Held, Untold: w.Untold, NextWake: w.NextWake,
 		Idle: one(w.Idle, IdleStatus.Noun), Problem: w.Problem, Health: one(w.Health, Health.Noun), Stalled: w.Stalled,
