@@ -80,6 +80,12 @@ func (h *host) setMemory(m policy.Memory) {
 	h.memory = m
 }
 
+func (h *host) setSlow(on bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.slow = on
+}
+
 func (h *host) make(ctx context.Context, dir string, snap driver.Snapshot, memMiB int, admit func(int64) error) (*driver.Ready, error) {
 	h.mu.Lock()
 	bytes, slow := h.size[dir[1:]], h.slow
@@ -254,13 +260,13 @@ func TestKeep(t *testing.T) {
 // A wake does not wait for an image that is being made, and that is none then.
 func TestCalledOff(t *testing.T) {
 	run(t, func(h *host) {
-		h.slow = true
+		h.setSlow(true)
 		h.rests("a", "a-1", 20*mib)
 		h.rests("a", "a-2", 20*mib)
 		if r := h.k.Take("a-1"); r != nil {
 			t.Error("an image is ready that is being made")
 		}
-		h.slow = false
+		h.setSlow(false)
 		h.k.Forget("a-2")
 		synctest.Wait()
 		h.kept("after both were called off")
@@ -313,6 +319,9 @@ func TestKeeperEqualsTheModel(t *testing.T) {
 }
 
 func (h *host) bounded(seed uint64) {
+	synctest.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	_, bytes := h.k.Held()
 	sum, of := int64(0), map[string]int64{}
 	for id := range h.size {
