@@ -54,7 +54,7 @@ var rules = map[string]rule{
 	"internal/api/wire":        {"internal/build", "the form of nouns in the API, and nothing that sends it", "internal/testenv/filled"},
 
 	"internal/agent": {"internal/api internal/aside internal/build internal/builds internal/channelcheck internal/declare internal/deliver internal/display internal/driver internal/driver/atrest internal/fleet internal/folders internal/guestproto internal/health internal/idle internal/image internal/ingress internal/journal internal/ledger internal/lifecycle internal/limits internal/live internal/mailbox internal/netprobe internal/netstate internal/network internal/plan internal/policy" +
-		" internal/ready internal/reconcile internal/recovery internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
+		" internal/ready internal/reconcile internal/recovery internal/resolver internal/schedule internal/session internal/snapshot internal/store internal/sys internal/tenantkey internal/wait",
 		"it asks for contracts and pure packages, never for one driver or one network, so that all of it runs against fakes",
 		"internal/desired internal/driver/fake internal/guestlog internal/network/fakenet internal/image/fakeimage internal/publish internal/secrets internal/testenv internal/testenv/quick"},
 	"internal/ingress":   {"internal/display internal/guestproto internal/publish internal/ratetable internal/store internal/wait", "what guests and clients ask for; guests, the queue of operations and the making of instances are behind interfaces", ""},
@@ -112,6 +112,7 @@ var rules = map[string]rule{
 
 	"internal/channelcheck":        {"internal/display internal/guestproto", "channels of a tenant, in its records and as its gateways say; guests and records are behind an interface", "internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guest/chat/telegram internal/testenv test/botapi"},
 	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
+	"internal/resolver":            {"internal/egress internal/network internal/wait", "the name server of guests: networks are behind their contract, and it knows no record", "internal/network/fakenet internal/network/linuxnet internal/testenv"},
 	"internal/netstate":            {"internal/egress internal/network internal/store internal/wait", "records in, a whole network Config applied; who changes the records tells it", "internal/network/fakenet"},
 	"internal/limits":              {"", "pure: names, defaults and bounds of limits", ""},
 	"internal/egress":              {"", "destinations as text and as they are meant, and no network", ""},

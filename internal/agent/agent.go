@@ -44,6 +44,7 @@ import (
 	"mvm/internal/ready"
 	"mvm/internal/reconcile"
 	"mvm/internal/recovery"
+	"mvm/internal/resolver"
 	"mvm/internal/schedule"
 	"mvm/internal/session"
 	"mvm/internal/store"
@@ -74,7 +75,11 @@ type Options struct {
 	Publisher ingress.Publisher
 	// MakeDisk makes the empty file an ext4 disk of the size; default runs mkfs.ext4.
 	MakeDisk func(ctx context.Context, f *os.File, mib int) error
-	// Resolvers returns the resolvers that guests get, as they are now; nil: none. It is
+	// Names are the Network where mvm answers guests' questions for names, by asking Upstream;
+	// nil elsewhere. Guests of closed tenants then ask their gateway address.
+	Names    network.Names
+	Upstream func() []netip.AddrPort
+	// Resolvers returns the resolvers that other guests get, as they are now; nil: none. It is
 	// asked every few seconds, and running guests are told of a change.
 	Resolvers func() []netip.Addr
 	Log       *slog.Logger
@@ -146,6 +151,7 @@ type Agent struct {
 	live     *live.VMMs
 	declare  *declare.Declarer
 	networks *netstate.Networks
+	resolver *resolver.Resolver // nil: guests ask the host's name servers
 	idle     *idle.Loop
 	ingress  *ingress.Ingress
 	session  *session.Sessions
@@ -257,6 +263,7 @@ func (a *Agent) Close() error {
 	a.ingress.Close()
 	a.lifecycle.Close()
 	a.loops.Close()
+	a.closeResolver()
 	return errors.Join(err, a.live.Close())
 }
 

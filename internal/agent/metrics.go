@@ -30,6 +30,9 @@ type Metrics interface {
 	// each: "done", "failed" or "cancelled".
 	Builds(queued, running int)
 	BuildEnded(state string)
+	// Asked is told of a guest's question for a name: "answered", "refused" (egress does not have
+	// the name), "dropped" (it leads to a closed address), "failed", "invalid" or "limited".
+	Asked(result string)
 	// Timer is told of a next wake that was due: "ok", "missed", "failed" or "skipped".
 	Timer(result string)
 	// Ready is told how many bytes of memory are kept ready of guests that sleep, and Restored of
@@ -51,6 +54,7 @@ func (noMetrics) Backlog(string, string, int)           {}
 func (noMetrics) Reconciled(time.Duration, error)       {}
 func (noMetrics) Builds(int, int)                       {}
 func (noMetrics) BuildEnded(string)                     {}
+func (noMetrics) Asked(string)                          {}
 func (noMetrics) Timer(string)                          {}
 func (noMetrics) Ready(int64)                           {}
 func (noMetrics) Restored(string)                       {}

@@ -45,6 +45,7 @@ func (c *counter) Builds(queued, running int)               { c.count("builds %d
 func (c *counter) BuildEnded(state string)                  { c.count("build %s", state) }
 func (c *counter) Ready(int64)                              {}
 func (c *counter) Restored(tier string)                     { c.count("restored %s", tier) }
+func (c *counter) Asked(result string)                      { c.count("asked %s", result) }
 func (c *counter) Timer(result string)                      { c.count("timer %s", result) }
 
 // of is how often that was counted.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"net/netip"
 	"path/filepath"
 
 	"mvm/internal/aside"
@@ -40,8 +39,8 @@ func (a *Agent) join() {
 	a.aside = aside.New(aside.Options{Store: opt.Store, Host: asideOf{a}, Folders: a.folders, Limits: opt.SetAside, Log: opt.Log})
 	a.ledger = ledger.New(ledger.Options{DataDir: opt.DataDir, Store: opt.Store, Images: kept{a}, Instances: kept{a}, Folders: a.folders, Log: opt.Log})
 	a.ready = ready.New(ready.Options{Limits: opt.Ready, Files: a.snapshotOf, Make: atrest.MakeReady, Memory: opt.HostMemory, Metrics: opt.Metrics, Log: opt.Log})
-	a.networks = netstate.New(opt.Network, opt.Store, func() []netip.Addr { return a.deliver.Resolvers() })
-	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Call: opt.Timeouts.Call})
+	a.networks = netstate.New(opt.Network, opt.Store, a.newResolver())
+	a.deliver = deliver.New(deliver.Options{Store: opt.Store, Guests: guests{a}, Secrets: guests{a}, Log: opt.Log, Resolvers: opt.Resolvers, Answers: a.resolver != nil, Call: opt.Timeouts.Call})
 	a.ingress = ingress.New(a.ctx, ingress.Options{Instances: reached{guests{a}}, Queue: reached{guests{a}}, Fleet: reached{guests{a}}, Deliver: a.deliver,
 		Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Publisher: opt.Publisher, Log: opt.Log, Call: opt.Timeouts.Call,
 		DialGuest: opt.DialGuest, Recovered: a.recovered})
@@ -56,7 +55,7 @@ func (a *Agent) join() {
 		Queue: commanded{a}, Reconcile: a.reconciler, Ports: a.ingress, Limits: limited{a}, Deliver: a.deliver, Watch: watched{guests{a}}, Sealer: opt.Sealer, Sleepers: sleepers{a}, Log: opt.Log, Rand: opt.Rand})
 	a.schedule = schedule.New(schedule.Options{Queue: reached{guests{a}}, Snapshots: reached{guests{a}}, Clock: opt.Clock, Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Log: opt.Log})
 	a.lifecycle = lifecycle.New(a.ctx, lifecycle.Options{Store: opt.Store, Journal: a.journal, Metrics: opt.Metrics, Driver: readied{opt.Driver, a.ready}, VMMs: vmms{a.live, a}, Guests: a.live,
-		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: a.deliver, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
+		Networks: a.networks, Ingress: fenced{a.ingress}, Deliver: woken{a.deliver, a}, Health: a.health, Logs: a.session, Quota: a.fleet, IDs: a.fleet, Aside: a.aside,
 		Reconcile: a.reconciler, Idle: a.idle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Timeouts: opt.Timeouts, Now: opt.Clock.Now, KeepAside: opt.SetAside.Keep, MakeDisk: opt.MakeDisk, Seam: opt.Seam})
 	a.recovery = recovery.New(recovery.Options{Store: opt.Store, VMMs: a.live, Networks: networks{a.networks, opt.Network}, Ports: a.ingress, Deliver: a.deliver,
 		Queue: a.lifecycle, Schedule: a.schedule, Folders: a.folders, Log: opt.Log, Seam: opt.Seam, Recovered: a.recovered})

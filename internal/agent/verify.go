@@ -16,6 +16,9 @@ func (a *Agent) NetVerify(ctx context.Context, live bool, progress func(mvm.Prog
 	if err != nil {
 		return nil, mvm.Errorf(mvm.KindOf(err), "verify networks: %w", err)
 	}
+	if a.resolver != nil {
+		found = append(found, a.resolver.Findings()...)
+	}
 	if live {
 		more, err := (&netprobe.Prober{Guests: probed{a}, Log: a.log}).Live(ctx, progress)
 		if err != nil {

@@ -54,7 +54,7 @@ func (d *Deliverer) Config(i mvm.Instance, reason string) (guestproto.Configure,
 	c := guestproto.Configure{Reason: reason, TenantID: t.ID, PoolID: p.Spec.ID, InstanceID: i.ID, Role: p.Spec.Role, Key: i.Key,
 		Hostname: i.ID, Generation: t.SecretsGeneration, Secrets: files, Env: p.Spec.Env,
 		Integrations: p.Spec.Integrations, Routes: p.Spec.Routes, RouteKeys: routeKeys(p.Spec, vals), Channels: own, ListenPorts: listenPorts(p.Spec), Gateways: gateways,
-		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: d.dns.now()}}
+		Net: &guestproto.Net{MAC: i.MAC, Address: netip.PrefixFrom(i.IP, t.Subnet.Bits()), Gateway: hostAddr(t), DNS: d.resolversOf(t)}}
 	if c.Digest, err = digest(c); err != nil {
 		return c, err
 	}

@@ -49,6 +49,8 @@ type Options struct {
 	Log     *slog.Logger
 	// Resolvers returns the host's, as they are now; nil: guests get none.
 	Resolvers func() []netip.Addr
+	// Answers: guests of closed tenants ask mvm for names, at their gateway address.
+	Answers bool
 	// Call bounds one request to a guest.
 	Call time.Duration
 }

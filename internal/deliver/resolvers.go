@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"mvm"
 )
 
 // resolvers are those that guests get.
@@ -31,8 +33,13 @@ func (r *resolvers) replace(next []netip.Addr) bool {
 	return true
 }
 
-// Resolvers are those that guests get.
-func (d *Deliverer) Resolvers() []netip.Addr { return d.dns.now() }
+// resolversOf are those that guests of the tenant get.
+func (d *Deliverer) resolversOf(t mvm.Tenant) []netip.Addr {
+	if d.opt.Answers && t.Closed {
+		return []netip.Addr{hostAddr(t)}
+	}
+	return d.dns.now()
+}
 
 // ReadResolvers takes what the host has now. changed: guests that run have others.
 func (d *Deliverer) ReadResolvers() (changed bool) {

@@ -1,5 +1,5 @@
-// Package egress has the destinations that a pool's guests may reach although they lie in
-// networks that are closed to guests.
+// Package egress has the destinations that a pool's guests may reach: addresses in networks
+// that are closed to guests, and names, which close everything else.
 package egress
 
 import (
@@ -16,6 +16,9 @@ const Max = 32
 
 // Destination is one entry of a pool's egress.
 type Destination struct {
+	// Name is a name, or "*." and the name whose subdomains are meant, in lower case. What
+	// follows is empty then.
+	Name   string `json:",omitempty"`
 	Prefix netip.Prefix
 	// Protocol is "tcp" or "udp"; empty: every protocol.
 	Protocol string `json:",omitempty"`
@@ -40,15 +43,22 @@ var never = map[netip.Prefix]string{
 // (RFC 6598), and others that are no addresses of the internet.
 func Private() []netip.Prefix { return slices.Clone(private) }
 
-const form = "write ADDRESS or CIDR, and a port where only that is meant: 10.0.5.0/24, 10.0.5.7:5432, 10.0.5.53:53/udp, 10.0.5.0/24:tcp"
+const form = "write ADDRESS or CIDR, and a port where only that is meant: 10.0.5.0/24, 10.0.5.7:5432, 10.0.5.53:53/udp, 10.0.5.0/24:tcp; or a name: api.example.com, *.example.com"
 
-// Parse reads CIDR, or an address, and what follows it: :PORT (TCP), :PORT/PROTO or :PROTO.
+// Parse reads a name, or CIDR or an address and what follows it: :PORT (TCP), :PORT/PROTO or :PROTO.
 func Parse(text string) (Destination, error) {
 	bad := func(format string, a ...any) (Destination, error) {
 		return Destination{}, mvm.Errorf(mvm.KindInvalid, "egress %.60q: "+format, append([]any{text}, a...)...).WithFix(form)
 	}
 	if strings.Count(text, ":") > 1 {
 		return bad("guests have no IPv6")
+	}
+	if looksLikeName(text) {
+		name, why := readName(text)
+		if why != "" {
+			return bad("%s", why)
+		}
+		return Destination{Name: name}, nil
 	}
 	where, rest, narrowed := strings.Cut(text, ":")
 	if !strings.Contains(where, "/") {
@@ -100,6 +110,9 @@ func (d Destination) Validate() error {
 
 // String returns it as Parse reads it.
 func (d Destination) String() string {
+	if d.Name != "" {
+		return d.Name
+	}
 	s := strings.TrimSuffix(d.Prefix.String(), "/32")
 	switch {
 	case d.Port != 0:

@@ -172,7 +172,11 @@ func (f *Fleet) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 	}
 	f.opt.Reconcile.Changed(id, "")
 	f.opt.Networks.Changed()
-	return t, f.opt.Networks.Apply(ctx)
+	err = f.opt.Networks.Apply(ctx)
+	if up.Closed != nil { // its guests ask another name server
+		err = errors.Join(err, f.opt.Deliver.Later(id))
+	}
+	return t, err
 }
 
 // Tenants are all of the host.

@@ -90,7 +90,7 @@ func lockedParts(o Options, own owner.Owner, log *slog.Logger) (parts, error) {
 	if err != nil {
 		return parts{}, mvm.Errorf(mvm.KindOf(err), "open network: %w", err).WithFix("run as root; see `mvm doctor`")
 	}
-	p := parts{driver: d, network: n, builders: b, close: n.Close}
+	p := parts{driver: d, network: n, names: n, builders: b, close: n.Close}
 	if o.Driver == firecracker.Name {
 		p.named = n
 	}

@@ -128,6 +128,7 @@ type parts struct {
 	driver   driver.Driver
 	network  network.Network
 	named    network.NamedTAPs // nil: TAPs are handed on open
+	names    network.Names     // nil: guests ask the host's name servers
 	builders []image.Builder
 	makeDisk func(ctx context.Context, f *os.File, mib int) error
 	close    func() error
@@ -151,9 +152,9 @@ func newAgent(o Options, key *secrets.Key, st *store.Store, p parts, m agent.Met
 	keeper, kept := keptListeners(log)
 	return agent.New(agent.Options{
 		DataDir: o.DataDir, RunDir: o.RunDir, Version: o.Version.Version, NodeID: o.NodeID, APIAddress: apiAddr,
-		Store: st, Driver: p.driver, Network: p.network, NamedTAPs: p.named, Images: images, Sealer: key,
+		Store: st, Driver: p.driver, Network: p.network, NamedTAPs: p.named, Names: p.names, Images: images, Sealer: key,
 		Publisher: publish.New(publish.Options{Log: log, Keeper: keeper, Kept: kept}),
-		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
+		MakeDisk:  p.makeDisk, Resolvers: resolvers(o.DNS, log), Upstream: upstream(o.DNS), Seam: seam.agents(), Log: log, Metrics: m, AuditRetention: o.Observe.AuditRetention,
 		SetAside: setAsideLimits(o.Snapshots), Reconcile: o.Reconcile.Interval, DesiredFile: o.Reconcile.File,
 		Trust: stateTrust(o.Trust), KeepLogs: true,
 		Clock: o.Clock, MemoryLimits: policy.MemoryLimits{FreePercent: o.Memory.FreePercent, StalledPercent: o.Memory.StalledPercent},

@@ -175,7 +175,7 @@ func splitParts(o Options, own owner.Owner, st *store.Store, log *slog.Logger) (
 		return parts{}, err
 	}
 	n := client.Network()
-	return parts{driver: d, network: n, builders: b, close: n.Close}, nil
+	return parts{driver: d, network: n, names: n, builders: b, close: n.Close}, nil
 }
 
 // checkOwner refuses to work on the state of another user: what this one made there

@@ -26,18 +26,34 @@ func resolvers(config []netip.Addr, log *slog.Logger) func() []netip.Addr {
 	return hostResolvers
 }
 
+// upstream returns the name servers that mvm's resolver asks: those of the config, or those
+// that programs of the host ask, as they are now. A stub on loopback is one of them.
+func upstream(config []netip.Addr) func() []netip.AddrPort {
+	return func() (out []netip.AddrPort) {
+		list := config
+		if len(list) == 0 {
+			list = readResolvers(resolverFiles[0], func(netip.Addr) bool { return true })
+		}
+		for _, a := range list {
+			out = append(out, netip.AddrPortFrom(a, 53))
+		}
+		return out
+	}
+}
+
 // hostResolvers returns the host's IPv4 resolvers that guests can reach too: a stub on
 // loopback is passed over for the resolvers behind it.
 func hostResolvers() []netip.Addr {
 	for _, path := range resolverFiles {
-		if found := readResolvers(path); len(found) > 0 {
+		reachable := func(a netip.Addr) bool { return a.Is4() && !a.IsLoopback() }
+		if found := readResolvers(path, reachable); len(found) > 0 {
 			return found
 		}
 	}
 	return nil
 }
 
-func readResolvers(path string) []netip.Addr {
+func readResolvers(path string, takes func(netip.Addr) bool) []netip.Addr {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil
@@ -49,7 +65,7 @@ func readResolvers(path string) []netip.Addr {
 		if len(words) < 2 || words[0] != "nameserver" {
 			continue
 		}
-		if a, err := netip.ParseAddr(words[1]); err == nil && a.Is4() && !a.IsLoopback() {
+		if a, err := netip.ParseAddr(words[1]); err == nil && takes(a) {
 			out = append(out, a)
 		}
 	}

@@ -111,7 +111,7 @@ func call[T any](ctx context.Context, c *Client, o op, in any, files []*os.File)
 	if sendErr != nil && !errors.Is(sendErr, syscall.EPIPE) { // which is one that is refused before it is read
 		return out, nil, c.broken(ctx, sendErr)
 	}
-	kind, body, got, err := receive(conn, func(byte) int { return maxAnswer }, 1)
+	kind, body, got, err := receive(conn, func(byte) int { return maxAnswer }, maxBack)
 	if err != nil {
 		return out, nil, c.broken(ctx, errors.Join(sendErr, err))
 	}

@@ -19,7 +19,10 @@ type Network struct {
 	epoch   string          // of the server that has it
 }
 
-var _ network.Network = (*Network)(nil)
+var (
+	_ network.Network = (*Network)(nil)
+	_ network.Names   = (*Network)(nil)
+)
 
 // Network returns the part of the Client that networks need.
 func (c *Client) Network() *Network { return &Network{c: c} }
@@ -76,16 +79,11 @@ func (n *Network) again(ctx context.Context) error {
 
 // OpenTAP is described at network.Network.
 func (n *Network) OpenTAP(ctx context.Context, tenant, instance string, owner int) (*os.File, error) {
-	if err := n.open("open TAP"); err != nil {
-		return nil, err
-	}
-	f, err := n.tap(ctx, tenant, instance, owner)
-	if mvm.IsKind(err, mvm.KindNotFound) {
-		if aerr := n.again(ctx); aerr != nil {
-			return nil, aerr
-		}
+	var f *os.File
+	err := n.known(ctx, "open TAP", func() (err error) {
 		f, err = n.tap(ctx, tenant, instance, owner)
-	}
+		return err
+	})
 	return f, err
 }
 
@@ -99,6 +97,47 @@ func (n *Network) tap(ctx context.Context, tenant, instance string, owner int) (
 		return nil, err
 	}
 	return got[0], nil
+}
+
+// OpenResolver is described at network.Names.
+func (n *Network) OpenResolver(ctx context.Context, tenant string) (udp, tcp *os.File, err error) {
+	var got []*os.File
+	err = n.known(ctx, "open resolver", func() (err error) {
+		_, got, err = call[none](ctx, n.c, opResolver, resolverRequest{tenant}, nil)
+		return err
+	})
+	if err == nil && len(got) != 2 {
+		err = mvm.Errorf(mvm.KindUnavailable, "read the answer of mvm hostd: it has %d sockets, not 2", len(got))
+	}
+	if err != nil {
+		closeAll(got)
+		return nil, nil, err
+	}
+	return got[0], got[1], nil
+}
+
+// Admit is described at network.Names.
+func (n *Network) Admit(ctx context.Context, tenant, instance string, list []network.Admission) error {
+	return n.known(ctx, "open addresses", func() error {
+		_, _, err := call[none](ctx, n.c, opAdmit, admitRequest{tenant, instance, list}, nil)
+		return err
+	})
+}
+
+// known asks for something of the config that was applied last. A server that was restarted is
+// given that, and asked once more.
+func (n *Network) known(ctx context.Context, what string, ask func() error) error {
+	if err := n.open(what); err != nil {
+		return err
+	}
+	err := ask()
+	if mvm.IsKind(err, mvm.KindNotFound) {
+		if aerr := n.again(ctx); aerr != nil {
+			return aerr
+		}
+		err = ask()
+	}
+	return err
 }
 
 // Sweep is described at network.Network.

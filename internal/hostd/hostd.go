@@ -3,7 +3,7 @@
 //
 // # What needs root
 //
-// Tenant networks (bridges, TAPs, nftables), and to start, find, measure and end VMMs
+// Tenant networks (bridges, TAPs, nftables, and port 53 of the tenants' gateway addresses), and to start, find, measure and end VMMs
 // as users of their own. That is all that is served. The agent makes folders, disks
 // and sockets, opens them itself and hands them over open; it speaks with VMMs and
 // guests. So the server opens no path that it is told of, and nothing that a guest
@@ -66,8 +66,10 @@ const (
 	opWrite
 	opWalls
 	opLimitCPU
+	opResolver
+	opAdmit
 
-	opLast = opLimitCPU
+	opLast = opAdmit
 )
 
 // Bounds of the protocol.
@@ -77,6 +79,7 @@ const (
 	maxRuns     = 256 << 10 // a run for each page of a window
 	maxAnswer   = 4 << 20
 	maxFiles    = 16 // of a Launch; pages have one, other requests none
+	maxBack     = 2  // of an answer: the sockets of a resolver; a TAP is one
 	maxConns    = 64 // at once
 	readTimeout = 5 * time.Second
 	workTimeout = 60 * time.Second // for one request, however long its caller would wait
@@ -110,6 +113,14 @@ type (
 		Tenant   string `json:"tenant"`
 		Instance string `json:"instance"`
 		UID      int    `json:"uid"`
+	}
+	resolverRequest struct {
+		Tenant string `json:"tenant"`
+	}
+	admitRequest struct {
+		Tenant   string              `json:"tenant"`
+		Instance string              `json:"instance"`
+		List     []network.Admission `json:"list"`
 	}
 	sweepAnswer struct {
 		Removed []string `json:"removed"`

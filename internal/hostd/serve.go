@@ -32,6 +32,10 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.apply)
 	case opTAP:
 		return handle(ctx, r, s.tap)
+	case opResolver:
+		return handle(ctx, r, s.resolver)
+	case opAdmit:
+		return handle(ctx, r, s.openAddresses)
 	case opSweep:
 		return handle(ctx, r, s.sweep)
 	case opSurvey:
@@ -116,6 +120,36 @@ func (s *Server) tap(ctx context.Context, t tapRequest) (reply, error) {
 		return reply{}, err
 	}
 	return reply{body: none{}, files: []*os.File{f}}, nil
+}
+
+// names are the networks, where they have names.
+func (s *Server) names() (network.Names, error) {
+	if n, ok := s.opt.Network.(network.Names); ok {
+		return n, nil
+	}
+	return nil, mvm.Errorf(mvm.KindUnavailable, "serve names: these networks have none")
+}
+
+// resolver hands on the sockets at port 53 of a tenant's gateway address, which the config
+// that was applied last says, and no other.
+func (s *Server) resolver(ctx context.Context, r resolverRequest) (reply, error) {
+	n, err := s.names()
+	if err != nil {
+		return reply{}, err
+	}
+	udp, tcp, err := n.OpenResolver(ctx, r.Tenant)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{body: none{}, files: []*os.File{udp, tcp}}, nil
+}
+
+func (s *Server) openAddresses(ctx context.Context, r admitRequest) (reply, error) {
+	n, err := s.names()
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{body: none{}}, n.Admit(ctx, r.Tenant, r.Instance, r.List)
 }
 
 func (s *Server) sweep(ctx context.Context, _ none) (reply, error) {

@@ -39,6 +39,7 @@ type Metrics struct {
 	restores *prometheus.CounterVec
 
 	timers    *prometheus.CounterVec
+	names     *prometheus.CounterVec
 	deferred  *prometheus.CounterVec
 	hostBound *prometheus.CounterVec
 	messages  *prometheus.CounterVec
@@ -97,6 +98,7 @@ func (m *Metrics) makeReconcile() {
 	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "mvm_reconcile_duration_seconds", Help: "Duration of a reconcile run.", Buckets: seconds()})
 	m.registry.MustRegister(h)
 	m.reconcileSeconds = h
+	m.names = m.counter("mvm_dns_queries_total", "Guests' questions for names, by result: answered, refused (not in egress), dropped (leads to a closed address), failed, invalid or limited.", "result")
 	m.timers = m.counter("mvm_timer_wakes_total", "Next wakes of workloads that were due, by result: ok, missed (woken more than a minute late), skipped, or failed (tried again).", "result")
 }
 
@@ -116,6 +118,11 @@ func (m *Metrics) makeBuilds() {
 	m.registry.MustRegister(m.builds)
 	m.buildsDone = m.counter("mvm_builds_total", "Builds of images that ended, by result: done, failed or cancelled.", "result")
 	m.Builds(0, 0)
+}
+
+// Asked counts a guest's question for a name.
+func (m *Metrics) Asked(result string) {
+	m.names.WithLabelValues(m.words.bounded("result", result)).Inc()
 }
 
 // Timer counts a next wake that was due.

@@ -4,8 +4,6 @@ package netstate
 
 import (
 	"context"
-	"net/netip"
-	"slices"
 	"sync"
 
 	"mvm"
@@ -20,12 +18,22 @@ type Store interface {
 	View(fn func(*store.Tx) error) error
 }
 
+// Resolver answers guests' questions for names.
+type Resolver interface {
+	// Follow takes the guests of a Config that is about to be applied, and Applied listens for
+	// them when it is. changed: Serves is another for one of the tenants.
+	Follow(cfg network.Config)
+	Applied(ctx context.Context) (changed bool)
+	// Serves reports whether the tenant's guests can ask, as far as is known.
+	Serves(tenant string) bool
+}
+
 // Networks are those of the host, as the records say they should be. All methods may be
 // called concurrently.
 type Networks struct {
-	network   network.Network
-	store     Store
-	resolvers func() []netip.Addr
+	network  network.Network
+	store    Store
+	resolver Resolver
 
 	applying wait.Locks // held while applying
 	stateMu  sync.Mutex
@@ -41,12 +49,9 @@ type Networks struct {
 }
 
 // New are networks that were not applied yet.
-// resolvers returns the guests' name servers; nil: they have none.
-func New(n network.Network, s Store, resolvers func() []netip.Addr) *Networks {
-	if resolvers == nil {
-		resolvers = func() []netip.Addr { return nil }
-	}
-	return &Networks{network: n, store: s, resolvers: resolvers}
+// r answers the guests of closed tenants; nil: nobody does.
+func New(n network.Network, s Store, r Resolver) *Networks {
+	return &Networks{network: n, store: s, resolver: r}
 }
 
 // Changed says that tenants or instances came or went.
@@ -82,20 +87,36 @@ func (n *Networks) Apply(ctx context.Context) error {
 	return n.applyNow(ctx, version)
 }
 
-// applyNow has the kernel made as the store says, whether or not that is new. The lock
-// is held.
+// applyNow has the kernel made as the store says, whether or not that is new, and has guests'
+// questions for names answered. The lock is held.
 func (n *Networks) applyNow(ctx context.Context, version uint64) error {
+	if err := n.applyOnce(ctx, version); err != nil {
+		return err
+	}
+	if n.resolver != nil && n.resolver.Applied(ctx) { // a port that nobody listens at is closed
+		n.known = false
+		if err := n.applyOnce(ctx, version); err != nil {
+			return err
+		}
+	}
+	n.done(version)
+	return nil
+}
+
+func (n *Networks) applyOnce(ctx context.Context, version uint64) error {
 	if !n.known || n.of != version { // to read every instance takes long on a large host
 		cfg, err := n.Config()
 		if err != nil {
 			return err
 		}
 		n.cfg, n.of, n.known = cfg, version, true
+		if n.resolver != nil {
+			n.resolver.Follow(cfg)
+		}
 	}
 	if err := n.network.Apply(ctx, n.cfg); err != nil {
 		return mvm.Errorf(mvm.KindOf(err), "apply networks: %w", err)
 	}
-	n.done(version)
 	return nil
 }
 
@@ -107,7 +128,7 @@ const readsAfter = 12
 // unguarded. Operations go on beside it, by what was applied last.
 func (n *Networks) Look(ctx context.Context) error {
 	defer n.applying.Lock("networks")()
-	if n.looks++; n.looks%readsAfter == 0 || !slices.Equal(n.cfg.Resolvers, n.resolvers()) {
+	if n.looks++; n.looks%readsAfter == 0 {
 		n.known = false
 	}
 	version, _ := n.stale()
@@ -116,7 +137,7 @@ func (n *Networks) Look(ctx context.Context) error {
 
 // Config is what every network of the host should be.
 func (n *Networks) Config() (network.Config, error) {
-	cfg := network.Config{Resolvers: slices.Clone(n.resolvers())}
+	cfg := network.Config{}
 	err := n.store.View(func(tx *store.Tx) error {
 		tenants, err := tx.Tenants()
 		if err != nil {
@@ -131,7 +152,9 @@ func (n *Networks) Config() (network.Config, error) {
 			if err != nil {
 				return err
 			}
-			cfg.Tenants = append(cfg.Tenants, tenantOf(t, pools, instances))
+			of := tenantOf(t, pools, instances)
+			of.Resolver = t.Closed && n.resolver != nil && n.resolver.Serves(t.ID)
+			cfg.Tenants = append(cfg.Tenants, of)
 		}
 		return nil
 	})

@@ -1,9 +1,9 @@
 package netstate_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/netstate"
+	"mvm/internal/network"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/store"
 )
@@ -68,17 +69,16 @@ func TestApplyIsDoneOnce(t *testing.T) {
 	}
 }
 
-// TestConfigSaysWhoReachesWhat: egress and peers of pools count in a closed tenant alone. The
-// guests' resolvers are in the config, and others are taken over by the next look.
+// TestConfigSaysWhoReachesWhat: egress and peers of pools count in a closed tenant alone. A
+// closed one's guests may ask mvm for names while somebody listens.
 func TestConfigSaysWhoReachesWhat(t *testing.T) {
 	st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = st.Close() })
-	resolvers := []netip.Addr{netip.MustParseAddr("192.168.1.1")}
-	fake := fakenet.New()
-	nets := netstate.New(fake, st, func() []netip.Addr { return resolvers })
+	fake, names := fakenet.New(), &answers{}
+	nets := netstate.New(fake, st, names)
 	for n, id := range []string{"closed", "open"} {
 		putTenant(t, st, id, n)
 		err := st.Update(func(tx *store.Tx) error {
@@ -115,13 +115,35 @@ func TestConfigSaysWhoReachesWhat(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	resolvers = []netip.Addr{netip.MustParseAddr("10.9.9.9")}
-	if err := nets.Look(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, taken := range []bool{false, true, true, false} {
+		names.taken = taken
+		if err := nets.Look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, tenant := range fake.Config().Tenants {
+			if want := tenant.Closed && !taken; tenant.Resolver != want {
+				t.Errorf("port taken %t: tenant %s has the resolver: %t, want %t", taken, tenant.ID, tenant.Resolver, want)
+			}
+		}
+		if !names.followed.Equal(fake.Config()) {
+			t.Errorf("port taken %t: the resolver follows %+v, and %+v is applied", taken, names.followed, fake.Config())
+		}
 	}
-	if r := fake.Config().Resolvers; !slices.Equal(r, resolvers) {
-		t.Errorf("resolvers: got %v, want %v", r, resolvers)
-	}
+}
+
+// answers are a Resolver whose port may be taken, which shows when it is to listen.
+type answers struct {
+	taken, failed bool
+	followed      network.Config
+}
+
+func (a *answers) Follow(cfg network.Config) { a.followed = cfg.Clone() }
+func (a *answers) Serves(string) bool        { return !a.failed }
+
+func (a *answers) Applied(context.Context) bool {
+	was := a.failed
+	a.failed = a.taken
+	return was != a.failed
 }
 
 // TestLookRepairs: a look applies what was applied last, also where nothing changed.

@@ -12,11 +12,6 @@ import (
 // one owner, subnets do not overlap and every offset is an instance's address in its
 // subnet. Its errors have kind invalid.
 func (c Config) Validate() error {
-	for _, a := range c.Resolvers {
-		if !a.Is4() {
-			return mvm.Errorf(mvm.KindInvalid, "check network: resolver %s is no IPv4 address", a)
-		}
-	}
 	tenants, nets := map[string]bool{}, map[int]string{}
 	for _, t := range c.Tenants {
 		if tenants[t.ID] {
@@ -62,6 +57,9 @@ func (t Tenant) Validate() error {
 			return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: host port %d is not in 1..65535", t.ID, p)
 		}
 	}
+	if t.Resolver && !t.Closed {
+		return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: it has mvm's resolver and is not closed", t.ID)
+	}
 	if err := t.validateEgress(); err != nil {
 		return mvm.Errorf(mvm.KindInvalid, "check network of tenant %q: %w", t.ID, err)
 	}
@@ -100,6 +98,9 @@ func (i Instance) Reaches(other Instance) bool {
 	return (!i.Alone || other.Gateway) && (!other.Alone || i.Gateway)
 }
 
+// Named reports whether the instance's egress has names. The tenant is valid.
+func (t Tenant) Named(i Instance) bool { return i.Egress > 0 && egress.Named(t.Egress[i.Egress-1]) }
+
 // Gateway returns the tenant's address on the host, the bridge's.
 func (t Tenant) Gateway() netip.Addr {
 	a, _ := mvm.SubnetAddr(t.Subnet, mvm.GatewayOffset)
@@ -108,7 +109,7 @@ func (t Tenant) Gateway() netip.Addr {
 
 // Clone returns a copy that shares nothing with c.
 func (c Config) Clone() Config {
-	out := Config{Tenants: slices.Clone(c.Tenants), Resolvers: slices.Clone(c.Resolvers)}
+	out := Config{Tenants: slices.Clone(c.Tenants)}
 	for i, t := range out.Tenants {
 		out.Tenants[i].Instances = slices.Clone(t.Instances)
 		out.Tenants[i].HostPorts = slices.Clone(t.HostPorts)
@@ -122,8 +123,8 @@ func (c Config) Clone() Config {
 
 // Equal reports whether the two say the same in the same order.
 func (c Config) Equal(d Config) bool {
-	return slices.Equal(c.Resolvers, d.Resolvers) && slices.EqualFunc(c.Tenants, d.Tenants, func(a, b Tenant) bool {
-		return a.ID == b.ID && a.NetID == b.NetID && a.Subnet == b.Subnet && a.Closed == b.Closed &&
+	return slices.EqualFunc(c.Tenants, d.Tenants, func(a, b Tenant) bool {
+		return a.ID == b.ID && a.NetID == b.NetID && a.Subnet == b.Subnet && a.Closed == b.Closed && a.Resolver == b.Resolver &&
 			slices.Equal(a.Instances, b.Instances) && slices.Equal(a.HostPorts, b.HostPorts) &&
 			slices.EqualFunc(a.Egress, b.Egress, slices.Equal)
 	})

@@ -59,8 +59,6 @@ type NamedTAPs interface {
 // Config is everything that the networks of a host should be.
 type Config struct {
 	Tenants []Tenant
-	// Resolvers are the guests' name servers: port 53 of them is open to every guest.
-	Resolvers []netip.Addr `json:",omitempty"`
 }
 
 // Tenant is one tenant's network.
@@ -74,7 +72,11 @@ type Tenant struct {
 	// Closed: its guests reach private networks only as Egress says. Without it they are
 	// like any other destination outside.
 	Closed bool `json:",omitempty"`
-	// Egress are lists of private destinations, for Instance.Egress to choose from.
+	// Resolver: its guests ask mvm for names, at port 53 of the gateway address. A closed tenant's
+	// guests reach port 53 elsewhere only as Egress says, with it and without.
+	Resolver bool `json:",omitempty"`
+	// Egress are lists of destinations, for Instance.Egress to choose from. Guests whose list has
+	// a name reach outside only what the list has, and what Names.Admit opens.
 	Egress [][]egress.Destination `json:",omitempty"`
 }
 

@@ -4,6 +4,7 @@ package fakenet
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -25,6 +26,9 @@ const (
 
 	OpOccupied Op = "occupied"
 	OpClose    Op = "close"
+
+	OpOpenResolver Op = "open-resolver"
+	OpAdmit        Op = "admit"
 )
 
 // Network is a network.Network in memory. A TAP is a pipe: the caller gets the
@@ -44,6 +48,7 @@ type Network struct {
 	calls    map[Op]int
 	changes  int
 	closed   bool
+	admitted map[string]map[netip.Addr]network.Admission
 }
 
 type failure struct {

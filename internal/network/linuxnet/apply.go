@@ -39,7 +39,7 @@ func (n *Network) converge(ctx context.Context, cfg network.Config) error {
 		return mvm.Errorf(mvm.KindInternal, "read nftables generation: %w", err)
 	}
 	trusted := n.synced && gen == n.inForce.gen
-	if trusted && n.cfg.Equal(cfg) {
+	if trusted && n.cfg.Equal(cfg) && len(n.cleared) == 0 {
 		return nil
 	}
 	if !trusted {
@@ -51,10 +51,12 @@ func (n *Network) converge(ctx context.Context, cfg network.Config) error {
 		}
 		n.doubtBridges()
 	}
+	n.noteCleared(cfg)
 	n.synced, n.applied, n.cfg = false, true, cfg
 	if len(cfg.Tenants) == 0 {
 		err = n.applyNothing(ctx)
 	} else if err = n.applyRules(ctx, wanted(cfg)); err == nil {
+		n.clearAnswers()
 		err = n.ns.do(func() error { return n.applyBridges(ctx, cfg) })
 	}
 	n.synced = err == nil
@@ -76,7 +78,7 @@ func (n *Network) applyRules(ctx context.Context, want elements) error {
 		if have.present() {
 			n.log.WarnContext(ctx, "nftables tables differ and are made anew", "table", n.fw.table, "differences", diff)
 		}
-		err = n.fw.rebuild(want)
+		err = n.fw.rebuild(want, n.answersLeft())
 	}
 	return n.confirm(observed{shape: n.fw.shape, elements: want, gen: have.gen + 1}, err)
 }

@@ -213,7 +213,7 @@ func TestAttacks(t *testing.T) {
 }
 
 func allAttacks() []attack {
-	return slices.Concat(identityAttacks(), arpAttacks(), protocolAttacks(), groupAttacks(), hostAttacks(), tenantAttacks(), outsideAttacks(), neighbourAttacks(), privateAttacks())
+	return slices.Concat(identityAttacks(), arpAttacks(), protocolAttacks(), groupAttacks(), hostAttacks(), tenantAttacks(), outsideAttacks(), neighbourAttacks(), privateAttacks(), nameAttacks())
 }
 
 // try sends every attack and returns where each arrived; strict: once what is allowed

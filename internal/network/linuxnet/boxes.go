@@ -25,9 +25,12 @@ func boxOf(d egress.Destination) box {
 	return b
 }
 
-// egressBoxes are boxes that do not overlap and have together what the list has.
+// egressBoxes are boxes that do not overlap and have together the addresses that the list has.
 func egressBoxes(list []egress.Destination) (out []box) {
 	for _, d := range list {
+		if d.Name != "" {
+			continue
+		}
 		pieces := []box{boxOf(d)}
 		for _, have := range out {
 			var left []box

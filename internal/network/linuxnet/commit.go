@@ -42,8 +42,9 @@ func (f *firewall) rule(c *nftables.Chain, r ruleDef) *nftables.Rule {
 	}
 }
 
-// rebuild replaces both tables by the ruleset with the elements, in one transaction.
-func (f *firewall) rebuild(want elements) error {
+// rebuild replaces both tables by the ruleset with the elements and the answers, in one
+// transaction.
+func (f *firewall) rebuild(want elements, answers []nftables.SetElement) error {
 	c, err := f.conn()
 	if err != nil {
 		return mvm.Errorf(mvm.KindInternal, "open nftables: %w", err)
@@ -67,6 +68,9 @@ func (f *firewall) rebuild(want elements) error {
 		}
 	}
 	if err := f.queue(c, newElements(), want); err != nil {
+		return err
+	}
+	if err := f.queueAnswers(c.SetAddElements, answers); err != nil {
 		return err
 	}
 	return f.flush(c)

@@ -21,27 +21,31 @@ import (
 // the packet or not.
 func TestEgress(t *testing.T) {
 	for _, c := range []struct {
-		name      string
-		open      bool
-		egress    []string
-		resolvers []string
-		reaches   []string // of destinations
+		name    string
+		open    bool
+		egress  []string
+		led     []string // where names led, of a private network too
+		reaches []string // of destinations
 	}{
-		{name: "a tenant from before", open: true, reaches: []string{"internet", "10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.6.1:443/tcp", "192.168.1.1:53/tcp", "192.168.1.1:53/udp", "100.64.0.9:443/tcp", "10.0.5.7 gre"}},
+		{name: "a tenant from before", open: true, reaches: []string{"internet", "internet 53", "10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.6.1:443/tcp", "192.168.1.1:53/tcp", "192.168.1.1:53/udp", "100.64.0.9:443/tcp", "10.0.5.7 gre"}},
 		{name: "closed", reaches: []string{"internet"}},
 		{name: "a network", egress: []string{"10.0.5.0/24"}, reaches: []string{"internet", "10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.5.7 gre"}},
 		{name: "one port", egress: []string{"10.0.5.7:443"}, reaches: []string{"internet", "10.0.5.7:443/tcp"}},
 		{name: "a protocol", egress: []string{"10.0.0.0/8:udp"}, reaches: []string{"internet", "10.0.5.7:53/udp"}},
 		{name: "overlapping", egress: []string{"10.0.5.0/24:443", "10.0.0.0/8:tcp", "10.0.5.7", "10.0.0.0/16:53/udp", "10.0.5.7:443"}, reaches: []string{"internet", "10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.6.1:443/tcp", "10.0.5.7 gre"}},
-		{name: "everything", egress: []string{"0.0.0.0/0"}, reaches: []string{"internet", "10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.6.1:443/tcp", "192.168.1.1:53/tcp", "192.168.1.1:53/udp", "100.64.0.9:443/tcp", "10.0.5.7 gre"}},
-		{name: "a name server", resolvers: []string{"192.168.1.1"}, reaches: []string{"internet", "192.168.1.1:53/tcp", "192.168.1.1:53/udp"}},
+		{name: "everything", egress: []string{"0.0.0.0/0"}, reaches: []string{"internet", "internet 53", "10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.6.1:443/tcp", "192.168.1.1:53/tcp", "192.168.1.1:53/udp", "100.64.0.9:443/tcp", "10.0.5.7 gre"}},
+		{name: "a name server", egress: []string{"192.168.1.1:53/udp", "192.168.1.1:53/tcp"}, reaches: []string{"internet", "192.168.1.1:53/tcp", "192.168.1.1:53/udp"}},
+		{name: "a name", egress: []string{"api.example.com"}},
+		{name: "a name that led there", egress: []string{"api.example.com"}, led: []string{"192.0.2.2", "10.0.5.7", "169.254.169.254", "10.240.4.3"}, reaches: []string{"internet"}},
+		{name: "a name and a network", egress: []string{"*.example.com", "10.0.5.0/24"}, reaches: []string{"10.0.5.7:443/tcp", "10.0.5.7:53/udp", "10.0.5.7 gre"}},
+		{name: "a name and everything", egress: []string{"*.example.com", "0.0.0.0/0:443"}, led: []string{"192.0.2.2"}, reaches: []string{"internet", "10.0.5.7:443/tcp", "10.0.6.1:443/tcp", "100.64.0.9:443/tcp"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, "0", linuxnet.Options{})
 			for _, name := range []string{"a3", "a4", "z3", "b3"} {
 				w.watch(name)
 			}
-			w.beta(t, !c.open, c.egress, c.resolvers...)
+			w.beta(t, !c.open, c.egress, c.led...)
 			w.wantReach(t, 100, c.reaches)
 		})
 	}
@@ -66,7 +70,7 @@ func TestEgressChanges(t *testing.T) {
 }
 
 // beta applies a setting of the tenant beta.
-func (w *world) beta(t *testing.T, closed bool, list []string, resolvers ...string) {
+func (w *world) beta(t *testing.T, closed bool, list []string, led ...string) {
 	t.Helper()
 	tenant := &w.cfg.Tenants[2]
 	tenant.Closed, tenant.Egress, tenant.Instances[0].Egress = closed, nil, 0
@@ -77,11 +81,13 @@ func (w *world) beta(t *testing.T, closed bool, list []string, resolvers ...stri
 		}
 		tenant.Egress, tenant.Instances[0].Egress = [][]egress.Destination{all}, 1
 	}
-	for _, r := range resolvers {
-		w.cfg.Resolvers = append(w.cfg.Resolvers, addr(r))
-	}
 	if err := w.net.Apply(context.Background(), w.cfg); err != nil {
 		t.Fatalf("apply: %v", err)
+	}
+	for _, a := range led {
+		if err := w.net.Admit(context.Background(), tenant.ID, tenant.Instances[0].ID, []network.Admission{{Address: addr(a), For: time.Hour}}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if found, err := w.net.Verify(context.Background()); err != nil || slices.ContainsFunc(found, func(f network.Finding) bool { return f.Severity == "error" }) {
 		t.Fatalf("verify: %+v, %v", found, err)
@@ -92,7 +98,8 @@ func (w *world) beta(t *testing.T, closed bool, list []string, resolvers ...stri
 func destinations() map[string]func(m []byte) packet {
 	from := guestAt(3)
 	out := map[string]func([]byte) packet{
-		"internet":                 func(m []byte) packet { return udp(from, ipOut, 1, 53, m) },
+		"internet":                 func(m []byte) packet { return udp(from, ipOut, 1, 443, m) },
+		"internet 53":              func(m []byte) packet { return udp(from, ipOut, 1, 53, m) },
 		"link-local":               func(m []byte) packet { return udp(from, addr("169.254.169.254"), 1, 80, m) },
 		"another tenant":           func(m []byte) packet { return udp(from, ipZ3, 1, portUDP, m) },
 		"a tenant of another host": func(m []byte) packet { return udp(from, addr("10.250.7.3"), 1, portUDP, m) },

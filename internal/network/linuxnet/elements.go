@@ -15,7 +15,7 @@ import (
 type elements map[string]map[string]bool
 
 var keptSets = [...]string{setPorts, setGuests, setGateways, setHosts, setServices,
-	setClosed, setEgress, setResolvers, setAlone, setHubs, setAlonePort, setHubPort}
+	setClosed, setEgress, setNamed, setAskers, setAlone, setHubs, setAlonePort, setHubPort}
 
 func newElements() elements {
 	e := elements{}
@@ -28,13 +28,13 @@ func newElements() elements {
 // wanted returns the elements that the Config asks for. The Config is valid.
 func wanted(cfg network.Config) elements {
 	e := newElements()
-	for _, a := range cfg.Resolvers {
-		e[setResolvers][string(a.AsSlice())] = true
-	}
 	for _, t := range cfg.Tenants {
 		bridge := string(ifname(mvm.BridgeName(t.NetID)))
 		if t.Closed {
 			e[setClosed][bridge] = true
+		}
+		if t.Resolver {
+			e[setAskers][bridge] = true
 		}
 		gateway := bridge + string(t.Gateway().AsSlice())
 		e[setGateways][gateway] = true
@@ -47,6 +47,9 @@ func wanted(cfg network.Config) elements {
 			e[setGuests][bridge+string(ip.AsSlice())] = true
 			e[setPorts][portKey(t, i)] = true
 			e.neighbours(t, i, string(ip.AsSlice()))
+			if t.Named(i) {
+				e[setNamed][string(ip.AsSlice())] = true
+			}
 			if i.Egress > 0 {
 				for _, b := range egressBoxes(t.Egress[i.Egress-1]) {
 					e[setEgress][b.key(ip)] = true

@@ -102,6 +102,8 @@ func inputFrom() []ruleDef {
 		rule("bound on connections", jump("limit")),
 		rule4("the host's services for this tenant", protocol(unix.IPPROTO_TCP),
 			in(setServices, iifWith(dstIP(), transportBytes(2, 2, reg2b4))...), accept()),
+		rule4("questions for names", protocol(unix.IPPROTO_UDP), toPort(53), in(setAskers, meta(expr.MetaKeyIIFNAME, reg1)), jump("ask")),
+		rule4("questions for names, over TCP", protocol(unix.IPPROTO_TCP), toPort(53), in(setAskers, meta(expr.MetaKeyIIFNAME, reg1)), jump("ask")),
 		rule("nothing else on the host", drop()),
 	)
 }
@@ -117,6 +119,7 @@ func forwardFrom(cluster netip.Prefix, blocked []netip.Prefix) []ruleDef {
 		rule4("private networks, of a closed tenant", in(setClosed, meta(expr.MetaKeyIIFNAME, reg1)), jump("private_forward")),
 		rule("what belongs to no connection", ctState(stateInvalid), drop()),
 		rule("errors about connections, which may be another's", protocol(unix.IPPROTO_ICMP), ctState(stateRelated), drop()),
+		rule4("egress with names", addrIn(setNamed, offIPSrc), jump("named")),
 		rule("bound on connections", jump("limit")),
 	)
 }

@@ -16,6 +16,7 @@
 //	inet raw       the sender is an instance of the bridge's tenant; the destination,
 //	               as the guest wrote it, is the tenant's, or the outside
 //	inet filter    the same after NAT by others, and connection states
+//	inet forward   also: of an instance whose egress has names, only what a name led to
 //	inet output    only mvm's users begin connections to guests
 //	bridge port    learns no MACs, floods nothing; one of a user's instance is isolated
 //	sysctls        the host answers on a bridge for that bridge's address only
@@ -28,6 +29,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -75,6 +77,9 @@ type Network struct {
 	bridges map[string]netip.Prefix // by name; the zero Prefix: to be looked at again
 
 	isolated map[string]bool // by TAP; those that are not in it are to be looked at
+
+	answers map[string]time.Time // until when what Admit opened is open, by the set's key
+	cleared map[netip.Addr]bool  // guests whose answers and connections are to be cleared
 }
 
 var _ network.Network = (*Network)(nil)
@@ -98,7 +103,7 @@ func New(opts Options) (*Network, error) {
 		err = mvm.Errorf(mvm.KindInternal, "open netlink: %w", err)
 		return nil, errors.Join(err, ns.close())
 	}
-	n := &Network{log: opts.Log, ns: ns, links: links, bridges: map[string]netip.Prefix{}, isolated: map[string]bool{}}
+	n := &Network{log: opts.Log, ns: ns, links: links, bridges: map[string]netip.Prefix{}, isolated: map[string]bool{}, answers: map[string]time.Time{}, cleared: map[netip.Addr]bool{}}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -181,6 +182,14 @@ func refusedOften() match {
 	return match{netBytes(offIPSrc, 4, reg1), &expr.Dynset{
 		SrcRegKey: reg1, SetName: setRefusing, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: refusedFor,
 		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 1, Unit: expr.LimitTimeSecond, Burst: 30, Over: true}},
+	}}
+}
+
+// askingOften matches when the sender sends more packets of questions than mvm would answer.
+func askingOften() match {
+	return match{netBytes(offIPSrc, 4, reg1), &expr.Dynset{
+		SrcRegKey: reg1, SetName: setAsking, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: time.Minute,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: 200, Unit: expr.LimitTimeSecond, Burst: 800, Over: true}},
 	}}
 }
 

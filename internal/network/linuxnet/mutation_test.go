@@ -146,6 +146,8 @@ var layers = []layer{
 	{"users' instances", neighbourRules(), names(neighbourAttacks())},
 	{"private networks", []string{privateOuter, privateInner}, names(privateAttacks())},
 	{"private networks, range by range", privateRanges(), names(privateAttacks())},
+	{"names are asked of mvm", []string{"inet private: names are asked of mvm", "inet private_forward: names are asked of mvm",
+		"inet private: names are asked of mvm, over TCP too", "inet private_forward: names are asked of mvm, over TCP too"}, names(nameAttacks())},
 }
 
 // portIsolation is the flag of the TAPs of users' instances, among a layer's rules.
@@ -217,7 +219,8 @@ func TestEveryDropIsInALayer(t *testing.T) {
 		// TestRates shows these.
 		"bridge rate_out: a guest sends so many frames": true, "bridge rate_out: a guest sends so many bytes": true,
 		"bridge rate_in: a guest gets so many frames": true, "bridge rate_in: a guest gets so many bytes": true,
-		// TestHostUsers and TestRefusals show these.
+		// TestHostUsers, TestRefusals and TestNamesFlood show these.
+		"inet ask: who asks too often is not heard":                 true,
 		"inet output: only mvm's users begin connections to guests": true,
 		"inet refuse: who is refused often gets no answer":          true,
 		// TestFakedErrors and TestConnectionLimit show these.

@@ -40,8 +40,8 @@ func privateChains() []chainDef {
 func private(verdict match) []ruleDef {
 	rules := []ruleDef{
 		rule4("what the pool's egress allows", in(setEgress, flow()...), back()),
-		rule4("the guests' name servers", protocol(unix.IPPROTO_UDP), toPort(53), addrIn(setResolvers, offIPDst), back()),
-		rule4("the guests' name servers, over TCP", protocol(unix.IPPROTO_TCP), toPort(53), addrIn(setResolvers, offIPDst), back()),
+		rule4("names are asked of mvm", protocol(unix.IPPROTO_UDP), toPort(53), verdict),
+		rule4("names are asked of mvm, over TCP too", protocol(unix.IPPROTO_TCP), toPort(53), verdict),
 	}
 	for _, p := range egress.Private() {
 		rules = append(rules, rule4("closed: "+p.String(), toPrefix(p), verdict))

@@ -62,6 +62,21 @@ func privateAttacks() []attack {
 	}})
 }
 
+// nameAttacks ask name servers on the internet.
+func nameAttacks() []attack {
+	return []attack{{from: "b3", name: "name server, UDP", send: func(m []byte, _ int) [][]byte {
+		return out5(udp(guestAt(3), ipOut, 1, 53, m))
+	}}, {from: "b3", name: "name server, TCP", send: func(_ []byte, port int) [][]byte {
+		return out5(tcp(guestAt(3), ipOut, port, 53, flagSYN, nil))
+	}}, {from: "b3", name: "name server, in fragments", send: func(m []byte, _ int) [][]byte {
+		p := udp(guestAt(3), ipOut, 1, 53, m)
+		first, rest := p, p
+		first.id, first.frag, first.payload = 79, 0x2000, p.payload[:8]
+		rest.id, rest.frag, rest.payload = 79, 1, p.payload[8:]
+		return append(out5(first), out5(rest)...)
+	}}}
+}
+
 // out5 is an honest frame of b3 to the host that carries the packet.
 func out5(p packet) [][]byte {
 	return one(ether(mvm.MAC(5, 1), mvm.MAC(5, 3), typeIPv4, p.bytes()))

@@ -37,11 +37,11 @@ func (n *Network) refusals() ([]network.Finding, error) {
 			list := by[string(ip.AsSlice())]
 			slices.Sort(list)
 			for _, to := range list[:min(len(list), maxRefusals)] {
-				out = append(out, network.Finding{Severity: minor, Where: t.ID + "/" + i.ID, What: "the guest tried " + to + " in a private network and was refused",
+				out = append(out, network.Finding{Severity: minor, Where: t.ID + "/" + i.ID, What: "the guest tried " + to + " and was refused",
 					Fix: "where that is meant, allow it: mvm pool update " + t.ID + "/POOL --egress " + to})
 			}
 			if more := len(list) - maxRefusals; more > 0 {
-				out = append(out, network.Finding{Severity: minor, Where: t.ID + "/" + i.ID, What: fmt.Sprintf("the guest was refused %d more destinations in private networks", more),
+				out = append(out, network.Finding{Severity: minor, Where: t.ID + "/" + i.ID, What: fmt.Sprintf("the guest was refused %d more destinations", more),
 					Fix: "see what the guest does, in mvm logs"})
 			}
 		}

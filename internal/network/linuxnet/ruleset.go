@@ -8,6 +8,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"mvm/internal/network"
 )
 
 // The sets. What differs between tenants is in them alone; the rules are the same
@@ -20,14 +22,17 @@ const (
 	setServices = "services" // bridge . address of the bridge . TCP port
 	setConns    = "conns"    // connections by sender, kept by the kernel
 
-	setClosed    = "closed"    // bridge of each closed tenant
-	setEgress    = "egress"    // address of an instance . addresses . protocols . ports in private networks
-	setResolvers = "resolvers" // address of each name server of guests
-	setAlone     = "alone"     // address of each instance that reaches gateways alone
-	setHubs      = "hubs"      // address of each instance that is a gateway
+	setClosed    = "closed" // bridge of each closed tenant
+	setEgress    = "egress" // address of an instance . addresses . protocols . ports in private networks
+	setNamed     = "named"  // address of each instance whose egress has names
+	setAskers    = "askers" // bridge of each tenant whose guests ask mvm for names
+	setAlone     = "alone"  // address of each instance that reaches gateways alone
+	setHubs      = "hubs"   // address of each instance that is a gateway
 	setAlonePort = "alone_taps"
 	setHubPort   = "hub_taps"
 
+	setAnswers  = "answers"  // address of an instance . address that a name led to, for a time
+	setAsking   = "asking"   // addresses of guests that ask for names, kept by the kernel
 	setRefusing = "refusing" // addresses of guests that are refused often, kept by the kernel
 	setRefused  = "refused"  // address of an instance . address . protocol . port, kept by the kernel
 )
@@ -84,15 +89,18 @@ func newRuleset(cluster netip.Prefix, blocked []netip.Prefix, maxConns uint32, c
 			{family: famINet, name: setConns, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 17},
 			{family: famINet, name: setClosed, key: nftables.TypeIFName},
 			{family: famINet, name: setEgress, key: destination, concat: true, ranges: true},
-			{family: famINet, name: setResolvers, key: nftables.TypeIPAddr},
+			{family: famINet, name: setNamed, key: nftables.TypeIPAddr},
+			{family: famINet, name: setAskers, key: nftables.TypeIFName},
 			{family: famINet, name: setAlone, key: nftables.TypeIPAddr},
 			{family: famINet, name: setHubs, key: nftables.TypeIPAddr},
 			{family: famBridge, name: setAlonePort, key: nftables.TypeIFName},
 			{family: famBridge, name: setHubPort, key: nftables.TypeIFName},
+			{family: famINet, name: setAnswers, key: concat(nftables.TypeIPAddr, nftables.TypeIPAddr), concat: true, size: maxAnswers, timeout: network.MaxAdmission},
+			{family: famINet, name: setAsking, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 16, timeout: time.Minute},
 			{family: famINet, name: setRefusing, key: nftables.TypeIPAddr, dynamic: true, size: 1 << 16, timeout: refusedFor},
 			{family: famINet, name: setRefused, key: destination, concat: true, dynamic: true, size: 1 << 16, timeout: refusedFor},
 		}),
-		chains: slices.Concat(rateChains(rates), bridgeChains(), inetChains(cluster, blocked, maxConns), privateChains(), hostChains(callers)),
+		chains: slices.Concat(rateChains(rates), bridgeChains(), inetChains(cluster, blocked, maxConns), privateChains(), namedChains(), hostChains(callers)),
 	}
 }
 

@@ -28,7 +28,7 @@ type guest struct {
 func (w *world) guest(name string) *guest {
 	w.t.Helper()
 	g := &guest{testNS: newNamespace(w.t)}
-	netID := map[byte]int{'a': 3, 'z': 4}[name[0]]
+	netID := map[byte]int{'a': 3, 'z': 4, 'b': 5}[name[0]]
 	offset := int(name[1] - '0')
 	g.ip = fmt.Sprintf("10.240.%d.%d", netID, offset)
 	outer := w.tap(name)

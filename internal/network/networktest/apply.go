@@ -2,7 +2,6 @@ package networktest
 
 import (
 	"context"
-	"net/netip"
 	"testing"
 
 	"mvm"
@@ -32,12 +31,11 @@ func wantNoErrors(t *testing.T, s Subject) {
 func applyTwice(t *testing.T, s Subject) {
 	cfg := Config(Tenant("acme", 3, 2, 3, 4), Tenant("zeta", 7, 3))
 	cfg.Tenants[0].HostPorts = []int{8080, 443}
-	allowed, err := egress.ParseAll([]string{"10.0.0.0/8:443", "10.0.5.0/24", "192.168.1.1:53/udp"})
+	allowed, err := egress.ParseAll([]string{"10.0.0.0/8:443", "10.0.5.0/24", "192.168.1.1:53/udp", "*.example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Resolvers = []netip.Addr{netip.MustParseAddr("192.168.1.1")}
-	cfg.Tenants[0].Closed, cfg.Tenants[0].Egress = true, [][]egress.Destination{allowed}
+	cfg.Tenants[0].Closed, cfg.Tenants[0].Resolver, cfg.Tenants[0].Egress = true, true, [][]egress.Destination{allowed}
 	cfg.Tenants[0].Instances[0].Gateway, cfg.Tenants[0].Instances[1].Alone, cfg.Tenants[0].Instances[1].Egress = true, true, 1
 	apply(t, s, cfg)
 	wantNoErrors(t, s)
@@ -56,10 +54,10 @@ func applyRefuses(t *testing.T, s Subject) {
 		change(&tenant)
 		return Config(Tenant("acme", 3, 3), tenant)
 	}
-	v6 := Config(Tenant("acme", 3, 3))
-	v6.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::1")}
 	for name, cfg := range map[string]network.Config{
-		"resolver over IPv6":     v6,
+		"open, with a resolver":  with(func(t *network.Tenant) { t.Resolver = true }),
+		"a name with a port":     with(func(t *network.Tenant) { t.Egress = [][]egress.Destination{{{Name: "a.example", Port: 80}}} }),
+		"a name that is none":    with(func(t *network.Tenant) { t.Egress = [][]egress.Destination{{{Name: "A..b"}}} }),
 		"same id":                with(func(t *network.Tenant) { t.ID = "acme" }),
 		"no id":                  with(func(t *network.Tenant) { t.ID = "" }),
 		"same net id":            with(func(t *network.Tenant) { t.NetID = 3 }),

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"sweep removes what is not owned", sweepRemoves},
 		{"verify finds what is not owned", verifyFinds},
 		{"the host's own networks are told", occupied},
+		{"names open addresses", namesOpen},
 		{"many at once", manyAtOnce},
 		{"a cancelled context changes nothing", cancelled},
 		{"close", closes},

@@ -1,0 +1,79 @@
+package fakenet
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"mvm"
+	"mvm/internal/network"
+)
+
+var _ network.Names = (*Network)(nil)
+
+// OpenResolver listens at ports of the loopback address that the kernel chooses.
+func (n *Network) OpenResolver(ctx context.Context, tenant string) (udp, tcp *os.File, err error) {
+	if err := n.begin(ctx, OpOpenResolver); err != nil {
+		return nil, nil, err
+	}
+	defer n.mu.Unlock()
+	if !slices.ContainsFunc(n.cfg.Tenants, func(t network.Tenant) bool { return t.ID == tenant && t.Closed }) {
+		return nil, nil, mvm.Errorf(mvm.KindNotFound, "open resolver: the network's config has no closed tenant %s", tenant)
+	}
+	u, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = u.Close() }()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = l.Close() }()
+	if udp, err = u.File(); err != nil {
+		return nil, nil, err
+	}
+	if tcp, err = l.File(); err != nil {
+		_ = udp.Close()
+		return nil, nil, err
+	}
+	return udp, tcp, nil
+}
+
+// Admit notes the addresses.
+func (n *Network) Admit(ctx context.Context, tenant, instance string, list []network.Admission) error {
+	if err := network.CheckAdmissions(list); err != nil {
+		return err
+	}
+	if err := n.begin(ctx, OpAdmit); err != nil {
+		return err
+	}
+	defer n.mu.Unlock()
+	t, i, err := n.cfg.Find(tenant, instance)
+	if err != nil {
+		return err
+	}
+	if !t.Named(i) {
+		return mvm.Errorf(mvm.KindState, "open addresses for %s: its egress has no names", instance)
+	}
+	if n.admitted == nil {
+		n.admitted = map[string]map[netip.Addr]network.Admission{}
+	}
+	if n.admitted[instance] == nil {
+		n.admitted[instance] = map[netip.Addr]network.Admission{}
+	}
+	for _, a := range list {
+		n.admitted[instance][a.Address] = a
+	}
+	return nil
+}
+
+// Admitted returns what was opened for the instance last, by address.
+func (n *Network) Admitted(instance string) map[netip.Addr]network.Admission {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return maps.Clone(n.admitted[instance])
+}

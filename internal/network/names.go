@@ -1,0 +1,49 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"time"
+
+	"mvm"
+)
+
+// Bounds of what Names are asked for.
+const (
+	// MaxAdmissions bounds the addresses of one call of Admit.
+	MaxAdmissions = 512
+	// MaxAdmission bounds for how long an address is open.
+	MaxAdmission = 2 * time.Hour
+)
+
+// Names are networks whose guests ask mvm for names. A guest whose egress has names reaches
+// outside only what its egress has and what Admit opened for it; connections that are open go
+// on. What was opened ends when the instance's egress changes, or the instance ends.
+type Names interface {
+	// OpenResolver listens at port 53 of the tenant's gateway address, by UDP and by TCP. The
+	// tenant must be in the Config that was applied last, and closed.
+	OpenResolver(ctx context.Context, tenant string) (udp, tcp *os.File, err error)
+	// Admit opens addresses for the instance, which must be in the Config that was applied last
+	// and have names in its egress. When it returns they are open.
+	Admit(ctx context.Context, tenant, instance string, list []Admission) error
+}
+
+// Admission is an address that is open for a time.
+type Admission struct {
+	Address netip.Addr    `json:"address"`
+	For     time.Duration `json:"for"` // from now; over a second, at most MaxAdmission
+}
+
+// CheckAdmissions says what is wrong with the list, with kind invalid.
+func CheckAdmissions(list []Admission) error {
+	if len(list) > MaxAdmissions {
+		return mvm.Errorf(mvm.KindInvalid, "open addresses: %d at once are more than %d", len(list), MaxAdmissions)
+	}
+	for _, a := range list {
+		if !a.Address.Is4() || a.For < time.Second || a.For > MaxAdmission {
+			return mvm.Errorf(mvm.KindInvalid, "open address %s for %s: it must be IPv4, for 1s to %s", a.Address, a.For, MaxAdmission)
+		}
+	}
+	return nil
+}
