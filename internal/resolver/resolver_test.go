@@ -473,7 +473,6 @@ func TestSlowConnections(t *testing.T) {
 	}
 }
 
-
 // TestPortTaken: a port that somebody else has is told, once, and taken when it is free.
 func TestPortTaken(t *testing.T) {
 	w := newWorld(t)

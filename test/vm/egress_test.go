@@ -3,6 +3,7 @@ package vm_test
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm"
+	"mvm/internal/testenv"
 )
 
 // The machines behind the host, all of which one network namespace plays: in a private
@@ -24,8 +26,7 @@ const (
 	lanHost6                            = "fd00:77::2"
 )
 
-// outside makes the namespace. TCP ports 80 and 81 of its addresses answer, and a name
-// server says that every name is lanHost.
+// outside makes the namespace. TCP ports 80 and 81 of its addresses answer, and a name server.
 func outside(t testing.TB) {
 	t.Helper()
 	var ns *os.File
@@ -93,18 +94,28 @@ func outside(t testing.TB) {
 	}
 }
 
-// answerNames answers every question with lanHost.
+// answerNames answers that public names are netHost, private ones lanHost, and those that
+// rebind the one first and then the other.
 func answerNames(c net.PacketConn) {
 	b := make([]byte, 1500)
+	asked := map[string]int{}
 	for n, from, err := c.ReadFrom(b); err == nil; n, from, err = c.ReadFrom(b) {
 		var m dnsmessage.Message
 		if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
 			continue
 		}
 		m.Response, m.Additionals = true, nil
-		if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
-			m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1},
-				Body: &dnsmessage.AResource{A: [4]byte(net.ParseIP(lanHost).To4())}}}
+		q, to := m.Questions[0], netHost
+		name, _, _ := strings.Cut(q.Name.String(), ".")
+		if asked[q.GoString()]++; name == "private" || name == "rebind" && asked[q.GoString()] > 1 {
+			to = lanHost
+		}
+		h := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
+		switch {
+		case q.Type == dnsmessage.TypeA:
+			m.Answers = []dnsmessage.Resource{{Header: h, Body: &dnsmessage.AResource{A: [4]byte(net.ParseIP(to).To4())}}}
+		case q.Type == dnsmessage.TypeAAAA && to == lanHost:
+			m.Answers = []dnsmessage.Resource{{Header: h, Body: &dnsmessage.AAAAResource{AAAA: [16]byte(net.ParseIP(lanHost6))}}}
 		}
 		if out, err := m.Pack(); err == nil {
 			_, _ = c.WriteTo(out, from)
@@ -116,6 +127,9 @@ func answerNames(c net.PacketConn) {
 func (h *host) testEgress(guest mvm.Instance) {
 	h.t.Helper()
 	outside(h.t)
+	h.stop()
+	h.dns = []netip.Addr{netip.MustParseAddr(netHost)}
+	h.start()
 	set := func(list ...string) {
 		p, err := h.client.Pool(h.ctx(), guest.Tenant, guest.Pool)
 		must(h.t, err)
@@ -148,23 +162,74 @@ func (h *host) testEgress(guest mvm.Instance) {
 			}
 		}
 	}
-	// The guest believes a name server outside, which names the private address.
-	if out, err := h.exec(guest.ID, "nslookup", "rebind.test", netHost); err != nil || !strings.Contains(out, lanHost) {
-		h.t.Errorf("the name server's answer: %q, %v", out, err)
-	}
-	must(h.t, h.write(guest.ID, "/etc/resolv.conf", "nameserver "+netHost+"\n"))
-	if out, err := h.exec(guest.ID, "nc", "-w", "2", "rebind.test", "80", "-e", "true"); err == nil {
-		h.t.Errorf("a name that leads to a private address was reached: %q", out)
-	}
-	set(lanHost)
-	if _, err := h.exec(guest.ID, "nc", "-w", "2", "rebind.test", "80", "-e", "true"); err != nil {
-		h.t.Errorf("a name that leads to an allowed address: %v", err)
-	}
+	h.testNames(guest, set, close)
 	found, err := h.client.NetVerify(h.ctx(), false, nil)
 	must(h.t, err)
-	if !slices.ContainsFunc(found, func(f mvm.Finding) bool {
-		return strings.Contains(f.What, lanHost+":81/tcp") && strings.Contains(f.Where, guest.ID)
-	}) {
-		h.t.Errorf("net verify does not tell what the guest was refused: %+v", found)
+	for _, what := range []string{lanHost + ":81/tcp", netHost + ":53/udp", `the name "private.test"`, `the name "other.test"`} {
+		if !slices.ContainsFunc(found, func(f mvm.Finding) bool { return strings.Contains(f.What, what) && strings.Contains(f.Where, guest.ID) }) {
+			h.t.Errorf("net verify does not tell that the guest was refused %s: %+v", what, found)
+		}
 	}
+}
+
+// testNames is the table of names by setting. The agent asks the name server outside.
+func (h *host) testNames(guest mvm.Instance, set func(...string), close func(bool)) {
+	h.t.Helper()
+	reaches := func(when, to, port string, want bool) {
+		h.t.Helper()
+		if out, err := h.exec(guest.ID, "nc", "-w", "2", to, port, "-e", "true"); (err == nil) != want {
+			h.t.Errorf("%s: %s %s: %v %q, want it reached: %t", when, to, port, err, out, want)
+		}
+	}
+	names := func(when string, argv []string, want string) {
+		h.t.Helper()
+		out, _ := h.exec(guest.ID, append([]string{"nslookup"}, argv...)...) // fails without any address
+		_, answer, _ := strings.Cut(out, "Name:")                            // behind the server's own address
+		if has := strings.Contains(answer, "Address: "); has != (want != "") || !strings.Contains(answer, want) {
+			h.t.Errorf("%s: %q is %q, want %q", when, argv, out, want)
+		}
+	}
+	asks := func(server string) {
+		h.t.Helper()
+		testenv.Eventually(h.t, patience, func() error {
+			if out, err := h.exec(guest.ID, "cat", "/etc/resolv.conf"); err != nil || strings.TrimSpace(out) != "nameserver "+server {
+				return fmt.Errorf("the guest asks %q, want %s: %w", out, server, err)
+			}
+			return nil
+		})
+	}
+	gateway, _ := mvm.SubnetAddr(mvm.DefaultSubnet(21), mvm.GatewayOffset)
+	asks(gateway.String())
+	names("closed", []string{"public.test"}, netHost)
+	names("closed", []string{"private.test"}, "")
+	names("closed, of another server", []string{"public.test", netHost}, "")
+	reaches("closed", "public.test", "80", true)
+	reaches("closed", "private.test", "80", false)
+	set(lanHost + ":80")
+	names("allowed by address", []string{"-type=a", "private.test"}, lanHost)
+	names("IPv6 of it", []string{"-type=aaaa", "private.test"}, "")
+	reaches("allowed by address", "private.test", "80", true)
+	reaches("another port", "private.test", "81", false)
+	set("public.test", "*.rebind.test", "rebind.test")
+	reaches("before the name was asked for", netHost, "80", false)
+	names("a name that egress has", []string{"public.test"}, netHost)
+	reaches("a name that egress has", "public.test", "80", true)
+	reaches("where the name led", netHost, "80", true)
+	names("a name that egress does not have", []string{"other.test"}, "")
+	reaches("another address", cgnHost, "80", false)
+	reaches("another address", lanHost, "80", false)
+	names("rebind, first", []string{"-type=a", "rebind.test"}, netHost)
+	names("rebind, then", []string{"-type=a", "rebind.test"}, "")
+	reaches("rebind", lanHost, "80", false)
+	h.do(guest.ID, mvm.OpSleep)
+	h.do(guest.ID, mvm.OpWake)
+	reaches("awake again", netHost, "80", true)
+	set("*.rebind.test")
+	reaches("a name that was taken away", netHost, "80", false)
+	set()
+	close(false)
+	asks(netHost)
+	names("a tenant from before", []string{"private.test"}, lanHost)
+	close(true)
+	asks(gateway.String())
 }

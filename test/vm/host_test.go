@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,8 +61,9 @@ type host struct {
 	ahead   time.Duration   // by which the agent's clock is ahead of the host's; see setClock
 	seen    map[string]bool // ids of all instances that there were
 
-	split   *split // not nil: the agent has no rights
-	unmount func() // the disk of its data, where it has one of its own
+	dns     []netip.Addr // name servers that the config has
+	split   *split       // not nil: the agent has no rights
+	unmount func()       // the disk of its data, where it has one of its own
 }
 
 // newHost starts an agent. At the end of the test all tenants are destroyed, and
@@ -97,6 +99,7 @@ func (h *host) options() serve.Options {
 	o := serve.Options{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(h.dir, "s"), DataDir: h.data, RunDir: filepath.Join(h.dir, "r"), KeyFile: filepath.Join(h.dir, "k"),
 		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text", Registries: registries(), Trust: manifest.TrustConfig{JailWithout: h.without}}}
+	o.DNS = h.dns
 	if h.split != nil {
 		o.Hostd = h.split.config()
 	}

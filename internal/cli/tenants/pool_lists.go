@@ -18,14 +18,14 @@ func (o *poolFlags) listFlags(cmd *cobra.Command, update bool) {
 	o.list(cmd, &o.env, "env", "environment variable `NAME=VALUE` for the services; not for secrets (repeat)", setEnv)
 	o.list(cmd, &o.publish, "publish", "publish a gateway pool's port GUEST on the host: `[[HOST:]PORT:]GUEST` (repeat)", addPublish)
 	o.list(cmd, &o.scopes, "secret-scope", "`INTEGRATION=KEY,KEY`: give the integration only these secrets (repeat)", setScope)
-	o.list(cmd, &o.egress, "egress", "let the guests reach `CIDR[:PORT[/PROTO]]` in a private network (repeat)", addEgress)
+	o.list(cmd, &o.egress, "egress", "let the guests reach a private `CIDR[:PORT[/PROTO]]`, or a NAME; with a name they reach nothing else (repeat)", addEgress)
 	o.list(cmd, &o.limits, "limit", "limit what each instance takes from the host: `NAME=NUMBER`, or NAME=default (repeat)", setLimit)
 	if !update {
 		return
 	}
 	o.list(cmd, &o.unsetEnv, "unset-env", "remove `NAME` from the environment (repeat)", unsetEnv)
 	o.list(cmd, &o.unpublish, "unpublish", "stop publishing `[[HOST:]PORT:]GUEST` (repeat)", unpublish)
-	o.list(cmd, &o.noEgress, "unset-egress", "remove `CIDR[:PORT[/PROTO]]` from the egress (repeat)", removeEgress)
+	o.list(cmd, &o.noEgress, "unset-egress", "remove `CIDR[:PORT[/PROTO]]` or a NAME from the egress (repeat)", removeEgress)
 	o.clear(cmd, "clear-egress", "remove all destinations of the egress before --egress adds some", func(s *mvm.PoolSpec) { s.Egress = nil })
 	o.clear(cmd, "clear-env", "clear the environment before --env adds to it", func(s *mvm.PoolSpec) { s.Env = nil })
 	o.clear(cmd, "clear-publish", "stop publishing all ports before --publish adds some", func(s *mvm.PoolSpec) { s.Publish = nil })
