@@ -112,7 +112,7 @@ var rules = map[string]rule{
 
 	"internal/channelcheck":        {"internal/display internal/guestproto", "channels of a tenant, in its records and as its gateways say; guests and records are behind an interface", "internal/guest/chat internal/guest/chat/hook internal/guest/chat/posted internal/guest/chat/telegram internal/testenv test/botapi"},
 	"internal/netprobe":            {"internal/display internal/network", "probes of tenants' networks from inside guests, which are behind an interface", ""},
-	"internal/resolver":            {"internal/egress internal/network internal/wait", "the name server of guests: networks are behind their contract, and it knows no record", "internal/network/fakenet internal/network/linuxnet internal/testenv"},
+	"internal/resolver":            {"internal/egress internal/network internal/wait", "the name server of guests: networks are behind their contract, and it knows no record", ""},
 	"internal/netstate":            {"internal/egress internal/network internal/store internal/wait", "records in, a whole network Config applied; who changes the records tells it", "internal/network/fakenet"},
 	"internal/limits":              {"", "pure: names, defaults and bounds of limits", ""},
 	"internal/egress":              {"", "destinations as text and as they are meant, and no network", ""},

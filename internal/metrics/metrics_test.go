@@ -51,6 +51,8 @@ func busy() *metrics.Metrics {
 	m.Deferred(mvm.OpSleep, "min_running")
 	m.Builds(2, 1)
 	m.BuildEnded("done")
+	m.Timer("ok")
+	m.Asked("answered")
 	m.HostBound("Acquire", "ok")
 	m.Messages(mvm.ChannelSlack, "accepted", 3)
 	m.Backlog("acme", "gateways", 7)

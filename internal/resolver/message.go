@@ -21,13 +21,12 @@ const (
 	maxTTL     = 3600
 )
 
-// typesRaw are types of records that are passed on as they are: they name no address, and no
-// name in them is compressed (RFC 3597).
-var typesRaw = []dnsmessage.Type{29, 35, 43, 44, 48, 52, 257} // LOC, NAPTR, DS, SSHFP, DNSKEY, TLSA, CAA
-
-// types are those of questions that are answered.
-var types = append([]dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypeCNAME, dnsmessage.TypeMX, dnsmessage.TypeNS,
-	dnsmessage.TypePTR, dnsmessage.TypeSOA, dnsmessage.TypeSRV, dnsmessage.TypeTXT, dnsmessage.TypeSVCB, dnsmessage.TypeHTTPS}, typesRaw...)
+// types are those of questions that are answered. The numbers, LOC, NAPTR, DS, SSHFP, DNSKEY,
+// TLSA and CAA, are passed on as they are: they name no address, and no name in them is
+// compressed (RFC 3597).
+var types = []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypeCNAME, dnsmessage.TypeMX, dnsmessage.TypeNS,
+	dnsmessage.TypePTR, dnsmessage.TypeSOA, dnsmessage.TypeSRV, dnsmessage.TypeTXT, dnsmessage.TypeSVCB, dnsmessage.TypeHTTPS,
+	29, 35, 43, 44, 48, 52, 257}
 
 // Codes of the Extended DNS Errors that are used (RFC 8914).
 const (
