@@ -66,7 +66,12 @@ func (v *VMMs) limit(ctx context.Context, i mvm.Instance) {
 		l.limits.inForce = want
 		return
 	}
-	if l.Runs() {
+	switch {
+	case !l.Runs():
+	case mvm.IsKind(err, mvm.KindInvalid): // the host can't, or an older hostd does not know how
+		v.opt.Log.Warn("limit VMM", "instance", i.ID, "error", err)
+		l.limits.inForce = want
+	default:
 		v.opt.Log.Warn("limit VMM; it is tried again", "instance", i.ID, "error", err)
 		v.oweLimits(i)
 	}

@@ -372,7 +372,10 @@ func (p local) LimitCPU(_ context.Context, c CPU) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	err := errors.New("it has no cgroup with the cpu controller")
+	if err := sys.CPUBound(""); err != nil {
+		return mvm.Errorf(mvm.KindInvalid, "limit the CPU time of the VMM: %w", err)
+	}
+	err := error(mvm.Errorf(mvm.KindInvalid, "it is in no cgroup of its own"))
 	for _, name := range p.cgroups {
 		if slices.Contains(sys.CgroupProcesses(name), p.PID) {
 			err = sys.LimitCgroup("", name, sys.CgroupLimits{CPUWeight: c.Weight, CPUMilli: c.Milli})
