@@ -1,6 +1,7 @@
 package host
 
 import (
+	"mvm/internal/image/nix/cage"
 	"mvm/internal/image/oci"
 	"mvm/internal/jail"
 )
@@ -10,4 +11,5 @@ import (
 func RunChild() {
 	jail.RunChild()
 	oci.RunChild()
+	cage.RunChild()
 }

@@ -16,7 +16,9 @@ import (
 	"mvm/internal/image/boot"
 	"mvm/internal/image/builtin"
 	"mvm/internal/image/fakeimage"
+	"mvm/internal/image/nix"
 	"mvm/internal/image/oci"
+	"mvm/internal/manifest"
 	"mvm/internal/network/fakenet"
 	"mvm/internal/network/linuxnet"
 	"mvm/internal/owner"
@@ -28,7 +30,7 @@ import (
 func fakeParts(o Options) parts {
 	host, net, builtins := fake.NewHost(), fakenet.New(), fakeimage.Of(builtin.New(nil))
 	images := []image.Builder{builtins}
-	for _, b := range oci.New(oci.Options{}) {
+	for _, b := range slices.Concat(oci.New(oci.Options{}), nix.New(nix.DefaultOptions())) {
 		images = append(images, fakeimage.Of(b))
 	}
 	images = append(images, image.DirBuilder{Bases: slices.Clone(images)})
@@ -127,5 +129,12 @@ func builders(o Options, log *slog.Logger) ([]image.Builder, error) {
 	b := builtin.New(base)
 	containers := oci.New(oci.Options{Base: base, Credentials: o.Registries.Credentials, PrivateRegistries: o.Registries.Private, Adapt: builtin.InContainer})
 	bases := append([]image.Builder{b}, containers...)
-	return append(bases, image.DirBuilder{Bases: slices.Clone(bases)}), nil
+	return append(append(bases, image.DirBuilder{Bases: slices.Clone(bases)}), flakes(o.Nix, b)...), nil
+}
+
+// flakes build images from Nix flakes, over a base where they want one.
+func flakes(c manifest.NixConfig, base image.Builder) []image.Builder {
+	o := nix.DefaultOptions()
+	o.Base, o.Substituters, o.Disk, o.Memory = base, c.Substituters, int64(c.StoreMiB)<<20, int64(c.MemoryMiB)<<20
+	return nix.New(o)
 }

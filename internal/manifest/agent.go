@@ -30,6 +30,7 @@ type AgentConfig struct {
 	Ready       ReadyConfig  // memory of sleeping guests that is kept
 	Snapshots   SnapshotConfig
 	Registries  RegistryConfig
+	Nix         NixConfig
 	Trust       TrustConfig // trusted keys, production mode, source of the master key
 
 	Observe ObserveConfig // what it tells of itself
@@ -86,7 +87,7 @@ func agentKeys() []agentKey {
 		{name: "log_format", value: "text", check: oneOf("text", "json")},
 		{name: "dns", value: "", check: validResolvers, list: maxResolvers},
 	}
-	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), readyKeys(), snapshotKeys(), registryKeys(), remoteKeys(), observeKeys(), trustKeys())
+	return slices.Concat(keys, hostdKeys(), reconcileKeys(), memoryKeys(), readyKeys(), snapshotKeys(), registryKeys(), nixKeys(), remoteKeys(), observeKeys(), trustKeys())
 }
 
 func absolute(limit int) func(string) error {

@@ -38,7 +38,8 @@ func TestAgentDefaults(t *testing.T) {
 		want := manifest.AgentConfig{Socket: "/run/mvm/agent.sock", DataDir: "/var/lib/mvm", RunDir: "/run/mvm", Driver: "qemu",
 			KeyFile: "/etc/mvm/master.key", LogLevel: "info", LogFormat: "text", Remote: remoteDefaults, Trust: trustDefaults,
 			Hostd: manifest.HostdConfig{User: "mvm"}, Reconcile: manifest.ReconcileConfig{Interval: 30 * time.Second}, Observe: manifest.ObserveConfig{AuditRetention: 90 * 24 * time.Hour},
-			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}, Ready: manifest.ReadyConfig{Percent: 10, TenantPercent: 50, Keep: time.Hour}, Snapshots: manifest.SnapshotConfig{Keep: 7 * 24 * time.Hour, PerInstance: 2, GiB: 20}}
+			Memory: manifest.MemoryConfig{FreePercent: 5, StalledPercent: 10}, Ready: manifest.ReadyConfig{Percent: 10, TenantPercent: 50, Keep: time.Hour}, Snapshots: manifest.SnapshotConfig{Keep: 7 * 24 * time.Hour, PerInstance: 2, GiB: 20},
+			Nix: manifest.NixConfig{Substituters: []string{"https://cache.nixos.org"}, StoreMiB: 4096, MemoryMiB: 4096}}
 		if diff := cmp.Diff(want, got, compare, cmpopts.IgnoreUnexported(want)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -83,7 +84,8 @@ key_credential = "mvm-master-key"
 		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Remote: remoteDefaults, Trust: trustDefaults,
 		Hostd: manifest.HostdConfig{User: "mvm"}, Reconcile: manifest.ReconcileConfig{Interval: 5 * time.Second},
 		Observe: manifest.ObserveConfig{MetricsListen: "127.0.0.1:9750", AuditRetention: 48 * time.Hour},
-		Memory:  manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}, Ready: manifest.ReadyConfig{TenantPercent: 50, Keep: 5 * time.Minute}, Snapshots: manifest.SnapshotConfig{Keep: 3 * 24 * time.Hour, PerInstance: 2}}
+		Memory:  manifest.MemoryConfig{FreePercent: 0, StalledPercent: 10}, Ready: manifest.ReadyConfig{TenantPercent: 50, Keep: 5 * time.Minute}, Snapshots: manifest.SnapshotConfig{Keep: 3 * 24 * time.Hour, PerInstance: 2},
+		Nix: manifest.NixConfig{Substituters: []string{"https://cache.nixos.org"}, StoreMiB: 4096, MemoryMiB: 4096}}
 	want.Trust.Production, want.Trust.KeyCredential, want.Trust.TrustedKeys = true, "mvm-master-key", "/srv/keys"
 	want.Remote.Origins = []string{"https://console.example", "http://localhost:3000"}
 	want.Remote.Listen, want.Remote.CertDir, want.Remote.CertHours, want.Remote.Rate, want.Remote.Burst = ":7443", "/srv/certs", 12, 5, 7

@@ -58,6 +58,8 @@ func parseExample(name string, data []byte) (kind string, err error) {
 			_, err = tpl.ParseNewConfig(name, data, anySecret)
 		}
 		return "new", err
+	case strings.Contains(text, "\n[profiles."): // of a flake; TestExampleInTheDocs of package nix reads it
+		return "profiles", nil
 	case strings.Contains(text, "\nbinary ="):
 		_, err = manifest.ParseProgram(name, data)
 		return "program", err

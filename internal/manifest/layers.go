@@ -136,7 +136,7 @@ func (l *layers) config() AgentConfig {
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
 		RunDir: l.values["run_dir"], Driver: l.values["driver"], UIDBase: uid, KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
 		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(), Hostd: l.hostd(),
-		Observe: l.observe(), Memory: l.memory(), Ready: l.ready(), Snapshots: l.snapshots(), Registries: l.registries(), Trust: l.trust(), origins: l.origins,
+		Observe: l.observe(), Memory: l.memory(), Ready: l.ready(), Snapshots: l.snapshots(), Registries: l.registries(), Nix: l.nix(), Trust: l.trust(), origins: l.origins,
 	}
 	if s := l.values["dns"]; s != "" {
 		c.DNS, _ = resolvers(s) // a bad list is a problem already

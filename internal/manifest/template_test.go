@@ -153,7 +153,7 @@ func TestNewConfig(t *testing.T) {
 		t.Errorf("got tenant %+v and %d secrets", d.Tenant, len(d.Secrets))
 	}
 	w := d.Pools[1]
-	if w.Resources != (mvm.Resources{VCPUs: 4, MemMiB: 4096}) || w.Desired != (mvm.Counts{Running: 3}) || w.Env["MODEL"] != "stub/m" || w.Flake != "path:." {
+	if w.Resources != (mvm.Resources{VCPUs: 4, MemMiB: 4096}) || w.Desired != (mvm.Counts{Running: 3}) || w.Env["MODEL"] != "stub/m" || w.Flake != "path:"+dir {
 		t.Errorf("got workers %+v", w)
 	}
 	if g := d.Pools[0]; len(g.Publish) != 1 || g.Publish[0].String() != "0.0.0.0:8080:8080" || g.Resources.MemMiB != 1024 {

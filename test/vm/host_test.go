@@ -98,7 +98,8 @@ func newHostOf(t testing.TB, driver string, diskMiB int, without ...string) *hos
 func (h *host) options() serve.Options {
 	o := serve.Options{Version: api.Version{Version: "test"}, GuestBinary: filepath.Join(place(), "mvm-guest"), AgentConfig: manifest.AgentConfig{
 		Socket: filepath.Join(h.dir, "s"), DataDir: h.data, RunDir: filepath.Join(h.dir, "r"), KeyFile: filepath.Join(h.dir, "k"),
-		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text", Registries: registries(), Trust: manifest.TrustConfig{JailWithout: h.without}}}
+		Driver: h.driver, NodeID: "test", LogLevel: "info", LogFormat: "text", Registries: registries(),
+		Nix: manifest.NixConfig{StoreMiB: 256, MemoryMiB: 512}, Trust: manifest.TrustConfig{JailWithout: h.without}}}
 	o.DNS = h.dns
 	if h.split != nil {
 		o.Hostd = h.split.config()

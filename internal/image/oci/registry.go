@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"mvm"
+	"mvm/internal/publicnet"
 )
 
 const (
@@ -103,23 +104,13 @@ func allowed(private []string, addr string) bool {
 	return err == nil && (slices.Contains(private, addr) || slices.Contains(private, host))
 }
 
-// reserved are networks of which netip has no word, and that are not public all the same.
-var reserved = []string{
-	"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4",
-	"64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:db8::/32", "2002::/16", "fec0::/10",
-}
-
 func checkPublic(addr, resolved string) error {
 	ap, err := netip.ParseAddrPort(resolved)
 	if err != nil {
 		return err
 	}
 	ip := ap.Addr().Unmap()
-	public := ip.IsGlobalUnicast() && !ip.IsPrivate()
-	for _, r := range reserved {
-		public = public && !netip.MustParsePrefix(r).Contains(ip.WithZone(""))
-	}
-	if public {
+	if publicnet.Has(ip) {
 		return nil
 	}
 	return mvm.Errorf(mvm.KindPolicy, "connect to %s: %s is not a public address", addr, ip).
