@@ -48,6 +48,7 @@ func TestParse(t *testing.T) {
 		"a..com":            "no name",
 		"-a.com":            "no name",
 		"b\u00fccher.de":    "xn--",
+		"api.\u212aube.com": "xn--", // the Kelvin sign, whose lower case is k
 		"a b.com":           "no name",
 		"a.1":               "no name ends",
 		"fd00::/8":          "no IPv6",

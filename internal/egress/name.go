@@ -3,6 +3,7 @@ package egress
 import (
 	"net/netip"
 	"strings"
+	"unicode"
 )
 
 // looksLikeName reports whether a name is meant: no address has such a letter or a star.
@@ -16,6 +17,9 @@ func looksLikeName(text string) bool {
 
 // readName returns the name as it is kept, or what is wrong with it.
 func readName(text string) (name, why string) {
+	if strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return "", "this is no name: write letters beyond a to z as xn--" // some have a lower case that is ASCII
+	}
 	if strings.ContainsAny(text, ":/") {
 		return "", "a name is for every port and protocol: write it alone"
 	}

@@ -34,7 +34,7 @@ type guest struct {
 
 	mu      sync.Mutex
 	gone    bool                   // another is in its place
-	again   bool                   // what is open is to be opened again
+	again   bool                   // what is in open may not be, and is to be opened again
 	open    map[netip.Addr]opening // with names only
 	asked   time.Time              // last
 	refused map[string]time.Time   // names, when they were refused first in the hour
@@ -60,7 +60,9 @@ func (t *tenant) follow(of network.Tenant) {
 		g := was[a]
 		if g == nil || g.instance != i.ID || !slices.Equal(g.list, list) {
 			g = &guest{tenant: of.ID, instance: i.ID, list: list, named: egress.Named(list), limit: rate.NewLimiter(guestRate, guestBurst)}
-			if g.succeed(was[a]); g.again {
+			g.succeed(was[a])
+			// What it asks for before the change is applied is closed by it, and opened again after.
+			if g.again = g.named; g.again {
 				t.again.Store(true)
 			}
 		}
@@ -83,7 +85,7 @@ func (g *guest) succeed(before *guest) {
 	g.open, g.asked = map[netip.Addr]opening{}, before.asked
 	for a, o := range before.open {
 		if egress.AllowsName(g.list, o.name) {
-			g.open[a], g.again = o, true
+			g.open[a] = o
 		}
 	}
 }
@@ -99,7 +101,7 @@ func (g *guest) admit(ctx context.Context, n network.Names, addrs []netip.Addr, 
 	need := max(time.Duration(ttl)*time.Second, leastOpen)
 	var list []network.Admission
 	for _, a := range addrs {
-		if a.Is4() && g.open[a].until.Before(now.Add(need)) && !slices.ContainsFunc(list, func(l network.Admission) bool { return l.Address == a }) {
+		if a.Is4() && (g.again || g.open[a].until.Before(now.Add(need))) && !slices.ContainsFunc(list, func(l network.Admission) bool { return l.Address == a }) {
 			list = append(list, network.Admission{Address: a, For: need + need/2})
 		}
 	}
@@ -123,17 +125,29 @@ func (g *guest) admit(ctx context.Context, n network.Names, addrs []netip.Addr, 
 
 // room reports whether there is room for the list. mu is held.
 func (g *guest) room(list []network.Admission, now time.Time) bool {
-	if len(g.open)+len(list) > maxOpen {
+	if g.with(list) > maxOpen {
 		for a, o := range g.open {
 			if o.until.Before(now) {
 				delete(g.open, a)
 			}
 		}
 	}
-	return len(g.open)+len(list) <= maxOpen
+	return g.with(list) <= maxOpen
 }
 
-// reopen opens again what was open at the time: for as long as it had then.
+// with is how many addresses are open with those of the list. mu is held.
+func (g *guest) with(list []network.Admission) int {
+	n := len(g.open)
+	for _, l := range list {
+		if _, has := g.open[l.Address]; !has {
+			n++
+		}
+	}
+	return n
+}
+
+// reopen opens again what was open at the time: for as long as it had then. What fails is left
+// to the next readmit, or to the guest's next question. mu is held.
 func (g *guest) reopen(ctx context.Context, n network.Names, at time.Time) error {
 	now := time.Now()
 	var list []network.Admission
@@ -146,10 +160,12 @@ func (g *guest) reopen(ctx context.Context, n network.Names, at time.Time) error
 		g.open[a] = opening{until: now.Add(left), name: o.name}
 		list = append(list, network.Admission{Address: a, For: left})
 	}
-	if len(list) == 0 {
-		return nil
+	var err error
+	if len(list) > 0 {
+		err = n.Admit(ctx, g.tenant, g.instance, list)
 	}
-	return n.Admit(ctx, g.tenant, g.instance, list)
+	g.again = err != nil
+	return err
 }
 
 // readmit opens again what a change of egress left open.
@@ -161,9 +177,9 @@ func (r *Resolver) readmit(ctx context.Context, t *tenant) {
 		g.mu.Lock()
 		if g.again && !g.gone {
 			if err := g.reopen(ctx, r.opt.Network, time.Now()); err != nil {
+				t.again.Store(true)
 				r.opt.Log.Warn("open addresses again", "instance", g.instance, "error", err)
 			}
-			g.again = false
 		}
 		g.mu.Unlock()
 	}
@@ -185,6 +201,7 @@ func (r *Resolver) Woke(ctx context.Context, tenant, instance string) {
 		g.mu.Lock()
 		if !g.gone && !g.asked.IsZero() {
 			if err := g.reopen(ctx, r.opt.Network, g.asked); err != nil {
+				t.again.Store(true)
 				r.opt.Log.Warn("open addresses again", "instance", g.instance, "error", err)
 			}
 			g.asked = time.Now()

@@ -97,8 +97,17 @@ func (q *query) readRest(p *dnsmessage.Parser) bool {
 	return false
 }
 
-// plain is a name in lower case, without the dot at its end.
-func plain(n dnsmessage.Name) string { return strings.TrimSuffix(strings.ToLower(n.String()), ".") }
+// plain is a name in lower case, without the dot at its end. Letters beyond ASCII stay as they
+// are (RFC 4343): the Kelvin sign is no k.
+func plain(n dnsmessage.Name) string {
+	b := []byte(strings.TrimSuffix(n.String(), "."))
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
 
 // ask is the question as it goes upstream: with nothing of the guest's but name and type.
 func (q query) ask(id uint16) ([]byte, error) {

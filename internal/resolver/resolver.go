@@ -187,6 +187,9 @@ func (r *Resolver) listen(ctx context.Context, t *tenant) error {
 	udp, tcp, err := openSockets(ctx, r.opt.Network, t.id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err != nil && ctx.Err() != nil {
+		return err // which says nothing about the port
+	}
 	t.failed = err
 	if err != nil {
 		return err

@@ -39,6 +39,7 @@ type world struct {
 	admitted map[string]map[netip.Addr]network.Admission
 	calls    int
 	stalls   chan struct{} // Admit waits for it
+	fails    error         // of Admit
 	counts   map[string]int
 }
 
@@ -122,6 +123,9 @@ func (w *world) Admit(ctx context.Context, _, instance string, list []network.Ad
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.fails != nil {
+		return w.fails
+	}
 	w.calls++
 	if w.admitted[instance] == nil {
 		w.admitted[instance] = map[netip.Addr]network.Admission{}
