@@ -1,6 +1,10 @@
 package nix
 
-import "net/netip"
+import (
+	"context"
+	"net"
+	"net/netip"
+)
 
 // AttributeOf is what of a flake a request builds.
 var AttributeOf = attributeOf
@@ -12,4 +16,15 @@ var Clip = clip
 func (o Options) Allowing(allow func(netip.Addr, uint16) error) Options {
 	o.allow = allow
 	return o
+}
+
+// MaxWaiting is how many connections to the way out may be silent, and HeadTimeout for how long.
+const (
+	MaxWaiting  = maxWaiting
+	HeadTimeout = headTimeout
+)
+
+// ServeProxy serves a listener as that of a cage. stop ends it, after the context.
+func ServeProxy(ctx context.Context, l net.Listener, allow func(netip.Addr, uint16) error) (stop func()) {
+	return newProxy(ctx, l, allow).close
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,9 +18,11 @@ import (
 	"mvm/internal/publicnet"
 )
 
-// Bounds of the way out of a cage.
+// Bounds of the way out of a cage. Its connections are files of the agent, which needs them for
+// other things too.
 const (
-	maxConnections = 64
+	maxConnections = 64 // that go out
+	maxWaiting     = 64 // that have not said where to
 	dialTimeout    = 15 * time.Second
 	headTimeout    = 30 * time.Second
 	maxHead        = 16 << 10
@@ -31,9 +35,10 @@ const (
 type proxy struct {
 	server http.Server
 	// allow reports whether an address may be connected to; tests have others.
-	allow func(ip netip.Addr, port uint16) error
-	turns chan struct{}
-	conns sync.WaitGroup
+	allow   func(ip netip.Addr, port uint16) error
+	turns   chan struct{}
+	waiting atomic.Int32
+	conns   sync.WaitGroup
 
 	mu      sync.Mutex
 	refused error // the last connection that was not allowed
@@ -43,11 +48,24 @@ type proxy struct {
 // newProxy serves the listener until close.
 func newProxy(ctx context.Context, l net.Listener, allow func(netip.Addr, uint16) error) *proxy {
 	p := &proxy{allow: allow, turns: make(chan struct{}, maxConnections)}
-	p.server = http.Server{ReadHeaderTimeout: headTimeout, MaxHeaderBytes: maxHead,
+	p.server = http.Server{ReadTimeout: headTimeout, MaxHeaderBytes: maxHead, ConnState: p.count, ErrorLog: log.New(io.Discard, "", 0),
 		// The context of a request ends when its client has nothing more to say.
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(ctx, w, r) })}
+	p.server.SetKeepAlivesEnabled(false)
 	p.conns.Go(func() { _ = p.server.Serve(l) })
 	return p
+}
+
+// count closes connections beyond maxWaiting. Those that go out are counted by turns.
+func (p *proxy) count(c net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		if p.waiting.Add(1) > maxWaiting {
+			_ = c.Close()
+		}
+	case http.StateHijacked, http.StateClosed:
+		p.waiting.Add(-1)
+	}
 }
 
 // close ends all connections. The context has to be over, or the cage closed.
@@ -86,11 +104,18 @@ func (p *proxy) serve(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		return
 	}
 	defer out.Close()
-	in, _, err := http.NewResponseController(w).Hijack()
+	in, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer in.Close()
+	early, err := buffered.Reader.Peek(buffered.Reader.Buffered()) // sent before the answer
+	if err != nil || out.SetWriteDeadline(time.Now().Add(stall)) != nil {
+		return
+	}
+	if _, err := out.Write(early); err != nil {
+		return
+	}
 	if _, err := io.WriteString(in, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
 		return
 	}

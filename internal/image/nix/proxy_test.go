@@ -1,6 +1,9 @@
 package nix_test
 
 import (
+	"bufio"
+	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -8,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"mvm"
 	"mvm/internal/image"
@@ -62,5 +67,102 @@ func TestWayOut(t *testing.T) {
 	}), "private-fetch")
 	if err == nil || !strings.Contains(err.Error(), "hello from outside") || len(asked) != 1 || asked[0] != l.Addr().String() {
 		t.Errorf("%v, and asked for %v; want what the server says", err, asked)
+	}
+}
+
+// pipes is a listener whose connections are pipes in memory.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (p pipes) Close() error {
+	close(p)
+	return nil
+}
+
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// TestSilentConnections: what runs in a cage holds few files of the agent with connections on
+// which it says nothing, and not for long.
+func TestSilentConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		l := make(pipes)
+		stop := nix.ServeProxy(ctx, l, nil)
+		closed := make(chan int, 3*nix.MaxWaiting)
+		for n := range 3 * nix.MaxWaiting {
+			ours, theirs := net.Pipe()
+			defer ours.Close()
+			l <- theirs
+			go func() {
+				_, _ = ours.Read(make([]byte, 1))
+				closed <- n
+			}()
+		}
+		synctest.Wait()
+		if len(closed) != 2*nix.MaxWaiting {
+			t.Errorf("%d of %d silent connections were closed, want all but %d", len(closed), 3*nix.MaxWaiting, nix.MaxWaiting)
+		}
+		time.Sleep(nix.HeadTimeout + time.Second)
+		synctest.Wait()
+		if len(closed) != 3*nix.MaxWaiting {
+			t.Errorf("%d of %d connections were closed after %s of silence", len(closed), 3*nix.MaxWaiting, nix.HeadTimeout)
+		}
+		cancel()
+		stop()
+	})
+}
+
+// TestOneRequest: a connection has one request, and what is sent right behind a CONNECT arrives.
+func TestOneRequest(t *testing.T) {
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoed := make(chan struct{})
+	go func() {
+		defer close(echoed)
+		c, err := back.Accept()
+		if err != nil {
+			return
+		}
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		_, _ = io.WriteString(c, line)
+		_ = c.Close()
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := nix.ServeProxy(ctx, front, func(netip.Addr, uint16) error { return nil })
+	defer func() {
+		cancel()
+		stop()
+		_ = back.Close()
+		<-echoed
+	}()
+	for request, want := range map[string]string{
+		"GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n":           "Connection: close",
+		fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\nearly\n", back.Addr()): "early\n",
+	} {
+		c, err := net.Dial("tcp", front.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(c) // until the other side closes it
+		if err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+		_ = c.Close()
 	}
 }
