@@ -28,3 +28,11 @@ const (
 func ServeProxy(ctx context.Context, l net.Listener, allow func(netip.Addr, uint16) error) (stop func()) {
 	return newProxy(ctx, l, allow).close
 }
+
+// Tools looks for what a cage has of Nix, on a host whose programs are in the folder.
+func Tools(ctx context.Context, folder string) (version string, err error) {
+	defer func(all []string) { searched = all }(searched)
+	searched = []string{folder}
+	t, err := findTools(ctx)
+	return t.version, err
+}

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"mvm"
@@ -75,21 +74,11 @@ func program(name string) string {
 	return ""
 }
 
-// look finds the tools of this host once; a failure is looked at again.
-type look struct {
-	mu    sync.Mutex
-	found *tools
-}
-
-func (l *look) tools(ctx context.Context) (tools, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// findTools finds the tools that this host has now: a package may be upgraded while the agent runs.
+func findTools(ctx context.Context) (tools, error) {
 	path, err := find()
 	if err != nil {
 		return tools{}, err
-	}
-	if l.found != nil {
-		return *l.found, nil
 	}
 	t := tools{nix: path}
 	if t.version, err = Version(ctx); err != nil {
@@ -114,7 +103,6 @@ func (l *look) tools(ctx context.Context) (tools, error) {
 			t.files = append(t.files, busybox)
 		}
 	}
-	l.found = &t
 	return t, nil
 }
 

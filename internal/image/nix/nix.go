@@ -70,7 +70,6 @@ func (o Options) inodes() int64 { return o.Disk / bytesOfInode }
 type Builder struct {
 	scheme string
 	o      Options
-	host   *look
 }
 
 var _ image.Builder = (*Builder)(nil)
@@ -80,10 +79,9 @@ func New(o Options) []image.Builder {
 	if o.allow == nil {
 		o.allow = allowPublic
 	}
-	host := &look{}
 	var all []image.Builder
 	for _, scheme := range []string{GitHub, Git, Path} {
-		all = append(all, &Builder{scheme: scheme, o: o, host: host})
+		all = append(all, &Builder{scheme: scheme, o: o})
 	}
 	return all
 }

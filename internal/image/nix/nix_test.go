@@ -207,6 +207,29 @@ func TestRolesOfAFlake(t *testing.T) {
 	}
 }
 
+// TestUpgrade: a build has the Nix that the host has now.
+func TestUpgrade(t *testing.T) {
+	dir := t.TempDir()
+	install := func(name, text string) {
+		t.Helper()
+		write(t, filepath.Join(dir, name), text)
+		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := nix.Tools(t.Context(), dir); !mvm.IsKind(err, mvm.KindUnavailable) || !strings.Contains(err.Error(), "apt install nix-bin") {
+		t.Errorf("a host without Nix: %v", err)
+	}
+	install("nix", "#!/bin/sh\necho nix 2.8.0\n")
+	if version, err := nix.Tools(t.Context(), dir); err != nil || version != "2.8.0" {
+		t.Errorf("version %q, %v", version, err)
+	}
+	install("nix", "#!/bin/sh\necho nix 2.9.1\n")
+	if version, err := nix.Tools(t.Context(), dir); err != nil || version != "2.9.1" {
+		t.Errorf("after an upgrade: version %q, %v", version, err)
+	}
+}
+
 // TestProgress: who waits sees what Nix does, and what the build writes.
 func TestProgress(t *testing.T) {
 	var all strings.Builder

@@ -28,7 +28,7 @@ const maxAnswer = 4 << 20
 
 // start builds a cage for the reference.
 func (b *Builder) start(ctx context.Context, r reference, progress func(mvm.Progress)) (*run, error) {
-	t, err := b.host.tools(ctx)
+	t, err := findTools(ctx)
 	if err != nil {
 		return nil, err
 	}
