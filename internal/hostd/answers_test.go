@@ -79,8 +79,9 @@ func TestAnswersThatLackSomething(t *testing.T) {
 	} {
 		body.Store(&answer)
 		for name, err := range map[string]error{
-			"tap":  second(c.Network().OpenTAP(t.Context(), "acme", n.ID, uid)),
-			"find": second(spawn.Over(c.VMMs(spawn.Kind)).Find(t.Context(), n, vmproc.Hint{})),
+			"names": third(c.Network().OpenResolver(t.Context(), "acme")),
+			"tap":   second(c.Network().OpenTAP(t.Context(), "acme", n.ID, uid)),
+			"find":  second(spawn.Over(c.VMMs(spawn.Kind)).Find(t.Context(), n, vmproc.Hint{})),
 		} {
 			if err == nil || !mvm.IsKind(err, mvm.KindUnavailable) && !mvm.IsKind(err, mvm.KindInvalid) {
 				t.Errorf("%s, answered with %s: %v", name, what, err)
@@ -128,6 +129,8 @@ func TestLaunchWithoutAnAnswer(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+func third[T, U any](_ T, _ U, err error) error { return err }
 
 // A client whose network was closed asks nothing more, and one that has applied nothing
 // does not sweep what may be another's.

@@ -72,7 +72,7 @@ func TestIDsOfNetworksAreChecked(t *testing.T) {
 	}
 }
 
-// A VMM is ended and measured by whoever knows its number and its start, both: a number
+// A VMM is ended, limited and measured by whoever knows its number and its start, both: a number
 // may be another process's by now.
 func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 	w := newWorld(t)
@@ -82,7 +82,11 @@ func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 	defer p.Close()
 	pid, start := p.ID()
 	ask := func(op byte, h vmproc.Hint) string {
-		got, _ := w.raw(frame(op, fmt.Appendf(nil, `{"name":%s,"hint":%s}`, encoded(t, l.Name), encoded(t, h))))
+		more := ""
+		if op == hostd.OpLimitCPU {
+			more = `,"cpu":{"weight":100,"milli":1500}`
+		}
+		got, _ := w.raw(frame(op, fmt.Appendf(nil, `{"name":%s,"hint":%s%s}`, encoded(t, l.Name), encoded(t, h), more)))
 		return string(got)
 	}
 	for what, h := range map[string]vmproc.Hint{
@@ -95,7 +99,7 @@ func TestOnlyTheVeryVMMIsEndedOrMeasured(t *testing.T) {
 		"its number, negative":   {PID: -pid, Start: start},
 		"the number of the test": {PID: 1, Start: start},
 	} {
-		for name, op := range map[string]byte{"kill": hostd.OpKill, "stats": hostd.OpStats} {
+		for name, op := range map[string]byte{"kill": hostd.OpKill, "limit": hostd.OpLimitCPU, "stats": hostd.OpStats} {
 			if got := ask(op, h); !strings.Contains(got, "no such process") {
 				t.Errorf("%s with %s: answered %q", name, what, got)
 			}
