@@ -79,7 +79,8 @@ type Network struct {
 	isolated map[string]bool // by TAP; those that are not in it are to be looked at
 
 	answers map[string]time.Time // until when what Admit opened is open, by the set's key
-	cleared map[netip.Addr]bool  // guests whose answers and connections are to be cleared
+	cleared map[netip.Addr]bool  // guests whose connections are to be cleared; true: and answers
+	cut     func(guests map[netip.Addr]bool) error
 }
 
 var _ network.Network = (*Network)(nil)
@@ -103,7 +104,7 @@ func New(opts Options) (*Network, error) {
 		err = mvm.Errorf(mvm.KindInternal, "open netlink: %w", err)
 		return nil, errors.Join(err, ns.close())
 	}
-	n := &Network{log: opts.Log, ns: ns, links: links, bridges: map[string]netip.Prefix{}, isolated: map[string]bool{}, answers: map[string]time.Time{}, cleared: map[netip.Addr]bool{}}
+	n := &Network{log: opts.Log, ns: ns, links: links, bridges: map[string]netip.Prefix{}, isolated: map[string]bool{}, answers: map[string]time.Time{}, cleared: map[netip.Addr]bool{}, cut: forgetConnections}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}

@@ -214,21 +214,24 @@ func (n *Network) clearAnswers() {
 	}
 	err := n.inOne(func() error { return n.fw.forget(n.cleared) })
 	if err == nil {
-		err = n.ns.do(func() error { return forgetConnections(n.cleared) })
+		for k := range n.answers {
+			if a, _ := netip.AddrFromSlice([]byte(k[:4])); n.cleared[a] {
+				delete(n.answers, k)
+			}
+		}
+		for a := range n.cleared { // what is opened from now on stays, whatever becomes of the connections
+			n.cleared[a] = false
+		}
+		err = n.ns.do(func() error { return n.cut(n.cleared) })
 	}
 	if err != nil {
 		n.log.Warn("close what names opened before", "error", err)
 		return
 	}
-	for k := range n.answers {
-		if a, _ := netip.AddrFromSlice([]byte(k[:4])); n.cleared[a] {
-			delete(n.answers, k)
-		}
-	}
 	clear(n.cleared)
 }
 
-// forget removes the answers of the guests.
+// forget removes the answers of the guests that are true.
 func (f *firewall) forget(guests map[netip.Addr]bool) error {
 	c, err := f.conn()
 	if err != nil {

@@ -97,6 +97,33 @@ func TestNamesOfTheInstanceBefore(t *testing.T) {
 	}
 }
 
+// TestConnectionsThatStay: where connections can't be cleared after a change of egress, that is
+// tried again, and what names open meanwhile stays open.
+func TestConnectionsThatStay(t *testing.T) {
+	w := newWorld(t, "0", linuxnet.Options{})
+	w.beta(t, true, []string{"api.example.com"})
+	w.open(t, time.Hour, ipOut)
+	tries, fails := 0, errors.New("the kernel has no connection tracking")
+	w.net.CutWith(func(map[netip.Addr]bool) error { tries++; return fails })
+	answers := func() bool {
+		return strings.Contains(w.host.run("nft", "list", "set", "inet", "mvm", "answers"), "192.0.2.2")
+	}
+	list := []string{"api.example.com", "10.0.9.0/24"}
+	if w.beta(t, true, list); answers() {
+		t.Error("what a name opened stays open after a change of egress")
+	}
+	w.open(t, time.Hour, ipOut)
+	for n, err := range []error{fails, nil, nil} {
+		fails = err
+		if w.beta(t, true, list); !answers() {
+			t.Errorf("look %d: what a name opened after the change is closed", n)
+		}
+	}
+	if tries != 3 {
+		t.Errorf("clearing connections, which works at the third try, was tried %d times", tries)
+	}
+}
+
 // resolver takes beta's sockets, with the setting in force.
 func (w *world) resolver(t *testing.T) (*net.UDPConn, net.Listener) {
 	t.Helper()
