@@ -1,6 +1,7 @@
 package hostd_test
 
 import (
+	"encoding/json"
 	"net"
 	"net/netip"
 	"os"
@@ -8,7 +9,6 @@ import (
 	"time"
 
 	"mvm"
-	"mvm/internal/egress"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
 	"mvm/internal/network"
@@ -24,7 +24,8 @@ func TestNames(t *testing.T) {
 	testenv.NeedRoot(t)
 	cfg := networktest.Config(networktest.Tenant("acme", 3, 3), networktest.Tenant("zeta", 4, 3))
 	acme := &cfg.Tenants[0]
-	acme.Closed, acme.Resolver, acme.Egress, acme.Instances[0].Egress = true, true, [][]egress.Destination{{{Name: "api.example.com"}}}, 1
+	acme.Closed, acme.Resolver, acme.Instances[0].Egress = true, true, 1
+	must(t, json.Unmarshal([]byte(`[[{"Name":"api.example.com"}]]`), &acme.Egress))
 	id := acme.Instances[0].ID
 	var list []network.Admission
 	for n := range network.MaxAdmissions {
