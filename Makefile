@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS  = -s -w -X main.release=$(VERSION)
 FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
-VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/...
+VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
 
 .PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat chaos-chat mutate check figures vmm-syscalls bench fuzz clean
 
@@ -40,7 +40,7 @@ SOURCE = . ./docs ./test/figures
 test-unit:
 	$(GO) vet ./...
 	$(GO) test $(SOURCE)
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci)
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
 
 # test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.

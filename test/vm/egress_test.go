@@ -163,9 +163,15 @@ func (h *host) testEgress(guest mvm.Instance) {
 		}
 	}
 	h.testNames(guest, set, close)
+	h.tellsOfRefused(guest, lanHost+":81/tcp", netHost+":53/udp")
+}
+
+// tellsOfRefused: net verify says what the guest tried and was refused.
+func (h *host) tellsOfRefused(guest mvm.Instance, all ...string) {
+	h.t.Helper()
 	found, err := h.client.NetVerify(h.ctx(), false, nil)
 	must(h.t, err)
-	for _, what := range []string{lanHost + ":81/tcp", netHost + ":53/udp", `the name "private.test"`, `the name "other.test"`} {
+	for _, what := range all {
 		if !slices.ContainsFunc(found, func(f mvm.Finding) bool { return strings.Contains(f.What, what) && strings.Contains(f.Where, guest.ID) }) {
 			h.t.Errorf("net verify does not tell that the guest was refused %s: %+v", what, found)
 		}
@@ -226,8 +232,9 @@ func (h *host) testNames(guest mvm.Instance, set func(...string), close func(boo
 	reaches("awake again", netHost, "80", true)
 	set("*.rebind.test")
 	reaches("a name that was taken away", netHost, "80", false)
+	h.tellsOfRefused(guest, `the name "private.test"`, `the name "other.test"`)
 	set()
-	close(false)
+	close(false) // nobody listens for a tenant that is open, and what it was refused is forgotten
 	asks(netHost)
 	names("a tenant from before", []string{"private.test"}, lanHost)
 	close(true)
