@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -71,7 +72,8 @@ func (t *tenant) follow(of network.Tenant) {
 	t.guests.Store(&now)
 }
 
-// succeed takes what stays open of the guest before, which has another egress.
+// succeed takes what stays open of the guest before, which has another egress, and what that
+// was refused.
 func (g *guest) succeed(before *guest) {
 	if before == nil {
 		return
@@ -79,7 +81,11 @@ func (g *guest) succeed(before *guest) {
 	before.mu.Lock()
 	defer before.mu.Unlock()
 	before.gone = true
-	if before.instance != g.instance || !g.named {
+	if before.instance != g.instance {
+		return
+	}
+	g.refused, g.more = maps.Clone(before.refused), before.more
+	if !g.named {
 		return
 	}
 	g.open, g.asked = map[netip.Addr]opening{}, before.asked

@@ -232,10 +232,19 @@ func TestEgressChanges(t *testing.T) {
 			t.Errorf("%s: open %v, want %v", when, open, want)
 		}
 	}
+	refused := func(when string, want int) {
+		t.Helper()
+		if found := w.r.Findings(); len(found) != want {
+			t.Errorf("%s: it was refused %+v, want %d", when, found, want)
+		}
+	}
 	want("at first", "93.184.215.14", "93.184.215.15")
+	w.ask("other.example.", dnsmessage.TypeA)
+	refused("at first", 1)
 	forget()
 	w.egress("a.example.com", "c.example.com")
 	want("with another list", "93.184.215.14")
+	refused("with another list", 1)
 	forget()
 	w.r.Applied(t.Context())
 	want("with the same list")
@@ -249,6 +258,7 @@ func TestEgressChanges(t *testing.T) {
 	w.r.Applied(t.Context())
 	w.r.Woke(t.Context(), "acme", "i-00000009")
 	want("another instance at the address")
+	refused("another instance at the address", 0)
 }
 
 // TestUpstream has the ways in which upstream can be wrong.
