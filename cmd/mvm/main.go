@@ -30,6 +30,6 @@ func run() int {
 	return cli.Run(ctx, cli.Env{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Now: time.Now,
-		Version: version(), ServeAgent: serve, ServeHostd: host.ServeHostd, VerifyAudit: host.VerifyAudit, CheckProduction: host.CheckProduction, CheckHostd: host.CheckHostd, CheckWalls: host.CheckWalls,
+		Version: version(), ServeAgent: serve, ServeHostd: host.ServeHostd, VerifyAudit: host.VerifyAudit, CheckProduction: host.CheckProduction, CheckHostd: host.CheckHostd, CheckWalls: host.CheckWalls, CheckFlakes: host.CheckFlakes,
 	}, os.Args[1:])
 }

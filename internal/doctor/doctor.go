@@ -29,6 +29,8 @@ type Options struct {
 	// Walls says which walls around VMMs are missing, asked of what starts them; nil: they are
 	// not looked at.
 	Walls func(context.Context) ([]mvm.Finding, error)
+	// Flakes says whether images of Nix flakes can be built; nil: it is not looked at.
+	Flakes func(context.Context) mvm.Finding
 	// Driver is the configured one; empty: qemu.
 	Driver string
 	// UID is the user that would run the agent; nil: this process's.
@@ -77,7 +79,11 @@ func Host(ctx context.Context, opt Options) []mvm.Finding {
 	if out[0].Severity == failure { // there are no rights to look with, or nobody who has them
 		return out
 	}
-	return append(out, h.walls(ctx)...)
+	out = append(out, h.walls(ctx)...)
+	if h.opt.Flakes != nil && ctx.Err() == nil {
+		out = append(out, h.opt.Flakes(ctx))
+	}
+	return out
 }
 
 func found(severity, what, where, fix string) mvm.Finding {

@@ -131,3 +131,20 @@ func TestWallsThatAreMissing(t *testing.T) {
 		}
 	}
 }
+
+// Whether flakes can be built is told, and only where this process would build them.
+func TestFlakes(t *testing.T) {
+	opt := machine(t, nil)
+	want := mvm.Finding{Severity: "warning", What: "images of Nix flakes can't be built: x", Fix: "a"}
+	opt.Flakes = func(context.Context) mvm.Finding { return want }
+	if f := find(t, doctor.Host(context.Background(), opt), want.What); f != want {
+		t.Errorf("got %+v, want %+v", f, want)
+	}
+	uid := 1000
+	opt.UID = &uid
+	for _, f := range doctor.Host(context.Background(), opt) {
+		if f == want {
+			t.Errorf("a user without rights: %+v", f)
+		}
+	}
+}

@@ -37,6 +37,8 @@ type Env struct {
 	CheckHostd func(context.Context, manifest.AgentConfig) error
 	// CheckWalls says which walls around VMMs are missing; nil: nobody can.
 	CheckWalls func(context.Context, manifest.AgentConfig) ([]mvm.Finding, error)
+	// CheckFlakes says whether an agent of the config could build Nix flakes; nil: nobody can.
+	CheckFlakes func(context.Context, manifest.AgentConfig) mvm.Finding
 	// VerifyAudit follows the audit log in a copy of a state file.
 	VerifyAudit func(file, keyFile, expect string) (mvm.AuditReport, error)
 }

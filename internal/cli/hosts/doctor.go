@@ -42,7 +42,7 @@ func (a *app) doctorCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir, Hostd: cfg.Hostd.Socket, Driver: cfg.Driver, Hello: a.hello(cfg), Walls: a.walls(cfg)})
+		found := doctor.Host(ctx, doctor.Options{DataDir: cfg.DataDir, Hostd: cfg.Hostd.Socket, Driver: cfg.Driver, Hello: a.hello(cfg), Walls: a.walls(cfg), Flakes: a.flakes(cfg)})
 		found = append(found, a.checkProduction(cfg)...)
 		c, err := a.Peek(ctx)
 		if err != nil {

@@ -16,6 +16,14 @@ func (a *app) walls(cfg manifest.AgentConfig) func(context.Context) ([]mvm.Findi
 	return func(ctx context.Context) ([]mvm.Finding, error) { return a.CheckWalls(ctx, cfg) }
 }
 
+// flakes looks whether an agent of the config could build Nix flakes; nil where it builds nothing.
+func (a *app) flakes(cfg manifest.AgentConfig) func(context.Context) mvm.Finding {
+	if a.CheckFlakes == nil || cfg.Driver == "fake" {
+		return nil
+	}
+	return func(ctx context.Context) mvm.Finding { return a.CheckFlakes(ctx, cfg) }
+}
+
 // hello asks the mvm hostd of the config whether it answers.
 func (a *app) hello(cfg manifest.AgentConfig) func(context.Context) error {
 	return func(ctx context.Context) error {

@@ -90,6 +90,14 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
+// TestTry: a cage that is built to see whether it can be leaves nothing.
+func TestTry(t *testing.T) {
+	if err := nix.Try(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nothingLeft(t)
+}
+
 // nothingLeft reports processes and cgroups of cages of this process.
 func nothingLeft(t *testing.T) {
 	t.Helper()

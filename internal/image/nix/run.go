@@ -53,6 +53,17 @@ func (b *Builder) start(ctx context.Context, r reference, progress func(mvm.Prog
 	return &run{Cage: g, tools: t, said: said, options: o, cancel: cancel, proxy: newProxy(ctx, g.Listener(), o.allow)}, nil
 }
 
+// Try builds a cage with Nix in it, and takes it down. It is nil where this process can.
+func Try(ctx context.Context) error {
+	o := DefaultOptions()
+	o.Disk, o.Memory, o.Within, o.allow = 64<<20, 256<<20, time.Minute, allowPublic
+	r, err := (&Builder{scheme: Path, o: o}).start(ctx, reference{}, func(mvm.Progress) {})
+	if err != nil {
+		return err
+	}
+	return r.close()
+}
+
 // The users of a cage, for programs that ask for names.
 const (
 	passwd = "root:x:0:0::/:/bin/false\nnix:x:1:1::/home:/bin/false\n"
