@@ -20,9 +20,6 @@ import (
 	"mvm/internal/wait"
 )
 
-// look is how often the host's memory is looked at while there are images.
-const look = 2 * time.Second
-
 // maxImages bounds the open files that images take.
 const maxImages = 256
 
@@ -66,6 +63,7 @@ type Keeper struct {
 	waiting []mvm.Instance   // whose images are to be made, the one that fell asleep last at the end
 	making  string           // the instance whose image is being made; "": none
 	cancel  context.CancelFunc
+	look    time.Time // when the host's memory is to be measured, unless another does so before
 	closed  bool
 }
 
@@ -89,11 +87,7 @@ func (k *Keeper) Run(ctx context.Context) {
 			k.make(mctx, i)
 			continue
 		}
-		gap := look
-		if !k.tidy() {
-			gap = 24 * time.Hour // nothing is kept: what comes ends the wait
-		}
-		wait.For(ctx, k.poked, gap)
+		wait.For(ctx, k.poked, k.tidy())
 	}
 }
 
@@ -168,10 +162,17 @@ func (k *Keeper) forget(id string) {
 		}
 	}
 	if k.making == id {
+		k.callOff()
+	}
+	k.drop(id)
+}
+
+// callOff ends the making of an image, if one is made. mu is held.
+func (k *Keeper) callOff() {
+	if k.making != "" {
 		k.cancel()
 		k.making = ""
 	}
-	k.drop(id)
 }
 
 // drop gives an image back. mu is held.
@@ -249,6 +250,7 @@ func (k *Keeper) make(ctx context.Context, i mvm.Instance) {
 	k.making = ""
 	if err == nil {
 		k.images[i.ID] = image{i.Tenant, time.Now(), r}
+		k.look = time.Now() // it has taken some
 		k.opt.Metrics.Ready(k.total(""))
 	}
 }

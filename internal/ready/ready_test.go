@@ -31,6 +31,7 @@ type host struct {
 
 	mu     sync.Mutex
 	memory policy.Memory
+	looks  int              // at memory
 	size   map[string]int64 // of images, by instance
 	slow   bool             // making takes until it is called off
 	made   map[*driver.Ready]*os.File
@@ -71,6 +72,7 @@ func (h *host) files(i mvm.Instance) (string, driver.Snapshot, error) {
 func (h *host) measure() (policy.Memory, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.looks++
 	return h.memory, nil
 }
 
@@ -228,7 +230,7 @@ func TestHostNeedsMemory(t *testing.T) {
 		h.rests("b", "b-1", 20*mib)
 		short := policy.Memory{TotalMiB: 1000, AvailableMiB: 90, Stalled: -1} // 10 % is to stay
 		h.setMemory(short)
-		time.Sleep(3 * time.Second)
+		time.Sleep(4 * time.Second) // 800 MiB are left until then
 		h.kept("10 MiB short", "a-2", "b-1")
 		h.setMemory(policy.Memory{TotalMiB: 1000, AvailableMiB: 110, Stalled: -1})
 		h.rests("c", "c-1", 20*mib)
@@ -243,6 +245,68 @@ func TestHostNeedsMemory(t *testing.T) {
 		if h.k.Relieve(short) {
 			t.Error("what is not there was given back")
 		}
+	})
+}
+
+// The less memory the host has left, the sooner it is measured, and not at all while another does
+// that anyway.
+func TestMeasuresSeldom(t *testing.T) {
+	run(t, func(h *host) {
+		over := func(mib int) policy.Memory { // what must stay for images
+			return policy.Memory{TotalMiB: 100_000, AvailableMiB: 10_000 + mib, Stalled: -1}
+		}
+		looks := func(in time.Duration, each func()) int {
+			h.mu.Lock()
+			before := h.looks
+			h.mu.Unlock()
+			for range int(in / (5 * time.Second)) {
+				each()
+				time.Sleep(5 * time.Second)
+			}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.looks - before
+		}
+		h.setMemory(over(50_000))
+		if n := looks(time.Hour, func() {}); n != 0 {
+			t.Errorf("without images it was measured %d times", n)
+		}
+		h.rests("a", "a-1", 20*mib)
+		if n := looks(30*time.Minute, func() {}); n < 55 || n > 62 {
+			t.Errorf("with much left it was measured %d times in half an hour, want every 30 s", n)
+		}
+		if n := looks(20*time.Minute, func() { h.k.Relieve(over(50_000)) }); n > 1 {
+			t.Errorf("beside another who measures it was measured %d times", n)
+		}
+		h.setMemory(over(2560))
+		time.Sleep(30 * time.Second)
+		if n := looks(time.Minute, func() {}); n < 5 || n > 7 {
+			t.Errorf("with 2.5 GiB left it was measured %d times in a minute, want every 10 s", n)
+		}
+		h.setMemory(over(1))
+		time.Sleep(10 * time.Second)
+		h.kept("nearly short", "a-1")
+		h.setMemory(over(-1))
+		time.Sleep(2 * time.Second)
+		h.kept("short")
+	})
+}
+
+// An image that is being made ends too when the host's memory gets short.
+func TestShortWhileOneIsMade(t *testing.T) {
+	run(t, func(h *host) {
+		h.setSlow(true)
+		h.rests("a", "a-1", 20*mib)
+		h.k.Relieve(policy.Memory{TotalMiB: 1000, AvailableMiB: 90, Stalled: -1})
+		synctest.Wait()
+		h.setSlow(false)
+		h.mu.Lock()
+		made := len(h.made)
+		h.mu.Unlock()
+		if made != 1 {
+			t.Error("it is still being made")
+		}
+		h.kept("after it was called off")
 	})
 }
 

@@ -35,6 +35,14 @@ const (
 	makeMargin = 10
 )
 
+// How soon the host's memory is measured again while there are images: before it can be short, if
+// it is used up at usedUp bytes a second.
+const (
+	lookSoonest = 2 * time.Second
+	lookLatest  = 30 * time.Second
+	usedUp      = 256 << 20
+)
+
 var errNoRoom = errors.New("there is no room for it in memory")
 
 // admit makes room for the image of an instance, or refuses it.
@@ -94,12 +102,17 @@ func (l Limits) short(m policy.Memory, margin int) int64 {
 	return total/100*int64(l.FreePercent+margin) - int64(m.AvailableMiB)<<20
 }
 
-// Relieve gives images back if memory that was measured is short, and reports that it gave some.
+// Relieve gives images back if the host's memory, which was just measured, is short, and reports
+// that it gave some. While it is called often enough, the keeper does not measure.
 func (k *Keeper) Relieve(m policy.Memory) (some bool) {
 	short := k.opt.Limits.short(m, stayMargin)
 	budget := int64(m.TotalMiB) << 20 / 100 * int64(k.opt.Limits.Percent)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.look = time.Now().Add(min(max(lookSoonest, time.Duration(-short/usedUp)*time.Second), lookLatest))
+	if short > 0 {
+		k.callOff()
+	}
 	for short > 0 && len(k.images) > 0 {
 		id := k.victim("", budget, "")
 		short -= k.images[id].ready.Bytes
@@ -109,26 +122,37 @@ func (k *Keeper) Relieve(m policy.Memory) (some bool) {
 	return some
 }
 
-// tidy gives back what was kept for long enough, or what the host needs. It reports whether any
-// image is left.
-func (k *Keeper) tidy() bool {
-	k.mu.Lock()
-	for id, i := range k.images {
-		if time.Since(i.since) >= k.opt.Limits.Keep {
-			k.drop(id)
-		}
-	}
-	left := len(k.images) > 0
-	k.mu.Unlock()
-	if !left {
-		return false
+// tidy gives back what was kept for long enough, and what the host needs. It returns after how
+// long it is to be called again.
+func (k *Keeper) tidy() time.Duration {
+	if gap := k.expire(); gap > 0 {
+		return gap
 	}
 	m, err := k.opt.Memory()
 	if err != nil {
 		k.opt.Log.Error("measure the host's memory", "error", err)
-		return true
+		return lookLatest
 	}
 	k.Relieve(m)
-	n, _ := k.Held()
-	return n > 0
+	return max(k.expire(), lookSoonest)
+}
+
+// expire gives back what was kept for long enough. It returns after how long the next image is or,
+// if that is sooner, memory is to be measured: 0 is now.
+func (k *Keeper) expire() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next, now := k.look, time.Now()
+	for id, i := range k.images {
+		end := i.since.Add(k.opt.Limits.Keep)
+		if !end.After(now) {
+			k.drop(id)
+		} else if end.Before(next) {
+			next = end
+		}
+	}
+	if len(k.images) == 0 {
+		return 24 * time.Hour // what comes ends the wait
+	}
+	return max(next.Sub(now), 0)
 }
