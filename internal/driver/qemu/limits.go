@@ -13,7 +13,9 @@ var _ driver.Limiter = (*vmm)(nil)
 
 // Limit is described at driver.Limiter.
 func (v *vmm) Limit(ctx context.Context, l mvm.Limits) error {
-	return errors.Join(v.proc.LimitCPU(ctx, vmproc.CPUOf(l)), v.limitDisks(ctx, l))
+	disks := v.limitDisks(ctx, l)
+	// The first error's kind counts: that a host can't limit CPU time hides no other.
+	return errors.Join(disks, v.proc.LimitCPU(ctx, vmproc.CPUOf(l)))
 }
 
 // limitStart puts the Spec's limits in force before the vCPUs run for the first time. That
