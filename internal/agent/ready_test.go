@@ -62,12 +62,18 @@ func (h *host) sleepsAnew(id string) (note string) {
 	h.t.Helper()
 	h.notes++
 	note = fmt.Sprint("note ", h.notes)
+	h.sleepsWith(id, note)
+	return note
+}
+
+// sleepsWith is sleepsReady of a guest that has written the note to its memory.
+func (h *host) sleepsWith(id, note string) {
+	h.t.Helper()
 	_, err := h.a.Exec(ctx(h.t), mvm.Address{Instance: id}, mvm.ExecSpec{Argv: []string{"tee", "/tmp/note"}}, mvm.ExecIO{Stdin: strings.NewReader(note), Stdout: io.Discard, Stderr: io.Discard})
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	h.sleepsReady(id)
-	return note
 }
 
 // wakesFrom wakes the instance, which has its memory, from a tier.
@@ -98,12 +104,27 @@ func TestWakesFromReadyMemory(t *testing.T) {
 	h.stop()
 	h.start()
 	h.wakesFrom("after the agent started again", i.ID, ready.TierSegments, note)
-	note = h.sleepsAnew(i.ID)
-	if err := os.Remove(h.segment(i)); err != nil {
-		t.Fatal(err)
+}
+
+// A segment that is lost while its guest is awake is written again by the next sleep, though the
+// guest did not change what it had.
+func TestLostSegmentIsWrittenAgain(t *testing.T) {
+	h, i := readyHost(t)
+	note := strings.Repeat("U", 200_000) // also in base64 it is one letter again and again: all pages of it are equal
+	h.sleepsWith(i.ID, note)
+	h.wakesFrom("at first", i.ID, ready.TierReady, note)
+	h.sleepsReady(i.ID)
+	all, err := filepath.Glob(h.durable(i, "segments", "seg-*"))
+	if err != nil || len(all) < 2 {
+		t.Fatalf("segments %q, %v; want one of each sleep", all, err)
 	}
-	h.wakesFrom("without a segment", i.ID, ready.TierReady, note)
-	note = h.sleepsAnew(i.ID)
+	for _, path := range all {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.wakesFrom("without segments", i.ID, ready.TierReady, note)
+	h.sleepsReady(i.ID)
 	h.stop()
 	h.start()
 	h.wakesFrom("the next sleep wrote what was lost", i.ID, ready.TierSegments, note)
