@@ -342,10 +342,10 @@ func TestDenied(t *testing.T) {
 
 // TestHeartbeat: a connection on which heartbeats are not answered is given up.
 func TestHeartbeat(t *testing.T) {
-	p := newPlace(t, discordapi.Options{Heartbeat: 100 * time.Millisecond}, "fixed:me", alice)
+	p := newPlace(t, discordapi.Options{Heartbeat: 3 * time.Second}, "fixed:me", alice)
 	p.open()
 	p.ready()
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(5 * time.Second) // a client that sends none is cut off after 4.5 s
 	if c := p.api.Counts(); c.Missed > 0 || c.Identified != 1 {
 		t.Errorf("heartbeats were missed: %+v", c)
 	}
