@@ -100,7 +100,9 @@ type client interface {
 // whole answer.
 func (r *Router) splice(s *roster.Stream, c client, back net.Conn) {
 	ctx, cancel := context.WithCancel(r.ctx)
+	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
 		c.reset()
 		roster.CutOff(back)
 	})
@@ -115,7 +117,9 @@ func (r *Router) splice(s *roster.Stream, c client, back net.Conn) {
 		cancel()
 	}
 	<-done
-	stop()
+	if !stop() {
+		<-cut // before the ends are closed in order
+	}
 	cancel()
 	_ = c.Close()
 	_ = back.Close()
