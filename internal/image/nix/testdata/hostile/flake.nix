@@ -25,13 +25,14 @@
       each = f: from: builtins.foldl' (sum: n: f sum) from numbers;
       count = each (each (each (each (n: n + 1)))) 0;
       grow = list: if builtins.length list < 0 then list else grow (list ++ list ++ [ (builtins.length list) ]);
-      noise = n: builtins.trace "noise ${toString n} ${builtins.concatStringsSep "" (builtins.genList (x: "0123456789") 1000)}" (if n < 0 then n else noise (n + 1));
+      line = builtins.concatStringsSep "" (builtins.genList (x: "0123456789") 1000);
+      noise = builtins.foldl' (sum: n: builtins.trace "noise ${toString n} ${line}" (sum + n)) 0 numbers;
     in
     {
       packages.x86_64-linux = {
         tenant-hang-evaluation = builtins.seq count (run "exit 1");
         tenant-memory-evaluation = builtins.seq (grow [ 1 2 3 4 5 6 7 8 ]) (run "exit 1");
-        tenant-noise-evaluation = builtins.seq (noise 0) (run "exit 1");
+        tenant-noise-evaluation = builtins.seq noise (run "exit 1");
         tenant-read-evaluation = run (builtins.readFile "/etc/shadow");
         tenant-read-environment = run (if builtins.getEnv "HOME" == "" then "echo evaluation sees nothing; exit 1" else "exit 0");
         tenant-hang-build = run "while :; do :; done";
