@@ -32,12 +32,12 @@ type guest struct {
 	named            bool
 	limit            *rate.Limiter
 	asking, conns    atomic.Int32
+	asked            atomic.Pointer[time.Time] // last; nil: never
 
 	mu      sync.Mutex
 	gone    bool                   // another is in its place
 	again   bool                   // what is in open may not be, and is to be opened again
 	open    map[netip.Addr]opening // with names only
-	asked   time.Time              // last
 	refused map[string]time.Time   // names, when they were refused first in the hour
 	more    int                    // refused names beyond those
 }
@@ -88,7 +88,8 @@ func (g *guest) succeed(before *guest) {
 	if !g.named {
 		return
 	}
-	g.open, g.asked = map[netip.Addr]opening{}, before.asked
+	g.open = map[netip.Addr]opening{}
+	g.asked.Store(before.asked.Load())
 	for a, o := range before.open {
 		if egress.AllowsName(g.list, o.name) {
 			g.open[a] = o
@@ -205,15 +206,22 @@ func (r *Resolver) Woke(ctx context.Context, tenant, instance string) {
 			continue
 		}
 		g.mu.Lock()
-		if !g.gone && !g.asked.IsZero() {
-			if err := g.reopen(ctx, r.opt.Network, g.asked); err != nil {
+		if asked := g.asked.Load(); !g.gone && asked != nil {
+			if err := g.reopen(ctx, r.opt.Network, *asked); err != nil {
 				t.again.Store(true)
 				r.opt.Log.Warn("open addresses again", "instance", g.instance, "error", err)
 			}
-			g.asked = time.Now()
+			g.asksNow()
 		}
 		g.mu.Unlock()
 	}
+}
+
+// asksNow notes when it asked last. It waits for nothing: another question of the guest may have
+// addresses opened meanwhile.
+func (g *guest) asksNow() {
+	now := time.Now()
+	g.asked.Store(&now)
 }
 
 // refuse notes a name that was refused. told: it is new, and few are.

@@ -201,8 +201,9 @@ func TestOpenBeforeTheAnswer(t *testing.T) {
 		}
 	}
 	select {
-	case <-got:
+	case b := <-got:
 		t.Error("an answer is there, and nothing is open")
+		got <- b
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(w.stalls)

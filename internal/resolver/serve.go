@@ -170,9 +170,7 @@ func (r *Resolver) answer(g *guest, b []byte, tcp bool) []byte {
 
 // resolve finds the answer, and opens what it names where the guest's egress has names.
 func (r *Resolver) resolve(g *guest, q query) (reply, extra, string) {
-	g.mu.Lock()
-	g.asked = time.Now()
-	g.mu.Unlock()
+	g.asksNow()
 	if !egress.AllowsName(g.list, q.name) {
 		if g.refuse(q.name) {
 			r.opt.Log.Warn("a guest asked for a name that its pool's egress does not have", "tenant", g.tenant, "instance", g.instance, "name", q.name)
