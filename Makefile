@@ -40,7 +40,7 @@ SOURCE = . ./docs ./test/figures
 test-unit:
 	$(GO) vet ./...
 	$(GO) test $(SOURCE)
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
+	$(GO) test -race -timeout 40m $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
 
 # test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.
