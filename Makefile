@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
 
-.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim soak peers snapshots proof-docs proof-chat chaos-chat mutate check figures vmm-syscalls bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim sim-rare soak peers snapshots proof-docs proof-chat chaos-chat mutate check figures vmm-syscalls bench fuzz clean
 
 all: build
 
@@ -53,6 +53,10 @@ STEPS ?= 1000
 FIRST ?= 1
 sim:
 	$(GO) test -timeout 24h -v -run TestSimulation ./internal/sim -seed=$(FIRST) -seeds=$(SEEDS) -steps=$(STEPS)
+
+# sim-rare shows that the checks notice also what one seed in a hundred tells.
+sim-rare:
+	$(GO) test -timeout 24h -v -run TestBrokenVariantsAreCaught ./internal/sim -rare
 
 # soak has one agent in use on real microVMs for SOAK, and looks at what it holds.
 SOAK ?= 10m

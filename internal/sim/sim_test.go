@@ -20,6 +20,7 @@ var (
 	seedFlag   = flag.Uint64("seed", 1, "the seed, or the first of several, of TestSeed and TestSimulation")
 	seedsFlag  = flag.Int("seeds", 0, "how many seeds; 0 is one for TestSeed and 200 for TestSimulation")
 	stepsFlag  = flag.Int("steps", 500, "how many steps each seed has")
+	rareFlag   = flag.Bool("rare", false, "look for the variants that few seeds tell from the program, too")
 	pointsFlag = flag.String("points", "", "write the trace of the last seed to this file") // go test takes -trace for itself
 )
 
