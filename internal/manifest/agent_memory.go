@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"strconv"
 	"time"
 )
 
@@ -21,11 +20,7 @@ func memoryKeys() []agentKey {
 }
 
 func (l *layers) memory() MemoryConfig {
-	n := func(key string) int {
-		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
-		return v
-	}
-	return MemoryConfig{FreePercent: n("memory_free_percent"), StalledPercent: n("memory_stalled_percent")}
+	return MemoryConfig{FreePercent: l.number("memory_free_percent"), StalledPercent: l.number("memory_stalled_percent")}
 }
 
 // ReadyConfig says what memory of sleeping guests is kept in the host's memory.
@@ -45,10 +40,6 @@ func readyKeys() []agentKey {
 }
 
 func (l *layers) ready() ReadyConfig {
-	n := func(key string) int {
-		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
-		return v
-	}
-	return ReadyConfig{Percent: n("ready_memory_percent"), TenantPercent: n("ready_tenant_percent"),
-		Keep: time.Duration(n("ready_minutes")) * time.Minute}
+	return ReadyConfig{Percent: l.number("ready_memory_percent"), TenantPercent: l.number("ready_tenant_percent"),
+		Keep: time.Duration(l.number("ready_minutes")) * time.Minute}
 }

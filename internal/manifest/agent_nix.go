@@ -3,7 +3,6 @@ package manifest
 import (
 	"fmt"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"mvm/internal/stricttoml"
@@ -29,11 +28,7 @@ func nixKeys() []agentKey {
 }
 
 func (l *layers) nix() NixConfig {
-	n := func(key string) int {
-		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
-		return v
-	}
-	c := NixConfig{StoreMiB: n("nix_store_mib"), MemoryMiB: n("nix_memory_mib")}
+	c := NixConfig{StoreMiB: l.number("nix_store_mib"), MemoryMiB: l.number("nix_memory_mib")}
 	if s := l.values["nix_substituters"]; s != "" && s != noCaches {
 		c.Substituters = strings.Split(s, ",")
 	}

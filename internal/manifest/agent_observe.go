@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"strconv"
 	"strings"
 	"time"
 )
@@ -21,8 +20,7 @@ func observeKeys() []agentKey {
 }
 
 func (l *layers) observe() ObserveConfig {
-	days, _ := strconv.Atoi(l.values["audit_retention_days"]) // a bad one is a problem already
-	return ObserveConfig{MetricsListen: l.values["metrics_listen"], AuditRetention: time.Duration(days) * 24 * time.Hour}
+	return ObserveConfig{MetricsListen: l.values["metrics_listen"], AuditRetention: time.Duration(l.number("audit_retention_days")) * 24 * time.Hour}
 }
 
 // validMetricsListen takes a TCP address, or a Unix socket by its absolute path.

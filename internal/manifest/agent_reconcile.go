@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"strconv"
 	"time"
 )
 
@@ -20,6 +19,5 @@ func reconcileKeys() []agentKey {
 }
 
 func (l *layers) reconcile() ReconcileConfig {
-	secs, _ := strconv.Atoi(l.values["reconcile_interval"]) // a bad one is a problem already
-	return ReconcileConfig{Interval: time.Duration(secs) * time.Second, File: l.values["desired_file"]}
+	return ReconcileConfig{Interval: time.Duration(l.number("reconcile_interval")) * time.Second, File: l.values["desired_file"]}
 }

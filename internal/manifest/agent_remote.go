@@ -37,16 +37,12 @@ func remoteKeys() []agentKey {
 }
 
 func (l *layers) remote() RemoteConfig {
-	n := func(key string) int {
-		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
-		return v
-	}
 	var origins []string
 	if s := l.values["api_origins"]; s != "" {
 		origins = strings.Split(s, ",")
 	}
 	return RemoteConfig{Origins: origins, Listen: l.values["api_listen"], CertDir: l.values["cert_dir"], TrustDomain: l.values["trust_domain"],
-		CertHours: n("cert_hours"), Rate: n("api_rate"), Burst: n("api_burst"), Connections: n("api_connections")}
+		CertHours: l.number("cert_hours"), Rate: l.number("api_rate"), Burst: l.number("api_burst"), Connections: l.number("api_connections")}
 }
 
 // number checks a whole number as text.

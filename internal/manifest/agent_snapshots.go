@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"strconv"
 	"time"
 )
 
@@ -22,10 +21,6 @@ func snapshotKeys() []agentKey {
 }
 
 func (l *layers) snapshots() SnapshotConfig {
-	n := func(key string) int {
-		v, _ := strconv.Atoi(l.values[key]) // a bad one is a problem already
-		return v
-	}
-	return SnapshotConfig{Keep: time.Duration(n("set_aside_days")) * 24 * time.Hour, PerInstance: n("set_aside_per_instance"),
-		GiB: n("set_aside_gib")}
+	return SnapshotConfig{Keep: time.Duration(l.number("set_aside_days")) * 24 * time.Hour, PerInstance: l.number("set_aside_per_instance"),
+		GiB: l.number("set_aside_gib")}
 }

@@ -130,11 +130,16 @@ func (l *layers) check(k agentKey, value, origin string) {
 	l.set(k.name, value, origin)
 }
 
+// number is the value of a key that is a whole number. A bad one is a problem already.
+func (l *layers) number(key string) int {
+	v, _ := strconv.Atoi(l.values[key])
+	return v
+}
+
 func (l *layers) config() AgentConfig {
-	uid, _ := strconv.Atoi(l.values["uid_base"]) // a bad one is a problem already
 	c := AgentConfig{
 		Socket: l.values["socket"], SocketGroup: l.values["socket_group"], DataDir: l.values["data_dir"],
-		RunDir: l.values["run_dir"], Driver: l.values["driver"], UIDBase: uid, KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
+		RunDir: l.values["run_dir"], Driver: l.values["driver"], UIDBase: l.number("uid_base"), KeyFile: l.values["key_file"], NodeID: l.values["node_id"],
 		LogLevel: l.values["log_level"], LogFormat: l.values["log_format"], Remote: l.remote(), Reconcile: l.reconcile(), Hostd: l.hostd(),
 		Observe: l.observe(), Memory: l.memory(), Ready: l.ready(), Snapshots: l.snapshots(), Registries: l.registries(), Nix: l.nix(), Trust: l.trust(), origins: l.origins,
 	}
