@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"mvm/internal/sys"
 	"os"
 	"runtime"
 	"slices"
@@ -88,7 +89,7 @@ func (c *child) build() error {
 		{Cgroup, func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{Mount, c.root},
 		{Rlimits, c.rlimits},
-		{Capabilities, dropBounds},
+		{Capabilities, func() error { return sys.DropBounding() }},
 	} {
 		c.raise(w.wall, w.up)
 	}
@@ -130,20 +131,6 @@ func (c *child) rlimits() error {
 	for _, l := range c.Limits {
 		if err := unix.Prlimit(0, l.Resource, &unix.Rlimit{Cur: l.Value, Max: l.Value}, nil); err != nil {
 			return fmt.Errorf("limit resource %d to %d: %w", l.Resource, l.Value, err)
-		}
-	}
-	return nil
-}
-
-// dropBounds takes from the thread what capabilities it could ever get.
-func dropBounds() error {
-	for n := uintptr(0); n <= 63; n++ {
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) && n > 0 { // past the last
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("drop capability %d: %w", n, err)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"mvm/internal/sys"
 	"os"
 	"os/exec"
 	"runtime"
@@ -153,17 +154,8 @@ var kept = []uintptr{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL}
 // giveUpRights takes from this thread, and from all that it becomes, every capability but kept,
 // and what a program could get by its mode.
 func giveUpRights(order) error {
-	for n := uintptr(0); n <= 63; n++ {
-		if n == kept[0] || n == kept[1] || n == kept[2] {
-			continue
-		}
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, n, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) && n > 0 { // past the last
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("drop capability %d: %w", n, err)
-		}
+	if err := sys.DropBounding(kept...); err != nil {
+		return err
 	}
 	if err := inheritNothing(); err != nil {
 		return err
