@@ -2,8 +2,11 @@ package network
 
 import (
 	"context"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"mvm"
@@ -27,6 +30,38 @@ type Names interface {
 	// Admit opens addresses for the instance, which must be in the Config that was applied last
 	// and have names in its egress. When it returns they are open.
 	Admit(ctx context.Context, tenant, instance string, list []Admission) error
+}
+
+// Resolver is the closed tenant of that name, whose guests may ask for names; KindNotFound where
+// the Config has none.
+func (c Config) Resolver(tenant string) (Tenant, error) {
+	i := slices.IndexFunc(c.Tenants, func(t Tenant) bool { return t.ID == tenant && t.Closed })
+	if i < 0 {
+		return Tenant{}, mvm.Errorf(mvm.KindNotFound, "open resolver: the network's config has no closed tenant %s", tenant)
+	}
+	return c.Tenants[i], nil
+}
+
+// ListenResolver listens at the IPv4 address by UDP and by TCP, in the thread's network namespace.
+// Port 0 is for the kernel to choose, for each. The caller closes both files.
+func ListenResolver(at netip.AddrPort) (udp, tcp *os.File, err error) {
+	u, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = u.Close() }()
+	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(at))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = l.Close() }()
+	if udp, err = u.File(); err != nil {
+		return nil, nil, err
+	}
+	if tcp, err = l.File(); err != nil {
+		return nil, nil, errors.Join(err, udp.Close())
+	}
+	return udp, tcp, nil
 }
 
 // Admission is an address that is open for a time.

@@ -3,10 +3,8 @@ package fakenet
 import (
 	"context"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
-	"slices"
 
 	"mvm"
 	"mvm/internal/network"
@@ -20,27 +18,10 @@ func (n *Network) OpenResolver(ctx context.Context, tenant string) (udp, tcp *os
 		return nil, nil, err
 	}
 	defer n.mu.Unlock()
-	if !slices.ContainsFunc(n.cfg.Tenants, func(t network.Tenant) bool { return t.ID == tenant && t.Closed }) {
-		return nil, nil, mvm.Errorf(mvm.KindNotFound, "open resolver: the network's config has no closed tenant %s", tenant)
-	}
-	u, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
+	if _, err := n.cfg.Resolver(tenant); err != nil {
 		return nil, nil, err
 	}
-	defer func() { _ = u.Close() }()
-	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = l.Close() }()
-	if udp, err = u.File(); err != nil {
-		return nil, nil, err
-	}
-	if tcp, err = l.File(); err != nil {
-		_ = udp.Close()
-		return nil, nil, err
-	}
-	return udp, tcp, nil
+	return network.ListenResolver(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0))
 }
 
 // Admit notes the addresses.

@@ -2,8 +2,6 @@ package linuxnet
 
 import (
 	"context"
-	"errors"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -46,37 +44,17 @@ func (n *Network) OpenResolver(ctx context.Context, tenant string) (udp, tcp *os
 		return nil, nil, err
 	}
 	defer n.mu.Unlock()
-	i := slices.IndexFunc(n.cfg.Tenants, func(t network.Tenant) bool { return t.ID == tenant && t.Closed })
-	if i < 0 {
-		return nil, nil, mvm.Errorf(mvm.KindNotFound, "open resolver: the network's config has no closed tenant %s", tenant)
+	t, err := n.cfg.Resolver(tenant)
+	if err != nil {
+		return nil, nil, err
 	}
-	at := netip.AddrPortFrom(n.cfg.Tenants[i].Gateway(), 53)
+	at := netip.AddrPortFrom(t.Gateway(), 53)
 	err = n.ns.do(func() (err error) {
-		udp, tcp, err = listenBoth(at)
+		udp, tcp, err = network.ListenResolver(at)
 		return err
 	})
 	if err != nil {
 		return nil, nil, mvm.Errorf(mvm.KindUnavailable, "listen at %s for tenant %s: %w", at, tenant, err).WithFix("see who has the port: ss -lnp sport = :53")
-	}
-	return udp, tcp, nil
-}
-
-func listenBoth(at netip.AddrPort) (udp, tcp *os.File, err error) {
-	u, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = u.Close() }()
-	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(at))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = l.Close() }()
-	if udp, err = u.File(); err != nil {
-		return nil, nil, err
-	}
-	if tcp, err = l.File(); err != nil {
-		return nil, nil, errors.Join(err, udp.Close())
 	}
 	return udp, tcp, nil
 }
