@@ -82,7 +82,7 @@ func TestBrokenVariantsAreCaught(t *testing.T) {
 			}
 			t.Parallel()
 			if seed, why := catch(t, v); why == "" {
-				t.Errorf("%s: %d seeds of %d steps do not notice", v.file, variantSeeds, *stepsFlag)
+				t.Errorf("%s: %d seeds of %d steps do not notice", v.file, v.seeds(), *stepsFlag)
 			} else {
 				t.Logf("seed %d: %s", seed, why)
 			}
@@ -92,6 +92,14 @@ func TestBrokenVariantsAreCaught(t *testing.T) {
 
 var failedAt = regexp.MustCompile(`seed (\d+), (step \d+: .*)`)
 
+// seeds is how many are looked at.
+func (v variant) seeds() int {
+	if v.rare {
+		return rareSeeds
+	}
+	return variantSeeds
+}
+
 // catch builds the variant and simulates seeds until one fails.
 func catch(t *testing.T, v variant) (seed int, why string) {
 	bin, err := v.build(t)
@@ -100,11 +108,7 @@ func catch(t *testing.T, v variant) (seed int, why string) {
 		return 0, ""
 	}
 	defer os.Remove(bin)
-	most := variantSeeds
-	if v.rare {
-		most = rareSeeds
-	}
-	for first := 1; first < 1+most; first += variantBatch {
+	for first := 1; first <= v.seeds(); first += variantBatch {
 		for s := first; s < first+variantBatch; s++ {
 			out, err := childOf(t, bin, uint64(s), 1, *stepsFlag)
 			if err == nil {
