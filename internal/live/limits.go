@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"sync"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -14,8 +13,8 @@ const limitsAtOnce = 8
 
 // limited is what is known of the limits of a VMM.
 type limited struct {
-	mu      sync.Mutex
-	inForce mvm.Limits // the zero value: not known
+	turn    chan struct{} // one at a time asks the VMM; whoever waits for a slow one can give up
+	inForce mvm.Limits    // the zero value: not known
 }
 
 // Limit gives the VMMs of the instances the limits that they should have now. What fails is
@@ -51,14 +50,18 @@ func (v *VMMs) limit(ctx context.Context, i mvm.Instance) {
 	if !ok {
 		return
 	}
-	l.limits.mu.Lock()
-	defer l.limits.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, v.opt.Call)
+	defer cancel()
+	done, err := wait.Slot(ctx, l.limits.turn)
+	if err != nil {
+		v.oweLimits(i)
+		return
+	}
+	defer done()
 	want, err := v.opt.Limits(i)
 	if err == nil && want == l.limits.inForce {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, v.opt.Call)
-	defer cancel()
 	if err == nil {
 		err = lim.Limit(ctx, want)
 	}

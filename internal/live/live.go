@@ -166,7 +166,7 @@ func (l *VMM) detach() error {
 
 // adopt takes a VMM under watch, which has the limits.
 func (v *VMMs) adopt(i mvm.Instance, vmm driver.VMM, host io.Closer, limits mvm.Limits) {
-	l := &VMM{vmm: vmm, host: host, logs: v.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{}), limits: limited{inForce: limits}}
+	l := &VMM{vmm: vmm, host: host, logs: v.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{}), limits: limited{turn: make(chan struct{}, 1), inForce: limits}}
 	v.mu.Lock()
 	v.by[i.ID] = l
 	v.mu.Unlock()

@@ -19,6 +19,13 @@ import (
 // restTime is how long the host may take to come to rest once nothing goes wrong.
 const restTime = time.Hour
 
+// How long after a look whether all is at rest comes the next: a look costs more than what
+// goes on meanwhile, so that they are twice as far apart each time.
+const (
+	lookAfter = 15 * time.Second
+	lookEvery = 4 * time.Minute
+)
+
 // calm ends the faults and has everything come to rest; then all must be as it
 // should be.
 func (w *world) calm() {
@@ -37,14 +44,16 @@ func (w *world) calm() {
 // comeToRest lets everybody go on until nobody has anything to do and all is whole.
 func (w *world) comeToRest(since string) {
 	began, why := time.Now(), ""
+	look, pause := began, lookAfter
 	for w.failed() == "" {
 		w.settle()
 		w.checkSpin()
 		pts := w.s.points()
-		if len(pts) == 0 {
+		if now := time.Now(); len(pts) == 0 && !now.Before(look) {
 			if why = w.notAtRest(); why == "" {
 				return
 			}
+			look, pause = now.Add(pause), min(2*pause, lookEvery)
 		}
 		switch {
 		case time.Since(began) > restTime:

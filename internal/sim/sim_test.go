@@ -208,7 +208,7 @@ func watch(seed uint64, s *atomic.Pointer[sched]) (stop func()) {
 			if same++; now != last {
 				last, same = now, 0
 			}
-			if same > 4 {
+			if same > 11 { // a minute: others may have all of the CPU for a while
 				var b strings.Builder
 				_ = pprof.Lookup("goroutine").WriteTo(&b, 2)
 				fmt.Printf("seed %d stands still\n%s\n", seed, b.String())
