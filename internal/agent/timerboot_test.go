@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/driver/fake"
 	"mvm/internal/schedule"
+	"mvm/internal/store"
 )
 
 // A guest that takes minutes to boot, as a large workload does.
@@ -24,9 +25,7 @@ const (
 // nothing but its boot itself tells how long that takes.
 func (h *idleHost) large(id string, next time.Time) {
 	h.t.Helper()
-	h.stop()
-	h.ready = time.Hour
-	h.start()
+	h.waiting(time.Hour)
 	h.do(id, mvm.OpStop)
 	h.behave(id, fake.Behavior{Boot: bootOfLarge, ReadyAfter: readyOfLarge})
 	c, cancel := context.WithTimeout(h.t.Context(), time.Hour)
@@ -36,6 +35,19 @@ func (h *idleHost) large(id string, next time.Time) {
 	if i := h.get(id); !i.Ready || i.Last.Took < largeBoots {
 		h.t.Fatalf("it is ready %v after %s, want after %s", i.Ready, i.Last.Took, largeBoots)
 	}
+	h.sleeps(id, next)
+}
+
+// waiting starts the agent anew. It waits that long for services.
+func (h *idleHost) waiting(ready time.Duration) {
+	h.stop()
+	h.ready = ready
+	h.start()
+}
+
+// sleeps has the large worker wake often, and then sleep with the next wake.
+func (h *idleHost) sleeps(id string, next time.Time) {
+	h.t.Helper()
 	for range 12 {
 		h.do(id, mvm.OpSleep)
 		h.do(id, mvm.OpWake)
@@ -120,4 +132,52 @@ func TestTimerLeavesTimeToBoot(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A boot that takes longer than anybody waits for services, or than the agent lives, is measured
+// all the same: the next one for a timer begins as early.
+func TestTimerKnowsBootsThatNobodyWaitedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		waits   time.Duration
+		becomes func(h *idleHost)
+	}{
+		"given up":            {20 * time.Second, func(*idleHost) {}},
+		"another agent waits": {time.Hour, func(h *idleHost) { h.waiting(time.Hour) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			idling(t, func(h *idleHost, i mvm.Instance) {
+				h.waiting(c.waits)
+				h.do(i.ID, mvm.OpStop)
+				h.behave(i.ID, fake.Behavior{Boot: bootOfLarge, ReadyAfter: readyOfLarge})
+				if err := h.try(i.ID, mvm.OpStart); err == nil {
+					h.t.Fatal("nobody had to wait for services")
+				}
+				c.becomes(h)
+				h.after(largeBoots, i.ID)
+				if took := h.bootTook(i.ID); took < largeBoots || took > largeBoots+30*time.Second {
+					h.t.Fatalf("a boot that took %s is on record with %s", largeBoots, took)
+				}
+				at := time.Now().Add(3 * time.Hour).UTC().Truncate(time.Millisecond)
+				h.sleeps(i.ID, at)
+				h.lose(h.get(i.ID), "snapshots")
+				now := h.after(time.Until(at)-time.Second, i.ID)
+				if now.State != mvm.StateRunning || !now.Ready || now.Last.Kind != "cold" {
+					h.t.Errorf("a second before its next wake it is %s, ready %v, after a %s %s", now.State, now.Ready, now.Last.Kind, now.Last.Op)
+				}
+			})
+		})
+	}
+}
+
+// bootTook is how long the last boot took, as `mvm why` has it; 0: it does not know.
+func (h *idleHost) bootTook(id string) (took time.Duration) {
+	h.t.Helper()
+	story, err := h.a.Why(ctx(h.t), mvm.Address{Instance: id})
+	must(h.t, err)
+	for _, tr := range story.Transitions {
+		if store.Booted(tr) {
+			took = tr.Took
+		}
+	}
+	return took
 }

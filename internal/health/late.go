@@ -2,6 +2,8 @@ package health
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"mvm"
 	"mvm/internal/guestproto"
@@ -17,10 +19,19 @@ func (t *Table) Look(ctx context.Context, i mvm.Instance) {
 
 // Reported takes in what a guest says of its services by itself.
 func (t *Table) Reported(i mvm.Instance, st guestproto.Status) {
+	waited := t.notReady(i)
 	t.saw(i, st)
 	if st.Ready {
-		t.readyAfterAll(i)
+		t.readyAfterAll(i, waited)
 	}
+}
+
+// notReady reports that the services of an instance are known not to be ready in this boot.
+func (t *Table) notReady(i mvm.Instance) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h, ok := t.by[i.ID]
+	return ok && h.boot == i.DiskGeneration && h.is.Status != "" && h.is.Status != mvm.HealthReady
 }
 
 // lateReady looks whether the services of an instance are ready after all for which nobody
@@ -29,8 +40,9 @@ func (t *Table) lateReady(ctx context.Context, i mvm.Instance) {
 	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
 		return
 	}
+	waited := t.notReady(i)
 	if st, err := t.statusWhileIdle(ctx, i); err == nil && st.Ready {
-		t.readyAfterAll(i)
+		t.readyAfterAll(i, waited)
 	}
 }
 
@@ -69,8 +81,9 @@ func (t *Table) askHealth(ctx context.Context, i mvm.Instance) {
 }
 
 // readyAfterAll has it on record that the services of an instance are ready for which
-// nobody waits any more: a wait for them has failed.
-func (t *Table) readyAfterAll(i mvm.Instance) {
+// nobody waits any more: a wait for them has failed. waited: they are known not to have been
+// ready before, so that it is known how long that took.
+func (t *Table) readyAfterAll(i mvm.Instance, waited bool) {
 	if i.State != mvm.StateRunning || i.Ready || i.Problem == "" {
 		return
 	}
@@ -81,7 +94,10 @@ func (t *Table) readyAfterAll(i mvm.Instance) {
 			return err
 		}
 		now.Ready, now.Problem = true, ""
-		return tx.PutInstance(now)
+		if waited {
+			err = tx.EndBoot(&now, time.Now())
+		}
+		return errors.Join(err, tx.PutInstance(now))
 	})
 	if err != nil && !mvm.IsKind(err, mvm.KindNotFound) {
 		t.opt.Log.Error("record that services are ready", "instance", i.ID, "error", err)

@@ -29,13 +29,14 @@ func (o *operation) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.l.opt.Timeouts.Ready,
 		mvm.Errorf(mvm.KindTimeout, "services were not ready within %s", o.l.opt.Timeouts.Ready))
 	defer cancel()
-	began, last := time.Now(), ""
+	began, last, waited := time.Now(), "", false
 	for {
 		st, err := o.status(ctx)
 		if err == nil && st.Ready {
 			o.stages = append(o.stages, mvm.Stage{Name: "ready", Took: time.Since(began)})
-			return o.recordReady()
+			return o.recordReady(waited)
 		}
+		waited = waited || err == nil
 		if s := o.l.opt.Health.GaveUp(o.inst); err == nil && s != nil {
 			return o.crashLoopError(ctx, *s)
 		}

@@ -94,11 +94,15 @@ func latest(t mvm.Transition) time.Time {
 }
 
 // recordReady records that every service of the instance is ready, and how long that
-// took with the rest of the operation.
-func (o *operation) recordReady() error {
+// took with the rest of the operation, or of the one that booted it: became says that they
+// were not ready before.
+func (o *operation) recordReady(became bool) error {
 	return o.update(func(tx *store.Tx, i *mvm.Instance) error {
 		i.Ready, i.Problem = true, ""
 		if i.Last == nil || !i.Last.Started.Equal(o.began) {
+			if became {
+				return tx.EndBoot(i, o.l.opt.Now())
+			}
 			return nil
 		}
 		i.Last.Stages, i.Last.Took = o.stages, time.Since(o.began)

@@ -24,9 +24,10 @@ const (
 	maxTook     = 150 * time.Second // beyond it the measure does not count
 
 	// A boot may take minutes, and one takes longer than another: it is taken for a quarter
-	// longer than the last one took.
+	// longer than the last one took. No operation waits longer than 15 minutes for services, and
+	// they may be ready later: the last boot is on record all the same.
 	unknownBoot = time.Minute
-	maxBoot     = 15 * time.Minute // for which services are waited for
+	maxBoot     = time.Hour
 )
 
 // Timer is an instance's next wake with all that is decided by.

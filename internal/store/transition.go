@@ -2,6 +2,7 @@ package store
 
 import (
 	"slices"
+	"time"
 
 	"mvm"
 )
@@ -51,9 +52,39 @@ func lastTransitions(all []mvm.Transition) []mvm.Transition {
 	return all[first:]
 }
 
-// Booted reports that the transition booted its instance from its disks until all services
-// were ready, which is what it took.
+// EndBoot has it on record that the services of the instance became ready at that time, which
+// the operation that booted it did not wait for. It changes i.Last, which the caller stores.
+// There may be nothing to change: the instance was not booted last, or that is on record.
+func (t *Tx) EndBoot(i *mvm.Instance, at time.Time) error {
+	boot := i.Last
+	if boot == nil || !boots(*boot) || Booted(*boot) || !at.After(boot.Started.Add(boot.Took)) {
+		return nil
+	}
+	ended := endedAt(*boot, at)
+	i.Last = &ended
+	all, err := t.Transitions(i.ID)
+	n := slices.IndexFunc(all, func(tr mvm.Transition) bool { return tr.Op == boot.Op && tr.Started.Equal(boot.Started) })
+	if err != nil || n < 0 {
+		return err
+	}
+	all[n] = endedAt(all[n], at)
+	return t.put(bucketTransitions, []byte(i.ID), each(all, recordOfTransition))
+}
+
+// endedAt is a boot with the time until its services were ready.
+func endedAt(boot mvm.Transition, at time.Time) mvm.Transition {
+	ready := mvm.Stage{Name: stageReady, Took: max(at.Sub(boot.Started.Add(boot.Took)), 0)}
+	boot.Stages, boot.Took = append(slices.Clone(boot.Stages), ready), at.Sub(boot.Started)
+	return boot
+}
+
+// stageReady is the stage in which services become ready.
+const stageReady = "ready"
+
+func boots(t mvm.Transition) bool { return t.Kind == "cold" && t.To == mvm.StateRunning }
+
+// Booted reports that the transition booted its instance from its disks, and took until all
+// services were ready; also where who waited for that gave up before.
 func Booted(t mvm.Transition) bool {
-	return t.Kind == "cold" && t.Error == "" && t.To == mvm.StateRunning &&
-		slices.ContainsFunc(t.Stages, func(s mvm.Stage) bool { return s.Name == "ready" })
+	return boots(t) && slices.ContainsFunc(t.Stages, func(s mvm.Stage) bool { return s.Name == stageReady })
 }

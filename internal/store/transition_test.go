@@ -84,6 +84,57 @@ func TestTheLastBootIsKept(t *testing.T) {
 	}
 }
 
+// A boot whose services became ready after whoever waited for them had given up is on record as
+// one that took until then. That something else came later, or that they were ready, changes
+// nothing.
+func TestEndBoot(t *testing.T) {
+	s := openStore(t, store.Options{})
+	i := instance("acme", 1, "")
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	boot := mvm.Transition{Op: mvm.OpStart, To: mvm.StateRunning, Kind: "cold", Started: at, Took: time.Minute, Stages: []mvm.Stage{{Name: "gate", Took: time.Minute}}}
+	gaveUp := boot
+	gaveUp.Took, gaveUp.Error = 16*time.Minute, "services were not ready within 15m0s"
+	again := mvm.Transition{Op: mvm.OpStart, To: mvm.StateRunning, Started: at.Add(17 * time.Minute), Took: 15 * time.Minute, Error: "services were not ready within 15m0s"}
+	end := func(minute int) (last mvm.Transition, all []mvm.Transition) {
+		t.Helper()
+		update(t, s, func(tx *store.Tx) error {
+			now, err := tx.Instance(i.ID)
+			return errors.Join(err, tx.EndBoot(&now, at.Add(time.Duration(minute)*time.Minute)), tx.PutInstance(now))
+		})
+		view(t, s, func(tx *store.Tx) error {
+			now, err := tx.Instance(i.ID)
+			var listErr error
+			all, listErr = tx.Transitions(i.ID)
+			last = *now.Last
+			return errors.Join(err, listErr)
+		})
+		return last, all
+	}
+	put := func(last mvm.Transition) {
+		t.Helper()
+		i.Last = &last
+		update(t, s, func(tx *store.Tx) error { return tx.PutInstance(i) })
+	}
+	update(t, s, func(tx *store.Tx) error {
+		return errors.Join(addTenant(tx, "acme"), tx.PutInstance(i), tx.PutTransition(i.ID, boot), tx.PutTransition(i.ID, gaveUp), tx.PutTransition(i.ID, again))
+	})
+	put(boot)
+	for _, minute := range []int{40, 50} {
+		last, all := end(minute)
+		if len(all) != 2 || !store.Booted(all[0]) || all[0].Took != 40*time.Minute || all[0].Error != gaveUp.Error || store.Booted(all[1]) {
+			t.Errorf("ready after 40 minutes, the record is %+v", all)
+		}
+		if stages := last.Stages; last.Took != 40*time.Minute || len(stages) != 2 || stages[1] != (mvm.Stage{Name: "ready", Took: 39 * time.Minute}) {
+			t.Errorf("ready after 40 minutes, the last is %+v", last)
+		}
+	}
+	wake := mvm.Transition{Op: mvm.OpWake, To: mvm.StateRunning, Kind: "warm", Started: at.Add(2 * time.Hour), Took: time.Second}
+	put(wake)
+	if last, all := end(150); last.Took != time.Second || all[0].Took != 40*time.Minute {
+		t.Errorf("after a wake the last is %+v of %+v", last, all)
+	}
+}
+
 // Migration 3 keeps what was known of each instance.
 func TestMigration3KeepsTheLastTransition(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
