@@ -2,6 +2,8 @@ package live
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"mvm"
 	"mvm/internal/driver"
@@ -26,9 +28,9 @@ func (v *VMMs) Limit(ctx context.Context, instances []mvm.Instance) {
 // RetryLimits tries again what failed. It asks nobody while nothing is owed.
 func (v *VMMs) RetryLimits(ctx context.Context) {
 	v.owedMu.Lock()
-	var again []mvm.Instance
-	for _, i := range v.owed {
-		again = append(again, i)
+	again := make([]mvm.Instance, 0, len(v.owed))
+	for _, id := range slices.Sorted(maps.Keys(v.owed)) {
+		again = append(again, v.owed[id])
 	}
 	clear(v.owed)
 	v.owedMu.Unlock()
