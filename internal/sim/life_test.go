@@ -15,6 +15,8 @@ import (
 
 	"mvm/internal/agent"
 	"mvm/internal/driver/fake"
+	"mvm/internal/policy"
+	"mvm/internal/ready"
 	"mvm/internal/store"
 	"mvm/internal/sys"
 )
@@ -88,6 +90,10 @@ func (w *world) boot() {
 		ListenHost: func(d *sys.Folder, name string) (net.Listener, error) {
 			return w.socks.listen(l, filepath.Join(d.Path(), name))
 		},
+		HostMemory: func() (policy.Memory, error) {
+			return policy.Memory{TotalMiB: 16384, AvailableMiB: 12288, Stalled: -1}, nil
+		},
+		Ready:    ready.Limits{Percent: 10, TenantPercent: 50, Keep: 10*time.Minute + 541},
 		Timeouts: agent.Timeouts{Boot: 20*time.Second + 137, Ready: 30*time.Second + 211, Gate: 3*time.Second + 331, Call: 2*time.Second + 433}})
 	go func() {
 		err := l.a.Open(l.ctx)

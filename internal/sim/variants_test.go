@@ -60,10 +60,32 @@ func variants() []variant {
 			"d.Hold(r.life)", "", false},
 		{"timers are forgotten when the agent ends", "internal/recovery/recover.go",
 			"r.opt.Schedule.Changed(i)", "_ = i", false},
+		{"memory that was kept of an earlier sleep is used", "internal/driver/atrest/open.go",
+			"	return r.Over(f), nil\n}", staleMemory, false},
 		{"pruning does not mind what is protected", "internal/plan/prune.go",
 			"if p.Spec.Pinned || p.Spec.Critical {", "if false {", false},
 	}
 }
+
+// staleMemory gives each image of an instance the content of the first one.
+const staleMemory = `	now := kept{make([]byte, 1<<20), r.Device}
+	if _, err := f.ReadAt(now.memory, 0); err != nil {
+		return nil, err
+	}
+	if was, ok := first[dir]; ok {
+		r.Device = was.device
+		if _, err := f.WriteAt(was.memory, 0); err != nil {
+			return nil, err
+		}
+	} else {
+		first[dir] = now
+	}
+	return r.Over(f), nil
+}
+
+type kept struct{ memory, device []byte }
+
+var first = map[string]kept{}`
 
 // Bounds of the search for a seed that tells a variant from the program.
 const (
