@@ -457,6 +457,9 @@ type Pool struct {
 	Unpublished string `json:"unpublished,omitempty"`
 	// Instances are how many instances there are in each state. They are told, not kept.
 	Instances map[State]int `json:"instances,omitempty"`
+	// InForce are the limits of an instance of the pool's size: the tenant's ceilings lower the
+	// pool's own. They are told, not kept.
+	InForce Limits `json:"limits_in_force,omitzero"`
 	// Warnings say what is in force and should not stay as it is. They are told, not kept.
 	Warnings []string `json:"warnings,omitempty"`
 	// Health counts how its running instances are. It is observed, not kept.

@@ -28,10 +28,11 @@ func (u PoolUpdate) Check(have Pool) error {
 
 // TenantUpdate changes a tenant; nil fields stay.
 type TenantUpdate struct {
-	Quota        *Quota `json:"quota,omitempty"` // the whole quota
-	Pinned       *bool  `json:"pinned,omitempty"`
-	HostServices *[]int `json:"host_services,omitempty"`
-	Closed       *bool  `json:"closed,omitempty"`
+	Quota        *Quota  `json:"quota,omitempty"`    // the whole quota
+	Ceilings     *Limits `json:"ceilings,omitempty"` // all of them
+	Pinned       *bool   `json:"pinned,omitempty"`
+	HostServices *[]int  `json:"host_services,omitempty"`
+	Closed       *bool   `json:"closed,omitempty"`
 	// If is what the update was made from: if the tenant has other values, nothing changes.
 	// nil: the update applies to whatever is there.
 	If *TenantIf `json:"if,omitempty"`
@@ -39,9 +40,10 @@ type TenantUpdate struct {
 
 // TenantIf is the precondition of an update; nil fields are not compared.
 type TenantIf struct {
-	Quota        *Quota `json:"quota,omitempty"`
-	Pinned       *bool  `json:"pinned,omitempty"`
-	HostServices *[]int `json:"host_services,omitempty"`
+	Quota        *Quota  `json:"quota,omitempty"`
+	Ceilings     *Limits `json:"ceilings,omitempty"`
+	Pinned       *bool   `json:"pinned,omitempty"`
+	HostServices *[]int  `json:"host_services,omitempty"`
 }
 
 // From makes the update conditional on old: each field that it changes must still have
@@ -50,6 +52,9 @@ func (u TenantUpdate) From(old Tenant) TenantUpdate {
 	cond := TenantIf{}
 	if u.Quota != nil {
 		cond.Quota = &old.Quota
+	}
+	if u.Ceilings != nil {
+		cond.Ceilings = &old.Ceilings
 	}
 	if u.Pinned != nil {
 		cond.Pinned = &old.Pinned
@@ -65,7 +70,7 @@ func (u TenantUpdate) From(old Tenant) TenantUpdate {
 // Check returns KindState if the tenant no longer is what the update was made from.
 func (u TenantUpdate) Check(have Tenant) error {
 	c := u.If
-	if c == nil || (c.Quota == nil || *c.Quota == have.Quota) && (c.Pinned == nil || *c.Pinned == have.Pinned) &&
+	if c == nil || (c.Quota == nil || *c.Quota == have.Quota) && (c.Ceilings == nil || *c.Ceilings == have.Ceilings) && (c.Pinned == nil || *c.Pinned == have.Pinned) &&
 		(c.HostServices == nil || slices.Equal(*c.HostServices, have.HostServices)) {
 		return nil
 	}

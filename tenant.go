@@ -53,12 +53,16 @@ type Usage struct {
 
 // Tenant owns pools, a network and secrets. Tenants do not trust each other.
 type Tenant struct {
-	ID      string       `json:"id"`
-	NetID   int          `json:"net_id"` // 0..4095, never changes
-	Subnet  netip.Prefix `json:"subnet"`
-	Quota   Quota        `json:"quota"`
-	Pinned  bool         `json:"pinned,omitempty"`
-	Created time.Time    `json:"created"`
+	ID     string       `json:"id"`
+	NetID  int          `json:"net_id"` // 0..4095, never changes
+	Subnet netip.Prefix `json:"subnet"`
+	Quota  Quota        `json:"quota"`
+	// Ceilings are the highest limits that the tenant's pools may ask for; 0: the default of
+	// the limit. Package limits says what is in force. Tenants of before have none: the highest
+	// value of each limit.
+	Ceilings Limits    `json:"ceilings,omitzero"`
+	Pinned   bool      `json:"pinned,omitempty"`
+	Created  time.Time `json:"created"`
 	// Destroying: the tenant is on its way out, with all that it has.
 	Destroying bool `json:"destroying,omitempty"`
 	// SecretsGeneration counts changes of the tenant's secrets, from 0 (none).
@@ -83,7 +87,8 @@ type TenantSpec struct {
 	ID           string       `json:"id"`
 	NetID        *int         `json:"net_id,omitempty"`
 	Subnet       netip.Prefix `json:"subnet,omitzero"`
-	Quota        *Quota       `json:"quota,omitempty"` // nil: keep, or the default
+	Quota        *Quota       `json:"quota,omitempty"`    // nil: keep, or the default
+	Ceilings     *Limits      `json:"ceilings,omitempty"` // nil: keep, or the default
 	Pinned       bool         `json:"pinned,omitempty"`
 	HostServices []int        `json:"host_services,omitempty"`
 }

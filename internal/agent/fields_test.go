@@ -255,6 +255,9 @@ func tenantFields() map[string]field {
 			t, _, _ := h.a.Tenant(ctx(h.t), "acme")
 			return wants("pinned", t.Pinned, true)
 		}},
+		"Tenant.Ceilings": {func(d *mvm.Deployment) { d.Tenant.Ceilings = &mvm.Limits{CPUPercent: 66} }, func(h *host) error {
+			return ofWorkers(func(*mvm.PoolSpec) {}, func(h *host, i mvm.Instance) error { return wants("CPU limit", h.limitOf(i.ID), 66) }).force(h)
+		}},
 		"Tenant.HostServices": {func(d *mvm.Deployment) { d.Tenant.HostServices = []int{5432} }, func(h *host) error {
 			return wants("host services of the network", fmt.Sprint(h.net.Config().Tenants[0].HostPorts), "[5432]")
 		}},

@@ -17,8 +17,12 @@ var _ fleet.Limits = limited{}
 // Of returns the limits that the instance's VMM should have.
 func (l limited) Of(i mvm.Instance) (out mvm.Limits, err error) {
 	err = l.a.opt.Store.View(func(tx *store.Tx) error {
+		t, err := tx.Tenant(i.Tenant)
+		if err != nil {
+			return err
+		}
 		p, err := tx.Pool(i.Tenant, i.Pool)
-		out = limits.Of(p.Spec.Limits, i.Res.VCPUs)
+		out = limits.InForce(p.Spec.Limits, t.Ceilings, i.Res.VCPUs)
 		return err
 	})
 	return out, err

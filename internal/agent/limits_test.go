@@ -87,3 +87,47 @@ func TestLimitsAreTriedAgain(t *testing.T) {
 		t.Errorf("what the host can't have was asked for %d times more", n)
 	}
 }
+
+// A ceiling of the tenant refuses what is above it before anything changes, and lowers what is
+// in force on VMMs that run.
+func TestCeilings(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.plain()
+	ceil := func(percent int) {
+		t.Helper()
+		if _, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{Ceilings: &mvm.Limits{CPUPercent: percent}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ceil(400)
+	h.changeLimit("plain", 300)
+	h.awaitLimit(i.ID, 300)
+	ceil(60)
+	h.awaitLimit(i.ID, 60)
+	p, err := h.a.Pool(ctx(t), "acme", "plain")
+	if err != nil || p.InForce.CPUPercent != 60 || p.Spec.Limits.CPUPercent != 300 {
+		t.Errorf("the pool asks for %d, and %d is in force, %v; want 300 and 60", p.Spec.Limits.CPUPercent, p.InForce.CPUPercent, err)
+	}
+
+	more := p.Spec
+	more.Limits.CPUPercent, more.Desired.Running = 301, more.Desired.Running+1
+	_, err = h.a.UpdatePool(ctx(t), "acme", "plain", mvm.PoolUpdate{Spec: &more})
+	if got, _ := h.a.Pool(ctx(t), "acme", "plain"); !mvm.IsKind(err, mvm.KindQuota) || got.Spec.Desired != p.Spec.Desired {
+		t.Errorf("more than the ceiling: %v, desired %+v; want it refused and nothing changed", err, got.Spec.Desired)
+	}
+	more.ID, more.Desired = "another", mvm.Counts{}
+	if _, err := h.a.CreatePool(ctx(t), "acme", more); !mvm.IsKind(err, mvm.KindQuota) {
+		t.Errorf("a new pool above the ceiling: %v, want it refused", err)
+	}
+	d := mvm.Deployment{Tenant: mvm.TenantSpec{ID: "acme", Ceilings: &mvm.Limits{CPUPercent: 50}}, Pools: []mvm.PoolSpec{p.Spec, more}}
+	_, err = h.a.Apply(ctx(t), d, mvm.ApplyOptions{}, nil)
+	if of, _, _ := h.a.Tenant(ctx(t), "acme"); !mvm.IsKind(err, mvm.KindQuota) || of.Ceilings.CPUPercent != 60 {
+		t.Errorf("deploy above the ceiling: %v, the ceiling is %d; want it refused and nothing changed", err, of.Ceilings.CPUPercent)
+	}
+	if _, err := h.a.UpdateTenant(ctx(t), "acme", mvm.TenantUpdate{Ceilings: &mvm.Limits{CPUPercent: 6451}}); !mvm.IsKind(err, mvm.KindInvalid) {
+		t.Errorf("a ceiling that is no limit: %v, want it refused", err)
+	}
+	ceil(0)
+	h.awaitLimit(i.ID, 150)
+}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"mvm"
+	"mvm/internal/limits"
 )
 
 // Pools implements Service.
@@ -30,7 +31,7 @@ func (s *scope) Pool(ctx context.Context, tenant, pool string) (mvm.Pool, error)
 func (s *scope) CreatePool(ctx context.Context, tenant string, spec mvm.PoolSpec) (mvm.Pool, error) {
 	err := s.own(tenant)
 	if err == nil {
-		err = s.offHost(spec, mvm.PoolSpec{})
+		err = s.offHostOf(ctx, tenant, spec, mvm.PoolSpec{})
 	}
 	if err != nil {
 		return mvm.Pool{}, err
@@ -49,7 +50,7 @@ func (s *scope) UpdatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 			err = up.Check(have)
 		}
 		if err == nil {
-			err = s.offHost(*up.Spec, have.Spec)
+			err = s.offHostOf(ctx, tenant, *up.Spec, have.Spec)
 		}
 		if err != nil {
 			return mvm.Pool{}, err
@@ -105,7 +106,7 @@ func (s *scope) Apply(ctx context.Context, d mvm.Deployment, opts mvm.ApplyOptio
 		if err := s.sameTenant(d.Tenant, *have); err != nil {
 			return err
 		}
-		return s.offHostAll(d, pools)
+		return s.offHostAll(d, *have, pools)
 	}
 	return s.svc.Apply(mvm.WithRecord(ctx), d, opts, progress)
 }
@@ -114,6 +115,8 @@ func (s *scope) sameTenant(want mvm.TenantSpec, have mvm.Tenant) error {
 	switch {
 	case want.Quota != nil && *want.Quota != have.Quota:
 		return s.operatorsOnly("change the quota")
+	case want.Ceilings != nil && *want.Ceilings != have.Ceilings:
+		return s.operatorsOnly("change the ceilings")
 	case want.NetID != nil && *want.NetID != have.NetID, want.Subnet.IsValid() && want.Subnet != have.Subnet:
 		return s.operatorsOnly("change the network")
 	case want.Pinned != have.Pinned:
@@ -124,31 +127,40 @@ func (s *scope) sameTenant(want mvm.TenantSpec, have mvm.Tenant) error {
 	return nil
 }
 
-func (s *scope) offHostAll(d mvm.Deployment, pools []mvm.Pool) error {
+func (s *scope) offHostAll(d mvm.Deployment, t mvm.Tenant, pools []mvm.Pool) error {
 	for _, spec := range d.Pools {
 		var have mvm.PoolSpec
 		if n := slices.IndexFunc(pools, func(p mvm.Pool) bool { return p.Spec.ID == spec.ID }); n >= 0 {
 			have = pools[n].Spec
 		}
-		if err := s.offHost(spec, have); err != nil {
+		if err := s.offHost(spec, have, t.Ceilings); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// offHostOf is offHost for a pool of the tenant.
+func (s *scope) offHostOf(ctx context.Context, tenant string, want, have mvm.PoolSpec) error {
+	t, _, err := s.svc.Tenant(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	return s.offHost(want, have, t.Ceilings)
+}
+
 // offHost refuses what would reach beyond the tenant into the host: its addresses,
 // its files, and its memory, which a pool that nothing puts to rest keeps. What an
 // operator has set may stay.
-func (s *scope) offHost(want, have mvm.PoolSpec) error {
+func (s *scope) offHost(want, have mvm.PoolSpec, ceilings mvm.Limits) error {
 	if !slices.Equal(want.Publish, have.Publish) {
 		return s.operatorsOnly("publish ports of pool " + want.ID + " on the host")
 	}
 	if !slices.Equal(want.Egress, have.Egress) {
 		return s.operatorsOnly("change the egress of pool " + want.ID)
 	}
-	if want.Limits != have.Limits {
-		return s.operatorsOnly("change the limits of pool " + want.ID)
+	if !limits.Settable(have.Limits, want.Limits, ceilings) {
+		return s.operatorsOnly("change limits of pool " + want.ID + " that have no ceiling")
 	}
 	if want.Pinned != have.Pinned {
 		return s.operatorsOnly("pin or unpin pool " + want.ID)

@@ -67,7 +67,7 @@ func report(progress func(mvm.Progress)) {
 var day = time.Date(2026, 2, 11, 10, 0, 0, 0, time.UTC)
 
 func tenant() mvm.Tenant {
-	return mvm.Tenant{ID: "acme", NetID: 3, Subnet: netip.MustParsePrefix("10.240.3.0/24"), Quota: mvm.DefaultQuota(),
+	return mvm.Tenant{ID: "acme", NetID: 3, Subnet: netip.MustParsePrefix("10.240.3.0/24"), Quota: mvm.DefaultQuota(), Ceilings: mvm.Limits{CPUPercent: 200},
 		Created: day, SecretsGeneration: 2, SecretNames: []string{"k"}, HostServices: []int{11434}}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"mvm"
 	"mvm/internal/desired"
+	"mvm/internal/limits"
 )
 
 func comparePrefix() cmp.Option {
@@ -167,7 +168,7 @@ func TestStateToDocumentAndBack(t *testing.T) {
 		for i, id := range distinct(rapid.SliceOfN(names(), 0, 4).Draw(t, "tenants"), func(s string) string { return s }) {
 			q := mvm.DefaultQuota()
 			q.MaxPools = 99
-			tenants = append(tenants, mvm.Tenant{ID: id, NetID: i * 7, Subnet: mvm.DefaultSubnet(i * 7), Quota: q, Pinned: rapid.Bool().Draw(t, "pinned"),
+			tenants = append(tenants, mvm.Tenant{ID: id, NetID: i * 7, Subnet: mvm.DefaultSubnet(i * 7), Quota: q, Ceilings: mvm.Limits{CPUPercent: rapid.IntRange(0, 6450).Draw(t, "ceiling"), CPUWeight: limits.None().CPUWeight}, Pinned: rapid.Bool().Draw(t, "pinned"),
 				HostServices: rapid.SliceOfN(rapid.IntRange(1, 65535), 0, 3).Draw(t, "services")})
 			all = append(all, distinct(rapid.SliceOfN(pools(id), 0, 3).Draw(t, "pools"), func(p mvm.Pool) string { return p.Spec.ID })...)
 		}
@@ -193,7 +194,7 @@ func TestStateToDocumentAndBack(t *testing.T) {
 // wanted and seen are the same state in words.
 func wanted(tenants []mvm.Tenant, all []mvm.Pool) (out []string) {
 	for _, n := range tenants {
-		out = append(out, fmt.Sprint(n.ID, n.NetID, n.Subnet, n.Quota, n.Pinned, n.HostServices))
+		out = append(out, fmt.Sprint(n.ID, n.NetID, n.Subnet, n.Quota, n.Ceilings, n.Pinned, n.HostServices))
 		for _, p := range all {
 			if p.Tenant == n.ID {
 				out = append(out, words(p.Spec))
@@ -205,7 +206,7 @@ func wanted(tenants []mvm.Tenant, all []mvm.Pool) (out []string) {
 
 func seen(ds []mvm.Deployment) (out []string) {
 	for _, d := range ds {
-		out = append(out, fmt.Sprint(d.Tenant.ID, *d.Tenant.NetID, d.Tenant.Subnet, *d.Tenant.Quota, d.Tenant.Pinned, d.Tenant.HostServices))
+		out = append(out, fmt.Sprint(d.Tenant.ID, *d.Tenant.NetID, d.Tenant.Subnet, *d.Tenant.Quota, *d.Tenant.Ceilings, d.Tenant.Pinned, d.Tenant.HostServices))
 		for _, p := range d.Pools {
 			out = append(out, words(p))
 		}

@@ -23,7 +23,7 @@ func (d Document) Deployments() []mvm.Deployment {
 
 func (t Tenant) spec() mvm.TenantSpec {
 	quota := t.Quotas
-	s := mvm.TenantSpec{ID: t.TenantID, Subnet: t.Network.IPv4Subnet, Quota: &quota, Pinned: t.Pinned,
+	s := mvm.TenantSpec{ID: t.TenantID, Subnet: t.Network.IPv4Subnet, Quota: &quota, Ceilings: t.Ceilings, Pinned: t.Pinned,
 		HostServices: slices.Clone(t.HostServices)}
 	if id := t.Network.TenantNetID; id != nil {
 		s.NetID = new(*id)
@@ -58,7 +58,7 @@ func FromState(nodeID string, tenants []mvm.Tenant, pools []mvm.Pool, secretsHas
 }
 
 func tenantOf(t mvm.Tenant, pools []mvm.Pool) Tenant {
-	out := Tenant{TenantID: t.ID, Network: Network{TenantNetID: new(t.NetID), IPv4Subnet: t.Subnet}, Quotas: t.Quota,
+	out := Tenant{TenantID: t.ID, Network: Network{TenantNetID: new(t.NetID), IPv4Subnet: t.Subnet}, Quotas: t.Quota, Ceilings: new(t.Ceilings),
 		Pinned: t.Pinned, HostServices: slices.Clone(t.HostServices), Pools: []Pool{}}
 	for _, p := range pools {
 		if p.Tenant == t.ID && !p.Destroying {

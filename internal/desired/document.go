@@ -39,6 +39,8 @@ type Tenant struct {
 	TenantID string    `json:"tenant_id" need:"1"`
 	Network  Network   `json:"network,omitzero"`
 	Quotas   mvm.Quota `json:"quotas"`
+	// Ceilings that are left out stay as they are; a new tenant has the defaults.
+	Ceilings *mvm.Limits `json:"ceilings,omitempty"`
 	// SecretsHash says which secrets the document was made with; empty: any.
 	SecretsHash  string `json:"secrets_hash,omitempty"`
 	Pinned       bool   `json:"pinned,omitempty"`

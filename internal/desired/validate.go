@@ -53,6 +53,9 @@ func (t Tenant) validate(at string, ps *Problems) {
 	if t.SecretsHash != "" && !hashForm.MatchString(t.SecretsHash) {
 		ps.add(at+".secrets_hash", "%q is not sha256: and 64 hex digits", clip(t.SecretsHash))
 	}
+	if t.Ceilings != nil {
+		ps.check(at+".ceilings", limits.CheckCeilings(t.TenantID, *t.Ceilings))
+	}
 	if len(t.Pools) > t.Quotas.MaxPools {
 		ps.add(at+".pools", "%d pools are more than max_pools %d of its quotas", len(t.Pools), t.Quotas.MaxPools)
 	}

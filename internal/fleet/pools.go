@@ -56,7 +56,7 @@ func (f *Fleet) DeclarePool(ctx context.Context, tenant string, spec mvm.PoolSpe
 		if slices.ContainsFunc(pools, func(o mvm.Pool) bool { return o.Spec.ID == spec.ID }) {
 			return mvm.Errorf(mvm.KindExists, "pool %s already exists", p.Address())
 		}
-		if err := over(t.ID, quota.Pool(t.Quota, len(pools))); err != nil {
+		if err := errors.Join(over(t.ID, quota.Pool(t.Quota, len(pools))), limits.CheckAsked(tenant, spec, nil, t.Ceilings)); err != nil {
 			return err
 		}
 		if err := tx.PutPool(p); err != nil {
@@ -133,7 +133,7 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		if up.Spec.Flake != p.Spec.Flake {
 			err = f.opt.Images.Check(up.Spec.Flake)
 		}
-		if err := errors.Join(err, checkDisks(tx, tenant, *up.Spec)); err != nil {
+		if err := errors.Join(err, checkDisks(tx, tenant, *up.Spec), checkLimits(tx, p, *up.Spec)); err != nil {
 			return err
 		}
 		if !slices.Equal(p.Spec.Publish, up.Spec.Publish) {
@@ -157,6 +157,15 @@ func (f *Fleet) updatePool(ctx context.Context, tenant, pool string, up mvm.Pool
 		f.opt.Limits.Changed(ctx, p.Address())
 	}
 	return p, errors.Join(f.opt.Networks.Apply(ctx), f.opt.Ports.Publish())
+}
+
+// checkLimits refuses limits above the tenant's ceilings.
+func checkLimits(tx *store.Tx, p mvm.Pool, want mvm.PoolSpec) error {
+	t, err := tx.Tenant(p.Tenant)
+	if err != nil {
+		return err
+	}
+	return limits.CheckAsked(p.Tenant, want, &p.Spec, t.Ceilings)
 }
 
 // checkDisks refuses a spec for which a data disk would have to shrink.
@@ -222,10 +231,11 @@ func (f *Fleet) LogWarnings(ctx context.Context) {
 	}
 }
 
-// warn fills in the pool's warnings.
+// warn fills in the pool's warnings, and the limits in force.
 func warn(tx *store.Tx, p *mvm.Pool) error {
 	t, err := tx.Tenant(p.Tenant)
 	if err == nil {
+		p.InForce = limits.InForce(p.Spec.Limits, t.Ceilings, p.Spec.Resources.VCPUs)
 		p.Warnings = p.Spec.Warnings(t.SecretNames)
 		if !t.Closed {
 			p.Warnings = append(p.Warnings, openNetwork(t.ID))

@@ -11,6 +11,7 @@ import (
 
 	"mvm"
 	"mvm/internal/delta"
+	"mvm/internal/limits"
 	"mvm/internal/network"
 	"mvm/internal/secrets"
 	"mvm/internal/store"
@@ -18,11 +19,19 @@ import (
 
 // CreateTenant puts a new tenant on record and makes its network.
 func (f *Fleet) CreateTenant(ctx context.Context, spec mvm.TenantSpec) (mvm.Tenant, error) {
-	if err := spec.Validate(); err != nil {
+	if err := validTenant(spec); err != nil {
 		return mvm.Tenant{}, err
 	}
 	defer f.admin.Lock(spec.ID)()
 	return f.createTenant(ctx, spec)
+}
+
+func validTenant(spec mvm.TenantSpec) error {
+	err := spec.Validate()
+	if err == nil && spec.Ceilings != nil {
+		err = limits.CheckCeilings(spec.ID, *spec.Ceilings)
+	}
+	return err
 }
 
 func (f *Fleet) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Tenant, err error) {
@@ -79,6 +88,9 @@ func tenantRecord(tx *store.Tx, spec mvm.TenantSpec, host []network.Range, going
 		Subnet: spec.Subnet, Created: time.Now()}
 	if spec.Quota != nil {
 		t.Quota = *spec.Quota
+	}
+	if spec.Ceilings != nil {
+		t.Ceilings = *spec.Ceilings
 	}
 	var fits func(int) error
 	if !t.Subnet.IsValid() {
@@ -148,6 +160,9 @@ func (f *Fleet) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 		if up.Quota != nil {
 			t.Quota = *up.Quota
 		}
+		if up.Ceilings != nil {
+			t.Ceilings = *up.Ceilings
+		}
 		if up.Pinned != nil {
 			t.Pinned = *up.Pinned
 		}
@@ -158,7 +173,7 @@ func (f *Fleet) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 			t.Closed = *up.Closed
 		}
 		spec := mvm.TenantSpec{ID: id, Quota: &t.Quota, HostServices: t.HostServices}
-		if err := spec.Validate(); err != nil {
+		if err := errors.Join(spec.Validate(), limits.CheckCeilings(id, t.Ceilings)); err != nil {
 			return err
 		}
 		changed := delta.Text(was, t)
@@ -172,6 +187,9 @@ func (f *Fleet) updateTenant(ctx context.Context, id string, up mvm.TenantUpdate
 	}
 	f.opt.Reconcile.Changed(id, "")
 	f.opt.Networks.Changed()
+	if up.Ceilings != nil {
+		f.opt.Limits.Changed(ctx, mvm.Address{Tenant: id})
+	}
 	err = f.opt.Networks.Apply(ctx)
 	if up.Closed != nil { // its guests ask another name server
 		err = errors.Join(err, f.opt.Deliver.Later(id))

@@ -108,6 +108,10 @@ func readTenant(t *stricttoml.Table) mvm.TenantSpec {
 	t.Boolean("pinned", &s.Pinned)
 	s.HostServices = readPorts(t, "host_services")
 	s.Quota = readQuota(t.Sub("quota"))
+	if sub := t.Sub("ceilings"); sub != nil {
+		s.Ceilings = new(mvm.Limits)
+		readLimits(sub, s.Ceilings)
+	}
 	t.Done()
 	return s
 }

@@ -125,6 +125,8 @@ host_services = [4000, 4001]
 [tenant.quota]
 max_running = 3
 max_warm = 0
+[tenant.ceilings]
+cpu_percent = 400
 
 [[pools]]
 id = "gateways"
@@ -186,7 +188,7 @@ func TestParseEveryKey(t *testing.T) {
 	quota.MaxRunning, quota.MaxWarm = 3, 0
 	byKey := mvm.Selector{Kind: mvm.SelectByKey, From: "header:x-mvm-user"}
 	want := mvm.Deployment{
-		Tenant: mvm.TenantSpec{ID: "acme", Pinned: true, HostServices: []int{4000, 4001}, Quota: &quota},
+		Tenant: mvm.TenantSpec{ID: "acme", Pinned: true, HostServices: []int{4000, 4001}, Quota: &quota, Ceilings: &mvm.Limits{CPUPercent: 400}},
 		Pools: []mvm.PoolSpec{
 			{ID: "gateways", Role: mvm.RoleGateway, Profile: "minimal", Flake: "builtin:gateway", Critical: true,
 				Resources: mvm.DefaultResources(), Policy: mvm.DefaultRuntimePolicy(),

@@ -40,7 +40,7 @@ func readSettings(t *stricttoml.Table, s *mvm.PoolSpec) {
 	t.Str("profile", &s.Profile, validName("profile"))
 	readResources(t, &s.Resources)
 	readPolicy(t, &s.Policy)
-	readLimits(t, &s.Limits)
+	readLimits(t.Sub("limits"), &s.Limits)
 	t.Boolean("pinned", &s.Pinned)
 	t.Boolean("critical", &s.Critical)
 	t.Str("wake_catch_up", (*string)(&s.WakeCatchUp), validCatchUp)
@@ -111,9 +111,8 @@ func readPolicy(t *stricttoml.Table, p *mvm.RuntimePolicy) {
 	t.Integer("quiet_connection_seconds", &p.QuietConnectionSeconds, 0, mvm.MaxPolicySeconds)
 }
 
-// readLimits reads the optional table of limits.
-func readLimits(t *stricttoml.Table, l *mvm.Limits) {
-	sub := t.Sub("limits")
+// readLimits reads an optional table of limits.
+func readLimits(sub *stricttoml.Table, l *mvm.Limits) {
 	if sub == nil {
 		return
 	}

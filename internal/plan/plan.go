@@ -10,6 +10,7 @@ import (
 
 	"mvm"
 	"mvm/internal/delta"
+	"mvm/internal/limits"
 	"mvm/internal/quota"
 )
 
@@ -33,7 +34,7 @@ func Make(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 
 func makePlan(d mvm.Deployment, o Observed, opts Options) (Plan, error) {
 	m := newMaker(d, o)
-	if err := errors.Join(m.check(opts), m.checkDisks()); err != nil {
+	if err := errors.Join(m.check(opts), m.checkDisks(), m.checkLimits()); err != nil {
 		return Plan{}, err
 	}
 	m.tenant()
@@ -95,6 +96,34 @@ func (m *maker) quota() mvm.Quota {
 	return mvm.DefaultQuota()
 }
 
+// ceilings are those that hold once the tenant's step is done.
+func (m *maker) ceilings() (c mvm.Limits) {
+	switch {
+	case m.desired.Tenant.Ceilings != nil:
+		c = *m.desired.Tenant.Ceilings
+	case m.observed.Tenant != nil:
+		c = m.observed.Tenant.Ceilings
+	}
+	return c
+}
+
+// checkLimits refuses ceilings that can't be, and limits of pools above them.
+func (m *maker) checkLimits() error {
+	if err := limits.CheckCeilings(m.desired.Tenant.ID, m.ceilings()); err != nil {
+		return err
+	}
+	for _, spec := range m.desired.Pools {
+		var was *mvm.PoolSpec
+		if p, ok := m.pools[spec.ID]; ok {
+			was = &p.Spec
+		}
+		if err := limits.CheckAsked(m.desired.Tenant.ID, spec, was, m.ceilings()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // check finds what no step can bring about, before there is any.
 func (m *maker) check(opts Options) error {
 	want, have := m.desired.Tenant, m.observed.Tenant
@@ -148,6 +177,9 @@ func (m *maker) tenant() {
 	var changed []string
 	if want.Quota != nil && *want.Quota != have.Quota {
 		up.Quota, changed = want.Quota, append(changed, "quota")
+	}
+	if want.Ceilings != nil && *want.Ceilings != have.Ceilings {
+		up.Ceilings, changed = want.Ceilings, append(changed, "ceilings")
 	}
 	if want.Pinned != have.Pinned {
 		up.Pinned, changed = &want.Pinned, append(changed, "pinned")

@@ -5,15 +5,18 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/limits"
 )
 
 // Records of tenants.
 
 type tenantRecord struct {
-	ID                string             `json:"id"`
-	NetID             int                `json:"net_id"`
-	Subnet            netip.Prefix       `json:"subnet"`
-	Quota             quotaRecord        `json:"quota"`
+	ID     string       `json:"id"`
+	NetID  int          `json:"net_id"`
+	Subnet netip.Prefix `json:"subnet"`
+	Quota  quotaRecord  `json:"quota"`
+	// Ceilings is left out in records of before, whose tenants have none.
+	Ceilings          *limitsRecord      `json:"ceilings,omitempty"`
 	Pinned            bool               `json:"pinned,omitempty"`
 	Created           time.Time          `json:"created"`
 	Destroying        bool               `json:"destroying,omitempty"`
@@ -27,7 +30,7 @@ type tenantRecord struct {
 
 func recordOfTenant(v mvm.Tenant) tenantRecord {
 	return tenantRecord{
-		ID: v.ID, NetID: v.NetID, Subnet: v.Subnet, Quota: recordOfQuota(v.Quota),
+		ID: v.ID, NetID: v.NetID, Subnet: v.Subnet, Quota: recordOfQuota(v.Quota), Ceilings: new(recordOfLimits(v.Ceilings)),
 		Pinned: v.Pinned, Created: v.Created, Destroying: v.Destroying, SecretsGeneration: v.SecretsGeneration,
 		SecretNames: v.SecretNames, Secrets: each(v.Secrets, recordOfSecretInfo), HostServices: v.HostServices, Closed: v.Closed, Problem: v.Problem,
 	}
@@ -35,10 +38,18 @@ func recordOfTenant(v mvm.Tenant) tenantRecord {
 
 func (r tenantRecord) noun() mvm.Tenant {
 	return mvm.Tenant{
-		ID: r.ID, NetID: r.NetID, Subnet: r.Subnet, Quota: r.Quota.noun(),
+		ID: r.ID, NetID: r.NetID, Subnet: r.Subnet, Quota: r.Quota.noun(), Ceilings: ceilingsOf(r.Ceilings),
 		Pinned: r.Pinned, Created: r.Created, Destroying: r.Destroying, SecretsGeneration: r.SecretsGeneration,
 		SecretNames: r.SecretNames, Secrets: each(r.Secrets, secretInfoRecord.noun), HostServices: r.HostServices, Closed: r.Closed, Problem: r.Problem,
 	}
+}
+
+// ceilingsOf are those of a record: none where it says nothing of them.
+func ceilingsOf(r *limitsRecord) mvm.Limits {
+	if r == nil {
+		return limits.None()
+	}
+	return r.noun()
 }
 
 type quotaRecord struct {

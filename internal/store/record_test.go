@@ -11,13 +11,14 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"mvm"
+	"mvm/internal/limits"
 	"mvm/internal/store"
 	"mvm/internal/testenv/filled"
 )
 
 // notKept are the fields of nouns that are measured or told, and not on disk.
 var notKept = map[string]bool{"Instance.Idle": true, "Instance.Health": true, "Instance.Stalled": true, "Instance.Backlog": true, "Instance.Building": true,
-	"Pool.Instances": true, "Pool.Warnings": true, "Pool.Health": true, "Pool.Building": true}
+	"Pool.Instances": true, "Pool.InForce": true, "Pool.Warnings": true, "Pool.Health": true, "Pool.Building": true}
 
 func nouns() []any {
 	return []any{mvm.Tenant{}, mvm.Pool{}, mvm.Instance{}, mvm.Transition{}, mvm.Event{}}
@@ -88,12 +89,23 @@ func TestSelectorsOnDisk(t *testing.T) {
 func TestMeasuredIsNotKept(t *testing.T) {
 	for want, noun := range map[string]any{
 		"instance": mvm.Instance{Idle: &mvm.IdleStatus{}, Health: &mvm.Health{}, Stalled: "no space", Building: "b-1"},
-		"pool":     mvm.Pool{Instances: map[mvm.State]int{mvm.StateWarm: 1}, Warnings: []string{"w"}, Health: &mvm.PoolHealth{}, Building: "b-1"},
+		"pool":     mvm.Pool{Instances: map[mvm.State]int{mvm.StateWarm: 1}, InForce: mvm.Limits{CPUPercent: 1}, Warnings: []string{"w"}, Health: &mvm.PoolHealth{}, Building: "b-1"},
 	} {
 		raw, err := store.RecordJSON(noun)
 		bare, err2 := store.RecordJSON(reflect.Zero(reflect.TypeOf(noun)).Interface())
 		if err != nil || err2 != nil || string(raw) != string(bare) {
 			t.Errorf("%s: %s on disk, want %s: %v, %v", want, raw, bare, err, err2)
+		}
+	}
+}
+
+// TestTenantOfBeforeHasNoCeilings: a record that says nothing of ceilings has the highest, and
+// one that was written with the defaults keeps them.
+func TestTenantOfBeforeHasNoCeilings(t *testing.T) {
+	for text, want := range map[string]mvm.Limits{`{"id":"acme"}`: limits.None(), `{"id":"acme","ceilings":{}}`: {}, `{"id":"acme","ceilings":{"cpu_weight":7}}`: {CPUWeight: 7}} {
+		back, err := store.NounOf(mvm.Tenant{}, []byte(text))
+		if of, ok := back.(mvm.Tenant); err != nil || !ok || of.Ceilings != want {
+			t.Errorf("%s is %+v, %v; want ceilings %+v", text, back, err, want)
 		}
 	}
 }

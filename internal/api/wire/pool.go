@@ -121,6 +121,7 @@ type Pool struct {
 	Problem     string            `json:"problem,omitempty"`
 	Unpublished string            `json:"unpublished,omitempty"`
 	Instances   map[mvm.State]int `json:"instances,omitempty"`
+	InForce     Limits            `json:"limits_in_force,omitzero"`
 	Warnings    []string          `json:"warnings,omitempty"`
 	Health      *PoolHealth       `json:"health,omitempty"`
 	Building    string            `json:"building,omitempty"`
@@ -130,7 +131,7 @@ type Pool struct {
 func (Pool) Of(n mvm.Pool) Pool {
 	return Pool{
 		Tenant: n.Tenant, Spec: PoolSpec{}.Of(n.Spec), Created: n.Created, Builds: each(n.Builds, Build{}.Of), Destroying: n.Destroying,
-		Bound: n.Bound, Problem: n.Problem, Unpublished: n.Unpublished, Instances: n.Instances, Warnings: n.Warnings,
+		Bound: n.Bound, Problem: n.Problem, Unpublished: n.Unpublished, Instances: n.Instances, InForce: Limits{}.Of(n.InForce), Warnings: n.Warnings,
 		Health: one(n.Health, PoolHealth{}.Of), Building: n.Building,
 	}
 }
@@ -139,7 +140,7 @@ func (Pool) Of(n mvm.Pool) Pool {
 func (w Pool) Noun() mvm.Pool {
 	return mvm.Pool{
 		Tenant: w.Tenant, Spec: w.Spec.Noun(), Created: w.Created, Builds: each(w.Builds, Build.Noun), Destroying: w.Destroying, Bound: w.Bound,
-		Problem: w.Problem, Unpublished: w.Unpublished, Instances: w.Instances, Warnings: w.Warnings, Health: one(w.Health, PoolHealth.Noun), Building: w.Building,
+		Problem: w.Problem, Unpublished: w.Unpublished, Instances: w.Instances, InForce: w.InForce.Noun(), Warnings: w.Warnings, Health: one(w.Health, PoolHealth.Noun), Building: w.Building,
 	}
 }
 

@@ -30,6 +30,7 @@ func (w PoolUpdate) Noun() mvm.PoolUpdate {
 // TenantUpdate is mvm.TenantUpdate on the wire.
 type TenantUpdate struct {
 	Quota        *Quota    `json:"quota,omitempty"`
+	Ceilings     *Limits   `json:"ceilings,omitempty"`
 	Pinned       *bool     `json:"pinned,omitempty"`
 	HostServices *[]int    `json:"host_services,omitempty"`
 	Closed       *bool     `json:"closed,omitempty"`
@@ -39,35 +40,36 @@ type TenantUpdate struct {
 // Of returns the noun on the wire.
 func (TenantUpdate) Of(n mvm.TenantUpdate) TenantUpdate {
 	return TenantUpdate{
-		Quota: one(n.Quota, Quota{}.Of), Pinned: n.Pinned, HostServices: n.HostServices, Closed: n.Closed, If: one(n.If, TenantIf{}.Of),
+		Quota: one(n.Quota, Quota{}.Of), Ceilings: one(n.Ceilings, Limits{}.Of), Pinned: n.Pinned, HostServices: n.HostServices, Closed: n.Closed, If: one(n.If, TenantIf{}.Of),
 	}
 }
 
 // Noun returns the noun.
 func (w TenantUpdate) Noun() mvm.TenantUpdate {
 	return mvm.TenantUpdate{
-		Quota: one(w.Quota, Quota.Noun), Pinned: w.Pinned, HostServices: w.HostServices, Closed: w.Closed, If: one(w.If, TenantIf.Noun),
+		Quota: one(w.Quota, Quota.Noun), Ceilings: one(w.Ceilings, Limits.Noun), Pinned: w.Pinned, HostServices: w.HostServices, Closed: w.Closed, If: one(w.If, TenantIf.Noun),
 	}
 }
 
 // TenantIf is mvm.TenantIf on the wire.
 type TenantIf struct {
-	Quota        *Quota `json:"quota,omitempty"`
-	Pinned       *bool  `json:"pinned,omitempty"`
-	HostServices *[]int `json:"host_services,omitempty"`
+	Quota        *Quota  `json:"quota,omitempty"`
+	Ceilings     *Limits `json:"ceilings,omitempty"`
+	Pinned       *bool   `json:"pinned,omitempty"`
+	HostServices *[]int  `json:"host_services,omitempty"`
 }
 
 // Of returns the noun on the wire.
 func (TenantIf) Of(n mvm.TenantIf) TenantIf {
 	return TenantIf{
-		Quota: one(n.Quota, Quota{}.Of), Pinned: n.Pinned, HostServices: n.HostServices,
+		Quota: one(n.Quota, Quota{}.Of), Ceilings: one(n.Ceilings, Limits{}.Of), Pinned: n.Pinned, HostServices: n.HostServices,
 	}
 }
 
 // Noun returns the noun.
 func (w TenantIf) Noun() mvm.TenantIf {
 	return mvm.TenantIf{
-		Quota: one(w.Quota, Quota.Noun), Pinned: w.Pinned, HostServices: w.HostServices,
+		Quota: one(w.Quota, Quota.Noun), Ceilings: one(w.Ceilings, Limits.Noun), Pinned: w.Pinned, HostServices: w.HostServices,
 	}
 }
 

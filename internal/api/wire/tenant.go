@@ -42,6 +42,7 @@ type Tenant struct {
 	NetID             int          `json:"net_id"`
 	Subnet            netip.Prefix `json:"subnet"`
 	Quota             Quota        `json:"quota"`
+	Ceilings          Limits       `json:"ceilings,omitzero"`
 	Pinned            bool         `json:"pinned,omitempty"`
 	Created           time.Time    `json:"created"`
 	Destroying        bool         `json:"destroying,omitempty"`
@@ -56,7 +57,7 @@ type Tenant struct {
 // Of returns the noun on the wire.
 func (Tenant) Of(n mvm.Tenant) Tenant {
 	return Tenant{
-		ID: n.ID, NetID: n.NetID, Subnet: n.Subnet, Quota: Quota{}.Of(n.Quota), Pinned: n.Pinned, Created: n.Created, Destroying: n.Destroying,
+		ID: n.ID, NetID: n.NetID, Subnet: n.Subnet, Quota: Quota{}.Of(n.Quota), Ceilings: Limits{}.Of(n.Ceilings), Pinned: n.Pinned, Created: n.Created, Destroying: n.Destroying,
 		SecretsGeneration: n.SecretsGeneration, SecretNames: n.SecretNames, Secrets: each(n.Secrets, SecretInfo{}.Of),
 		HostServices: n.HostServices, Closed: n.Closed, Problem: n.Problem,
 	}
@@ -65,7 +66,7 @@ func (Tenant) Of(n mvm.Tenant) Tenant {
 // Noun returns the noun.
 func (w Tenant) Noun() mvm.Tenant {
 	return mvm.Tenant{
-		ID: w.ID, NetID: w.NetID, Subnet: w.Subnet, Quota: w.Quota.Noun(), Pinned: w.Pinned, Created: w.Created, Destroying: w.Destroying,
+		ID: w.ID, NetID: w.NetID, Subnet: w.Subnet, Quota: w.Quota.Noun(), Ceilings: w.Ceilings.Noun(), Pinned: w.Pinned, Created: w.Created, Destroying: w.Destroying,
 		SecretsGeneration: w.SecretsGeneration, SecretNames: w.SecretNames, Secrets: each(w.Secrets, SecretInfo.Noun),
 		HostServices: w.HostServices, Closed: w.Closed, Problem: w.Problem,
 	}
@@ -77,6 +78,7 @@ type TenantSpec struct {
 	NetID        *int         `json:"net_id,omitempty"`
 	Subnet       netip.Prefix `json:"subnet,omitzero"`
 	Quota        *Quota       `json:"quota,omitempty"`
+	Ceilings     *Limits      `json:"ceilings,omitempty"`
 	Pinned       bool         `json:"pinned,omitempty"`
 	HostServices []int        `json:"host_services,omitempty"`
 }
@@ -84,13 +86,13 @@ type TenantSpec struct {
 // Of returns the noun on the wire.
 func (TenantSpec) Of(n mvm.TenantSpec) TenantSpec {
 	return TenantSpec{
-		ID: n.ID, NetID: n.NetID, Subnet: n.Subnet, Quota: one(n.Quota, Quota{}.Of), Pinned: n.Pinned, HostServices: n.HostServices,
+		ID: n.ID, NetID: n.NetID, Subnet: n.Subnet, Quota: one(n.Quota, Quota{}.Of), Ceilings: one(n.Ceilings, Limits{}.Of), Pinned: n.Pinned, HostServices: n.HostServices,
 	}
 }
 
 // Noun returns the noun.
 func (w TenantSpec) Noun() mvm.TenantSpec {
 	return mvm.TenantSpec{
-		ID: w.ID, NetID: w.NetID, Subnet: w.Subnet, Quota: one(w.Quota, Quota.Noun), Pinned: w.Pinned, HostServices: w.HostServices,
+		ID: w.ID, NetID: w.NetID, Subnet: w.Subnet, Quota: one(w.Quota, Quota.Noun), Ceilings: one(w.Ceilings, Limits.Noun), Pinned: w.Pinned, HostServices: w.HostServices,
 	}
 }

@@ -127,7 +127,7 @@ func (a *app) poolInfoTable(p mvm.Pool) command.Table {
 	t.Add("peers", command.YesNo(s.Peers))
 	t.Add("missed timers", string(cmp.Or(s.WakeCatchUp, mvm.CatchUpOnce)))
 	addPolicy(&t, s.Policy)
-	addLimits(&t, s.Limits)
+	addLimits(&t, s, p.InForce)
 	for i, pub := range s.Publish {
 		if i < len(p.Bound) && p.Bound[i].IsValid() {
 			t.Add("published", fmt.Sprintf("%s -> port %d%s", p.Bound[i], pub.Guest, proxied(pub)))

@@ -38,17 +38,43 @@ func addPolicy(t *command.Table, p mvm.RuntimePolicy) {
 	t.Add("drain, stop", fmt.Sprintf("within %ds, within %ds", p.DrainTimeoutSeconds, p.GracefulShutdownSeconds))
 }
 
-// addLimits shows the limits that the pool sets.
-func addLimits(t *command.Table, l mvm.Limits) {
-	set := 0
+// addLimits shows the limits that the pool sets, and those that the tenant's ceilings lower.
+// An older agent says nothing of what is in force.
+func addLimits(t *command.Table, spec mvm.PoolSpec, inForce mvm.Limits) {
+	shown, asked := 0, limits.Of(spec.Limits, spec.Resources.VCPUs)
 	for _, s := range limits.Settings() {
-		if n := *s.At(&l); n != 0 {
-			t.Add("limit", fmt.Sprintf("%s %d", s.Name, n))
-			set++
+		set, want, force := *s.At(&spec.Limits), *s.At(&asked), *s.At(&inForce)
+		switch {
+		case force != 0 && force < want:
+			t.Add("limit", fmt.Sprintf("%s %d, the tenant's ceiling, instead of %d", s.Name, force, want))
+		case set != 0:
+			t.Add("limit", fmt.Sprintf("%s %d", s.Name, set))
+		default:
+			continue
 		}
+		shown++
 	}
-	if set == 0 {
+	if shown == 0 {
 		t.Add("limits", "default")
+	}
+}
+
+// addCeilings shows the tenant's ceilings that are not the default.
+func addCeilings(t *command.Table, c mvm.Limits) {
+	shown, none := 0, limits.None()
+	for _, s := range limits.Settings() {
+		switch n := *s.At(&c); n {
+		case 0:
+			continue
+		case *s.At(&none):
+			t.Add("ceiling", s.Name+" none")
+		default:
+			t.Add("ceiling", fmt.Sprintf("%s %d", s.Name, n))
+		}
+		shown++
+	}
+	if shown == 0 {
+		t.Add("ceilings", "default")
 	}
 }
 

@@ -100,6 +100,7 @@ func tenantInfoTable(t mvm.Tenant, u mvm.Usage) command.Table {
 	tab.Add("pools", of(u.Pools, q.MaxPools, ""))
 	tab.Add("per pool", fmt.Sprintf("at most %d instances", q.MaxInstancesPerPool))
 	tab.Add("disk", fmt.Sprintf("%s of %d GiB", command.Size(int64(u.DiskMiB)<<20), q.MaxDiskGiB))
+	addCeilings(&tab, t.Ceilings)
 	if t.Problem != "" {
 		tab.Add("problem", t.Problem)
 	}

@@ -11,6 +11,7 @@ import (
 	"mvm"
 	"mvm/internal/api"
 	"mvm/internal/cli/command"
+	"mvm/internal/limits"
 )
 
 // quotaFlags are the seven limits, each a flag.
@@ -46,12 +47,31 @@ func changedQuota(f *pflag.FlagSet, named *mvm.Quota, old mvm.Quota) *mvm.Quota 
 	return &old
 }
 
+// ceilingFlag is the list of ceilings to set.
+func ceilingFlag(f *pflag.FlagSet) *[]string {
+	return f.StringArray("ceiling", nil, "the highest limit that pools may ask for: `NAME=NUMBER`, NAME=default or NAME=none (repeat)")
+}
+
+// changedCeilings returns old with the ceilings that the user named, nil when none was.
+func changedCeilings(named []string, old mvm.Limits) (*mvm.Limits, error) {
+	if len(named) == 0 {
+		return nil, nil
+	}
+	for _, text := range named {
+		if err := limits.SetCeiling(&old, text); err != nil {
+			return nil, err
+		}
+	}
+	return &old, nil
+}
+
 type tenantCreateOptions struct {
 	netID    int
 	subnet   string
 	pinned   bool
 	services []int
 	quota    *mvm.Quota
+	ceilings *[]string
 	out      *command.Format
 }
 
@@ -63,7 +83,7 @@ func (a *app) tenantCreateCmd() *cobra.Command {
 	f.StringVar(&o.subnet, "subnet", "", "subnet `CIDR`, /16 to /28 (default: derived from the net id)")
 	f.BoolVar(&o.pinned, "pinned", false, "mvm never stops, pauses or restarts the tenant's instances by itself")
 	f.IntSliceVar(&o.services, "host-service", nil, "TCP `PORT` on the host that the guests may reach (repeat, or separate with commas)")
-	o.quota = quotaFlags(f)
+	o.quota, o.ceilings = quotaFlags(f), ceilingFlag(f)
 	o.out = command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.runTenantCreate(cmd, args[0], o) }
 	return cmd
@@ -80,6 +100,10 @@ func (a *app) runTenantCreate(cmd *cobra.Command, id string, o tenantCreateOptio
 			return command.Usagef(cmd, "--subnet %q is not a subnet like 10.240.5.0/24", o.subnet)
 		}
 		spec.Subnet = p
+	}
+	ceilings, err := changedCeilings(*o.ceilings, mvm.Limits{})
+	if spec.Ceilings = ceilings; err != nil {
+		return err
 	}
 	if err := spec.Validate(); err != nil {
 		return err
@@ -104,7 +128,7 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 	f.BoolVar(&pinned, "pinned", false, "mvm never stops, pauses or restarts the tenant's instances by itself")
 	f.IntSliceVar(&services, "host-service", nil, "the full list of TCP `PORTS` on the host that the guests may reach")
 	f.BoolVar(&closed, "closed", false, "guests reach private networks, and a user's instance others, only as their pool's egress and peers say")
-	quota := quotaFlags(f)
+	quota, ceilings := quotaFlags(f), ceilingFlag(f)
 	out := command.OutputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.WithAgent(cmd, func(ctx context.Context, c *api.Client) error {
@@ -112,7 +136,11 @@ func (a *app) tenantUpdateCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			up := mvm.TenantUpdate{Quota: changedQuota(f, quota, old.Quota)}
+			changed, err := changedCeilings(*ceilings, old.Ceilings)
+			if err != nil {
+				return err
+			}
+			up := mvm.TenantUpdate{Quota: changedQuota(f, quota, old.Quota), Ceilings: changed}
 			if f.Changed("pinned") {
 				up.Pinned = &pinned
 			}

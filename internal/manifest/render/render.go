@@ -98,6 +98,10 @@ func (w *writer) tenant(t mvm.TenantSpec) {
 		w.head("[tenant.quota]")
 		w.lines(w.ordered(t.Quota))
 	}
+	if t.Ceilings != nil {
+		w.head("[tenant.ceilings]")
+		w.lines(w.ordered(t.Ceilings))
+	}
 }
 
 func (w *writer) pool(p mvm.PoolSpec) {
