@@ -53,6 +53,8 @@ type Fault struct {
 	Text       string
 	// After: the request is done first, so that only its answer is lost.
 	After bool
+	// Hold: the request waits until it is closed, and then succeeds.
+	Hold <-chan struct{}
 }
 
 // Server is the Bot API of one bot. Its methods may be called concurrently.
@@ -252,6 +254,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	name = strings.ToLower(name)
 	fault := s.fault(name)
+	if fault != nil && fault.Hold != nil {
+		<-fault.Hold
+		fault = nil
+	}
 	if fault != nil && !fault.After {
 		fault.answer(w)
 		return

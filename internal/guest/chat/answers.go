@@ -23,7 +23,11 @@ type answers struct {
 	debts   int               // in all of them
 	paid    map[string]Debt   // by chat; to be forgotten by the disk
 	paying  bool              // a goroutine does that
+	sending map[sending]int   // requests that are on their way to the platform
 }
+
+// sending is what an instance sends, and to which chat; "": it is not known.
+type sending struct{ instance, chat string }
 
 // maxDebts bounds the chats that are watched at once.
 const maxDebts = 10_000
@@ -145,6 +149,16 @@ func (a *answers) sent(instance, chat string) {
 	}
 }
 
+// sends reports that something is on its way to the chat, which may be what it waits for.
+func (w *watch) sends(chat string, d *debt) bool {
+	for _, by := range []string{w.instance, d.instance} {
+		if w.a.sending[sending{by, chat}] > 0 || w.a.sending[sending{by, ""}] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // saw takes in how the worker was when it was asked, and reports whether a message would not get between the
 // recovery of a worker that has died and what it still has to answer.
 func (a *answers) saw(key string, now life, asked time.Time, ack guestproto.PreflightAck) (settled bool) {
@@ -181,7 +195,7 @@ func (a *answers) saw(key string, now life, asked time.Time, ack guestproto.Pref
 			if idle && asked.After(d.accepted) { // it has ended its turn, with an answer or with none
 				w.drop(chat)
 			}
-		case idle && time.Since(w.idle) >= a.q.lim.Recovery:
+		case idle && time.Since(w.idle) >= a.q.lim.Recovery && !w.sends(chat, d):
 			w.tell(chat, d)
 		default:
 			settled = false
@@ -288,7 +302,7 @@ func (w *watch) over() bool {
 	w.a.q.mu.Lock()
 	defer w.a.q.mu.Unlock()
 	for chat, d := range w.owing() {
-		if !d.died.IsZero() && w.idle.IsZero() && time.Since(d.died) >= w.a.q.lim.GiveUp {
+		if !d.died.IsZero() && w.idle.IsZero() && time.Since(d.died) >= w.a.q.lim.GiveUp && !w.sends(chat, d) {
 			w.tell(chat, d)
 		}
 	}
@@ -320,7 +334,9 @@ func (w *watch) asleep(boot int) {
 			w.drop(chat)
 			continue
 		}
-		w.tell(chat, d)
+		if !w.sends(chat, d) {
+			w.tell(chat, d)
+		}
 	}
 }
 
@@ -334,7 +350,7 @@ func (w *watch) lost(forGood bool) {
 		if d.died.IsZero() {
 			d.died = time.Now()
 		}
-		if forGood {
+		if forGood && !w.sends(chat, d) {
 			w.tell(chat, d)
 		}
 	}

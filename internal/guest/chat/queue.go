@@ -138,7 +138,7 @@ func NewQueue(opt QueueOptions) *Queue {
 		byChat: map[string]int{}, full: map[string]bool{}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.typist.q = q
-	q.owed = answers{q: q, watches: map[string]*watch{}, paid: map[string]Debt{}}
+	q.owed = answers{q: q, watches: map[string]*watch{}, paid: map[string]Debt{}, sending: map[sending]int{}}
 	return q
 }
 
@@ -246,11 +246,28 @@ func (q *Queue) refuse(t *Ticket, why string) {
 	q.record(t, guestproto.MessageRefused, "", why)
 }
 
-// Sent notes that the instance has sent something to the chat, "" for one that is not known.
-func (q *Queue) Sent(instance, chat string) {
+// Sending notes that the instance sends something to the chats, "" for one that is not known:
+// until done nobody is told that there was no answer. done says whether the platform took it,
+// and is called once, which the caller bounds in time.
+func (q *Queue) Sending(instance string, chats []string) (done func(sent bool)) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.owed.sent(instance, chat)
+	for _, chat := range chats {
+		q.owed.sending[sending{instance, chat}]++
+	}
+	return func(sent bool) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		for _, chat := range chats {
+			k := sending{instance, chat}
+			if q.owed.sending[k]--; q.owed.sending[k] <= 0 {
+				delete(q.owed.sending, k)
+			}
+			if sent {
+				q.owed.sent(instance, chat)
+			}
+		}
+	}
 }
 
 // owe notes that the message is about to be posted, and accept that it was accepted.

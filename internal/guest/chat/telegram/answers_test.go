@@ -196,6 +196,38 @@ func TestLostAnswerOfASleeper(t *testing.T) {
 	s.until("told", func() bool { return len(s.told()) == 1 })
 }
 
+// TestAnswerOnItsWay: a worker that dies while Telegram takes its answer has answered, however
+// long that takes; its chat is not told that there was no answer.
+func TestAnswerOnItsWay(t *testing.T) {
+	for name, dies := range map[string]func(w *worker){
+		"process":  func(w *worker) { w.set(func() { w.life, w.born, w.busy = w.life+1, time.Now(), false }) },
+		"for good": func(w *worker) { w.set(func() { w.state = mvm.StateDestroyed }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, nil)
+			s.lim.GiveUp = 20 * time.Millisecond
+			w := s.fleet.of("alice")
+			w.speaks = true
+			hold := make(chan struct{})
+			s.api.Fail(botapi.Fault{Method: "sendmessage", Times: 1, Hold: hold})
+			s.open()
+			s.api.Write(7, 7, "hello")
+			s.until("sent", func() bool { return len(s.api.Calls("sendMessage")) == 1 })
+			s.until("confirmed", s.confirmed)
+			dies(w)
+			time.Sleep(6 * s.lim.Recovery) // who is too slow to look meanwhile says nothing wrong either
+			close(hold)
+			s.until("answered", func() bool { return s.answered("hello") })
+			time.Sleep(2 * s.lim.Recovery)
+			for _, told := range s.told() { // of one that is gone there may have been more to come
+				if strings.Contains(told, "before it could answer") || name == "process" {
+					t.Errorf("told %q", told)
+				}
+			}
+		})
+	}
+}
+
 // TestWorkerThatDoesNotComeBack: what can't answer any more is given up after a while.
 func TestWorkerThatDoesNotComeBack(t *testing.T) {
 	for name, how := range map[string]func(w *worker){

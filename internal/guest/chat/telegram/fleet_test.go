@@ -87,6 +87,7 @@ type worker struct {
 	server *httptest.Server
 	turns  sync.WaitGroup
 
+	sends    sync.RWMutex // held while it sends an answer
 	mu       sync.Mutex
 	boot     int
 	life     int                // of the process
@@ -234,6 +235,7 @@ func (l *lease) Dial(ctx context.Context, _ int) (net.Conn, error) {
 // kill ends the worker's process, or with it the machine: what was not synced is lost. early
 // are updates that were lost after their turn was made.
 func (w *worker) kill(machine bool) (early []int64) {
+	w.sends.Lock()
 	w.mu.Lock()
 	w.life++
 	w.born = time.Now()
@@ -257,6 +259,7 @@ func (w *worker) kill(machine bool) (early []int64) {
 	w.busy = false
 	stopped := w.state == mvm.StateStopped
 	w.mu.Unlock()
+	w.sends.Unlock()
 	w.server.CloseClientConnections()
 	if !stopped {
 		w.turn()
@@ -293,6 +296,8 @@ func (w *worker) answer(a accepted, life int) bool {
 		w.speak(a.chat, "working on "+a.text)
 	}
 	w.f.step("tried", w)
+	w.sends.RLock() // who is dead sends nothing more
+	defer w.sends.RUnlock()
 	w.mu.Lock()
 	alive = w.life == life
 	w.mu.Unlock()

@@ -52,11 +52,9 @@ func (p *proxy) serveSend(w http.ResponseWriter, r *http.Request, c caller, body
 	if len(chats) == 0 {
 		chats = []string{""}
 	}
-	p.forward(w, r, c, body, nil, func() {
-		for _, id := range chats {
-			p.b.queue.Sent(c.instance, id)
-		}
-	})
+	sent, done := false, p.b.queue.Sending(c.instance, chats)
+	defer func() { done(sent) }()
+	p.forward(w, r, c, body, nil, func() { sent = true })
 }
 
 // peek reads a small request, and returns the chats that it names; whole: it has read all of
