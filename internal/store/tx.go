@@ -2,9 +2,9 @@ package store
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 
+	"github.com/go-json-experiment/json/v1" // reads what encoding/json wrote, three times as fast
 	"go.etcd.io/bbolt"
 
 	"mvm"
