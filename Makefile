@@ -37,10 +37,13 @@ test-host:
 # Tests about the source and the documents start no goroutine of mvm: they run without the
 # race detector, which makes them take five times as long.
 SOURCE = . ./docs ./test/figures
+# Long tables of cases that go the same ways again and again, which the other tests go, too.
+TABLES = ^(TestOneFileOperationFails|TestEveryFieldIsApplied|TestNothingPlantedIsFollowed)$$
 test-unit:
 	$(GO) vet ./...
 	$(GO) test $(SOURCE)
-	$(GO) test -race -timeout 40m $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
+	$(GO) test -run '$(TABLES)' ./internal/agent
+	$(GO) test -race -timeout 40m -skip '$(TABLES)' $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
 
 # test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.

@@ -35,7 +35,7 @@ func TestSimulation(t *testing.T) {
 		seeds = 200
 	}
 	if *seedsFlag == 0 && (raceDetector || testing.Short()) {
-		seeds, batch = 10, 5
+		seeds, batch = 4, 2
 	}
 	began, steps, deaths := time.Now(), 0, 0
 	var mu sync.Mutex
