@@ -108,6 +108,8 @@ type Instance struct {
 	// Stalled says why a running instance's VM stands still though nobody paused it; empty
 	// when it does not. It is observed, not stored.
 	Stalled string `json:"stalled,omitempty"`
+	// Unlimited says why its VMM does not have the limits that it should have; empty: it has.
+	Unlimited string `json:"unlimited,omitempty"`
 	// Backlog says that messages of chats wait for it for long, nil where none does. Gateways
 	// report it; it is not stored.
 	Backlog  *Backlog `json:"backlog,omitempty"`

@@ -13,6 +13,7 @@ func (w watched) Observe(i *mvm.Instance) {
 	i.Idle = w.a.idle.Status(*i)
 	i.Health, i.Backlog = w.a.health.Of(*i), w.a.health.Backlog(*i)
 	i.Building = w.a.builds.Of(mvm.Address{Tenant: i.Tenant, Pool: i.Pool})
+	i.Unlimited = w.a.live.Unlimited(i.ID)
 	if i.State == mvm.StateRunning {
 		i.Stalled = w.a.live.Stalled(i.ID)
 	}

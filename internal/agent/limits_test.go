@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -130,4 +131,49 @@ func TestCeilings(t *testing.T) {
 	}
 	ceil(0)
 	h.awaitLimit(i.ID, 150)
+}
+
+// A VMM that started or woke without its limits gets them later, and `why` tells of it until then.
+func TestLimitsOwedFromTheStart(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.plain()
+	h.changeLimit("plain", 71)
+	unlimited := func(want string) {
+		t.Helper()
+		s, err := h.a.Why(ctx(t), mvm.Address{Instance: i.ID})
+		if err != nil || (s.Instance.Unlimited != "") != (want != "") || !strings.Contains(s.Instance.Unlimited, want) {
+			t.Errorf("why says %q, %v; want %q", s.Instance.Unlimited, err, want)
+		}
+	}
+	var refusing atomic.Bool
+	for what, begin := range map[string][2]mvm.OpKind{"start": {mvm.OpStop, mvm.OpStart}, "wake": {mvm.OpSleep, mvm.OpWake}} {
+		for kind, again := range map[mvm.Kind]string{mvm.KindUnavailable: "no cgroup now; mvm tries again", mvm.KindInvalid: "no cgroup now"} {
+			h.failing(func(op fake.Op, id string) error {
+				if id == i.ID && (op == fake.OpStartLimit || op == fake.OpLimit && refusing.Load()) {
+					return mvm.Errorf(kind, "no cgroup now")
+				}
+				return nil
+			})
+			refusing.Store(true)
+			for _, op := range begin {
+				h.do(i.ID, op)
+			}
+			if got := h.limitOf(i.ID); got != 0 {
+				t.Errorf("%s: it has the limit %d", what, got)
+			}
+			unlimited(again)
+			refusing.Store(false)
+			if kind == mvm.KindInvalid {
+				continue // the host never can
+			}
+			h.awaitLimit(i.ID, 71)
+			testenv.Eventually(t, time.Minute, func() error {
+				if s, err := h.a.Why(ctx(t), mvm.Address{Instance: i.ID}); err != nil || s.Instance.Unlimited != "" {
+					return fmt.Errorf("why says %q, %v", s.Instance.Unlimited, err)
+				}
+				return nil
+			})
+		}
+	}
 }

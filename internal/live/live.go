@@ -165,7 +165,7 @@ func (l *VMM) detach() error {
 }
 
 // adopt takes a VMM under watch, which has the limits.
-func (v *VMMs) adopt(i mvm.Instance, vmm driver.VMM, host io.Closer, limits mvm.Limits) {
+func (v *VMMs) adopt(i mvm.Instance, vmm driver.VMM, host io.Closer, limits mvm.Limits) *VMM {
 	l := &VMM{vmm: vmm, host: host, logs: v.collectLogs(i, vmm), expected: make(chan struct{}), watched: make(chan struct{}), limits: limited{turn: make(chan struct{}, 1), inForce: limits}}
 	v.mu.Lock()
 	v.by[i.ID] = l
@@ -174,6 +174,7 @@ func (v *VMMs) adopt(i mvm.Instance, vmm driver.VMM, host io.Closer, limits mvm.
 	if !v.group.Go(func() { v.watch(i.ID, l) }) {
 		close(l.watched)
 	}
+	return l
 }
 
 // watch waits for the VMM's end, and tells of one that nobody asked for.
@@ -282,8 +283,7 @@ func (v *VMMs) Launch(ctx context.Context, i mvm.Instance, boots bool, start fun
 	if err != nil {
 		return errors.Join(err, host.Close())
 	}
-	v.adopt(i, vmm, host, spec.Limits)
-	v.limit(ctx, i) // they may have changed meanwhile
+	v.limitStarted(ctx, i, v.adopt(i, vmm, host, spec.Limits), spec.Limits)
 	return nil
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // notKept are the fields of nouns that are measured or told, and not on disk.
-var notKept = map[string]bool{"Instance.Idle": true, "Instance.Health": true, "Instance.Stalled": true, "Instance.Backlog": true, "Instance.Building": true,
+var notKept = map[string]bool{"Instance.Idle": true, "Instance.Health": true, "Instance.Stalled": true, "Instance.Unlimited": true, "Instance.Backlog": true, "Instance.Building": true,
 	"Pool.Instances": true, "Pool.InForce": true, "Pool.Warnings": true, "Pool.Health": true, "Pool.Building": true}
 
 func nouns() []any {
@@ -88,7 +88,7 @@ func TestSelectorsOnDisk(t *testing.T) {
 // TestMeasuredIsNotKept: what is measured or told of an instance or pool is not on disk.
 func TestMeasuredIsNotKept(t *testing.T) {
 	for want, noun := range map[string]any{
-		"instance": mvm.Instance{Idle: &mvm.IdleStatus{}, Health: &mvm.Health{}, Stalled: "no space", Building: "b-1"},
+		"instance": mvm.Instance{Idle: &mvm.IdleStatus{}, Health: &mvm.Health{}, Stalled: "no space", Unlimited: "no cgroup", Building: "b-1"},
 		"pool":     mvm.Pool{Instances: map[mvm.State]int{mvm.StateWarm: 1}, InForce: mvm.Limits{CPUPercent: 1}, Warnings: []string{"w"}, Health: &mvm.PoolHealth{}, Building: "b-1"},
 	} {
 		raw, err := store.RecordJSON(noun)

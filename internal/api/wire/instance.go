@@ -45,6 +45,7 @@ type Instance struct {
 	Problem             string             `json:"problem,omitempty"`
 	Health              *Health            `json:"health,omitempty"`
 	Stalled             string             `json:"stalled,omitempty"`
+	Unlimited           string             `json:"unlimited,omitempty"`
 	Backlog             *Backlog           `json:"backlog,omitempty"`
 	Building            string             `json:"building,omitempty"`
 }
@@ -58,7 +59,7 @@ func (Instance) Of(n mvm.Instance) Instance {
 		SetAside: each(n.SetAside, SetAside{}.Of), DiskGeneration: n.DiskGeneration, DiskMade: n.DiskMade, UID: n.UID, SecretsGeneration: n.SecretsGeneration,
 		ManualOverrideUntil: n.ManualOverrideUntil, Parked: n.Parked, Unproven: n.Unproven, Ready: n.Ready,
 		Integrations: each(n.Integrations, IntegrationState{}.Of), Suspends: n.Suspends, Held: n.Held, Untold: n.Untold, NextWake: n.NextWake,
-		Idle: one(n.Idle, IdleStatus{}.Of), Problem: n.Problem, Health: one(n.Health, Health{}.Of), Stalled: n.Stalled,
+		Idle: one(n.Idle, IdleStatus{}.Of), Problem: n.Problem, Health: one(n.Health, Health{}.Of), Stalled: n.Stalled, Unlimited: n.Unlimited,
 		Backlog: one(n.Backlog, Backlog{}.Of), Building: n.Building,
 	}
 }
@@ -72,7 +73,7 @@ func (w Instance) Noun() mvm.Instance {
 		SetAside: each(w.SetAside, SetAside.Noun), DiskGeneration: w.DiskGeneration, DiskMade: w.DiskMade, UID: w.UID, SecretsGeneration: w.SecretsGeneration,
 		ManualOverrideUntil: w.ManualOverrideUntil, Parked: w.Parked, Unproven: w.Unproven, Ready: w.Ready,
 		Integrations: each(w.Integrations, IntegrationState.Noun), Suspends: w.Suspends, Held: w.Held, Untold: w.Untold, NextWake: w.NextWake,
-		Idle: one(w.Idle, IdleStatus.Noun), Problem: w.Problem, Health: one(w.Health, Health.Noun), Stalled: w.Stalled,
+		Idle: one(w.Idle, IdleStatus.Noun), Problem: w.Problem, Health: one(w.Health, Health.Noun), Stalled: w.Stalled, Unlimited: w.Unlimited,
 		Backlog: one(w.Backlog, Backlog.Noun), Building: w.Building,
 	}
 }

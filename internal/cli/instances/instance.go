@@ -180,6 +180,9 @@ func (a *app) addHealth(t *command.Table, i mvm.Instance) {
 	if i.Stalled != "" {
 		t.Add("stalled", i.Stalled)
 	}
+	if i.Unlimited != "" {
+		t.Add("without limits", i.Unlimited)
+	}
 	if i.Health == nil {
 		return
 	}

@@ -80,6 +80,9 @@ func (a *app) present(s mvm.Story) []string {
 	if i.Stalled != "" {
 		add("stalled: %s", i.Stalled)
 	}
+	if i.Unlimited != "" {
+		add("without its limits: %s", i.Unlimited)
+	}
 	if i.Health != nil {
 		add("health: %s since %s%s", i.Health.Status, a.Ago(i.Health.Since), command.Because(i.Health.Text()))
 	}

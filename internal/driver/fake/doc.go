@@ -42,6 +42,7 @@ const (
 	OpSnapshotState  Op = "snapshot.state" // the files are written, and not durable
 	OpPowerdown      Op = "powerdown"
 	OpLimit          Op = "limit"
+	OpStartLimit     Op = "start.limit" // a VMM that starts or wakes runs without its limits when it fails
 	OpKill           Op = "kill"
 	OpDial           Op = "dial"
 	OpStats          Op = "stats"
@@ -51,6 +52,6 @@ const (
 // Ops returns every operation, to fail one after the other.
 func Ops() []Op {
 	return []Op{OpInfo, OpStart, OpStartBoot, OpRestore, OpRestoreLoad, OpRecover, OpDestroy, OpDestroyFiles,
-		OpSweep, OpPause, OpResume, OpSnapshot, OpSnapshotMemory, OpSnapshotState, OpPowerdown, OpLimit, OpKill, OpDial,
+		OpSweep, OpPause, OpResume, OpSnapshot, OpSnapshotMemory, OpSnapshotState, OpPowerdown, OpLimit, OpStartLimit, OpKill, OpDial,
 		OpStats, OpPaused}
 }

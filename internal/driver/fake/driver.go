@@ -42,7 +42,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.VMM, error
 	if err := d.boot(ctx, m, spec); err != nil {
 		return nil, errors.Join(err, d.abandon(m), removeMemory(spec))
 	}
-	return d.hold(m), nil
+	return d.started(ctx, m), nil
 }
 
 // claim checks the Spec and takes its id.
@@ -119,7 +119,7 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 	if err := d.load(ctx, m, spec, snap); err != nil {
 		return nil, errors.Join(err, d.abandon(m))
 	}
-	return d.hold(m), nil
+	return d.started(ctx, m), nil
 }
 
 // load reads the snapshot into the machine.

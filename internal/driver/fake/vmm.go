@@ -16,6 +16,8 @@ import (
 type vmm struct {
 	m   *machine
 	opt Options
+	// unlimited is why it was started without limits.
+	unlimited error
 
 	mu     sync.Mutex
 	closed bool
@@ -29,7 +31,7 @@ var (
 )
 
 // hold gives out a handle, which takes the machine over.
-func (d *Driver) hold(m *machine) driver.VMM {
+func (d *Driver) hold(m *machine) *vmm {
 	v := &vmm{m: m, opt: d.opt, conns: map[net.Conn]struct{}{}}
 	m.mu.Lock()
 	before := m.holder
@@ -100,6 +102,22 @@ func (v *vmm) Snapshot(ctx context.Context, snap driver.Snapshot) error {
 		return err
 	}
 	return v.m.snapshot(ctx, snap, func() error { return v.opt.seam(ctx, OpSnapshotState, v.m.spec.ID) })
+}
+
+// Unlimited is described at driver.Limiter.
+func (v *vmm) Unlimited() error { return v.unlimited }
+
+// started is hold of a machine that was started or woken just now, with its limits.
+func (d *Driver) started(ctx context.Context, m *machine) driver.VMM {
+	err := d.opt.seam(ctx, OpStartLimit, m.spec.ID)
+	if err != nil {
+		m.mu.Lock()
+		m.spec.Limits = mvm.Limits{}
+		m.mu.Unlock()
+	}
+	v := d.hold(m)
+	v.unlimited = err
+	return v
 }
 
 // Limit is described at driver.Limiter.

@@ -132,6 +132,10 @@ func (d *Driver) takeUp(ctx context.Context, spec driver.Spec, p vmproc.Process,
 // recoverTimeout bounds the wait for a VMM's first answer.
 const recoverTimeout = 10 * time.Second
 
+// Unlimited is described at driver.Limiter. Its cgroup has the limits from the start, or the
+// host can't limit CPU time.
+func (v *vmm) Unlimited() error { return nil }
+
 // Limit is described at driver.Limiter. It limits CPU time alone.
 func (v *vmm) Limit(ctx context.Context, l mvm.Limits) error {
 	return v.proc.LimitCPU(ctx, vmproc.CPUOf(l))

@@ -18,17 +18,18 @@ func (v *vmm) Limit(ctx context.Context, l mvm.Limits) error {
 	return errors.Join(disks, v.proc.LimitCPU(ctx, vmproc.CPUOf(l)))
 }
 
+// Unlimited is described at driver.Limiter.
+func (v *vmm) Unlimited() error { return v.unlimited }
+
 // limitStart puts the Spec's limits in force before the vCPUs run for the first time. That
-// the CPU time can't be limited keeps no VMM from running: hostd has told what it lacks.
+// the CPU time can't be limited keeps no VMM from running: Unlimited tells of it.
 func (v *vmm) limitStart(ctx context.Context) error {
 	l := v.spec.Limits
 	if l == (mvm.Limits{}) {
 		return nil
 	}
 	if cpu := vmproc.CPUOf(l); v.spec.Cgroup != "" && cpu != vmproc.DefaultCPU(v.spec.VCPUs) {
-		if err := v.proc.LimitCPU(ctx, cpu); err != nil {
-			v.d.log.Warn("the VMM runs without its pool's CPU limits", "instance", v.spec.ID, "error", err)
-		}
+		v.unlimited = v.proc.LimitCPU(ctx, cpu)
 	}
 	return v.limitDisks(ctx, l)
 }

@@ -31,13 +31,14 @@ const (
 
 // vmm is one QEMU process that the agent holds.
 type vmm struct {
-	d    *Driver
-	spec driver.Spec
-	proc vmproc.Process
-	rec  rundir.Record
-	own  own // what rec has of the driver's; cmd guards it
-	ch   *channel.Channel
-	con  *console.Console
+	d         *Driver
+	spec      driver.Spec
+	proc      vmproc.Process
+	rec       rundir.Record
+	unlimited error // why it was started without limits; set before others know it
+	own       own   // what rec has of the driver's; cmd guards it
+	ch        *channel.Channel
+	con       *console.Console
 
 	watching sync.WaitGroup
 	done     chan struct{} // closed when the process is gone and its files too
