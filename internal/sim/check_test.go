@@ -113,13 +113,13 @@ func (w *world) checkEvents(events []mvm.Event) {
 // checkMemory: memory is never given up for a fault of the host. Nothing damages a
 // snapshot here, so none is set aside; one that was used already is given up for its
 // guest's sake, and not because the host lacked something. So is that of a VMM that died when
-// its guest was let go: it may have run. What the host lacked while that was cleaned up is told too.
+// its guest was let go: it may have run.
 func (w *world) checkMemory(e mvm.Event) {
 	if e.Action == mvm.SnapshotSetAside {
 		w.fail("the snapshot of %s was set aside, and nothing is wrong with it: %s", e.Instance, e.Why)
 	}
-	cause, _, _ := strings.Cut(e.Why, "\n")
-	if errno, lacks := sys.FaultIn(e.Why); lacks && e.Action == mvm.SnapshotDeleted && !strings.HasSuffix(cause, "the VMM died") {
+	cause, _, _ := strings.Cut(e.Why, "\n") // on further lines is what failed while it was cleaned up
+	if errno, lacks := sys.FaultIn(cause); lacks && e.Action == mvm.SnapshotDeleted && !strings.HasSuffix(cause, "the VMM died") {
 		w.fail("the memory of %s was given up, for the host's %v: %s", e.Instance, errno, e.Why)
 	}
 }
