@@ -255,11 +255,7 @@ func (o *openClaw) testBusy() {
 	case err := <-answered:
 		o.t.Fatalf("the turn ended before it was to: %v", err)
 	}
-	_, err := o.try(o.id, mvm.OpSleep)
-	if !mvm.IsKind(err, mvm.KindPolicy) || !strings.Contains(err.Error(), "run") {
-		o.t.Errorf("sleep during a turn: %v, want refused by policy with OpenClaw's reason", err)
-	}
-	o.t.Logf("refused: %v", err)
+	o.staysAwake("run")
 	if i := o.get(o.id); i.State != mvm.StateRunning || i.Held {
 		o.t.Errorf("it is %s, held %v", i.State, i.Held)
 	}
@@ -282,20 +278,28 @@ func (o *openClaw) testBusy() {
 	}
 }
 
+// staysAwake has a sleep refused for OpenClaw's reason, which is in the error. A guest that
+// gets no CPU for a while is kept awake for that first.
+func (o *openClaw) staysAwake(reason string) {
+	o.t.Helper()
+	testenv.Eventually(o.t, patience, func() error {
+		_, err := o.try(o.id, mvm.OpSleep)
+		if !mvm.IsKind(err, mvm.KindPolicy) {
+			o.t.Fatalf("sleep of a busy instance: %v, want it refused by policy", err)
+		}
+		if !strings.Contains(err.Error(), "openclaw: busy") || !strings.Contains(err.Error(), reason) {
+			return fmt.Errorf("sleep of a busy instance: %w, want OpenClaw's reason: %s", err, reason)
+		}
+		o.t.Logf("refused: %v", err)
+		return nil
+	})
+}
+
 // testCommand: a command that a tool runs in the background keeps the instance awake
 // when the turn that began it is long answered.
 func (o *openClaw) testCommand() {
 	o.say("build it")
-	testenv.Eventually(o.t, patience, func() error { // a guest that has no CPU for a while says so first
-		_, err := o.try(o.id, mvm.OpSleep)
-		if !mvm.IsKind(err, mvm.KindPolicy) {
-			o.t.Fatalf("sleep while a command runs: %v, want it refused by policy", err)
-		}
-		if !strings.Contains(err.Error(), "background exec") {
-			return fmt.Errorf("sleep while a command runs: %w, want OpenClaw's reason", err)
-		}
-		return nil
-	})
+	o.staysAwake("background exec")
 	_, err := o.try(o.id, mvm.OpWarm)
 	if !mvm.IsKind(err, mvm.KindPolicy) {
 		o.t.Errorf("pause while a command runs: %v, want refused by policy", err)
