@@ -82,12 +82,14 @@ snapshots: setup-test
 	$(GO) test -count=1 -timeout 2h -v -run 'TestBitFlips|TestSleepsEqualTheModel' ./internal/snapshot/segment -flips=$(FLIPS) -rapid.checks=$(RUNS)
 
 # proof-chat has the real OpenClaw answer MESSAGES messages with KILLS kills at every step of
-# one, and a message every 5 ms around EDGES sleeps and wakes; then reminders wake it in a VM.
+# one, and a message every 5 ms around EDGES sleeps and wakes; SCENES new assistants get their
+# first message and a photo, with a kill for each; then reminders wake it in a VM.
 MESSAGES ?= 200
 KILLS    ?= 60
 EDGES    ?= 120
+SCENES   ?= 23
 proof-chat: setup-test build chaos-chat
-	$(GO) test -count=1 -timeout 6h -v ./test/chat -seed=$(SEED) -messages=$(MESSAGES) -kills=$(KILLS) -losses=20 -edges=$(EDGES)
+	$(GO) test -count=1 -timeout 6h -v ./test/chat -seed=$(SEED) -messages=$(MESSAGES) -kills=$(KILLS) -losses=20 -edges=$(EDGES) -scenes=$(SCENES)
 	$(GO) test -count=1 -timeout 1h -v -run 'TestOpenClawReminders$$' ./test/vm -remind-in=4m
 
 # chaos-chat has a stand-in of OpenClaw that keeps its rules answer STANDIN messages of 20 chats,

@@ -8,6 +8,8 @@
 //
 //	go test ./test/chat                     what CI runs
 //	make proof-chat SEED=7                  200 messages and 60 kills, and a message every 5 ms around a sleep
+//	go test ./test/chat -run TestFirst -scenes=23          new assistants with a kill at each step of their first message
 //	go test ./test/chat -run TestPowerLoss -break=sync     the proof, with the sync taken out, fails
+//	go test ./test/chat -run TestFirst -break=chats        and so it does if mvm does not start OpenClaw's chats
 //	go test ./test/chat -run TestKills -break=disk         and so it may without the gateway's disk
 package chat

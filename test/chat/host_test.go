@@ -57,6 +57,8 @@ type host struct {
 	away      atomic.Bool // nobody answers on port 53
 	ending    atomic.Bool
 
+	count bool // OpenClaw counts how often it was killed
+
 	mu     sync.Mutex // one operation on the worker at a time
 	worker *exec.Cmd
 	asleep bool
@@ -70,6 +72,17 @@ type host struct {
 
 // newHost starts a gateway, and a worker with OpenClaw.
 func newHost(t testing.TB) *host {
+	h := newUnborn(t)
+	h.startGateway()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	must(t, h.boot())
+	return h
+}
+
+// newUnborn makes a host whose worker boots when it is woken first, with an empty disk; there is
+// no gateway yet.
+func newUnborn(t testing.TB) *host {
 	testenv.NeedRoot(t)
 	h := newTelegram(t)
 	img := testenv.Image(t, "builtin:openclaw")
@@ -88,10 +101,6 @@ func newHost(t testing.TB) *host {
 	for n := range chats {
 		h.allow = append(h.allow, fmt.Sprint(100+n))
 	}
-	h.startGateway()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	must(t, h.boot())
 	return h
 }
 
@@ -147,7 +156,15 @@ func (h *host) reply(last string) string {
 // serveTelegram is the Bot API, with steps.
 func (h *host) serveTelegram(w http.ResponseWriter, r *http.Request) {
 	method := strings.ToLower(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:])
+	if strings.HasPrefix(r.URL.Path, "/file/") {
+		method = "file"
+	}
 	switch method {
+	case "getfile", "file":
+		if h.step(method) {
+			panic(http.ErrAbortHandler)
+		}
+		h.api.ServeHTTP(w, r)
 	case "sendmessage":
 		if h.step("send") { // it was cut off on its way
 			panic(http.ErrAbortHandler)
@@ -211,6 +228,9 @@ func (h *host) spawn(role string, attr *syscall.SysProcAttr) (*exec.Cmd, error) 
 	cmd := exec.Command(exe)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", roleEnv + "=" + role, dirEnv + "=" + h.dir,
 		diskEnv + "=" + h.disk, rootEnv + "=" + h.root, breakEnv + "=" + *breakFlag}
+	if h.count {
+		cmd.Env = append(cmd.Env, countEnv+"=1")
+	}
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = out, out, attr
 	return cmd, cmd.Start()
 }
@@ -304,6 +324,9 @@ func (h *host) powerLoss() error {
 	h.callOff()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.worker == nil { // it has not been booted yet
+		return nil
+	}
 	if err := h.signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
@@ -445,6 +468,9 @@ func (h *host) wake() error {
 	h.callOff()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.worker == nil {
+		return h.boot()
+	}
 	if !h.asleep {
 		return nil
 	}
@@ -509,7 +535,10 @@ func (h *host) answer(req guestproto.HostRequest) guestproto.HostResponse {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		state := mvm.StateRunning
-		if h.asleep {
+		switch {
+		case h.worker == nil:
+			state = mvm.StateReady
+		case h.asleep:
 			state = mvm.StateSleeping
 		}
 		return guestproto.HostResponse{InstanceStatus: &guestproto.InstanceStatus{Status: state, Boot: h.boots}}
@@ -573,24 +602,32 @@ func (h *host) logs() {
 		out, _ := exec.Command("tail", "-n", "40", filepath.Join(h.dir, name)).CombinedOutput()
 		h.t.Logf("%s:\n%s", name, out)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	for _, line := range h.said(80) {
+		h.t.Logf("worker: %+v", line)
+	}
+}
+
+// said are the last lines that the worker's services have written; none where its guest does not
+// answer.
+func (h *host) said(tail int) (lines []guestproto.LogLine) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(h.dir, "shared/guest"))
 	if err != nil {
-		return
+		return nil
 	}
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
-	if guestproto.Send(conn, guestproto.Request{Logs: &guestproto.Logs{Tail: 80}}) != nil {
-		return
+	if guestproto.Send(conn, guestproto.Request{Logs: &guestproto.Logs{Tail: tail}}) != nil {
+		return nil
 	}
 	for {
 		var resp guestproto.Response
 		if guestproto.Receive(conn, &resp) != nil || resp.LogLine == nil {
-			return
+			return lines
 		}
-		h.t.Logf("worker: %+v", *resp.LogLine)
+		lines = append(lines, *resp.LogLine)
 	}
 }
 

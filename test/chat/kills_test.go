@@ -25,6 +25,7 @@ var victims = []string{"gateway", "openclaw", "machine"}
 type kill struct {
 	what, step string
 	at         time.Time
+	begun      bool // OpenClaw is waited for where it does not run yet
 }
 
 // plan is what is killed where: everything at every step first, in a random order, and one
@@ -73,7 +74,13 @@ type chaos struct {
 }
 
 func newChaos(t *testing.T, seed uint64) *chaos {
-	c := &chaos{host: newHost(t), r: rand.New(rand.NewPCG(seed, 1)), fired: make(chan kill, 1), written: map[string]time.Time{}}
+	c := chaosOn(t, newHost(t), seed)
+	c.ready()
+	return c
+}
+
+func chaosOn(t *testing.T, h *host, seed uint64) *chaos {
+	c := &chaos{host: h, r: rand.New(rand.NewPCG(seed, 1)), fired: make(chan kill, 1), written: map[string]time.Time{}}
 	t.Cleanup(c.restart.Wait)
 	c.hear = func(said string) {
 		c.mu.Lock()
@@ -86,7 +93,6 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		}
 	}
 	c.step = c.at
-	c.ready()
 	return c
 }
 
@@ -113,7 +119,11 @@ func (c *chaos) kill(k kill) {
 		c.killGateway()
 		c.restart.Go(c.startGateway)
 	case "openclaw":
-		if pid := c.openClaw(); pid > 0 {
+		pid := c.openClaw()
+		for began := time.Now(); k.begun && pid == 0 && time.Since(began) < patience; pid = c.openClaw() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if pid > 0 {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		} else {
 			c.t.Logf("OpenClaw was down already when it was to be killed at %s", k.step)
@@ -184,13 +194,19 @@ func (c *chaos) kills() int {
 
 // write writes the message of the number.
 func (c *chaos) write(n int) {
-	chat := int64(100 + n%chats)
-	key := fmt.Sprintf("m-%d-%03d", chat, n/chats)
+	chat, key := c.next(n)
+	c.api.Write(chat, chat, key+" says hello")
+}
+
+// next notes that the message of the number is written.
+func (c *chaos) next(n int) (chat int64, key string) {
+	chat = int64(100 + n%chats)
+	key = fmt.Sprintf("m-%d-%03d", chat, n/chats)
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.written[key] = time.Now()
 	c.order = append(c.order, key)
-	c.mu.Unlock()
-	c.api.Write(chat, chat, key+" says hello")
+	return chat, key
 }
 
 // answers are the texts of the bot by key, and what mvm itself has told.

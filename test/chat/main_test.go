@@ -16,7 +16,8 @@ var (
 	withinFlag   = flag.Duration("within", 0, "after which TestKills ends with what it has; 0: when all is done")
 	lossesFlag   = flag.Int("losses", 1, "losses of power of TestPowerLoss")
 	edgesFlag    = flag.Int("edges", 3, "sleeps of TestEdges with a message each")
-	breakFlag    = flag.String("break", "", "what the gateway leaves out: sync, or its disk")
+	scenesFlag   = flag.Int("scenes", 0, "new assistants of TestFirst, each with its first message and a photo; with more than one it also waits for what OpenClaw does by itself; 0: it is skipped")
+	breakFlag    = flag.String("break", "", "what is left out: the sync, the gateway's disk, or that OpenClaw's chats are started (sync, disk, chats)")
 )
 
 // The test binary is also the programs of the guests.
@@ -26,6 +27,7 @@ const (
 	diskEnv  = "MVM_PROOF_DISK"
 	rootEnv  = "MVM_PROOF_ROOTFS"
 	breakEnv = "MVM_PROOF_BREAK"
+	countEnv = "MVM_PROOF_COUNT"
 )
 
 func TestMain(m *testing.M) {

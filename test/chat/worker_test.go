@@ -123,24 +123,51 @@ func mountWorker(dir, rootfs, disk string) error {
 		func() error { return os.Chdir("/") },
 		mount("proc", "/proc", "proc", 0, ""),
 		func() error { return copyServices("/etc/mvm/services", "/run/services") },
+		leaveOut,
 	)
 }
 
-// start forgets that OpenClaw was killed before it starts it again. After three kills within
-// five minutes OpenClaw starts without its chats; with that, dozens of kills would take hours.
-const start = `db=/data/openclaw/state/openclaw.sqlite
+// After three kills within five minutes OpenClaw starts without its chats. forgetKills forgets
+// them before it starts again: dozens of kills would take hours with that. countKills has them
+// count, however long this machine takes between them.
+const (
+	forgetKills = "completed_at_ms = started_at_ms, outcome = 'mvm_host_stop'"
+	countKills  = "started_at_ms = max(started_at_ms, unixepoch() * 1000 - 200000)"
+	start       = `db=/data/openclaw/state/openclaw.sqlite
 [ ! -f $db ] || /usr/local/bin/node -e "new (require('node:sqlite').DatabaseSync)('$db', { timeout: 5000 }).exec(
-  \"UPDATE gateway_boot_lifecycle SET completed_at_ms = started_at_ms, outcome = 'mvm_host_stop' WHERE completed_at_ms IS NULL\")"
+  \"UPDATE gateway_boot_lifecycle SET KILLS WHERE completed_at_ms IS NULL\")"
 exec /opt/openclaw/start.sh
 `
+)
+
+// leaveOut changes, for this boot, what OpenClaw's process does for mvm.
+func leaveOut() error {
+	if os.Getenv(breakEnv) != "chats" {
+		return nil
+	}
+	const control = "/opt/openclaw/control.mjs"
+	b, err := os.ReadFile(control)
+	if err != nil {
+		return err
+	}
+	broken := bytes.Replace(b, []byte("const startsMost = 3;"), []byte("const startsMost = 0;"), 1)
+	if bytes.Equal(b, broken) {
+		return errors.New("there is no startsMost in " + control)
+	}
+	return os.WriteFile(control, broken, 0o644)
+}
 
 // copyServices takes the image's services but the one that reads its files in advance.
 func copyServices(from, to string) error {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
 	}
+	kills := forgetKills
+	if os.Getenv(countEnv) != "" {
+		kills = countKills
+	}
 	files, err := filepath.Glob(from + "/*.json")
-	err = errors.Join(err, os.WriteFile(filepath.Join(to, "start.sh"), []byte(start), 0o755))
+	err = errors.Join(err, os.WriteFile(filepath.Join(to, "start.sh"), []byte(strings.Replace(start, "KILLS", kills, 1)), 0o755))
 	for _, f := range files {
 		if strings.Contains(f, "prefetch") {
 			continue

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mvm"
+	"mvm/internal/store"
 	"mvm/internal/testenv"
 )
 
@@ -122,7 +123,7 @@ func (h *host) bootTook(id string) time.Duration {
 	story, err := h.client.Why(h.ctx(), mvm.Address{Instance: id})
 	must(h.t, err)
 	for _, t := range slices.Backward(story.Transitions) {
-		if t.Kind == "cold" && t.Error == "" {
+		if store.Booted(t) {
 			return t.Took
 		}
 	}
