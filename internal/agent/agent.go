@@ -232,7 +232,7 @@ func (a *Agent) Open(ctx context.Context) error {
 		return mvm.Errorf(mvm.KindOf(err), "recover host: %w", err)
 	}
 	a.fleet.LogWarnings(ctx)
-	if err := a.fleet.TellOpen(ctx); err != nil {
+	if err := a.fleet.TellChanges(ctx); err != nil {
 		return err
 	}
 	a.loops.Go(a.journal.Run)

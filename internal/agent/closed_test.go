@@ -1,8 +1,11 @@
 package agent_test
 
 import (
+	"errors"
+	"mvm/internal/store"
 	"strings"
 	"testing"
+	"time"
 
 	"mvm"
 )
@@ -92,4 +95,37 @@ func TestClosedTenants(t *testing.T) {
 			t.Errorf("a closed tenant is told of: %d of doctor, %d of the pool", d, p)
 		}
 	})
+}
+
+// A closed tenant from before mvm answered its guests' questions for names is told, once, that
+// they don't reach name servers elsewhere any more. A new one is not.
+func TestDNSThatWasClosedIsTold(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	h.plain()
+	told := func(when string, want int) {
+		t.Helper()
+		h.stop()
+		h.start()
+		got := 0
+		for _, e := range h.events() {
+			if e.Tenant == "acme" && strings.Contains(e.Detail, "port 53 of other addresses is closed") {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("%s: told %d times, want %d", when, got, want)
+		}
+	}
+	told("a new tenant", 0)
+	err := h.st.Update(func(tx *store.Tx) error { // another, of which nothing is noted
+		of, err := tx.Tenant("acme")
+		of.Created = of.Created.Add(-time.Hour)
+		return errors.Join(err, tx.PutTenant(of))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told("from before", 1)
+	told("from before, again", 1)
 }

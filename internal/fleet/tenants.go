@@ -54,6 +54,9 @@ func (f *Fleet) createTenant(ctx context.Context, spec mvm.TenantSpec) (t mvm.Te
 		if _, err := f.newKey(tx, t.ID, nil); err != nil {
 			return err
 		}
+		if err := tx.PutMeta(told(toldDNS, t), "1"); err != nil { // it begins like that
+			return err
+		}
 		return f.opt.Journal.Append(ctx, tx, mvm.Event{Action: mvm.TenantCreated, Tenant: t.ID})
 	})
 	if err != nil {

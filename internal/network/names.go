@@ -16,6 +16,9 @@ import (
 const (
 	// MaxAdmissions bounds the addresses of one call of Admit.
 	MaxAdmissions = 512
+	// MaxTenantAdmissions bounds the addresses that are open for all guests of a tenant: an
+	// eighth of what a host has room for, so that one tenant leaves the others some.
+	MaxTenantAdmissions = 1 << 14
 	// MaxAdmission bounds for how long an address is open.
 	MaxAdmission = 2 * time.Hour
 )
@@ -28,7 +31,8 @@ type Names interface {
 	// tenant must be in the Config that was applied last, and closed.
 	OpenResolver(ctx context.Context, tenant string) (udp, tcp *os.File, err error)
 	// Admit opens addresses for the instance, which must be in the Config that was applied last
-	// and have names in its egress. When it returns they are open.
+	// and have names in its egress. When it returns they are open. KindQuota, and none is opened,
+	// where that would be more than MaxTenantAdmissions for its tenant.
 	Admit(ctx context.Context, tenant, instance string, list []Admission) error
 }
 

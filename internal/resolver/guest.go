@@ -30,7 +30,7 @@ type guest struct {
 	tenant, instance string
 	list             []egress.Destination
 	named            bool
-	limit            *rate.Limiter
+	limit, own       *rate.Limiter // what it asks at all, and what of that is not the tenant's
 	asking, conns    atomic.Int32
 	asked            atomic.Pointer[time.Time] // last; nil: never
 
@@ -60,7 +60,7 @@ func (t *tenant) follow(of network.Tenant) {
 		}
 		g := was[a]
 		if g == nil || g.instance != i.ID || !slices.Equal(g.list, list) {
-			g = &guest{tenant: of.ID, instance: i.ID, list: list, named: egress.Named(list), limit: rate.NewLimiter(guestRate, guestBurst)}
+			g = &guest{tenant: of.ID, instance: i.ID, list: list, named: egress.Named(list), limit: rate.NewLimiter(guestRate, guestBurst), own: rate.NewLimiter(ownRate, ownBurst)}
 			g.succeed(was[a])
 			// What it asks for before the change is applied is closed by it, and opened again after.
 			if g.again = g.named; g.again {

@@ -42,6 +42,12 @@ const (
 
 	guestRate, guestBurst   = 50, 200
 	tenantRate, tenantBurst = 200, 800
+
+	// Of each guest so much is its own, and not the tenant's: guests of one tenant need not
+	// trust each other, and those that take all that the tenant may leave the others this.
+	ownAsking         = 2
+	ownConns          = 1
+	ownRate, ownBurst = 5, 20
 )
 
 // Options are what a Resolver is made of. All but HostAddrs and Count are required.

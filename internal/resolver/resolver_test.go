@@ -516,3 +516,58 @@ func TestPortTaken(t *testing.T) {
 		t.Error("a tenant that is gone is answered")
 	}
 }
+
+// more gives the tenant so many guests beside the two, whose addresses begin at 127.9.0.10.
+func (w *world) more(n int) (out []netip.Addr) {
+	w.t.Helper()
+	of := &w.cfg.Tenants[0]
+	for k := range n {
+		of.Instances = append(of.Instances, network.Instance{ID: fmt.Sprintf("i-000000%02x", 10+k), Offset: 10 + k})
+		out = append(out, netip.AddrFrom4([4]byte{127, 9, 0, byte(10 + k)}))
+	}
+	w.r.Follow(w.cfg)
+	w.r.Applied(w.t.Context())
+	return out
+}
+
+// TestNeighboursKeepTheirOwn: guests that take all the connections and questions that their tenant
+// may have leave each neighbour a connection, and questions on it.
+func TestNeighboursKeepTheirOwn(t *testing.T) {
+	w := newWorld(t)
+	w.up.says(with(address("a.example.", 60, "93.184.215.14")))
+	ask := asking(6, question("a.example.", dnsmessage.TypeA))
+	flooding := w.more(14)
+	for _, g := range flooding {
+		for range 4 {
+			c := w.dial("tcp", g)
+			defer c.Close()
+			// One that is refused is closed before it is answered, or is open and has its answer.
+			_, _ = w.askTCP(c, ask)
+		}
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer func() { close(stop); wg.Wait() }()
+	for _, g := range flooding {
+		c := w.dial("udp", g)
+		wg.Go(func() {
+			defer c.Close()
+			for n := 0; ; n++ {
+				_, _ = c.Write(ask)
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Duration(n/300) * time.Millisecond): // its burst at once
+				}
+			}
+		})
+	}
+	w.counted("limited", 2000)
+	c := w.dial("tcp", neighbour)
+	defer c.Close()
+	for n := range 15 {
+		if _, err := w.askTCP(c, ask); err != nil {
+			t.Fatalf("question %d of the neighbour: %v", n, err)
+		}
+	}
+}

@@ -33,6 +33,23 @@ func take(n *atomic.Int32, most int32) bool {
 	return false
 }
 
+// place takes a place of the guest's, of which the first are its own and the others the
+// tenant's too; nil: there is none left.
+func place(guest, tenant *atomic.Int32, own, guestMost, tenantMost int32) (leave func()) {
+	n := guest.Add(1)
+	switch {
+	case n > guestMost:
+		guest.Add(-1)
+		return nil
+	case n <= own:
+		return func() { guest.Add(-1) }
+	case !take(tenant, tenantMost):
+		guest.Add(-1)
+		return nil
+	}
+	return func() { guest.Add(-1); tenant.Add(-1) }
+}
+
 // begin takes the places of one question of the guest at the address; nil: it has none, or
 // there is no room for it.
 func (r *Resolver) begin(t *tenant, from netip.Addr) (g *guest, done func()) {
@@ -40,22 +57,21 @@ func (r *Resolver) begin(t *tenant, from netip.Addr) (g *guest, done func()) {
 	if g == nil {
 		return nil, nil
 	}
-	if !g.limit.Allow() || !t.limit.Allow() || !take(&g.asking, maxGuestAsking) {
+	if !g.limit.Allow() || !g.own.Allow() && !t.limit.Allow() {
 		r.opt.Count("limited")
 		return nil, nil
 	}
-	if !take(&t.asking, maxTenantAsking) {
-		g.asking.Add(-1)
+	leave := place(&g.asking, &t.asking, ownAsking, maxGuestAsking, maxTenantAsking)
+	if leave == nil {
 		r.opt.Count("limited")
 		return nil, nil
 	}
 	if !take(&r.asking, maxAsking) {
-		g.asking.Add(-1)
-		t.asking.Add(-1)
+		leave()
 		r.opt.Count("limited")
 		return nil, nil
 	}
-	return g, func() { g.asking.Add(-1); t.asking.Add(-1); r.asking.Add(-1) }
+	return g, func() { leave(); r.asking.Add(-1) }
 }
 
 // serveUDP answers until the socket is closed.
@@ -118,14 +134,14 @@ func (r *Resolver) serveConn(t *tenant, conn net.Conn) {
 		return
 	}
 	g := (*t.guests.Load())[from.Addr().Unmap()]
-	if g == nil || !take(&g.conns, maxGuestConns) {
+	if g == nil {
 		return
 	}
-	defer g.conns.Add(-1)
-	if !take(&t.conns, maxTenantConns) {
+	leave := place(&g.conns, &t.conns, ownConns, maxGuestConns, maxTenantConns)
+	if leave == nil {
 		return
 	}
-	defer t.conns.Add(-1)
+	defer leave()
 	for range maxPerConn {
 		_ = conn.SetReadDeadline(time.Now().Add(readWithin))
 		b, err := readFrame(conn, maxQuery)

@@ -40,6 +40,9 @@ func (n *Network) Admit(ctx context.Context, tenant, instance string, list []net
 	if !t.Named(i) {
 		return mvm.Errorf(mvm.KindState, "open addresses for %s: its egress has no names", instance)
 	}
+	if err := n.roomFor(t, instance, list); err != nil {
+		return err
+	}
 	if n.admitted == nil {
 		n.admitted = map[string]map[netip.Addr]network.Admission{}
 	}
@@ -48,6 +51,23 @@ func (n *Network) Admit(ctx context.Context, tenant, instance string, list []net
 	}
 	for _, a := range list {
 		n.admitted[instance][a.Address] = a
+	}
+	return nil
+}
+
+// roomFor refuses what would open more for the tenant than it may have. Nothing ends here.
+func (n *Network) roomFor(t network.Tenant, instance string, list []network.Admission) error {
+	all := 0
+	for _, i := range t.Instances {
+		all += len(n.admitted[i.ID])
+	}
+	for _, a := range list {
+		if _, open := n.admitted[instance][a.Address]; !open {
+			all++
+		}
+	}
+	if all > network.MaxTenantAdmissions {
+		return mvm.Errorf(mvm.KindQuota, "open addresses: %d for guests of tenant %s are more than %d", all, t.ID, network.MaxTenantAdmissions)
 	}
 	return nil
 }

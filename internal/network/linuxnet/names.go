@@ -76,6 +76,9 @@ func (n *Network) Admit(ctx context.Context, tenant, instance string, list []net
 		return mvm.Errorf(mvm.KindState, "open addresses for %s: its egress has no names, or is not in force", instance)
 	}
 	from, _ := mvm.SubnetAddr(t.Subnet, i.Offset)
+	if err := n.roomFor(t, from, list); err != nil {
+		return err
+	}
 	now := time.Now()
 	elems := make([]nftables.SetElement, len(list))
 	for k, a := range list {
@@ -89,6 +92,30 @@ func (n *Network) Admit(ctx context.Context, tenant, instance string, list []net
 	}
 	if len(n.answers) > maxAnswers {
 		_ = n.answersLeft() // forgets those that are over
+	}
+	return nil
+}
+
+// roomFor refuses what would open more for the tenant than it may have. The lock is held.
+func (n *Network) roomFor(t network.Tenant, from netip.Addr, list []network.Admission) error {
+	if len(n.answers)+len(list) <= network.MaxTenantAdmissions {
+		return nil // whoever has them
+	}
+	_ = n.answersLeft() // forgets those that are over
+	have := 0
+	for k := range n.answers {
+		if a, _ := netip.AddrFromSlice([]byte(k[:4])); t.Subnet.Contains(a) {
+			have++
+		}
+	}
+	more := map[netip.Addr]bool{}
+	for _, a := range list {
+		if _, open := n.answers[string(answerKey(from, a.Address))]; !open {
+			more[a.Address] = true
+		}
+	}
+	if have+len(more) > network.MaxTenantAdmissions {
+		return mvm.Errorf(mvm.KindQuota, "open addresses: %d are open for guests of tenant %s, and %d more would be above %d", have, t.ID, len(more), network.MaxTenantAdmissions)
 	}
 	return nil
 }

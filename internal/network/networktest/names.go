@@ -57,3 +57,44 @@ func namesOpen(t *testing.T, s Subject) {
 	apply(t, s, cfg)
 	wantNoErrors(t, s)
 }
+
+// namesBounded: the guests of one tenant together have no more addresses open than it may have, and
+// another tenant's guests have theirs all the same.
+func namesBounded(t *testing.T, s Subject) {
+	names, ok := s.Network.(network.Names)
+	if !ok {
+		return // it has none
+	}
+	const full = network.MaxTenantAdmissions / network.MaxAdmissions
+	var offsets []int
+	for n := range full + 1 {
+		offsets = append(offsets, 2+n)
+	}
+	cfg := Config(Tenant("acme", 3, offsets...), Tenant("zeta", 4, 2))
+	for n := range cfg.Tenants {
+		of := &cfg.Tenants[n]
+		of.Closed, of.Resolver, of.Egress = true, true, [][]egress.Destination{{{Name: "api.example.com"}}}
+		for k := range of.Instances {
+			of.Instances[k].Egress = 1
+		}
+	}
+	apply(t, s, cfg)
+	list := make([]network.Admission, network.MaxAdmissions)
+	for n := range list {
+		list[n] = network.Admission{Address: netip.AddrFrom4([4]byte{93, 184, byte(n >> 8), byte(n)}), For: time.Hour}
+	}
+	guests := cfg.Tenants[0].Instances
+	for _, g := range guests[:full] {
+		if err := names.Admit(ctx(t), "acme", g.ID, list); err != nil {
+			t.Fatalf("admit: %v", err)
+		}
+	}
+	wantKind(t, names.Admit(ctx(t), "acme", guests[full].ID, list[:1]), mvm.KindQuota)
+	if err := names.Admit(ctx(t), "acme", guests[0].ID, list); err != nil {
+		t.Errorf("what is open already: %v", err)
+	}
+	if err := names.Admit(ctx(t), "zeta", cfg.Tenants[1].Instances[0].ID, list); err != nil {
+		t.Errorf("another tenant: %v", err)
+	}
+	wantNoErrors(t, s)
+}

@@ -45,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"verify finds what is not owned", verifyFinds},
 		{"the host's own networks are told", occupied},
 		{"names open addresses", namesOpen},
+		{"names are bounded for each tenant", namesBounded},
 		{"many at once", manyAtOnce},
 		{"a cancelled context changes nothing", cancelled},
 		{"close", closes},
