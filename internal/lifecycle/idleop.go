@@ -101,5 +101,7 @@ func (l *Lifecycle) CallOff(id string) {
 // CalledOff reports that what the policy wanted ended so because somebody wants the instance.
 func CalledOff(err error) bool { return errors.Is(err, errInUse) || errors.Is(err, errWakeArrived) }
 
-// GaveWay reports that an operation ended so because something else was asked for.
-func GaveWay(err error) bool { return errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) }
+// GaveWay reports that an operation ended so because something else was asked for, or the agent ends.
+func GaveWay(err error) bool {
+	return errors.Is(err, errGivenUp) || errors.Is(err, errWakeArrived) || errors.Is(err, ErrClosing)
+}

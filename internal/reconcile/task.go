@@ -142,7 +142,7 @@ func (r *Reconciler) operate(ctx context.Context, t *task) error {
 func (r *Reconciler) end(t *task, err error) {
 	gone := r.isGone(t, err)
 	lost := r.opt.Queue.Lost(err)
-	gaveWay := lost || errors.Is(err, errByHand) || r.opt.Queue.GaveWay(err) || r.life.Err() != nil
+	gaveWay := lost || errors.Is(err, errByHand) || r.opt.Queue.GaveWay(err) || errors.Is(err, errClosing) || r.life.Err() != nil
 	forget := gaveWay || gone
 	now := time.Now()
 	r.mu.Lock()
