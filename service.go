@@ -182,12 +182,15 @@ type InstanceStats struct {
 	// CPUThrottled is how long it wanted more CPU time than it may have.
 	CPUThrottled time.Duration `json:"cpu_throttled_ns,omitempty"`
 	// DiskWait is how long requests of its guest waited for its disks, all added up.
-	DiskWait     time.Duration `json:"disk_wait_ns,omitempty"`
-	RSSBytes     int64         `json:"rss_bytes"`
-	RxBytes      int64         `json:"rx_bytes"`
-	TxBytes      int64         `json:"tx_bytes"`
-	DiskBytes    int64         `json:"disk_bytes"`    // data disk
-	SleeperBytes int64         `json:"sleeper_bytes"` // memory and device state of the snapshot
+	DiskWait time.Duration `json:"disk_wait_ns,omitempty"`
+	// DroppedFrames were beyond its network rate, sent or received, in the last hours; it counts
+	// from 0 after an hour without any.
+	DroppedFrames uint64 `json:"dropped_frames,omitempty"`
+	RSSBytes      int64  `json:"rss_bytes"`
+	RxBytes       int64  `json:"rx_bytes"`
+	TxBytes       int64  `json:"tx_bytes"`
+	DiskBytes     int64  `json:"disk_bytes"`    // data disk
+	SleeperBytes  int64  `json:"sleeper_bytes"` // memory and device state of the snapshot
 	// ReadyBytes is what of the snapshot is kept in the host's memory too, for a fast wake.
 	ReadyBytes  int64       `json:"ready_bytes,omitempty"`
 	Connections int         `json:"connections"` // through the gateways

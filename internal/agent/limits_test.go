@@ -9,6 +9,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/fake"
+	"mvm/internal/network"
 	"mvm/internal/testenv"
 )
 
@@ -175,5 +176,18 @@ func TestLimitsOwedFromTheStart(t *testing.T) {
 				return nil
 			})
 		}
+	}
+}
+
+// Stats tell of the frames that the network dropped of an instance.
+func TestDroppedFramesAreInStats(t *testing.T) {
+	h := newHost(t)
+	h.start()
+	i := h.plain()
+	h.net.Drop(i.ID, network.Drops{Sent: 3, Received: 4})
+	h.net.Drop("i-00000bad", network.Drops{Sent: 100})
+	s, err := h.a.Stats(ctx(t), mvm.Address{Instance: i.ID})
+	if err != nil || s.DroppedFrames != 7 {
+		t.Errorf("%d dropped frames, %v; want 7", s.DroppedFrames, err)
 	}
 }

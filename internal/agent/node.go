@@ -12,6 +12,7 @@ import (
 	"mvm"
 	"mvm/internal/folders"
 	"mvm/internal/ledger"
+	"mvm/internal/network"
 	"mvm/internal/snapshot"
 	"mvm/internal/store"
 	"mvm/internal/sys"
@@ -52,7 +53,21 @@ func (a *Agent) Stats(ctx context.Context, addr mvm.Address) (mvm.InstanceStats,
 	}
 	s.PID, s.CPU, s.RSSBytes, s.RxBytes, s.TxBytes = l.Driver().PID(), v.CPU, v.RSSBytes, v.RxBytes, v.TxBytes
 	s.CPUThrottled, s.DiskWait = v.Throttled, v.DiskWait
+	s.DroppedFrames = a.droppedFrames(ctx, i)
 	return s, nil
+}
+
+// droppedFrames is 0 where the network doesn't count, as that of an older hostd.
+func (a *Agent) droppedFrames(ctx context.Context, i mvm.Instance) uint64 {
+	n, ok := a.opt.Network.(network.Counters)
+	if !ok {
+		return 0
+	}
+	d, err := n.Dropped(ctx, i.Tenant, i.ID)
+	if err != nil {
+		a.log.Debug("count dropped frames", "instance", i.ID, "error", err)
+	}
+	return d.Sent + d.Received
 }
 
 // nodeID is the host's name.

@@ -124,6 +124,17 @@ func (n *Network) Admit(ctx context.Context, tenant, instance string, list []net
 	})
 }
 
+var _ network.Counters = (*Network)(nil)
+
+// Dropped is described at network.Counters.
+func (n *Network) Dropped(ctx context.Context, tenant, instance string) (d network.Drops, err error) {
+	err = n.known(ctx, "count dropped frames", func() (err error) {
+		d, _, err = call[network.Drops](ctx, n.c, opDropped, droppedRequest{tenant, instance}, nil)
+		return err
+	})
+	return d, err
+}
+
 // known asks for something of the config that was applied last. A server that was restarted is
 // given that, and asked once more.
 func (n *Network) known(ctx context.Context, what string, ask func() error) error {

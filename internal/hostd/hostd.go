@@ -68,8 +68,9 @@ const (
 	opLimitCPU
 	opResolver
 	opAdmit
+	opDropped
 
-	opLast = opAdmit
+	opLast = opDropped
 )
 
 // Bounds of the protocol.
@@ -121,6 +122,10 @@ type (
 		Tenant   string              `json:"tenant"`
 		Instance string              `json:"instance"`
 		List     []network.Admission `json:"list"`
+	}
+	droppedRequest struct {
+		Tenant   string `json:"tenant"`
+		Instance string `json:"instance"`
 	}
 	sweepAnswer struct {
 		Removed []string `json:"removed"`

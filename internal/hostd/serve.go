@@ -36,6 +36,8 @@ func (s *Server) do(ctx context.Context, r request) (reply, error) {
 		return handle(ctx, r, s.resolver)
 	case opAdmit:
 		return handle(ctx, r, s.openAddresses)
+	case opDropped:
+		return handle(ctx, r, s.dropped)
 	case opSweep:
 		return handle(ctx, r, s.sweep)
 	case opSurvey:
@@ -150,6 +152,15 @@ func (s *Server) openAddresses(ctx context.Context, r admitRequest) (reply, erro
 		return reply{}, err
 	}
 	return reply{body: none{}}, n.Admit(ctx, r.Tenant, r.Instance, r.List)
+}
+
+func (s *Server) dropped(ctx context.Context, r droppedRequest) (reply, error) {
+	n, ok := s.opt.Network.(network.Counters)
+	if !ok {
+		return reply{}, mvm.Errorf(mvm.KindUnavailable, "count dropped frames: these networks don't")
+	}
+	d, err := n.Dropped(ctx, r.Tenant, r.Instance)
+	return reply{body: d}, err
 }
 
 func (s *Server) sweep(ctx context.Context, _ none) (reply, error) {

@@ -128,28 +128,29 @@ func (w LogLine) Noun() mvm.LogLine      { return mvm.LogLine(w) }
 
 // InstanceStats is mvm.InstanceStats on the wire.
 type InstanceStats struct {
-	ID           string             `json:"id"`
-	State        mvm.State          `json:"state"`
-	PID          int                `json:"pid,omitempty"`
-	CPU          time.Duration      `json:"cpu_ns"`
-	CPUThrottled time.Duration      `json:"cpu_throttled_ns,omitempty"`
-	DiskWait     time.Duration      `json:"disk_wait_ns,omitempty"`
-	RSSBytes     int64              `json:"rss_bytes"`
-	RxBytes      int64              `json:"rx_bytes"`
-	TxBytes      int64              `json:"tx_bytes"`
-	DiskBytes    int64              `json:"disk_bytes"`
-	SleeperBytes int64              `json:"sleeper_bytes"`
-	ReadyBytes   int64              `json:"ready_bytes,omitempty"`
-	Connections  int                `json:"connections"`
-	LastActive   time.Time          `json:"last_active,omitzero"`
-	Idle         *IdleStatus        `json:"idle,omitempty"`
-	Integrations []IntegrationState `json:"integrations,omitempty"`
+	ID            string             `json:"id"`
+	State         mvm.State          `json:"state"`
+	PID           int                `json:"pid,omitempty"`
+	CPU           time.Duration      `json:"cpu_ns"`
+	CPUThrottled  time.Duration      `json:"cpu_throttled_ns,omitempty"`
+	DiskWait      time.Duration      `json:"disk_wait_ns,omitempty"`
+	DroppedFrames uint64             `json:"dropped_frames,omitempty"`
+	RSSBytes      int64              `json:"rss_bytes"`
+	RxBytes       int64              `json:"rx_bytes"`
+	TxBytes       int64              `json:"tx_bytes"`
+	DiskBytes     int64              `json:"disk_bytes"`
+	SleeperBytes  int64              `json:"sleeper_bytes"`
+	ReadyBytes    int64              `json:"ready_bytes,omitempty"`
+	Connections   int                `json:"connections"`
+	LastActive    time.Time          `json:"last_active,omitzero"`
+	Idle          *IdleStatus        `json:"idle,omitempty"`
+	Integrations  []IntegrationState `json:"integrations,omitempty"`
 }
 
 // Of returns the noun on the wire.
 func (InstanceStats) Of(n mvm.InstanceStats) InstanceStats {
 	return InstanceStats{
-		ID: n.ID, State: n.State, PID: n.PID, CPU: n.CPU, CPUThrottled: n.CPUThrottled, DiskWait: n.DiskWait, RSSBytes: n.RSSBytes, RxBytes: n.RxBytes, TxBytes: n.TxBytes, DiskBytes: n.DiskBytes,
+		ID: n.ID, State: n.State, PID: n.PID, CPU: n.CPU, CPUThrottled: n.CPUThrottled, DiskWait: n.DiskWait, DroppedFrames: n.DroppedFrames, RSSBytes: n.RSSBytes, RxBytes: n.RxBytes, TxBytes: n.TxBytes, DiskBytes: n.DiskBytes,
 		SleeperBytes: n.SleeperBytes, ReadyBytes: n.ReadyBytes, Connections: n.Connections, LastActive: n.LastActive, Idle: one(n.Idle, IdleStatus{}.Of),
 		Integrations: each(n.Integrations, IntegrationState{}.Of),
 	}
@@ -158,7 +159,7 @@ func (InstanceStats) Of(n mvm.InstanceStats) InstanceStats {
 // Noun returns the noun.
 func (w InstanceStats) Noun() mvm.InstanceStats {
 	return mvm.InstanceStats{
-		ID: w.ID, State: w.State, PID: w.PID, CPU: w.CPU, CPUThrottled: w.CPUThrottled, DiskWait: w.DiskWait, RSSBytes: w.RSSBytes, RxBytes: w.RxBytes, TxBytes: w.TxBytes, DiskBytes: w.DiskBytes,
+		ID: w.ID, State: w.State, PID: w.PID, CPU: w.CPU, CPUThrottled: w.CPUThrottled, DiskWait: w.DiskWait, DroppedFrames: w.DroppedFrames, RSSBytes: w.RSSBytes, RxBytes: w.RxBytes, TxBytes: w.TxBytes, DiskBytes: w.DiskBytes,
 		SleeperBytes: w.SleeperBytes, ReadyBytes: w.ReadyBytes, Connections: w.Connections, LastActive: w.LastActive, Idle: one(w.Idle, IdleStatus.Noun),
 		Integrations: each(w.Integrations, IntegrationState.Noun),
 	}

@@ -237,5 +237,8 @@ func waitedText(s mvm.InstanceStats) string {
 	if s.DiskWait > 0 {
 		parts = append(parts, "disk "+command.Took(s.DiskWait))
 	}
+	if s.DroppedFrames > 0 {
+		parts = append(parts, fmt.Sprintf("dropped %d frames", s.DroppedFrames))
+	}
 	return command.Dash(strings.Join(parts, ", "))
 }

@@ -49,6 +49,7 @@ type Network struct {
 	changes  int
 	closed   bool
 	admitted map[string]map[netip.Addr]network.Admission
+	drops    map[string]network.Drops
 }
 
 type failure struct {

@@ -78,3 +78,23 @@ func (n *Network) Admitted(instance string) map[netip.Addr]network.Admission {
 	defer n.mu.Unlock()
 	return maps.Clone(n.admitted[instance])
 }
+
+var _ network.Counters = (*Network)(nil)
+
+// Dropped is described at network.Counters: what Drop said.
+func (n *Network) Dropped(_ context.Context, tenant, instance string) (network.Drops, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, _, err := n.cfg.Find(tenant, instance)
+	return n.drops[instance], err
+}
+
+// Drop says what was dropped of the instance.
+func (n *Network) Drop(instance string, d network.Drops) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.drops == nil {
+		n.drops = map[string]network.Drops{}
+	}
+	n.drops[instance] = d
+}

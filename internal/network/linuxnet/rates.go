@@ -1,6 +1,7 @@
 package linuxnet
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"time"
@@ -104,6 +105,27 @@ func (n *Network) dropped() ([]network.Finding, error) {
 		}
 	}
 	return out, nil
+}
+
+var _ network.Counters = (*Network)(nil)
+
+// Dropped is described at network.Counters.
+func (n *Network) Dropped(ctx context.Context, tenant, instance string) (d network.Drops, err error) {
+	if err := n.lock(ctx, "count dropped frames"); err != nil {
+		return d, err
+	}
+	defer n.mu.Unlock()
+	t, i, err := n.cfg.Find(tenant, instance)
+	if err != nil {
+		return d, err
+	}
+	tap := string(ifname(mvm.TAPName(t.NetID, i.Offset)))
+	sent, err := n.fw.counts(setOutOver)
+	if err != nil {
+		return d, err
+	}
+	got, err := n.fw.counts(setInOver)
+	return network.Drops{Sent: sent[tap], Received: got[tap]}, err
 }
 
 // counts reads how many frames the set counts for each interface. A set that is not there

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"mvm/internal/network"
 	"mvm/internal/network/linuxnet"
 )
 
@@ -67,6 +68,20 @@ func TestRates(t *testing.T) {
 			found, err := w.net.Verify(t.Context())
 			if err != nil {
 				t.Fatal(err)
+			}
+			of := w.cfg.Tenants[0]
+			drops, err := w.net.Dropped(t.Context(), of.ID, of.Instances[0].ID)
+			if err != nil || drops.Sent == 0 || drops.Sent > size {
+				t.Errorf("dropped of a3: %+v, %v; want some of %d", drops, err, size)
+			}
+			quiet := w.cfg.Tenants[len(w.cfg.Tenants)-1]
+			for _, z := range w.cfg.Tenants {
+				if z.ID == "zeta" {
+					quiet = z
+				}
+			}
+			if drops, err := w.net.Dropped(t.Context(), quiet.ID, quiet.Instances[0].ID); err != nil || drops != (network.Drops{}) {
+				t.Errorf("dropped of the neighbour: %+v, %v; want none", drops, err)
 			}
 			told := ""
 			for _, f := range found {
