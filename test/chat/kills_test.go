@@ -230,6 +230,7 @@ func (c *chaos) answers() (by map[string]int, told []botapi.Sent) {
 // that, OpenClaw gets every message, each chat's in order, and whoever has no answer is told so.
 // What is answered twice, or told for nothing, has its reason.
 func TestKills(t *testing.T) {
+	t.Parallel()
 	c := newChaos(t, *seedFlag)
 	messages, all := *messagesFlag, plan(rand.New(rand.NewPCG(*seedFlag, 2)), *killsFlag)
 	t.Logf("seed %d: %d messages in %d chats, %d kills", *seedFlag, messages, chats, len(all))

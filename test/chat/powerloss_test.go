@@ -9,6 +9,7 @@ import (
 // TestPowerLoss: what Telegram has been told to forget is on the worker's disk. The power goes
 // just after, and OpenClaw makes the turn when it is up again.
 func TestPowerLoss(t *testing.T) {
+	t.Parallel()
 	c := newChaos(t, *seedFlag)
 	c.write(0) // with the first one OpenClaw makes files that it has from then on
 	c.until("the first message is answered", func() error { return c.isAsked(c.order[0]) })

@@ -29,6 +29,7 @@ const (
 // its time, when it was woken shortly before, or when its machine died asleep and was booted. It
 // prints when OpenClaw began it, by its own records, apart from what its turn took.
 func TestReminders(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.useModel(&stubmodel.Server{Reminders: true, Reply: func(last string) string { return "heard: " + last }})
 	h.ready()
