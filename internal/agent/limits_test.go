@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -171,7 +172,7 @@ func TestLimitsOwedFromTheStart(t *testing.T) {
 			h.awaitLimit(i.ID, 71)
 			testenv.Eventually(t, time.Minute, func() error {
 				if s, err := h.a.Why(ctx(t), mvm.Address{Instance: i.ID}); err != nil || s.Instance.Unlimited != "" {
-					return fmt.Errorf("why says %q, %v", s.Instance.Unlimited, err)
+					return errors.Join(fmt.Errorf("why says %q", s.Instance.Unlimited), err)
 				}
 				return nil
 			})

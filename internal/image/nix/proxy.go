@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -48,7 +48,7 @@ type proxy struct {
 // newProxy serves the listener until close.
 func newProxy(ctx context.Context, l net.Listener, allow func(netip.Addr, uint16) error) *proxy {
 	p := &proxy{allow: allow, turns: make(chan struct{}, maxConnections)}
-	p.server = http.Server{ReadTimeout: headTimeout, MaxHeaderBytes: maxHead, ConnState: p.count, ErrorLog: log.New(io.Discard, "", 0),
+	p.server = http.Server{ReadTimeout: headTimeout, MaxHeaderBytes: maxHead, ConnState: p.count, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
 		// The context of a request ends when its client has nothing more to say.
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(ctx, w, r) })}
 	p.server.SetKeepAlivesEnabled(false)

@@ -119,13 +119,13 @@ func (n *Network) Dropped(ctx context.Context, tenant, instance string) (d netwo
 	if err != nil {
 		return d, err
 	}
-	tap := string(ifname(mvm.TAPName(t.NetID, i.Offset)))
+	tap := ifname(mvm.TAPName(t.NetID, i.Offset))
 	sent, err := n.fw.counts(setOutOver)
 	if err != nil {
 		return d, err
 	}
 	got, err := n.fw.counts(setInOver)
-	return network.Drops{Sent: sent[tap], Received: got[tap]}, err
+	return network.Drops{Sent: sent[string(tap)], Received: got[string(tap)]}, err
 }
 
 // counts reads how many frames the set counts for each interface. A set that is not there
