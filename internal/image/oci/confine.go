@@ -78,6 +78,8 @@ func filter(calls []uint32) error {
 		load(dataNumber), jump(unix.BPF_JGE, x32Bit, 0, 1), ret(retKill),
 		// A new thread, not a process.
 		jump(unix.BPF_JEQ, unix.SYS_CLONE, 0, 4), load(dataArg0), jump(unix.BPF_JSET, unix.CLONE_THREAD, 0, 1), ret(retAllow), ret(refuse),
+		// Its flags are in memory, which a filter can't read. C libraries do without where it is not there.
+		jump(unix.BPF_JEQ, unix.SYS_CLONE3, 0, 1), ret(retError | uint32(unix.ENOSYS)),
 		// A signal to a thread of this process.
 		jump(unix.BPF_JEQ, unix.SYS_TGKILL, 0, 4), load(dataArg0), jump(unix.BPF_JEQ, uint32(os.Getpid()), 0, 1), ret(retAllow), ret(refuse),
 	}

@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +30,7 @@ func beConfined(file, other string) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	startThreads(64)
 	for what, try := range map[string]func() error{
 		"open":    func() error { _, err := os.ReadFile(file); return err },
 		"create":  func() error { return os.WriteFile(file+"-new", nil, 0o600) },
@@ -62,6 +65,24 @@ func beConfined(file, other string) {
 	}
 	fmt.Println("done")
 	os.Exit(0)
+}
+
+// startThreads has the process get so many threads more, as Go's runtime does when it needs them.
+func startThreads(n int) {
+	var all sync.WaitGroup
+	up, done := make(chan struct{}), make(chan struct{})
+	for range n {
+		all.Go(func() {
+			runtime.LockOSThread() // it ends with its goroutine
+			up <- struct{}{}
+			<-done
+		})
+	}
+	for range n {
+		<-up
+	}
+	close(done)
+	all.Wait()
 }
 
 // TestConfined: the process that unpacks layers reaches nothing but its open files, also as
