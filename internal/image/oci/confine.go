@@ -62,8 +62,8 @@ const (
 )
 
 // filter lets every thread of the process make these system calls. It may also start
-// threads, and signal its own: Go interrupts them so. Every other call fails with EPERM, and
-// one of another architecture ends the process.
+// threads, and signal its own: Go interrupts them so. Every other call fails, with ENOSYS if it
+// is clone3, with EPERM if not, and one of another architecture ends the process.
 func filter(calls []uint32) error {
 	load := func(at uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
