@@ -73,7 +73,7 @@ func (d *Driver) claim(ctx context.Context, op Op, spec driver.Spec) (*machine, 
 // boot makes the machine run from its disks.
 func (d *Driver) boot(ctx context.Context, m *machine, spec driver.Spec) error {
 	m.mu.Lock()
-	err := errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
+	err := errors.Join(m.holdTAP(OpStart, spec.TAP), m.loadDisk())
 	m.guest = bootGuest()
 	if err == nil {
 		err = m.noteRan()
@@ -88,12 +88,20 @@ func (d *Driver) boot(ctx context.Context, m *machine, spec driver.Spec) error {
 	return m.begin(Running, OpStart)
 }
 
+// starting returns nil until the machine runs or was ended. mu is held.
+func (m *machine) starting(op Op) error {
+	if m.state != Starting {
+		return mvm.Errorf(mvm.KindState, "%s %s: it was ended meanwhile", op, m.spec.ID)
+	}
+	return nil
+}
+
 // begin makes a machine that is set up visible.
 func (m *machine) begin(s State, op Op) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.state != Starting {
-		return mvm.Errorf(mvm.KindState, "%s %s: it was ended meanwhile", op, m.spec.ID)
+	if err := m.starting(op); err != nil {
+		return err
 	}
 	m.state = s
 	if err := m.save(); err != nil {
@@ -144,7 +152,7 @@ func (d *Driver) load(ctx context.Context, m *machine, spec driver.Spec, snap dr
 		return err
 	}
 	m.mu.Lock()
-	err = errors.Join(m.holdTAP(spec.TAP), m.loadDisk())
+	err = errors.Join(m.holdTAP(OpRestore, spec.TAP), m.loadDisk())
 	m.guest, m.loaded = memory.Guest, state.Snapshot
 	m.mu.Unlock()
 	if err != nil {

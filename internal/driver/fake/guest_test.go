@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -429,5 +431,50 @@ func TestAsk(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestEndedHalfway: a VMM that ends while it starts or restores holds no interface afterwards.
+func TestEndedHalfway(t *testing.T) {
+	for _, op := range []fake.Op{fake.OpStartBoot, fake.OpRestoreLoad} {
+		t.Run(string(op), func(t *testing.T) {
+			root, host := testenv.Dir(t), fake.NewHost()
+			defer host.Close()
+			spec := newSpec(t, root, "i-00000001")
+			var ends atomic.Bool
+			d := fake.New(host, fake.Options{Fail: func(at fake.Op, id string) error {
+				if ends.Load() && at == op && !host.Crash(id) {
+					t.Error("there is no VMM to end")
+				}
+				return nil
+			}})
+			start := func(tap *os.File) (driver.VMM, error) { spec.TAP = tap; return d.Start(t.Context(), spec) }
+			if op == fake.OpRestoreLoad {
+				snap := drivertest.Snapshot(t, spec)
+				v, err := d.Start(t.Context(), spec)
+				if err == nil {
+					err = errors.Join(v.Pause(t.Context()), v.Snapshot(t.Context(), snap), v.Kill(t.Context()), d.Destroy(t.Context(), spec))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				start = func(tap *os.File) (driver.VMM, error) { spec.TAP = tap; return d.Restore(t.Context(), spec, snap) }
+			}
+			there, tap, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer there.Close()
+			ends.Store(true)
+			if _, err := start(tap); !mvm.IsKind(err, mvm.KindState) {
+				t.Errorf("%s: %v, want kind state", op, err)
+			}
+			if err := errors.Join(tap.Close(), there.SetReadDeadline(time.Now().Add(5*time.Second))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("the interface is held after %s has failed: %v", op, err)
+			}
+		})
 	}
 }

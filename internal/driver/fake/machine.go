@@ -44,10 +44,11 @@ func newMachine(h *Host, spec driver.Spec) *machine {
 	return m
 }
 
-// holdTAP keeps the interface of the Spec alive as long as the VMM.
-func (m *machine) holdTAP(f *os.File) error {
-	if f == nil {
-		return nil
+// holdTAP keeps the interface of the Spec alive as long as the VMM: one that was ended
+// meanwhile takes none, since nobody would close it. mu is held.
+func (m *machine) holdTAP(op Op, f *os.File) error {
+	if err := m.starting(op); err != nil || f == nil {
+		return err
 	}
 	fd, err := syscall.Dup(int(f.Fd()))
 	if err != nil {
