@@ -45,7 +45,7 @@ test-unit:
 	$(GO) test -run '$(TABLES)' ./internal/agent
 	$(GO) test -race -timeout 40m -skip '$(TABLES)' $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
 
-# test-sim simulates 200 hosts of 500 steps each, and shows that the checks bite: the
+# test-sim simulates 60 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.
 test-sim:
 	nice -n 19 $(GO) test -timeout 90m ./internal/sim

@@ -18,7 +18,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 1, "the seed, or the first of several, of TestSeed and TestSimulation")
-	seedsFlag  = flag.Int("seeds", 0, "how many seeds; 0 is one for TestSeed and 200 for TestSimulation")
+	seedsFlag  = flag.Int("seeds", 0, "how many seeds; 0 is one for TestSeed and 60 for TestSimulation")
 	stepsFlag  = flag.Int("steps", 500, "how many steps each seed has")
 	rareFlag   = flag.Bool("rare", false, "look for the variants that few seeds tell from the program, too")
 	pointsFlag = flag.String("points", "", "write the trace of the last seed to this file") // go test takes -trace for itself
@@ -27,12 +27,12 @@ var (
 // childEnv marks the process that simulates.
 const childEnv = "MVM_SIM_CHILD"
 
-// TestSimulation simulates many seeds: 200 of 500 steps where nothing else is said,
-// fewer with the race detector and with -short.
+// TestSimulation simulates many seeds: 60 of 500 steps where nothing else is said (`make sim`
+// takes more), fewer with the race detector and with -short.
 func TestSimulation(t *testing.T) {
 	seeds, batch := *seedsFlag, 10
 	if seeds == 0 {
-		seeds = 200
+		seeds = 60
 	}
 	if *seedsFlag == 0 && (raceDetector || testing.Short()) {
 		seeds, batch = 4, 2

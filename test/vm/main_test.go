@@ -12,14 +12,18 @@
 package vm_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -85,8 +89,51 @@ func lead() int {
 		return 1
 	}
 	defer stopProxy()
-	pid1 := self(ctx, "init", dir, os.Args[1:]...)
+	return runShards(ctx, dir)
+}
+
+// aside are the tests that run beside the others, in namespaces of their own: about half, by
+// the time that they take.
+const aside = "^(TestAssistants|TestChat|TestDemo|TestDeployKilled|TestInbox|TestKilledOnFake|TestLeftAlone|TestLogsOutliveTheGuest|TestTimer|TestUnits)$"
+
+// shards are the flags by which several processes share a run of all tests. A run that
+// names what it wants has one.
+func shards() [][]string {
+	for _, f := range []string{"test.run", "test.skip", "test.bench"} {
+		if flag.Lookup(f).Value.String() != "" {
+			return [][]string{nil}
+		}
+	}
+	return [][]string{{"-test.skip=" + aside}, {"-test.run=" + aside}}
+}
+
+// runShards runs the tests. The first shard writes as it goes; what the others wrote follows.
+func runShards(ctx context.Context, dir string) int {
+	all := shards()
+	codes, wrote := make([]int, len(all)), make([]bytes.Buffer, len(all))
+	var others sync.WaitGroup
+	for n := 1; n < len(all); n++ {
+		others.Go(func() {
+			runtime.LockOSThread() // as lead does
+			codes[n] = runShard(ctx, dir, all[n], &wrote[n])
+		})
+	}
+	codes[0] = runShard(ctx, dir, all[0], nil)
+	others.Wait()
+	for n := range wrote {
+		_, _ = wrote[n].WriteTo(os.Stdout)
+	}
+	return slices.Max(codes)
+}
+
+// runShard runs tests in new namespaces, which end with it. out takes what they write; nil: it
+// goes where this process writes.
+func runShard(ctx context.Context, dir string, flags []string, out io.Writer) int {
+	pid1 := self(ctx, "init", dir, slices.Concat(os.Args[1:], flags)...)
 	pid1.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC
+	if out != nil {
+		pid1.Stdout, pid1.Stderr = out, out
+	}
 	return exitCode(pid1.Run())
 }
 
