@@ -6,7 +6,7 @@ FUZZTIME ?= 20s
 # Packages whose tests boot microVMs or build images run one at a time.
 VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
 
-.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim sim-rare soak peers snapshots proof-docs proof-chat chaos-chat mutate check figures vmm-syscalls bench fuzz clean
+.PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim sim-rare soak peers snapshots proof-docs proof-chat verify-kvm chaos-chat mutate check figures vmm-syscalls bench fuzz clean
 
 all: build
 
@@ -115,6 +115,10 @@ proof-docs: build
 	rm -rf .cache/old && mkdir -p .cache/old && git archive $(OLD) | tar -x -C .cache/old
 	$(MAKE) -C .cache/old build VERSION=$(OLD)
 	$(GO) test -count=1 -timeout 2h -v -run 'TestDocs$$' ./test/vm -old=$(CURDIR)/.cache/old
+
+# verify-kvm tries mvm on a host with KVM, and writes a report; see docs/kvm.md.
+verify-kvm: setup-test build
+	GO=$(GO) scripts/verify-kvm
 
 test-vm:
 	$(GO) test -p 1 -parallel 3 -timeout 60m $(VM)

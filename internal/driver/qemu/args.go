@@ -25,8 +25,8 @@ func checkPlace(s driver.Spec) error {
 
 // launchOf is what is to be started for the Spec, without its files. It refuses what
 // can't be.
-func launchOf(s driver.Spec, restore bool, accel string, khz int) (spawn.Launch, error) {
-	l := spawn.Launch{Name: rundir.NameOf(s), UID: s.UID, GID: s.GID, Cgroup: s.Cgroup, Accel: accel, TSCkHz: khz,
+func launchOf(s driver.Spec, restore bool, on machine) (spawn.Launch, error) {
+	l := spawn.Launch{Name: rundir.NameOf(s), UID: s.UID, GID: s.GID, Cgroup: s.Cgroup, Accel: on.accel, NoArchCaps: on.noArchCaps, TSCkHz: on.khz,
 		VCPUs: s.VCPUs, MemMiB: s.MemMiB, Restore: restore, Cmdline: s.Cmdline,
 		Owner: vmproc.Owner{UID: os.Geteuid(), GID: os.Getegid()}}
 	if s.TAP != nil {

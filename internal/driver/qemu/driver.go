@@ -70,6 +70,9 @@ type Options struct {
 	// ProbeKernel names a kernel for the probe of hardware virtualisation, or "" as
 	// long as there is none. It may be nil: then no probe is made and TCG is used.
 	ProbeKernel func() string
+	// KVM is the device of hardware virtualisation that is looked at; "" is /dev/kvm, which is
+	// the one that VMMs open.
+	KVM string
 	// KVMOnly refuses to start VMMs in software, for which QEMU promises no isolation.
 	KVMOnly bool
 	// Seam, when not nil, is called before each named operation (see the package).
@@ -89,7 +92,7 @@ type Driver struct {
 	info    *driver.Info
 	version string // of the binary, and its digest: asked once
 	digest  string
-	khz     int
+	on      machine
 }
 
 var _ driver.Driver = (*Driver)(nil)
@@ -140,9 +143,9 @@ func (d *Driver) Info(ctx context.Context) (driver.Info, error) {
 		return driver.Info{}, err
 	}
 	info := driver.Info{Name: "qemu", Version: d.version, Digest: d.digest, Accelerator: v.Accelerator, Why: v.Why,
-		Machine:  spawn.Machine(v.Accelerator),
+		Machine:  spawn.Launch{Accel: v.Accelerator, NoArchCaps: v.NoArchCaps}.Machine(),
 		Features: driver.Features{Snapshot: true, Process: true, Sealed: true}}
-	d.khz = v.TSCkHz
+	d.on = machine{v.Accelerator, v.NoArchCaps, v.TSCkHz}
 	if info.Missing, err = d.host.Walls(ctx); err != nil {
 		d.log.Warn("check the walls around VMMs", "error", err)
 	}

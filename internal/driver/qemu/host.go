@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +41,7 @@ type verdict struct {
 	Digest      string `json:"digest"`
 	KVM         string `json:"kvm"` // the device, as kvmDevice describes it
 	Accelerator string `json:"accelerator"`
+	NoArchCaps  bool   `json:"no_arch_caps,omitempty"`
 	Why         string `json:"why"`
 	TSCkHz      int    `json:"tsc_khz"`
 }
@@ -61,7 +64,7 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 	if v, ok := d.kept(boot, digest); ok { // somebody else has just found out
 		return v, true, nil
 	}
-	v = verdict{Version: 1, BootID: boot, Digest: digest, KVM: kvmDevice(), Accelerator: accelTCG, TSCkHz: d.khz}
+	v = verdict{Version: 1, BootID: boot, Digest: digest, KVM: d.kvmDevice(), Accelerator: accelTCG, TSCkHz: d.on.khz}
 	if v.TSCkHz == 0 {
 		v.TSCkHz = measureTSC()
 	}
@@ -69,16 +72,14 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 	if d.opts.ProbeKernel != nil {
 		kernel = d.opts.ProbeKernel()
 	}
-	if _, err := os.Stat("/dev/kvm"); err != nil {
+	if _, err := os.Stat(d.kvm()); err != nil {
 		v.Why = "no hardware virtualisation: " + err.Error()
 	} else if kernel == "" {
 		v.Why = "no kernel yet to probe /dev/kvm with"
-		d.khz = v.TSCkHz
+		d.on.khz = v.TSCkHz
 		return v, d.opts.ProbeKernel == nil, nil
-	} else if v.Why, err = d.probe(ctx, kernel); err != nil {
+	} else if err := d.probeCPUs(ctx, kernel, &v); err != nil {
 		return v, false, err
-	} else if v.Why == "" {
-		v.Accelerator, v.Why = accelKVM, fmt.Sprintf("%d probe boots with KVM reached userspace", probeBoots)
 	}
 	if err := sys.WriteJSON(filepath.Join(d.opts.StateDir, verdictFile), v, 0o600); err != nil {
 		return v, false, mvm.Errorf(mvm.KindInternal, "save the probe's result: %w", err)
@@ -90,14 +91,16 @@ func (d *Driver) verdict(ctx context.Context, digest string) (v verdict, final b
 // kept returns what is kept about this host boot and binary.
 func (d *Driver) kept(boot, digest string) (v verdict, ok bool) {
 	b, err := os.ReadFile(filepath.Join(d.opts.StateDir, verdictFile))
-	ok = err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.BootID == boot && v.Digest == digest && v.KVM == kvmDevice()
+	ok = err == nil && json.Unmarshal(b, &v) == nil && v.Version == 1 && v.BootID == boot && v.Digest == digest && v.KVM == d.kvmDevice()
 	return v, ok
 }
 
-// kvmDevice describes /dev/kvm: a verdict holds for as long as it is the same.
-func kvmDevice() string {
+func (d *Driver) kvm() string { return cmp.Or(d.opts.KVM, "/dev/kvm") }
+
+// kvmDevice describes the device: a verdict holds for as long as it is the same.
+func (d *Driver) kvmDevice() string {
 	var st unix.Stat_t
-	if err := unix.Stat("/dev/kvm", &st); err != nil {
+	if err := unix.Stat(d.kvm(), &st); err != nil {
 		return err.Error()
 	}
 	return fmt.Sprintf("device %d, mode %o, owner %d:%d", st.Rdev, st.Mode, st.Uid, st.Gid)
@@ -127,9 +130,35 @@ func (d *Driver) sweepProbes(ctx context.Context) error {
 	return err
 }
 
+// noSuchMSR is what QEMU says where KVM takes no IA32_ARCH_CAPABILITIES, though it tells guests
+// that there is one.
+const noSuchMSR = "failed to set MSR 0x10a "
+
+// probeCPUs notes whether guests run with KVM, and with which CPU: the host's, or that without
+// arch-capabilities where KVM does not take them. Its error is as of probe.
+func (d *Driver) probeCPUs(ctx context.Context, kernel string, v *verdict) error {
+	on := machine{accel: accelKVM}
+	why, err := d.probe(ctx, kernel, on)
+	if err == nil && strings.Contains(why, noSuchMSR) {
+		on.noArchCaps = true
+		first := why
+		if why, err = d.probe(ctx, kernel, on); why != "" {
+			why = first + "; without arch-capabilities: " + why
+		}
+	}
+	if v.Why = why; err != nil || why != "" {
+		return err
+	}
+	v.Accelerator, v.NoArchCaps, v.Why = accelKVM, on.noArchCaps, fmt.Sprintf("%d probe boots with KVM reached userspace", probeBoots)
+	if on.noArchCaps {
+		v.Why += ", without the CPU's arch-capabilities, which this host's KVM does not take"
+	}
+	return nil
+}
+
 // probe boots a guest with KVM a few times and returns why that does not work, ""
 // when it does. An error is of the host's or the context's making.
-func (d *Driver) probe(ctx context.Context, kernel string) (why string, err error) {
+func (d *Driver) probe(ctx context.Context, kernel string, on machine) (why string, err error) {
 	dir, err := os.MkdirTemp(d.opts.StateDir, probePrefix)
 	if err != nil {
 		return "", mvm.Errorf(mvm.KindInternal, "probe KVM: %w", err)
@@ -141,7 +170,7 @@ func (d *Driver) probe(ctx context.Context, kernel string) (why string, err erro
 	}
 	for i := range probeBoots {
 		start := time.Now()
-		err := d.probeOnce(ctx, dir, kernel, initrd)
+		err := d.probeOnce(ctx, dir, kernel, initrd, on)
 		if ctx.Err() != nil {
 			return "", mvm.Errorf(mvm.KindCanceled, "probe KVM: %w", context.Cause(ctx))
 		}
@@ -156,13 +185,13 @@ func (d *Driver) probe(ctx context.Context, kernel string) (why string, err erro
 	return "", nil
 }
 
-func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) error {
+func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string, on machine) error {
 	spec := driver.Spec{ID: vmproc.ProbeID, Dir: dir, RunDir: dir, UID: vmproc.ProbeUID, GID: vmproc.ProbeUID, VCPUs: 2, MemMiB: 192,
 		Kernel: kernel, Initrd: initrd, Cmdline: "panic=-1", Memory: filepath.Join(dir, "memory"),
 		Console: filepath.Join(dir, "console")}
 	ctx, cancel := context.WithTimeout(ctx, probeDeadline)
 	defer cancel()
-	v, err := d.launch(ctx, spec, nil, accelKVM, 0)
+	v, err := d.launch(ctx, spec, nil, on)
 	if err != nil {
 		return err
 	}
@@ -188,17 +217,24 @@ func (d *Driver) probeOnce(ctx context.Context, dir, kernel, initrd string) erro
 	}
 }
 
-// machine returns the accelerator and the TSC rate for a new VMM.
-func (d *Driver) machine(ctx context.Context) (accel string, khz int, err error) {
+// machine is what decides how VMMs are made on this host.
+type machine struct {
+	accel      string
+	noArchCaps bool // see spawn.Launch
+	khz        int  // the rate of the time-stamp counter; 0: not known
+}
+
+// machine returns that of a new VMM.
+func (d *Driver) machine(ctx context.Context) (machine, error) {
 	info, err := d.Info(ctx)
 	if err != nil {
-		return "", 0, err
+		return machine{}, err
 	}
 	if d.opts.KVMOnly && info.Accelerator != accelKVM {
-		return "", 0, mvm.Errorf(mvm.KindPolicy, "start VMM: production mode requires KVM: %s", info.Why).
+		return machine{}, mvm.Errorf(mvm.KindPolicy, "start VMM: production mode requires KVM: %s", info.Why).
 			WithFix("see `mvm doctor`; weak_isolation = true allows it, with weaker isolation")
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return info.Accelerator, d.khz, nil
+	return d.on, nil
 }

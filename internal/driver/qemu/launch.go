@@ -33,11 +33,11 @@ func (d *Driver) Restore(ctx context.Context, spec driver.Spec, snap driver.Snap
 }
 
 func (d *Driver) startOrRestore(ctx context.Context, spec driver.Spec, snap *driver.Snapshot) (driver.VMM, error) {
-	accel, khz, err := d.machine(ctx)
+	on, err := d.machine(ctx)
 	if err != nil {
 		return nil, rundir.Ended(ctx, err)
 	}
-	v, err := d.launch(ctx, spec, snap, accel, khz)
+	v, err := d.launch(ctx, spec, snap, on)
 	if err != nil {
 		return nil, rundir.Ended(ctx, err) // not a nil *vmm in the interface
 	}
@@ -45,8 +45,8 @@ func (d *Driver) startOrRestore(ctx context.Context, spec driver.Spec, snap *dri
 }
 
 // launch makes a VMM step by step; when one fails, what was made is taken back.
-func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snapshot, accel string, khz int) (v *vmm, err error) {
-	what, err := launchOf(spec, snap != nil, accel, khz)
+func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snapshot, on machine) (v *vmm, err error) {
+	what, err := launchOf(spec, snap != nil, on)
 	if err != nil {
 		return nil, err
 	}

@@ -19,10 +19,10 @@ const (
 	qboot = "qboot.rom"
 )
 
-// Machine describes the machine that guests see with the accelerator: a snapshot
-// fits no other.
-func Machine(accel string) string {
-	return strings.TrimSpace(machineType + " " + cpuModel(accel) + " " + firmware())
+// Machine describes the machine that guests of such a Launch see: a snapshot fits no other.
+// Accel and NoArchCaps count.
+func (l Launch) Machine() string {
+	return strings.TrimSpace(machineType + " " + l.cpuModel() + " " + firmware())
 }
 
 // firmware is a file that QEMU finds, "" for its default.
@@ -42,8 +42,11 @@ type Numbers struct {
 	TAP                   int
 }
 
-func cpuModel(accel string) string {
-	if accel == AccelKVM {
+func (l Launch) cpuModel() string {
+	switch {
+	case l.NoArchCaps:
+		return "host,-arch-capabilities"
+	case l.Accel == AccelKVM:
 		return "host"
 	}
 	// Enough for what distributions build for, with nothing that TCG is slow at;
@@ -58,7 +61,7 @@ func (l Launch) Args(n Numbers) []string {
 		"-sandbox", sandbox, "-msg", "timestamp=on",
 		"-machine", machineType + ",hpet=off,usb=off,vmport=off,smbus=off,sata=off,i8042=off,graphics=off," +
 			"dump-guest-core=off,mem-merge=off,memory-backend=mem",
-		"-accel", accelArg(l.Accel), "-cpu", cpuModel(l.Accel),
+		"-accel", accelArg(l.Accel), "-cpu", l.cpuModel(),
 		"-smp", fmt.Sprintf("cpus=%d,sockets=1,cores=%d,threads=1", l.VCPUs, l.VCPUs),
 		"-m", fmt.Sprintf("%dM", l.MemMiB),
 		"-object", fmt.Sprintf("memory-backend-file,id=mem,share=off,mem-path=%s,size=%dM", fdPath(n.Memory), l.MemMiB),

@@ -40,6 +40,8 @@ func (l Launch) Check() error {
 		return bad("cgroup %.80q is not %s", l.Cgroup, l.Name.Cgroup())
 	case l.Accel != AccelKVM && l.Accel != AccelTCG:
 		return bad("accelerator %.20q", l.Accel)
+	case l.NoArchCaps && l.Accel != AccelKVM:
+		return bad("a CPU without arch-capabilities, which is for KVM")
 	case l.TSCkHz < 0 || l.TSCkHz > maxTSCkHz:
 		return bad("a time-stamp counter of %d kHz", l.TSCkHz)
 	case l.VCPUs < 1 || l.VCPUs > maxVCPUs:

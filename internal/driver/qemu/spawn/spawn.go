@@ -40,17 +40,20 @@ func nameOf(args []string) string {
 // Launch is all that decides about a VMM.
 type Launch struct {
 	vmproc.Name
-	UID     int // the VMM runs as this user and group
-	GID     int
-	Cgroup  string // "mvm-<id>", or "" for none
-	Accel   string // AccelKVM or AccelTCG
-	TSCkHz  int    // what TCG gives guests, 0: not known
-	VCPUs   int
-	MemMiB  int
-	Restore bool   // to take a device state; else it boots a kernel
-	Cmdline string // of the kernel
-	MAC     string // with a TAP
-	Disks   []Disk
+	UID    int // the VMM runs as this user and group
+	GID    int
+	Cgroup string // "mvm-<id>", or "" for none
+	Accel  string // AccelKVM or AccelTCG
+	// NoArchCaps gives guests of KVM the host's CPU without arch-capabilities. A QEMU whose KVM
+	// takes no such register (MSR 0x10a), as of nested hosts, ends when it is to set it.
+	NoArchCaps bool
+	TSCkHz     int // what TCG gives guests, 0: not known
+	VCPUs      int
+	MemMiB     int
+	Restore    bool   // to take a device state; else it boots a kernel
+	Cmdline    string // of the kernel
+	MAC        string // with a TAP
+	Disks      []Disk
 
 	// Mark is that of the Host, which sets it.
 	Mark string

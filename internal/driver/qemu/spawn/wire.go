@@ -17,6 +17,7 @@ const Kind = "qemu"
 // whatever its kind is in vmproc.Launch.
 type spec struct {
 	Accel   string `json:"accel"`
+	NoCaps  bool   `json:"no_arch_caps,omitempty"`
 	TSCkHz  int    `json:"tsc_khz"`
 	VCPUs   int    `json:"vcpus"`
 	MemMiB  int    `json:"mem_mib"`
@@ -81,7 +82,7 @@ func (l Launch) put() (vmproc.Launch, error) {
 			return vmproc.Launch{}, mvm.Errorf(mvm.KindInvalid, "start the VMM of %s: a file is missing", l.ID)
 		}
 	}
-	b, err := json.Marshal(spec{Accel: l.Accel, TSCkHz: l.TSCkHz, VCPUs: l.VCPUs, MemMiB: l.MemMiB, Restore: l.Restore, Cmdline: l.Cmdline,
+	b, err := json.Marshal(spec{Accel: l.Accel, NoCaps: l.NoArchCaps, TSCkHz: l.TSCkHz, VCPUs: l.VCPUs, MemMiB: l.MemMiB, Restore: l.Restore, Cmdline: l.Cmdline,
 		MAC: l.MAC, Disks: l.Disks, Kernel: f.Kernel != nil, Initrd: f.Initrd != nil, TAP: f.TAP != nil})
 	return vmproc.Launch{Name: l.Name, UID: l.UID, GID: l.GID, Cgroup: l.Cgroup, Spec: b, Files: files, Owner: l.Owner}, err
 }
@@ -92,7 +93,7 @@ func take(sent vmproc.Launch) (Launch, error) {
 	if err := strictjson.Unmarshal(sent.Spec, &s); err != nil {
 		return Launch{}, mvm.Errorf(mvm.KindInvalid, "read the VMM's spec: %w", err)
 	}
-	l := Launch{Name: sent.Name, UID: sent.UID, GID: sent.GID, Cgroup: sent.Cgroup, Owner: sent.Owner, Accel: s.Accel, TSCkHz: s.TSCkHz,
+	l := Launch{Name: sent.Name, UID: sent.UID, GID: sent.GID, Cgroup: sent.Cgroup, Owner: sent.Owner, Accel: s.Accel, NoArchCaps: s.NoCaps, TSCkHz: s.TSCkHz,
 		VCPUs: s.VCPUs, MemMiB: s.MemMiB, Restore: s.Restore, Cmdline: s.Cmdline, MAC: s.MAC, Disks: s.Disks}
 	f := &l.Files
 	places := []**os.File{&f.Lock, &f.Log, &f.Memory, &f.QMP, &f.Console, &f.Channel}

@@ -32,6 +32,7 @@ func TestLaunchArrivesWhole(t *testing.T) {
 	for _, c := range []struct{ kernel, initrd, tap bool }{{}, {kernel: true}, {kernel: true, initrd: true}, {tap: true}, {true, true, true}} {
 		l := w.Launch
 		l.GID, l.Cgroup, l.TSCkHz, l.Cmdline, l.MAC, l.Owner = user+1, "mvm-i-00000041", 7, "quiet", "02:fc:00:00:00:01", vmproc.Owner{UID: 3, GID: 4}
+		l.NoArchCaps = true
 		for name, place := range map[string]**os.File{"kernel": &l.Files.Kernel, "initrd": &l.Files.Initrd, "tap": &l.Files.TAP} {
 			if name == "kernel" && c.kernel || name == "initrd" && c.initrd || name == "tap" && c.tap {
 				*place = w.file(name, os.O_RDWR)
