@@ -3,8 +3,8 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -s -w -X main.release=$(VERSION)
 FUZZTIME ?= 20s
-# Packages whose tests boot microVMs or build images run one at a time.
-VM      = ./test/chat/... ./test/vm/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
+# Packages whose tests boot microVMs or build images: two at a time, the longest first.
+VM      = ./test/vm/... ./test/chat/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
 
 .PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim sim-rare soak peers snapshots proof-docs proof-chat verify-kvm chaos-chat mutate check figures vmm-syscalls bench fuzz clean
 
@@ -43,7 +43,7 @@ test-unit:
 	$(GO) vet ./...
 	$(GO) test $(SOURCE)
 	$(GO) test -run '$(TABLES)' ./internal/agent
-	$(GO) test -race -timeout 40m -skip '$(TABLES)' $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
+	$(GO) test -vet=off -race -timeout 40m -skip '$(TABLES)' $$($(GO) list ./... | grep -v -e '^mvm$$' -e /docs$$ -e /test/figures -e /test/chat -e /test/vm -e /driver/qemu -e /image/builtin -e /image/oci -e /image/nix)
 
 # test-sim simulates 60 hosts of 500 steps each, and shows that the checks bite: the
 # program broken on purpose in one of several places is told from the program.
@@ -121,7 +121,7 @@ verify-kvm: setup-test build
 	GO=$(GO) scripts/verify-kvm
 
 test-vm:
-	$(GO) test -p 1 -parallel 3 -timeout 60m $(VM)
+	$(GO) test -p 2 -parallel 3 -timeout 60m $(VM)
 
 # check is what a change must pass beside the tests.
 check:
