@@ -14,6 +14,7 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
@@ -163,7 +164,7 @@ func TestLaunchRefused(t *testing.T) {
 		"memory without contents":   func(l *spawn.Launch) { l.Files.Memory = open(w.path(id, "memory"), 0x200000) }, // O_PATH
 		"a disk that is a device":   func(l *spawn.Launch) { l.Files.Disks[0] = open("/dev/zero", os.O_RDWR) },
 		"a read-only disk to write": func(l *spawn.Launch) { l.Disks[0].ReadOnly = true },
-		"a log to read":             func(l *spawn.Launch) { l.Files.Log = open(w.path(id, "log"), os.O_RDWR) },
+		"a log that is a file":      func(l *spawn.Launch) { l.Files.Log = l.Files.Lock },
 		"a socket that is a file":   func(l *spawn.Launch) { l.Files.QMP = l.Files.Lock },
 		"a TAP that is a file": func(l *spawn.Launch) {
 			l.Files.TAP, l.MAC = l.Files.Lock, "02:fc:00:00:00:01"
@@ -204,7 +205,7 @@ func TestNamesAreNotFollowed(t *testing.T) {
 	l := w.launch("i-00000003")
 	victim := filepath.Join(w.dir, "victim")
 	must(t, os.WriteFile(victim, make([]byte, 16<<20), 0o600))
-	for _, name := range []string{"memory", "lock", "log", "data", "qmp", "con", "chan"} {
+	for _, name := range []string{"memory", "lock", rundir.LogFile, "data", "qmp", "con", "chan"} {
 		must(t, os.Remove(w.path(l.ID, name)))
 		must(t, os.Symlink(victim, w.path(l.ID, name)))
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
@@ -72,7 +73,7 @@ func (w *world) launch(id string) spawn.Launch {
 	must(w.t, os.MkdirAll(run, 0o700))
 	l := spawn.Launch{Name: vmproc.Name{ID: id, RunDir: run}, UID: uid, GID: uid, Cgroup: "mvm-" + id, Accel: spawn.AccelTCG,
 		VCPUs: 1, MemMiB: 16, Restore: true, Disks: []spawn.Disk{{Serial: "data"}}}
-	l.Files = spawn.Files{Lock: w.file(id, "lock", os.O_RDWR), Log: w.file(id, "log", os.O_WRONLY), Memory: w.file(id, "memory", os.O_RDWR),
+	l.Files = spawn.Files{Lock: w.file(id, "lock", os.O_RDWR), Log: w.log(run), Memory: w.file(id, "memory", os.O_RDWR),
 		QMP: w.socketFile(id, "qmp"), Console: w.socketFile(id, "con"), Channel: w.socketFile(id, "chan"),
 		Disks: []*os.File{w.file(id, "data", os.O_RDWR)}}
 	must(w.t, l.Files.Memory.Truncate(16<<20))
@@ -81,6 +82,14 @@ func (w *world) launch(id string) spawn.Launch {
 }
 
 func (w *world) path(id, name string) string { return filepath.Join(w.dir, "i", id, name) }
+
+func (w *world) log(run string) *os.File {
+	w.t.Helper()
+	vmm, held, err := rundir.MakeLog(run)
+	must(w.t, err)
+	w.t.Cleanup(func() { held.Close(); _ = vmm.Close() })
+	return vmm
+}
 
 func (w *world) file(id, name string, mode int) *os.File {
 	w.t.Helper()

@@ -47,8 +47,8 @@ func Share(f *os.File, gid int, write bool) error {
 	return nil
 }
 
-// MakePipe makes a named pipe that the processes of a group can write to, and opens it to
-// be read. What had its name before loses it.
+// MakePipe makes a named pipe that the processes of a group can write to, -1: this user's alone,
+// and opens it to be read. What had its name before loses it.
 func (d *Folder) MakePipe(name string, gid int) (*os.File, error) {
 	path, err := d.at(name)
 	if err != nil {
@@ -63,6 +63,9 @@ func (d *Folder) MakePipe(name string, gid int) (*os.File, error) {
 	f, err := d.OpenPipe(name)
 	if err != nil {
 		return nil, err
+	}
+	if gid < 0 {
+		return f, nil
 	}
 	if err := Share(f, gid, true); err != nil {
 		return nil, errors.Join(err, f.Close())

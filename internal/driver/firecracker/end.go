@@ -48,6 +48,7 @@ func (v *vmm) closeParts() error {
 	if counts != nil {
 		counts.stop()
 	}
+	v.log.Close()
 	return err
 }
 
@@ -87,7 +88,7 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	close(v.gone)
 	v.mu.Lock()
 	con, rec := v.con, v.rec
-	v.lastWords = rundir.Tail(v.spec.RunDir) // which is about to be removed
+	v.lastWords = v.log.Tail()
 	v.mu.Unlock()
 	if con != nil {
 		con.Drain()

@@ -72,6 +72,7 @@ type launcher struct {
 	metrics *os.File
 	proc    vmproc.Process
 	rec     rundir.Record
+	log     *rundir.Log
 }
 
 // launch makes a VMM step by step; when one fails, what was made is taken back.
@@ -88,7 +89,7 @@ func (d *Driver) launch(ctx context.Context, spec driver.Spec, snap *driver.Snap
 			return nil, err
 		}
 	}
-	v := newVMM(d, spec, l.proc, l.rec)
+	v := newVMM(d, spec, l.proc, l.rec, l.log)
 	v.ch, v.gone = l.ch, l.gone
 	v.watch()
 	u.Add(func() error { return v.end(context.WithoutCancel(ctx)) })
@@ -207,11 +208,12 @@ func (l *launcher) exec(ctx context.Context) error {
 	if err := l.d.seam("start.exec"); err != nil {
 		return err
 	}
-	out, err := rundir.OpenLog(l.spec.RunDir)
+	out, log, err := rundir.MakeLog(l.spec.RunDir)
 	if err != nil {
 		return err
 	}
-	l.files.log = l.pass(out)
+	l.files.log, l.log = l.pass(out), log
+	l.undo.Add(func() error { log.Close(); return nil })
 	s := l.spec
 	var cgroups []string
 	if l.proc, cgroups, err = l.d.start(ctx, s, l.files, l.dir); err != nil {

@@ -87,6 +87,7 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 	if err != nil {
 		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", err)
 	}
+	v.log.Trim()
 	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS, Throttled: p.Throttled}
 	v.mu.Lock()
 	m, tap := v.metrics, v.rec.TAP

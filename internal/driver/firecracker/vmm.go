@@ -35,6 +35,7 @@ type vmm struct {
 	d    *Driver
 	spec driver.Spec
 	proc vmproc.Process
+	log  *rundir.Log
 	api  *api.Client
 	ch   *channel.Vsock
 	gone chan struct{} // closed when the process is gone, before done: it ends dials
@@ -66,8 +67,8 @@ var errGone = errors.New("the VMM is gone")
 // endWait is how long Firecracker may take to be gone once it does not answer any more.
 const endWait = 5 * time.Second
 
-func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec rundir.Record) *vmm {
-	v := &vmm{d: d, spec: spec, proc: p, rec: rec, done: make(chan struct{}), gone: make(chan struct{})}
+func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec rundir.Record, log *rundir.Log) *vmm {
+	v := &vmm{d: d, spec: spec, proc: p, rec: rec, log: log, done: make(chan struct{}), gone: make(chan struct{})}
 	v.api = api.New(v.dialAPI)
 	return v
 }
@@ -86,7 +87,7 @@ var errCutOff = errors.New("its start was cut off")
 
 // takeUp holds a VMM that runs already. It owns p.
 func (d *Driver) takeUp(ctx context.Context, spec driver.Spec, p vmproc.Process, rec rundir.Record) (_ *vmm, err error) {
-	v := newVMM(d, spec, p, rec)
+	v := newVMM(d, spec, p, rec, rundir.OpenLog(spec.RunDir))
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, v.closeParts(), p.Close())
@@ -276,7 +277,7 @@ func (v *vmm) setMemory(s memoryState) {
 
 // said is what Firecracker said last. It is known after its end too, when its log is gone.
 func (v *vmm) said() string {
-	if words := rundir.Tail(v.spec.RunDir); words != "" {
+	if words := v.log.Tail(); words != "" {
 		return words
 	}
 	v.mu.Lock()

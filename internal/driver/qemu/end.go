@@ -28,6 +28,7 @@ func (v *vmm) Close() error {
 	v.ch.Close()
 	v.con.Stop()
 	v.setBase(nil)
+	v.log.Close()
 	if q != nil {
 		q.Close()
 	}
@@ -82,8 +83,9 @@ func (v *vmm) finish(code int, sig syscall.Signal, known bool) {
 	v.ch.Close()
 	v.setBase(nil)
 	v.mu.Lock()
-	v.lastWords = lastWords(v.spec.RunDir) // which is about to be removed
+	v.lastWords = lastWords(v.log)
 	v.mu.Unlock()
+	v.log.Close()
 	v.exit = v.explainExit(code, sig, known)
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)

@@ -14,15 +14,17 @@ func (l *launcher) exec(ctx context.Context, what spawn.Launch) error {
 	if err := l.d.seam("start.exec"); err != nil {
 		return err
 	}
-	out, err := rundir.OpenLog(l.spec.RunDir)
+	out, log, err := rundir.MakeLog(l.spec.RunDir)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
+	l.log = log
+	l.undo.Add(func() error { log.Close(); return nil })
 	s := l.spec
 	what.Files, what.Files.Log = l.files, out
 	if l.proc, l.rec.Cgroups, err = l.d.host.Launch(ctx, what); err != nil {
-		return explain(err, lastWords(s.RunDir))
+		return explain(err, lastWords(log))
 	}
 	l.undo.Add(func() error {
 		ctx := context.WithoutCancel(ctx)
@@ -53,8 +55,8 @@ func (l *launcher) record() error {
 }
 
 // lastWords are the last lines of what QEMU itself said.
-func lastWords(runDir string) string {
-	return strings.TrimSpace(strings.TrimPrefix(rundir.Tail(runDir), zeroWords))
+func lastWords(log *rundir.Log) string {
+	return strings.TrimSpace(strings.TrimPrefix(log.Tail(), zeroWords))
 }
 
 // zeroWords are QEMU's about /dev/zero as the guest's memory. It goes on.

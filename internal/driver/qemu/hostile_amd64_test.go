@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"mvm/internal/driver"
 	"mvm/internal/jail"
+	"mvm/internal/sys"
 	"mvm/internal/testenv"
 	"mvm/internal/testenv/inject"
 )
@@ -54,6 +56,44 @@ func TestRefusedCallIsNamed(t *testing.T) {
 			}
 			must(t, v.Close())
 		}
+	}
+}
+
+// A VMM that was taken over says more than its log holds. It fills neither the run folder nor
+// the agent's memory, and runs on; what it says at its end is told, within bounds.
+func TestVMMThatFloodsItsLog(t *testing.T) {
+	for _, hostd := range []bool{false, true} {
+		h := newHost(t)
+		h.hostd = hostd
+		d, spec := h.driver(t), h.spec(t, "i-0000d0be")
+		v := start(t, d, spec)
+		block := bytes.Repeat([]byte("I was taken over\n"), 60_000)
+		must(t, inject.Into(v.PID(), v.PID(), func(th *inject.Thread) error {
+			for range 20 {
+				for _, fd := range []int{1, 2} {
+					if _, err := th.Call(unix.SYS_WRITE, fd, block, len(block)); err != nil && !errors.Is(err, syscall.EAGAIN) {
+						return err
+					}
+				}
+			}
+			return nil
+		}))
+		var bytes int64
+		must(t, sys.InFolder(spec.RunDir, func(f *sys.Folder) error { bytes = f.Bytes(); return nil }))
+		if bytes > 64<<10 {
+			t.Errorf("through hostd: %v: its run folder has %d bytes", hostd, bytes)
+		}
+		ping(t, v)
+		if _, err := v.Stats(t.Context()); err != nil { // what an agent asks now and then makes room
+			t.Error(err)
+		}
+		must(t, inject.Into(v.PID(), v.PID(), one("", unix.SYS_WRITE, 2, []byte("farewell\n"), 9).do))
+		must(t, syscall.Kill(v.PID(), syscall.SIGKILL))
+		<-v.Done()
+		if e := v.Exit(); !strings.HasSuffix(e.Detail, "farewell") || len(e.Detail) > 2048 {
+			t.Errorf("through hostd: %v: it ended with %.4000q", hostd, e.Detail)
+		}
+		must(t, v.Close())
 	}
 }
 

@@ -104,6 +104,7 @@ type launcher struct {
 	ch    net.Conn
 	proc  vmproc.Process
 	rec   rundir.Record
+	log   *rundir.Log
 
 	base *base // nil: it boots, or has a snapshot of an older version
 }
@@ -236,7 +237,7 @@ func (l *launcher) open(context.Context) error {
 // hold waits for the control protocol and begins to serve channel and console.
 func (l *launcher) hold(ctx context.Context) (*vmm, error) {
 	l.closeFiles() // or a dead VMM's sockets would not be seen to close
-	v := newVMM(l.d, l.spec, l.proc, l.rec)
+	v := newVMM(l.d, l.spec, l.proc, l.rec, l.log)
 	err := l.d.seam("start.qmp")
 	if err == nil {
 		gctx, cancel := context.WithTimeout(ctx, greetTimeout)

@@ -33,7 +33,7 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	if err != nil {
 		return nil, err
 	}
-	v := newVMM(d, spec, p, rec)
+	v := newVMM(d, spec, p, rec, nil)
 	state, err := v.take(ctx)
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -67,6 +67,7 @@ func (d *Driver) Recover(ctx context.Context, spec driver.Spec) (driver.VMM, err
 	case statePostmigr:
 		v.memory = memorySaved
 	}
+	v.log = rundir.OpenLog(spec.RunDir)
 	v.watch()
 	return v, nil
 }

@@ -21,6 +21,7 @@ func (v *vmm) Stats(ctx context.Context) (driver.Stats, error) {
 		return driver.Stats{}, mvm.Errorf(mvm.KindUnavailable, "measure the VMM: %w", err)
 	}
 	v.trim(ctx, p.RSS)
+	v.log.Trim()
 	s := driver.Stats{CPU: p.CPU, RSSBytes: p.RSS, Throttled: p.Throttled}
 	s.RxBytes, s.TxBytes = rundir.TAPBytes(v.rec.TAP)
 	blocks, err := v.blockStats(ctx)

@@ -36,7 +36,8 @@ type vmm struct {
 	proc      vmproc.Process
 	rec       rundir.Record
 	unlimited error // why it was started without limits; set before others know it
-	own       own   // what rec has of the driver's; cmd guards it
+	log       *rundir.Log
+	own       own // what rec has of the driver's; cmd guards it
 	ch        *channel.Channel
 	con       *console.Console
 
@@ -79,8 +80,8 @@ var (
 
 var errGone = errors.New("the VMM is gone")
 
-func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec rundir.Record) *vmm {
-	return &vmm{d: d, spec: spec, proc: p, rec: rec, own: ownOf(rec), done: make(chan struct{}),
+func newVMM(d *Driver, spec driver.Spec, p vmproc.Process, rec rundir.Record, log *rundir.Log) *vmm {
+	return &vmm{d: d, spec: spec, proc: p, rec: rec, log: log, own: ownOf(rec), done: make(chan struct{}),
 		letGo: make(chan struct{}), stalled: make(chan struct{}, 1)}
 }
 
@@ -246,7 +247,7 @@ func (v *vmm) explain(err error) error { return explain(err, v.said()) }
 
 // said is what QEMU said last. It is known after its end too, when its log is gone.
 func (v *vmm) said() string {
-	if words := lastWords(v.spec.RunDir); words != "" {
+	if words := lastWords(v.log); words != "" {
 		return words
 	}
 	v.mu.Lock()

@@ -27,7 +27,7 @@ func (l Launch) checkFiles() error {
 		is   func(*os.File) error
 	}
 	wants := []want{
-		{"lock", f.Lock, regular(unix.O_RDWR)}, {"log", f.Log, regular(unix.O_WRONLY)}, {"memory", f.Memory, l.isMemory},
+		{"lock", f.Lock, regular(unix.O_RDWR)}, {"log", f.Log, isLog}, {"memory", f.Memory, l.isMemory},
 		{"control socket", f.QMP, listening}, {"console socket", f.Console, listening}, {"channel socket", f.Channel, listening},
 	}
 	if f.Kernel != nil {
@@ -82,6 +82,21 @@ func regular(mode int) func(*os.File) error {
 		}
 		return nil
 	}
+}
+
+// isLog takes a pipe that holds nobody up, and that is open to be read as well, so that its
+// VMM gets no signal when nobody else has it open. A file would grow as the VMM likes.
+func isLog(f *os.File) error {
+	st, flags, err := status(f)
+	switch {
+	case err != nil:
+		return fmt.Errorf("no open file: %w", err)
+	case st.Mode&unix.S_IFMT != unix.S_IFIFO:
+		return errors.New("no pipe")
+	case flags&unix.O_ACCMODE != unix.O_RDWR || flags&unix.O_NONBLOCK == 0:
+		return errors.New("open in another mode")
+	}
+	return nil
 }
 
 // isMemory takes a file of the memory's size that has one name, and that belongs to

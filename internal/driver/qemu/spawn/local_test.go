@@ -17,9 +17,12 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
+	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 	"mvm/internal/testenv"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -285,8 +288,9 @@ func TestQEMUIsGone(t *testing.T) {
 // files are a Launch with all that it needs.
 type files struct {
 	spawn.Launch
-	t   testing.TB
-	dir string
+	t    testing.TB
+	dir  string
+	held *rundir.Log
 }
 
 func newFiles(t testing.TB) *files {
@@ -294,10 +298,32 @@ func newFiles(t testing.TB) *files {
 	w := &files{t: t, dir: testenv.Dir(t)}
 	w.Launch = spawn.Launch{Name: vmproc.Name{ID: "i-00000041", RunDir: w.dir}, UID: user, GID: user, Accel: spawn.AccelTCG, VCPUs: 1, MemMiB: 16,
 		Restore: true, Disks: []spawn.Disk{{Serial: "root", ReadOnly: true}, {Serial: "data"}}}
-	w.Files = spawn.Files{Lock: w.file("lock", os.O_RDWR), Log: w.file("log", os.O_WRONLY), Memory: w.file("memory", os.O_RDWR),
+	w.Files = spawn.Files{Lock: w.file("lock", os.O_RDWR), Log: w.log(), Memory: w.file("memory", os.O_RDWR),
 		QMP: w.socket("qmp"), Console: w.socket("con"), Channel: w.socket("chan"), Disks: []*os.File{w.file("root", os.O_RDONLY), w.file("data", os.O_RDWR)}}
 	must(t, w.Files.Memory.Truncate(16<<20))
 	return w
+}
+
+// log is what MakeLog gives a VMM.
+func (w *files) log() *os.File {
+	w.t.Helper()
+	vmm, held, err := rundir.MakeLog(w.dir)
+	must(w.t, err)
+	w.held = held
+	w.t.Cleanup(func() { held.Close(); _ = vmm.Close() })
+	return vmm
+}
+
+// blocking is a pipe that a VMM would wait for.
+func (w *files) blocking() *os.File {
+	w.t.Helper()
+	path := filepath.Join(w.dir, "blocks")
+	must(w.t, unix.Mkfifo(path, 0o600))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(w.t, err)
+	must(w.t, unix.SetNonblock(int(f.Fd()), false))
+	w.t.Cleanup(func() { _ = f.Close() })
+	return f
 }
 
 func (w *files) file(name string, mode int) *os.File {
@@ -341,9 +367,11 @@ func TestFilesOfALaunch(t *testing.T) {
 		"no disk data":       func(w *files) { w.Files.Disks[1] = nil },
 		"its lock is":        func(w *files) { w.Files.Lock = shut(w) },
 		"its log is":         func(w *files) { w.Files.Log = shut(w) },
+		"its log is no pipe": func(w *files) { w.Files.Log = w.file("grows", os.O_WRONLY) },
+		"its log is open in": func(w *files) { w.Files.Log = w.blocking() },
 		"its memory is":      func(w *files) { w.Files.Memory = shut(w) },
 		"its control socket": func(w *files) { w.Files.QMP = shut(w) },
-		"its console socket": func(w *files) { w.Files.Console = w.file("log", os.O_WRONLY) },
+		"its console socket": func(w *files) { w.Files.Console = w.file("said", os.O_WRONLY) },
 		"its disk root is":   func(w *files) { w.Disks[0].ReadOnly = false },
 		"its disk data is":   func(w *files) { w.Disks[1].ReadOnly = true },
 		"its kernel is":      func(w *files) { w.Restore, w.Files.Kernel = false, w.file("kernel", os.O_RDWR) },
