@@ -24,6 +24,7 @@ type answers struct {
 	paid    map[string]Debt   // by chat; to be forgotten by the disk
 	paying  bool              // a goroutine does that
 	sending map[sending]int   // requests that are on their way to the platform
+	early   map[sending]bool  // what was sent before the disk's debts were read; nil: they are
 }
 
 // sending is what an instance sends, and to which chat; "": it is not known.
@@ -134,6 +135,9 @@ func (a *answers) forget(key string, m Message) {
 
 // sent notes that the instance has sent something to the chat; "": to one that is not known.
 func (a *answers) sent(instance, chat string) {
+	if a.early != nil && len(a.early) < maxDebts {
+		a.early[sending{instance, chat}] = true
+	}
 	for _, w := range a.watches {
 		for in, d := range w.chats {
 			if in != chat && chat != "" || w.instance != instance && d.instance != instance {

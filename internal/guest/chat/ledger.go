@@ -69,7 +69,8 @@ func (a *answers) writePaid() {
 }
 
 // Owing takes up the debts that an earlier run of the gateway has left. Until Delivered says
-// so, the messages may come once more.
+// so, the messages may come once more. What was sent before Owing counts; what it is told again
+// does not.
 func (q *Queue) Owing(left []Debt) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -79,12 +80,19 @@ func (q *Queue) Owing(left []Debt) {
 			return
 		}
 		w := a.watch(l.Key)
-		w.instance = l.Instance
-		if w.chats[l.Chat] == nil {
-			a.debts++
+		if w.chats[l.Chat] != nil {
+			continue
 		}
-		w.chats[l.Chat] = &debt{life: life{instance: l.Instance, boot: -1}, message: l.Message, again: true, saved: l.Message, left: true}
+		a.debts++
+		w.instance = l.Instance
+		d := &debt{life: life{instance: l.Instance, boot: -1}, message: l.Message, again: true, saved: l.Message, left: true}
+		w.chats[l.Chat] = d
+		if a.early[sending{l.Instance, l.Chat}] || a.early[sending{l.Instance, ""}] {
+			d.sent = time.Now()
+			a.pay(l.Chat, d)
+		}
 	}
+	a.early = nil
 }
 
 // Delivered has the debts watched that an earlier run has left, but for those of messages that

@@ -139,6 +139,9 @@ func NewQueue(opt QueueOptions) *Queue {
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	q.typist.q = q
 	q.owed = answers{q: q, watches: map[string]*watch{}, paid: map[string]Debt{}, sending: map[sending]int{}}
+	if opt.Disk != nil {
+		q.owed.early = map[sending]bool{}
+	}
 	return q
 }
 

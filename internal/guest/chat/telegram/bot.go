@@ -79,6 +79,7 @@ func (b *Bot) begin() bool {
 			return true
 		}
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			b.queue.Owing(nil)
 			b.opt.Log.Warn("the gateway's disk is full: messages that wait, and answers that are owed, are not kept on it", "channel", b.channel.Name, "error", err)
 			return true
 		}

@@ -28,6 +28,14 @@ type disk struct {
 	dead        atomic.Bool
 	owed, paid  atomic.Int64 // writes
 	keeps, full atomic.Int64
+	debts       chan struct{} // not nil: what is owed can't be read before it is closed
+}
+
+func (d *disk) Debts() ([]chat.Debt, error) {
+	if d.debts != nil {
+		<-d.debts
+	}
+	return d.Disk.Debts()
 }
 
 var errDead = errors.New("the gateway is dead")
@@ -171,6 +179,30 @@ func TestAnswersBeforeTheGatewayDied(t *testing.T) {
 	s.gatewayDies()
 	w.set(func() { close(w.hold); w.hold = nil })
 	s.until("answered", func() bool { return s.answered("a long turn") })
+	s.api.Write(7, 7, "last")
+	s.until("answered", func() bool { return s.answered("last") })
+	if told := s.told(); len(told) != 0 {
+		t.Errorf("told %q", told)
+	}
+}
+
+// TestAnswerBeforeTheDebtsAreRead: an answer that a worker sends as soon as the next gateway is
+// there, before that has read what is owed, is an answer.
+func TestAnswerBeforeTheDebtsAreRead(t *testing.T) {
+	s := newStage(t, nil).withDisk()
+	w := s.fleet.of("alice")
+	w.speaks, w.hold = true, make(chan struct{})
+	s.open()
+	s.api.Write(7, 7, "a long turn")
+	s.until("accepted", s.confirmed)
+	s.disk.dead.Store(true)
+	s.bot.Close()
+	s.debts = make(chan struct{})
+	s.open()
+	w.set(func() { close(w.hold); w.hold = nil })
+	s.until("answered", func() bool { return s.answered("a long turn") })
+	close(s.debts)
+	s.until("the disk knows of the answer", s.paid)
 	s.api.Write(7, 7, "last")
 	s.until("answered", func() bool { return s.answered("last") })
 	if told := s.told(); len(told) != 0 {

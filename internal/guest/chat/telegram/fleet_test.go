@@ -440,8 +440,9 @@ type stage struct {
 	lim    chat.Limits
 	mu     sync.Mutex // for workers' use of bot
 	bot    chat.Adapter
-	shelf  *hook.Shelf // on the gateway's data disk; nil: it has none
-	disk   *disk       // of the bot that is open
+	shelf  *hook.Shelf   // on the gateway's data disk; nil: it has none
+	debts  chan struct{} // as that of the next disk
+	disk   *disk         // of the bot that is open
 }
 
 func newStage(t *testing.T, change func(*guestproto.Channel)) *stage {
@@ -473,7 +474,7 @@ func (s *stage) open() *stage {
 	opt := chat.AdapterOptions{Channel: s.is, Workers: s.fleet, Recorder: s.events, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		HTTP: s.client, Limits: s.lim, Changed: func() {}}
 	if s.shelf != nil {
-		s.disk = &disk{Disk: s.shelf.Disk(opt)}
+		s.disk = &disk{Disk: s.shelf.Disk(opt), debts: s.debts}
 		opt.Disk = s.disk
 		s.disk.opt = opt
 	}
