@@ -14,7 +14,6 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
-	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
@@ -205,7 +204,7 @@ func TestNamesAreNotFollowed(t *testing.T) {
 	l := w.launch("i-00000003")
 	victim := filepath.Join(w.dir, "victim")
 	must(t, os.WriteFile(victim, make([]byte, 16<<20), 0o600))
-	for _, name := range []string{"memory", "lock", rundir.LogFile, "data", "qmp", "con", "chan"} {
+	for _, name := range []string{"memory", "lock", "log", "data", "qmp", "con", "chan"} {
 		must(t, os.Remove(w.path(l.ID, name)))
 		must(t, os.Symlink(victim, w.path(l.ID, name)))
 	}

@@ -18,10 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mvm/internal/driver/qemu/spawn"
-	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/hostd"
 	"mvm/internal/hostd/hostdtest"
+	"mvm/internal/sys"
 	"mvm/internal/testenv"
 )
 
@@ -85,9 +85,14 @@ func (w *world) path(id, name string) string { return filepath.Join(w.dir, "i", 
 
 func (w *world) log(run string) *os.File {
 	w.t.Helper()
-	vmm, held, err := rundir.MakeLog(run)
+	var held *os.File
+	must(w.t, sys.InFolder(run, func(d *sys.Folder) (err error) {
+		held, err = d.MakePipe("log", -1)
+		return err
+	}))
+	vmm, err := sys.PipeEnd(held, 16<<10)
 	must(w.t, err)
-	w.t.Cleanup(func() { held.Close(); _ = vmm.Close() })
+	w.t.Cleanup(func() { _ = held.Close(); _ = vmm.Close() })
 	return vmm
 }
 

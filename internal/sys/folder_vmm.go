@@ -2,6 +2,7 @@ package sys
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -71,6 +72,30 @@ func (d *Folder) MakePipe(name string, gid int) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// PipeEnd opens a named pipe, of which one end is held, to be written by another process, and
+// has it hold so many bytes; less where its user has too many pipes. Writes do not wait: what
+// does not fit is refused with EAGAIN. It is open for reading, too: who writes gets no signal
+// when nobody else has it open.
+func PipeEnd(held *os.File, bytes int) (end *os.File, err error) {
+	raw, err := held.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		if _, err = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, bytes); err != nil && !errors.Is(err, unix.EPERM) {
+			return
+		}
+		var to int
+		if to, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+			end = os.NewFile(uintptr(to), held.Name())
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		return nil, &fs.PathError{Op: "open pipe", Path: held.Name(), Err: err}
+	}
+	return end, nil
 }
 
 // OpenPipe opens a named pipe of this user to be read. Reading ends when nobody has it open

@@ -2,7 +2,6 @@ package rundir
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -33,7 +32,7 @@ func MakeLog(runDir string) (vmm *os.File, l *Log, err error) {
 			return err
 		}
 		l = &Log{held}
-		vmm, err = writeEnd(held)
+		vmm, err = sys.PipeEnd(held, logBytes)
 		return err
 	})
 	if err != nil {
@@ -41,27 +40,6 @@ func MakeLog(runDir string) (vmm *os.File, l *Log, err error) {
 		return nil, nil, mvm.Explain("make the VMM's log", err)
 	}
 	return vmm, l, nil
-}
-
-// writeEnd opens the pipe to be written. It is open for reading too: a VMM that nobody listens
-// to any more gets no signal for what it says.
-func writeEnd(held *os.File) (vmm *os.File, err error) {
-	raw, err := held.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	cerr := raw.Control(func(fd uintptr) {
-		if _, err = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, logBytes); err != nil && !errors.Is(err, unix.EPERM) { // beyond its user's share it stays smaller
-			return
-		}
-		var to int
-		to, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		vmm = os.NewFile(uintptr(to), held.Name())
-	})
-	if err = errors.Join(cerr, err); err != nil {
-		return nil, err
-	}
-	return vmm, nil
 }
 
 // OpenLog opens the log of a VMM that runs, nil where it has none. VMMs that an older version

@@ -46,7 +46,7 @@ func TestQEMUInTheJail(t *testing.T) {
 	must(t, c.SetDeadline(time.Now().Add(time.Minute)))
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil || !strings.Contains(line, "QMP") {
-		t.Fatalf("it greets with %q, %v; it says %s", line, err, w.held.Tail())
+		t.Fatalf("it greets with %q, %v; it says %s", line, err, w.words())
 	}
 	pid, _ := p.ID()
 	proc := func(name string) string { return fmt.Sprintf("/proc/%d/%s", pid, name) }

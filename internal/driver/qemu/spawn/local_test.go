@@ -17,7 +17,6 @@ import (
 
 	"mvm"
 	"mvm/internal/driver/qemu/spawn"
-	"mvm/internal/driver/rundir"
 	"mvm/internal/driver/vmproc"
 	"mvm/internal/sys"
 	"mvm/internal/testenv"
@@ -290,7 +289,7 @@ type files struct {
 	spawn.Launch
 	t    testing.TB
 	dir  string
-	held *rundir.Log
+	said *os.File // the other end of its log
 }
 
 func newFiles(t testing.TB) *files {
@@ -304,14 +303,24 @@ func newFiles(t testing.TB) *files {
 	return w
 }
 
-// log is what MakeLog gives a VMM.
+// log is the VMM's end of a log.
 func (w *files) log() *os.File {
 	w.t.Helper()
-	vmm, held, err := rundir.MakeLog(w.dir)
+	must(w.t, sys.InFolder(w.dir, func(d *sys.Folder) (err error) {
+		w.said, err = d.MakePipe("log", -1)
+		return err
+	}))
+	vmm, err := sys.PipeEnd(w.said, 16<<10)
 	must(w.t, err)
-	w.held = held
-	w.t.Cleanup(func() { held.Close(); _ = vmm.Close() })
+	w.t.Cleanup(func() { _ = w.said.Close(); _ = vmm.Close() })
 	return vmm
+}
+
+// words are what the VMM has said.
+func (w *files) words() []byte {
+	b := make([]byte, 16<<10)
+	n, _ := w.said.Read(b)
+	return b[:n]
 }
 
 // blocking is a pipe that a VMM would wait for.
