@@ -3,8 +3,8 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  = -s -w -X main.release=$(VERSION)
 FUZZTIME ?= 20s
-# Packages whose tests boot microVMs or build images: two at a time, the longest first.
-VM      = ./test/vm/... ./test/chat/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
+# Packages whose tests boot microVMs, run OpenClaw or build images, beside test/vm.
+VM      = ./test/chat/... ./internal/driver/qemu/... ./internal/image/builtin/... ./internal/image/oci/... ./internal/image/nix/...
 
 .PHONY: all build setup setup-test demo test test-host test-unit test-sim test-vm sim sim-rare soak peers snapshots proof-docs proof-chat verify-kvm chaos-chat mutate check figures vmm-syscalls bench fuzz clean
 
@@ -121,6 +121,7 @@ verify-kvm: setup-test build
 	GO=$(GO) scripts/verify-kvm
 
 test-vm:
+	$(GO) test -parallel 3 -timeout 60m ./test/vm/...
 	$(GO) test -p 2 -parallel 3 -timeout 60m $(VM)
 
 # check is what a change must pass beside the tests.
