@@ -104,8 +104,11 @@ func (in *Ingress) tryAwaken(ctx context.Context, tenant string, r *question, by
 	}
 	defer in.acquiring.add(first.ID)()
 	i, err := in.opt.Queue.Wake(ctx, first.ID, by, wakeReason(r.Acquire))
-	if err == nil && claimed { // a wake under way may have configured it before
+	switch { // a wake under way may have configured it before it was claimed
+	case claimed && err == nil:
 		err = in.opt.Deliver.Push(ctx, i)
+	case claimed: // and goes on without who has claimed it
+		in.opt.Deliver.Owe(first.ID)
 	}
 	return i, err
 }

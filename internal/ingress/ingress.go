@@ -61,6 +61,8 @@ type Fleet interface {
 // Deliver gives a guest its configuration.
 type Deliver interface {
 	Push(ctx context.Context, i mvm.Instance) error
+	// Owe has it delivered later, where the instance runs then.
+	Owe(id string)
 }
 
 // Store has the records.

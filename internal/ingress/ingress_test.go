@@ -37,6 +37,9 @@ type house struct {
 	woken  []mvm.Asker
 	events []mvm.Event
 	made   int
+	pushed []string
+	owed   []string
+	fails  bool // wakes
 }
 
 func newHouse(t *testing.T) (*house, *ingress.Ingress) {
@@ -87,13 +90,18 @@ func (h *house) RemoveHostSocket(string) error                            { retu
 func (h *house) CallOff(string)                                           {}
 func (h *house) ServesNobody(error) bool                                  { return false }
 func (h *house) Changed()                                                 {}
-func (h *house) Push(context.Context, mvm.Instance) error                 { return nil }
+func (h *house) Owe(id string)                                            { h.note(func() { h.owed = append(h.owed, id) }) }
 func (h *house) Messages(mvm.ChannelKind, string, int)                    {}
 func (h *house) HostBound(string, string)                                 {}
 func (h *house) Record(e mvm.Event)                                       { h.note(func() { h.events = append(h.events, e) }) }
 func (h *house) Apply([]publish.Binding) ([]publish.Outcome, error)       { return nil, nil }
 func (h *house) Close() error                                             { return nil }
 func (h *house) Reclaim(context.Context, string, mvm.Asker, string) error { return nil }
+
+func (h *house) Push(_ context.Context, i mvm.Instance) error {
+	h.note(func() { h.pushed = append(h.pushed, i.ID) })
+	return nil
+}
 
 func (h *house) NewInstance(tx *store.Tx, tenant, pool, key string, op mvm.Op) (mvm.Instance, error) {
 	h.made++
@@ -119,6 +127,9 @@ func (h *house) Wake(_ context.Context, id string, by mvm.Asker, _ string) (i mv
 		i, err = tx.Instance(id)
 		return err
 	})
+	if h.fails {
+		err = errors.New("who asked is gone")
+	}
 	return i, err
 }
 
@@ -195,6 +206,27 @@ func TestKeyGetsASpare(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// Who has claimed a spare may leave before it is awake, and another's wake goes on with it: it
+// is told whose it is all the same.
+func TestClaimedSpareIsToldLater(t *testing.T) {
+	h, in := newHouse(t)
+	ann := guestproto.HostRequest{Acquire: &guestproto.Acquire{TenantID: "acme", PoolID: "agents", Key: "ann"}}
+	h.fails = true
+	if a := h.ask(t, in, gateway, ann).AcquireResult; a == nil || a.Success {
+		t.Fatalf("a request whose wake fails: %+v", a)
+	}
+	if !slices.Equal(h.owed, []string{worker}) || len(h.pushed) != 0 {
+		t.Errorf("owed to %v, told %v", h.owed, h.pushed)
+	}
+	h.fails = false
+	if a := h.ask(t, in, gateway, ann).AcquireResult; a == nil || !a.Success {
+		t.Fatalf("a request of ann: %+v", a)
+	}
+	if len(h.owed) != 1 || len(h.pushed) != 0 { // it is hers, and what it is owed comes by itself
+		t.Errorf("owed to %v, told %v", h.owed, h.pushed)
 	}
 }
 
