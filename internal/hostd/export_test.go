@@ -26,6 +26,9 @@ const (
 	OpChanged   = byte(opChanged)
 	OpRead      = byte(opRead)
 	OpWrite     = byte(opWrite)
+	OpResolver  = byte(opResolver)
+	OpAdmit     = byte(opAdmit)
+	OpDropped   = byte(opDropped)
 	OpLast      = byte(opLast)
 )
 

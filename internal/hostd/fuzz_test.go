@@ -53,8 +53,9 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Add(hostd.OpStart, []byte(`{"id":"i-00000001","run_dir":"/run/mvm-test/i/i-00000001","uid":5000,"gid":5000,"spec":{"accel":"tcg","vcpus":1,"mem_mib":16}}`))
 	f.Add(hostd.OpLimitCPU, []byte(`{"name":{},"hint":{},"cpu":{"weight":-1,"milli":0}}`))
-	f.Add(hostd.OpLast-1, []byte(`{"tenant":"acme"}`))
-	f.Add(hostd.OpLast, []byte(`{"tenant":"acme","instance":"i-00030003","list":[{"address":"203.0.113.1","for":1}]}`))
+	f.Add(hostd.OpResolver, []byte(`{"tenant":"acme"}`))
+	f.Add(hostd.OpDropped, []byte(`{"tenant":"acme","instance":"i-00030003"}`))
+	f.Add(hostd.OpAdmit, []byte(`{"tenant":"acme","instance":"i-00030003","list":[{"address":"203.0.113.1","for":1}]}`))
 	f.Fuzz(func(t *testing.T, kind byte, body []byte) {
 		n := fakenet.New()
 		defer n.Close()
