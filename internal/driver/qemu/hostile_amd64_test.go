@@ -338,7 +338,7 @@ func hostileToKernel() []hostile {
 		one("vmsplice", unix.SYS_VMSPLICE, 1, 0, 0, 0), one("remap_file_pages", unix.SYS_REMAP_FILE_PAGES, 0, 0, 0, 0, 0),
 		one("ioctl TIOCSTI", unix.SYS_IOCTL, 0, unix.TIOCSTI, "x"), one("ioctl TUNSETIFF", unix.SYS_IOCTL, 0, unix.TUNSETIFF, make([]byte, 40)),
 		one("prctl PR_SET_MM", unix.SYS_PRCTL, unix.PR_SET_MM, 1, 0, 0, 0), one("prctl PR_SET_DUMPABLE", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0),
-		one("fcntl F_SETOWN", unix.SYS_FCNTL, 2, unix.F_SETOWN, 1), one("fcntl F_NOTIFY", unix.SYS_FCNTL, 2, 1026, 1),
+		one("fcntl F_SETOWN", unix.SYS_FCNTL, 2, unix.F_SETOWN, 1), one("fcntl F_NOTIFY", unix.SYS_FCNTL, 2, 1026, 1), one("fcntl F_SETPIPE_SZ of its log", unix.SYS_FCNTL, 2, unix.F_SETPIPE_SZ, 1<<20),
 		one("a call of the 32-bit table", 0x40000000+unix.SYS_GETPID), one("a call that there is not", 2000),
 	}
 }
