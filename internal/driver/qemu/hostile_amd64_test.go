@@ -67,9 +67,9 @@ func TestVMMThatFloodsItsLog(t *testing.T) {
 		h.hostd = hostd
 		d, spec := h.driver(t), h.spec(t, "i-0000d0be")
 		v := start(t, d, spec)
-		block := bytes.Repeat([]byte("I was taken over\n"), 60_000)
+		block := bytes.Repeat([]byte("I was taken over\n"), 150)
 		must(t, inject.Into(v.PID(), v.PID(), func(th *inject.Thread) error {
-			for range 20 {
+			for range 500 {
 				for _, fd := range []int{1, 2} {
 					if _, err := th.Call(unix.SYS_WRITE, fd, block, len(block)); err != nil && !errors.Is(err, syscall.EAGAIN) {
 						return err
