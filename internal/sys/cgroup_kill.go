@@ -139,7 +139,7 @@ func putCgroup(dir, name, value string) error {
 
 // killIn kills the process if it is in the cgroup still: its number may be another's.
 func killIn(dir string, pid int) {
-	p, err := OpenProcess(pid)
+	p, err := openProcess(pid, false) // how it ended is its parent's to know
 	if err != nil {
 		return
 	}

@@ -34,7 +34,10 @@ type Process struct {
 // OpenProcess takes hold of the process with the number. A zombie counts as gone,
 // and is reaped when it is a child of ours. A process whose main thread has exited
 // shows as a zombie too, and lives for as long as another thread of it does.
-func OpenProcess(pid int) (*Process, error) {
+func OpenProcess(pid int) (*Process, error) { return openProcess(pid, true) }
+
+// openProcess is OpenProcess, which leaves a zombie to who waits for it where it is not to reap.
+func openProcess(pid int, reaps bool) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
@@ -52,7 +55,9 @@ func OpenProcess(pid int) (*Process, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	if err != nil || ended(fd) { // the number may have gone to another between the two
-		reap(fd)
+		if reaps {
+			reap(fd)
+		}
 		f.Close()
 		return nil, fmt.Errorf("open process %d: %w", pid, ErrNoProcess)
 	}
