@@ -2,7 +2,6 @@ package vm_test
 
 import (
 	"context"
-	"mvm"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"mvm"
 	"mvm/internal/testenv"
 )
 

@@ -9,6 +9,8 @@
 //	       └─► init         PID 1 of the namespaces: collects processes
 //	            └─► tests ─► agent   an agent of its own per host, which a test can kill
 //	                     └─► room    a machine of its own with systemd
+//
+// A run of all tests has several sets of namespaces beside one another; see shards.
 package vm_test
 
 import (
